@@ -1,0 +1,40 @@
+# On a fresh machine with Python 3.11+ and make, every target does its own set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test soak lint bench clean
+
+help:  ## what there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.ready  ## the virtual environment, with everything in it
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet torch -c constraints.txt
+	$(BIN)/pip install --quiet -e '.[dev,s3]' -c constraints.txt
+	touch $@
+
+demo: setup  ## the main job on bundled real data: reviews to a table of sentiments
+	$(BIN)/python data/demo.py
+
+test: setup  ## the whole suite
+	$(BIN)/python -m pytest -m "not soak" $(ARGS)
+
+soak: setup  ## the long fault tests
+	$(BIN)/python -m pytest -m soak $(ARGS)
+
+lint: setup  ## ruff, mypy and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup  ## e-mails to a table, beside transformers.pipeline, in one run
+	$(BIN)/python -m benchmarks.versus_pipeline
+
+clean:  ## everything that make made
+	rm -rf $(VENV) .tidemill .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist *.egg-info

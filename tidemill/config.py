@@ -1,0 +1,231 @@
+"""The pipeline file: every option, its default and its meaning, in one model.
+
+TOML holds what a pipeline is; environment variables hold only secrets and facts
+of the machine. Unknown keys are refused with the nearest known one named.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError
+
+from tidemill.errors import ConfigError
+
+
+def home() -> Path:
+    """Where Tidemill keeps things: `TIDEMILL_HOME`, else `.tidemill` in the current folder."""
+    return Path(os.environ.get("TIDEMILL_HOME") or ".tidemill")
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], BeforeValidator(_as_list)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Dataset(Section):
+    path: str
+    """A Hub dataset id, an hf://, s3:// or other fsspec address, or local files: a file, a folder or a glob."""
+    config: str | None = None
+    """The dataset's configuration (subset) on the Hub; its default one if not given."""
+    revision: str = "main"
+    """Branch, tag or commit of a Hub dataset. Resolved to a commit before anything is computed."""
+    split: str = "train"
+    """The split, as on the Hub. Files given by address or glob form one split, `train`."""
+    format: Literal["auto", "parquet", "csv", "jsonl", "text"] = "auto"
+    """`auto` goes by the file name."""
+    text: Names = Field(min_length=1)
+    """The column, or columns, that the model reads. Plain text files have one column, `text`."""
+    text_separator: str = "\n"
+    """What joins several text columns."""
+    key: Names = []
+    """Columns that name a row; if none, a row is its file and row number. Copied to the table."""
+    keep: Names = []
+    """Columns copied beside the predictions; `"score as rating"` renames one."""
+    types: dict[str, str] = {}
+    """Arrow types of CSV and JSONL columns where the first records do not show them: `{ rating = "double" }`."""
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
+    """What separates the fields of a CSV file."""
+    shard_bytes: ByteSize = Field(default=ByteSize(16 * 2**20), gt=0)
+    """Text in one shard, about. Slices that were cut are kept whatever this says later."""
+
+
+class Tokenizer(Section):
+    path: str | None = None
+    """A Hub model id or a local folder; the model's own tokenizer if not given."""
+    revision: str = "main"
+    """Branch, tag or commit of the tokenizer, where `path` is given."""
+    max_length: int | Literal["auto"] = "auto"
+    """Most tokens of one row, special tokens included; `auto` is the most that the model takes."""
+    long_text: Literal["truncate", "quarantine"] = "truncate"
+    """What becomes of a longer text: cut to `max_length` and marked `truncated`, or quarantined."""
+
+
+class Model(Section):
+    task: str = "text-classification"
+    """The model task: the Hub's pipeline tag."""
+    path: str
+    """A Hub model id or a local folder in Transformers' format."""
+    revision: str = "main"
+    """Branch, tag or commit. Resolved to a commit, which the table's version records."""
+    all_scores: bool = False
+    """Also store every class's score, as a map from label to score in the column `scores`."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off: such a model is refused."""
+
+
+class Inference(Section):
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, ..."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto` is bfloat16 where the hardware computes in it, else float32."""
+    token_budget: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
+    """Most padded tokens in one batch; `auto` goes by the device."""
+    deduplicate: bool = True
+    """Compute identical texts of a shard once."""
+
+
+class Schedule(Section):
+    cron: str | None = None
+    """When `tidemill deploy` lets the pipeline run, in cron's five fields."""
+    on_model_change: Literal["report", "backfill"] = "report"
+    """What a schedule does about a moved model or a changed option."""
+
+
+class Lake(Section):
+    catalog: str = Field(default_factory=lambda: f"sqlite:{home() / 'lake.sqlite'}")
+    """`sqlite:FILE`, or `postgres:host=... dbname=...` where several machines write."""
+    data: str = Field(default_factory=lambda: str(home() / "lake"))
+    """Where the Parquet files of the tables lie: a folder, or s3://bucket/prefix."""
+    lock_timeout_seconds: float = Field(default=120.0, gt=0)
+    """How long a writer waits for the lake's lock before it fails, retryably."""
+
+
+class Store(Section):
+    path: str = Field(default_factory=lambda: str(home() / "store"))
+    """Where intermediate Arrow files lie: a folder, or s3://bucket/prefix."""
+    max_bytes: ByteSize = Field(default=ByteSize(20 * 10**9), gt=0)
+    """Files that no pending work needs are evicted, oldest first, beyond this size."""
+
+
+class Limits(Section):
+    max_quarantine: float = Field(default=0.05, ge=0, le=1)
+    """Share of a run's rows that may go to quarantine before the run fails and retires nothing."""
+    max_removed: float = Field(default=0.30, ge=0, le=1)
+    """Share of the table's rows that vanished files may take without `--yes`."""
+    shards_in_flight: int = Field(default=3, ge=1, le=64)
+    """Shards between ingest and commit at one time: this bounds memory."""
+    retries: int = Field(default=5, ge=0)
+    """How often a step is tried again after an error that says it is retryable."""
+
+
+class Cost(Section):
+    per_hour: float | None = Field(default=None, ge=0)
+    """What an hour of this machine costs; plans and runs then state a cost."""
+    currency: str = "USD"
+    """Named beside the cost, never converted."""
+
+
+class Pipeline(Section):
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")
+    """Names the table: a lower-case letter, then letters, digits and underscores."""
+    dataset: Dataset
+    tokenizer: Tokenizer = Tokenizer()
+    model: Model
+    inference: Inference = Inference()
+    schedule: Schedule = Schedule()
+    lake: Lake = Field(default_factory=Lake)
+    store: Store = Field(default_factory=Store)
+    limits: Limits = Limits()
+    cost: Cost = Cost()
+
+
+def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
+    """Read a pipeline file; each override is `key.path=value`, its value as in TOML or a bare string.
+
+    Raises:
+        ConfigError: the file is missing, is not TOML, or holds an unknown key or a wrong value.
+    """
+    try:
+        raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise ConfigError(f"There is no pipeline file {path}. Give the path of a .toml file.") from e
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"The pipeline file {path} cannot be read: {e}.") from e
+    except tomllib.TOMLDecodeError as e:
+        raise ConfigError(f"{path} is not valid TOML: {e}.") from e
+    for override in overrides:
+        _apply_override(raw, override)
+    try:
+        pipeline = Pipeline.model_validate(raw)
+    except ValidationError as e:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(e))) from e
+    if "__" in pipeline.name:
+        raise ConfigError(f"{path}: name = {pipeline.name!r} holds '__', which separates a table's name from its version.")
+    return pipeline
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    dotted, sign, value = override.partition("=")
+    if not sign or not dotted:
+        raise ConfigError(f"--set {override!r} is not key.path=value.")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    *sections, last = dotted.strip().split(".")
+    table = raw
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override!r}: {section} is not a section.")
+    table[last] = parsed
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        dotted = ".".join(str(part) for part in problem["loc"])
+        match problem["type"]:
+            case "extra_forbidden":
+                yield f"unknown key {dotted}.{_nearest(dotted)}"
+            case "missing":
+                yield f"{dotted} is missing."
+            case _:
+                # A union reports each branch under the branch's own name.
+                dotted = re.sub(r"\.(int|constrained-int|literal\[.*\]|list\[.*\]|function-.*)$", "", dotted)
+                yield f"{dotted} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}."
+
+
+def _nearest(dotted: str) -> str:
+    known = list(known_keys(Pipeline))
+    by_last = {key.rpartition(".")[2]: key for key in known}
+    if near := difflib.get_close_matches(dotted, known, n=1, cutoff=0.6):
+        return f" Did you mean {near[0]}?"
+    if near := difflib.get_close_matches(dotted.rpartition(".")[2], by_last, n=1, cutoff=0.6):
+        return f" Did you mean {by_last[near[0]]}?"
+    section = dotted.rpartition(".")[0]
+    siblings = [key for key in known if key.rpartition(".")[0] == section]
+    return f" Known here: {', '.join(siblings or known)}."
+
+
+def known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every dotted key of the pipeline file, in order."""
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield prefix + name
+            yield from known_keys(annotation, f"{prefix}{name}.")
+        elif not any(isinstance(a, type) and issubclass(a, BaseModel) for a in get_args(annotation)):
+            yield prefix + name

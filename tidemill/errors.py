@@ -1,0 +1,137 @@
+"""Every error that Tidemill raises, in one tree.
+
+    TidemillError                     exit 1
+    ├── InputError                    exit 2 when met before work starts
+    │   ├── ConfigError               the pipeline file or an option
+    │   ├── DatasetError              the dataset cannot be found, opened or listed
+    │   ├── SchemaError               a column is missing, misnamed or of the wrong type
+    │   ├── FormatError               a file is not what its name says
+    │   ├── ModelError                the model or tokenizer cannot be found or does not fit
+    │   ├── SequenceTooLong           a row has more tokens than the token budget
+    │   └── LakeError                 the lake is missing, unreadable or of another layout
+    ├── LimitExceeded                 a limit of the pipeline file stopped the run
+    ├── RunFailed                     some shards failed; the others are committed
+    ├── InvariantBroken               what must always hold does not
+    ├── Stopped                       the user asked to stop
+    └── RetryableError                retryable: the same call may succeed later
+        ├── SourceUnavailable         429, 5xx, a reset or a cut body, after the reader's own retries
+        ├── FileChanged               a source file is not the one that was listed
+        ├── LakeLocked                another writer held the lake's lock too long
+        └── StoreFileInvalid          an intermediate file is missing or fails its check
+
+A message says what happened with its values, then what to change.
+"""
+
+from __future__ import annotations
+
+
+class TidemillError(Exception):
+    """Base of the tree. `retryable` is the one condition that every retry asks."""
+
+    retryable = False
+    exit_code = 1
+
+
+class InputError(TidemillError):
+    """What the user gave cannot be worked on."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    pass
+
+
+class DatasetError(InputError):
+    pass
+
+
+class SchemaError(InputError):
+    pass
+
+
+class FormatError(InputError):
+    pass
+
+
+class ModelError(InputError):
+    pass
+
+
+class SequenceTooLong(InputError):
+    """One row alone, of `num_tokens`, is longer than `token_budget`."""
+
+    def __init__(self, *, num_tokens: int, token_budget: int) -> None:
+        super().__init__(
+            f"A sequence of {num_tokens:,} tokens does not fit a token budget of {token_budget:,}. "
+            f"Raise inference.token_budget to at least {num_tokens}, or lower tokenizer.max_length to {token_budget}."
+        )
+        self.num_tokens = num_tokens
+        self.token_budget = token_budget
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_sequence_too_long, (self.num_tokens, self.token_budget))
+
+
+def _sequence_too_long(num_tokens: int, token_budget: int) -> SequenceTooLong:
+    return SequenceTooLong(num_tokens=num_tokens, token_budget=token_budget)
+
+
+class LakeError(InputError):
+    pass
+
+
+class LimitExceeded(TidemillError):
+    pass
+
+
+class RunFailed(TidemillError):
+    pass
+
+
+class InvariantBroken(TidemillError):
+    pass
+
+
+class Stopped(TidemillError):
+    pass
+
+
+class RetryableError(TidemillError):
+    retryable = True
+
+
+class SourceUnavailable(RetryableError):
+    """The source did not answer well; `wait_seconds` is what it asked for, if it did."""
+
+    def __init__(self, message: str, *, wait_seconds: float | None = None) -> None:
+        super().__init__(message, wait_seconds)
+        self.message = message
+        self.wait_seconds = wait_seconds
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_source_unavailable, (self.message, self.wait_seconds))
+
+
+def _source_unavailable(message: str, wait_seconds: float | None) -> SourceUnavailable:
+    return SourceUnavailable(message, wait_seconds=wait_seconds)
+
+
+class FileChanged(RetryableError):
+    pass
+
+
+class LakeLocked(RetryableError):
+    pass
+
+
+class StoreFileInvalid(RetryableError):
+    pass
+
+
+def is_retryable(error: BaseException) -> bool:
+    """The one retry rule, for the engine's retries and for every Prefect task."""
+    return isinstance(error, TidemillError) and error.retryable

@@ -1,0 +1,62 @@
+"""Hashes of local files, remembered for as long as size, mtime and inode stay the same."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+
+from tidemill.config import home
+from tidemill.shards import fingerprint
+
+READ_BYTES = 1 << 20
+
+
+def stamp(path: str | Path) -> str:
+    """What a file's stat says of it; while this is the same, its content is taken to be."""
+    stat = Path(path).stat()
+    return f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ino}"
+
+
+def hash_files(paths: Iterable[str | Path]) -> dict[str, str]:
+    """path as given → SHA-256 of the file. Files whose stamp is known are not read.
+
+    Raises:
+        OSError: a file is missing or cannot be read.
+    """
+    memory = home() / "fingerprints.sqlite"
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(memory, timeout=30)
+    try:
+        connection.execute("CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp TEXT, sha256 TEXT)")
+        return {str(path): _remembered(connection, Path(path)) for path in paths}
+    finally:
+        connection.close()
+
+
+def hash_folder(folder: str | Path, names: Iterable[str]) -> str:
+    """One fingerprint of the named files of a folder: their names and contents."""
+    paths = {name: Path(folder) / name for name in sorted(names)}
+    hashes = hash_files(paths.values())
+    return fingerprint(*(part for name, path in paths.items() for part in (name, hashes[str(path)])))
+
+
+def _remembered(connection: sqlite3.Connection, path: Path) -> str:
+    absolute, before = str(path.absolute()), stamp(path)
+    found = connection.execute("SELECT sha256 FROM files WHERE path = ? AND stamp = ?", (absolute, before)).fetchone()
+    if found:
+        return str(found[0])
+    sha256 = _sha256(path)
+    if stamp(path) == before:
+        with connection:
+            connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (absolute, before, sha256))
+    return sha256
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

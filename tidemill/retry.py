@@ -1,0 +1,40 @@
+"""Waiting and trying again: exponential backoff with full jitter, or as long as the server says."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from tidemill.errors import SourceUnavailable, is_retryable
+
+FIRST_DELAY_SECONDS = 0.5
+LONGEST_DELAY_SECONDS = 30.0
+T = TypeVar("T")
+
+
+def backoff_seconds(attempt: int) -> float:
+    """How long to wait before attempt `attempt` + 1, counted from 0, before jitter."""
+    return float(min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2**attempt))
+
+
+def retrying(call: Callable[[], T], *, retries: int, on_retry: Callable[[BaseException], None] | None = None) -> T:
+    """Call until it does not raise a retryable error, at most `retries` times more.
+
+    A server's own wait is kept to and jitter only added to it, so that many
+    clients do not return at once (Full Jitter: Brooker, "Exponential Backoff And
+    Jitter", 2015).
+    """
+    for attempt in range(retries + 1):
+        try:
+            return call()
+        except Exception as e:
+            if not is_retryable(e) or attempt == retries:
+                raise
+            if on_retry is not None:
+                on_retry(e)
+            asked = e.wait_seconds if isinstance(e, SourceUnavailable) else None
+            jitter = random.uniform(0.0, backoff_seconds(attempt))
+            time.sleep(jitter if asked is None else asked + min(jitter, 1.0))
+    raise AssertionError("unreachable")

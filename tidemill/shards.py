@@ -1,0 +1,70 @@
+"""What a shard is: a slice of one source file, named by its place and its content.
+
+Rows belong to the place (path and slice); computing is keyed by the content, so
+the same bytes under another path cost nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+
+def fingerprint(*parts: object) -> str:
+    """32 hex digits that name `parts`, in order; parts are joined unambiguously."""
+    digest = hashlib.sha256()
+    for part in parts:
+        encoded = str(part).encode("utf-8", "surrogatepass")
+        digest.update(b"%d:" % len(encoded))
+        digest.update(encoded)
+    return digest.hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a dataset revision.
+
+    `path` is its place (in the repository, or as listed); `url` is what fsspec
+    opens; `content` identifies its bytes; `stamp` is what a local file's stat
+    said when it was listed, and empty where the content cannot change under us.
+    """
+
+    path: str
+    url: str
+    size: int
+    content: str
+    stamp: str = ""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Consecutive records of one file.
+
+    `first_row` counts the file's records from 0. `start` and `stop` are byte
+    offsets at record boundaries in the (decompressed) file for text formats and
+    0 for Parquet, whose slices are rows alone. `text_bytes` is the uncompressed
+    size of the text columns, or an estimate from the footer.
+    """
+
+    first_row: int
+    num_rows: int
+    start: int
+    stop: int
+    content: str
+    text_bytes: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A slice at its place: the unit of work, retry, resume and commit."""
+
+    file: SourceFile
+    slice: Slice
+
+    @property
+    def shard_id(self) -> str:
+        cut = self.slice
+        return fingerprint(self.file.path, cut.first_row, cut.start, cut.content)[:16]
+
+    def at(self, file: SourceFile) -> Shard:
+        return replace(self, file=file)
