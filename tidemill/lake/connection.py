@@ -1,0 +1,330 @@
+"""A DuckLake, attached; and the one lock that every write transaction holds.
+
+Without the lock, SQLite writers fail with "database is locked" and PostgreSQL
+lets two transactions that replace one shard both commit. Readers take no lock.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import duckdb
+
+from tidemill import config
+from tidemill.errors import LakeError, LakeLocked
+
+LAYOUT_VERSION = 1
+NUM_COMMIT_ATTEMPTS = 10
+ADVISORY_LOCK_KEY = 0x7469_6465_6D69_6C6C  # "tidemill"
+
+Cursor = duckdb.DuckDBPyConnection
+T = TypeVar("T")
+
+
+class Lake:
+    """One lake, open for reading, or for reading and writing.
+
+    Cursors may be used from several threads, one thread a cursor.
+
+    Raises:
+        LakeError: it does not exist (read-only), cannot be reached, keeps its
+            data elsewhere, or was written in another layout.
+    """
+
+    def __init__(self, spec: config.Lake, *, read_only: bool = False) -> None:
+        self.spec = spec
+        self.read_only = read_only
+        self._lock = open_lock(spec)
+        self._connection = _connect(spec)
+        if read_only:
+            if not catalog_exists(spec):
+                raise LakeError(f"There is no lake at {spec.catalog} yet. `tidemill run` makes it.")
+            self._attach(spec, create=False)
+        else:
+            with self._lock.held():
+                self._attach(spec, create=not catalog_exists(spec))
+        self._check_layout()
+
+    def cursor(self) -> Cursor:
+        cursor = self._connection.cursor()
+        cursor.execute("USE lake")
+        return cursor
+
+    def write(self, body: Callable[[Cursor], T], *, message: str, author: str = "tidemill") -> T:
+        """Run `body` in one transaction, under the lake's lock; its snapshot carries `message`.
+
+        A conflict rolls back and repeats the whole body, so `body` must only
+        write through the cursor it is given.
+
+        Raises:
+            LakeLocked: another writer held the lock longer than `lake.lock_timeout_seconds`.
+        """
+        for attempt in range(NUM_COMMIT_ATTEMPTS):
+            with self._lock.held():
+                cursor = self.cursor()
+                try:
+                    cursor.execute("BEGIN")
+                    result = body(cursor)
+                    cursor.execute("CALL lake.set_commit_message(?, ?)", [author, message])
+                    cursor.execute("COMMIT")
+                    return result
+                except (duckdb.TransactionException, duckdb.IOException, duckdb.SerializationException) as e:
+                    _rollback(cursor)
+                    if not _is_conflict(e) or attempt == NUM_COMMIT_ATTEMPTS - 1:
+                        raise
+                except BaseException:
+                    _rollback(cursor)
+                    raise
+                finally:
+                    cursor.close()
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        self._connection.close()
+        self._lock.close()
+
+    def __enter__(self) -> Lake:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _attach(self, spec: config.Lake, *, create: bool) -> None:
+        options = ["READ_ONLY"] if self.read_only else []
+        if spec.catalog.startswith("sqlite:"):
+            options += ["META_BUSY_TIMEOUT 30000"] + ([] if self.read_only else ["META_JOURNAL_MODE 'WAL'"])
+            if create:
+                Path(sqlite_file(spec)).parent.mkdir(parents=True, exist_ok=True)
+        if create:
+            options += [f"DATA_PATH '{_quoted(data_path(spec))}'", "DATA_INLINING_ROW_LIMIT 50"]
+        elif moved := self._moved_data(spec):
+            options += [f"DATA_PATH '{_quoted(moved)}'", "OVERRIDE_DATA_PATH true"]
+        target = _quoted(_absolute_catalog(spec))
+        try:
+            self._connection.execute(f"ATTACH 'ducklake:{target}' AS lake ({', '.join(options)})")
+        except duckdb.Error as e:
+            raise LakeError(f"The lake at {_shown(spec)} cannot be opened: {e}. Check lake.catalog.") from e
+
+    def _moved_data(self, spec: config.Lake) -> str | None:
+        """Where the data lies now, if the whole lake was moved; refuses a second place for one lake's data."""
+        recorded, asked = recorded_data_path(spec), data_path(spec)
+        if recorded is None or recorded.rstrip("/") == asked.rstrip("/") or "data" not in spec.model_fields_set:
+            return None if recorded is None or _reachable(recorded) or not _reachable(asked) else asked
+        if not _reachable(recorded) and _reachable(asked):
+            return asked
+        raise LakeError(
+            f"The lake at {_shown(spec)} keeps its data in {recorded}, but lake.data is {asked}. "
+            f'Set lake.data = "{recorded.rstrip("/")}", or lake.catalog to another lake.'
+        )
+
+    def _check_layout(self) -> None:
+        cursor = self.cursor()
+        tables = {name for (name,) in cursor.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+        if "_layout" not in tables:
+            return
+        found = cursor.execute("SELECT max(layout_version) FROM _layout").fetchone()
+        if found != (LAYOUT_VERSION,):
+            raise LakeError(
+                f"The lake at {_shown(self.spec)} has layout {found and found[0]}; this Tidemill reads layout "
+                f"{LAYOUT_VERSION}. Use the Tidemill that wrote it, or another lake.catalog."
+            )
+
+
+class FileLock:
+    """The lock of a lake with a SQLite catalog: a file beside it, freed by the system if its holder dies."""
+
+    def __init__(self, path: Path, timeout_seconds: float) -> None:
+        self._path, self._timeout_seconds = path, timeout_seconds
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        import filelock
+
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self._path, timeout=self._timeout_seconds, poll_interval=0.005)
+        try:
+            lock.acquire()
+        except filelock.Timeout as e:
+            raise LakeLocked(_locked_message(str(self._path), self._timeout_seconds)) from e
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def close(self) -> None:
+        pass
+
+
+class AdvisoryLock:
+    """The lock of a lake with a PostgreSQL catalog: session-level, on a connection of its own."""
+
+    def __init__(self, conninfo: str, timeout_seconds: float) -> None:
+        self._conninfo, self._timeout_seconds = conninfo, timeout_seconds
+        self._connection: Any = None
+        self._thread_lock = threading.Lock()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        import psycopg
+
+        if not self._thread_lock.acquire(timeout=self._timeout_seconds):
+            raise LakeLocked(_locked_message("PostgreSQL", self._timeout_seconds))
+        try:
+            try:
+                connection = self._connected()
+                connection.execute(f"SET lock_timeout = {int(self._timeout_seconds * 1000)}")
+                connection.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK_KEY])
+            except psycopg.errors.LockNotAvailable as e:
+                raise LakeLocked(_locked_message("PostgreSQL", self._timeout_seconds)) from e
+            except psycopg.OperationalError as e:
+                self.close()
+                raise LakeError(f"PostgreSQL does not answer: {e}. Check lake.catalog.") from e
+            try:
+                yield
+            finally:
+                connection.execute("SELECT pg_advisory_unlock(%s)", [ADVISORY_LOCK_KEY])
+        finally:
+            self._thread_lock.release()
+
+    def _connected(self) -> Any:
+        import psycopg
+
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg.connect(self._conninfo, autocommit=True)
+        return self._connection
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def open_lock(spec: config.Lake) -> FileLock | AdvisoryLock:
+    kind, _, where = spec.catalog.partition(":")
+    if kind == "sqlite":
+        return FileLock(Path(sqlite_file(spec) + ".lock"), spec.lock_timeout_seconds)
+    if kind == "postgres":
+        return AdvisoryLock(where, spec.lock_timeout_seconds)
+    raise LakeError(f"lake.catalog = {spec.catalog!r}: give sqlite:FILE or postgres:host=... dbname=...")
+
+
+def sqlite_file(spec: config.Lake) -> str:
+    return str(Path(spec.catalog.partition(":")[2]).absolute())
+
+
+def data_path(spec: config.Lake) -> str:
+    return spec.data if "://" in spec.data else str(Path(spec.data).absolute())
+
+
+def catalog_exists(spec: config.Lake) -> bool:
+    return recorded_data_path(spec) is not None
+
+
+def recorded_data_path(spec: config.Lake) -> str | None:
+    """The data path that the catalog holds; None where no lake was made yet."""
+    query = "SELECT value FROM ducklake_metadata WHERE key = 'data_path'"
+    if spec.catalog.startswith("sqlite:"):
+        if not Path(sqlite_file(spec)).exists():
+            return None
+        connection = sqlite3.connect(sqlite_file(spec), timeout=30)
+        try:
+            found = connection.execute(query).fetchone()
+        except sqlite3.OperationalError:
+            return None
+        except sqlite3.DatabaseError as e:
+            raise LakeError(f"{_shown(spec)} is not a lake's catalog: {e}. Check lake.catalog.") from e
+        finally:
+            connection.close()
+        return found[0] if found else None
+    import psycopg
+
+    try:
+        with psycopg.connect(spec.catalog.partition(":")[2], autocommit=True) as session:
+            row = session.execute(query).fetchone()
+    except psycopg.errors.UndefinedTable:
+        return None
+    except psycopg.Error as e:
+        raise LakeError(f"PostgreSQL does not answer at {_shown(spec)}: {e}. Check lake.catalog.") from e
+    return str(row[0]) if row else None
+
+
+def _connect(spec: config.Lake) -> Cursor:
+    connection = duckdb.connect(
+        config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+    )
+    kind = "sqlite_scanner" if spec.catalog.startswith("sqlite:") else "postgres_scanner"
+    for extension in ("ducklake", kind, *(["httpfs"] if spec.data.startswith("s3://") else [])):
+        connection.execute(f"LOAD '{_quoted(_extension_file(extension))}'")
+    if spec.data.startswith("s3://"):
+        connection.execute(_s3_secret())
+    return connection
+
+
+def _extension_file(name: str) -> str:
+    """Extensions come as wheels, of the very version of DuckDB, so nothing is downloaded at run time."""
+    package = importlib.util.find_spec(f"duckdb_extension_{name}")
+    if package is None or package.origin is None:
+        raise LakeError(f"The DuckDB extension {name} is missing. pip install duckdb-extension-{name.replace('_', '-')}.")
+    return str(
+        Path(package.origin).parent / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
+    )
+
+
+def _s3_secret() -> str:
+    """Credentials and the endpoint come from the environment, under the names that AWS gives them."""
+    facts = {
+        "KEY_ID": os.environ.get("AWS_ACCESS_KEY_ID"),
+        "SECRET": os.environ.get("AWS_SECRET_ACCESS_KEY"),
+        "SESSION_TOKEN": os.environ.get("AWS_SESSION_TOKEN"),
+        "REGION": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+    }
+    if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+        split = urlsplit(endpoint)
+        facts |= {"ENDPOINT": split.netloc, "URL_STYLE": "path"}
+        facts["USE_SSL"] = "true" if split.scheme == "https" else "false"
+    given = ", ".join(f"{name} '{_quoted(value)}'" for name, value in facts.items() if value)
+    return f"CREATE SECRET (TYPE s3{', ' + given if given else ''})"
+
+
+def _rollback(cursor: Cursor) -> None:
+    try:
+        cursor.execute("ROLLBACK")
+    except duckdb.Error:  # The failed statement may have ended the transaction by itself.
+        return
+
+
+def _is_conflict(error: duckdb.Error) -> bool:
+    text = str(error).lower()
+    return any(sign in text for sign in ("conflict", "database is locked", "could not serialize", "deadlock"))
+
+
+def _reachable(path: str) -> bool:
+    return "://" in path or Path(path).exists()
+
+
+def _absolute_catalog(spec: config.Lake) -> str:
+    return f"sqlite:{sqlite_file(spec)}" if spec.catalog.startswith("sqlite:") else spec.catalog
+
+
+def _shown(spec: config.Lake) -> str:
+    """The catalog without its password."""
+    return " ".join(word for word in spec.catalog.split(" ") if not word.startswith("password="))
+
+
+def _locked_message(what: str, seconds: float) -> str:
+    return (
+        f"Another writer held the lake's lock ({what}) for more than {seconds:g} s. "
+        "Wait for it to finish, or raise lake.lock_timeout_seconds."
+    )
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")

@@ -1,0 +1,160 @@
+"""What the lake knows: which shards a revision has, what is wanted, and what is done."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from tidemill.lake.connection import Cursor
+from tidemill.shards import Shard, Slice, SourceFile
+
+
+@dataclass(frozen=True)
+class PipelineState:
+    """Where a pipeline stands; `promoted_version` is None until its first run."""
+
+    target_revision: str
+    promoted_version: str
+
+
+@dataclass(frozen=True)
+class DoneShard:
+    """A ledger row: one shard whose rows are visible at one version."""
+
+    shard_id: str
+    path: str
+    content: str
+    kept: str
+    request_id: str
+    num_rows: int
+    num_quarantined: int
+
+
+def load_state(cursor: Cursor, pipeline: str) -> PipelineState | None:
+    found = cursor.execute(
+        "SELECT target_revision, promoted_version FROM _pipelines WHERE pipeline = ?", [pipeline]
+    ).fetchone()
+    return PipelineState(*found) if found else None
+
+
+def load_spec(cursor: Cursor, pipeline: str, version: str) -> dict[str, Any] | None:
+    """What `_versions` recorded when the version was made."""
+    found = cursor.execute(
+        "SELECT spec FROM _versions WHERE pipeline = ? AND version = ?", [pipeline, version]
+    ).fetchone()
+    return json.loads(found[0]) if found else None
+
+
+def load_kept(cursor: Cursor, pipeline: str, version: str) -> list[dict[str, str]] | None:
+    """The key and kept columns that the version's table holds now: source, name, type."""
+    found = cursor.execute(
+        "SELECT kept FROM _versions WHERE pipeline = ? AND version = ?", [pipeline, version]
+    ).fetchone()
+    return json.loads(found[0]) if found else None
+
+
+def load_results(cursor: Cursor, pipeline: str, version: str) -> tuple[tuple[str, str], ...] | None:
+    """Names and types of the model task's columns in the version's table."""
+    found = cursor.execute(
+        "SELECT results FROM _versions WHERE pipeline = ? AND version = ?", [pipeline, version]
+    ).fetchone()
+    return tuple((name, kind) for name, kind in json.loads(found[0])) if found else None
+
+
+def done_shards(cursor: Cursor, pipeline: str, version: str) -> dict[str, DoneShard]:
+    rows = cursor.execute(
+        "SELECT shard_id, path, content, kept, request_id, num_rows, num_quarantined FROM _ledger "
+        "WHERE pipeline = ? AND version = ?",
+        [pipeline, version],
+    ).fetchall()
+    return {row[0]: DoneShard(*row) for row in rows}
+
+
+def pending_requests(cursor: Cursor, pipeline: str, version: str) -> dict[str, str]:
+    """shard id → request id, of shards that are wanted and not done for that request."""
+    return dict(
+        cursor.execute(
+            "SELECT r.shard_id, r.request_id FROM _requests r ANTI JOIN _ledger l USING "
+            "(pipeline, version, shard_id, request_id) WHERE r.pipeline = ? AND r.version = ?",
+            [pipeline, version],
+        ).fetchall()
+    )
+
+
+def cut_files(cursor: Cursor, pipeline: str) -> dict[str, list[Slice]]:
+    """File content → the slices it was cut into, for every file that was once cut to its end."""
+    rows = cursor.execute(
+        "WITH whole AS (SELECT content AS file_content, any_value(revision) AS revision, any_value(path) AS path "
+        "FROM (SELECT * FROM _files WHERE pipeline = $pipeline AND num_shards IS NOT NULL) GROUP BY content) "
+        "SELECT w.file_content, s.first_row, s.num_rows, s.start_byte, s.stop_byte, s.content, s.text_bytes "
+        "FROM whole w LEFT JOIN _shards s ON s.pipeline = $pipeline AND s.revision = w.revision AND s.path = w.path "
+        "ORDER BY w.file_content, s.first_row",
+        {"pipeline": pipeline},
+    ).fetchall()
+    slices: dict[str, list[Slice]] = defaultdict(list)
+    for content, *cut in rows:
+        slices[content] += [] if cut[0] is None else [Slice(*cut)]
+    return dict(slices)
+
+
+def slices_at(cursor: Cursor, pipeline: str, revision: str) -> dict[str, tuple[str, list[Slice]]]:
+    """path → (file content, slices known so far) at one revision, in file order."""
+    rows = cursor.execute(
+        "SELECT f.path, f.content, s.first_row, s.num_rows, s.start_byte, s.stop_byte, s.content, s.text_bytes "
+        "FROM _files f LEFT JOIN _shards s USING (pipeline, revision, path) "
+        "WHERE f.pipeline = ? AND f.revision = ? ORDER BY f.path, s.first_row",
+        [pipeline, revision],
+    ).fetchall()
+    found: dict[str, tuple[str, list[Slice]]] = {}
+    for path, content, *cut in rows:
+        known = found.setdefault(path, (content, []))[1]
+        known += [] if cut[0] is None else [Slice(*cut)]
+    return found
+
+
+def target_shards(cursor: Cursor, pipeline: str, revision: str) -> list[Shard]:
+    """Every shard listed at a revision, by path and row."""
+    rows = cursor.execute(
+        "SELECT f.path, f.url, f.size, f.content, s.first_row, s.num_rows, s.start_byte, s.stop_byte, s.content, "
+        "s.text_bytes FROM _shards s JOIN _files f USING (pipeline, revision, path) "
+        "WHERE s.pipeline = ? AND s.revision = ? ORDER BY f.path, s.first_row",
+        [pipeline, revision],
+    ).fetchall()
+    return [Shard(SourceFile(*row[:4]), Slice(*row[4:])) for row in rows]
+
+
+def files_table(pipeline: str, revision: str, files: Sequence[tuple[SourceFile, int | None]]) -> pa.Table:
+    """`_files` rows; the number is how many shards the file has, None while it is not cut to its end."""
+    return pa.table(
+        {
+            "pipeline": [pipeline] * len(files),
+            "revision": [revision] * len(files),
+            "path": [file.path for file, _ in files],
+            "url": [file.url for file, _ in files],
+            "size": pa.array([file.size for file, _ in files], pa.int64()),
+            "content": [file.content for file, _ in files],
+            "num_shards": pa.array([num_shards for _, num_shards in files], pa.int32()),
+        }
+    )
+
+
+def shards_table(pipeline: str, revision: str, shards: Sequence[Shard]) -> pa.Table:
+    return pa.table(
+        {
+            "pipeline": [pipeline] * len(shards),
+            "revision": [revision] * len(shards),
+            "shard_id": [shard.shard_id for shard in shards],
+            "path": [shard.file.path for shard in shards],
+            "content": [shard.slice.content for shard in shards],
+            "first_row": pa.array([shard.slice.first_row for shard in shards], pa.int64()),
+            "num_rows": pa.array([shard.slice.num_rows for shard in shards], pa.int64()),
+            "start_byte": pa.array([shard.slice.start for shard in shards], pa.int64()),
+            "stop_byte": pa.array([shard.slice.stop for shard in shards], pa.int64()),
+            "text_bytes": pa.array([shard.slice.text_bytes for shard in shards], pa.int64()),
+        }
+    )

@@ -1,0 +1,167 @@
+"""The tables of a lake: the system tables, one result table a version, one view a pipeline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from tidemill.errors import SchemaError
+from tidemill.lake.connection import LAYOUT_VERSION, Cursor, Lake
+
+SYSTEM_TABLES = {
+    "_layout": "layout_version INTEGER",
+    "_pipelines": """
+        pipeline VARCHAR, dataset JSON, target_revision VARCHAR, promoted_version VARCHAR,
+        adopted_at TIMESTAMPTZ, updated_at TIMESTAMPTZ""",
+    "_versions": """
+        pipeline VARCHAR, version VARCHAR, spec JSON, kept JSON, results JSON, created_at TIMESTAMPTZ""",
+    "_files": """
+        pipeline VARCHAR, revision VARCHAR, path VARCHAR, url VARCHAR, size BIGINT, content VARCHAR,
+        num_shards INTEGER""",
+    "_shards": """
+        pipeline VARCHAR, revision VARCHAR, shard_id VARCHAR, path VARCHAR, content VARCHAR,
+        first_row BIGINT, num_rows BIGINT, start_byte BIGINT, stop_byte BIGINT, text_bytes BIGINT""",
+    "_requests": """
+        pipeline VARCHAR, version VARCHAR, shard_id VARCHAR, request_id VARCHAR, run_id VARCHAR,
+        reason VARCHAR, requested_at TIMESTAMPTZ""",
+    "_ledger": """
+        pipeline VARCHAR, version VARCHAR, shard_id VARCHAR, path VARCHAR, content VARCHAR, request_id VARCHAR,
+        run_id VARCHAR, revision VARCHAR, kept VARCHAR, copied_from VARCHAR, num_rows BIGINT,
+        num_quarantined BIGINT, num_distinct BIGINT, num_tokens BIGINT, num_padded_tokens BIGINT,
+        ingest_seconds DOUBLE, tokenize_seconds DOUBLE, infer_seconds DOUBLE, device VARCHAR, resolved JSON,
+        committed_at TIMESTAMPTZ""",
+    "_quarantine": """
+        pipeline VARCHAR, version VARCHAR, shard_id VARCHAR, path VARCHAR, row_number BIGINT, key JSON,
+        stage VARCHAR, reason VARCHAR, run_id VARCHAR""",
+    "_runs": """
+        run_id VARCHAR, pipeline VARCHAR, version VARCHAR, revision VARCHAR, kind VARCHAR, who VARCHAR, host VARCHAR,
+        pid INTEGER, why VARCHAR, flow_run_id VARCHAR, state VARCHAR, started_at TIMESTAMPTZ,
+        finished_at TIMESTAMPTZ, num_shards BIGINT, num_shards_failed BIGINT, num_copied BIGINT, num_rows BIGINT,
+        num_quarantined BIGINT, num_rows_removed BIGINT, num_tokens BIGINT, num_retries BIGINT,
+        estimated_seconds DOUBLE, seconds DOUBLE, cost DOUBLE, currency VARCHAR, message VARCHAR""",
+}
+"""Name and columns of every system table; a pipeline's results lie in `<pipeline>__<version>`."""
+
+ROW_COLUMNS = {
+    "num_tokens": "INTEGER",
+    "truncated": "BOOLEAN",
+    "shard_id": "VARCHAR",
+    "row_number": "BIGINT",
+    "dataset_revision": "VARCHAR",
+}
+"""What every result table has behind the key, the kept and the model task's columns."""
+
+RESERVED_NAMES = frozenset({*ROW_COLUMNS, "row_id", "rowid", "snapshot_id"})
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """The table of one version: its columns, in order, with their DuckDB types."""
+
+    pipeline: str
+    version: str
+    kept: tuple[tuple[str, str], ...]
+    results: tuple[tuple[str, str], ...]
+    num_keys: int = 0
+
+    @property
+    def keys(self) -> tuple[tuple[str, str], ...]:
+        """The kept columns that name a row: the first ones."""
+        return self.kept[: self.num_keys]
+
+    @property
+    def name(self) -> str:
+        return table_name(self.pipeline, self.version)
+
+    @property
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        return (*self.kept, *self.results, *ROW_COLUMNS.items())
+
+    @property
+    def column_list(self) -> str:
+        return ", ".join(identifier(name) for name, _ in self.columns)
+
+
+def table_name(pipeline: str, version: str) -> str:
+    return f"{pipeline}__{version}"
+
+
+def identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def duckdb_type(arrow_type: pa.DataType) -> str:
+    """The DuckDB type that holds an Arrow type without loss.
+
+    Raises:
+        SchemaError: the lake has none.
+    """
+    import duckdb
+
+    try:
+        probe = pa.table({"probe": pa.array([], arrow_type)})
+        described = duckdb.connect().execute("DESCRIBE SELECT * FROM probe").fetchone()
+    except (duckdb.Error, pa.ArrowException, NotImplementedError) as e:
+        raise SchemaError(f"Columns of type {arrow_type} cannot be kept in the lake.") from e
+    assert described is not None and probe is not None
+    return str(described[1])
+
+
+def ensure_system_tables(lake: Lake) -> None:
+    """Make the system tables where they are missing; all of them or none."""
+
+    def create(cursor: Cursor) -> None:
+        if existing_columns(cursor, "_layout"):
+            return
+        for name, columns in SYSTEM_TABLES.items():
+            cursor.execute(f"CREATE TABLE {name} ({columns})")
+        cursor.execute("INSERT INTO _layout VALUES (?)", [LAYOUT_VERSION])
+
+    if not existing_columns(lake.cursor(), "_layout"):
+        lake.write(create, message="create the lake")
+
+
+def create_result_table(cursor: Cursor, table: ResultTable, *, name: str | None = None) -> None:
+    columns = ", ".join(f"{identifier(column)} {kind}" for column, kind in table.columns)
+    cursor.execute(f"CREATE TABLE {identifier(name or table.name)} ({columns})")
+
+
+def point_view(cursor: Cursor, table: ResultTable) -> None:
+    """Let the pipeline's view show this version: a plain view, as fast as its table."""
+    cursor.execute(
+        f"CREATE OR REPLACE VIEW {identifier(table.pipeline)} AS "
+        f"SELECT {table.column_list} FROM {identifier(table.name)}"
+    )
+
+
+def existing_columns(cursor: Cursor, table: str) -> tuple[tuple[str, str], ...]:
+    """Names and types of a table's or view's columns, in order; none if there is no such table."""
+    return tuple(
+        cursor.execute(
+            "SELECT column_name, data_type FROM duckdb_columns() "
+            "WHERE database_name = 'lake' AND table_name = ? ORDER BY column_index",
+            [table],
+        ).fetchall()
+    )
+
+
+def insert_rows(cursor: Cursor, table: str, rows: pa.Table) -> None:
+    """Insert by column name; what `rows` does not have becomes NULL."""
+    if rows.num_rows:
+        cursor.register("_incoming", rows)
+        cursor.execute(f"INSERT INTO {identifier(table)} BY NAME SELECT * FROM _incoming")
+        cursor.unregister("_incoming")
+
+
+def insert_records(cursor: Cursor, table: str, records: Sequence[dict[str, object]]) -> None:
+    """`insert_rows` for a few Python records; dicts and lists become JSON."""
+    if records:
+        encoded = [{key: _encoded(value) for key, value in record.items()} for record in records]
+        insert_rows(cursor, table, pa.Table.from_pylist(encoded))
+
+
+def _encoded(value: object) -> object:
+    return json.dumps(value) if isinstance(value, dict | list) else value

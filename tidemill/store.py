@@ -1,0 +1,176 @@
+"""The store: intermediate Arrow files, published whole and checked when read.
+
+A file is written under another name and renamed, or sent by one PUT, so that it
+is there complete or not at all. Its footer holds the number of rows, the
+fingerprint it was made for and a checksum; a file that does not match is as
+good as missing, and is made again.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import fsspec
+import pyarrow as pa
+import pyarrow.ipc
+import xxhash
+
+from tidemill.errors import LimitExceeded, StoreFileInvalid
+
+Kind = Literal["rows", "tokens", "predictions"]
+KINDS: tuple[Kind, ...] = ("rows", "tokens", "predictions")
+ABANDONED_SECONDS = 24 * 3600
+YOUNG_SECONDS = 600
+"""Another process may be about to use a file this young."""
+
+
+@dataclass(frozen=True)
+class StoreFile:
+    """One file of the store, named by what it was made from. `fingerprint` holds no path separator."""
+
+    kind: Kind
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}/{self.fingerprint}.arrow"
+
+
+class Store:
+    def __init__(self, path: str, *, max_bytes: int) -> None:
+        self._fs, self._root = fsspec.core.url_to_fs(path)
+        self._local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
+        self.max_bytes = max_bytes
+        for kind in KINDS:
+            self._fs.makedirs(f"{self._root}/{kind}", exist_ok=True)
+
+    def write(self, file: StoreFile, table: pa.Table, facts: dict[str, str] | None = None) -> int:
+        """Publish `table` under `file`'s name, replacing what was there; returns its size in bytes.
+
+        `facts` lie in the footer, for whoever reads the file.
+        """
+        batches = table.combine_chunks().to_batches()
+        metadata = {
+            "rows": str(table.num_rows),
+            "fingerprint": file.fingerprint,
+            "checksum": _checksum(batches),
+            **{f"fact:{key}": value for key, value in (facts or {}).items()},
+        }
+        target = self._path(file)
+        unpublished = f"{self._root}/.{secrets.token_hex(8)}.partial" if self._local else target
+        # An object store publishes at close; a folder publishes by the rename.
+        with (
+            self._fs.open(unpublished, "wb") as sink,
+            pa.ipc.new_file(sink, table.schema, metadata=metadata) as writer,
+        ):
+            for batch in batches:
+                writer.write_batch(batch)
+        if self._local:
+            os.replace(unpublished, target)  # noqa: PTH105
+        return int(self._fs.size(target))
+
+    def read(self, file: StoreFile) -> pa.Table:
+        """The whole table, memory-mapped where the store is a folder.
+
+        Raises:
+            StoreFileInvalid: it is missing, or its rows, fingerprint or checksum do not match.
+        """
+        reader = self._open(file)
+        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        found = {key.decode(): value.decode() for key, value in (reader.metadata or {}).items()}
+        num_rows = sum(batch.num_rows for batch in batches)
+        if found.get("rows") != str(num_rows) or found.get("fingerprint") != file.fingerprint:
+            raise StoreFileInvalid(f"The store file {file.name} is not what its name says. It is made again.")
+        if found.get("checksum") != _checksum(batches):
+            raise StoreFileInvalid(f"The store file {file.name} fails its checksum. It is made again.")
+        return pa.Table.from_batches(batches, schema=reader.schema)
+
+    def facts(self, file: StoreFile) -> dict[str, str]:
+        """What `write` was given as facts, without reading the rows."""
+        metadata = {key.decode(): value.decode() for key, value in (self._open(file).metadata or {}).items()}
+        return {key.removeprefix("fact:"): value for key, value in metadata.items() if key.startswith("fact:")}
+
+    def has(self, file: StoreFile) -> bool:
+        """Whether a whole and valid file is there."""
+        try:
+            self.read(file)
+        except StoreFileInvalid:
+            return False
+        return True
+
+    def remove(self, file: StoreFile) -> None:
+        try:
+            self._fs.rm_file(self._path(file))
+        except FileNotFoundError:
+            return
+
+    def make_room(self, num_bytes: int, *, needed: Collection[str] = ()) -> bool:
+        """Evict files, oldest first, until `num_bytes` more fit.
+
+        False if those in `needed` (names) and those written minutes ago, which
+        another process may need, do not leave room.
+
+        Raises:
+            LimitExceeded: `num_bytes` alone is more than the store may hold.
+        """
+        if num_bytes > self.max_bytes:
+            raise LimitExceeded(
+                f"One shard's files take about {num_bytes:,} bytes, store.max_bytes is {self.max_bytes:,}. "
+                "Raise store.max_bytes, or lower dataset.shard_bytes."
+            )
+        files = sorted(self._listed(), key=lambda listed: listed[1])
+        total = sum(size for _, _, size in files)
+        for name, written, size in files:
+            if total + num_bytes <= self.max_bytes or time.time() - written < YOUNG_SECONDS:
+                break
+            if name not in needed:
+                self._fs.rm_file(f"{self._root}/{name}")
+                total -= size
+        return total + num_bytes <= self.max_bytes
+
+    def sweep(self) -> None:
+        """Remove what a killed process left unpublished more than a day ago."""
+        if not self._local:
+            return
+        for entry in self._fs.ls(self._root, detail=True):
+            if entry["name"].endswith(".partial") and time.time() - _modified(entry) > ABANDONED_SECONDS:
+                self._fs.rm_file(entry["name"])
+
+    def _listed(self) -> Iterator[tuple[str, float, int]]:
+        """(name, time written, bytes) of every published file."""
+        for kind in KINDS:
+            for entry in self._fs.ls(f"{self._root}/{kind}", detail=True):
+                if entry["type"] == "file":
+                    yield f"{kind}/{entry['name'].rpartition('/')[2]}", _modified(entry), int(entry["size"])
+
+    def _path(self, file: StoreFile) -> str:
+        return f"{self._root}/{file.name}"
+
+    def _open(self, file: StoreFile) -> Any:
+        path = self._path(file)
+        try:
+            if self._local:
+                return pa.ipc.open_file(pa.memory_map(path))
+            return pa.ipc.open_file(pa.py_buffer(self._fs.cat_file(path)))
+        except FileNotFoundError as e:
+            raise StoreFileInvalid(f"The store file {file.name} is missing. It is made again.") from e
+        except (pa.ArrowInvalid, OSError) as e:
+            raise StoreFileInvalid(f"The store file {file.name} cannot be read: {e}. It is made again.") from e
+
+
+def _modified(entry: dict[str, Any]) -> float:
+    when = entry.get("mtime", entry.get("LastModified", 0.0))
+    return float(when if isinstance(when, int | float) else when.timestamp())
+
+
+def _checksum(batches: list[pa.RecordBatch]) -> str:
+    """Over the record batches as they are written, so a read-back that differs in any byte of data shows."""
+    digest = xxhash.xxh3_128()
+    for batch in batches:
+        digest.update(batch.serialize())
+    return digest.hexdigest()
