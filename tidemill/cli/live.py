@@ -1,0 +1,123 @@
+"""Progress on stderr: a live line on a terminal, single lines when piped."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tidemill.plan import Plan
+from tidemill.progress import Progress, Quiet
+
+
+@contextmanager
+def live_progress() -> Iterator[Progress]:
+    if sys.stderr.isatty():
+        with LiveProgress() as live:
+            yield live
+    else:
+        yield LineProgress()
+
+
+class Counts:
+    """What was done since the start, and the rates that follow."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.shards = self.rows = self.tokens = self.quarantined = 0
+
+    def add(self, shards: int, rows: int, tokens: int, quarantined: int) -> None:
+        self.shards += shards
+        self.rows += rows
+        self.tokens += tokens
+        self.quarantined += quarantined
+
+    def rates(self) -> str:
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        return f"{self.rows / seconds:,.0f} rows/s, {self.tokens / seconds:,.0f} tokens/s"
+
+
+class LineProgress(Quiet):
+    """One line an event, for logs."""
+
+    def __init__(self) -> None:
+        self._counts, self._num_shards = Counts(), 0
+
+    def planned(self, plan: Plan, *, num_shards: int, rows: int) -> None:
+        self._counts, self._num_shards = Counts(), num_shards
+        known = f"{num_shards:,} shards, {rows:,} rows" + (", more found by reading" if plan.uncut else "")
+        _say(f"{plan.pipeline.name} at {plan.revision[:12]}, version {plan.version}: {known}")
+
+    def committed(self, path: str, *, shards: int, rows: int, tokens: int, quarantined: int) -> None:
+        self._counts.add(shards, rows, tokens, quarantined)
+        of = f"/{self._num_shards}" if self._num_shards >= self._counts.shards else ""
+        also = f", {quarantined:,} quarantined" if quarantined else ""
+        _say(f"shard {self._counts.shards}{of}  {path or 'copied'}  {rows:,} rows{also}  ({self._counts.rates()})")
+
+    def failed(self, path: str, error: BaseException) -> None:
+        _say(f"failed  {path}: {error}")
+
+    def retried(self, step: str, error: BaseException) -> None:
+        _say(f"retrying {step}: {error}")
+
+    def note(self, message: str) -> None:
+        _say(message)
+
+
+class LiveProgress(Quiet):
+    """A bar over the rows, with rates and the time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("rows  {task.fields[shards]} shards  {task.fields[rates]}  left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._counts, self._bar, self._lock = Counts(), None, threading.Lock()
+        self._num_shards = 0
+
+    def __enter__(self) -> LiveProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def planned(self, plan: Plan, *, num_shards: int, rows: int) -> None:
+        self._counts, self._num_shards = Counts(), num_shards
+        total: Any = rows or None
+        self._bar = self._bars.add_task(plan.pipeline.name, total=total, shards=f"0/{num_shards or '?'}", rates="")
+
+    def committed(self, path: str, *, shards: int, rows: int, tokens: int, quarantined: int) -> None:
+        with self._lock:
+            self._counts.add(shards, rows, tokens, quarantined)
+            if self._bar is not None:
+                self._bars.update(
+                    self._bar,
+                    advance=rows + quarantined,
+                    shards=f"{self._counts.shards}/{self._num_shards or '?'}",
+                    rates=self._counts.rates(),
+                )
+
+    def failed(self, path: str, error: BaseException) -> None:
+        self._bars.console.print(f"failed  {path}: {error}", markup=False, highlight=False)
+
+    def retried(self, step: str, error: BaseException) -> None:
+        self._bars.console.print(f"retrying {step}: {error}", markup=False, highlight=False)
+
+    def note(self, message: str) -> None:
+        self._bars.console.print(message, markup=False, highlight=False)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201

@@ -1,0 +1,186 @@
+"""The commands. Everything heavy is imported where it is used, so that `--help` is there at once."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from tidemill.config import Pipeline
+    from tidemill.run import RunResult
+
+app = typer.Typer(
+    name="tidemill",
+    help="SQL tables of model predictions over datasets, kept up to date, exactly once.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+PipelineFile = Annotated[str, typer.Argument(metavar="PIPELINE.toml", help="The pipeline file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the pipeline file; may be repeated."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class Format(str, Enum):
+    """How `sql` prints a result."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+
+
+@app.command()
+def plan(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """What `run` would do, and why: files, shards, rows, tokens, time and cost. Computes and writes nothing."""
+    from tidemill.cli import render
+    from tidemill.lake import Lake, catalog_exists
+    from tidemill.plan import make_plan
+
+    loaded = _load(pipeline, overrides)
+    lake = Lake(loaded.lake, read_only=True) if catalog_exists(loaded.lake) else None
+    try:
+        made, _ = make_plan(loaded, lake)
+    finally:
+        if lake is not None:
+            lake.close()
+    _print(made.to_json(), render.plan, as_json)
+
+
+@app.command()
+def run(
+    pipeline: PipelineFile,
+    limit: Annotated[
+        int | None,
+        typer.Option(metavar="ROWS", min=1, help="Try the pipeline on a few rows and print them; tables are left alone."),
+    ] = None,
+    direct: Annotated[bool, typer.Option("--direct", help="Run in this process, without Prefect.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove the rows of vanished files, however many.")] = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the pipeline's table up to date, here and now. Only what changed is computed."""
+    from dataclasses import asdict
+
+    from tidemill.cli import render
+    from tidemill.cli.live import live_progress
+
+    loaded = _load(pipeline, overrides)
+    if limit is not None:
+        from tidemill.sample import sample
+
+        rows = sample(loaded, limit)
+        _print(rows, lambda found: render.rows(list(found[0]) if found else [], [list(r.values()) for r in found]), as_json)
+        return
+    with live_progress() as progress:
+        result = _run(loaded, direct=direct, yes=yes, progress=progress)
+    if as_json:
+        _print(asdict(result), str, as_json)
+    else:
+        typer.echo(render.result(result, pipeline))
+    if result.state != "done":
+        raise typer.Exit(1)
+
+
+@app.command()
+def sql(
+    source: Annotated[str, typer.Argument(metavar="PIPELINE.toml|LAKE", help="A pipeline file, or a lake's catalog.")],
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="One or more statements that read.")],
+    output: Annotated[Format, typer.Option("--format", help="How the result is printed.")] = Format.table,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Query the tables of a lake with SQL, read-only. A pipeline's table has the pipeline's name."""
+    from tidemill.cli.query import run_query
+
+    run_query(_lake_spec(source, overrides), query, "json" if as_json else output.value)
+
+
+@app.command()
+def status(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Where the table stands: shards by state, rows, quarantine, throughput, last runs."""
+    from tidemill.cli import render
+    from tidemill.status import pipeline_status
+
+    _print(pipeline_status(_load(pipeline, overrides)), render.status, as_json)
+
+
+@app.command()
+def verify(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Recheck every invariant of the pipeline's tables; exits 1 and says what is wrong."""
+    from tidemill.cli import render
+    from tidemill.lake import Lake
+    from tidemill.lake.verify import verify_pipeline
+
+    loaded = _load(pipeline, overrides)
+    with Lake(loaded.lake, read_only=True) as lake:
+        report = verify_pipeline(lake, loaded.name)
+    _print(report, render.verification, as_json)
+    if report["problems"]:
+        raise typer.Exit(1)
+
+
+def _load(path: str, overrides: list[str] | None) -> Pipeline:
+    from tidemill.config import load_pipeline
+
+    return load_pipeline(path, overrides or ())
+
+
+def _lake_spec(source: str, overrides: list[str] | None) -> Any:
+    from tidemill import config
+
+    if source.endswith(".toml"):
+        return _load(source, overrides).lake
+    return config.Lake(catalog=source if source.startswith(("sqlite:", "postgres:")) else f"sqlite:{Path(source)}")
+
+
+def _run(loaded: Pipeline, *, direct: bool, yes: bool, progress: Any) -> RunResult:
+    if direct:
+        from tidemill.run import Run
+
+        return Run(loaded, progress=progress, yes=yes).execute()
+    from flows.local import run_under_prefect
+
+    return run_under_prefect(loaded, yes=yes, progress=progress)
+
+
+def _print(facts: Any, render: Callable[[Any], str], as_json: bool) -> None:
+    typer.echo(json.dumps(facts, indent=2, default=str) if as_json else render(facts))
+
+
+def main() -> None:
+    """The entry point: every error that Tidemill raises ends in one message and an exit code."""
+    from tidemill.errors import TidemillError
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app()
+    except TidemillError as e:
+        typer.echo(f"tidemill: {e}", err=True)
+        sys.exit(e.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("tidemill: stopped. What was committed stays; the same command goes on from there.", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

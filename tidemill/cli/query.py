@@ -1,0 +1,100 @@
+"""`tidemill sql`: statements that read, and their result in four formats."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import duckdb
+
+from tidemill import config
+from tidemill.errors import ConfigError, InputError
+from tidemill.lake import Lake
+
+READING = {"SELECT", "EXPLAIN", "RELATION", "PRAGMA", "CALL"}
+ROWS_AT_A_TIME = 10_000
+MAX_TABLE_ROWS = 200
+
+
+def run_query(spec: config.Lake, query: str, output: str) -> None:
+    """Run `query` against the lake, attached read-only, and print the last statement's result.
+
+    Raises:
+        InputError: the SQL is wrong, or would write.
+    """
+    with Lake(spec, read_only=True) as lake:
+        cursor = lake.cursor()
+        try:
+            statements = cursor.extract_statements(query)
+            for statement in statements:
+                if statement.type.name not in READING:
+                    raise ConfigError(f"`tidemill sql` only reads; this is {statement.type.name}: {statement.query}")
+            if not statements:
+                raise ConfigError("There is no statement in the query.")
+            for statement in statements[:-1]:
+                cursor.execute(statement.query)
+            PRINTERS[output](cursor, statements[-1].query)
+        except duckdb.Error as e:
+            raise InputError(str(e)) from e
+
+
+def _as_table(cursor: Any, query: str) -> None:
+    relation = cursor.sql(query)
+    if relation is None:
+        return
+    width = os.get_terminal_size().columns if sys.stdout.isatty() else 200
+    relation.show(max_rows=MAX_TABLE_ROWS, max_width=max(80, width))
+
+
+def _as_csv(cursor: Any, query: str) -> None:
+    cursor.execute(query)
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow([column[0] for column in cursor.description])
+    for rows in _pages(cursor):
+        writer.writerows(rows)
+
+
+def _as_json(cursor: Any, query: str) -> None:
+    cursor.execute(query)
+    names = [column[0] for column in cursor.description]
+    sys.stdout.write("[")
+    separator = "\n"
+    for rows in _pages(cursor):
+        for row in rows:
+            record = {name: _plain(value) for name, value in zip(names, row, strict=True)}
+            sys.stdout.write(separator + json.dumps(record, default=str, ensure_ascii=False))
+            separator = ",\n"
+    sys.stdout.write("\n]\n")
+
+
+def _as_parquet(cursor: Any, query: str) -> None:
+    import pyarrow.parquet as pq
+
+    if sys.stdout.isatty():
+        raise ConfigError("Parquet is binary. Send it to a file: tidemill sql ... --format parquet > result.parquet")
+    reader = cursor.execute(query).to_arrow_reader(ROWS_AT_A_TIME)
+    with pq.ParquetWriter(sys.stdout.buffer, reader.schema) as writer:
+        for batch in reader:
+            writer.write_batch(batch)
+
+
+PRINTERS = {"table": _as_table, "csv": _as_csv, "json": _as_json, "parquet": _as_parquet}
+
+
+def _pages(cursor: Any) -> Iterator[list[tuple[Any, ...]]]:
+    while rows := cursor.fetchmany(ROWS_AT_A_TIME):
+        yield rows
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it: no NaN, string keys."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,464 @@
+"""Plan before work: which shards, why, how many rows and tokens, how long, at what cost.
+
+A plan is what the pipeline asks for, less what the ledger holds. Making one
+writes nothing. What was never read is an estimate and says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from tidemill import sources, versions
+from tidemill.config import Pipeline
+from tidemill.errors import DatasetError, LakeError, SchemaError
+from tidemill.formats import Columns
+from tidemill.lake import Cursor, DoneShard, Lake, ResultTable
+from tidemill.lake import ledger as lake_ledger
+from tidemill.lake.tables import RESERVED_NAMES, ROW_COLUMNS, duckdb_type
+from tidemill.shards import Shard, Slice, SourceFile, fingerprint
+from tidemill.versions import VersionSpec
+
+BYTES_PER_TOKEN = 4.5
+"""English text under a WordPiece vocabulary, about; used only until the ledger has measured it."""
+
+FileState = Literal["unchanged", "new", "changed", "unfinished"]
+Action = Literal["compute", "copy"]
+
+
+@dataclass(frozen=True)
+class KeptColumn:
+    """A key or kept column: where it comes from, its name in the table and its type there."""
+
+    source: str
+    name: str
+    arrow_type: Any
+
+    @property
+    def type(self) -> str:
+        return duckdb_type(self.arrow_type)
+
+    def to_json(self) -> dict[str, str]:
+        schema = pa.schema([pa.field(self.source, self.arrow_type)])
+        arrow = base64.b64encode(schema.serialize().to_pybytes()).decode()
+        return {"source": self.source, "name": self.name, "type": self.type, "arrow": arrow}
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, str]) -> KeptColumn:
+        schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(facts["arrow"])))
+        return cls(facts["source"], facts["name"], schema.field(0).type)
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    shard: Shard
+    action: Action
+    copy_from: str | None = None
+    """The shard id, at another place, that has this content; it may itself be computed by this plan."""
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """What is to be done for one file.
+
+    `shards` are all slices known so far; `uncut` says that more are found by
+    reading (text formats), `trusted` that those known are this file's own.
+    """
+
+    file: SourceFile
+    state: FileState
+    shards: tuple[Shard, ...]
+    todo: tuple[ShardPlan, ...]
+    uncut: bool = False
+    trusted: bool = False
+    replaces: bool = False
+    """Whether the table holds shards of this path that the target does not have."""
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Measured on this pipeline's shards, on one kind of device."""
+
+    tokens_per_second: float | None = None
+    bytes_per_token: float = BYTES_PER_TOKEN
+    bytes_per_row: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    pipeline: Pipeline
+    revision: str
+    previous_revision: str | None
+    spec: VersionSpec
+    declared: VersionSpec
+    columns: Columns
+    kept: tuple[KeptColumn, ...]
+    table: ResultTable
+    files: tuple[FilePlan, ...]
+    renamed: Mapping[str, str]
+    """Vanished path → the path that has its content now."""
+    removed: tuple[str, ...]
+    num_rows_removed: int
+    num_rows_before: int
+    rewrite: tuple[DoneShard, ...]
+    """Done shards whose key and kept columns are not the ones asked for."""
+    done: Mapping[str, DoneShard]
+    throughput: Throughput
+    notes: tuple[str, ...]
+    first: bool
+    """Whether this pipeline has no table yet."""
+
+    @property
+    def version(self) -> str:
+        return self.spec.version
+
+    @property
+    def kept_fingerprint(self) -> str:
+        return kept_fingerprint(self.kept)
+
+    @property
+    def todo(self) -> list[ShardPlan]:
+        return [shard for file in self.files for shard in file.todo]
+
+    @property
+    def uncut(self) -> list[FilePlan]:
+        return [file for file in self.files if file.uncut]
+
+    @property
+    def is_up_to_date(self) -> bool:
+        return not (self.todo or self.uncut or self.removed or self.renamed or self.rewrite or self.first) and not any(
+            file.replaces for file in self.files
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        computed = [item for item in self.todo if item.action == "compute"]
+        uncut_bytes = sum(file.file.size - _known_bytes(file) for file in self.uncut)
+        text_bytes = sum(item.shard.slice.text_bytes for item in computed) + uncut_bytes
+        uncut_rows = None if self.throughput.bytes_per_row is None else round(uncut_bytes / self.throughput.bytes_per_row)
+        num_tokens = round(text_bytes / self.throughput.bytes_per_token)
+        seconds = None if not self.throughput.tokens_per_second else num_tokens / self.throughput.tokens_per_second
+        per_hour = self.pipeline.cost.per_hour
+        rows = sum(item.shard.slice.num_rows for item in computed)
+        return {
+            "pipeline": self.pipeline.name,
+            "revision": self.revision,
+            "previous_revision": self.previous_revision,
+            "version": self.version,
+            "table": self.table.name,
+            "up_to_date": self.is_up_to_date,
+            "files": {
+                "new": [f.file.path for f in self.files if f.state == "new" and f.file.path not in self.renamed.values()],
+                "changed": [f.file.path for f in self.files if f.state == "changed"],
+                "unfinished": [f.file.path for f in self.files if f.state == "unfinished"],
+                "unchanged": sum(f.state == "unchanged" for f in self.files),
+                "removed": list(self.removed),
+                "renamed": dict(self.renamed),
+            },
+            "shards": [
+                {
+                    "shard_id": item.shard.shard_id,
+                    "path": file.file.path,
+                    "first_row": item.shard.slice.first_row,
+                    "rows": item.shard.slice.num_rows,
+                    "action": item.action,
+                    "reason": file.state,
+                }
+                for file in self.files
+                for item in file.todo
+            ],
+            "uncut_files": [
+                {"path": file.file.path, "bytes": file.file.size, "reason": file.state} for file in self.uncut
+            ],
+            "num_shards_computed": len(computed),
+            "num_shards_copied": len(self.todo) - len(computed),
+            "num_shards_rewritten": len(self.rewrite),
+            "rows": rows + (uncut_rows or 0),
+            "rows_estimated": bool(self.uncut),
+            "rows_removed": self.num_rows_removed,
+            "tokens": num_tokens,
+            "tokens_estimated": True,
+            "seconds": seconds,
+            "cost": None if seconds is None or per_hour is None else seconds / 3600 * per_hour,
+            "currency": self.pipeline.cost.currency,
+            "notes": list(self.notes),
+        }
+
+
+def make_plan(pipeline: Pipeline, lake: Lake | None) -> tuple[Plan, sources.Dataset]:
+    """Hold the dataset at its revision against the lake (None: there is none yet).
+
+    Raises:
+        InputError: the dataset, a column, the model or the pipeline file is at fault.
+    """
+    cursor = lake.cursor() if lake else None
+    declared = versions.declared(pipeline)
+    state = lake_ledger.load_state(cursor, pipeline.name) if cursor else None
+    spec, notes = _promoted_or(declared, cursor, pipeline, state)
+    dataset = sources.open_dataset(pipeline, spec)
+    _check_names(pipeline)
+    previous = state.target_revision if state else None
+    kept, columns = _settle_columns(pipeline, spec, dataset, cursor, state)
+    dataset.use(columns)
+    done = lake_ledger.done_shards(cursor, pipeline.name, spec.version) if cursor and state else {}
+    files = list(_plan_files(pipeline, dataset, cursor, done, previous, kept))
+    if not any(file.shards or file.uncut for file in files):
+        raise DatasetError(f"The dataset {pipeline.dataset.path} has no rows. Check dataset.path, config and split.")
+    results = _result_columns(spec, cursor, pipeline, state)
+    _check_collisions(kept, results)
+    table = ResultTable(
+        pipeline.name,
+        spec.version,
+        tuple((column.name, column.type) for column in kept),
+        results,
+        len(pipeline.dataset.key),
+    )
+    removed, renamed, num_rows_removed = _vanished(files, done)
+    wanted = kept_fingerprint(kept)
+    plan = Plan(
+        pipeline=pipeline,
+        revision=dataset.revision,
+        previous_revision=previous,
+        spec=spec,
+        declared=declared,
+        columns=columns,
+        kept=kept,
+        table=table,
+        files=tuple(files),
+        renamed=renamed,
+        removed=removed,
+        num_rows_removed=num_rows_removed,
+        num_rows_before=sum(shard.num_rows for shard in done.values()),
+        rewrite=tuple(shard for shard in done.values() if shard.kept != wanted),
+        done=done,
+        throughput=_throughput(cursor, pipeline.name, dataset, files) if cursor else _sampled(dataset, files),
+        notes=tuple(notes),
+        first=state is None,
+    )
+    return plan, dataset
+
+
+def kept_fingerprint(kept: Sequence[KeptColumn]) -> str:
+    return fingerprint(*(part for column in kept for part in (column.source, column.name, column.type)))[:8]
+
+
+def parse_kept(pipeline: Pipeline) -> list[tuple[str, str]]:
+    """(source column, name in the table) of the key and kept columns, keys first."""
+    pairs = []
+    for declaration in (*pipeline.dataset.key, *pipeline.dataset.keep):
+        source, _, name = re.sub(r"\s+as\s+", "\0", declaration.strip(), flags=re.IGNORECASE).partition("\0")
+        pair = (source.strip(), (name or source).strip())
+        if pair not in pairs:
+            pairs.append(pair)
+    return pairs
+
+
+def classify(
+    shards: Sequence[Shard], done: Mapping[str, DoneShard], by_content: Mapping[str, str]
+) -> Iterator[ShardPlan]:
+    """What each shard that is not done needs: its content may have been computed at another place."""
+    for shard in shards:
+        if shard.shard_id not in done:
+            source = by_content.get(shard.slice.content)
+            yield ShardPlan(shard, "copy", source) if source else ShardPlan(shard, "compute")
+
+
+def _promoted_or(
+    declared: VersionSpec, cursor: Cursor | None, pipeline: Pipeline, state: lake_ledger.PipelineState | None
+) -> tuple[VersionSpec, list[str]]:
+    """The version to bring up to date, and what to tell about the one that the pipeline file asks for."""
+    if cursor is None or state is None:
+        return declared, []
+    recorded = lake_ledger.load_spec(cursor, pipeline.name, state.promoted_version)
+    if recorded is None:
+        raise LakeError(f"The lake has no record of version {state.promoted_version} of {pipeline.name}.")
+    promoted = VersionSpec.from_json(recorded)
+    if promoted.version == declared.version:
+        return declared, []
+    changes = "; ".join(promoted.differences(declared))
+    note = (
+        f"The pipeline file now asks for version {declared.version} ({changes}). This keeps version "
+        f"{promoted.version} up to date as it was made; a pipeline with another name computes the new one."
+    )
+    return promoted, [note]
+
+
+def _settle_columns(
+    pipeline: Pipeline,
+    spec: VersionSpec,
+    dataset: sources.Dataset,
+    cursor: Cursor | None,
+    state: lake_ledger.PipelineState | None,
+) -> tuple[tuple[KeptColumn, ...], Columns]:
+    """Give every kept column its type: the table's where it has one, else the first file's."""
+    pairs = parse_kept(pipeline)
+    recorded = lake_ledger.load_kept(cursor, pipeline.name, spec.version) if cursor and state else None
+    known = {(column.source, column.name): column for column in map(KeptColumn.from_json, recorded or [])}
+    if recorded is not None and all(pair in known for pair in pairs) and not pipeline.dataset.types:
+        types = {source: known[source, name].arrow_type for source, name in pairs}
+        return tuple(known[pair] for pair in pairs), dataset.columns(pairs, types)
+    schema: pa.Schema = dataset.schema()
+    types = {source: schema.field(source).type for source, _ in pairs if source in schema.names}
+    columns = dataset.columns(pairs, types)
+    dataset.check(schema, columns)
+    return tuple(KeptColumn(source, name, types[source]) for source, name in pairs), columns
+
+
+def _result_columns(
+    spec: VersionSpec, cursor: Cursor | None, pipeline: Pipeline, state: lake_ledger.PipelineState | None
+) -> tuple[tuple[str, str], ...]:
+    """The model task's columns: the recorded ones, so that a run with nothing to do opens no model."""
+    recorded = lake_ledger.load_results(cursor, pipeline.name, spec.version) if cursor and state else None
+    if recorded is not None:
+        return recorded
+    return tuple((field.name, duckdb_type(field.type)) for field in versions.result_schema(spec))
+
+
+def _check_names(pipeline: Pipeline) -> None:
+    names = [name for _, name in parse_kept(pipeline)]
+    for name in names:
+        if name.lower() in RESERVED_NAMES:
+            raise SchemaError(
+                f'The kept column {name!r} has the name of a column of the result table. '
+                f'Rename it: keep = ["{name} as my_{name}"].'
+            )
+    folded = [name.lower() for name in names]
+    for name in names:
+        if folded.count(name.lower()) > 1:
+            raise SchemaError(f'The column {name!r} is kept twice. Rename one: keep = ["{name} as other_{name}"].')
+
+
+def _check_collisions(kept: Sequence[KeptColumn], results: Sequence[tuple[str, str]]) -> None:
+    taken = {name.lower() for name, _ in (*results, *ROW_COLUMNS.items())}
+    for column in kept:
+        if column.name.lower() in taken:
+            raise SchemaError(
+                f"The kept column {column.name!r} has the name of a result column. "
+                f'Rename it: keep = ["{column.source} as {_other_name(column.name, taken)}"].'
+            )
+
+
+def _other_name(name: str, taken: set[str]) -> str:
+    suggestion = {"score": "rating", "label": "true_label"}.get(name.lower(), f"source_{name}")
+    return suggestion if suggestion not in taken else f"source_{name}"
+
+
+def _plan_files(
+    pipeline: Pipeline,
+    dataset: sources.Dataset,
+    cursor: Cursor | None,
+    done: Mapping[str, DoneShard],
+    previous: str | None,
+    kept: Sequence[KeptColumn],
+) -> Iterator[FilePlan]:
+    cut = lake_ledger.cut_files(cursor, pipeline.name) if cursor and previous else {}
+    before = lake_ledger.slices_at(cursor, pipeline.name, previous) if cursor and previous else {}
+    done_paths = _ids_by_path(done)
+    by_content = {shard.content: shard_id for shard_id, shard in done.items()}
+    for file in dataset.files:
+        slices, uncut, trusted = _slices(file, dataset, cut, before, kept)
+        shards = tuple(Shard(file, cut_slice) for cut_slice in slices)
+        todo = tuple(classify(shards, done, by_content)) if not uncut else ()
+        for item in todo:
+            by_content.setdefault(item.shard.slice.content, item.shard.shard_id)
+        old = done_paths.get(file.path, set())
+        replaces = bool(old - {shard.shard_id for shard in shards})
+        yield FilePlan(
+            file=file,
+            state=_file_state(file, bool(todo) or uncut, replaces, before, bool(old)),
+            shards=shards,
+            todo=todo,
+            uncut=uncut,
+            trusted=trusted,
+            replaces=replaces,
+        )
+
+
+def _slices(
+    file: SourceFile,
+    dataset: sources.Dataset,
+    cut: Mapping[str, list[Slice]],
+    before: Mapping[str, tuple[str, list[Slice]]],
+    kept: Sequence[KeptColumn],
+) -> tuple[Sequence[Slice], bool, bool]:
+    """The slices of a file known without reading its rows; whether there may be more; whether they are its own."""
+    if file.content in cut:
+        return cut[file.content], False, True
+    content, known = before.get(file.path, ("", []))
+    if dataset.cut_from_footer:
+        dataset.check_types(file, [(column.source, column.arrow_type) for column in kept])
+        return list(dataset.reader(file).slices(shard_bytes=dataset.shard_bytes)), False, True
+    return known, True, content == file.content
+
+
+def _file_state(
+    file: SourceFile, todo: bool, replaces: bool, before: Mapping[str, tuple[str, list[Slice]]], has_rows: bool
+) -> FileState:
+    content = before.get(file.path, (None,))[0]
+    if content == file.content:
+        return "unfinished" if todo or replaces else "unchanged"
+    if has_rows or content is not None:
+        return "changed" if todo or replaces else "unchanged"
+    return "new" if todo else "unchanged"
+
+
+def _ids_by_path(done: Mapping[str, DoneShard]) -> dict[str, set[str]]:
+    by_path: dict[str, set[str]] = defaultdict(set)
+    for shard_id, shard in done.items():
+        by_path[shard.path].add(shard_id)
+    return by_path
+
+
+def _vanished(
+    files: Sequence[FilePlan], done: Mapping[str, DoneShard]
+) -> tuple[tuple[str, ...], dict[str, str], int]:
+    """Paths that left the dataset for good; those that only moved; and the rows that go with the first."""
+    listed = {file.file.path for file in files}
+    new_place = {
+        shard.slice.content: file.file.path for file in files if file.state == "new" for shard in file.shards
+    }
+    contents: dict[str, list[DoneShard]] = defaultdict(list)
+    for shard in done.values():
+        if shard.path not in listed:
+            contents[shard.path].append(shard)
+    renamed = {
+        path: new_place[shards[0].content]
+        for path, shards in contents.items()
+        if all(shard.content in new_place for shard in shards)
+    }
+    removed = sorted(set(contents) - set(renamed))
+    return tuple(removed), renamed, sum(shard.num_rows for path in removed for shard in contents[path])
+
+
+def _known_bytes(file: FilePlan) -> int:
+    return max((shard.slice.stop for shard in file.shards), default=0) if file.trusted else 0
+
+
+def _throughput(
+    cursor: Cursor, pipeline: str, dataset: sources.Dataset, files: Sequence[FilePlan]
+) -> Throughput:
+    found = cursor.execute(
+        "SELECT sum(l.num_tokens), sum(l.infer_seconds + l.tokenize_seconds), sum(s.text_bytes), sum(s.num_rows) "
+        "FROM (SELECT * FROM _ledger WHERE pipeline = $pipeline AND copied_from IS NULL) l "
+        "JOIN (SELECT DISTINCT shard_id, text_bytes, num_rows FROM _shards WHERE pipeline = $pipeline) s "
+        "USING (shard_id)",
+        {"pipeline": pipeline},
+    ).fetchone()
+    if not found or not found[0]:
+        return _sampled(dataset, files)
+    tokens, seconds, text_bytes, rows = found
+    return Throughput(
+        tokens_per_second=tokens / seconds if seconds else None,
+        bytes_per_token=text_bytes / tokens,
+        bytes_per_row=text_bytes / rows if rows else None,
+    )
+
+
+def _sampled(dataset: sources.Dataset, files: Sequence[FilePlan]) -> Throughput:
+    uncut = next((file for file in files if file.uncut), None)
+    return Throughput(bytes_per_row=dataset.bytes_per_row(uncut.file) if uncut else None)

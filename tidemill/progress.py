@@ -1,0 +1,49 @@
+"""What a run tells while it works. The engine calls; whoever shows it implements."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from tidemill.plan import Plan
+
+
+class Progress(Protocol):
+    def planned(self, plan: Plan, *, num_shards: int, rows: int) -> None:
+        """Work starts. `num_shards` and `rows` leave out what is found only by reading."""
+
+    def ingested(self, path: str, *, rows: int) -> None:
+        """A shard's rows were read."""
+
+    def committed(self, path: str, *, shards: int, rows: int, tokens: int, quarantined: int) -> None:
+        """Shards' rows are visible."""
+
+    def failed(self, path: str, error: BaseException) -> None:
+        """A shard, or the rest of a file, failed; the run goes on."""
+
+    def retried(self, step: str, error: BaseException) -> None:
+        """A step met a retryable error and is tried again."""
+
+    def note(self, message: str) -> None:
+        """Something the user should know."""
+
+
+class Quiet:
+    """Tells nothing."""
+
+    def planned(self, plan: Plan, *, num_shards: int, rows: int) -> None:
+        return
+
+    def ingested(self, path: str, *, rows: int) -> None:
+        return
+
+    def committed(self, path: str, *, shards: int, rows: int, tokens: int, quarantined: int) -> None:
+        return
+
+    def failed(self, path: str, error: BaseException) -> None:
+        return
+
+    def retried(self, step: str, error: BaseException) -> None:
+        return
+
+    def note(self, message: str) -> None:
+        return

@@ -1,0 +1,540 @@
+"""Bring a table up to date: plan, adopt, and let shards stream through the stages.
+
+The steps do not know who executes them. While one shard is in the model, the
+next is read and tokenized and the one before is committed; at most
+`limits.shards_in_flight` are between ingest and commit.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tidemill import stages
+from tidemill.config import Pipeline
+from tidemill.errors import FileChanged, LimitExceeded, RunFailed, Stopped, TidemillError
+from tidemill.lake import Lake, catalog_exists, ensure_system_tables
+from tidemill.lake.commit import (
+    Adoption,
+    Copied,
+    Outcome,
+    Target,
+    adopt,
+    commit_shards,
+    finish_rewrite,
+    is_done,
+    remove_vanished,
+    request_ids,
+    rewrite_shard,
+    rewritten_shards,
+    start_rewrite,
+)
+from tidemill.lake.ledger import target_shards
+from tidemill.lake.runs import RunRecord, record_run
+from tidemill.plan import FilePlan, Plan, make_plan
+from tidemill.progress import Progress, Quiet
+from tidemill.retry import retrying
+from tidemill.shards import Shard
+from tidemill.sources import Dataset
+from tidemill.stages import Cutting, Held, Predicted, Request, Workspace
+
+MAX_ROUNDS = 4
+STORE_BYTES_PER_TEXT_BYTE = 3
+STORE_WAIT_SECONDS = 600.0
+
+
+class Future(Protocol):
+    """The part of a future that the run needs; Prefect's and the standard library's have it."""
+
+    def result(self) -> Any: ...
+
+
+class Executor(Protocol):
+    """Runs steps of `stages` by name. Arguments that are futures are waited for; retryable errors are retried."""
+
+    def submit(self, step: str, label: str, *args: Any, **kwargs: Any) -> Future: ...
+
+    def close(self, *, cancel: bool) -> None: ...
+
+
+class ThreadExecutor:
+    """The steps in threads of this process, without Prefect."""
+
+    def __init__(self, workspace: Workspace, progress: Progress) -> None:
+        limits = workspace.pipeline.limits
+        self._workspace, self._progress, self._retries = workspace, progress, limits.retries
+        # A step waits in its thread for the one before: four threads a shard can never all be waiting.
+        self._pool = ThreadPoolExecutor(max_workers=4 * (limits.shards_in_flight + 1), thread_name_prefix="tidemill")
+        self.num_retries = 0
+
+    def submit(self, step: str, label: str, *args: Any, **kwargs: Any) -> Future:
+        return self._pool.submit(self._run, step, args, kwargs)
+
+    def close(self, *, cancel: bool) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=cancel)
+
+    def _run(self, step: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        ready = [_resolved(arg) for arg in args]
+
+        def count(error: BaseException) -> None:
+            self.num_retries += 1
+            self._progress.retried(step, error)
+
+        call = getattr(stages, step)
+        return retrying(lambda: call(self._workspace, *ready, **kwargs), retries=self._retries, on_retry=count)
+
+
+@dataclass
+class RunResult:
+    """What a run did. `state` is done, failed or stopped."""
+
+    run_id: str
+    pipeline: str
+    version: str
+    table: str
+    revision: str
+    state: str = "done"
+    num_shards: int = 0
+    num_copied: int = 0
+    num_rewritten: int = 0
+    num_rows: int = 0
+    num_quarantined: int = 0
+    num_rows_removed: int = 0
+    num_tokens: int = 0
+    num_retries: int = 0
+    seconds: float = 0.0
+    failures: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Run:
+    """One run of one pipeline, from its plan to its row in `_runs`."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        progress: Progress | None = None,
+        yes: bool = False,
+        why: str = "run",
+        flow_run_id: str | None = None,
+        executor: Any = ThreadExecutor,
+    ) -> None:
+        self.pipeline, self.progress, self.yes = pipeline, progress or Quiet(), yes
+        self.run_id = secrets.token_hex(6)
+        self._executor_type = executor
+        self._record = RunRecord(self.run_id, pipeline.name, kind="run", why=why, flow_run_id=flow_run_id)
+        self._failures: list[tuple[str, BaseException]] = []
+        self._workspace: Workspace | None = None
+
+    def execute(self) -> RunResult:
+        """Plan and work until the table is up to date, or as far as it goes.
+
+        What was committed stays, whatever is raised.
+
+        Raises:
+            InputError: the pipeline cannot be worked on; nothing was written.
+            LimitExceeded: vanished files would take more rows than `limits.max_removed`; nothing was written.
+        """
+        started = time.monotonic()
+        plan, dataset, lake = self._first_plan()
+        with lake:
+            record_run(lake, self._record)
+            try:
+                for _ in range(MAX_ROUNDS):
+                    self._failures.clear()
+                    if self._work(plan, dataset, lake) and not self._outdated():
+                        break
+                    plan, dataset = make_plan(self.pipeline, lake)
+                state = "failed" if self._failures or self._over_quarantine() else "done"
+            except (KeyboardInterrupt, Stopped):
+                state = "stopped"
+            except BaseException as e:
+                self._finish(lake, plan, "failed", started, message=str(e))
+                raise
+            return self._finish(lake, plan, state, started)
+
+    def _first_plan(self) -> tuple[Plan, Dataset, Lake]:
+        """Plan against the lake if there is one; it is made only once the input is known to be good."""
+        if not catalog_exists(self.pipeline.lake):
+            plan, dataset = make_plan(self.pipeline, None)
+            lake = Lake(self.pipeline.lake)
+            ensure_system_tables(lake)
+            return plan, dataset, lake
+        lake = Lake(self.pipeline.lake)
+        try:
+            ensure_system_tables(lake)
+            plan, dataset = make_plan(self.pipeline, lake)
+            self._refuse_removal(plan)
+        except BaseException:
+            lake.close()
+            raise
+        return plan, dataset, lake
+
+    def _refuse_removal(self, plan: Plan) -> None:
+        limit = plan.pipeline.limits.max_removed
+        if not self.yes and plan.num_rows_removed > limit * plan.num_rows_before:
+            raise LimitExceeded(
+                f"{len(plan.removed)} files are gone from the dataset, and {plan.num_rows_removed:,} of "
+                f"{plan.num_rows_before:,} rows with them: more than limits.max_removed = {limit:g}. Nothing was done. "
+                "If that is right, run again with --yes."
+            )
+
+    def _work(self, plan: Plan, dataset: Dataset, lake: Lake) -> bool:
+        """Carry out one plan; False if the lake moved on meanwhile and a new plan is needed."""
+        target = Target(plan.pipeline.name, plan.version, plan.revision, self.run_id, plan.table, plan.kept_fingerprint)
+        for note in plan.notes:
+            self.progress.note(note)
+        self._record.version, self._record.revision = plan.version, plan.revision
+        if plan.is_up_to_date and plan.previous_revision == plan.revision:
+            return True
+        estimate = plan.to_json()
+        self._record.estimated_seconds = estimate["seconds"]
+        self.progress.planned(plan, num_shards=estimate["num_shards_computed"], rows=estimate["rows"])
+        if not adopt(lake, target, _adoption(plan)):
+            return False
+        workspace = Workspace(plan, dataset, lake, target)
+        workspace.store.sweep()
+        self._workspace = workspace
+        executor = self._executor_type(workspace, self.progress)
+        try:
+            if plan.rewrite:
+                self._rewrite(workspace)
+            self._copy_known(workspace)
+            self._stream(workspace, executor)
+        except BaseException:
+            workspace.stop.set()
+            executor.close(cancel=True)
+            raise
+        finally:
+            self._record.num_retries += executor.num_retries
+        executor.close(cancel=False)
+        if not self._over_quarantine():
+            self._record.num_rows_removed += remove_vanished(lake, target)
+        return True
+
+    def _rewrite(self, workspace: Workspace) -> None:
+        """Give done shards the key and kept columns that are asked for now; no prediction is computed."""
+        plan, lake, target = workspace.plan, workspace.lake, workspace.target
+        staging = start_rewrite(lake, target)
+        wanted = {shard.shard_id for shard in plan.rewrite} - rewritten_shards(lake.cursor(), staging)
+        now = {shard.slice.content: shard for file in plan.files for shard in file.shards}
+        for shard in target_shards(lake.cursor(), target.pipeline, plan.previous_revision or ""):
+            if shard.shard_id in wanted:
+                workspace.check_stop()
+                rows = self._kept_rows(workspace, shard, now.get(shard.slice.content))
+                rewrite_shard(lake, target, shard.shard_id, rows, staging)
+                self._record.num_shards += 1
+        if not finish_rewrite(lake, target, staging, [column.to_json() for column in plan.kept]):
+            raise RunFailed("Other shards were committed while columns were rewritten. Run again to go on.")
+
+    def _kept_rows(self, workspace: Workspace, shard: Shard, now: Shard | None) -> pa.Table | None:
+        """A done shard's key and kept columns, read from wherever its content lies now; None where it is gone."""
+        if now is None:
+            return None
+        try:
+            rows = retrying(
+                lambda: workspace.dataset.reader(now.file).rows(now.slice), retries=self.pipeline.limits.retries
+            )
+        except FileChanged:
+            return None
+        moved = pc.add(rows["row_number"], shard.slice.first_row - now.slice.first_row)
+        return rows.set_column(rows.schema.get_field_index("row_number"), "row_number", moved)
+
+    def _copy_known(self, workspace: Workspace) -> None:
+        """Files all of whose shards were computed at another place are copied, all in one transaction."""
+        plan = workspace.plan
+        files = [file for file in plan.files if _is_pure_copy(file, plan)]
+        items = [Copied(item.shard, item.copy_from or "") for file in files for item in file.todo]
+        settled = [file for file in plan.files if file.replaces and not file.todo and not file.uncut]
+        cut = [(file.file.path, len(file.shards)) for file in (*files, *settled)]
+        if items or cut or plan.renamed:
+            outcome = commit_shards(workspace.lake, workspace.target, items, cut=cut, moved=tuple(plan.renamed))
+            self._count(workspace, outcome, copied=len(items))
+
+    def _stream(self, workspace: Workspace, executor: Executor) -> None:
+        """Send every shard that is to be computed through the stages, a bounded number at a time."""
+        plan = workspace.plan
+        window = _Window(self, workspace, executor)
+        repeats: list[Copied] = []
+        for file in plan.files:
+            if _is_pure_copy(file, plan) or not (file.todo or file.uncut):
+                continue
+            try:
+                window.begin_file(file)
+                for request in self._requests(workspace, executor, file, repeats, window):
+                    window.send(file, request)
+                window.end_file(file)
+            except Stopped:
+                raise
+            except Exception as e:  # A file that fails, for whatever reason, fails alone.
+                self._fail(file.file.path, e)
+                window.abandon_file()
+        window.drain()
+        for repeat in repeats:
+            self._commit_repeat(workspace, repeat)
+        window.release_held()
+
+    def _requests(
+        self, workspace: Workspace, executor: Executor, file: FilePlan, repeats: list[Copied], window: _Window
+    ) -> Iterator[Request]:
+        """The shards of one file that are to be computed, in order; a text file is cut as they are taken."""
+        plan = workspace.plan
+        if not file.uncut:
+            computed = [item for item in file.todo if item.action == "compute" or file.replaces]
+            repeats += [Copied(item.shard, item.copy_from or "") for item in file.todo if item not in computed]
+            ids = request_ids(workspace.lake.cursor(), workspace.target, [item.shard.shard_id for item in computed])
+            yield from (Request(item.shard, ids[item.shard.shard_id]) for item in computed if item.shard.shard_id in ids)
+            return
+        cutting = Cutting(file)
+        done = dict(plan.done)
+        known = {shard.content: shard.shard_id for shard in done.values()} | window.contents
+        while True:
+            window.wait_for_room()
+            found = executor.submit("cut_next", file.file.path, cutting, done).result()
+            if found is None:
+                break
+            if isinstance(found, Shard):
+                continue
+            source = known.get(found.shard.slice.content)
+            if source and not file.replaces and source != found.shard.shard_id:
+                repeats.append(Copied(found.shard, source))
+                continue
+            window.contents[found.shard.slice.content] = found.shard.shard_id
+            yield found
+        window.cut.append((file.file.path, len(cutting.cut)))
+
+    def _commit_repeat(self, workspace: Workspace, repeat: Copied) -> None:
+        try:
+            outcome = commit_shards(workspace.lake, workspace.target, [repeat])
+            self._count(workspace, outcome, copied=1)
+        except TidemillError as e:
+            self._fail(repeat.shard.file.path, e)
+
+    def _count(self, workspace: Workspace, outcome: Outcome, *, copied: int = 0, tokens: int = 0, path: str = "") -> None:
+        record = self._record
+        record.num_shards += outcome.num_committed
+        record.num_copied += min(copied, outcome.num_committed)
+        record.num_rows += outcome.num_rows
+        record.num_quarantined += outcome.num_quarantined
+        record.num_rows_removed += outcome.num_rows_removed
+        record.num_tokens += tokens
+        if outcome.num_committed:
+            self.progress.committed(
+                path,
+                shards=outcome.num_committed,
+                rows=outcome.num_rows,
+                tokens=tokens,
+                quarantined=outcome.num_quarantined,
+            )
+
+    def _fail(self, path: str, error: BaseException) -> None:
+        self._failures.append((path, error))
+        self._record.num_shards_failed += 1
+        self.progress.failed(path, error)
+
+    def _outdated(self) -> bool:
+        """Whether all that failed is that files changed under the run: a new listing takes them up."""
+        return bool(self._failures) and all(isinstance(error, FileChanged) for _, error in self._failures)
+
+    def _over_quarantine(self) -> bool:
+        workspace = self._workspace
+        return workspace is not None and workspace.tally.share_with() > self.pipeline.limits.max_quarantine
+
+    def _finish(self, lake: Lake, plan: Plan, state: str, started: float, message: str = "") -> RunResult:
+        record = self._record
+        record.state, record.finished_at, record.seconds = state, datetime.now(UTC), time.monotonic() - started
+        per_hour = self.pipeline.cost.per_hour
+        record.cost = None if per_hour is None else record.seconds / 3600 * per_hour
+        record.currency = self.pipeline.cost.currency
+        notes = [*plan.notes, *([message] if message else []), *self._limit_notes()]
+        record.message = "; ".join([*notes, *(f"{path}: {error}" for path, error in self._failures[:5])]) or None
+        record_run(lake, record)
+        return RunResult(
+            run_id=self.run_id,
+            pipeline=plan.pipeline.name,
+            version=plan.version,
+            table=plan.table.name,
+            revision=plan.revision,
+            state=state,
+            num_shards=record.num_shards,
+            num_copied=record.num_copied,
+            num_rewritten=len(plan.rewrite),
+            num_rows=record.num_rows,
+            num_quarantined=record.num_quarantined,
+            num_rows_removed=record.num_rows_removed,
+            num_tokens=record.num_tokens,
+            num_retries=record.num_retries,
+            seconds=record.seconds,
+            failures=[
+                {"path": path, "error": type(error).__name__, "message": str(error)} for path, error in self._failures
+            ],
+            notes=notes,
+        )
+
+    def _limit_notes(self) -> list[str]:
+        workspace = self._workspace
+        if workspace is None or not self._over_quarantine():
+            return []
+        return [
+            f"{workspace.tally.num_quarantined:,} of {workspace.tally.num_rows:,} rows went to quarantine: more than "
+            f"limits.max_quarantine = {self.pipeline.limits.max_quarantine:g}. No old rows were removed. See why: "
+            f"SELECT stage, reason, count(*) FROM _quarantine GROUP BY ALL. If that is right, raise the limit."
+        ]
+
+
+@dataclass
+class _Sent:
+    """A shard on its way: its last step that was submitted, and what the step belongs to."""
+
+    file: FilePlan
+    predicted: Future
+    committed: Future | None
+
+
+class _Window:
+    """The shards between ingest and commit; for a file that replaces another, those waiting for the rest of it."""
+
+    def __init__(self, run: Run, workspace: Workspace, executor: Executor) -> None:
+        self._run, self._workspace, self._executor = run, workspace, executor
+        self._size = workspace.pipeline.limits.shards_in_flight
+        self._sent: deque[_Sent] = deque()
+        self._group: list[_Sent] | None = None
+        self._held: list[tuple[FilePlan, list[Predicted], list[tuple[str, int]]]] = []
+        self.contents: dict[str, str] = {}
+        self.cut: list[tuple[str, int]] = []
+
+    def begin_file(self, file: FilePlan) -> None:
+        self._group = [] if file.replaces else None
+        self.cut = []
+
+    def send(self, file: FilePlan, request: Request) -> None:
+        """Ingest now, and queue the other stages behind it."""
+        self.wait_for_room()
+        if is_done(self._workspace.lake.cursor(), self._workspace.target, request.shard.shard_id, request.request_id):
+            return
+        self._make_room_in_store(request)
+        submit, label = self._executor.submit, _label(request.shard)
+        try:
+            ingested = submit("ingest", label, request).result()
+        except TidemillError as e:
+            if isinstance(e, Stopped | FileChanged):
+                raise
+            self._run._fail(request.shard.file.path, e)
+            if self._group is not None:
+                raise
+            return
+        self._run.progress.ingested(request.shard.file.path, rows=ingested.num_rows)
+        tokenized = submit("tokenize", label, ingested)
+        predicted = submit("infer", label, ingested, tokenized)
+        sent = _Sent(file, predicted, None if self._group is not None else submit("materialize_one", label, predicted))
+        self._sent.append(sent)
+        if self._group is not None:
+            self._group.append(sent)
+
+    def end_file(self, file: FilePlan) -> None:
+        """All shards of the file are on their way: commit together those that replace what readers see."""
+        if self._group is None:
+            if self.cut:
+                commit_shards(self._workspace.lake, self._workspace.target, [], cut=self.cut)
+            return
+        group, self._group = self._group, None
+        predicted = [sent.predicted.result() for sent in group]
+        cut = self.cut or [(file.file.path, len(file.shards))]
+        self._commit_group(file, predicted, cut)
+
+    def abandon_file(self) -> None:
+        self._group = None
+
+    def _make_room_in_store(self, request: Request) -> None:
+        """At the store's bound, wait until shards in flight are committed and what they needed may go."""
+        workspace, waited = self._workspace, 0.0
+        needed = STORE_BYTES_PER_TEXT_BYTE * request.shard.slice.text_bytes
+        while not workspace.store.make_room(needed, needed=workspace.files_in_use):
+            if self._sent:
+                self._settle(self._sent.popleft())
+            elif waited < STORE_WAIT_SECONDS:
+                time.sleep(1.0)
+                waited += 1.0
+                workspace.check_stop()
+            else:
+                raise LimitExceeded("The store is full of files that other runs need. Raise store.max_bytes.")
+
+    def wait_for_room(self) -> None:
+        while len(self._sent) >= self._size:
+            self._settle(self._sent.popleft())
+
+    def drain(self) -> None:
+        while self._sent:
+            self._settle(self._sent.popleft())
+
+    def release_held(self) -> None:
+        """Try again what was held back while the run's share of quarantined rows was too large."""
+        held, self._held = self._held, []
+        for file, predicted, cut in held:
+            self._commit_group(file, predicted, cut)
+        for _, predicted, _ in self._held:
+            num_quarantined = sum(item.num_quarantined for item in predicted)
+            self._workspace.tally.add(sum(item.ingested.num_rows for item in predicted), num_quarantined)
+
+    def _commit_group(self, file: FilePlan, predicted: list[Predicted], cut: list[tuple[str, int]]) -> None:
+        outcome = self._executor.submit(
+            "materialize", file.file.path, predicted, cut=cut, replaces=True
+        ).result()
+        if isinstance(outcome, Held):
+            self._held.append((file, predicted, cut))
+            return
+        tokens = sum(item.facts["num_tokens"] for item in predicted)
+        self._run._count(self._workspace, outcome, tokens=tokens, path=file.file.path)
+
+    def _settle(self, sent: _Sent) -> None:
+        path = sent.file.file.path
+        try:
+            predicted = sent.predicted.result()
+            if sent.committed is not None:
+                tokens = predicted.facts["num_tokens"]
+                self._run._count(self._workspace, sent.committed.result(), tokens=tokens, path=path)
+        except Stopped:
+            raise
+        except Exception as e:  # A shard that fails, for whatever reason, fails alone.
+            if sent.committed is not None:
+                self._run._fail(path, e)
+
+
+def _adoption(plan: Plan) -> Adoption:
+    spec = plan.pipeline.dataset
+    return Adoption(
+        files=[(file.file, None if file.uncut else len(file.shards)) for file in plan.files],
+        shards=[shard for file in plan.files if file.trusted for shard in file.shards],
+        requests=[(item.shard.shard_id, file.state) for file in plan.files for item in file.todo],
+        spec=plan.spec.to_json(),
+        kept=[column.to_json() for column in plan.kept],
+        dataset={"path": spec.path, "config": spec.config, "split": spec.split},
+        expected_target=plan.previous_revision,
+    )
+
+
+def _is_pure_copy(file: FilePlan, plan: Plan) -> bool:
+    """Whether all that a file needs lies in the table already, at another place."""
+    return (
+        bool(file.todo)
+        and not file.uncut
+        and all(item.action == "copy" and item.copy_from in plan.done for item in file.todo)
+    )
+
+
+def _label(shard: Shard) -> str:
+    return f"{shard.file.path}:{shard.slice.first_row}"
+
+
+def _resolved(arg: Any) -> Any:
+    return arg.result() if hasattr(arg, "result") and hasattr(arg, "done") else arg

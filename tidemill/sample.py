@@ -1,0 +1,66 @@
+"""A pipeline tried on a few rows: nothing is written to the lake or the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from tidemill import versions
+from tidemill.checkpoint import load_config, max_positions
+from tidemill.config import Pipeline
+from tidemill.inference import cached_runner
+from tidemill.plan import make_plan
+from tidemill.sources import Dataset
+from tidemill.stages import with_reasons
+from tidemill.tokenization import TextTokenizer
+
+
+def sample(pipeline: Pipeline, num_rows: int) -> list[dict[str, Any]]:
+    """The first rows of the first shards with their predictions: path, row number, text, key, kept and result columns.
+
+    Raises:
+        InputError: as for a plan; this finds what is wrong with a pipeline at the least cost.
+    """
+    plan, dataset = make_plan(pipeline, None)
+    spec = plan.spec
+    folder = versions.model_folder(spec)
+    config = load_config(folder, trust_remote_code=spec.trust_remote_code)
+    tokenizer = TextTokenizer.load(
+        versions.tokenizer_folder(spec),
+        max_length=spec.max_length,  # type: ignore[arg-type]
+        long_text=spec.long_text,  # type: ignore[arg-type]
+        model_max_length=max_positions(config),
+        trust_remote_code=spec.trust_remote_code,
+    )
+    runner = cached_runner(
+        folder,
+        task=spec.task,
+        inference=pipeline.inference,
+        all_scores=spec.all_scores,
+        trust_remote_code=spec.trust_remote_code,
+    )
+    found: list[dict[str, Any]] = []
+    for path, rows in _first_rows(dataset, num_rows):
+        columns = tokenizer.encode(rows["text"])
+        predicted = runner.predict(columns.token_ids)
+        tokens = pa.table(
+            {"token_ids": columns.token_ids, "num_tokens": columns.num_tokens, "reason": columns.reason}
+        )
+        results = with_reasons(rows, tokens, predicted.columns, predicted.reason)
+        for row, result in zip(rows.drop_columns(["reason"]).to_pylist(), results.to_pylist(), strict=True):
+            found.append({"path": path, **row, **result})
+    return found
+
+
+def _first_rows(dataset: Dataset, num_rows: int) -> Iterator[tuple[str, pa.Table]]:
+    left = num_rows
+    for file in dataset.files:
+        reader = dataset.reader(file)
+        for cut in reader.slices(shard_bytes=dataset.shard_bytes):
+            rows = reader.rows(cut).slice(0, left)
+            left -= rows.num_rows
+            yield file.path, rows
+            if left <= 0:
+                return

@@ -1,0 +1,331 @@
+"""What exists: a dataset at a revision, as a list of files that can be read by range.
+
+A place is a path in the repository, or relative to the folder that was given;
+a content id is the Hub's, the object store's, or a hash. A dataset on the Hub
+has a commit for its revision; one given by address or path is named by the
+fingerprint of its listing.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from tidemill import config, hub
+from tidemill.config import Pipeline
+from tidemill.errors import DatasetError, FileChanged, FormatError, SchemaError, SourceUnavailable
+from tidemill.fingerprints import hash_files, stamp
+from tidemill.formats import Columns, Reader, check_columns, format_of, open_reader
+from tidemill.retry import retrying
+from tidemill.shards import SourceFile, fingerprint
+from tidemill.versions import VersionSpec
+
+MAX_OPEN_READERS = 256
+READ_RETRIES = 4
+
+
+class Dataset:
+    """One dataset at one revision, and its open readers. Used by one thread at a time."""
+
+    def __init__(self, spec: config.Dataset, version: VersionSpec, revision: str, files: Sequence[SourceFile]) -> None:
+        self._spec, self._version = spec, version
+        self._readers: OrderedDict[str, Reader] = OrderedDict()
+        self._columns = self.columns((), {})
+        self.revision, self.files = revision, tuple(files)
+        self.shard_bytes = int(spec.shard_bytes)
+        formats = {self._format(file): file for file in self.files}
+        if len(formats) > 1:
+            named = ", ".join(f"{file.path} ({name})" for name, file in sorted(formats.items()))
+            raise FormatError(f"The dataset mixes formats: {named}. Narrow dataset.path to files of one format.")
+        self.cut_from_footer = next(iter(formats)) == "parquet"
+
+    def columns(self, kept: Sequence[tuple[str, str]], types: Mapping[str, pa.DataType]) -> Columns:
+        declared = {name: arrow_type_named(name, kind) for name, kind in self._spec.types.items()}
+        return Columns(
+            text=self._version.text,
+            separator=self._version.text_separator,
+            kept=tuple(kept),
+            types=tuple({**types, **declared}.items()),
+            delimiter=self._spec.delimiter,
+        )
+
+    def use(self, columns: Columns) -> None:
+        """Read these columns from now on."""
+        if columns != self._columns:
+            self._columns = columns
+            self._readers.clear()
+
+    def reader(self, file: SourceFile) -> Reader:
+        if file.url not in self._readers:
+            self._readers[file.url] = open_reader(self._format(file), open_source(file), self._columns)
+            if len(self._readers) > MAX_OPEN_READERS:
+                self._readers.popitem(last=False)
+        self._readers.move_to_end(file.url)
+        return self._readers[file.url]
+
+    def forget(self, file: SourceFile) -> None:
+        """Open the file anew next time: after an error its reader may be anywhere."""
+        self._readers.pop(file.url, None)
+
+    def schema(self) -> pa.Schema:
+        """The columns of the first file that has any."""
+        for file in self.files:
+            schema = self.reader(file).schema()
+            if len(schema):
+                return schema
+        raise DatasetError(f"The dataset {self._spec.path} has no rows. Check dataset.path, config and split.")
+
+    def check(self, schema: pa.Schema, columns: Columns) -> None:
+        check_columns(schema, columns, self.files[0].path)
+
+    def check_types(self, file: SourceFile, kept: Sequence[tuple[str, pa.DataType]]) -> None:
+        """Refuse a file whose kept columns are not of the table's types.
+
+        Raises:
+            SchemaError: it has another type, and how to make them agree.
+        """
+        schema = self.reader(file).schema()
+        for source, expected in kept:
+            if source in schema.names and schema.field(source).type != expected:
+                raise SchemaError(
+                    f"The column {source!r} is {schema.field(source).type} in {file.path}, but {expected} in the "
+                    f"table. Write the files with one type, or leave {source!r} out of dataset.keep and dataset.key."
+                )
+
+    def bytes_per_row(self, file: SourceFile) -> float | None:
+        """Of a text file's first shard-to-be, without reading more than its first block."""
+        estimate = getattr(self.reader(file), "bytes_per_row", None)
+        return estimate() if estimate else None
+
+    def _format(self, file: SourceFile) -> str:
+        return format_of(file.path) if self._spec.format == "auto" else self._spec.format
+
+
+class ByteFile:
+    """A source file by range, wherever it lies; implements `formats.ByteSource`."""
+
+    def __init__(self, file: SourceFile) -> None:
+        self.path, self.size, self.content = file.path, file.size, file.content
+        self._file = file
+
+    def read(self, start: int, stop: int) -> bytes:
+        return self._read(start, stop)
+
+    def _read(self, start: int, stop: int) -> bytes:
+        raise NotImplementedError
+
+
+class HubFile(ByteFile):
+    def _read(self, start: int, stop: int) -> bytes:
+        return hub.read_range(self._file.url, start, stop)
+
+
+class LocalFile(ByteFile):
+    """A local file, checked before and after each read to be the one that was listed."""
+
+    def _read(self, start: int, stop: int) -> bytes:
+        try:
+            self._check()
+            with Path(self._file.url).open("rb") as file:
+                body = os.pread(file.fileno(), stop - start, start)
+            self._check()
+        except FileNotFoundError as e:
+            raise FileChanged(f"{self.path} is gone. Run again to take up the dataset as it is now.") from e
+        if len(body) != stop - start:
+            raise FileChanged(f"{self.path} ends at byte {start + len(body)} now. Run again to take it up as it is.")
+        return body
+
+    def _check(self) -> None:
+        if stamp(self._file.url) != self._file.stamp:
+            raise FileChanged(f"{self.path} was changed after it was listed. Run again to take it up as it is now.")
+
+
+class AddressedFile(ByteFile):
+    """A file behind any other fsspec address."""
+
+    def _read(self, start: int, stop: int) -> bytes:
+        import fsspec
+
+        def fetch() -> bytes:
+            file_system, path = fsspec.core.url_to_fs(self._file.url)
+            try:
+                body = bytes(file_system.cat_file(path, start=start, end=stop))
+            except FileNotFoundError as e:
+                raise FileChanged(f"{self.path} is gone. Run again to take up the dataset as it is now.") from e
+            except PermissionError as e:
+                raise DatasetError(f"{self._file.url} may not be read: {e}. Check the credentials.") from e
+            except Exception as e:  # Each file system raises errors of its own library.
+                raise SourceUnavailable(f"{self._file.url} cannot be read: {type(e).__name__}: {e}") from e
+            if len(body) != stop - start:
+                raise SourceUnavailable(f"{self._file.url}: {len(body)} of {stop - start} bytes came.")
+            return body
+
+        return retrying(fetch, retries=READ_RETRIES)
+
+
+def open_source(file: SourceFile) -> ByteFile:
+    if file.url.startswith("hf://"):
+        return HubFile(file)
+    return AddressedFile(file) if "://" in file.url else LocalFile(file)
+
+
+def open_dataset(pipeline: Pipeline, version: VersionSpec) -> Dataset:
+    """Resolve the pipeline's dataset to a revision and list its files, once.
+
+    Raises:
+        DatasetError: nothing is there, or it may not be read.
+        FormatError: files of several formats, or of one that is not supported.
+    """
+    spec = pipeline.dataset
+    revision, files = _list(spec)
+    if not files:
+        raise DatasetError(f"dataset.path = {spec.path!r} names no files. Check the path, relative to the current folder.")
+    return Dataset(spec, version, revision, files)
+
+
+def arrow_type_named(column: str, name: str) -> pa.DataType:
+    try:
+        return pa.type_for_alias(name)
+    except ValueError as e:
+        raise SchemaError(
+            f"dataset.types.{column} = {name!r} is no Arrow type. Give one such as int64, double, string or bool."
+        ) from e
+
+
+def _list(spec: config.Dataset) -> tuple[str, tuple[SourceFile, ...]]:
+    if spec.path.startswith("hf://"):
+        match = hub.ADDRESS.fullmatch(spec.path)
+        if match and match["path"] is None:
+            revision = match["revision"] or spec.revision
+            return _from_hub(match["repo"], spec, revision)
+        _refuse_split(spec)
+        return hub.list_address(spec.path)
+    if "://" in spec.path:
+        _refuse_split(spec)
+        return _named_by_listing(_list_addressed(spec.path))
+    if Path(spec.path).is_dir():
+        return _named_by_listing(_list_folder(spec))
+    if Path(spec.path).is_file() or glob.has_magic(spec.path):
+        _refuse_split(spec)
+        return _named_by_listing(_list_local(spec.path))
+    if spec.path.startswith((".", "/", "~")) or PurePosixPath(spec.path).suffix or spec.path.count("/") > 1:
+        raise DatasetError(f"There is no file or folder {spec.path} here. Check dataset.path.")
+    return _from_hub(spec.path, spec, spec.revision)
+
+
+def _from_hub(repo: str, spec: config.Dataset, revision: str) -> tuple[str, tuple[SourceFile, ...]]:
+    listing = hub.list_split(repo, config=spec.config, revision=revision, split=spec.split)
+    return listing.commit, listing.files
+
+
+def _refuse_split(spec: config.Dataset) -> None:
+    for option, value, only in (("split", spec.split, "train"), ("config", spec.config, None)):
+        if value != only:
+            raise DatasetError(
+                f"dataset.{option} = {value!r} does not apply to files given by path or address: they form one "
+                f"split, train. Remove dataset.{option}, or name the files that you mean."
+            )
+    if spec.revision != "main":
+        raise DatasetError("dataset.revision does not apply to files given by path or address. Remove it.")
+
+
+def _named_by_listing(files: Sequence[SourceFile]) -> tuple[str, tuple[SourceFile, ...]]:
+    ordered = tuple(sorted(files, key=lambda file: file.path))
+    return fingerprint(*(part for file in ordered for part in (file.path, file.content))), ordered
+
+
+def _list_folder(spec: config.Dataset) -> list[SourceFile]:
+    """Splits of a local folder are found as `datasets` finds them on the Hub."""
+    import datasets
+
+    try:
+        datasets.logging.set_verbosity_error()
+        builder = datasets.load_dataset_builder(spec.path, name=spec.config)
+    except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as e:
+        raise DatasetError(f"The folder {spec.path} cannot be read as a dataset: {e}") from e
+    splits = {name: [str(path) for path in paths] for name, paths in (builder.config.data_files or {}).items()}
+    if spec.split not in splits:
+        raise DatasetError(f"The folder {spec.path} has no split {spec.split!r}; it has {', '.join(splits)}.")
+    return _describe_local(splits[spec.split], Path(spec.path).absolute())
+
+
+def _list_local(pattern: str) -> list[SourceFile]:
+    paths = [path for path in glob.glob(pattern, recursive=True) if Path(path).is_file()]
+    return _describe_local(paths, Path(_fixed_part(pattern)).absolute())
+
+
+def _describe_local(paths: Sequence[str], base: Path) -> list[SourceFile]:
+    stamps = {path: stamp(path) for path in paths}
+    hashes = hash_files(paths)
+    return [
+        SourceFile(
+            path=os.path.relpath(path, base),
+            url=str(Path(path).absolute()),
+            size=Path(path).stat().st_size,
+            content=f"sha256:{hashes[path]}",
+            stamp=stamps[path],
+        )
+        for path in paths
+    ]
+
+
+def _list_addressed(address: str) -> list[SourceFile]:
+    import fsspec
+
+    def find() -> list[SourceFile]:
+        try:
+            file_system, pattern = fsspec.core.url_to_fs(address)
+            file_system.invalidate_cache()
+            entries = file_system.glob(pattern, detail=True) if glob.has_magic(pattern) else _entries(file_system, pattern)
+        except (ImportError, ValueError) as e:
+            raise DatasetError(f"dataset.path = {address!r} cannot be opened: {e}") from e
+        except FileNotFoundError:
+            return []
+        except PermissionError as e:
+            raise DatasetError(f"{address} may not be listed: {e}. Check the credentials.") from e
+        except OSError as e:
+            raise SourceUnavailable(f"{address} cannot be listed: {e}") from e
+        base = _fixed_part(pattern)
+        return [
+            SourceFile(
+                path=os.path.relpath(path, base),
+                url=file_system.unstrip_protocol(path),
+                size=int(info["size"]),
+                content=_content_id(info),
+            )
+            for path, info in entries.items()
+            if info["type"] == "file"
+        ]
+
+    return retrying(find, retries=READ_RETRIES)
+
+
+def _entries(file_system: Any, path: str) -> dict[str, Any]:
+    found: dict[str, Any] = file_system.find(path, detail=True)
+    return found
+
+
+def _content_id(info: Mapping[str, Any]) -> str:
+    for fact in ("VersionId", "version_id", "ETag", "etag", "md5", "checksum", "sha256"):
+        if info.get(fact) and info[fact] != "null":
+            return f"{fact}:{info[fact]}".replace('"', "")
+    modified = info.get("LastModified") or info.get("mtime") or info.get("modified") or info.get("created")
+    return f"modified:{info['size']}-{modified}"
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folder before the first part of a path that holds a wildcard, or the file's folder."""
+    parts = re.split(r"(?<=/)", pattern)
+    fixed = ""
+    for part in parts[:-1]:
+        if glob.has_magic(part):
+            break
+        fixed += part
+    return fixed or "."

@@ -1,0 +1,174 @@
+"""What a version is: everything that can change a prediction, except the shard.
+
+A moving name is resolved to a commit before anything is computed. What a
+version was made of lies in the lake, so that `run` keeps using the promoted
+version's model and options when the pipeline file or a branch moves on.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tidemill import hub
+from tidemill.config import Pipeline
+from tidemill.errors import ModelError
+from tidemill.fingerprints import hash_folder
+from tidemill.shards import fingerprint
+
+MODEL_FILES = (
+    "*.json",
+    "*.safetensors",
+    "*.txt",
+    "*.model",
+    "*.py",
+    "*.jinja",
+)
+"""What is used of a model's repository or folder: configuration, weights, tokenizer, trusted code."""
+TOKENIZER_FILES = tuple(pattern for pattern in MODEL_FILES if pattern != "*.safetensors")
+
+
+@dataclass(frozen=True)
+class VersionSpec:
+    """A version's ingredients, as declared: `auto` stays `auto`.
+
+    `model` and `tokenizer` identify content: `commit:<hash>` on the Hub,
+    `sha256:<hash>` of a folder's files. The paths say where it was found.
+    """
+
+    task: str
+    model_path: str
+    model: str
+    tokenizer_path: str
+    tokenizer: str
+    text: tuple[str, ...]
+    text_separator: str
+    max_length: int | str
+    long_text: str
+    dtype: str
+    all_scores: bool
+    trust_remote_code: bool
+
+    @property
+    def version(self) -> str:
+        """Eight hex digits that name the version."""
+        facts = {key: value for key, value in asdict(self).items() if not key.endswith("_path")}
+        return fingerprint(json.dumps(facts, sort_keys=True))[:8]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, facts: dict[str, Any]) -> VersionSpec:
+        return cls(**{**facts, "text": tuple(facts["text"])})
+
+    def differences(self, other: VersionSpec) -> list[str]:
+        """What `other` has differently, in words."""
+        mine, theirs = asdict(self), asdict(other)
+        return [
+            f"{key}: {_shown(mine[key])} → {_shown(theirs[key])}"
+            for key in mine
+            if mine[key] != theirs[key] and not key.endswith("_path")
+        ]
+
+
+def declared(pipeline: Pipeline) -> VersionSpec:
+    """The version that the pipeline file asks for now; asks the Hub what a branch points to.
+
+    Raises:
+        ModelError: the model or tokenizer does not exist, or may not be read.
+    """
+    model, tokenizer = pipeline.model, pipeline.tokenizer
+    identity = _identify(model.path, model.revision, MODEL_FILES)
+    own = tokenizer.path is None
+    return VersionSpec(
+        task=model.task,
+        model_path=model.path,
+        model=identity,
+        tokenizer_path=tokenizer.path or model.path,
+        tokenizer=identity if own else _identify(str(tokenizer.path), tokenizer.revision, TOKENIZER_FILES),
+        text=tuple(pipeline.dataset.text),
+        text_separator=pipeline.dataset.text_separator,
+        max_length=tokenizer.max_length,
+        long_text=tokenizer.long_text,
+        dtype=pipeline.inference.dtype,
+        all_scores=model.all_scores,
+        trust_remote_code=model.trust_remote_code,
+    )
+
+
+def model_folder(spec: VersionSpec, *, weights: bool = True) -> Path:
+    """A local folder with the model's files at the version's commit; fetches what is missing.
+
+    Raises:
+        ModelError: a local folder no longer holds what the version was made with.
+    """
+    return _folder(spec.model_path, spec.model, MODEL_FILES, TOKENIZER_FILES if not weights else MODEL_FILES)
+
+
+def tokenizer_folder(spec: VersionSpec) -> Path:
+    """As `model_folder`, for the tokenizer."""
+    patterns = MODEL_FILES if spec.tokenizer == spec.model else TOKENIZER_FILES
+    return _folder(spec.tokenizer_path, spec.tokenizer, patterns, TOKENIZER_FILES)
+
+
+def _identify(path: str, revision: str, patterns: tuple[str, ...]) -> str:
+    if _is_local(path):
+        return f"sha256:{hash_folder(path, _matching(path, patterns))}"
+    return f"commit:{hub.model_commit(path, revision)}"
+
+
+def _folder(path: str, identity: str, identified_by: tuple[str, ...], fetched: tuple[str, ...]) -> Path:
+    kind, _, value = identity.partition(":")
+    if kind == "commit":
+        return hub.model_snapshot(path, value, fetched)
+    if not Path(path).is_dir() or hash_folder(path, _matching(path, identified_by)) != value:
+        raise ModelError(
+            f"The folder {path} no longer holds the model that this table's version was computed with "
+            f"({identity[:19]}). Put it back, or give the pipeline another name to start a table with the new model."
+        )
+    return Path(path)
+
+
+def _is_local(path: str) -> bool:
+    if Path(path).is_dir():
+        if not (Path(path) / "config.json").exists() and not (Path(path) / "tokenizer.json").exists():
+            raise ModelError(f"There is no config.json in {path}. Give a folder in Transformers' format.")
+        return True
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise ModelError(f"There is no model folder {path}. Give a folder in Transformers' format, or a Hub model id.")
+    return False
+
+
+def _matching(folder: str, patterns: tuple[str, ...]) -> list[str]:
+    return [
+        str(path.relative_to(folder))
+        for pattern in patterns
+        for path in Path(folder).glob(pattern)
+        if path.is_file() and not path.name.startswith(".")
+    ]
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text[:19] if text.startswith(("commit:", "sha256:")) else text
+
+
+def result_schema(spec: VersionSpec) -> pa.Schema:
+    """The columns that the version's model task adds, by the model's configuration.
+
+    Raises:
+        ModelError: the model's configuration does not fit the task.
+        ConfigError: there is no such model task.
+    """
+    from tidemill.checkpoint import load_config
+    from tidemill.model_tasks import find_task
+
+    task = find_task(spec.task)
+    config = load_config(model_folder(spec, weights=False), trust_remote_code=spec.trust_remote_code)
+    task.check(config)
+    return task.result_schema(config, all_scores=spec.all_scores)
