@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.formats.sources import all_rows, reader_of, reasons, texts
+from tidemill.errors import FormatError, SchemaError
+from tidemill.formats import format_of
+
+
+def test_a_row_is_a_line_without_its_newline():
+    data = b"one\r\n\n  \ntwo\rthree\r"
+    assert texts(all_rows(data, "a.txt")) == ["one", "", "  ", "two\rthree\r"]
+    assert texts(all_rows(data + b"\n", "a.txt")) == ["one", "", "  ", "two\rthree"]
+    assert texts(all_rows(b"\n", "a.txt")) == [""]
+
+
+@given(st.text(st.sampled_from("a\n\r é")), st.integers(1, 20))
+def test_lines_are_the_same_wherever_slices_are_cut(text, shard_bytes):
+    lines = text.split("\n")
+    expected = [line.removesuffix("\r") for line in lines[:-1]] + [lines[-1]] * bool(lines[-1])
+    assert texts(all_rows(text.encode(), "a.txt", shard_bytes)) == expected
+
+
+def test_invalid_bytes_spoil_only_their_line():
+    rows = all_rows(b"a\nb\xc3\nc\n", "a.txt", kept=(("text", "line"),))
+    assert texts(rows) == ["a", None, "c"]
+    assert [row["line"] for row in rows] == ["a", "b�", "c"]
+    assert reasons(rows)[1] == "text is not valid UTF-8 at byte 1"
+
+
+def test_a_byte_order_mark_is_no_text_and_nul_bytes_are():
+    assert texts(all_rows(b"\xef\xbb\xbfa\0\n", "a.txt")) == ["a\0"]
+
+
+def test_the_only_column_is_text():
+    with pytest.raises(SchemaError, match=r"has no column 'body'\. It has: text"):
+        list(reader_of(b"a\n", "a.txt", "body").slices(shard_bytes=1))
+
+
+@pytest.mark.parametrize(
+    ("path", "format_name"),
+    [
+        ("a/b.parquet", "parquet"),
+        ("A.CSV", "csv"),
+        ("a.tsv.gz", "csv"),
+        ("a.json", "jsonl"),
+        ("a.ndjson.zst", "jsonl"),
+        ("a.jsonl.gz", "jsonl"),
+        ("a.text", "text"),
+        ("a.txt.zst", "text"),
+    ],
+)
+def test_the_format_goes_by_the_file_name(path, format_name):
+    assert format_of(path) == format_name
+
+
+@pytest.mark.parametrize("path", ["a", "a.pdf", "a.gz", "a.parquet.gz", "parquet", "a.csv.bz2"])
+def test_other_names_are_refused_with_the_readable_ones(path):
+    with pytest.raises(FormatError, match=r"\.parquet, \.csv, \.tsv, \.jsonl, \.ndjson, \.json, \.txt, \.text"):
+        format_of(path)

@@ -1,0 +1,93 @@
+"""What every format's reader takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from tidemill.shards import Slice
+
+
+class ByteSource(Protocol):
+    """A source file as bytes, read by range. Retries and error translation are its own.
+
+    `content` identifies the file's bytes, as in `SourceFile`.
+    """
+
+    path: str
+    size: int
+    content: str
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Exactly the bytes [start, stop), which must lie in the file."""
+        ...
+
+
+KEPT_PREFIX = "kept."
+"""Before the name of a key or kept column in the table of rows, so that it may be called `text` or `reason`."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns are read, and what they become.
+
+    `kept` pairs a source column with its name in the table, keys first. `types`
+    gives source columns' Arrow types where they are settled: by the pipeline
+    file, or by the dataset's first file, so that all files agree.
+    """
+
+    text: tuple[str, ...]
+    separator: str = "\n"
+    kept: tuple[tuple[str, str], ...] = ()
+    types: tuple[tuple[str, pa.DataType], ...] = ()
+    delimiter: str = ","
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The distinct source columns, in the order first asked for."""
+        return tuple(dict.fromkeys((*self.text, *(source for source, _ in self.kept))))
+
+
+class Reader(Protocol):
+    """One open file of one format. Not for several threads at once."""
+
+    cut_from_footer: bool
+    """Whether `slices` reads only the footer; else slices are found by reading the file."""
+
+    def schema(self) -> pa.Schema:
+        """All the file's columns; reads the footer or the first records only.
+
+        A column of strings that are dictionary-encoded or views is given as plain
+        strings. An empty text file has no columns.
+
+        Raises:
+            FormatError: the file is not of this format, is truncated or corrupt.
+        """
+        ...
+
+    def slices(self, *, shard_bytes: int, known: Sequence[Slice] = (), trusted: bool = False) -> Iterator[Slice]:
+        """Cut the file from its front into slices of about `shard_bytes` of text.
+
+        The same bytes and `shard_bytes` give the same slices. `known` are
+        slices cut before, from row 0 on: those whose content still stands at
+        their place are given again whatever `shard_bytes` says, except the last
+        one of a text file, which may have grown and is cut again from its start.
+        `trusted` says that the file is the one they were cut from, so that they
+        need not be read again.
+
+        Raises:
+            SchemaError: a column asked for is missing, or a text column holds no strings.
+            FormatError: as for `schema`.
+        """
+        ...
+
+    def rows(self, cut: Slice) -> pa.Table:
+        """The rows of one slice. Reading slices in order costs one pass over the file.
+
+        Raises:
+            FileChanged: the file no longer holds this slice.
+        """
+        ...

@@ -1,0 +1,34 @@
+"""Plain text: a row a line, empty lines included."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tidemill.formats.records import Buffer, Offsets, RecordReader, line_ends
+from tidemill.formats.rows import build_rows
+from tidemill.shards import Slice
+
+
+class TextReader(RecordReader):
+    """Lines end with LF or CRLF, which is not part of the text."""
+
+    content_seed = "text"
+
+    def schema(self) -> pa.Schema:
+        return pa.schema([("text", pa.string())])
+
+    def ends(self, data: Buffer, *, last: bool) -> Offsets:
+        return line_ends(data, last=last)
+
+    def parse(self, cut: Slice, data: bytes) -> pa.Table:
+        lines = data.replace(b"\r\n", b"\n")
+        texts = pc.split_pattern(_as_cell(lines, len(lines) - lines.endswith(b"\n")), b"\n").flatten()
+        return build_rows(cut.first_row, pa.table({"text": texts}), self.columns, {"text": pa.string()}, {})
+
+
+def _as_cell(data: bytes, size: int) -> pa.Array:
+    """The first `size` bytes as the only cell of a column, not copied."""
+    offsets = pa.py_buffer(np.array([0, size], np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(data)])
