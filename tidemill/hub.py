@@ -120,7 +120,7 @@ def _commit(kind: str, repo: str, revision: str) -> str:
         import huggingface_hub
 
         with _translated(kind, repo, revision):
-            if huggingface_hub.constants.HF_HUB_OFFLINE and kind == "model":
+            if _is_offline() and kind == "model":
                 cached = huggingface_hub.snapshot_download(
                     repo, revision=revision, allow_patterns=["config.json"], local_files_only=True
                 )
@@ -218,6 +218,8 @@ def _meaning(error: Exception, kind: str, repo: str, revision: str) -> TidemillE
     match error:
         case errors.LocalEntryNotFoundError():
             return SourceUnavailable(f"{what} cannot be reached: {_line(error)}")
+        case datasets.exceptions.DatasetNotFoundError() if "gated" in str(error):
+            return wrong(f"{what} is gated. Accept its conditions on its page on the Hub, then log in: `hf auth login`, or set HF_TOKEN.")
         case datasets.exceptions.DatasetNotFoundError():
             return wrong(f"{what} does not exist or may not be read: {_line(error)} Check {kind}.path; log in with `hf auth login` or HF_TOKEN.")
         case datasets.exceptions.DataFilesNotFoundError() | datasets.data_files.EmptyDatasetError() | FileNotFoundError():
@@ -264,9 +266,9 @@ def _line(error: BaseException) -> str:
 
 
 def _is_offline() -> bool:
-    import huggingface_hub
+    from huggingface_hub import constants
 
-    return bool(huggingface_hub.constants.HF_HUB_OFFLINE)
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 @contextmanager

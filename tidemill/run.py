@@ -48,6 +48,8 @@ from tidemill.sources import Dataset
 from tidemill.stages import Cutting, Held, Predicted, Request, Workspace
 
 MAX_ROUNDS = 4
+Cut = tuple[str, Sequence[Shard]]
+"""A file's path and all its shards."""
 STORE_BYTES_PER_TEXT_BYTE = 3
 STORE_WAIT_SECONDS = 600.0
 
@@ -256,7 +258,7 @@ class Run:
         files = [file for file in plan.files if _is_pure_copy(file, plan)]
         items = [Copied(item.shard, item.copy_from or "") for file in files for item in file.todo]
         settled = [file for file in plan.files if file.replaces and not file.todo and not file.uncut]
-        cut = [(file.file.path, len(file.shards)) for file in (*files, *settled)]
+        cut = [(file.file.path, file.shards) for file in (*files, *settled)]
         if items or cut or plan.renamed:
             outcome = commit_shards(workspace.lake, workspace.target, items, cut=cut, moved=tuple(plan.renamed))
             self._count(workspace, outcome, copied=len(items))
@@ -311,7 +313,7 @@ class Run:
                 continue
             window.contents[found.shard.slice.content] = found.shard.shard_id
             yield found
-        window.cut.append((file.file.path, len(cutting.cut)))
+        window.cut.append((file.file.path, [Shard(file.file, cut) for cut in cutting.cut]))
 
     def _commit_repeat(self, workspace: Workspace, repeat: Copied) -> None:
         try:
@@ -409,9 +411,9 @@ class _Window:
         self._size = workspace.pipeline.limits.shards_in_flight
         self._sent: deque[_Sent] = deque()
         self._group: list[_Sent] | None = None
-        self._held: list[tuple[FilePlan, list[Predicted], list[tuple[str, int]]]] = []
+        self._held: list[tuple[FilePlan, list[Predicted], list[Cut]]] = []
         self.contents: dict[str, str] = {}
-        self.cut: list[tuple[str, int]] = []
+        self.cut: list[Cut] = []
 
     def begin_file(self, file: FilePlan) -> None:
         self._group = [] if file.replaces else None
@@ -449,7 +451,7 @@ class _Window:
             return
         group, self._group = self._group, None
         predicted = [sent.predicted.result() for sent in group]
-        cut = self.cut or [(file.file.path, len(file.shards))]
+        cut = self.cut or [(file.file.path, file.shards)]
         self._commit_group(file, predicted, cut)
 
     def abandon_file(self) -> None:
@@ -486,7 +488,7 @@ class _Window:
             num_quarantined = sum(item.num_quarantined for item in predicted)
             self._workspace.tally.add(sum(item.ingested.num_rows for item in predicted), num_quarantined)
 
-    def _commit_group(self, file: FilePlan, predicted: list[Predicted], cut: list[tuple[str, int]]) -> None:
+    def _commit_group(self, file: FilePlan, predicted: list[Predicted], cut: list[Cut]) -> None:
         outcome = self._executor.submit(
             "materialize", file.file.path, predicted, cut=cut, replaces=True
         ).result()

@@ -10,6 +10,7 @@ import pyarrow as pa
 from tidemill import versions
 from tidemill.checkpoint import load_config, max_positions
 from tidemill.config import Pipeline
+from tidemill.formats import KEPT_PREFIX
 from tidemill.inference import cached_runner
 from tidemill.plan import make_plan
 from tidemill.sources import Dataset
@@ -50,7 +51,7 @@ def sample(pipeline: Pipeline, num_rows: int) -> list[dict[str, Any]]:
         )
         results = with_reasons(rows, tokens, predicted.columns, predicted.reason)
         for row, result in zip(rows.drop_columns(["reason"]).to_pylist(), results.to_pylist(), strict=True):
-            found.append({"path": path, **row, **result})
+            found.append({"path": path, **{name.removeprefix(KEPT_PREFIX): v for name, v in row.items()}, **result})
     return found
 
 

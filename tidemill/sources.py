@@ -22,13 +22,14 @@ from tidemill import config, hub
 from tidemill.config import Pipeline
 from tidemill.errors import DatasetError, FileChanged, FormatError, SchemaError, SourceUnavailable
 from tidemill.fingerprints import hash_files, stamp
-from tidemill.formats import Columns, Reader, check_columns, format_of, open_reader
+from tidemill.formats import KEPT_PREFIX, Columns, Reader, check_columns, format_of, open_reader
 from tidemill.retry import retrying
 from tidemill.shards import SourceFile, fingerprint
 from tidemill.versions import VersionSpec
 
 MAX_OPEN_READERS = 256
 READ_RETRIES = 4
+SAMPLE_BYTES = 1 << 16
 
 
 class Dataset:
@@ -51,7 +52,7 @@ class Dataset:
         return Columns(
             text=self._version.text,
             separator=self._version.text_separator,
-            kept=tuple(kept),
+            kept=tuple((source, KEPT_PREFIX + name) for source, name in kept),
             types=tuple({**types, **declared}.items()),
             delimiter=self._spec.delimiter,
         )
@@ -100,9 +101,9 @@ class Dataset:
                 )
 
     def bytes_per_row(self, file: SourceFile) -> float | None:
-        """Of a text file's first shard-to-be, without reading more than its first block."""
-        estimate = getattr(self.reader(file), "bytes_per_row", None)
-        return estimate() if estimate else None
+        """Of a text file's first rows; None if it has none."""
+        cut = next(self.reader(file).slices(shard_bytes=SAMPLE_BYTES), None)
+        return cut.text_bytes / cut.num_rows if cut and cut.num_rows else None
 
     def _format(self, file: SourceFile) -> str:
         return format_of(file.path) if self._spec.format == "auto" else self._spec.format

@@ -261,7 +261,7 @@ def materialize(
     workspace: Workspace,
     predicted: Sequence[Predicted],
     *,
-    cut: Sequence[tuple[str, int]] = (),
+    cut: Sequence[tuple[str, Sequence[Shard]]] = (),
     replaces: bool = False,
 ) -> Outcome | Held:
     """Commit shards in one transaction, then let go of their predictions.

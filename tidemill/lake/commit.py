@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill.errors import InvariantBroken
+from tidemill.formats import KEPT_PREFIX
 from tidemill.lake.connection import Cursor, Lake
 from tidemill.lake.ledger import files_table, shards_table
 from tidemill.lake.tables import (
@@ -141,13 +142,13 @@ def commit_shards(
     target: Target,
     items: Sequence[Computed | Copied],
     *,
-    cut: Sequence[tuple[str, int]] = (),
+    cut: Sequence[tuple[str, Sequence[Shard]]] = (),
     moved: Sequence[str] = (),
 ) -> Outcome:
     """Make the shards' rows visible, and retire what they replace once their file is complete.
 
-    All or none of the items are written. `cut` says (path, number of shards)
-    of text files that were read to their end; `moved` are vanished paths whose
+    All or none of the items are written. `cut` gives (path, all shards) of
+    files that are known to their end; `moved` are vanished paths whose
     content the items copy to another place.
     """
 
@@ -247,12 +248,12 @@ def rewrite_shard(lake: Lake, target: Target, shard_id: str, rows: pa.Table | No
 
         def value(name: str, kind: str) -> str:
             if name in kept and rows is not None:
-                return f"k.{identifier(name)}"
+                return f"k.{identifier(KEPT_PREFIX + name)}"
             return f"t.{identifier(name)}" if name not in kept or old.get(name) == kind else "NULL"
 
         join = ""
         if rows is not None:
-            cursor.register("_kept", rows.select(["row_number", *sorted(kept)]))
+            cursor.register("_kept", rows.select(["row_number", *(KEPT_PREFIX + name for name in sorted(kept))]))
             join = "JOIN _kept k ON k.row_number = t.row_number"
         columns = ", ".join(value(name, kind) for name, kind in target.table.columns)
         cursor.execute(
@@ -368,12 +369,13 @@ def _request(cursor: Cursor, target: Target, wanted: Sequence[tuple[str, str]], 
     cursor.unregister("_incoming")
 
 
-def _mark_cut(cursor: Cursor, target: Target, cut: Sequence[tuple[str, int]]) -> None:
-    for path, num_shards in cut:
+def _mark_cut(cursor: Cursor, target: Target, cut: Sequence[tuple[str, Sequence[Shard]]]) -> None:
+    for path, shards in cut:
+        _list_shards(cursor, target, shards)
         cursor.execute(
             "UPDATE _files SET num_shards = ? WHERE pipeline = ? AND revision = ? AND path = ? "
             "AND num_shards IS DISTINCT FROM ?",
-            [num_shards, target.pipeline, target.revision, path, num_shards],
+            [len(shards), target.pipeline, target.revision, path, len(shards)],
         )
 
 
@@ -434,7 +436,7 @@ def _ledger_row(target: Target, shard: Shard) -> dict[str, object]:
 
 
 def _result_rows(target: Target, shard: Shard, rows: pa.Table, predictions: pa.Table) -> pa.Table:
-    columns = {name: rows[name] for name, _ in target.table.kept}
+    columns = {name: rows[KEPT_PREFIX + name] for name, _ in target.table.kept}
     columns |= {name: predictions[name] for name, _ in target.table.results}
     columns |= {name: predictions[name] for name in ("num_tokens", "truncated", "row_number")}
     table = pa.table(columns)
@@ -445,7 +447,7 @@ def _result_rows(target: Target, shard: Shard, rows: pa.Table, predictions: pa.T
 
 def _quarantine(cursor: Cursor, target: Target, shard: Shard, rows: pa.Table, predictions: pa.Table) -> None:
     bad = pc.is_valid(predictions["reason"])
-    keys = rows.select([name for name, _ in target.table.keys]).filter(bad).to_pylist()
+    keys = _keys(target, rows).filter(bad).to_pylist() if target.table.keys else [{}] * int(pc.sum(bad).as_py() or 0)
     records = [
         {
             "pipeline": target.pipeline,
@@ -463,6 +465,10 @@ def _quarantine(cursor: Cursor, target: Target, shard: Shard, rows: pa.Table, pr
         )
     ]
     insert_records(cursor, "_quarantine", records)
+
+
+def _keys(target: Target, rows: pa.Table) -> pa.Table:
+    return pa.table({name: rows[KEPT_PREFIX + name] for name, _ in target.table.keys})
 
 
 def _write_copy(cursor: Cursor, target: Target, item: Copied) -> tuple[int, int]:

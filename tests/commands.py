@@ -1,0 +1,65 @@
+"""The command line in a process of its own, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.pipelines import MODEL, ROOT
+
+TIDEMILL = [sys.executable, "-m", "tidemill.cli.main"]
+
+
+def write_toml(folder: Path, dataset: str, *, name: str = "reviews", extra: str = "", model: str = str(MODEL)) -> Path:
+    """A pipeline file over `dataset`; `extra` is appended to the [dataset] section."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.toml"
+    path.write_text(
+        f'name = "{name}"\n[model]\npath = "{model}"\n[inference]\ndtype = "float32"\ntoken_budget = 1024\n'
+        f'[dataset]\npath = "{dataset}"\ntext = "text"\nkey = ["id"]\nkeep = ["rating"]\n{extra}'
+    )
+    return path
+
+
+def environment(home: Path, *, hub: str | None = None, **extra: str) -> dict[str, str]:
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PREFECT_"))}
+    own = {"TIDEMILL_HOME": str(home), "HF_HOME": str(home / "hf"), "PYTHONPATH": str(ROOT)}
+    own |= {"HF_ENDPOINT": hub} if hub else {"HF_HUB_OFFLINE": "1"}
+    return {**inherited, **own, **extra}
+
+
+def tidemill(
+    *args: str | Path, home: Path, hub: str | None = None, cwd: Path | None = None, **extra: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*TIDEMILL, *map(str, args)],
+        env=environment(home, hub=hub, **extra),
+        cwd=cwd or home.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def answer(*args: str | Path, home: Path, hub: str | None = None) -> Any:
+    """What a command prints as JSON; it has to succeed."""
+    done = tidemill(*args, "--json", home=home, hub=hub)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def rows_by_place(pipeline: Path, *, home: Path, hub: str | None = None, name: str = "reviews") -> dict[tuple[str, int], Any]:
+    """(path, row in file) → label and kept columns, through `tidemill sql`."""
+    query = (
+        f"SELECT s.path, t.row_number, t.id, t.rating, t.label, round(t.score, 3) AS score FROM {name} t "
+        "JOIN (SELECT DISTINCT shard_id, path FROM _shards) s USING (shard_id)"
+    )
+    found = answer("sql", pipeline, query, home=home, hub=hub)
+    keyed = {(row.pop("path"), row.pop("row_number")): row for row in found}
+    assert len(keyed) == len(found), "a row is there twice"
+    return keyed

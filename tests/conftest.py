@@ -1,0 +1,40 @@
+"""Every test has a home of its own; all share one loopback Hub, each with its own repositories."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.hub.server import Faults, HubServer
+
+# huggingface_hub reads its environment when it is imported, so the Hub is there before any test is collected.
+SERVER = HubServer()
+for name in [name for name in os.environ if name.startswith("HF_")]:
+    del os.environ[name]
+os.environ["HF_ENDPOINT"] = SERVER.url
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="tidemill-tests-")
+os.environ["TOKENIZERS_PARALLELISM"] = "true"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hub_server() -> Iterator[None]:
+    with SERVER:
+        yield
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    """The loopback Hub, without faults and with an empty log."""
+    SERVER.faults = Faults()
+    SERVER.reset()
+    yield SERVER
+    SERVER.faults = Faults()
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path / "home"))

@@ -1,0 +1,236 @@
+"""A second run computes what changed, and its table equals a fresh run's."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from tests.pipelines import (
+    assert_same_tables,
+    make_pipeline,
+    problems_of,
+    query,
+    quarantine_of,
+    reviews,
+    run,
+    shards_of,
+    table_of,
+    write_parquet,
+)
+from tidemill.errors import LimitExceeded
+from tidemill.lake import Lake
+from tidemill.plan import make_plan
+
+
+def plan_of(pipeline):
+    with Lake(pipeline.lake, read_only=True) as lake:
+        return make_plan(pipeline, lake)[0].to_json()
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    for i in range(4):
+        write_parquet(folder / f"part-{i}.parquet", reviews(100 * i, 40), row_group_size=20)
+    return folder
+
+
+def pipeline_over(tmp_path: Path, files: Path, name: str = "one", **sections):
+    return make_pipeline(tmp_path / name, f"{files}/*", **sections)
+
+
+def test_a_second_run_computes_nothing(tmp_path, files):
+    pipeline = pipeline_over(tmp_path, files)
+    first, second = run(pipeline), run(pipeline)
+    assert (first.state, first.num_rows, first.num_shards) == ("done", 160, 4)
+    assert (second.state, second.num_shards, second.num_rows_removed) == ("done", 0, 0)
+    assert query(pipeline.lake, "SELECT count(*) FROM _runs WHERE state = 'done'") == [(2,)]
+
+
+def test_a_new_revision_costs_the_files_that_changed(tmp_path, files):
+    pipeline = pipeline_over(tmp_path, files)
+    run(pipeline)
+    write_parquet(files / "part-1.parquet", reviews(500, 50), row_group_size=20)
+    write_parquet(files / "part-9.parquet", reviews(700, 30))
+    (files / "part-3.parquet").unlink()
+    plan = plan_of(pipeline)
+    assert plan["files"] == {
+        "new": ["part-9.parquet"],
+        "changed": ["part-1.parquet"],
+        "unfinished": [],
+        "unchanged": 2,
+        "removed": ["part-3.parquet"],
+        "renamed": {},
+    }
+    result = run(pipeline)
+    assert (result.num_rows, result.num_copied, result.num_rows_removed) == (80, 0, 80)
+    fresh = pipeline_over(tmp_path, files, "fresh")
+    run(fresh)
+    assert_same_tables(pipeline, fresh)
+    assert problems_of(pipeline) == []
+
+
+def test_a_renamed_and_a_duplicated_file_cost_nothing(tmp_path, files):
+    pipeline = pipeline_over(tmp_path, files)
+    run(pipeline)
+    (files / "part-0.parquet").rename(files / "renamed.parquet")
+    shutil.copy(files / "part-1.parquet", files / "again.parquet")
+    assert plan_of(pipeline)["files"]["renamed"] == {"part-0.parquet": "renamed.parquet"}
+    result = run(pipeline)
+    assert (result.num_copied, result.num_tokens, result.num_rows_removed) == (2, 0, 0)
+    fresh = pipeline_over(tmp_path, files, "fresh")
+    assert run(fresh).num_copied == 1
+    assert_same_tables(pipeline, fresh)
+    assert problems_of(pipeline) == []
+
+
+def test_files_that_swap_contents_cost_nothing(tmp_path, files):
+    pipeline = pipeline_over(tmp_path, files)
+    run(pipeline)
+    (files / "part-0.parquet").rename(tmp_path / "aside")
+    (files / "part-1.parquet").rename(files / "part-0.parquet")
+    (tmp_path / "aside").rename(files / "part-1.parquet")
+    result = run(pipeline)
+    assert (result.num_copied, result.num_tokens) == (2, 0)
+    fresh = pipeline_over(tmp_path, files, "fresh")
+    run(fresh)
+    assert_same_tables(pipeline, fresh)
+
+
+def test_slices_once_cut_are_kept_whatever_shard_bytes_says(tmp_path, files):
+    pipeline = pipeline_over(tmp_path, files)
+    run(pipeline)
+    smaller = pipeline_over(tmp_path, files, dataset={"shard_bytes": 500})
+    assert run(smaller).num_shards == 0
+
+
+def test_vanished_files_that_take_too_many_rows_need_a_yes(tmp_path, files):
+    pipeline = pipeline_over(tmp_path, files)
+    run(pipeline)
+    for name in ("part-0.parquet", "part-1.parquet"):
+        (files / name).unlink()
+    before = table_of(pipeline)
+    with pytest.raises(LimitExceeded, match="80 of 160 rows"):
+        run(pipeline)
+    assert table_of(pipeline) == before
+    assert run(pipeline, yes=True).num_rows_removed == 80
+    assert len(table_of(pipeline)) == 80
+
+
+def test_changing_the_kept_columns_computes_no_prediction(tmp_path, files):
+    pipeline = pipeline_over(tmp_path, files)
+    run(pipeline)
+    rekept = pipeline_over(tmp_path, files, dataset={"keep": ["rating as stars", "part"], "key": ["id", "domain"]})
+    result = run(rekept)
+    assert (result.num_tokens, result.num_rewritten) == (0, 4)
+    fresh = pipeline_over(tmp_path, files, "fresh", dataset={"keep": ["rating as stars", "part"], "key": ["id", "domain"]})
+    run(fresh)
+    assert_same_tables(rekept, fresh)
+    assert problems_of(rekept) == []
+
+
+def test_kept_columns_and_files_may_change_at_once(tmp_path, files):
+    run(pipeline_over(tmp_path, files))
+    write_parquet(files / "part-2.parquet", reviews(600, 30))
+    (files / "part-3.parquet").rename(files / "moved.parquet")
+    changed = {"keep": ["domain", "part"]}
+    result = run(pipeline_over(tmp_path, files, dataset=changed))
+    assert (result.state, result.num_rows, result.num_copied) == ("done", 70, 1)
+    fresh = pipeline_over(tmp_path, files, "fresh", dataset=changed)
+    run(fresh)
+    assert_same_tables(pipeline_over(tmp_path, files, dataset=changed), fresh)
+
+
+def test_a_changed_option_is_reported_and_not_computed(tmp_path, files):
+    pipeline = pipeline_over(tmp_path, files)
+    promoted = run(pipeline).version
+    shorter = pipeline_over(tmp_path, files, tokenizer={"max_length": 16})
+    result = run(shorter)
+    assert (result.version, result.num_shards) == (promoted, 0)
+    assert "max_length: auto → 16" in result.notes[0]
+
+
+def test_too_much_quarantine_keeps_the_old_rows(tmp_path, files):
+    pipeline = pipeline_over(tmp_path, files)
+    run(pipeline)
+    before = table_of(pipeline)
+    bad = reviews(0, 40)
+    bad = bad.set_column(2, "text", pa.array([None] * 20 + bad["text"].to_pylist()[20:]))
+    write_parquet(files / "part-0.parquet", bad)
+    (files / "part-3.parquet").unlink()
+    result = run(pipeline)
+    assert result.state == "failed"
+    assert "limits.max_quarantine" in result.notes[-1]
+    with Lake(pipeline.lake, read_only=True) as lake:
+        assert lake.cursor().execute("SELECT count(*) FROM reviews").fetchone() == (len(before),)
+    lenient = pipeline_over(tmp_path, files, limits={"max_quarantine": 0.6})
+    assert run(lenient).state == "done"
+    assert len(quarantine_of(lenient)) == 20
+    assert len(table_of(lenient)) == 100
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    folder = tmp_path / "lines"
+    folder.mkdir()
+    (folder / "reviews.jsonl").write_text(as_lines(reviews(0, 60)))
+    return folder
+
+
+def as_lines(table: pa.Table) -> str:
+    return "".join(json.dumps(row) + "\n" for row in table.to_pylist())
+
+
+def test_an_appended_file_costs_its_last_slice_and_what_was_appended(tmp_path, lines):
+    options = {"dataset": {"shard_bytes": 2000}}
+    pipeline = pipeline_over(tmp_path, lines, **options)
+    first = run(pipeline)
+    assert first.num_shards > 4
+    before = shards_of(pipeline)
+    with (lines / "reviews.jsonl").open("a") as file:
+        file.write(as_lines(reviews(200, 20)))
+    second = run(pipeline)
+    assert second.state == "done"
+    kept = before & shards_of(pipeline)
+    assert len(kept) >= first.num_shards - 1
+    assert second.num_shards == len(shards_of(pipeline) - kept)
+    fresh = pipeline_over(tmp_path, lines, "fresh", **options)
+    run(fresh)
+    assert_same_tables(pipeline, fresh)
+    assert problems_of(pipeline) == []
+
+
+def test_a_text_file_that_shrinks_loses_its_rows(tmp_path, lines):
+    options = {"dataset": {"shard_bytes": 2000}, "limits": {"max_removed": 1.0}}
+    pipeline = pipeline_over(tmp_path, lines, **options)
+    run(pipeline)
+    kept = (lines / "reviews.jsonl").read_text().splitlines(keepends=True)[:30]
+    (lines / "reviews.jsonl").write_text("".join(kept))
+    assert run(pipeline).state == "done"
+    assert len(table_of(pipeline)) == 30
+    assert problems_of(pipeline) == []
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".jsonl", ".jsonl.gz"])
+def test_text_formats_give_the_table_that_parquet_gives(tmp_path, suffix):
+    table = reviews(0, 40)
+    write_parquet(tmp_path / "parquet" / "reviews.parquet", table)
+    folder = tmp_path / "text"
+    folder.mkdir()
+    body = as_lines(table) if "jsonl" in suffix else table.to_pandas().to_csv(index=False)
+    encoded = gzip.compress(body.encode()) if suffix.endswith("gz") else body.encode()
+    (folder / f"reviews{suffix}").write_bytes(encoded)
+    mine = pipeline_over(tmp_path, folder, "text-lake", dataset={"shard_bytes": 3000})
+    theirs = pipeline_over(tmp_path, tmp_path / "parquet", "parquet-lake")
+    assert run(mine).num_rows == run(theirs).num_rows == 40
+    assert run(mine).num_shards == 0
+    expected = {number: row for (_, number), row in table_of(theirs).items()}
+    for (_, number), row in table_of(mine).items():
+        for name in ("id", "domain", "rating", "label", "num_tokens"):
+            assert row[name] == expected[number][name]
+        assert row["score"] == pytest.approx(expected[number]["score"], abs=1e-4)

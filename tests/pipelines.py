@@ -1,0 +1,125 @@
+"""Small pipelines over real text, and tables as values that can be compared."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tidemill import config
+from tidemill.config import Pipeline
+from tidemill.lake import Lake
+from tidemill.run import Run, RunResult
+
+ROOT = Path(__file__).parent.parent
+MODEL = ROOT / "data" / "models" / "tiny-sentiment"
+REVIEWS = ROOT / "data" / "reviews"
+
+RUN_COLUMNS = {"shard_id", "dataset_revision", "row_number"}
+
+
+def reviews(start: int, num_rows: int) -> pa.Table:
+    """Real review snippets, from row `start` of the bundled ones."""
+    tables = [pq.read_table(path) for path in sorted(REVIEWS.glob("*.parquet"))[:3]]
+    return pa.concat_tables(tables).slice(start, num_rows)
+
+
+def write_parquet(path: Path, table: pa.Table, *, row_group_size: int | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=row_group_size)
+    return path
+
+
+def make_pipeline(folder: Path, dataset: str, /, **sections: dict[str, Any]) -> Pipeline:
+    """A pipeline over `dataset` whose lake and store lie in `folder`; sections override keys."""
+    raw: dict[str, Any] = {
+        "name": "reviews",
+        "dataset": {"path": dataset, "text": "text", "key": ["id"], "keep": ["domain", "rating"]},
+        "model": {"path": str(MODEL)},
+        "inference": {"dtype": "float32", "token_budget": 1024},
+        "lake": {"catalog": f"sqlite:{folder}/lake.sqlite", "data": f"{folder}/lake"},
+        "store": {"path": f"{folder}/store"},
+        "limits": {"retries": 2},
+    }
+    for name, section in sections.items():
+        raw[name] = {**raw.get(name, {}), **section} if isinstance(section, dict) else section
+    return Pipeline.model_validate(raw)
+
+
+def run(pipeline: Pipeline, **options: Any) -> RunResult:
+    return Run(pipeline, **options).execute()
+
+
+def table_of(pipeline: Pipeline) -> dict[tuple[str, int], dict[str, Any]]:
+    """(path, row in file) → the row's kept and result columns."""
+    with Lake(pipeline.lake, read_only=True) as lake:
+        cursor = lake.cursor()
+        revision = _target(cursor, pipeline)
+        result = cursor.execute(
+            f'SELECT s.path, t.* FROM "{pipeline.name}" t JOIN _shards s ON s.shard_id = t.shard_id '
+            "AND s.pipeline = ? AND s.revision = ?",
+            [pipeline.name, revision],
+        )
+        names = [column[0] for column in result.description]
+        rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+        total = cursor.execute(f'SELECT count(*) FROM "{pipeline.name}"').fetchone()
+    assert total == (len(rows),), "the table has rows of shards that the target revision does not list"
+    keyed = {(row["path"], row["row_number"]): row for row in rows}
+    assert len(keyed) == len(rows), "a row is there twice"
+    return {place: {k: v for k, v in row.items() if k not in RUN_COLUMNS} for place, row in keyed.items()}
+
+
+def quarantine_of(pipeline: Pipeline) -> dict[tuple[str, int], tuple[str, str]]:
+    """(path, row in file) → (stage, reason)."""
+    with Lake(pipeline.lake, read_only=True) as lake:
+        rows = lake.cursor().execute("SELECT path, row_number, stage, reason FROM _quarantine").fetchall()
+    return {(path, number): (stage, reason) for path, number, stage, reason in rows}
+
+
+def shards_of(pipeline: Pipeline) -> set[tuple[Any, ...]]:
+    with Lake(pipeline.lake, read_only=True) as lake:
+        cursor = lake.cursor()
+        return set(
+            cursor.execute(
+                "SELECT path, shard_id, content, first_row, num_rows, start_byte, stop_byte FROM _shards "
+                "WHERE pipeline = ? AND revision = ?",
+                [pipeline.name, _target(cursor, pipeline)],
+            ).fetchall()
+        )
+
+
+def assert_same_tables(found: Pipeline, expected: Pipeline, *, tolerance: float = 1e-4) -> None:
+    """Table equality: rows by place, kept columns, labels, quarantine reasons and shards; scores within `tolerance`."""
+    mine, theirs = table_of(found), table_of(expected)
+    assert mine.keys() == theirs.keys()
+    for place, row in mine.items():
+        for name, value in row.items():
+            other = theirs[place][name]
+            if name == "score":
+                assert math.isclose(value, other, abs_tol=tolerance), (place, value, other)
+            else:
+                assert value == other, (place, name, value, other)
+    assert quarantine_of(found) == quarantine_of(expected)
+    assert shards_of(found) == shards_of(expected)
+
+
+def query(spec: config.Lake, statement: str) -> list[tuple[Any, ...]]:
+    with Lake(spec, read_only=True) as lake:
+        return lake.cursor().execute(statement).fetchall()
+
+
+def problems_of(pipeline: Pipeline) -> list[str]:
+    from tidemill.lake.verify import verify_pipeline
+
+    with Lake(pipeline.lake, read_only=True) as lake:
+        found: list[str] = verify_pipeline(lake, pipeline.name)["problems"]
+        return found
+
+
+def _target(cursor: Any, pipeline: Pipeline) -> str:
+    return str(
+        cursor.execute("SELECT target_revision FROM _pipelines WHERE pipeline = ?", [pipeline.name]).fetchone()[0]
+    )

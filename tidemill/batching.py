@@ -1,0 +1,40 @@
+"""Batches are made of sequences of like length, so that little of a forward pass is padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidemill.errors import SequenceTooLong
+
+Indices = NDArray[np.int64]
+
+
+def plan_batches(lengths: Sequence[int] | NDArray[np.integer], *, token_budget: int) -> list[Indices]:
+    """Group sequences into batches whose padded size fits `token_budget`.
+
+    A batch holds indices into `lengths`; every index is in exactly one. Longest
+    first, so a budget too large for the device fails on a run's first batches and
+    not hours into it. Equal lengths keep their order: the same input gives the
+    same batches.
+
+    Raises:
+        SequenceTooLong: one sequence alone is longer than `token_budget`.
+
+    >>> [batch.tolist() for batch in plan_batches([3, 9, 4, 4], token_budget=12)]
+    [[1], [2, 3, 0]]
+    """
+    by_index = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(-by_index, kind="stable")
+    widths = by_index[order].tolist()
+    if widths and widths[0] > token_budget:
+        raise SequenceTooLong(num_tokens=widths[0], token_budget=token_budget)
+    batches = []
+    start = 0
+    while start < len(widths):
+        stop = start + token_budget // max(widths[start], 1)
+        batches.append(order[start:stop])
+        start = stop
+    return batches
