@@ -53,7 +53,9 @@ def answer(*args: str | Path, home: Path, hub: str | None = None) -> Any:
     return json.loads(done.stdout)
 
 
-def rows_by_place(pipeline: Path, *, home: Path, hub: str | None = None, name: str = "reviews") -> dict[tuple[str, int], Any]:
+def rows_by_place(
+    pipeline: Path, *, home: Path, hub: str | None = None, name: str = "reviews"
+) -> dict[tuple[str, int], Any]:
     """(path, row in file) → label and kept columns, through `tidemill sql`."""
     query = (
         f"SELECT s.path, t.row_number, t.id, t.rating, t.label, round(t.score, 3) AS score FROM {name} t "

@@ -38,3 +38,22 @@ def hub() -> Iterator[HubServer]:
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real PostgreSQL on a free loopback port; its conninfo, less the database."""
+    from tests.postgres import find_initdb, running_server
+
+    if find_initdb() is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    with running_server() as conninfo:
+        yield conninfo
+
+
+@pytest.fixture
+def postgres_catalog(postgres_server: str) -> str:
+    """The catalog address of a new, empty database."""
+    from tests.postgres import create_database
+
+    return f"postgres:{postgres_server} dbname={create_database(postgres_server)}"

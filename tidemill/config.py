@@ -105,7 +105,9 @@ class Schedule(Section):
 
 
 class Lake(Section):
-    catalog: str = Field(default_factory=lambda: f"sqlite:{home() / 'lake.sqlite'}")
+    catalog: str = Field(
+        default_factory=lambda: f"sqlite:{home() / 'lake.sqlite'}", pattern=r"^(sqlite:.+|postgres:.*)$"
+    )
     """`sqlite:FILE`, or `postgres:host=... dbname=...` where several machines write."""
     data: str = Field(default_factory=lambda: str(home() / "lake"))
     """Where the Parquet files of the tables lie: a folder, or s3://bucket/prefix."""
@@ -173,7 +175,9 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
     except ValidationError as e:
         raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(e))) from e
     if "__" in pipeline.name:
-        raise ConfigError(f"{path}: name = {pipeline.name!r} holds '__', which separates a table's name from its version.")
+        raise ConfigError(
+            f"{path}: name = {pipeline.name!r} holds '__', which separates a table's name from its version."
+        )
     return pipeline
 
 

@@ -22,6 +22,7 @@ from tidemill.shards import SourceFile
 
 LISTING_RETRIES = 8
 RANGE_RETRIES = 4
+LONGEST_WAIT_SECONDS = 5.0
 FILE_URL = re.compile(r"hf://datasets/(?P<repo>[^/@]+(?:/[^/@]+)?)@(?P<commit>[0-9a-f]{40})/(?P<path>.+)")
 ADDRESS = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.+))?")
 ASKED_TO_WAIT = 429
@@ -88,7 +89,9 @@ def read_range(url: str, start: int, stop: int) -> bytes:
     """
     match = FILE_URL.fullmatch(url)
     assert match is not None, url
-    return retrying(lambda: _request_range(match, start, stop), retries=RANGE_RETRIES)
+    return retrying(
+        lambda: _request_range(match, start, stop), retries=RANGE_RETRIES, longest_wait_seconds=LONGEST_WAIT_SECONDS
+    )
 
 
 def model_commit(repo: str, revision: str) -> str:
@@ -194,14 +197,22 @@ def _meaning(error: Exception, kind: str, repo: str, revision: str) -> TidemillE
         match e:
             case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError():
                 if _is_offline():
-                    return wrong(f"{what} is not in the local cache and HF_HUB_OFFLINE is set. Unset it, or use local files.")
+                    return wrong(
+                        f"{what} is not in the local cache and HF_HUB_OFFLINE is set. Unset it, or use local files."
+                    )
                 continue  # An outage while downloading looks like this; its cause says which.
             case errors.GatedRepoError():
-                return wrong(f"{what} is gated. Accept its conditions on its page on the Hub, then log in: `hf auth login`, or set HF_TOKEN.")
+                return wrong(
+                    f"{what} is gated. Accept its conditions on its page on the Hub, then log in: `hf auth login`, or set HF_TOKEN."
+                )
             case errors.RevisionNotFoundError():
-                return wrong(f"{what} has no revision {revision!r}. Set {kind}.revision to a branch, tag or commit that exists.")
+                return wrong(
+                    f"{what} has no revision {revision!r}. Set {kind}.revision to a branch, tag or commit that exists."
+                )
             case errors.RepositoryNotFoundError():
-                return wrong(f"{what} does not exist or is private. Check {kind}.path; if it is private, log in: `hf auth login`, or set HF_TOKEN.")
+                return wrong(
+                    f"{what} does not exist or is private. Check {kind}.path; if it is private, log in: `hf auth login`, or set HF_TOKEN."
+                )
             case errors.HFValidationError():
                 return wrong(f"{kind}.path = {repo!r} is neither a local path nor a Hub id: {_line(e)}")
             case errors.HfHubHTTPError():
@@ -219,10 +230,16 @@ def _meaning(error: Exception, kind: str, repo: str, revision: str) -> TidemillE
         case errors.LocalEntryNotFoundError():
             return SourceUnavailable(f"{what} cannot be reached: {_line(error)}")
         case datasets.exceptions.DatasetNotFoundError() if "gated" in str(error):
-            return wrong(f"{what} is gated. Accept its conditions on its page on the Hub, then log in: `hf auth login`, or set HF_TOKEN.")
+            return wrong(
+                f"{what} is gated. Accept its conditions on its page on the Hub, then log in: `hf auth login`, or set HF_TOKEN."
+            )
         case datasets.exceptions.DatasetNotFoundError():
-            return wrong(f"{what} does not exist or may not be read: {_line(error)} Check {kind}.path; log in with `hf auth login` or HF_TOKEN.")
-        case datasets.exceptions.DataFilesNotFoundError() | datasets.data_files.EmptyDatasetError() | FileNotFoundError():
+            return wrong(
+                f"{what} does not exist or may not be read: {_line(error)} Check {kind}.path; log in with `hf auth login` or HF_TOKEN."
+            )
+        case (
+            datasets.exceptions.DataFilesNotFoundError() | datasets.data_files.EmptyDatasetError() | FileNotFoundError()
+        ):
             return wrong(f"{what} has no data files that can be read: {_line(error)}")
     return None
 

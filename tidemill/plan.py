@@ -22,6 +22,7 @@ from tidemill.formats import Columns
 from tidemill.lake import Cursor, DoneShard, Lake, ResultTable
 from tidemill.lake import ledger as lake_ledger
 from tidemill.lake.tables import RESERVED_NAMES, ROW_COLUMNS, duckdb_type
+from tidemill.retry import retrying
 from tidemill.shards import Shard, Slice, SourceFile, fingerprint
 from tidemill.versions import VersionSpec
 
@@ -140,7 +141,9 @@ class Plan:
         computed = [item for item in self.todo if item.action == "compute"]
         uncut_bytes = sum(file.file.size - _known_bytes(file) for file in self.uncut)
         text_bytes = sum(item.shard.slice.text_bytes for item in computed) + uncut_bytes
-        uncut_rows = None if self.throughput.bytes_per_row is None else round(uncut_bytes / self.throughput.bytes_per_row)
+        uncut_rows = (
+            None if self.throughput.bytes_per_row is None else round(uncut_bytes / self.throughput.bytes_per_row)
+        )
         num_tokens = round(text_bytes / self.throughput.bytes_per_token)
         seconds = None if not self.throughput.tokens_per_second else num_tokens / self.throughput.tokens_per_second
         per_hour = self.pipeline.cost.per_hour
@@ -153,7 +156,9 @@ class Plan:
             "table": self.table.name,
             "up_to_date": self.is_up_to_date,
             "files": {
-                "new": [f.file.path for f in self.files if f.state == "new" and f.file.path not in self.renamed.values()],
+                "new": [
+                    f.file.path for f in self.files if f.state == "new" and f.file.path not in self.renamed.values()
+                ],
                 "changed": [f.file.path for f in self.files if f.state == "changed"],
                 "unfinished": [f.file.path for f in self.files if f.state == "unfinished"],
                 "unchanged": sum(f.state == "unchanged" for f in self.files),
@@ -302,7 +307,7 @@ def _settle_columns(
     if recorded is not None and all(pair in known for pair in pairs) and not pipeline.dataset.types:
         types = {source: known[source, name].arrow_type for source, name in pairs}
         return tuple(known[pair] for pair in pairs), dataset.columns(pairs, types)
-    schema: pa.Schema = dataset.schema()
+    schema: pa.Schema = retrying(dataset.schema, retries=dataset.retries)
     types = {source: schema.field(source).type for source, _ in pairs if source in schema.names}
     columns = dataset.columns(pairs, types)
     dataset.check(schema, columns)
@@ -324,7 +329,7 @@ def _check_names(pipeline: Pipeline) -> None:
     for name in names:
         if name.lower() in RESERVED_NAMES:
             raise SchemaError(
-                f'The kept column {name!r} has the name of a column of the result table. '
+                f"The kept column {name!r} has the name of a column of the result table. "
                 f'Rename it: keep = ["{name} as my_{name}"].'
             )
     folded = [name.lower() for name in names]
@@ -391,8 +396,12 @@ def _slices(
         return cut[file.content], False, True
     content, known = before.get(file.path, ("", []))
     if dataset.cut_from_footer:
-        dataset.check_types(file, [(column.source, column.arrow_type) for column in kept])
-        return list(dataset.reader(file).slices(shard_bytes=dataset.shard_bytes)), False, True
+        types = [(column.source, column.arrow_type) for column in kept]
+        retrying(lambda: dataset.check_types(file, types), retries=dataset.retries)
+        read = retrying(
+            lambda: list(dataset.reader(file).slices(shard_bytes=dataset.shard_bytes)), retries=dataset.retries
+        )
+        return read, False, True
     return known, True, content == file.content
 
 
@@ -414,14 +423,10 @@ def _ids_by_path(done: Mapping[str, DoneShard]) -> dict[str, set[str]]:
     return by_path
 
 
-def _vanished(
-    files: Sequence[FilePlan], done: Mapping[str, DoneShard]
-) -> tuple[tuple[str, ...], dict[str, str], int]:
+def _vanished(files: Sequence[FilePlan], done: Mapping[str, DoneShard]) -> tuple[tuple[str, ...], dict[str, str], int]:
     """Paths that left the dataset for good; those that only moved; and the rows that go with the first."""
     listed = {file.file.path for file in files}
-    new_place = {
-        shard.slice.content: file.file.path for file in files if file.state == "new" for shard in file.shards
-    }
+    new_place = {shard.slice.content: file.file.path for file in files if file.state == "new" for shard in file.shards}
     contents: dict[str, list[DoneShard]] = defaultdict(list)
     for shard in done.values():
         if shard.path not in listed:
@@ -439,9 +444,7 @@ def _known_bytes(file: FilePlan) -> int:
     return max((shard.slice.stop for shard in file.shards), default=0) if file.trusted else 0
 
 
-def _throughput(
-    cursor: Cursor, pipeline: str, dataset: sources.Dataset, files: Sequence[FilePlan]
-) -> Throughput:
+def _throughput(cursor: Cursor, pipeline: str, dataset: sources.Dataset, files: Sequence[FilePlan]) -> Throughput:
     found = cursor.execute(
         "SELECT sum(l.num_tokens), sum(l.infer_seconds + l.tokenize_seconds), sum(s.text_bytes), sum(s.num_rows) "
         "FROM (SELECT * FROM _ledger WHERE pipeline = $pipeline AND copied_from IS NULL) l "

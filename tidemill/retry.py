@@ -19,12 +19,20 @@ def backoff_seconds(attempt: int) -> float:
     return float(min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2**attempt))
 
 
-def retrying(call: Callable[[], T], *, retries: int, on_retry: Callable[[BaseException], None] | None = None) -> T:
+def retrying(
+    call: Callable[[], T],
+    *,
+    retries: int,
+    on_retry: Callable[[BaseException], None] | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+    longest_wait_seconds: float = float("inf"),
+) -> T:
     """Call until it does not raise a retryable error, at most `retries` times more.
 
     A server's own wait is kept to and jitter only added to it, so that many
     clients do not return at once (Full Jitter: Brooker, "Exponential Backoff And
-    Jitter", 2015).
+    Jitter", 2015). An error that asks for more than `longest_wait_seconds` is
+    raised: whoever called waits then, in a way that can be stopped.
     """
     for attempt in range(retries + 1):
         try:
@@ -32,9 +40,11 @@ def retrying(call: Callable[[], T], *, retries: int, on_retry: Callable[[BaseExc
         except Exception as e:
             if not is_retryable(e) or attempt == retries:
                 raise
+            asked = e.wait_seconds if isinstance(e, SourceUnavailable) else None
+            if asked is not None and asked > longest_wait_seconds:
+                raise
             if on_retry is not None:
                 on_retry(e)
-            asked = e.wait_seconds if isinstance(e, SourceUnavailable) else None
             jitter = random.uniform(0.0, backoff_seconds(attempt))
-            time.sleep(jitter if asked is None else asked + min(jitter, 1.0))
+            sleep(jitter if asked is None else asked + min(jitter, 1.0))
     raise AssertionError("unreachable")

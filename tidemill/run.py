@@ -7,14 +7,15 @@ next is read and tokenized and the one before is committed; at most
 
 from __future__ import annotations
 
+import functools
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -47,6 +48,7 @@ from tidemill.shards import Shard
 from tidemill.sources import Dataset
 from tidemill.stages import Cutting, Held, Predicted, Request, Workspace
 
+T = TypeVar("T")
 MAX_ROUNDS = 4
 Cut = tuple[str, Sequence[Shard]]
 """A file's path and all its shards."""
@@ -77,6 +79,7 @@ class ThreadExecutor:
         # A step waits in its thread for the one before: four threads a shard can never all be waiting.
         self._pool = ThreadPoolExecutor(max_workers=4 * (limits.shards_in_flight + 1), thread_name_prefix="tidemill")
         self.num_retries = 0
+        """Retries so far, of all steps."""
 
     def submit(self, step: str, label: str, *args: Any, **kwargs: Any) -> Future:
         return self._pool.submit(self._run, step, args, kwargs)
@@ -92,7 +95,12 @@ class ThreadExecutor:
             self._progress.retried(step, error)
 
         call = getattr(stages, step)
-        return retrying(lambda: call(self._workspace, *ready, **kwargs), retries=self._retries, on_retry=count)
+        return retrying(
+            lambda: call(self._workspace, *ready, **kwargs),
+            retries=self._retries,
+            on_retry=count,
+            sleep=self._workspace.pause,
+        )
 
 
 @dataclass
@@ -150,7 +158,7 @@ class Run:
         started = time.monotonic()
         plan, dataset, lake = self._first_plan()
         with lake:
-            record_run(lake, self._record)
+            self._patiently(lambda: record_run(lake, self._record))
             try:
                 for _ in range(MAX_ROUNDS):
                     self._failures.clear()
@@ -158,11 +166,13 @@ class Run:
                         break
                     plan, dataset = make_plan(self.pipeline, lake)
                 state = "failed" if self._failures or self._over_quarantine() else "done"
-            except (KeyboardInterrupt, Stopped):
+            except Stopped:
                 state = "stopped"
-            except BaseException as e:
+            except Exception as e:
                 self._finish(lake, plan, "failed", started, message=str(e))
                 raise
+            except BaseException:  # Ctrl-C, or an executor's own way to say that the process is to end.
+                state = "stopped"
             return self._finish(lake, plan, state, started)
 
     def _first_plan(self) -> tuple[Plan, Dataset, Lake]:
@@ -202,7 +212,7 @@ class Run:
         estimate = plan.to_json()
         self._record.estimated_seconds = estimate["seconds"]
         self.progress.planned(plan, num_shards=estimate["num_shards_computed"], rows=estimate["rows"])
-        if not adopt(lake, target, _adoption(plan)):
+        if not self._patiently(lambda: adopt(lake, target, _adoption(plan))):
             return False
         workspace = Workspace(plan, dataset, lake, target)
         workspace.store.sweep()
@@ -221,22 +231,23 @@ class Run:
             self._record.num_retries += executor.num_retries
         executor.close(cancel=False)
         if not self._over_quarantine():
-            self._record.num_rows_removed += remove_vanished(lake, target)
+            self._record.num_rows_removed += self._patiently(lambda: remove_vanished(lake, target))
         return True
 
     def _rewrite(self, workspace: Workspace) -> None:
         """Give done shards the key and kept columns that are asked for now; no prediction is computed."""
         plan, lake, target = workspace.plan, workspace.lake, workspace.target
-        staging = start_rewrite(lake, target)
+        staging = self._patiently(lambda: start_rewrite(lake, target))
         wanted = {shard.shard_id for shard in plan.rewrite} - rewritten_shards(lake.cursor(), staging)
         now = {shard.slice.content: shard for file in plan.files for shard in file.shards}
         for shard in target_shards(lake.cursor(), target.pipeline, plan.previous_revision or ""):
             if shard.shard_id in wanted:
                 workspace.check_stop()
                 rows = self._kept_rows(workspace, shard, now.get(shard.slice.content))
-                rewrite_shard(lake, target, shard.shard_id, rows, staging)
+                self._patiently(functools.partial(rewrite_shard, lake, target, shard.shard_id, rows, staging))
                 self._record.num_shards += 1
-        if not finish_rewrite(lake, target, staging, [column.to_json() for column in plan.kept]):
+        kept = [column.to_json() for column in plan.kept]
+        if not self._patiently(lambda: finish_rewrite(lake, target, staging, kept)):
             raise RunFailed("Other shards were committed while columns were rewritten. Run again to go on.")
 
     def _kept_rows(self, workspace: Workspace, shard: Shard, now: Shard | None) -> pa.Table | None:
@@ -260,7 +271,9 @@ class Run:
         settled = [file for file in plan.files if file.replaces and not file.todo and not file.uncut]
         cut = [(file.file.path, file.shards) for file in (*files, *settled)]
         if items or cut or plan.renamed:
-            outcome = commit_shards(workspace.lake, workspace.target, items, cut=cut, moved=tuple(plan.renamed))
+            outcome = self._patiently(
+                lambda: commit_shards(workspace.lake, workspace.target, items, cut=cut, moved=tuple(plan.renamed))
+            )
             self._count(workspace, outcome, copied=len(items))
 
     def _stream(self, workspace: Workspace, executor: Executor) -> None:
@@ -295,7 +308,9 @@ class Run:
             computed = [item for item in file.todo if item.action == "compute" or file.replaces]
             repeats += [Copied(item.shard, item.copy_from or "") for item in file.todo if item not in computed]
             ids = request_ids(workspace.lake.cursor(), workspace.target, [item.shard.shard_id for item in computed])
-            yield from (Request(item.shard, ids[item.shard.shard_id]) for item in computed if item.shard.shard_id in ids)
+            yield from (
+                Request(item.shard, ids[item.shard.shard_id]) for item in computed if item.shard.shard_id in ids
+            )
             return
         cutting = Cutting(file)
         done = dict(plan.done)
@@ -317,20 +332,22 @@ class Run:
 
     def _commit_repeat(self, workspace: Workspace, repeat: Copied) -> None:
         try:
-            outcome = commit_shards(workspace.lake, workspace.target, [repeat])
+            outcome = self._patiently(lambda: commit_shards(workspace.lake, workspace.target, [repeat]))
             self._count(workspace, outcome, copied=1)
         except TidemillError as e:
             self._fail(repeat.shard.file.path, e)
 
-    def _count(self, workspace: Workspace, outcome: Outcome, *, copied: int = 0, tokens: int = 0, path: str = "") -> None:
+    def _count(
+        self, workspace: Workspace, outcome: Outcome, *, copied: int = 0, tokens: int = 0, path: str = ""
+    ) -> None:
         record = self._record
         record.num_shards += outcome.num_committed
         record.num_copied += min(copied, outcome.num_committed)
         record.num_rows += outcome.num_rows
         record.num_quarantined += outcome.num_quarantined
         record.num_rows_removed += outcome.num_rows_removed
-        record.num_tokens += tokens
         if outcome.num_committed:
+            record.num_tokens += tokens
             self.progress.committed(
                 path,
                 shards=outcome.num_committed,
@@ -343,6 +360,10 @@ class Run:
         self._failures.append((path, error))
         self._record.num_shards_failed += 1
         self.progress.failed(path, error)
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """A write of the run's own, outside of any step: another writer's lock is waited for as a step would."""
+        return retrying(call, retries=self.pipeline.limits.retries)
 
     def _outdated(self) -> bool:
         """Whether all that failed is that files changed under the run: a new listing takes them up."""
@@ -360,7 +381,7 @@ class Run:
         record.currency = self.pipeline.cost.currency
         notes = [*plan.notes, *([message] if message else []), *self._limit_notes()]
         record.message = "; ".join([*notes, *(f"{path}: {error}" for path, error in self._failures[:5])]) or None
-        record_run(lake, record)
+        self._patiently(lambda: record_run(lake, record))
         return RunResult(
             run_id=self.run_id,
             pipeline=plan.pipeline.name,
@@ -447,7 +468,8 @@ class _Window:
         """All shards of the file are on their way: commit together those that replace what readers see."""
         if self._group is None:
             if self.cut:
-                commit_shards(self._workspace.lake, self._workspace.target, [], cut=self.cut)
+                cut = self.cut
+                self._run._patiently(lambda: commit_shards(self._workspace.lake, self._workspace.target, [], cut=cut))
             return
         group, self._group = self._group, None
         predicted = [sent.predicted.result() for sent in group]
@@ -489,9 +511,7 @@ class _Window:
             self._workspace.tally.add(sum(item.ingested.num_rows for item in predicted), num_quarantined)
 
     def _commit_group(self, file: FilePlan, predicted: list[Predicted], cut: list[Cut]) -> None:
-        outcome = self._executor.submit(
-            "materialize", file.file.path, predicted, cut=cut, replaces=True
-        ).result()
+        outcome = self._executor.submit("materialize", file.file.path, predicted, cut=cut, replaces=True).result()
         if isinstance(outcome, Held):
             self._held.append((file, predicted, cut))
             return

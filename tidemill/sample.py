@@ -46,9 +46,7 @@ def sample(pipeline: Pipeline, num_rows: int) -> list[dict[str, Any]]:
     for path, rows in _first_rows(dataset, num_rows):
         columns = tokenizer.encode(rows["text"])
         predicted = runner.predict(columns.token_ids)
-        tokens = pa.table(
-            {"token_ids": columns.token_ids, "num_tokens": columns.num_tokens, "reason": columns.reason}
-        )
+        tokens = pa.table({"token_ids": columns.token_ids, "num_tokens": columns.num_tokens, "reason": columns.reason})
         results = with_reasons(rows, tokens, predicted.columns, predicted.reason)
         for row, result in zip(rows.drop_columns(["reason"]).to_pylist(), results.to_pylist(), strict=True):
             found.append({"path": path, **{name.removeprefix(KEPT_PREFIX): v for name, v in row.items()}, **result})

@@ -35,8 +35,10 @@ SAMPLE_BYTES = 1 << 16
 class Dataset:
     """One dataset at one revision, and its open readers. Used by one thread at a time."""
 
-    def __init__(self, spec: config.Dataset, version: VersionSpec, revision: str, files: Sequence[SourceFile]) -> None:
-        self._spec, self._version = spec, version
+    def __init__(
+        self, spec: config.Dataset, version: VersionSpec, revision: str, files: Sequence[SourceFile], *, retries: int
+    ) -> None:
+        self._spec, self._version, self.retries = spec, version, retries
         self._readers: OrderedDict[str, Reader] = OrderedDict()
         self._columns = self.columns((), {})
         self.revision, self.files = revision, tuple(files)
@@ -187,8 +189,10 @@ def open_dataset(pipeline: Pipeline, version: VersionSpec) -> Dataset:
     spec = pipeline.dataset
     revision, files = _list(spec)
     if not files:
-        raise DatasetError(f"dataset.path = {spec.path!r} names no files. Check the path, relative to the current folder.")
-    return Dataset(spec, version, revision, files)
+        raise DatasetError(
+            f"dataset.path = {spec.path!r} names no files. Check the path, relative to the current folder."
+        )
+    return Dataset(spec, version, revision, files, retries=pipeline.limits.retries)
 
 
 def arrow_type_named(column: str, name: str) -> pa.DataType:
@@ -284,7 +288,9 @@ def _list_addressed(address: str) -> list[SourceFile]:
         try:
             file_system, pattern = fsspec.core.url_to_fs(address)
             file_system.invalidate_cache()
-            entries = file_system.glob(pattern, detail=True) if glob.has_magic(pattern) else _entries(file_system, pattern)
+            entries = (
+                file_system.glob(pattern, detail=True) if glob.has_magic(pattern) else _entries(file_system, pattern)
+            )
         except (ImportError, ValueError) as e:
             raise DatasetError(f"dataset.path = {address!r} cannot be opened: {e}") from e
         except FileNotFoundError:

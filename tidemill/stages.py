@@ -101,6 +101,11 @@ class Workspace:
         """Names of store files of shards in flight, which are not evicted."""
         self._opening = threading.Lock()
 
+    def pause(self, seconds: float) -> None:
+        """Wait, unless the run is asked to stop meanwhile."""
+        if self.stop.wait(seconds):
+            self.check_stop()
+
     def check_stop(self) -> None:
         if self.stop.is_set():
             raise Stopped("The run was asked to stop.")
@@ -115,9 +120,7 @@ class Workspace:
         from tidemill.checkpoint import load_config, max_positions
 
         spec = self.plan.spec
-        config = load_config(
-            versions.model_folder(spec, weights=False), trust_remote_code=spec.trust_remote_code
-        )
+        config = load_config(versions.model_folder(spec, weights=False), trust_remote_code=spec.trust_remote_code)
         return TextTokenizer.load(
             versions.tokenizer_folder(spec),
             max_length=spec.max_length,  # type: ignore[arg-type]

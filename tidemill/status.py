@@ -117,4 +117,6 @@ def _notes(cursor: Cursor, pipeline: Pipeline, promoted: str) -> list[str]:
         return []
     recorded = load_spec(cursor, pipeline.name, promoted)
     changes = VersionSpec.from_json(recorded).differences(declared) if recorded else []
-    return [f"The pipeline file now asks for version {declared.version} ({'; '.join(changes)}); {promoted} is promoted."]
+    return [
+        f"The pipeline file now asks for version {declared.version} ({'; '.join(changes)}); {promoted} is promoted."
+    ]

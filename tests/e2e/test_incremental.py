@@ -14,8 +14,8 @@ from tests.pipelines import (
     assert_same_tables,
     make_pipeline,
     problems_of,
-    query,
     quarantine_of,
+    query,
     reviews,
     run,
     shards_of,
@@ -128,7 +128,9 @@ def test_changing_the_kept_columns_computes_no_prediction(tmp_path, files):
     rekept = pipeline_over(tmp_path, files, dataset={"keep": ["rating as stars", "part"], "key": ["id", "domain"]})
     result = run(rekept)
     assert (result.num_tokens, result.num_rewritten) == (0, 4)
-    fresh = pipeline_over(tmp_path, files, "fresh", dataset={"keep": ["rating as stars", "part"], "key": ["id", "domain"]})
+    fresh = pipeline_over(
+        tmp_path, files, "fresh", dataset={"keep": ["rating as stars", "part"], "key": ["id", "domain"]}
+    )
     run(fresh)
     assert_same_tables(rekept, fresh)
     assert problems_of(rekept) == []

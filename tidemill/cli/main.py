@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -64,7 +65,9 @@ def run(
     pipeline: PipelineFile,
     limit: Annotated[
         int | None,
-        typer.Option(metavar="ROWS", min=1, help="Try the pipeline on a few rows and print them; tables are left alone."),
+        typer.Option(
+            metavar="ROWS", min=1, help="Try the pipeline on a few rows and print them; tables are left alone."
+        ),
     ] = None,
     direct: Annotated[bool, typer.Option("--direct", help="Run in this process, without Prefect.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Remove the rows of vanished files, however many.")] = False,
@@ -82,7 +85,9 @@ def run(
         from tidemill.sample import sample
 
         rows = sample(loaded, limit)
-        _print(rows, lambda found: render.rows(list(found[0]) if found else [], [list(r.values()) for r in found]), as_json)
+        _print(
+            rows, lambda found: render.rows(list(found[0]) if found else [], [list(r.values()) for r in found]), as_json
+        )
         return
     with live_progress() as progress:
         result = _run(loaded, direct=direct, yes=yes, progress=progress)
@@ -147,13 +152,24 @@ def _lake_spec(source: str, overrides: list[str] | None) -> Any:
 
 
 def _run(loaded: Pipeline, *, direct: bool, yes: bool, progress: Any) -> RunResult:
-    if direct:
+    # Starting Prefect's temporary server takes seconds: not for finding that there is nothing to do.
+    if direct or (not os.environ.get("PREFECT_API_URL") and _is_up_to_date(loaded)):
         from tidemill.run import Run
 
         return Run(loaded, progress=progress, yes=yes).execute()
     from flows.local import run_under_prefect
 
     return run_under_prefect(loaded, yes=yes, progress=progress)
+
+
+def _is_up_to_date(loaded: Pipeline) -> bool:
+    from tidemill.lake import Lake, catalog_exists
+    from tidemill.plan import make_plan
+
+    if not catalog_exists(loaded.lake):
+        return False
+    with Lake(loaded.lake, read_only=True) as lake:
+        return make_plan(loaded, lake)[0].is_up_to_date
 
 
 def _print(facts: Any, render: Callable[[Any], str], as_json: bool) -> None:

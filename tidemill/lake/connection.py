@@ -107,9 +107,9 @@ class Lake:
             options += [f"DATA_PATH '{_quoted(data_path(spec))}'", "DATA_INLINING_ROW_LIMIT 50"]
         elif moved := self._moved_data(spec):
             options += [f"DATA_PATH '{_quoted(moved)}'", "OVERRIDE_DATA_PATH true"]
-        target = _quoted(_absolute_catalog(spec))
+        target, given = _quoted(_absolute_catalog(spec)), f" ({', '.join(options)})" if options else ""
         try:
-            self._connection.execute(f"ATTACH 'ducklake:{target}' AS lake ({', '.join(options)})")
+            self._connection.execute(f"ATTACH 'ducklake:{target}' AS lake{given}")
         except duckdb.Error as e:
             raise LakeError(f"The lake at {_shown(spec)} cannot be opened: {e}. Check lake.catalog.") from e
 
@@ -257,9 +257,7 @@ def recorded_data_path(spec: config.Lake) -> str | None:
 
 
 def _connect(spec: config.Lake) -> Cursor:
-    connection = duckdb.connect(
-        config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
-    )
+    connection = duckdb.connect(config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"})
     kind = "sqlite_scanner" if spec.catalog.startswith("sqlite:") else "postgres_scanner"
     for extension in ("ducklake", kind, *(["httpfs"] if spec.data.startswith("s3://") else [])):
         connection.execute(f"LOAD '{_quoted(_extension_file(extension))}'")
@@ -272,10 +270,10 @@ def _extension_file(name: str) -> str:
     """Extensions come as wheels, of the very version of DuckDB, so nothing is downloaded at run time."""
     package = importlib.util.find_spec(f"duckdb_extension_{name}")
     if package is None or package.origin is None:
-        raise LakeError(f"The DuckDB extension {name} is missing. pip install duckdb-extension-{name.replace('_', '-')}.")
-    return str(
-        Path(package.origin).parent / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
-    )
+        raise LakeError(
+            f"The DuckDB extension {name} is missing. pip install duckdb-extension-{name.replace('_', '-')}."
+        )
+    return str(Path(package.origin).parent / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension")
 
 
 def _s3_secret() -> str:

@@ -1,0 +1,1 @@
+"""What runs, in which order, when: Prefect flows over the engine."""

@@ -1,0 +1,82 @@
+"""The run's steps as Prefect tasks, in threads of the flow's process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect import Task
+from prefect.futures import PrefectFuture
+from prefect.utilities.annotations import opaque
+
+from tasks.cut import cut_next
+from tasks.infer import infer
+from tasks.ingest import ingest
+from tasks.materialize import materialize, materialize_one
+from tasks.settings import with_retries
+from tasks.tokenize import tokenize
+from tidemill.progress import Progress
+from tidemill.stages import Workspace
+
+STEPS: dict[str, Task[..., Any]] = {
+    "cut_next": cut_next,
+    "ingest": ingest,
+    "tokenize": tokenize,
+    "infer": infer,
+    "materialize_one": materialize_one,
+    "materialize": materialize,
+}
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A task run, and those whose results it takes.
+
+    A task run whose input failed never starts, and Prefect says only that: so
+    the inputs are asked first, which raise what went wrong.
+    """
+
+    future: PrefectFuture[Any]
+    inputs: list[Submitted] = field(default_factory=list)
+
+    def result(self) -> Any:
+        for submitted in self.inputs:
+            submitted.result()
+        return self.future.result()
+
+
+class PrefectExecutor:
+    """Submits to the flow's task runner, from the flow's own thread."""
+
+    def __init__(self, workspace: Workspace, progress: Progress) -> None:
+        self._workspace, self._progress = workspace, progress
+        rule: dict[str, Any] = {"retries": workspace.pipeline.limits.retries, "stop": workspace.stop}
+        self._tasks = {step: with_retries(task, on_retry=self._count, **rule) for step, task in STEPS.items()}
+        self._futures: list[PrefectFuture[Any]] = []
+        self.num_retries = 0
+
+    def submit(self, step: str, label: str, *args: Any, **kwargs: Any) -> Submitted:
+        name = f"{self._tasks[step].name} {label}".replace("{", "{{").replace("}", "}}")
+        task = self._tasks[step].with_options(task_run_name=name)
+        options = {key: opaque(value) for key, value in kwargs.items()}
+        future = task.submit(opaque(self._workspace), *[_given(arg) for arg in args], **options)
+        self._futures.append(future)
+        return Submitted(future, [arg for arg in args if isinstance(arg, Submitted)])
+
+    def close(self, *, cancel: bool) -> None:
+        """Wait for every task run. Steps ask the workspace whether to stop, so one that is cancelled ends soon."""
+        if cancel:
+            self._workspace.stop.set()
+        for future in self._futures:
+            future.wait()
+
+    def _count(self, step: str, error: BaseException) -> None:
+        self.num_retries += 1
+        self._progress.retried(step, error)
+
+
+def _given(arg: Any) -> Any:
+    """What Prefect gets for an argument: a future to wait for, a list to look into for inputs, else a closed box."""
+    if isinstance(arg, Submitted):
+        return arg.future
+    return arg if isinstance(arg, list) else opaque(arg)

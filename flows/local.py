@@ -1,0 +1,132 @@
+"""`tidemill run`: the flow, here and now, at the configured Prefect server or a temporary one."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from flows.server import temporary_server
+from tidemill.config import Pipeline
+from tidemill.errors import ConfigError, RunFailed
+from tidemill.progress import Progress
+from tidemill.run import RunResult
+
+ANSWER_SECONDS = 10.0
+START_SECONDS = 120.0
+DRAIN_SECONDS = 10.0
+CONFIGURED = "Start it, set PREFECT_API_URL to another, unset it to get a temporary one, or run with --direct."
+TEMPORARY = "It was to serve this run only. Set PREFECT_API_URL to one that runs, or run with --direct."
+
+
+def run_under_prefect(pipeline: Pipeline, *, yes: bool = False, progress: Progress) -> RunResult:
+    """Run the flow in this process and thread.
+
+    Raises:
+        ConfigError: Prefect is not installed, or its configured server does not answer.
+        TidemillError: whatever the run itself raises.
+    """
+    if importlib.util.find_spec("prefect") is None:
+        raise ConfigError("Prefect is not installed. pip install prefect, or run with --direct.")
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # Else Prefect prints a notice on the user's terminal at first use.
+    from prefect.settings import get_current_settings
+
+    if url := get_current_settings().api.url:
+        with _quiet_console(), _settings(url):
+            _check_server(url, ANSWER_SECONDS, way_out=CONFIGURED)
+            return _run_flow(pipeline, yes, progress)
+    with temporary_server() as url, _quiet_console(), _settings(url):
+        import flows.run  # noqa: F401  # And with it all that the run needs, while the server starts.
+
+        _check_server(url, START_SECONDS, way_out=TEMPORARY)
+        return _run_flow(pipeline, yes, progress)
+
+
+def _run_flow(pipeline: Pipeline, yes: bool, progress: Progress) -> RunResult:
+    import httpx
+    from prefect import tags
+
+    from flows.run import HERE, Here, run_pipeline
+
+    here = Here(pipeline, progress)
+    token = HERE.set(here)
+    try:
+        with tags("tidemill"):
+            state: Any = run_pipeline(_parameter(pipeline), yes=yes, return_state=True)
+        if here.result is None:
+            state.result()
+    except httpx.HTTPError as e:
+        if here.result is None:
+            raise RunFailed(f"The Prefect server stopped answering: {e}. Run again, or with --direct.") from e
+        progress.note(f"The Prefect server could not be told how the run ended: {e}.")
+    finally:
+        HERE.reset(token)
+    assert here.result is not None
+    return here.result
+
+
+def _parameter(pipeline: Pipeline) -> dict[str, Any]:
+    """The pipeline as Prefect stores and shows it: without the catalog's password."""
+    raw = pipeline.model_dump(mode="json", exclude_unset=True)
+    if catalog := raw.get("lake", {}).get("catalog"):
+        raw["lake"]["catalog"] = re.sub(r"password=('[^']*'|\S+)", "password=***", catalog)
+    return raw
+
+
+@contextmanager
+def _settings(url: str) -> Iterator[None]:
+    """Without heartbeats, whose thread takes a second to end: a terminal sees for itself when its run is gone."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        try:
+            yield
+        finally:
+            _drain()
+
+
+def _drain() -> None:
+    """Send what is still queued for the server: it may be gone afterwards."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    EventsWorker.drain_all(timeout=DRAIN_SECONDS, at_exit=False)
+    APILogWorker.drain_all(timeout=DRAIN_SECONDS, at_exit=False)
+
+
+def _check_server(url: str, seconds: float, *, way_out: str) -> None:
+    import httpx
+    from prefect import get_client
+    from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    try:
+        with (
+            temporary_settings({PREFECT_API_REQUEST_TIMEOUT: seconds, PREFECT_CLIENT_MAX_RETRIES: 0}),
+            get_client(sync_client=True) as client,
+        ):
+            client.api_version()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as e:
+        raise ConfigError(f"The Prefect server at {url} does not answer: {e or type(e).__name__}. {way_out}") from e
+
+
+@contextmanager
+def _quiet_console() -> Iterator[None]:
+    """Keep Prefect's log lines from the terminal, unless its user asked for them; its server gets them all."""
+    import prefect.main  # noqa: F401  # Sets up logging.
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    def from_elsewhere(record: logging.LogRecord) -> bool:
+        return "PREFECT_LOGGING_LEVEL" in os.environ or not record.name.startswith("prefect")
+
+    consoles = [handler for handler in logging.getLogger().handlers if isinstance(handler, PrefectConsoleHandler)]
+    for console in consoles:
+        console.addFilter(from_elsewhere)
+    try:
+        yield
+    finally:
+        for console in consoles:
+            console.removeFilter(from_elsewhere)

@@ -1,0 +1,117 @@
+"""A Prefect server for one run, on loopback, in a process and a folder of its own.
+
+The parent makes the listening socket, so there is no port to clash over and no
+moment at which a connection is refused. The server lives as long as its standard
+input is open: however its parent ends, it ends too, and takes its folder along.
+Four runs at once are four servers with a database each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+
+STOP_SECONDS = 5.0
+SETTINGS = {
+    "PREFECT__SERVER_EPHEMERAL": "1",
+    "PREFECT__SERVER_FINAL": "1",
+    "PREFECT_UI_ENABLED": "false",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+    "DO_NOT_TRACK": "1",
+}
+
+
+@contextmanager
+def temporary_server() -> Iterator[str]:
+    """Start a server and give its URL at once: requests to it wait until it answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(128)
+        port, number = listening.getsockname()[1], listening.fileno()
+        # -P: a folder named flows where the user stands is not ours. A session of its own: Ctrl-C is for the run,
+        # which then tells the server how it ended.
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "flows.server", str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            env=_environment(),
+            pass_fds=[number],
+            start_new_session=True,
+        )
+    try:
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        _stop(process)
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without what configures another Prefect server."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | SETTINGS
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        process.wait(timeout=STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def serve(listening: socket.socket) -> None:
+    """Serve until standard input ends."""
+    with tempfile.TemporaryDirectory(prefix="tidemill-prefect-", ignore_cleanup_errors=True) as folder:
+        threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
+        os.environ |= {"PREFECT_HOME": folder, "PREFECT_API_DATABASE_MIGRATE_ON_START": "false"}
+        import uvicorn
+
+        _lay_out_database(Path(folder) / "prefect.db")
+        from prefect.server.api.server import create_app
+
+        uvicorn.Server(uvicorn.Config(create_app(), log_level="critical", lifespan="on")).run(sockets=[listening])
+
+
+def _end_with_parent(folder: str) -> None:
+    """At once, and without ceremony: nothing of this server outlives the run."""
+    sys.stdin.buffer.read()
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(0)
+
+
+def _lay_out_database(database: Path) -> None:
+    """Copy an empty database; the first run of each Prefect version makes it, by 3 s of migrations."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidemill"
+    template = cache / f"prefect-{metadata.version('prefect')}.sqlite"
+    if template.exists():
+        shutil.copyfile(template, database)
+        return
+    from prefect.server.database import provide_database_interface
+
+    asyncio.run(provide_database_interface().create_db())
+    with suppress(OSError):  # Without a cache, the next run is as slow as this one.
+        cache.mkdir(parents=True, exist_ok=True)
+        fresh = cache / f"{template.name}.{os.getpid()}"
+        with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(fresh)) as copy:
+            source.backup(copy)
+        fresh.rename(template)
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))

@@ -1,0 +1,1 @@
+"""How one step runs under Prefect: a file a step, each one engine call."""

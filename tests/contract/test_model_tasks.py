@@ -1,0 +1,196 @@
+"""Every model task answers as `transformers.pipeline` does, and refuses what it cannot do before any work."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import transformers
+
+from tests.checkpoints import NUM_POSITIONS, TINY_SENTIMENT, reviews, save_checkpoint
+from tests.contract.conftest import CHECKPOINTS
+from tidemill.checkpoint import load_config, max_positions
+from tidemill.config import Inference
+from tidemill.errors import ConfigError, ModelError
+from tidemill.inference import ModelRunner
+from tidemill.model_tasks import MODEL_TASKS, find_task
+from tidemill.tokenization import TextTokenizer
+
+TEXTS = [*reviews(30), "", "a", "naïve café 電影 😀", "the film " * 300]
+
+
+def ask_pipeline(task, folder, texts, **options):
+    # One by one: the oracle pads nothing.
+    pipeline = transformers.pipeline(task, model=str(folder), dtype=torch.float32, device="cpu")
+    length = max_positions(pipeline.model.config)
+    return pipeline(texts, truncation=True, max_length=length, **options)
+
+
+def ask_tidemill(task, folder, texts, *, dtype="float32", all_scores=False):
+    config = load_config(folder)
+    tokenizer = TextTokenizer.load(folder, model_max_length=max_positions(config))
+    inference = Inference(device="cpu", dtype=dtype)
+    runner = ModelRunner.load(folder, task=task, inference=inference, all_scores=all_scores)
+    predictions = runner.predict(tokenizer.encode(pa.array(texts, pa.string())).token_ids)
+    assert predictions.reason.null_count == len(texts)
+    return predictions.columns
+
+
+def test_every_model_task_has_checkpoints_in_this_suite():
+    assert [task.pipeline_tag for task in MODEL_TASKS] == list(CHECKPOINTS)
+
+
+def test_labels_and_scores_are_those_of_the_pipeline(checkpoint):
+    task, folder = checkpoint
+    answers = ask_pipeline(task, folder, TEXTS)
+
+    ours = ask_tidemill(task, folder, TEXTS)
+
+    assert ours["label"].to_pylist() == [answer["label"] for answer in answers]
+    np.testing.assert_allclose(ours["score"].to_numpy(), [answer["score"] for answer in answers], atol=1e-4)
+
+
+def test_all_scores_are_those_of_the_pipeline(checkpoint):
+    task, folder = checkpoint
+    answers = ask_pipeline(task, folder, TEXTS, top_k=None)
+
+    ours = ask_tidemill(task, folder, TEXTS, all_scores=True)
+
+    for scores, answer in zip(ours["scores"].to_pylist(), answers, strict=True):
+        assert dict(scores) == pytest.approx({one["label"]: one["score"] for one in answer}, abs=1e-4)
+
+
+def test_the_columns_are_those_of_the_result_schema(checkpoint):
+    task, folder = checkpoint
+    config = load_config(folder)
+
+    for all_scores in (False, True):
+        schema = find_task(task).result_schema(config, all_scores=all_scores)
+        assert ask_tidemill(task, folder, TEXTS[:2], all_scores=all_scores).schema == schema
+
+
+def test_weights_that_do_not_cover_the_model_are_refused_and_never_random(checkpoint):
+    task, folder = checkpoint
+    headless = folder.with_name(folder.name + "-headless")
+    transformers.AutoModel.from_pretrained(folder).save_pretrained(headless)
+    (headless / "config.json").write_text((folder / "config.json").read_text())
+
+    with pytest.raises(ModelError, match="would stay random"):
+        find_task(task).load(headless, dtype=torch.float32, trust_remote_code=False)
+
+
+def test_a_model_of_another_task_is_refused_before_its_weights_are_read(checkpoint):
+    task, folder = checkpoint
+    config = load_config(folder)
+    config.architectures = ["BertForMaskedLM"]
+
+    with pytest.raises(ModelError, match=r"is a BertForMaskedLM.*Set model\.path"):
+        find_task(task).check(config)
+
+
+def test_pickled_weights_are_refused_with_the_way_out(checkpoint):
+    task, folder = checkpoint
+    pickled = folder.with_name(folder.name + "-pickled")
+    pickled.mkdir()
+    (pickled / "config.json").write_text((folder / "config.json").read_text())
+    torch.save({}, pickled / "pytorch_model.bin")
+
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin.*Set model\.revision"):
+        find_task(task).load(pickled, dtype=torch.float32, trust_remote_code=False)
+
+
+def test_bfloat16_answers_as_the_float32_pipeline_on_real_reviews():
+    texts = reviews(400)
+    answers = ask_pipeline("text-classification", TINY_SENTIMENT, texts)
+
+    ours = ask_tidemill("text-classification", TINY_SENTIMENT, texts, dtype="bfloat16")
+
+    agree = np.array(ours["label"].to_pylist()) == [answer["label"] for answer in answers]
+    drift = np.abs(ours["score"].to_numpy() - [answer["score"] for answer in answers])
+    assert agree.mean() >= 0.995
+    assert np.quantile(drift, 0.99) <= 0.02
+
+
+@pytest.mark.parametrize("name", ["text-classificaton", "Text-Classification"])
+def test_a_misspelt_model_task_is_answered_with_the_nearest(name):
+    with pytest.raises(ConfigError, match='Did you mean "text-classification"'):
+        find_task(name)
+
+
+def test_an_unknown_model_task_is_answered_with_those_that_are_known():
+    with pytest.raises(ConfigError, match=r"Known: text-classification\."):
+        find_task("object-detection")
+
+
+@pytest.fixture
+def bert(tmp_path):
+    return save_checkpoint(tmp_path, "bert", "two labels")
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(ModelError, match=r"no config\.json in .* Set model\.path"):
+        load_config(tmp_path)
+
+
+def test_a_configuration_that_is_not_json_is_refused(bert):
+    (bert / "config.json").write_text('{"model_type": "bert"')
+
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_config(bert)
+
+
+def test_an_architecture_that_transformers_does_not_know_is_refused(bert):
+    edit_config(bert, model_type="abacus")
+
+    with pytest.raises(ModelError, match=r"cannot be loaded: .*abacus"):
+        load_config(bert)
+
+
+def test_a_model_with_its_own_code_is_refused_and_its_code_is_not_run(bert):
+    (bert / "configuration_abacus.py").write_text("raise SystemExit('ran')")
+    edit_config(bert, model_type="abacus", auto_map={"AutoConfig": "configuration_abacus.AbacusConfig"})
+
+    with pytest.raises(ModelError, match=r"set model\.trust_remote_code = true"):
+        load_config(bert)
+
+
+def test_weights_of_another_shape_are_refused(bert):
+    edit_config(bert, intermediate_size=128)
+
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        find_task("text-classification").load(bert, dtype=torch.float32, trust_remote_code=False)
+
+
+def test_a_folder_without_weights_is_refused(bert):
+    (bert / "model.safetensors").unlink()
+
+    with pytest.raises(ModelError, match="no weights"):
+        find_task("text-classification").load(bert, dtype=torch.float32, trust_remote_code=False)
+
+
+def test_labels_that_do_not_name_every_output_are_refused(bert):
+    edit_config(bert, id2label={"0": "good", "1": "good"})
+
+    with pytest.raises(ModelError, match="Correct id2label"):
+        find_task("text-classification").check(load_config(bert))
+
+
+def test_a_dtype_is_what_was_asked_for_whatever_the_checkpoint_was_saved_in():
+    assert json.loads((TINY_SENTIMENT / "config.json").read_text())["dtype"] == "float16"
+
+    model = find_task("text-classification").load(TINY_SENTIMENT, dtype=torch.float32, trust_remote_code=False)
+
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert not model.training
+
+
+def test_positions_bound_what_the_tokenizer_gives(bert):
+    assert max_positions(load_config(bert)) == NUM_POSITIONS

@@ -1,0 +1,66 @@
+"""SIGKILL at random moments: the next run's table equals an undisturbed run's."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.pipelines import assert_same_tables, make_pipeline, problems_of, reviews, write_parquet
+from tests.processes import Process, run_in_process
+from tidemill.config import Pipeline
+
+NUM_FILES = 12
+SEED = 7
+
+
+def write_revision(folder: Path, revision: int) -> None:
+    """24 shards; the second revision changes a third of the files, removes one and renames one."""
+    for i in range(NUM_FILES):
+        changed = revision == 2 and i % 3 == 0
+        table = reviews(20 * i + (1000 if changed else 0), 16)
+        write_parquet(folder / f"part-{i:02}.parquet", table, row_group_size=8)
+    if revision == 2:
+        (folder / "part-01.parquet").unlink()
+        (folder / "part-02.parquet").rename(folder / "renamed.parquet")
+
+
+def pipeline_over(folder: Path, files: Path) -> Pipeline:
+    return make_pipeline(folder, f"{files}/*", dataset={"shard_bytes": 900})
+
+
+@pytest.mark.parametrize("num_kills", [4, pytest.param(100, marks=pytest.mark.soak)])
+def test_a_run_killed_at_any_moment_is_completed_by_the_next(tmp_path, num_kills):
+    draw = random.Random(SEED)
+    first, second = tmp_path / "first", tmp_path / "second"
+    write_revision(first, 1)
+    write_revision(second, 2)
+    files = tmp_path / "files"
+    expected = pipeline_over(tmp_path / "expected", second)
+    started = time.monotonic()
+    assert Process(run_in_process, expected, tmp_path / "home").result()["num_shards"] >= 20
+    duration = time.monotonic() - started
+    num_killed = 0
+    for attempt in range(num_kills):
+        # Every second attempt is killed while it takes up the second revision.
+        disturbed = pipeline_over(tmp_path / f"disturbed-{attempt}", files)
+        if attempt % 2:
+            point(files, first)
+            Process(run_in_process, disturbed, tmp_path / "home").result()
+        point(files, second)
+        process = Process(run_in_process, disturbed, tmp_path / "home")
+        time.sleep(draw.uniform(0.0, duration))
+        num_killed += process.kill()
+        result = Process(run_in_process, disturbed, tmp_path / "home").result()
+        assert result["state"] == "done"
+        assert problems_of(disturbed) == []
+        assert_same_tables(disturbed, expected)
+        assert not list((tmp_path / f"disturbed-{attempt}" / "store" / "predictions").iterdir())
+    assert num_killed > 0
+
+
+def point(link: Path, target: Path) -> None:
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)

@@ -1,0 +1,71 @@
+"""Without a configured server: one for the run, of which nothing is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+
+from flows.local import run_under_prefect
+from flows.server import temporary_server
+from tests.pipelines import ROOT, assert_same_tables, make_pipeline, reviews, run, write_parquet
+from tidemill.progress import Quiet
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=60).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def folders() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob("tidemill-prefect-*"))
+
+
+def test_the_table_is_the_direct_one(no_prefect_server, tmp_path):
+    for i in range(3):
+        write_parquet(tmp_path / "data" / f"part-{i}.parquet", reviews(i * 20, 20))
+    dataset = str(tmp_path / "data" / "*.parquet")
+    pipeline, direct = make_pipeline(tmp_path / "prefect", dataset), make_pipeline(tmp_path / "direct", dataset)
+    assert run_under_prefect(pipeline, progress=Quiet()).state == "done"
+    run(direct)
+    assert_same_tables(pipeline, direct)
+
+
+def test_servers_started_at_once_are_servers_of_their_own_and_leave_nothing():
+    before = folders()
+    with temporary_server() as first, temporary_server() as second, ThreadPoolExecutor() as pool:
+        assert first != second
+        assert list(pool.map(answers, [first, second])) == [True, True]
+        assert len(folders() - before) == 2
+    assert not answers(first)
+    assert not answers(second)
+    assert folders() == before
+
+
+def test_a_server_ends_when_its_run_is_killed():
+    before = folders()
+    script = (
+        "import time\nfrom flows.server import temporary_server\n"
+        "with temporary_server() as url:\n    print(url, flush=True)\n    time.sleep(600)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert parent.stdout is not None
+    url = parent.stdout.readline().strip()
+    assert answers(url)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while answers(url) or folders() != before:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -1,0 +1,65 @@
+"""Real processes that start at once: forked from a server that has everything imported, and killed at will."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tidemill.config import Pipeline
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["torch", "transformers", "tidemill.run", "tests.pipelines"])
+
+
+class Process:
+    """A function in a process of its own; what it raises is raised by `result`."""
+
+    def __init__(self, call: Callable[..., Any], *args: Any) -> None:
+        self._answers = _context.SimpleQueue()
+        self._process = _context.Process(target=_call, args=(self._answers, call, args), daemon=True)
+        self._process.start()
+
+    def kill(self) -> bool:
+        """SIGKILL; whether the process was still running."""
+        running = self._process.is_alive()
+        if running and self._process.pid is not None:
+            os.kill(self._process.pid, signal.SIGKILL)
+        self._process.join()
+        return running
+
+    def result(self, timeout: float = 240) -> Any:
+        self._process.join(timeout)
+        assert self._process.exitcode == 0, f"exit code {self._process.exitcode}"
+        answer = json.loads(self._answers.get())
+        assert "error" not in answer, answer["error"]
+        return answer["value"]
+
+
+def run_in_process(pipeline: Pipeline, home: Path) -> dict[str, Any]:
+    """A run without Prefect, as a plain dict."""
+    from tidemill.run import Run
+
+    os.environ["TIDEMILL_HOME"] = str(home)
+    return asdict(Run(pipeline).execute())
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def _call(answers: Any, call: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    try:
+        answers.put(json.dumps({"value": call(*args)}, default=str))
+    except BaseException:
+        answers.put(json.dumps({"error": traceback.format_exc()}))
