@@ -26,6 +26,7 @@ LONGEST_WAIT_SECONDS = 5.0
 FILE_URL = re.compile(r"hf://datasets/(?P<repo>[^/@]+(?:/[^/@]+)?)@(?P<commit>[0-9a-f]{40})/(?P<path>.+)")
 ADDRESS = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.+))?")
 ASKED_TO_WAIT = 429
+LOG_IN = "log in: `hf auth login`, or set HF_TOKEN."
 
 
 @dataclass(frozen=True)
@@ -202,17 +203,13 @@ def _meaning(error: Exception, kind: str, repo: str, revision: str) -> TidemillE
                     )
                 continue  # An outage while downloading looks like this; its cause says which.
             case errors.GatedRepoError():
-                return wrong(
-                    f"{what} is gated. Accept its conditions on its page on the Hub, then log in: `hf auth login`, or set HF_TOKEN."
-                )
+                return wrong(f"{what} is gated. Accept its conditions on its page on the Hub, then {LOG_IN}")
             case errors.RevisionNotFoundError():
                 return wrong(
                     f"{what} has no revision {revision!r}. Set {kind}.revision to a branch, tag or commit that exists."
                 )
             case errors.RepositoryNotFoundError():
-                return wrong(
-                    f"{what} does not exist or is private. Check {kind}.path; if it is private, log in: `hf auth login`, or set HF_TOKEN."
-                )
+                return wrong(f"{what} does not exist or is private. Check {kind}.path; if it is private, {LOG_IN}")
             case errors.HFValidationError():
                 return wrong(f"{kind}.path = {repo!r} is neither a local path nor a Hub id: {_line(e)}")
             case errors.HfHubHTTPError():
@@ -230,13 +227,9 @@ def _meaning(error: Exception, kind: str, repo: str, revision: str) -> TidemillE
         case errors.LocalEntryNotFoundError():
             return SourceUnavailable(f"{what} cannot be reached: {_line(error)}")
         case datasets.exceptions.DatasetNotFoundError() if "gated" in str(error):
-            return wrong(
-                f"{what} is gated. Accept its conditions on its page on the Hub, then log in: `hf auth login`, or set HF_TOKEN."
-            )
+            return wrong(f"{what} is gated. Accept its conditions on its page on the Hub, then {LOG_IN}")
         case datasets.exceptions.DatasetNotFoundError():
-            return wrong(
-                f"{what} does not exist or may not be read: {_line(error)} Check {kind}.path; log in with `hf auth login` or HF_TOKEN."
-            )
+            return wrong(f"{what} does not exist or may not be read: {_line(error)} Check {kind}.path; {LOG_IN}")
         case (
             datasets.exceptions.DataFilesNotFoundError() | datasets.data_files.EmptyDatasetError() | FileNotFoundError()
         ):
@@ -250,7 +243,7 @@ def _http_meaning(error: Any, wrong: type[InputError], what: str) -> TidemillErr
     if status == ASKED_TO_WAIT or status >= 500 or status == 0:
         return SourceUnavailable(f"{what}: the Hub answered {status}.", wait_seconds=_asked_wait(response))
     if status in (401, 403):
-        return wrong(f"{what} may not be read (the Hub answered {status}). Log in: `hf auth login`, or set HF_TOKEN.")
+        return wrong(f"{what} may not be read (the Hub answered {status}). To read it, {LOG_IN}")
     return wrong(f"{what}: the Hub answered {status}: {_line(error)}")
 
 

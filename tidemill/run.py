@@ -10,97 +10,33 @@ from __future__ import annotations
 import functools
 import secrets
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tidemill import stages
 from tidemill.config import Pipeline
 from tidemill.errors import FileChanged, LimitExceeded, RunFailed, Stopped, TidemillError
+from tidemill.executor import Executor, ThreadExecutor
 from tidemill.lake import Lake, catalog_exists, ensure_system_tables
-from tidemill.lake.commit import (
-    Adoption,
-    Copied,
-    Outcome,
-    Target,
-    adopt,
-    commit_shards,
-    finish_rewrite,
-    is_done,
-    remove_vanished,
-    request_ids,
-    rewrite_shard,
-    rewritten_shards,
-    start_rewrite,
-)
+from tidemill.lake.adoption import Adoption, Target, adopt, request_ids
+from tidemill.lake.commit import Copied, commit_shards, remove_vanished
 from tidemill.lake.ledger import target_shards
+from tidemill.lake.rewrite import finish_rewrite, rewrite_shard, rewritten_shards, start_rewrite
 from tidemill.lake.runs import RunRecord, record_run
 from tidemill.plan import FilePlan, Plan, make_plan
 from tidemill.progress import Progress, Quiet
 from tidemill.retry import retrying
 from tidemill.shards import Shard
 from tidemill.sources import Dataset
-from tidemill.stages import Cutting, Held, Predicted, Request, Workspace
+from tidemill.stages import Cutting, Request, Workspace
+from tidemill.window import Outcomes, Window
 
 T = TypeVar("T")
 MAX_ROUNDS = 4
-Cut = tuple[str, Sequence[Shard]]
-"""A file's path and all its shards."""
-STORE_BYTES_PER_TEXT_BYTE = 3
-STORE_WAIT_SECONDS = 600.0
-
-
-class Future(Protocol):
-    """The part of a future that the run needs; Prefect's and the standard library's have it."""
-
-    def result(self) -> Any: ...
-
-
-class Executor(Protocol):
-    """Runs steps of `stages` by name. Arguments that are futures are waited for; retryable errors are retried."""
-
-    def submit(self, step: str, label: str, *args: Any, **kwargs: Any) -> Future: ...
-
-    def close(self, *, cancel: bool) -> None: ...
-
-
-class ThreadExecutor:
-    """The steps in threads of this process, without Prefect."""
-
-    def __init__(self, workspace: Workspace, progress: Progress) -> None:
-        limits = workspace.pipeline.limits
-        self._workspace, self._progress, self._retries = workspace, progress, limits.retries
-        # A step waits in its thread for the one before: four threads a shard can never all be waiting.
-        self._pool = ThreadPoolExecutor(max_workers=4 * (limits.shards_in_flight + 1), thread_name_prefix="tidemill")
-        self.num_retries = 0
-        """Retries so far, of all steps."""
-
-    def submit(self, step: str, label: str, *args: Any, **kwargs: Any) -> Future:
-        return self._pool.submit(self._run, step, args, kwargs)
-
-    def close(self, *, cancel: bool) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=cancel)
-
-    def _run(self, step: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        ready = [_resolved(arg) for arg in args]
-
-        def count(error: BaseException) -> None:
-            self.num_retries += 1
-            self._progress.retried(step, error)
-
-        call = getattr(stages, step)
-        return retrying(
-            lambda: call(self._workspace, *ready, **kwargs),
-            retries=self._retries,
-            on_retry=count,
-            sleep=self._workspace.pause,
-        )
 
 
 @dataclass
@@ -137,13 +73,13 @@ class Run:
         yes: bool = False,
         why: str = "run",
         flow_run_id: str | None = None,
-        executor: Any = ThreadExecutor,
+        executor: Callable[[Workspace, Progress], Executor] = ThreadExecutor,
     ) -> None:
         self.pipeline, self.progress, self.yes = pipeline, progress or Quiet(), yes
         self.run_id = secrets.token_hex(6)
         self._executor_type = executor
         self._record = RunRecord(self.run_id, pipeline.name, kind="run", why=why, flow_run_id=flow_run_id)
-        self._failures: list[tuple[str, BaseException]] = []
+        self._outcomes = Outcomes(self._record, self.progress)
         self._workspace: Workspace | None = None
 
     def execute(self) -> RunResult:
@@ -161,17 +97,17 @@ class Run:
             self._patiently(lambda: record_run(lake, self._record))
             try:
                 for _ in range(MAX_ROUNDS):
-                    self._failures.clear()
+                    self._outcomes.failures.clear()
                     if self._work(plan, dataset, lake) and not self._outdated():
                         break
                     plan, dataset = make_plan(self.pipeline, lake)
-                state = "failed" if self._failures or self._over_quarantine() else "done"
+                state = "failed" if self._outcomes.failures or self._over_quarantine() else "done"
             except Stopped:
                 state = "stopped"
             except Exception as e:
                 self._finish(lake, plan, "failed", started, message=str(e))
                 raise
-            except BaseException:  # Ctrl-C, or an executor's own way to say that the process is to end.
+            except BaseException:  # noqa: BLE001 — Ctrl-C, or an executor's own way to say that the process is to end.
                 state = "stopped"
             return self._finish(lake, plan, state, started)
 
@@ -274,12 +210,12 @@ class Run:
             outcome = self._patiently(
                 lambda: commit_shards(workspace.lake, workspace.target, items, cut=cut, moved=tuple(plan.renamed))
             )
-            self._count(workspace, outcome, copied=len(items))
+            self._outcomes.count(outcome, copied=len(items))
 
     def _stream(self, workspace: Workspace, executor: Executor) -> None:
         """Send every shard that is to be computed through the stages, a bounded number at a time."""
         plan = workspace.plan
-        window = _Window(self, workspace, executor)
+        window = Window(self._outcomes, workspace, executor)
         repeats: list[Copied] = []
         for file in plan.files:
             if _is_pure_copy(file, plan) or not (file.todo or file.uncut):
@@ -291,8 +227,8 @@ class Run:
                 window.end_file(file)
             except Stopped:
                 raise
-            except Exception as e:  # A file that fails, for whatever reason, fails alone.
-                self._fail(file.file.path, e)
+            except Exception as e:  # noqa: BLE001 — a file that fails, for whatever reason, fails alone.
+                self._outcomes.fail(file.file.path, e)
                 window.abandon_file()
         window.drain()
         for repeat in repeats:
@@ -300,7 +236,7 @@ class Run:
         window.release_held()
 
     def _requests(
-        self, workspace: Workspace, executor: Executor, file: FilePlan, repeats: list[Copied], window: _Window
+        self, workspace: Workspace, executor: Executor, file: FilePlan, repeats: list[Copied], window: Window
     ) -> Iterator[Request]:
         """The shards of one file that are to be computed, in order; a text file is cut as they are taken."""
         plan = workspace.plan
@@ -333,33 +269,9 @@ class Run:
     def _commit_repeat(self, workspace: Workspace, repeat: Copied) -> None:
         try:
             outcome = self._patiently(lambda: commit_shards(workspace.lake, workspace.target, [repeat]))
-            self._count(workspace, outcome, copied=1)
+            self._outcomes.count(outcome, copied=1)
         except TidemillError as e:
-            self._fail(repeat.shard.file.path, e)
-
-    def _count(
-        self, workspace: Workspace, outcome: Outcome, *, copied: int = 0, tokens: int = 0, path: str = ""
-    ) -> None:
-        record = self._record
-        record.num_shards += outcome.num_committed
-        record.num_copied += min(copied, outcome.num_committed)
-        record.num_rows += outcome.num_rows
-        record.num_quarantined += outcome.num_quarantined
-        record.num_rows_removed += outcome.num_rows_removed
-        if outcome.num_committed:
-            record.num_tokens += tokens
-            self.progress.committed(
-                path,
-                shards=outcome.num_committed,
-                rows=outcome.num_rows,
-                tokens=tokens,
-                quarantined=outcome.num_quarantined,
-            )
-
-    def _fail(self, path: str, error: BaseException) -> None:
-        self._failures.append((path, error))
-        self._record.num_shards_failed += 1
-        self.progress.failed(path, error)
+            self._outcomes.fail(repeat.shard.file.path, e)
 
     def _patiently(self, call: Callable[[], T]) -> T:
         """A write of the run's own, outside of any step: another writer's lock is waited for as a step would."""
@@ -367,7 +279,9 @@ class Run:
 
     def _outdated(self) -> bool:
         """Whether all that failed is that files changed under the run: a new listing takes them up."""
-        return bool(self._failures) and all(isinstance(error, FileChanged) for _, error in self._failures)
+        return bool(self._outcomes.failures) and all(
+            isinstance(error, FileChanged) for _, error in self._outcomes.failures
+        )
 
     def _over_quarantine(self) -> bool:
         workspace = self._workspace
@@ -375,12 +289,15 @@ class Run:
 
     def _finish(self, lake: Lake, plan: Plan, state: str, started: float, message: str = "") -> RunResult:
         record = self._record
+        record.num_shards_failed = len(self._outcomes.failures)
         record.state, record.finished_at, record.seconds = state, datetime.now(UTC), time.monotonic() - started
         per_hour = self.pipeline.cost.per_hour
         record.cost = None if per_hour is None else record.seconds / 3600 * per_hour
         record.currency = self.pipeline.cost.currency
         notes = [*plan.notes, *([message] if message else []), *self._limit_notes()]
-        record.message = "; ".join([*notes, *(f"{path}: {error}" for path, error in self._failures[:5])]) or None
+        record.message = (
+            "; ".join([*notes, *(f"{path}: {error}" for path, error in self._outcomes.failures[:5])]) or None
+        )
         self._patiently(lambda: record_run(lake, record))
         return RunResult(
             run_id=self.run_id,
@@ -399,7 +316,8 @@ class Run:
             num_retries=record.num_retries,
             seconds=record.seconds,
             failures=[
-                {"path": path, "error": type(error).__name__, "message": str(error)} for path, error in self._failures
+                {"path": path, "error": type(error).__name__, "message": str(error)}
+                for path, error in self._outcomes.failures
             ],
             notes=notes,
         )
@@ -413,123 +331,6 @@ class Run:
             f"limits.max_quarantine = {self.pipeline.limits.max_quarantine:g}. No old rows were removed. See why: "
             f"SELECT stage, reason, count(*) FROM _quarantine GROUP BY ALL. If that is right, raise the limit."
         ]
-
-
-@dataclass
-class _Sent:
-    """A shard on its way: its last step that was submitted, and what the step belongs to."""
-
-    file: FilePlan
-    predicted: Future
-    committed: Future | None
-
-
-class _Window:
-    """The shards between ingest and commit; for a file that replaces another, those waiting for the rest of it."""
-
-    def __init__(self, run: Run, workspace: Workspace, executor: Executor) -> None:
-        self._run, self._workspace, self._executor = run, workspace, executor
-        self._size = workspace.pipeline.limits.shards_in_flight
-        self._sent: deque[_Sent] = deque()
-        self._group: list[_Sent] | None = None
-        self._held: list[tuple[FilePlan, list[Predicted], list[Cut]]] = []
-        self.contents: dict[str, str] = {}
-        self.cut: list[Cut] = []
-
-    def begin_file(self, file: FilePlan) -> None:
-        self._group = [] if file.replaces else None
-        self.cut = []
-
-    def send(self, file: FilePlan, request: Request) -> None:
-        """Ingest now, and queue the other stages behind it."""
-        self.wait_for_room()
-        if is_done(self._workspace.lake.cursor(), self._workspace.target, request.shard.shard_id, request.request_id):
-            return
-        self._make_room_in_store(request)
-        submit, label = self._executor.submit, _label(request.shard)
-        try:
-            ingested = submit("ingest", label, request).result()
-        except TidemillError as e:
-            if isinstance(e, Stopped | FileChanged):
-                raise
-            self._run._fail(request.shard.file.path, e)
-            if self._group is not None:
-                raise
-            return
-        self._run.progress.ingested(request.shard.file.path, rows=ingested.num_rows)
-        tokenized = submit("tokenize", label, ingested)
-        predicted = submit("infer", label, ingested, tokenized)
-        sent = _Sent(file, predicted, None if self._group is not None else submit("materialize_one", label, predicted))
-        self._sent.append(sent)
-        if self._group is not None:
-            self._group.append(sent)
-
-    def end_file(self, file: FilePlan) -> None:
-        """All shards of the file are on their way: commit together those that replace what readers see."""
-        if self._group is None:
-            if self.cut:
-                cut = self.cut
-                self._run._patiently(lambda: commit_shards(self._workspace.lake, self._workspace.target, [], cut=cut))
-            return
-        group, self._group = self._group, None
-        predicted = [sent.predicted.result() for sent in group]
-        cut = self.cut or [(file.file.path, file.shards)]
-        self._commit_group(file, predicted, cut)
-
-    def abandon_file(self) -> None:
-        self._group = None
-
-    def _make_room_in_store(self, request: Request) -> None:
-        """At the store's bound, wait until shards in flight are committed and what they needed may go."""
-        workspace, waited = self._workspace, 0.0
-        needed = STORE_BYTES_PER_TEXT_BYTE * request.shard.slice.text_bytes
-        while not workspace.store.make_room(needed, needed=workspace.files_in_use):
-            if self._sent:
-                self._settle(self._sent.popleft())
-            elif waited < STORE_WAIT_SECONDS:
-                time.sleep(1.0)
-                waited += 1.0
-                workspace.check_stop()
-            else:
-                raise LimitExceeded("The store is full of files that other runs need. Raise store.max_bytes.")
-
-    def wait_for_room(self) -> None:
-        while len(self._sent) >= self._size:
-            self._settle(self._sent.popleft())
-
-    def drain(self) -> None:
-        while self._sent:
-            self._settle(self._sent.popleft())
-
-    def release_held(self) -> None:
-        """Try again what was held back while the run's share of quarantined rows was too large."""
-        held, self._held = self._held, []
-        for file, predicted, cut in held:
-            self._commit_group(file, predicted, cut)
-        for _, predicted, _ in self._held:
-            num_quarantined = sum(item.num_quarantined for item in predicted)
-            self._workspace.tally.add(sum(item.ingested.num_rows for item in predicted), num_quarantined)
-
-    def _commit_group(self, file: FilePlan, predicted: list[Predicted], cut: list[Cut]) -> None:
-        outcome = self._executor.submit("materialize", file.file.path, predicted, cut=cut, replaces=True).result()
-        if isinstance(outcome, Held):
-            self._held.append((file, predicted, cut))
-            return
-        tokens = sum(item.facts["num_tokens"] for item in predicted)
-        self._run._count(self._workspace, outcome, tokens=tokens, path=file.file.path)
-
-    def _settle(self, sent: _Sent) -> None:
-        path = sent.file.file.path
-        try:
-            predicted = sent.predicted.result()
-            if sent.committed is not None:
-                tokens = predicted.facts["num_tokens"]
-                self._run._count(self._workspace, sent.committed.result(), tokens=tokens, path=path)
-        except Stopped:
-            raise
-        except Exception as e:  # A shard that fails, for whatever reason, fails alone.
-            if sent.committed is not None:
-                self._run._fail(path, e)
 
 
 def _adoption(plan: Plan) -> Adoption:
@@ -552,11 +353,3 @@ def _is_pure_copy(file: FilePlan, plan: Plan) -> bool:
         and not file.uncut
         and all(item.action == "copy" and item.copy_from in plan.done for item in file.todo)
     )
-
-
-def _label(shard: Shard) -> str:
-    return f"{shard.file.path}:{shard.slice.first_row}"
-
-
-def _resolved(arg: Any) -> Any:
-    return arg.result() if hasattr(arg, "result") and hasattr(arg, "done") else arg

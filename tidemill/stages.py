@@ -22,7 +22,8 @@ from tidemill.config import Inference
 from tidemill.errors import Stopped
 from tidemill.inference import ModelRunner, cached_runner
 from tidemill.lake import Lake
-from tidemill.lake.commit import Computed, Outcome, Target, commit_shards, request_shards
+from tidemill.lake.adoption import Target, request_shards
+from tidemill.lake.commit import Computed, Outcome, commit_shards
 from tidemill.lake.ledger import DoneShard
 from tidemill.plan import FilePlan, Plan
 from tidemill.shards import Shard, Slice, fingerprint

@@ -47,7 +47,7 @@ def dataset(tmp_path: Path) -> str:
 )
 def test_the_pipeline_file_is_refused_with_the_nearest_key(tmp_path, overrides, said):
     path = write_toml(tmp_path, "data/*.parquet")
-    with pytest.raises(ConfigError, match=".*") as refused:
+    with pytest.raises(ConfigError) as refused:
         load_pipeline(path, overrides)
     assert said in str(refused.value)
 

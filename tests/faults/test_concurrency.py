@@ -14,7 +14,8 @@ from tests.processes import Process, run_in_process
 from tidemill.config import Pipeline
 from tidemill.errors import LakeLocked
 from tidemill.lake import Lake, ensure_system_tables
-from tidemill.lake.commit import Adoption, Computed, Target, adopt, commit_shards
+from tidemill.lake.adoption import Adoption, Target, adopt
+from tidemill.lake.commit import Computed, commit_shards
 from tidemill.lake.connection import open_lock
 from tidemill.lake.tables import ResultTable
 from tidemill.shards import Shard, Slice, SourceFile

@@ -83,7 +83,8 @@ class LiveProgress(Quiet):
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
-        self._counts, self._bar, self._lock = Counts(), None, threading.Lock()
+        self._counts, self._lock = Counts(), threading.Lock()
+        self._bar: Any = None
         self._num_shards = 0
 
     def __enter__(self) -> LiveProgress:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,7 +34,7 @@ Overrides = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """How `sql` prints a result."""
 
     table = "table"

@@ -19,34 +19,10 @@ import pyarrow.compute as pc
 
 from tidemill.errors import InvariantBroken
 from tidemill.formats import KEPT_PREFIX
+from tidemill.lake.adoption import Target, is_target, list_shards
 from tidemill.lake.connection import Cursor, Lake
-from tidemill.lake.ledger import files_table, shards_table
-from tidemill.lake.tables import (
-    ResultTable,
-    create_result_table,
-    existing_columns,
-    identifier,
-    insert_records,
-    insert_rows,
-    point_view,
-)
-from tidemill.shards import Shard, SourceFile
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a run brings up to date: one version of one pipeline, at one dataset revision."""
-
-    pipeline: str
-    version: str
-    revision: str
-    run_id: str
-    table: ResultTable
-    kept: str
-
-    @property
-    def message(self) -> str:
-        return f"{self.pipeline} {self.version} at {self.revision[:12]}, run {self.run_id}"
+from tidemill.lake.tables import identifier, insert_records, insert_rows
+from tidemill.shards import Shard
 
 
 @dataclass(frozen=True)
@@ -78,65 +54,6 @@ class Outcome:
     num_rows_removed: int = 0
 
 
-@dataclass(frozen=True)
-class Adoption:
-    """A dataset revision as it becomes the target."""
-
-    files: Sequence[tuple[SourceFile, int | None]]
-    shards: Sequence[Shard]
-    requests: Sequence[tuple[str, str]]
-    """(shard id, reason)"""
-    spec: dict[str, Any]
-    kept: list[dict[str, str]]
-    dataset: dict[str, Any]
-    expected_target: str | None
-
-
-def adopt(lake: Lake, target: Target, adoption: Adoption) -> bool:
-    """Make `target.revision` the target and write what is wanted; False if another run moved the target meanwhile.
-
-    The pipeline's first version gets its table, is promoted and gets the view.
-    """
-
-    def body(cursor: Cursor) -> bool:
-        now = datetime.now(UTC)
-        current = cursor.execute(
-            "SELECT target_revision FROM _pipelines WHERE pipeline = ?", [target.pipeline]
-        ).fetchone()
-        found = current[0] if current else None
-        if found not in (adoption.expected_target, target.revision):
-            return False
-        if not existing_columns(cursor, target.table.name):
-            _create_version(cursor, target, adoption, now)
-        if current is None:
-            insert_records(
-                cursor,
-                "_pipelines",
-                [
-                    {
-                        "pipeline": target.pipeline,
-                        "dataset": adoption.dataset,
-                        "target_revision": target.revision,
-                        "promoted_version": target.version,
-                        "adopted_at": now,
-                        "updated_at": now,
-                    }
-                ],
-            )
-            point_view(cursor, target.table)
-        elif found != target.revision:
-            cursor.execute(
-                "UPDATE _pipelines SET target_revision = ?, adopted_at = ?, updated_at = ? WHERE pipeline = ?",
-                [target.revision, now, now, target.pipeline],
-            )
-        _list_files(cursor, target, adoption.files)
-        _list_shards(cursor, target, adoption.shards)
-        _request(cursor, target, adoption.requests, now)
-        return True
-
-    return lake.write(body, message=f"adopt {target.message}")
-
-
 def commit_shards(
     lake: Lake,
     target: Target,
@@ -153,9 +70,9 @@ def commit_shards(
     """
 
     def body(cursor: Cursor) -> Outcome:
-        if not _is_target(cursor, target):
+        if not is_target(cursor, target):
             return Outcome(num_dropped=len(items))
-        _list_shards(cursor, target, [item.shard for item in items])
+        list_shards(cursor, target, [item.shard for item in items])
         _mark_cut(cursor, target, cut)
         written = [_write(cursor, target, item) for item in items]
         paths = {item.shard.file.path for item in items} | {path for path, _ in cut}
@@ -178,7 +95,7 @@ def remove_vanished(lake: Lake, target: Target) -> int:
     """Remove the rows of files that the target revision no longer has; returns how many."""
 
     def body(cursor: Cursor) -> int:
-        if not _is_target(cursor, target):
+        if not is_target(cursor, target):
             return 0
         return _remove(cursor, target, [shard_id for shard_id, _ in _vanished(cursor, target)])
 
@@ -187,191 +104,9 @@ def remove_vanished(lake: Lake, target: Target) -> int:
     return lake.write(body, message=f"remove vanished files: {target.message}")
 
 
-def request_shards(lake: Lake, target: Target, shards: Sequence[Shard], reason: str) -> dict[str, str]:
-    """List shards that were found by reading and ask for them; returns shard id → request id."""
-
-    def body(cursor: Cursor) -> dict[str, str]:
-        if not _is_target(cursor, target):
-            return {}
-        _list_shards(cursor, target, shards)
-        _request(cursor, target, [(shard.shard_id, reason) for shard in shards], datetime.now(UTC))
-        return request_ids(cursor, target, [shard.shard_id for shard in shards])
-
-    return lake.write(body, message=f"request: {target.message}")
-
-
-def is_done(cursor: Cursor, target: Target, shard_id: str, request_id: str) -> bool:
-    found = cursor.execute(
-        "SELECT count(*) FROM _ledger WHERE pipeline = ? AND version = ? AND shard_id = ? AND request_id = ?",
-        [target.pipeline, target.version, shard_id, request_id],
-    ).fetchone()
-    return found != (0,)
-
-
-def request_ids(cursor: Cursor, target: Target, shard_ids: Sequence[str]) -> dict[str, str]:
-    rows = cursor.execute(
-        "SELECT shard_id, request_id FROM _requests WHERE pipeline = ? AND version = ? AND shard_id IN "
-        "(SELECT unnest(?::VARCHAR[]))",
-        [target.pipeline, target.version, list(shard_ids)],
-    ).fetchall()
-    return dict(rows)
-
-
-def start_rewrite(lake: Lake, target: Target) -> str:
-    """Make the table into which the rows go with new key and kept columns; returns its name."""
-    staging = f"{target.table.name}__{target.kept}"
-
-    def body(cursor: Cursor) -> None:
-        if not existing_columns(cursor, staging):
-            create_result_table(cursor, target.table, name=staging)
-
-    lake.write(body, message=f"rewrite columns: {target.message}")
-    return staging
-
-
-def rewritten_shards(cursor: Cursor, staging: str) -> set[str]:
-    return {name for (name,) in cursor.execute(f"SELECT DISTINCT shard_id FROM {identifier(staging)}").fetchall()}
-
-
-def rewrite_shard(lake: Lake, target: Target, shard_id: str, rows: pa.Table | None, staging: str) -> None:
-    """Put a done shard's predictions beside newly read key and kept columns, in the staging table.
-
-    Without rows (the file has changed since, and is about to be replaced) the
-    columns that the table has already are taken over and the others are NULL.
-    """
-
-    def body(cursor: Cursor) -> None:
-        if shard_id in rewritten_shards(cursor, staging):
-            return
-        old = dict(existing_columns(cursor, target.table.name))
-        kept = {name for name, _ in target.table.kept}
-
-        def value(name: str, kind: str) -> str:
-            if name in kept and rows is not None:
-                return f"k.{identifier(KEPT_PREFIX + name)}"
-            return f"t.{identifier(name)}" if name not in kept or old.get(name) == kind else "NULL"
-
-        join = ""
-        if rows is not None:
-            cursor.register("_kept", rows.select(["row_number", *(KEPT_PREFIX + name for name in sorted(kept))]))
-            join = "JOIN _kept k ON k.row_number = t.row_number"
-        columns = ", ".join(value(name, kind) for name, kind in target.table.columns)
-        cursor.execute(
-            f"INSERT INTO {identifier(staging)} SELECT {columns} FROM {identifier(target.table.name)} t {join} "
-            "WHERE t.shard_id = ?",
-            [shard_id],
-        )
-
-    lake.write(body, message=f"rewrite columns: {target.message}")
-
-
-def finish_rewrite(lake: Lake, target: Target, staging: str, kept: list[dict[str, str]]) -> bool:
-    """Swap the rewritten table in; False if shards were committed meanwhile that it does not have yet."""
-
-    def body(cursor: Cursor) -> bool:
-        stale = cursor.execute(
-            f"SELECT count(*) FROM _ledger l WHERE pipeline = ? AND version = ? AND num_rows > 0 AND kept <> ? "
-            f"AND shard_id NOT IN (SELECT shard_id FROM {identifier(staging)})",
-            [target.pipeline, target.version, target.kept],
-        ).fetchone()
-        if stale != (0,):
-            return False
-        promoted = cursor.execute(
-            "SELECT promoted_version FROM _pipelines WHERE pipeline = ?", [target.pipeline]
-        ).fetchone()
-        cursor.execute(
-            f"DELETE FROM {identifier(staging)} WHERE shard_id NOT IN "
-            "(SELECT shard_id FROM _ledger WHERE pipeline = ? AND version = ?)",
-            [target.pipeline, target.version],
-        )
-        if promoted == (target.version,):
-            cursor.execute(f"DROP VIEW {identifier(target.pipeline)}")
-        cursor.execute(f"DROP TABLE {identifier(target.table.name)}")
-        cursor.execute(f"ALTER TABLE {identifier(staging)} RENAME TO {identifier(target.table.name)}")
-        if promoted == (target.version,):
-            point_view(cursor, target.table)
-        cursor.execute(
-            "UPDATE _ledger SET kept = ? WHERE pipeline = ? AND version = ?",
-            [target.kept, target.pipeline, target.version],
-        )
-        cursor.execute(
-            "UPDATE _versions SET kept = ? WHERE pipeline = ? AND version = ?",
-            [json.dumps(kept), target.pipeline, target.version],
-        )
-        return True
-
-    return lake.write(body, message=f"rewrite columns: {target.message}")
-
-
-def _create_version(cursor: Cursor, target: Target, adoption: Adoption, now: datetime) -> None:
-    create_result_table(cursor, target.table)
-    insert_records(
-        cursor,
-        "_versions",
-        [
-            {
-                "pipeline": target.pipeline,
-                "version": target.version,
-                "spec": adoption.spec,
-                "kept": adoption.kept,
-                "results": [list(column) for column in target.table.results],
-                "created_at": now,
-            }
-        ],
-    )
-
-
-def _is_target(cursor: Cursor, target: Target) -> bool:
-    found = cursor.execute("SELECT target_revision FROM _pipelines WHERE pipeline = ?", [target.pipeline]).fetchone()
-    return found == (target.revision,)
-
-
-def _list_files(cursor: Cursor, target: Target, files: Sequence[tuple[SourceFile, int | None]]) -> None:
-    cursor.register("_incoming", files_table(target.pipeline, target.revision, files))
-    cursor.execute(
-        "INSERT INTO _files BY NAME SELECT * FROM _incoming i WHERE NOT EXISTS (SELECT 1 FROM _files f "
-        "WHERE f.pipeline = i.pipeline AND f.revision = i.revision AND f.path = i.path)"
-    )
-    cursor.unregister("_incoming")
-
-
-def _list_shards(cursor: Cursor, target: Target, shards: Sequence[Shard]) -> None:
-    if not shards:
-        return
-    cursor.register("_incoming", shards_table(target.pipeline, target.revision, shards))
-    cursor.execute(
-        "INSERT INTO _shards BY NAME SELECT * FROM _incoming i WHERE NOT EXISTS (SELECT 1 FROM _shards s "
-        "WHERE s.pipeline = i.pipeline AND s.revision = i.revision AND s.shard_id = i.shard_id)"
-    )
-    cursor.unregister("_incoming")
-
-
-def _request(cursor: Cursor, target: Target, wanted: Sequence[tuple[str, str]], now: datetime) -> None:
-    """Ask for shards, unless they are done or asked for already: overlapping runs share one request."""
-    if not wanted:
-        return
-    incoming = pa.table(
-        {
-            "pipeline": [target.pipeline] * len(wanted),
-            "version": [target.version] * len(wanted),
-            "shard_id": [shard_id for shard_id, _ in wanted],
-            "request_id": [f"{target.run_id}-{shard_id}" for shard_id, _ in wanted],
-            "run_id": [target.run_id] * len(wanted),
-            "reason": [reason for _, reason in wanted],
-            "requested_at": pa.array([now] * len(wanted), pa.timestamp("us", "UTC")),
-        }
-    )
-    cursor.register("_incoming", incoming)
-    cursor.execute(
-        "INSERT INTO _requests BY NAME SELECT * FROM _incoming i WHERE NOT EXISTS (SELECT 1 FROM _requests r "
-        "WHERE r.pipeline = i.pipeline AND r.version = i.version AND r.shard_id = i.shard_id)"
-    )
-    cursor.unregister("_incoming")
-
-
 def _mark_cut(cursor: Cursor, target: Target, cut: Sequence[tuple[str, Sequence[Shard]]]) -> None:
     for path, shards in cut:
-        _list_shards(cursor, target, shards)
+        list_shards(cursor, target, shards)
         cursor.execute(
             "UPDATE _files SET num_shards = ? WHERE pipeline = ? AND revision = ? AND path = ? "
             "AND num_shards IS DISTINCT FROM ?",

@@ -102,12 +102,9 @@ def duckdb_type(arrow_type: pa.DataType) -> str:
     import duckdb
 
     try:
-        probe = pa.table({"probe": pa.array([], arrow_type)})
-        described = duckdb.connect().execute("DESCRIBE SELECT * FROM probe").fetchone()
+        return str(duckdb.from_arrow(pa.table({"probe": pa.array([], arrow_type)})).types[0])
     except (duckdb.Error, pa.ArrowException, NotImplementedError) as e:
         raise SchemaError(f"Columns of type {arrow_type} cannot be kept in the lake.") from e
-    assert described is not None and probe is not None
-    return str(described[1])
 
 
 def ensure_system_tables(lake: Lake) -> None:

@@ -15,27 +15,45 @@ from tidemill.lake.tables import existing_columns, identifier, table_name
 MAX_EXAMPLES = 3
 
 CHECKS = {
-    "a shard is in the ledger more than once": "SELECT shard_id FROM ledger GROUP BY shard_id HAVING count(*) > 1",
-    "the table has rows of a shard that the ledger does not have": "SELECT DISTINCT shard_id FROM results ANTI JOIN ledger USING (shard_id)",
-    "a shard has not the number of rows that the ledger says": "SELECT l.shard_id FROM ledger l LEFT JOIN (SELECT shard_id, count(*) AS n FROM results GROUP BY ALL) r "
-    "USING (shard_id) WHERE l.num_rows <> coalesce(r.n, 0)",
-    "a row is there more than once": "SELECT shard_id FROM results GROUP BY shard_id, row_number HAVING count(*) > 1",
-    "a row is both in the table and in quarantine": "SELECT shard_id FROM results SEMI JOIN quarantine USING (shard_id, row_number)",
-    "a shard has not the number of quarantined rows that the ledger says": "SELECT l.shard_id FROM ledger l LEFT JOIN (SELECT shard_id, count(*) AS n FROM quarantine GROUP BY ALL) q "
-    "USING (shard_id) WHERE l.num_quarantined <> coalesce(q.n, 0)",
-    "quarantine has rows of a shard that the ledger does not have": "SELECT DISTINCT shard_id FROM quarantine ANTI JOIN ledger USING (shard_id)",
-    "rows read are not results and quarantine": "SELECT l.shard_id FROM ledger l JOIN shards s USING (shard_id) "
-    "WHERE s.num_rows <> l.num_rows + l.num_quarantined",
-    "a row number lies outside of its shard": "SELECT r.shard_id FROM (SELECT shard_id, min(row_number) AS low, max(row_number) AS high FROM results "
-    "GROUP BY ALL) r JOIN shards s USING (shard_id) "
-    "WHERE r.low < s.first_row OR r.high >= s.first_row + s.num_rows",
-    "the shards of a file leave a gap or overlap": "SELECT path FROM (SELECT path, first_row, lag(first_row + num_rows, 1, 0) OVER "
-    "(PARTITION BY path ORDER BY first_row) AS expected FROM shards) WHERE first_row <> expected",
-    "a file has not the number of shards that was recorded": "SELECT f.path FROM files f LEFT JOIN (SELECT path, count(*) AS n FROM shards GROUP BY ALL) s USING (path) "
-    "WHERE f.num_shards <> coalesce(s.n, 0)",
-    "a result has no prediction": "SELECT shard_id FROM results WHERE num_tokens IS NULL OR truncated IS NULL",
+    "a shard is in the ledger more than once": """
+        SELECT shard_id FROM ledger GROUP BY shard_id HAVING count(*) > 1""",
+    "the table has rows of a shard that the ledger does not have": """
+        SELECT DISTINCT shard_id FROM results ANTI JOIN ledger USING (shard_id)""",
+    "a shard has not the number of rows that the ledger says": """
+        SELECT l.shard_id
+        FROM ledger l LEFT JOIN (SELECT shard_id, count(*) AS n FROM results GROUP BY ALL) r USING (shard_id)
+        WHERE l.num_rows <> coalesce(r.n, 0)""",
+    "a row is there more than once": """
+        SELECT shard_id FROM results GROUP BY shard_id, row_number HAVING count(*) > 1""",
+    "a row is both in the table and in quarantine": """
+        SELECT shard_id FROM results SEMI JOIN quarantine USING (shard_id, row_number)""",
+    "a shard has not the number of quarantined rows that the ledger says": """
+        SELECT l.shard_id
+        FROM ledger l LEFT JOIN (SELECT shard_id, count(*) AS n FROM quarantine GROUP BY ALL) q USING (shard_id)
+        WHERE l.num_quarantined <> coalesce(q.n, 0)""",
+    "quarantine has rows of a shard that the ledger does not have": """
+        SELECT DISTINCT shard_id FROM quarantine ANTI JOIN ledger USING (shard_id)""",
+    "rows read are not results and quarantine": """
+        SELECT l.shard_id FROM ledger l JOIN shards s USING (shard_id)
+        WHERE s.num_rows <> l.num_rows + l.num_quarantined""",
+    "a row number lies outside of its shard": """
+        SELECT r.shard_id
+        FROM (SELECT shard_id, min(row_number) AS low, max(row_number) AS high FROM results GROUP BY ALL) r
+        JOIN shards s USING (shard_id)
+        WHERE r.low < s.first_row OR r.high >= s.first_row + s.num_rows""",
+    "the shards of a file leave a gap or overlap": """
+        SELECT path
+        FROM (SELECT path, first_row,
+                     lag(first_row + num_rows, 1, 0) OVER (PARTITION BY path ORDER BY first_row) AS expected
+              FROM shards)
+        WHERE first_row <> expected""",
+    "a file has not the number of shards that was recorded": """
+        SELECT f.path FROM files f LEFT JOIN (SELECT path, count(*) AS n FROM shards GROUP BY ALL) s USING (path)
+        WHERE f.num_shards <> coalesce(s.n, 0)""",
+    "a result has no prediction": """
+        SELECT shard_id FROM results WHERE num_tokens IS NULL OR truncated IS NULL""",
 }
-"""What must never be found, by name. `results`, `ledger`, `quarantine`, `shards` and `files` are one version's, at the target."""
+"""What must never be found. The names are views of one version's rows, at the target revision."""
 
 
 def verify_pipeline(lake: Lake, pipeline: str) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def load(folder: str | Path, *, dtype: torch.dtype, trust_remote_code: bool) -> 
     return model
 
 
-def result_schema(config: PretrainedConfig, *, all_scores: bool) -> pa.Schema:  # noqa: ARG001 - as in ModelTask
+def result_schema(config: PretrainedConfig, *, all_scores: bool) -> pa.Schema:
     fields = [("label", pa.string()), ("score", pa.float32())]
     if all_scores:
         fields.append(("scores", pa.map_(pa.string(), pa.float32())))

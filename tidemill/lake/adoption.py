@@ -1,0 +1,192 @@
+"""What is wanted: a dataset revision becomes the target, and its shards are listed and asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from tidemill.lake.connection import Cursor, Lake
+from tidemill.lake.ledger import files_table, shards_table
+from tidemill.lake.tables import (
+    ResultTable,
+    create_result_table,
+    existing_columns,
+    insert_records,
+    point_view,
+)
+from tidemill.shards import Shard, SourceFile
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a run brings up to date: one version of one pipeline, at one dataset revision."""
+
+    pipeline: str
+    version: str
+    revision: str
+    run_id: str
+    table: ResultTable
+    kept: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.pipeline} {self.version} at {self.revision[:12]}, run {self.run_id}"
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """A dataset revision as it becomes the target."""
+
+    files: Sequence[tuple[SourceFile, int | None]]
+    shards: Sequence[Shard]
+    requests: Sequence[tuple[str, str]]
+    """(shard id, reason)"""
+    spec: dict[str, Any]
+    kept: list[dict[str, str]]
+    dataset: dict[str, Any]
+    expected_target: str | None
+
+
+def adopt(lake: Lake, target: Target, adoption: Adoption) -> bool:
+    """Make `target.revision` the target and write what is wanted; False if another run moved the target meanwhile.
+
+    The pipeline's first version gets its table, is promoted and gets the view.
+    """
+
+    def body(cursor: Cursor) -> bool:
+        now = datetime.now(UTC)
+        current = cursor.execute(
+            "SELECT target_revision FROM _pipelines WHERE pipeline = ?", [target.pipeline]
+        ).fetchone()
+        found = current[0] if current else None
+        if found not in (adoption.expected_target, target.revision):
+            return False
+        if not existing_columns(cursor, target.table.name):
+            _create_version(cursor, target, adoption, now)
+        if current is None:
+            insert_records(
+                cursor,
+                "_pipelines",
+                [
+                    {
+                        "pipeline": target.pipeline,
+                        "dataset": adoption.dataset,
+                        "target_revision": target.revision,
+                        "promoted_version": target.version,
+                        "adopted_at": now,
+                        "updated_at": now,
+                    }
+                ],
+            )
+            point_view(cursor, target.table)
+        elif found != target.revision:
+            cursor.execute(
+                "UPDATE _pipelines SET target_revision = ?, adopted_at = ?, updated_at = ? WHERE pipeline = ?",
+                [target.revision, now, now, target.pipeline],
+            )
+        _list_files(cursor, target, adoption.files)
+        list_shards(cursor, target, adoption.shards)
+        _request(cursor, target, adoption.requests, now)
+        return True
+
+    return lake.write(body, message=f"adopt {target.message}")
+
+
+def request_shards(lake: Lake, target: Target, shards: Sequence[Shard], reason: str) -> dict[str, str]:
+    """List shards that were found by reading and ask for them; returns shard id → request id."""
+
+    def body(cursor: Cursor) -> dict[str, str]:
+        if not is_target(cursor, target):
+            return {}
+        list_shards(cursor, target, shards)
+        _request(cursor, target, [(shard.shard_id, reason) for shard in shards], datetime.now(UTC))
+        return request_ids(cursor, target, [shard.shard_id for shard in shards])
+
+    return lake.write(body, message=f"request: {target.message}")
+
+
+def is_done(cursor: Cursor, target: Target, shard_id: str, request_id: str) -> bool:
+    found = cursor.execute(
+        "SELECT count(*) FROM _ledger WHERE pipeline = ? AND version = ? AND shard_id = ? AND request_id = ?",
+        [target.pipeline, target.version, shard_id, request_id],
+    ).fetchone()
+    return found != (0,)
+
+
+def request_ids(cursor: Cursor, target: Target, shard_ids: Sequence[str]) -> dict[str, str]:
+    rows = cursor.execute(
+        "SELECT shard_id, request_id FROM _requests WHERE pipeline = ? AND version = ? AND shard_id IN "
+        "(SELECT unnest(?::VARCHAR[]))",
+        [target.pipeline, target.version, list(shard_ids)],
+    ).fetchall()
+    return dict(rows)
+
+
+def is_target(cursor: Cursor, target: Target) -> bool:
+    found = cursor.execute("SELECT target_revision FROM _pipelines WHERE pipeline = ?", [target.pipeline]).fetchone()
+    return found == (target.revision,)
+
+
+def list_shards(cursor: Cursor, target: Target, shards: Sequence[Shard]) -> None:
+    if not shards:
+        return
+    cursor.register("_incoming", shards_table(target.pipeline, target.revision, shards))
+    cursor.execute(
+        "INSERT INTO _shards BY NAME SELECT * FROM _incoming i WHERE NOT EXISTS (SELECT 1 FROM _shards s "
+        "WHERE s.pipeline = i.pipeline AND s.revision = i.revision AND s.shard_id = i.shard_id)"
+    )
+    cursor.unregister("_incoming")
+
+
+def _create_version(cursor: Cursor, target: Target, adoption: Adoption, now: datetime) -> None:
+    create_result_table(cursor, target.table)
+    insert_records(
+        cursor,
+        "_versions",
+        [
+            {
+                "pipeline": target.pipeline,
+                "version": target.version,
+                "spec": adoption.spec,
+                "kept": adoption.kept,
+                "results": [list(column) for column in target.table.results],
+                "created_at": now,
+            }
+        ],
+    )
+
+
+def _list_files(cursor: Cursor, target: Target, files: Sequence[tuple[SourceFile, int | None]]) -> None:
+    cursor.register("_incoming", files_table(target.pipeline, target.revision, files))
+    cursor.execute(
+        "INSERT INTO _files BY NAME SELECT * FROM _incoming i WHERE NOT EXISTS (SELECT 1 FROM _files f "
+        "WHERE f.pipeline = i.pipeline AND f.revision = i.revision AND f.path = i.path)"
+    )
+    cursor.unregister("_incoming")
+
+
+def _request(cursor: Cursor, target: Target, wanted: Sequence[tuple[str, str]], now: datetime) -> None:
+    """Ask for shards, unless they are done or asked for already: overlapping runs share one request."""
+    if not wanted:
+        return
+    incoming = pa.table(
+        {
+            "pipeline": [target.pipeline] * len(wanted),
+            "version": [target.version] * len(wanted),
+            "shard_id": [shard_id for shard_id, _ in wanted],
+            "request_id": [f"{target.run_id}-{shard_id}" for shard_id, _ in wanted],
+            "run_id": [target.run_id] * len(wanted),
+            "reason": [reason for _, reason in wanted],
+            "requested_at": pa.array([now] * len(wanted), pa.timestamp("us", "UTC")),
+        }
+    )
+    cursor.register("_incoming", incoming)
+    cursor.execute(
+        "INSERT INTO _requests BY NAME SELECT * FROM _incoming i WHERE NOT EXISTS (SELECT 1 FROM _requests r "
+        "WHERE r.pipeline = i.pipeline AND r.version = i.version AND r.shard_id = i.shard_id)"
+    )
+    cursor.unregister("_incoming")

@@ -1,0 +1,177 @@
+"""The shards between ingest and commit: a bounded number, and whole files where they replace what readers see."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tidemill.errors import FileChanged, LimitExceeded, Stopped, TidemillError
+from tidemill.executor import Executor, Future
+from tidemill.lake.adoption import is_done
+from tidemill.lake.commit import Outcome, commit_shards
+from tidemill.lake.runs import RunRecord
+from tidemill.plan import FilePlan
+from tidemill.progress import Progress
+from tidemill.retry import retrying
+from tidemill.shards import Shard
+from tidemill.stages import Held, Predicted, Request, Workspace
+
+STORE_BYTES_PER_TEXT_BYTE = 3
+STORE_WAIT_SECONDS = 600.0
+Cut = tuple[str, Sequence[Shard]]
+"""A file's path and all its shards."""
+
+
+class Outcomes:
+    """What the run did so far: its record, its failures, and whoever shows them."""
+
+    def __init__(self, record: RunRecord, progress: Progress) -> None:
+        self.record, self.progress = record, progress
+        self.failures: list[tuple[str, BaseException]] = []
+
+    def count(self, outcome: Outcome, *, copied: int = 0, tokens: int = 0, path: str = "") -> None:
+        record = self.record
+        record.num_shards += outcome.num_committed
+        record.num_copied += min(copied, outcome.num_committed)
+        record.num_rows += outcome.num_rows
+        record.num_quarantined += outcome.num_quarantined
+        record.num_rows_removed += outcome.num_rows_removed
+        if outcome.num_committed:
+            record.num_tokens += tokens
+            self.progress.committed(
+                path,
+                shards=outcome.num_committed,
+                rows=outcome.num_rows,
+                tokens=tokens,
+                quarantined=outcome.num_quarantined,
+            )
+
+    def fail(self, path: str, error: BaseException) -> None:
+        self.failures.append((path, error))
+        self.progress.failed(path, error)
+
+
+@dataclass
+class _Sent:
+    """A shard on its way: its last step that was submitted, and what the step belongs to."""
+
+    file: FilePlan
+    predicted: Future
+    committed: Future | None
+
+
+class Window:
+    """The shards between ingest and commit; for a file that replaces another, those waiting for the rest of it."""
+
+    def __init__(self, outcomes: Outcomes, workspace: Workspace, executor: Executor) -> None:
+        self._outcomes, self._workspace, self._executor = outcomes, workspace, executor
+        self._size = workspace.pipeline.limits.shards_in_flight
+        self._sent: deque[_Sent] = deque()
+        self._group: list[_Sent] | None = None
+        self._held: list[tuple[FilePlan, list[Predicted], list[Cut]]] = []
+        self.contents: dict[str, str] = {}
+        self.cut: list[Cut] = []
+
+    def begin_file(self, file: FilePlan) -> None:
+        self._group = [] if file.replaces else None
+        self.cut = []
+
+    def send(self, file: FilePlan, request: Request) -> None:
+        """Ingest now, and queue the other stages behind it."""
+        self.wait_for_room()
+        if is_done(self._workspace.lake.cursor(), self._workspace.target, request.shard.shard_id, request.request_id):
+            return
+        self._make_room_in_store(request)
+        submit, label = self._executor.submit, _label(request.shard)
+        try:
+            ingested = submit("ingest", label, request).result()
+        except TidemillError as e:
+            if isinstance(e, Stopped | FileChanged):
+                raise
+            self._outcomes.fail(request.shard.file.path, e)
+            if self._group is not None:
+                raise
+            return
+        self._outcomes.progress.ingested(request.shard.file.path, rows=ingested.num_rows)
+        tokenized = submit("tokenize", label, ingested)
+        predicted = submit("infer", label, ingested, tokenized)
+        sent = _Sent(file, predicted, None if self._group is not None else submit("materialize_one", label, predicted))
+        self._sent.append(sent)
+        if self._group is not None:
+            self._group.append(sent)
+
+    def end_file(self, file: FilePlan) -> None:
+        """All shards of the file are on their way: commit together those that replace what readers see."""
+        if self._group is None:
+            if self.cut:
+                workspace, cut = self._workspace, self.cut
+                retrying(
+                    lambda: commit_shards(workspace.lake, workspace.target, [], cut=cut),
+                    retries=workspace.pipeline.limits.retries,
+                )
+            return
+        group, self._group = self._group, None
+        predicted = [sent.predicted.result() for sent in group]
+        cut = self.cut or [(file.file.path, file.shards)]
+        self._commit_group(file, predicted, cut)
+
+    def abandon_file(self) -> None:
+        self._group = None
+
+    def _make_room_in_store(self, request: Request) -> None:
+        """At the store's bound, wait until shards in flight are committed and what they needed may go."""
+        workspace, waited = self._workspace, 0.0
+        needed = STORE_BYTES_PER_TEXT_BYTE * request.shard.slice.text_bytes
+        while not workspace.store.make_room(needed, needed=workspace.files_in_use):
+            if self._sent:
+                self._settle(self._sent.popleft())
+            elif waited < STORE_WAIT_SECONDS:
+                time.sleep(1.0)
+                waited += 1.0
+                workspace.check_stop()
+            else:
+                raise LimitExceeded("The store is full of files that other runs need. Raise store.max_bytes.")
+
+    def wait_for_room(self) -> None:
+        while len(self._sent) >= self._size:
+            self._settle(self._sent.popleft())
+
+    def drain(self) -> None:
+        while self._sent:
+            self._settle(self._sent.popleft())
+
+    def release_held(self) -> None:
+        """Try again what was held back while the run's share of quarantined rows was too large."""
+        held, self._held = self._held, []
+        for file, predicted, cut in held:
+            self._commit_group(file, predicted, cut)
+        for _, predicted, _ in self._held:
+            num_quarantined = sum(item.num_quarantined for item in predicted)
+            self._workspace.tally.add(sum(item.ingested.num_rows for item in predicted), num_quarantined)
+
+    def _commit_group(self, file: FilePlan, predicted: list[Predicted], cut: list[Cut]) -> None:
+        outcome = self._executor.submit("materialize", file.file.path, predicted, cut=cut, replaces=True).result()
+        if isinstance(outcome, Held):
+            self._held.append((file, predicted, cut))
+            return
+        tokens = sum(item.facts["num_tokens"] for item in predicted)
+        self._outcomes.count(outcome, tokens=tokens, path=file.file.path)
+
+    def _settle(self, sent: _Sent) -> None:
+        path = sent.file.file.path
+        try:
+            predicted = sent.predicted.result()
+            if sent.committed is not None:
+                tokens = predicted.facts["num_tokens"]
+                self._outcomes.count(sent.committed.result(), tokens=tokens, path=path)
+        except Stopped:
+            raise
+        except Exception as e:  # noqa: BLE001 — a shard that fails, for whatever reason, fails alone.
+            if sent.committed is not None:
+                self._outcomes.fail(path, e)
+
+
+def _label(shard: Shard) -> str:
+    return f"{shard.file.path}:{shard.slice.first_row}"
