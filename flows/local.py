@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import re
@@ -30,10 +29,11 @@ def run_under_prefect(pipeline: Pipeline, *, yes: bool = False, progress: Progre
         ConfigError: Prefect is not installed, or its configured server does not answer.
         TidemillError: whatever the run itself raises.
     """
-    if importlib.util.find_spec("prefect") is None:
-        raise ConfigError("Prefect is not installed. pip install prefect, or run with --direct.")
     os.environ.setdefault("DO_NOT_TRACK", "1")  # Else Prefect prints a notice on the user's terminal at first use.
-    from prefect.settings import get_current_settings
+    try:
+        from prefect.settings import get_current_settings
+    except ModuleNotFoundError as e:
+        raise ConfigError("Prefect is not installed. pip install prefect, or run with --direct.") from e
 
     if url := get_current_settings().api.url:
         with _quiet_console(), _settings(url):

@@ -1,0 +1,71 @@
+"""The pipeline file: defaults, overrides, and refusals that name the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tidemill.config import Pipeline, known_keys, load_pipeline
+from tidemill.errors import ConfigError
+from tidemill.plan import parse_kept
+
+MINIMAL = '[dataset]\npath = "a"\ntext = "text"\n[model]\npath = "m"\n'
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "pipeline.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_defaults_lie_in_tidemill_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("TIDEMILL_HOME", "/elsewhere")
+    pipeline = load_pipeline(write(tmp_path, f'name = "a"\n{MINIMAL}'))
+    assert (pipeline.lake.catalog, pipeline.store.path) == ("sqlite:/elsewhere/lake.sqlite", "/elsewhere/store")
+    monkeypatch.delenv("TIDEMILL_HOME")
+    assert load_pipeline(write(tmp_path, f'name = "a"\n{MINIMAL}')).lake.data == ".tidemill/lake"
+
+
+def test_overrides_are_toml_values_or_bare_strings(tmp_path):
+    path = write(tmp_path, f'name = "a"\n{MINIMAL}')
+    overrides = ["name=b", "dataset.keep=['x', 'y as z']", "store.max_bytes='1 GB'", "limits.max_quarantine=0.5"]
+    pipeline = load_pipeline(path, overrides)
+    assert (pipeline.name, pipeline.dataset.keep) == ("b", ["x", "y as z"])
+    assert (pipeline.store.max_bytes, pipeline.limits.max_quarantine) == (10**9, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name = ", "is not valid TOML"),
+        (MINIMAL, "name is missing"),
+        (f'name = "a"\nshedule = 1\n{MINIMAL}', "Did you mean schedule?"),
+        (f'name = "a__b"\n{MINIMAL}', "separates a table's name from its version"),
+        (f'name = "a"\n{MINIMAL}[tokenizer]\nmax_length = "long"\n', "tokenizer.max_length = 'long'"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, text, said):
+    with pytest.raises(ConfigError) as refused:
+        load_pipeline(write(tmp_path, text))
+    assert said in str(refused.value)
+
+
+def test_every_key_has_a_docstring_but_sections():
+    sections = {"dataset", "tokenizer", "model", "inference", "schedule", "lake", "store", "limits", "cost"}
+    fields = dict(_fields(Pipeline))
+    assert set(known_keys(Pipeline)) == set(fields)
+    assert [key for key, field in fields.items() if not field.description and key not in sections] == []
+
+
+def test_kept_columns_may_be_renamed_and_keys_come_first(tmp_path):
+    path = write(tmp_path, f'name = "a"\n{MINIMAL}')
+    pipeline = load_pipeline(path, ["dataset.key=['id']", "dataset.keep=['score as rating', 'id', 'has as inside']"])
+    assert parse_kept(pipeline) == [("id", "id"), ("score", "rating"), ("has", "inside")]
+
+
+def _fields(model, prefix=""):
+    for name, field in model.model_fields.items():
+        yield prefix + name, field
+        if hasattr(field.annotation, "model_fields"):
+            yield from _fields(field.annotation, f"{prefix}{name}.")
