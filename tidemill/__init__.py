@@ -1,0 +1,44 @@
+"""Tidemill keeps SQL tables of model predictions over datasets up to date.
+
+What is named here is the public surface; a script needs no more:
+
+    from tidemill import Run, load_pipeline
+
+    result = Run(load_pipeline("reviews.toml")).execute()
+
+Names are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tidemill.config import Pipeline, load_pipeline
+    from tidemill.errors import TidemillError
+    from tidemill.lake import Lake
+    from tidemill.plan import make_plan
+    from tidemill.run import Run, RunResult
+
+__all__ = ["Lake", "Pipeline", "Run", "RunResult", "TidemillError", "load_pipeline", "make_plan"]
+
+_MODULES = {
+    "Lake": "tidemill.lake",
+    "Pipeline": "tidemill.config",
+    "Run": "tidemill.run",
+    "RunResult": "tidemill.run",
+    "TidemillError": "tidemill.errors",
+    "load_pipeline": "tidemill.config",
+    "make_plan": "tidemill.plan",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

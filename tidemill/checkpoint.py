@@ -7,6 +7,7 @@ here as a ModelError.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,10 @@ from tidemill.errors import ModelError
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
+
+# Torch reads it once, when it is imported. Its threads spin while they wait for each other: on a machine with other
+# work, the tokenizer of the next shard included, that cost up to nine tenths of the speed; sleeping costs a tenth.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Their first tokens have position pad_token_id + 1, so that many positions are never used.
 _POSITIONS_AFTER_PADDING = {

@@ -101,6 +101,7 @@ class Run:
                     if self._work(plan, dataset, lake) and not self._outdated():
                         break
                     plan, dataset = make_plan(self.pipeline, lake)
+                    self._refuse_removal(plan)
                 state = "failed" if self._outcomes.failures or self._over_quarantine() else "done"
             except Stopped:
                 state = "stopped"
@@ -174,21 +175,26 @@ class Run:
         """Give done shards the key and kept columns that are asked for now; no prediction is computed."""
         plan, lake, target = workspace.plan, workspace.lake, workspace.target
         staging = self._patiently(lambda: start_rewrite(lake, target))
-        wanted = {shard.shard_id for shard in plan.rewrite} - rewritten_shards(lake.cursor(), staging)
+        written = rewritten_shards(lake.cursor(), staging)
+        before = target_shards(lake.cursor(), target.pipeline, plan.previous_revision or "")
+        first_rows = {shard.shard_id: shard.slice.first_row for shard in before}
         now = {shard.slice.content: shard for file in plan.files for shard in file.shards}
-        for shard in target_shards(lake.cursor(), target.pipeline, plan.previous_revision or ""):
-            if shard.shard_id in wanted:
+        for done in plan.rewrite:
+            if done.shard_id not in written:
                 workspace.check_stop()
-                rows = self._kept_rows(workspace, shard, now.get(shard.slice.content))
-                self._patiently(functools.partial(rewrite_shard, lake, target, shard.shard_id, rows, staging))
+                rows = self._kept_rows(workspace, now.get(done.content), first_rows.get(done.shard_id))
+                self._patiently(functools.partial(rewrite_shard, lake, target, done.shard_id, rows, staging))
                 self._record.num_shards += 1
         kept = [column.to_json() for column in plan.kept]
         if not self._patiently(lambda: finish_rewrite(lake, target, staging, kept)):
             raise RunFailed("Other shards were committed while columns were rewritten. Run again to go on.")
 
-    def _kept_rows(self, workspace: Workspace, shard: Shard, now: Shard | None) -> pa.Table | None:
-        """A done shard's key and kept columns, read from wherever its content lies now; None where it is gone."""
-        if now is None:
+    def _kept_rows(self, workspace: Workspace, now: Shard | None, first_row: int | None) -> pa.Table | None:
+        """Key and kept columns of a done shard that starts at `first_row`, read from where its content lies now.
+
+        None where it is gone: then the shard is about to be replaced or removed.
+        """
+        if now is None or first_row is None:
             return None
         try:
             rows = retrying(
@@ -196,7 +202,7 @@ class Run:
             )
         except FileChanged:
             return None
-        moved = pc.add(rows["row_number"], shard.slice.first_row - now.slice.first_row)
+        moved = pc.add(rows["row_number"], first_row - now.slice.first_row)
         return rows.set_column(rows.schema.get_field_index("row_number"), "row_number", moved)
 
     def _copy_known(self, workspace: Workspace) -> None:
@@ -338,7 +344,12 @@ def _adoption(plan: Plan) -> Adoption:
     return Adoption(
         files=[(file.file, None if file.uncut else len(file.shards)) for file in plan.files],
         shards=[shard for file in plan.files if file.trusted for shard in file.shards],
-        requests=[(item.shard.shard_id, file.state) for file in plan.files for item in file.todo],
+        requests=[
+            (item.shard.shard_id, file.state)
+            for file in plan.files
+            for item in file.todo
+            if item.action == "compute" or file.replaces
+        ],
         spec=plan.spec.to_json(),
         kept=[column.to_json() for column in plan.kept],
         dataset={"path": spec.path, "config": spec.config, "split": spec.split},

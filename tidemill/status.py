@@ -10,7 +10,7 @@ from tidemill.errors import InputError, RetryableError
 from tidemill.lake import Cursor, Lake, catalog_exists
 from tidemill.lake.ledger import done_shards, load_kept, load_spec, load_state
 from tidemill.lake.runs import last_runs
-from tidemill.lake.tables import existing_columns, identifier, table_name
+from tidemill.lake.tables import identifier, table_name
 from tidemill.versions import VersionSpec
 
 NUM_RUNS = 5
@@ -23,8 +23,7 @@ def pipeline_status(pipeline: Pipeline) -> dict[str, Any]:
         return _without_table(pipeline)
     with Lake(pipeline.lake, read_only=True) as lake:
         cursor = lake.cursor()
-        known = existing_columns(cursor, "_pipelines")
-        state = load_state(cursor, pipeline.name) if known else None
+        state = load_state(cursor, pipeline.name)
         if state is None:
             return _without_table(pipeline)
         version = state.promoted_version

@@ -72,7 +72,6 @@ def commit_shards(
     def body(cursor: Cursor) -> Outcome:
         if not is_target(cursor, target):
             return Outcome(num_dropped=len(items))
-        list_shards(cursor, target, [item.shard for item in items])
         _mark_cut(cursor, target, cut)
         written = [_write(cursor, target, item) for item in items]
         paths = {item.shard.file.path for item in items} | {path for path, _ in cut}

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from tidemill.lake.connection import Cursor
+from tidemill.lake.tables import existing_columns
 from tidemill.shards import Shard, Slice, SourceFile
 
 
@@ -36,6 +37,9 @@ class DoneShard:
 
 
 def load_state(cursor: Cursor, pipeline: str) -> PipelineState | None:
+    """None if the pipeline never ran, or the lake was made a moment ago and has no tables yet."""
+    if not existing_columns(cursor, "_pipelines"):
+        return None
     found = cursor.execute(
         "SELECT target_revision, promoted_version FROM _pipelines WHERE pipeline = ?", [pipeline]
     ).fetchone()

@@ -65,12 +65,10 @@ def verify_pipeline(lake: Lake, pipeline: str) -> dict[str, Any]:
         LakeError: the lake has no such pipeline.
     """
     cursor = lake.cursor()
-    state = load_state(cursor, pipeline) if existing_columns(cursor, "_pipelines") else None
-    if state is None:
-        raise LakeError(f"The lake has no pipeline {pipeline}. `tidemill run` makes it.")
     cursor.execute("BEGIN")  # One snapshot for all checks, whatever is written meanwhile.
     state = load_state(cursor, pipeline)
-    assert state is not None
+    if state is None:
+        raise LakeError(f"The lake has no pipeline {pipeline}. `tidemill run` makes it.")
     names = [
         name for (name,) in cursor.execute("SELECT version FROM _versions WHERE pipeline = ?", [pipeline]).fetchall()
     ]
