@@ -32,7 +32,7 @@ from tidemill.tokenization import TextTokenizer
 DATA = Path(__file__).parents[1] / "data"
 MODEL = DATA / "models" / "tiny-sentiment"
 TASK = "text-classification"
-ROWS_PER_FILE = 150
+ROWS_PER_FILE = 600
 
 Answers = list[tuple[str, float]]
 

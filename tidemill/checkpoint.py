@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Torch reads it once, when it is imported. Its threads spin while they wait for each other: on a machine with other
 # work, the tokenizer of the next shard included, that cost up to nine tenths of the speed; sleeping costs a tenth.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 # Their first tokens have position pad_token_id + 1, so that many positions are never used.
 _POSITIONS_AFTER_PADDING = {

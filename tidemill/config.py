@@ -24,6 +24,18 @@ def home() -> Path:
     return Path(os.environ.get("TIDEMILL_HOME") or ".tidemill")
 
 
+def make_folder(path: Path, option: str) -> None:
+    """Make a folder that `option` names, with its parents.
+
+    Raises:
+        ConfigError: it cannot be made; the message names the option.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ConfigError(f"The folder {path} cannot be made: {e.strerror}. Set {option} to one that can.") from e
+
+
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 

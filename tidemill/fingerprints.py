@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
-from tidemill.config import home
+from tidemill.config import home, make_folder
 from tidemill.shards import fingerprint
 
 READ_BYTES = 1 << 20
@@ -26,7 +26,7 @@ def hash_files(paths: Iterable[str | Path]) -> dict[str, str]:
         OSError: a file is missing or cannot be read.
     """
     memory = home() / "fingerprints.sqlite"
-    memory.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(memory.parent, "TIDEMILL_HOME")
     connection = sqlite3.connect(memory, timeout=30)
     try:
         connection.execute("CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp TEXT, sha256 TEXT)")

@@ -184,7 +184,6 @@ class Run:
                 workspace.check_stop()
                 rows = self._kept_rows(workspace, now.get(done.content), first_rows.get(done.shard_id))
                 self._patiently(functools.partial(rewrite_shard, lake, target, done.shard_id, rows, staging))
-                self._record.num_shards += 1
         kept = [column.to_json() for column in plan.kept]
         if not self._patiently(lambda: finish_rewrite(lake, target, staging, kept)):
             raise RunFailed("Other shards were committed while columns were rewritten. Run again to go on.")

@@ -303,7 +303,6 @@ def _computed(workspace: Workspace, item: Predicted) -> Computed:
 
 def _predict(workspace: Workspace, ingested: Ingested, tokenized: Tokenized) -> tuple[pa.Table, dict[str, Any]]:
     rows, tokens = workspace.store.read(ingested.rows), workspace.store.read(tokenized.tokens)
-    started = time.perf_counter()
     predictions = workspace.runner.predict(tokens["token_ids"], should_stop=workspace.stop.is_set)
     resolved = workspace.runner.resolved
     lengths = pc.list_value_length(tokens["token_ids"])
@@ -312,10 +311,11 @@ def _predict(workspace: Workspace, ingested: Ingested, tokenized: Tokenized) -> 
     facts = {
         "num_distinct": stats["num_distinct"],
         "num_tokens": int(pc.sum(lengths).as_py() or 0),
+        "num_computed_tokens": stats["num_tokens"],
         "num_padded_tokens": stats["num_padded_tokens"],
         "ingest_seconds": ingested.seconds,
         "tokenize_seconds": tokenized.seconds,
-        "infer_seconds": time.perf_counter() - started,
+        "infer_seconds": stats["seconds"],
         "device": resolved["device_name"],
         "resolved": resolved | {"out_of_memory_halvings": stats["oom_halvings"]},
     }

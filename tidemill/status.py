@@ -91,7 +91,7 @@ def _quarantine_reasons(cursor: Cursor, pipeline: str, version: str) -> list[dic
 def _throughput(cursor: Cursor, pipeline: str, version: str) -> dict[str, Any]:
     found = cursor.execute(
         "SELECT sum(num_tokens) / nullif(sum(tokenize_seconds + infer_seconds), 0), "
-        "1 - sum(num_tokens) / nullif(sum(num_padded_tokens), 0), any_value(device) "
+        "1 - sum(num_computed_tokens) / nullif(sum(num_padded_tokens), 0), any_value(device) "
         "FROM _ledger WHERE pipeline = ? AND version = ? AND copied_from IS NULL",
         [pipeline, version],
     ).fetchall()[0]

@@ -29,9 +29,11 @@ def plan(facts: dict[str, Any]) -> str:
 
 
 def _work(facts: dict[str, Any]) -> str:
-    shards = f"{facts['num_shards_computed']:,}" + ("+" if facts["uncut_files"] else "")
+    uncut = [f"read {_count(len(facts['uncut_files']), 'file')}"] if facts["uncut_files"] else []
+    computed = [f"compute {_count(facts['num_shards_computed'], 'shard')}"] if facts["num_shards_computed"] else []
     parts = [
-        f"compute {shards} shards",
+        *uncut,
+        *computed,
         f"{_about(facts['rows_estimated'])}{facts['rows']:,} rows",
         f"{_about(facts['tokens_estimated'])}{facts['tokens']:,} tokens",
         f"time {_duration(facts['seconds'])}",
@@ -39,32 +41,35 @@ def _work(facts: dict[str, Any]) -> str:
     if facts["cost"] is not None:
         parts.append(f"cost ~{facts['cost']:.2f} {facts['currency']}")
     for count, what in (
-        (facts["num_shards_copied"], "copy {:,} shards"),
-        (facts["num_shards_rewritten"], "rewrite the kept columns of {:,} shards"),
-        (facts["rows_removed"], "remove {:,} rows"),
+        (facts["num_shards_copied"], "copy {}"),
+        (facts["num_shards_rewritten"], "rewrite the kept columns of {}"),
     ):
         if count:
-            parts.append(what.format(count))
+            parts.append(what.format(_count(count, "shard")))
+    if facts["rows_removed"]:
+        parts.append(f"remove {facts['rows_removed']:,} rows")
     return ", ".join(parts)
 
 
 def result(done: RunResult, pipeline_file: str) -> str:
-    if done.state == "done" and not (done.num_shards or done.num_rows_removed):
+    if done.state == "done" and not (done.num_shards or done.num_rows_removed or done.num_rewritten):
         return f"{done.pipeline} is up to date: nothing to compute ({done.seconds:.1f} s)."
     lines = [
-        f"{done.pipeline}: {done.state}. {done.num_shards:,} shards, {done.num_rows:,} rows, "
+        f"{done.pipeline}: {done.state}. {_count(done.num_shards, 'shard')}, {done.num_rows:,} rows, "
         f"{done.num_quarantined:,} quarantined, {done.num_rows_removed:,} removed, {done.num_tokens:,} tokens "
         f"in {done.seconds:.1f} s."
     ]
     if done.num_copied:
-        lines.append(f"{done.num_copied:,} of the shards were copied, not computed.")
+        lines.append(f"Copied, not computed: {_count(done.num_copied, 'shard')}.")
+    if done.num_rewritten:
+        lines.append(f"Kept columns rewritten, nothing computed: {_count(done.num_rewritten, 'shard')}.")
     lines += [f"failed: {failure['path']}: {failure['message']}" for failure in done.failures[:MAX_PATHS]]
     lines += [f"note: {note}" for note in done.notes]
     if done.state == "stopped":
         lines.append(f"Stopped. What was committed stays; `tidemill run {pipeline_file}` goes on from there.")
-    elif done.state == "failed":
+    elif done.failures:
         lines.append(f"What was committed stays; `tidemill run {pipeline_file}` tries the rest again.")
-    else:
+    elif done.state == "done":
         lines.append(f'Query it: tidemill sql {pipeline_file} "SELECT * FROM {done.pipeline} LIMIT 10"')
     return "\n".join(lines)
 
@@ -72,10 +77,10 @@ def result(done: RunResult, pipeline_file: str) -> str:
 def status(facts: dict[str, Any]) -> str:
     if facts["target_revision"] is None:
         return f"{facts['pipeline']}: no table yet. `tidemill run` makes it."
-    shards = ", ".join(f"{count:,} {state}" for state, count in facts["shards"].items())
+    shards = ", ".join(f"{count:,} {state.replace('_', ' ')}" for state, count in facts["shards"].items() if count)
     lines = [
         f"{facts['pipeline']}: version {facts['promoted_version']}, dataset revision {facts['target_revision'][:12]}",
-        f"  shards: {shards}",
+        f"  shards: {shards or 'none'}",
         f"  rows: {facts['rows']:,}, {facts['rows_quarantined']:,} quarantined"
         + (f", {facts['duplicate_keys']:,} with a key that another row has" if facts["duplicate_keys"] else ""),
     ]
@@ -98,10 +103,12 @@ def status(facts: dict[str, Any]) -> str:
 
 
 def verification(report: dict[str, Any]) -> str:
-    lines = [f"{report['pipeline']}: {report['num_rows']:,} rows in {report['num_shards']:,} shards checked."]
+    lines = [f"{report['pipeline']}: {report['num_rows']:,} rows in {_count(report['num_shards'], 'shard')} checked."]
     lines += [f"wrong: {problem}" for problem in report["problems"]]
     lines += [f"note: {note}" for note in report["notes"]]
-    lines.append("Every invariant holds." if not report["problems"] else f"{len(report['problems'])} problems.")
+    lines.append(
+        "Every invariant holds." if not report["problems"] else f"{_count(len(report['problems']), 'problem')}."
+    )
     return "\n".join(lines)
 
 
@@ -117,6 +124,10 @@ def _cell(value: Any, width: int) -> str:
     text = "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
     flat = " ".join(text.split())
     return flat if len(flat) <= width else flat[: width - 1] + "…"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _paths(state: str, paths: Sequence[str]) -> list[str]:

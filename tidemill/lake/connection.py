@@ -102,7 +102,7 @@ class Lake:
         if spec.catalog.startswith("sqlite:"):
             options += ["META_BUSY_TIMEOUT 30000"] + ([] if self.read_only else ["META_JOURNAL_MODE 'WAL'"])
             if create:
-                Path(sqlite_file(spec)).parent.mkdir(parents=True, exist_ok=True)
+                config.make_folder(Path(sqlite_file(spec)).parent, "lake.catalog")
         if create:
             options += [f"DATA_PATH '{_quoted(data_path(spec))}'", "DATA_INLINING_ROW_LIMIT 50"]
         elif moved := self._moved_data(spec):
@@ -148,7 +148,7 @@ class FileLock:
     def held(self) -> Iterator[None]:
         import filelock
 
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        config.make_folder(self._path.parent, "lake.catalog")
         lock = filelock.FileLock(self._path, timeout=self._timeout_seconds, poll_interval=0.005)
         try:
             lock.acquire()
