@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -103,7 +104,7 @@ class Run:
                     plan, dataset = make_plan(self.pipeline, lake)
                     self._refuse_removal(plan)
                 state = "failed" if self._outcomes.failures or self._over_quarantine() else "done"
-            except Stopped:
+            except (Stopped, duckdb.InterruptException):
                 state = "stopped"
             except Exception as e:
                 self._finish(lake, plan, "failed", started, message=str(e))

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import duckdb
+
 from tidemill.errors import FileChanged, LimitExceeded, Stopped, TidemillError
 from tidemill.executor import Executor, Future
 from tidemill.lake.adoption import is_done
@@ -49,6 +51,13 @@ class Outcomes:
             )
 
     def fail(self, path: str, error: BaseException) -> None:
+        """Record that a shard or a file failed.
+
+        Raises:
+            Stopped: nothing failed; DuckDB took the user's Ctrl-C for itself.
+        """
+        if isinstance(error, duckdb.InterruptException):
+            raise Stopped("The run was asked to stop.") from error
         self.failures.append((path, error))
         self.progress.failed(path, error)
 

@@ -187,11 +187,20 @@ def main() -> None:
         typer.echo(f"tidemill: {e}", err=True)
         sys.exit(e.exit_code)
     except KeyboardInterrupt:
-        typer.echo("tidemill: stopped. What was committed stays; the same command goes on from there.", err=True)
-        sys.exit(1)
+        _say_stopped()
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except Exception as e:
+        # DuckDB takes a Ctrl-C that arrives within a query for itself.
+        if type(e).__name__ != "InterruptException":
+            raise
+        _say_stopped()
+
+
+def _say_stopped() -> None:
+    typer.echo("tidemill: stopped. What was committed stays; the same command goes on from there.", err=True)
+    sys.exit(1)
 
 
 def _interrupt(*_: object) -> None:

@@ -30,7 +30,8 @@ SYSTEM_TABLES = {
     "_ledger": """
         pipeline VARCHAR, version VARCHAR, shard_id VARCHAR, path VARCHAR, content VARCHAR, request_id VARCHAR,
         run_id VARCHAR, revision VARCHAR, kept VARCHAR, copied_from VARCHAR, num_rows BIGINT,
-        num_quarantined BIGINT, num_distinct BIGINT, num_tokens BIGINT, num_computed_tokens BIGINT, num_padded_tokens BIGINT,
+        num_quarantined BIGINT, num_distinct BIGINT, num_tokens BIGINT,
+        num_computed_tokens BIGINT, num_padded_tokens BIGINT,
         ingest_seconds DOUBLE, tokenize_seconds DOUBLE, infer_seconds DOUBLE, device VARCHAR, resolved JSON,
         committed_at TIMESTAMPTZ""",
     "_quarantine": """
