@@ -7,15 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from tidemill import versions
-from tidemill.checkpoint import load_config, max_positions
 from tidemill.config import Pipeline
 from tidemill.formats import KEPT_PREFIX
-from tidemill.inference import cached_runner
+from tidemill.models import load_runner, load_tokenizer
 from tidemill.plan import make_plan
 from tidemill.sources import Dataset
 from tidemill.stages import with_reasons
-from tidemill.tokenization import TextTokenizer
 
 
 def sample(pipeline: Pipeline, num_rows: int) -> list[dict[str, Any]]:
@@ -26,22 +23,7 @@ def sample(pipeline: Pipeline, num_rows: int) -> list[dict[str, Any]]:
     """
     plan, dataset = make_plan(pipeline, None)
     spec = plan.spec
-    folder = versions.model_folder(spec)
-    config = load_config(folder, trust_remote_code=spec.trust_remote_code)
-    tokenizer = TextTokenizer.load(
-        versions.tokenizer_folder(spec),
-        max_length=spec.max_length,  # type: ignore[arg-type]
-        long_text=spec.long_text,  # type: ignore[arg-type]
-        model_max_length=max_positions(config),
-        trust_remote_code=spec.trust_remote_code,
-    )
-    runner = cached_runner(
-        folder,
-        task=spec.task,
-        inference=pipeline.inference,
-        all_scores=spec.all_scores,
-        trust_remote_code=spec.trust_remote_code,
-    )
+    tokenizer, runner = load_tokenizer(spec), load_runner(spec, pipeline.inference)
     found: list[dict[str, Any]] = []
     for path, rows in _first_rows(dataset, num_rows):
         columns = tokenizer.encode(rows["text"])

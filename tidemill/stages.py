@@ -17,14 +17,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tidemill import sources, versions
-from tidemill.config import Inference
+from tidemill import sources
 from tidemill.errors import Stopped
-from tidemill.inference import ModelRunner, cached_runner
+from tidemill.inference import ModelRunner
 from tidemill.lake import Lake
 from tidemill.lake.adoption import Target, request_shards
 from tidemill.lake.commit import Computed, Outcome, commit_shards
 from tidemill.lake.ledger import DoneShard
+from tidemill.models import load_runner, load_tokenizer
 from tidemill.plan import FilePlan, Plan
 from tidemill.shards import Shard, Slice, fingerprint
 from tidemill.store import Store, StoreFile
@@ -118,17 +118,7 @@ class Workspace:
 
     @functools.cached_property
     def _tokenizer(self) -> TextTokenizer:
-        from tidemill.checkpoint import load_config, max_positions
-
-        spec = self.plan.spec
-        config = load_config(versions.model_folder(spec, weights=False), trust_remote_code=spec.trust_remote_code)
-        return TextTokenizer.load(
-            versions.tokenizer_folder(spec),
-            max_length=spec.max_length,  # type: ignore[arg-type]
-            long_text=spec.long_text,  # type: ignore[arg-type]
-            model_max_length=max_positions(config),
-            trust_remote_code=spec.trust_remote_code,
-        )
+        return load_tokenizer(self.plan.spec)
 
     @property
     def runner(self) -> ModelRunner:
@@ -137,14 +127,7 @@ class Workspace:
 
     @functools.cached_property
     def _runner(self) -> ModelRunner:
-        spec = self.plan.spec
-        return cached_runner(
-            versions.model_folder(spec),
-            task=spec.task,
-            inference=Inference(**{**self.pipeline.inference.model_dump(), "dtype": spec.dtype}),
-            all_scores=spec.all_scores,
-            trust_remote_code=spec.trust_remote_code,
-        )
+        return load_runner(self.plan.spec, self.pipeline.inference)
 
     def rows_file(self, shard: Shard) -> StoreFile:
         columns = self.plan.columns

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tidemill.columns import parse_kept
 from tidemill.config import Pipeline, known_keys, load_pipeline
 from tidemill.errors import ConfigError
-from tidemill.plan import parse_kept
 
 MINIMAL = '[dataset]\npath = "a"\ntext = "text"\n[model]\npath = "m"\n'
 

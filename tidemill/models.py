@@ -1,0 +1,42 @@
+"""A version's tokenizer and model, opened."""
+
+from __future__ import annotations
+
+from tidemill import versions
+from tidemill.checkpoint import load_config, max_positions
+from tidemill.config import Inference
+from tidemill.inference import ModelRunner, cached_runner
+from tidemill.tokenization import TextTokenizer
+from tidemill.versions import VersionSpec
+
+
+def load_tokenizer(spec: VersionSpec) -> TextTokenizer:
+    """The version's tokenizer, cut to what its model takes.
+
+    Raises:
+        ModelError: it cannot be loaded, or `max_length` does not fit the model.
+    """
+    config = load_config(versions.model_folder(spec, weights=False), trust_remote_code=spec.trust_remote_code)
+    return TextTokenizer.load(
+        versions.tokenizer_folder(spec),
+        max_length=spec.max_length,  # type: ignore[arg-type]
+        long_text=spec.long_text,  # type: ignore[arg-type]
+        model_max_length=max_positions(config),
+        trust_remote_code=spec.trust_remote_code,
+    )
+
+
+def load_runner(spec: VersionSpec, inference: Inference) -> ModelRunner:
+    """The version's model on its device, once a process. Its dtype is the version's, the rest is `inference`'s.
+
+    Raises:
+        ModelError: it cannot be loaded or does not fit the model task.
+        ConfigError: there is no such device.
+    """
+    return cached_runner(
+        versions.model_folder(spec),
+        task=spec.task,
+        inference=Inference(**{**inference.model_dump(), "dtype": spec.dtype}),
+        all_scores=spec.all_scores,
+        trust_remote_code=spec.trust_remote_code,
+    )
