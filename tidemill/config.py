@@ -79,7 +79,7 @@ class Tokenizer(Section):
     """A Hub model id or a local folder; the model's own tokenizer if not given."""
     revision: str = "main"
     """Branch, tag or commit of the tokenizer, where `path` is given."""
-    max_length: int | Literal["auto"] = "auto"
+    max_length: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     """Most tokens of one row, special tokens included; `auto` is the most that the model takes."""
     long_text: Literal["truncate", "quarantine"] = "truncate"
     """What becomes of a longer text: cut to `max_length` and marked `truncated`, or quarantined."""

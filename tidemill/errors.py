@@ -11,6 +11,7 @@
     │   └── LakeError                 the lake is missing, unreadable or of another layout
     ├── LimitExceeded                 a limit of the pipeline file stopped the run
     ├── RunFailed                     some shards failed; the others are committed
+    ├── ShardGone                     results that were to be copied are gone; the run plans again
     ├── InvariantBroken               what must always hold does not
     ├── Stopped                       the user asked to stop
     └── RetryableError                retryable: the same call may succeed later
@@ -86,6 +87,10 @@ class LimitExceeded(TidemillError):
 
 
 class RunFailed(TidemillError):
+    pass
+
+
+class ShardGone(TidemillError):
     pass
 
 

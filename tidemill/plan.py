@@ -239,6 +239,8 @@ def _promoted_or(
     if cursor is None or state is None:
         return declared, []
     recorded = lake_ledger.load_spec(cursor, pipeline.name, state.promoted_version)
+    if not lake_ledger.has_done_shards(cursor, pipeline.name, state.promoted_version):
+        return declared, []  # Nobody ever saw a row of it: the first version is the one that is asked for now.
     if recorded is None:
         raise LakeError(f"The lake has no record of version {state.promoted_version} of {pipeline.name}.")
     promoted = VersionSpec.from_json(recorded)
@@ -281,7 +283,8 @@ def _plan_files(
         for item in todo:
             by_content.setdefault(item.shard.slice.content, item.shard.shard_id)
         old = done_paths.get(file.path, set())
-        replaces = bool(old - {shard.shard_id for shard in shards})
+        # A text file that changed may keep its first slices; which ones, only reading tells.
+        replaces = bool(old) if uncut and not trusted else bool(old - {shard.shard_id for shard in shards})
         yield FilePlan(
             file=file,
             state=_file_state(file, bool(todo) or uncut, replaces, before, bool(old)),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill.config import Pipeline
-from tidemill.errors import FileChanged, LimitExceeded, RunFailed, Stopped, TidemillError
+from tidemill.devices import resolve_device
+from tidemill.errors import FileChanged, LimitExceeded, RunFailed, ShardGone, Stopped, TidemillError
 from tidemill.executor import Executor, ThreadExecutor
 from tidemill.lake import Lake, catalog_exists, ensure_system_tables
 from tidemill.lake.adoption import Adoption, Target, adopt, request_ids
@@ -28,6 +29,7 @@ from tidemill.lake.commit import Copied, commit_shards, remove_vanished
 from tidemill.lake.ledger import target_shards
 from tidemill.lake.rewrite import finish_rewrite, rewrite_shard, rewritten_shards, start_rewrite
 from tidemill.lake.runs import RunRecord, record_run
+from tidemill.models import load_tokenizer
 from tidemill.plan import FilePlan, Plan, make_plan
 from tidemill.progress import Progress, Quiet
 from tidemill.retry import retrying
@@ -117,6 +119,7 @@ class Run:
         """Plan against the lake if there is one; it is made only once the input is known to be good."""
         if not catalog_exists(self.pipeline.lake):
             plan, dataset = make_plan(self.pipeline, None)
+            _open_for_the_first_time(plan)
             lake = Lake(self.pipeline.lake)
             ensure_system_tables(lake)
             return plan, dataset, lake
@@ -125,6 +128,8 @@ class Run:
             ensure_system_tables(lake)
             plan, dataset = make_plan(self.pipeline, lake)
             self._refuse_removal(plan)
+            if not plan.done:
+                _open_for_the_first_time(plan)
         except BaseException:
             lake.close()
             raise
@@ -150,9 +155,9 @@ class Run:
         estimate = plan.to_json()
         self._record.estimated_seconds = estimate["seconds"]
         self.progress.planned(plan, num_shards=estimate["num_shards_computed"], rows=estimate["rows"])
+        workspace = Workspace(plan, dataset, lake, target)
         if not self._patiently(lambda: adopt(lake, target, _adoption(plan))):
             return False
-        workspace = Workspace(plan, dataset, lake, target)
         workspace.store.sweep()
         self._workspace = workspace
         executor = self._executor_type(workspace, self.progress)
@@ -222,8 +227,17 @@ class Run:
         """Send every shard that is to be computed through the stages, a bounded number at a time."""
         plan = workspace.plan
         window = Window(self._outcomes, workspace, executor)
+        # Files that replace none come first: what they repeat may be what the others replace.
+        for replaces in (False, True):
+            self._stream_files(workspace, executor, window, [file for file in plan.files if file.replaces is replaces])
+        window.release_held()
+
+    def _stream_files(
+        self, workspace: Workspace, executor: Executor, window: Window, files: Sequence[FilePlan]
+    ) -> None:
+        plan = workspace.plan
         repeats: list[Copied] = []
-        for file in plan.files:
+        for file in files:
             if _is_pure_copy(file, plan) or not (file.todo or file.uncut):
                 continue
             try:
@@ -239,7 +253,6 @@ class Run:
         window.drain()
         for repeat in repeats:
             self._commit_repeat(workspace, repeat)
-        window.release_held()
 
     def _requests(
         self, workspace: Workspace, executor: Executor, file: FilePlan, repeats: list[Copied], window: Window
@@ -284,9 +297,9 @@ class Run:
         return retrying(call, retries=self.pipeline.limits.retries)
 
     def _outdated(self) -> bool:
-        """Whether all that failed is that files changed under the run: a new listing takes them up."""
+        """Whether a new plan would mend all that failed: files changed under the run, or a shard to copy is gone."""
         return bool(self._outcomes.failures) and all(
-            isinstance(error, FileChanged) for _, error in self._outcomes.failures
+            isinstance(error, FileChanged | ShardGone) for _, error in self._outcomes.failures
         )
 
     def _over_quarantine(self) -> bool:
@@ -337,6 +350,12 @@ class Run:
             f"limits.max_quarantine = {self.pipeline.limits.max_quarantine:g}. No old rows were removed. See why: "
             f"SELECT stage, reason, count(*) FROM _quarantine GROUP BY ALL. If that is right, raise the limit."
         ]
+
+
+def _open_for_the_first_time(plan: Plan) -> None:
+    """Find out before anything is written whether the version can be computed here at all."""
+    load_tokenizer(plan.spec)
+    resolve_device(plan.pipeline.inference.device)
 
 
 def _adoption(plan: Plan) -> Adoption:

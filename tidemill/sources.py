@@ -262,6 +262,8 @@ def _list_folder(spec: config.Dataset) -> list[SourceFile]:
 
 
 def _list_local(pattern: str) -> list[SourceFile]:
+    if Path(pattern).is_file():
+        return _describe_local([pattern], Path(pattern).absolute().parent)
     paths = [path for path in glob.glob(pattern, recursive=True) if Path(path).is_file()]
     return _describe_local(paths, Path(_fixed_part(pattern)).absolute())
 

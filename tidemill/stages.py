@@ -100,6 +100,8 @@ class Workspace:
         self.tally = Tally()
         self.files_in_use: set[str] = set()
         """Names of store files of shards in flight, which are not evicted."""
+        self.files_released: set[str] = set()
+        """Names of store files of shards that this run has committed, which may be."""
         self._opening = threading.Lock()
 
     def pause(self, seconds: float) -> None:
@@ -136,8 +138,10 @@ class Workspace:
 
     def tokens_file(self, shard: Shard) -> StoreFile:
         columns = self.plan.columns
-        read = (columns.text, columns.separator, columns.delimiter, self.tokenizer.fingerprint)
-        return StoreFile("tokens", fingerprint(shard.slice.content, shard.slice.first_row, *read))
+        # A row whose kept cell cannot be read has no text to tokenize: so these count too.
+        read = (columns.text, columns.separator, columns.delimiter, self.plan.kept_fingerprint)
+        content = (shard.slice.content, shard.slice.first_row)
+        return StoreFile("tokens", fingerprint(*content, *read, self.tokenizer.fingerprint))
 
     def predictions_file(self, request: Request) -> StoreFile:
         target = self.target
@@ -266,8 +270,10 @@ def materialize(
     workspace.tally.add(num_rows, num_quarantined)
     for item in predicted:
         workspace.store.remove(item.predictions)
-        shard = item.ingested.request.shard
-        workspace.files_in_use -= {item.ingested.rows.name, item.predictions.name, workspace.tokens_file(shard).name}
+        workspace.store.remove(item.ingested.rows)
+        tokens = workspace.tokens_file(item.ingested.request.shard)
+        workspace.files_in_use -= {item.ingested.rows.name, item.predictions.name, tokens.name}
+        workspace.files_released |= {tokens.name}
     return outcome
 
 
@@ -311,6 +317,7 @@ def with_reasons(rows: pa.Table, tokens: pa.Table, results: pa.Table, failures: 
         ("ingest", _one_array(rows["reason"])),
         ("tokenize", _one_array(tokens["reason"])),
         ("infer", failures),
+        ("tokenize", _missing(tokens["token_ids"])),
     )
     stage = pa.nulls(rows.num_rows, pa.string())
     for name, reason in reversed(reasons):
@@ -326,6 +333,13 @@ def with_reasons(rows: pa.Table, tokens: pa.Table, results: pa.Table, failures: 
             "stage": stage,
             "reason": pc.coalesce(*(reason.cast(pa.string()) for _, reason in reasons)),
         }
+    )
+
+
+def _missing(token_ids: pa.ChunkedArray) -> pa.Array:
+    """A reason for every row without tokens, for those to which nobody gave one."""
+    return pc.if_else(
+        _one_array(pc.is_null(token_ids)), "there are no tokens for this row", pa.scalar(None, pa.string())
     )
 
 

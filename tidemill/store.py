@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import fsspec
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.ipc
 import xxhash
 
+from tidemill.config import make_folder
 from tidemill.errors import LimitExceeded, StoreFileInvalid
 
 Kind = Literal["rows", "tokens", "predictions"]
@@ -46,6 +48,8 @@ class Store:
         self._fs, self._root = fsspec.core.url_to_fs(path)
         self._local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
         self.max_bytes = max_bytes
+        if self._local:
+            make_folder(Path(self._root), "store.path")
         for kind in KINDS:
             self._fs.makedirs(f"{self._root}/{kind}", exist_ok=True)
 
@@ -109,11 +113,12 @@ class Store:
         except FileNotFoundError:
             return
 
-    def make_room(self, num_bytes: int, *, needed: Collection[str] = ()) -> bool:
+    def make_room(self, num_bytes: int, *, needed: Collection[str] = (), released: Collection[str] = ()) -> bool:
         """Evict files, oldest first, until `num_bytes` more fit.
 
         False if those in `needed` (names) and those written minutes ago, which
-        another process may need, do not leave room.
+        another process may need, do not leave room. Those in `released` may go
+        however young they are.
 
         Raises:
             LimitExceeded: `num_bytes` alone is more than the store may hold.
@@ -126,9 +131,10 @@ class Store:
         files = sorted(self._listed(), key=lambda listed: listed[1])
         total = sum(size for _, _, size in files)
         for name, written, size in files:
-            if total + num_bytes <= self.max_bytes or time.time() - written < YOUNG_SECONDS:
+            if total + num_bytes <= self.max_bytes:
                 break
-            if name not in needed:
+            is_young = time.time() - written < YOUNG_SECONDS and name not in released
+            if name not in needed and not is_young:
                 self._fs.rm_file(f"{self._root}/{name}")
                 total -= size
         return total + num_bytes <= self.max_bytes

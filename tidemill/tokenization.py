@@ -24,6 +24,8 @@ from tidemill.shards import fingerprint
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "merges.txt", "tekken.json")
+
 LongText = Literal["truncate", "quarantine"]
 
 # A tokenizer at work takes a few hundred bytes a character, so these two bound memory.
@@ -96,6 +98,7 @@ class TextTokenizer:
             ModelError: the folder yields no fast tokenizer, or `max_length` does not fit the model.
         """
         tokenizer = _load_fast(folder, trust_remote_code=trust_remote_code)
+        _require_files(Path(folder))
         backend = tokenizer.backend_tokenizer
         backend.no_truncation()
         backend.no_padding()
@@ -181,6 +184,15 @@ class TextTokenizer:
         if self._left:
             return self._prefix + ids[len(ids) - self.max_length + len(self._prefix) :]
         return ids[: self.max_length - len(self._suffix)] + self._suffix
+
+
+def _require_files(folder: Path) -> None:
+    """Transformers makes up an empty vocabulary where there is none, and every word would be unknown."""
+    if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
+        raise ModelError(
+            f"There are no tokenizer files ({', '.join(TOKENIZER_FILES)}) in {folder}. Download the model again, or "
+            "set tokenizer.path to a folder or Hub id that has them."
+        )
 
 
 def _load_fast(folder: str | Path, *, trust_remote_code: bool) -> Any:

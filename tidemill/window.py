@@ -133,7 +133,7 @@ class Window:
         """At the store's bound, wait until shards in flight are committed and what they needed may go."""
         workspace, waited = self._workspace, 0.0
         needed = STORE_BYTES_PER_TEXT_BYTE * request.shard.slice.text_bytes
-        while not workspace.store.make_room(needed, needed=workspace.files_in_use):
+        while not workspace.store.make_room(needed, needed=workspace.files_in_use, released=workspace.files_released):
             if self._sent:
                 self._settle(self._sent.popleft())
             elif waited < STORE_WAIT_SECONDS:

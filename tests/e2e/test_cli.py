@@ -81,7 +81,14 @@ def test_sql_takes_a_lake_instead_of_a_pipeline(done):
 
 @pytest.mark.parametrize(
     "query",
-    ["DELETE FROM reviews", "DROP VIEW reviews", "COPY reviews TO 'x.csv'", "SELECT nothing FROM reviews", "SELEC"],
+    [
+        "DELETE FROM reviews",
+        "DROP VIEW reviews",
+        "COPY reviews TO 'x.csv'",
+        "EXPLAIN ANALYZE COPY reviews TO 'x.csv'",
+        "SELECT nothing FROM reviews",
+        "SELEC",
+    ],
 )
 def test_sql_only_reads(done, query):
     pipeline, home = done

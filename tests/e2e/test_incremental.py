@@ -22,9 +22,10 @@ from tests.pipelines import (
     table_of,
     write_parquet,
 )
-from tidemill.errors import LimitExceeded
+from tidemill.errors import LimitExceeded, ModelError
 from tidemill.lake import Lake
 from tidemill.plan import make_plan
+from tidemill.progress import Quiet
 
 
 def plan_of(pipeline):
@@ -40,8 +41,8 @@ def files(tmp_path: Path) -> Path:
     return folder
 
 
-def pipeline_over(tmp_path: Path, files: Path, name: str = "one", **sections):
-    return make_pipeline(tmp_path / name, f"{files}/*", **sections)
+def pipeline_over(tmp_path: Path, files: Path, folder: str = "one", **sections):
+    return make_pipeline(tmp_path / folder, f"{files}/*", **sections)
 
 
 def test_a_second_run_computes_nothing(tmp_path, files):
@@ -236,3 +237,80 @@ def test_text_formats_give_the_table_that_parquet_gives(tmp_path, suffix):
         for name in ("id", "domain", "rating", "label", "num_tokens"):
             assert row[name] == expected[number][name]
         assert row["score"] == pytest.approx(expected[number]["score"], abs=1e-4)
+
+
+def test_a_reader_sees_a_changed_text_file_old_or_new_and_nothing_between(tmp_path, lines):
+    options = {"dataset": {"shard_bytes": 2000}, "limits": {"shards_in_flight": 1}}
+    pipeline = pipeline_over(tmp_path, lines, **options)
+    run(pipeline)
+    (lines / "reviews.jsonl").write_text(as_lines(reviews(300, 50)))
+    looks = set()
+
+    class Looking(Quiet):
+        def ingested(self, path, *, rows):
+            looks.add(query(pipeline.lake, "SELECT count(*), count(DISTINCT row_number) FROM reviews")[0])
+
+    assert run(pipeline, progress=Looking()).state == "done"
+    assert looks == {(60, 60)}
+    assert len(table_of(pipeline)) == 50
+
+
+def test_a_changed_text_file_over_the_quarantine_limit_keeps_its_old_rows(tmp_path, lines):
+    pipeline = pipeline_over(tmp_path, lines, dataset={"shard_bytes": 2000})
+    run(pipeline)
+    (lines / "reviews.jsonl").write_text('{"id": "x", "text": 1}\n' * 40 + as_lines(reviews(300, 20)))
+    result = run(pipeline)
+    assert (result.state, result.num_rows_removed) == ("failed", 0)
+    assert query(pipeline.lake, "SELECT count(*) FROM reviews") == [(60,)]
+
+
+def test_a_rotated_file_is_copied_and_not_computed(tmp_path, lines):
+    options = {"dataset": {"shard_bytes": 2000}}
+    pipeline = pipeline_over(tmp_path, lines, **options)
+    first = run(pipeline)
+    (lines / "reviews.jsonl").rename(lines / "reviews.1.jsonl")
+    with (lines / "reviews.1.jsonl").open("a") as file:
+        file.write(as_lines(reviews(200, 5)))
+    (lines / "reviews.jsonl").write_text(as_lines(reviews(300, 30)))
+    result = run(pipeline)
+    assert (result.state, result.num_copied) == ("done", first.num_shards - 1)
+    fresh = pipeline_over(tmp_path, lines, "fresh", **options)
+    run(fresh)
+    assert_same_tables(pipeline, fresh)
+
+
+def test_a_half_read_text_file_goes_on_whatever_shard_bytes_says_now(tmp_path, lines):
+    class Interrupting(Quiet):
+        def committed(self, path, **counts):
+            raise KeyboardInterrupt
+
+    halted = pipeline_over(tmp_path, lines, dataset={"shard_bytes": 2000}, limits={"shards_in_flight": 1})
+    assert run(halted, progress=Interrupting()).state == "stopped"
+    later = pipeline_over(tmp_path, lines, dataset={"shard_bytes": 4000})
+    assert run(later).state == "done"
+    assert len(table_of(later)) == 60
+    assert problems_of(later) == []
+
+
+def test_a_first_version_that_never_got_a_row_gives_way_to_the_corrected_one(tmp_path, files):
+    with pytest.raises(ModelError, match="leaves no room"):
+        run(pipeline_over(tmp_path, files, tokenizer={"max_length": 1}))
+    assert not (tmp_path / "one" / "lake.sqlite").exists()
+    assert run(pipeline_over(tmp_path, files)).num_rows == 160
+
+
+def test_two_pipelines_share_a_store_but_not_what_a_bad_cell_did_to_a_row(tmp_path, lines):
+    rows = reviews(0, 10).to_pylist()
+    rows[3]["rating"] = "bad"
+    (lines / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    strict = pipeline_over(tmp_path, lines, dataset={"types": {"rating": "double"}}, limits={"max_quarantine": 1.0})
+    assert run(strict).num_quarantined == 1
+    lenient = pipeline_over(tmp_path, lines, name="lenient", dataset={"keep": []})
+    assert run(lenient).num_rows == 10
+    assert problems_of(lenient) == []
+
+
+def test_a_small_store_makes_room_from_what_is_committed(tmp_path, lines):
+    pipeline = pipeline_over(tmp_path, lines, dataset={"shard_bytes": 2000}, store={"max_bytes": 30_000})
+    assert run(pipeline).state == "done"
+    assert sum(path.stat().st_size for path in (tmp_path / "one" / "store").rglob("*.arrow")) <= 30_000

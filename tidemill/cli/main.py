@@ -173,7 +173,12 @@ def _is_up_to_date(loaded: Pipeline) -> bool:
 
 
 def _print(facts: Any, render: Callable[[Any], str], as_json: bool) -> None:
-    typer.echo(json.dumps(facts, indent=2, default=str) if as_json else render(facts))
+    if as_json:
+        from tidemill.cli.query import plain
+
+        typer.echo(json.dumps(plain(facts), indent=2, default=str))
+    else:
+        typer.echo(render(facts))
 
 
 def main() -> None:
@@ -193,9 +198,12 @@ def main() -> None:
         sys.exit(1)
     except Exception as e:
         # DuckDB takes a Ctrl-C that arrives within a query for itself.
-        if type(e).__name__ != "InterruptException":
+        if type(e).__name__ == "InterruptException":
+            _say_stopped()
+        if type(e).__module__ not in ("duckdb", "_duckdb"):
             raise
-        _say_stopped()
+        typer.echo(f"tidemill: the lake cannot be read or written: {e}", err=True)
+        sys.exit(1)
 
 
 def _say_stopped() -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,8 @@ from tidemill import config
 from tidemill.errors import ConfigError, InputError
 from tidemill.lake import Lake
 
-READING = {"SELECT", "EXPLAIN", "RELATION", "PRAGMA", "CALL"}
+READING = {"SELECT", "EXPLAIN"}
+EXPLAIN = re.compile(r"\s*EXPLAIN\s*(ANALYZE\b|\([^)]*\))?", re.IGNORECASE)
 ROWS_AT_A_TIME = 10_000
 MAX_TABLE_ROWS = 200
 
@@ -31,7 +33,8 @@ def run_query(spec: config.Lake, query: str, output: str) -> None:
         cursor = lake.cursor()
         try:
             statements = cursor.extract_statements(query)
-            for statement in statements:
+            explained = [s for statement in statements for s in _explained(cursor, statement)]
+            for statement in (*statements, *explained):
                 if statement.type.name not in READING:
                     raise ConfigError(f"`tidemill sql` only reads; this is {statement.type.name}: {statement.query}")
             if not statements:
@@ -41,6 +44,13 @@ def run_query(spec: config.Lake, query: str, output: str) -> None:
             PRINTERS[output](cursor, statements[-1].query)
         except duckdb.Error as e:
             raise InputError(str(e)) from e
+
+
+def _explained(cursor: Any, statement: Any) -> list[Any]:
+    """What EXPLAIN would explain; EXPLAIN ANALYZE also runs it."""
+    if statement.type.name != "EXPLAIN":
+        return []
+    return list(cursor.extract_statements(EXPLAIN.sub("", statement.query, count=1)))
 
 
 def _as_table(cursor: Any, query: str) -> None:
@@ -66,7 +76,7 @@ def _as_json(cursor: Any, query: str) -> None:
     separator = "\n"
     for rows in _pages(cursor):
         for row in rows:
-            record = {name: _plain(value) for name, value in zip(names, row, strict=True)}
+            record = {name: plain(value) for name, value in zip(names, row, strict=True)}
             sys.stdout.write(separator + json.dumps(record, default=str, ensure_ascii=False))
             separator = ",\n"
     sys.stdout.write("\n]\n")
@@ -91,10 +101,10 @@ def _pages(cursor: Any) -> Iterator[list[tuple[Any, ...]]]:
         yield rows
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value as JSON can hold it: no NaN, string keys."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {str(key): plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -75,8 +75,8 @@ class Reader(Protocol):
         slices cut before, from row 0 on: those whose content still stands at
         their place are given again whatever `shard_bytes` says, except the last
         one of a text file, which may have grown and is cut again from its start.
-        `trusted` says that the file is the one they were cut from, so that they
-        need not be read again.
+        `trusted` says that the file is the one they were cut from: then all of
+        them stand, unread, and cutting goes on behind the last.
 
         Raises:
             SchemaError: a column asked for is missing, or a text column holds no strings.

@@ -83,8 +83,9 @@ class RecordReader(ABC):
         check_columns(self.schema(), self.columns, self.path)
         row = 0
         if trusted and known:
-            yield from known[:-1]
-            row, stream = known[-1].first_row, Stream(self._bytes, known[-1].start)
+            yield from known
+            row = known[-1].first_row + known[-1].num_rows
+            stream = Stream(self._bytes, known[-1].stop)
         else:
             stream = Stream(self._bytes, self.body_start)
             for cut in known[:-1]:

@@ -83,7 +83,9 @@ def adopt(lake: Lake, target: Target, adoption: Adoption) -> bool:
                 ],
             )
             point_view(cursor, target.table)
-        elif found != target.revision:
+        else:
+            _promote_in_place_of_nothing(cursor, target)
+        if current is not None and found != target.revision:
             cursor.execute(
                 "UPDATE _pipelines SET target_revision = ?, adopted_at = ?, updated_at = ? WHERE pipeline = ?",
                 [target.revision, now, now, target.pipeline],
@@ -107,6 +109,23 @@ def request_shards(lake: Lake, target: Target, shards: Sequence[Shard], reason: 
         return request_ids(cursor, target, [shard.shard_id for shard in shards])
 
     return lake.write(body, message=f"request: {target.message}")
+
+
+def _promote_in_place_of_nothing(cursor: Cursor, target: Target) -> None:
+    """Promote the target's version if the promoted one never got a row."""
+    cursor.execute(
+        "UPDATE _pipelines p SET promoted_version = $version "
+        "WHERE pipeline = $pipeline AND promoted_version <> $version "
+        "AND NOT EXISTS (SELECT 1 FROM _ledger l WHERE l.pipeline = p.pipeline AND l.version = p.promoted_version)",
+        {"pipeline": target.pipeline, "version": target.version},
+    )
+    promoted = cursor.execute(
+        "SELECT promoted_version FROM _pipelines WHERE pipeline = ?", [target.pipeline]
+    ).fetchone()
+    if promoted == (target.version,) and existing_columns(cursor, target.pipeline) != existing_columns(
+        cursor, target.table.name
+    ):
+        point_view(cursor, target.table)
 
 
 def is_done(cursor: Cursor, target: Target, shard_id: str, request_id: str) -> bool:

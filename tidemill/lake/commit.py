@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tidemill.errors import InvariantBroken
+from tidemill.errors import InvariantBroken, ShardGone
 from tidemill.formats import KEPT_PREFIX
 from tidemill.lake.adoption import Target, is_target, list_shards
 from tidemill.lake.connection import Cursor, Lake
@@ -212,7 +212,7 @@ def _write_copy(cursor: Cursor, target: Target, item: Copied) -> tuple[int, int]
         [target.pipeline, target.version, item.source_shard_id],
     ).fetchone()
     if source is None:
-        raise InvariantBroken(
+        raise ShardGone(
             f"{shard.file.path}: the shard {item.source_shard_id} that it repeats is gone. Run again: it is computed."
         )
     facts = {

@@ -104,6 +104,8 @@ class Lake:
             if create:
                 config.make_folder(Path(sqlite_file(spec)).parent, "lake.catalog")
         if create:
+            if "://" not in spec.data:
+                config.make_folder(Path(spec.data), "lake.data")
             options += [f"DATA_PATH '{_quoted(data_path(spec))}'", "DATA_INLINING_ROW_LIMIT 50"]
         elif moved := self._moved_data(spec):
             options += [f"DATA_PATH '{_quoted(moved)}'", "OVERRIDE_DATA_PATH true"]

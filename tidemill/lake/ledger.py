@@ -70,6 +70,13 @@ def load_results(cursor: Cursor, pipeline: str, version: str) -> tuple[tuple[str
     return tuple((name, kind) for name, kind in json.loads(found[0])) if found else None
 
 
+def has_done_shards(cursor: Cursor, pipeline: str, version: str) -> bool:
+    found = cursor.execute(
+        "SELECT 1 FROM _ledger WHERE pipeline = ? AND version = ? LIMIT 1", [pipeline, version]
+    ).fetchone()
+    return found is not None
+
+
 def done_shards(cursor: Cursor, pipeline: str, version: str) -> dict[str, DoneShard]:
     rows = cursor.execute(
         "SELECT shard_id, path, content, kept, request_id, num_rows, num_quarantined FROM _ledger "
