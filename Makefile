@@ -51,7 +51,7 @@ docs: setup  ## the tables of docs/pipeline-file.md, from the code
 	$(BIN)/python docs/keys.py
 
 bench: setup  ## e-mails to a table, beside transformers.pipeline, in one run
-	$(BIN)/python -m benchmarks.versus_pipeline
+	$(BIN)/python -m benchmarks.versus_pipeline --rows 1200 --repeat 1
 
 clean:  ## everything that make made
 	rm -rf $(VENV) .tidemill .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist *.egg-info

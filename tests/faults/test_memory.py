@@ -26,11 +26,11 @@ def peak_bytes(pipeline: Pipeline, home: Path) -> int:
 
 
 def write_texts(path: Path, num_bytes: int, *, row_group_bytes: int | None = None) -> None:
-    """Long texts that differ only behind the first tokens, so that a short `max_length` makes them cheap to predict."""
+    """Long texts, other ones in each file, alike in their first tokens: a short `max_length` makes them cheap."""
     path.parent.mkdir(parents=True, exist_ok=True)
     num_rows = num_bytes // ROW_BYTES
     words = "a film that is very good and long " * (ROW_BYTES // 34)
-    texts = pa.array([f"{words} {i}" for i in range(num_rows)])
+    texts = pa.array([f"{words} {path.stem} {i}" for i in range(num_rows)])
     rows = None if row_group_bytes is None else row_group_bytes // ROW_BYTES
     pq.write_table(pa.table({"text": texts}), path, row_group_size=rows or num_rows, use_dictionary=False)
 
