@@ -249,7 +249,7 @@ class Run:
                 raise
             except Exception as e:  # noqa: BLE001 — a file that fails, for whatever reason, fails alone.
                 self._outcomes.fail(file.file.path, e)
-                window.abandon_file()
+                window.abandon_file(file)
         window.drain()
         for repeat in repeats:
             self._commit_repeat(workspace, repeat)

@@ -270,10 +270,9 @@ def materialize(
     workspace.tally.add(num_rows, num_quarantined)
     for item in predicted:
         workspace.store.remove(item.predictions)
-        workspace.store.remove(item.ingested.rows)
-        tokens = workspace.tokens_file(item.ingested.request.shard)
-        workspace.files_in_use -= {item.ingested.rows.name, item.predictions.name, tokens.name}
-        workspace.files_released |= {tokens.name}
+        shared = {item.ingested.rows.name, workspace.tokens_file(item.ingested.request.shard).name}
+        workspace.files_in_use -= {*shared, item.predictions.name}
+        workspace.files_released |= shared
     return outcome
 
 

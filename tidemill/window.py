@@ -113,6 +113,8 @@ class Window:
 
     def end_file(self, file: FilePlan) -> None:
         """All shards of the file are on their way: commit together those that replace what readers see."""
+        # Its reader holds the buffers of a row group that was read to its end.
+        self._workspace.dataset.forget(file.file)
         if self._group is None:
             if self.cut:
                 workspace, cut = self._workspace, self.cut
@@ -126,7 +128,8 @@ class Window:
         cut = self.cut or [(file.file.path, file.shards)]
         self._commit_group(file, predicted, cut)
 
-    def abandon_file(self) -> None:
+    def abandon_file(self, file: FilePlan) -> None:
+        self._workspace.dataset.forget(file.file)
         self._group = None
 
     def _make_room_in_store(self, request: Request) -> None:
