@@ -35,6 +35,7 @@ SETTINGS = {
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
     "DO_NOT_TRACK": "1",
 }
+REMOVAL_ATTEMPTS = 100
 
 
 @contextmanager
@@ -91,7 +92,10 @@ def serve(listening: socket.socket) -> None:
 def _end_with_parent(folder: str) -> None:
     """At once, and without ceremony: nothing of this server outlives the run."""
     sys.stdin.buffer.read()
-    shutil.rmtree(folder, ignore_errors=True)
+    for _ in range(REMOVAL_ATTEMPTS):  # The server's other threads may put a file back while the folder is emptied.
+        shutil.rmtree(folder, ignore_errors=True)
+        if not Path(folder).exists():
+            break
     os._exit(0)
 
 
