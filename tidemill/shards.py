@@ -7,7 +7,7 @@ the same bytes under another path cost nothing.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 def fingerprint(*parts: object) -> str:
@@ -65,6 +65,3 @@ class Shard:
     def shard_id(self) -> str:
         cut = self.slice
         return fingerprint(self.file.path, cut.first_row, cut.start, cut.content)[:16]
-
-    def at(self, file: SourceFile) -> Shard:
-        return replace(self, file=file)

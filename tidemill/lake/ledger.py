@@ -17,7 +17,7 @@ from tidemill.shards import Shard, Slice, SourceFile
 
 @dataclass(frozen=True)
 class PipelineState:
-    """Where a pipeline stands; `promoted_version` is None until its first run."""
+    """Where a pipeline stands, once it has run."""
 
     target_revision: str
     promoted_version: str
@@ -84,17 +84,6 @@ def done_shards(cursor: Cursor, pipeline: str, version: str) -> dict[str, DoneSh
         [pipeline, version],
     ).fetchall()
     return {row[0]: DoneShard(*row) for row in rows}
-
-
-def pending_requests(cursor: Cursor, pipeline: str, version: str) -> dict[str, str]:
-    """shard id → request id, of shards that are wanted and not done for that request."""
-    return dict(
-        cursor.execute(
-            "SELECT r.shard_id, r.request_id FROM _requests r ANTI JOIN _ledger l USING "
-            "(pipeline, version, shard_id, request_id) WHERE r.pipeline = ? AND r.version = ?",
-            [pipeline, version],
-        ).fetchall()
-    )
 
 
 def cut_files(cursor: Cursor, pipeline: str) -> dict[str, list[Slice]]:
