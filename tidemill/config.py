@@ -42,6 +42,24 @@ def _as_list(value: object) -> object:
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
 
+SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
+"""Units of a duration, by their shortest name."""
+
+
+def _as_seconds(value: object) -> object:
+    """`"30 days"`, `"26 h"` or `"90 min"` as seconds; a number is seconds already."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|seconds?|min|minutes?|h|hours?|d|days?)\s*", value)
+    if found is None:
+        raise ValueError('is no duration: give a number and s, min, h or days, such as "30 days"')
+    unit = next(name for name in ("min", "s", "h", "d") if found[2].startswith(name))
+    return float(found[1]) * SECONDS[unit]
+
+
+Duration = Annotated[float, BeforeValidator(_as_seconds), Field(gt=0)]
+"""Seconds."""
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -109,11 +127,49 @@ class Inference(Section):
     """Compute identical texts of a shard once."""
 
 
+class StageSchedule(Section):
+    cron: str | None = None
+    """When this runs by itself, in cron's five fields; not at all by the clock if not given."""
+    pool: str | None = None
+    """The work pool whose workers run it; `schedule.pool` if not given."""
+    limit: Annotated[int, Field(gt=0)] | None = None
+    """Most flow runs of it at one time."""
+
+
 class Schedule(Section):
     cron: str | None = None
-    """When `tidemill deploy` lets the pipeline run, in cron's five fields."""
+    """When the whole chain runs, once deployed, in cron's five fields."""
+    timezone: str = "UTC"
+    """The time zone of every cron here, as in the tz database."""
+    pool: str = "tidemill"
+    """The Prefect work pool whose workers run what is deployed."""
+    limit: Annotated[int, Field(gt=0)] | None = None
+    """Most flow runs of the chain at one time."""
     on_model_change: Literal["report", "backfill"] = "report"
-    """What a schedule does about a moved model or a changed option."""
+    """What a scheduled run does about a moved model or a changed option: say so, or compute it beside the old."""
+    max_cost: float | None = Field(default=None, ge=0)
+    """Most that one scheduled run may cost, in `cost.currency`; it stops before the shard that would pass it."""
+    ingest: StageSchedule = StageSchedule()
+    """The ingest stage by itself."""
+    tokenize: StageSchedule = StageSchedule()
+    """The tokenize stage by itself."""
+    infer: StageSchedule = StageSchedule()
+    """The infer stage by itself: give it the pool of the machines with the GPUs."""
+    materialize: StageSchedule = StageSchedule()
+    """The materialize stage by itself."""
+    backfill: StageSchedule = StageSchedule()
+    """Tranches of backfills; they have no cron."""
+    gc: StageSchedule = StageSchedule()
+    """Housekeeping of the pipeline's lake and store."""
+
+
+class Alerts(Section):
+    max_age: Duration | None = None
+    """How old the last success of a run may be: `status` warns, and a deployed pipeline alerts. Such as "26 h"."""
+    webhook: str | None = None
+    """Where an alert is sent by HTTP POST, as JSON with a field `text`; `$NAME` is taken from the environment."""
+    on: list[Literal["failed", "stale", "max_cost", "recovered"]] = ["failed", "stale", "max_cost", "recovered"]
+    """What is worth an alert."""
 
 
 class Lake(Section):
@@ -125,6 +181,8 @@ class Lake(Section):
     """Where the Parquet files of the tables lie: a folder, or s3://bucket/prefix."""
     lock_timeout_seconds: float = Field(default=120.0, gt=0)
     """How long a writer waits for the lake's lock before it fails, retryably."""
+    keep_snapshots: Duration = Field(default=30 * 86_400.0)
+    """How far back time travel reaches: `tidemill gc` expires older snapshots. Such as "30 days"."""
 
 
 class Store(Section):
@@ -132,6 +190,8 @@ class Store(Section):
     """Where intermediate Arrow files lie: a folder, or s3://bucket/prefix."""
     max_bytes: ByteSize = Field(default=ByteSize(20 * 10**9), gt=0)
     """Files that no pending work needs are evicted, oldest first, beyond this size."""
+    shared: bool = False
+    """Whether `path`, a folder, is the same for every worker that runs a stage, as on a network file system."""
 
 
 class Limits(Section):
@@ -160,6 +220,7 @@ class Pipeline(Section):
     model: Model
     inference: Inference = Inference()
     schedule: Schedule = Schedule()
+    alerts: Alerts = Alerts()
     lake: Lake = Field(default_factory=Lake)
     store: Store = Field(default_factory=Store)
     limits: Limits = Limits()

@@ -1,37 +1,20 @@
-"""The commands. Everything heavy is imported where it is used, so that `--help` is there at once."""
+"""The commands of every day. Everything heavy is imported where it is used, so that `--help` is there at once."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, lake_spec, load, print_facts
+
 if TYPE_CHECKING:
     from tidemill.config import Pipeline
     from tidemill.run import RunResult
-
-app = typer.Typer(
-    name="tidemill",
-    help="SQL tables of model predictions over datasets, kept up to date, exactly once.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-
-PipelineFile = Annotated[str, typer.Argument(metavar="PIPELINE.toml", help="The pipeline file.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the pipeline file; may be repeated."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class Format(StrEnum):
@@ -50,14 +33,14 @@ def plan(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = 
     from tidemill.lake import Lake, catalog_exists
     from tidemill.plan import make_plan
 
-    loaded = _load(pipeline, overrides)
+    loaded = load(pipeline, overrides)
     lake = Lake(loaded.lake, read_only=True) if catalog_exists(loaded.lake) else None
     try:
         made, _ = make_plan(loaded, lake)
     finally:
         if lake is not None:
             lake.close()
-    _print(made.to_json(), render.plan, as_json)
+    print_facts(made.to_json(), render.plan, as_json)
 
 
 @app.command()
@@ -80,19 +63,19 @@ def run(
     from tidemill.cli import render
     from tidemill.cli.live import live_progress
 
-    loaded = _load(pipeline, overrides)
+    loaded = load(pipeline, overrides)
     if limit is not None:
         from tidemill.sample import sample
 
         rows = sample(loaded, limit)
-        _print(
+        print_facts(
             rows, lambda found: render.rows(list(found[0]) if found else [], [list(r.values()) for r in found]), as_json
         )
         return
     with live_progress() as progress:
         result = _run(loaded, direct=direct, yes=yes, progress=progress)
     if as_json:
-        _print(asdict(result), str, as_json)
+        print_facts(asdict(result), str, as_json)
     else:
         typer.echo(render.result(result, pipeline))
     if result.state != "done":
@@ -110,7 +93,7 @@ def sql(
     """Query the tables of a lake with SQL, read-only. A pipeline's table has the pipeline's name."""
     from tidemill.cli.query import run_query
 
-    run_query(_lake_spec(source, overrides), query, "json" if as_json else output.value)
+    run_query(lake_spec(source, overrides), query, "json" if as_json else output.value)
 
 
 @app.command()
@@ -119,7 +102,7 @@ def status(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson 
     from tidemill.cli import render
     from tidemill.status import pipeline_status
 
-    _print(pipeline_status(_load(pipeline, overrides)), render.status, as_json)
+    print_facts(pipeline_status(load(pipeline, overrides)), render.status, as_json)
 
 
 @app.command()
@@ -129,26 +112,12 @@ def verify(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson 
     from tidemill.lake import Lake
     from tidemill.lake.verify import verify_pipeline
 
-    loaded = _load(pipeline, overrides)
+    loaded = load(pipeline, overrides)
     with Lake(loaded.lake, read_only=True) as lake:
         report = verify_pipeline(lake, loaded.name)
-    _print(report, render.verification, as_json)
+    print_facts(report, render.verification, as_json)
     if report["problems"]:
         raise typer.Exit(1)
-
-
-def _load(path: str, overrides: list[str] | None) -> Pipeline:
-    from tidemill.config import load_pipeline
-
-    return load_pipeline(path, overrides or ())
-
-
-def _lake_spec(source: str, overrides: list[str] | None) -> Any:
-    from tidemill import config
-
-    if source.endswith(".toml"):
-        return _load(source, overrides).lake
-    return config.Lake(catalog=source if source.startswith(("sqlite:", "postgres:")) else f"sqlite:{Path(source)}")
 
 
 def _run(loaded: Pipeline, *, direct: bool, yes: bool, progress: Any) -> RunResult:
@@ -170,15 +139,6 @@ def _is_up_to_date(loaded: Pipeline) -> bool:
         return False
     with Lake(loaded.lake, read_only=True) as lake:
         return make_plan(loaded, lake)[0].is_up_to_date
-
-
-def _print(facts: Any, render: Callable[[Any], str], as_json: bool) -> None:
-    if as_json:
-        from tidemill.cli.query import plain
-
-        typer.echo(json.dumps(plain(facts), indent=2, default=str))
-    else:
-        typer.echo(render(facts))
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ import duckdb
 from tidemill import config
 from tidemill.errors import LakeError, LakeLocked
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 NUM_COMMIT_ATTEMPTS = 10
 ADVISORY_LOCK_KEY = 0x7469_6465_6D69_6C6C  # "tidemill"
 

@@ -13,6 +13,11 @@ from tidemill.lake.connection import Cursor, Lake
 from tidemill.lake.tables import insert_records
 
 
+def worker_name() -> str:
+    """Who computes: `TIDEMILL_WORKER` where a worker was given a name, else the host."""
+    return os.environ.get("TIDEMILL_WORKER") or socket.gethostname()
+
+
 @dataclass
 class RunRecord:
     """One row of `_runs`. `state` is running, done, failed or stopped; a killed run stays running."""
@@ -40,9 +45,16 @@ class RunRecord:
     cost: float | None = None
     currency: str | None = None
     message: str | None = None
+    backfill_id: str | None = None
+    estimated_seconds_low: float | None = None
+    estimated_seconds_high: float | None = None
+    estimated_cost: float | None = None
+    num_dropped: int = 0
+    """Shards computed in vain: someone else had committed them, or the dataset moved on."""
     who: str = field(default_factory=lambda: os.environ.get("TIDEMILL_USER") or _user())
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
+    worker: str = field(default_factory=worker_name)
 
 
 def record_run(lake: Lake, run: RunRecord) -> None:

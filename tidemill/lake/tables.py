@@ -26,14 +26,19 @@ SYSTEM_TABLES = {
         first_row BIGINT, num_rows BIGINT, start_byte BIGINT, stop_byte BIGINT, text_bytes BIGINT""",
     "_requests": """
         pipeline VARCHAR, version VARCHAR, shard_id VARCHAR, request_id VARCHAR, run_id VARCHAR,
-        reason VARCHAR, requested_at TIMESTAMPTZ""",
+        reason VARCHAR, requested_at TIMESTAMPTZ, backfill_id VARCHAR""",
+    "_backfills": """
+        backfill_id VARCHAR, pipeline VARCHAR, version VARCHAR, revision VARCHAR, selection JSON, why VARCHAR,
+        who VARCHAR, state VARCHAR, created_at TIMESTAMPTZ, finished_at TIMESTAMPTZ, num_shards BIGINT,
+        num_rows BIGINT, num_tokens BIGINT, estimated_seconds DOUBLE, estimated_seconds_low DOUBLE,
+        estimated_seconds_high DOUBLE, estimated_cost DOUBLE, currency VARCHAR, max_cost DOUBLE""",
     "_ledger": """
         pipeline VARCHAR, version VARCHAR, shard_id VARCHAR, path VARCHAR, content VARCHAR, request_id VARCHAR,
         run_id VARCHAR, revision VARCHAR, kept VARCHAR, copied_from VARCHAR, num_rows BIGINT,
         num_quarantined BIGINT, num_distinct BIGINT, num_tokens BIGINT,
         num_computed_tokens BIGINT, num_padded_tokens BIGINT,
         ingest_seconds DOUBLE, tokenize_seconds DOUBLE, infer_seconds DOUBLE, device VARCHAR, resolved JSON,
-        committed_at TIMESTAMPTZ""",
+        committed_at TIMESTAMPTZ, num_forgotten BIGINT, materialize_seconds DOUBLE, worker VARCHAR""",
     "_quarantine": """
         pipeline VARCHAR, version VARCHAR, shard_id VARCHAR, path VARCHAR, row_number BIGINT, key JSON,
         stage VARCHAR, reason VARCHAR, run_id VARCHAR""",
@@ -42,7 +47,12 @@ SYSTEM_TABLES = {
         pid INTEGER, why VARCHAR, flow_run_id VARCHAR, state VARCHAR, started_at TIMESTAMPTZ,
         finished_at TIMESTAMPTZ, num_shards BIGINT, num_shards_failed BIGINT, num_copied BIGINT, num_rows BIGINT,
         num_quarantined BIGINT, num_rows_removed BIGINT, num_tokens BIGINT, num_retries BIGINT,
-        estimated_seconds DOUBLE, seconds DOUBLE, cost DOUBLE, currency VARCHAR, message VARCHAR""",
+        estimated_seconds DOUBLE, seconds DOUBLE, cost DOUBLE, currency VARCHAR, message VARCHAR,
+        backfill_id VARCHAR, worker VARCHAR, estimated_seconds_low DOUBLE, estimated_seconds_high DOUBLE,
+        estimated_cost DOUBLE, num_dropped BIGINT""",
+    "_forgotten": """
+        pipeline VARCHAR, content VARCHAR, row_offset BIGINT, key_hash VARCHAR, who VARCHAR,
+        forgotten_at TIMESTAMPTZ""",
 }
 """Name and columns of every system table; a pipeline's results lie in `<pipeline>__<version>`."""
 

@@ -1,0 +1,70 @@
+"""What all commands share: the application, the options that each takes, and how facts are printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from tidemill.config import Pipeline
+
+app = typer.Typer(
+    name="tidemill",
+    help="SQL tables of model predictions over datasets, kept up to date, exactly once.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+PipelineFile = Annotated[str, typer.Argument(metavar="PIPELINE.toml", help="The pipeline file.")]
+PipelineFiles = Annotated[list[str], typer.Argument(metavar="PIPELINE.toml...", help="The pipeline files.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the pipeline file; may be repeated."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def load(path: str, overrides: list[str] | None) -> Pipeline:
+    from tidemill.config import load_pipeline
+
+    return load_pipeline(path, overrides or ())
+
+
+def lake_spec(source: str, overrides: list[str] | None) -> Any:
+    from tidemill import config
+
+    if source.endswith(".toml"):
+        return load(source, overrides).lake
+    return config.Lake(catalog=source if source.startswith(("sqlite:", "postgres:")) else f"sqlite:{Path(source)}")
+
+
+def print_facts(facts: Any, render: Callable[[Any], str], as_json: bool) -> None:
+    if as_json:
+        from tidemill.cli.query import plain
+
+        typer.echo(json.dumps(plain(facts), indent=2, default=str))
+    else:
+        typer.echo(render(facts))
+
+
+def confirmed(question: str, *, yes: bool) -> bool:
+    """Whether to go on: `--yes`, or the user's own word on a terminal.
+
+    Raises:
+        ConfigError: nobody is there to ask.
+    """
+    import sys
+
+    from tidemill.errors import ConfigError
+
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{question} Nobody is here to ask: say --yes.")
+    return typer.confirm(question, err=True)
