@@ -16,7 +16,7 @@ from tasks.materialize import materialize, materialize_one
 from tasks.settings import with_retries
 from tasks.tokenize import tokenize
 from tidemill.progress import Progress
-from tidemill.stages import Workspace
+from tidemill.workspace import Workspace
 
 STEPS: dict[str, Task[..., Any]] = {
     "cut_next": cut_next,

@@ -9,8 +9,10 @@ from prefect import task
 from tasks.settings import TASK
 from tidemill import stages
 from tidemill.lake.ledger import DoneShard
+from tidemill.lake.requests import Request
 from tidemill.shards import Shard
-from tidemill.stages import Cutting, Request, Workspace
+from tidemill.stages import Cutting
+from tidemill.workspace import Workspace
 
 
 @task(name="cut", **TASK)

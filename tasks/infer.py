@@ -4,9 +4,10 @@ from prefect import task
 
 from tasks.settings import TASK
 from tidemill import stages
-from tidemill.stages import Ingested, Predicted, Tokenized, Workspace
+from tidemill.stages import Predicted, Tokenized
+from tidemill.workspace import Workspace
 
 
 @task(name="infer", **TASK)
-def infer(workspace: Workspace, ingested: Ingested, tokenized: Tokenized) -> Predicted:
-    return stages.infer(workspace, ingested, tokenized)
+def infer(workspace: Workspace, tokenized: Tokenized) -> Predicted:
+    return stages.infer(workspace, tokenized)

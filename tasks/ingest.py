@@ -4,7 +4,9 @@ from prefect import task
 
 from tasks.settings import TASK
 from tidemill import stages
-from tidemill.stages import Ingested, Request, Workspace
+from tidemill.lake.requests import Request
+from tidemill.stages import Ingested
+from tidemill.workspace import Workspace
 
 
 @task(name="ingest", **TASK)

@@ -8,7 +8,8 @@ from tasks.settings import TASK
 from tidemill import stages
 from tidemill.lake.commit import Outcome
 from tidemill.shards import Shard
-from tidemill.stages import Held, Predicted, Workspace
+from tidemill.stages import Held, Predicted
+from tidemill.workspace import Workspace
 
 
 @task(name="materialize", **TASK)

@@ -4,7 +4,8 @@ from prefect import task
 
 from tasks.settings import TASK
 from tidemill import stages
-from tidemill.stages import Ingested, Tokenized, Workspace
+from tidemill.stages import Ingested, Tokenized
+from tidemill.workspace import Workspace
 
 
 @task(name="tokenize", **TASK)

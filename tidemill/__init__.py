@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from tidemill.errors import TidemillError
     from tidemill.lake import Lake
     from tidemill.plan import make_plan
-    from tidemill.run import Run, RunResult
+    from tidemill.recording import RunResult
+    from tidemill.run import Run
 
 __all__ = ["Lake", "Pipeline", "Run", "RunResult", "TidemillError", "load_pipeline", "make_plan"]
 
@@ -27,7 +28,7 @@ _MODULES = {
     "Lake": "tidemill.lake",
     "Pipeline": "tidemill.config",
     "Run": "tidemill.run",
-    "RunResult": "tidemill.run",
+    "RunResult": "tidemill.recording",
     "TidemillError": "tidemill.errors",
     "load_pipeline": "tidemill.config",
     "make_plan": "tidemill.plan",

@@ -14,6 +14,7 @@
     ├── ShardGone                     results that were to be copied are gone; the run plans again
     ├── InvariantBroken               what must always hold does not
     ├── Stopped                       the user asked to stop
+    │   └── CostReached               the next shard would pass the cost that was allowed
     └── RetryableError                retryable: the same call may succeed later
         ├── SourceUnavailable         429, 5xx, a reset or a cut body, after the reader's own retries
         ├── FileChanged               a source file is not the one that was listed
@@ -99,6 +100,10 @@ class InvariantBroken(TidemillError):
 
 
 class Stopped(TidemillError):
+    pass
+
+
+class CostReached(Stopped):
     pass
 
 

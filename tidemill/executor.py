@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from tidemill import stages
 from tidemill.progress import Progress
 from tidemill.retry import retrying
-from tidemill.stages import Workspace
+from tidemill.workspace import Workspace
 
 
 class Future(Protocol):

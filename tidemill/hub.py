@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from tidemill.shards import SourceFile
 
 LISTING_RETRIES = 8
 RANGE_RETRIES = 4
+PATHS_ASKED_AT_ONCE = 500
 LONGEST_WAIT_SECONDS = 5.0
 FILE_URL = re.compile(r"hf://datasets/(?P<repo>[^/@]+(?:/[^/@]+)?)@(?P<commit>[0-9a-f]{40})/(?P<path>.+)")
 ADDRESS = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.+))?")
@@ -93,6 +96,39 @@ def read_range(url: str, start: int, stop: int) -> bytes:
     return retrying(
         lambda: _request_range(match, start, stop), retries=RANGE_RETRIES, longest_wait_seconds=LONGEST_WAIT_SECONDS
     )
+
+
+def last_commit_dates(urls: Sequence[str]) -> dict[str, date]:
+    """hf:// file URL → the day of the commit that last changed the file, at the URL's own commit.
+
+    Raises:
+        DatasetError: the repository may not be read, or is gone.
+        SourceUnavailable: the Hub did not answer well for long.
+    """
+    by_revision: dict[tuple[str, str], dict[str, str]] = {}
+    for url in urls:
+        match = FILE_URL.fullmatch(url)
+        assert match is not None, url
+        by_revision.setdefault((match["repo"], match["commit"]), {})[match["path"]] = url
+    return {
+        paths[info.path]: info.last_commit.date.date()
+        for (repo, commit), paths in by_revision.items()
+        for info in retrying(partial(_paths_info, repo, commit, list(paths)), retries=LISTING_RETRIES)
+        if info.last_commit is not None
+    }
+
+
+def _paths_info(repo: str, commit: str, paths: Sequence[str]) -> list[Any]:
+    import huggingface_hub
+
+    found: list[Any] = []
+    with _translated("dataset", repo, commit):
+        for i in range(0, len(paths), PATHS_ASKED_AT_ONCE):
+            asked = list(paths[i : i + PATHS_ASKED_AT_ONCE])
+            found += huggingface_hub.HfApi().get_paths_info(
+                repo, asked, repo_type="dataset", revision=commit, expand=True
+            )
+    return found
 
 
 def model_commit(repo: str, revision: str) -> str:

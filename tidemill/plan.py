@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tidemill import sources, versions
 from tidemill.columns import KeptColumn, check_collisions, check_names, kept_fingerprint, settle_columns
 from tidemill.config import Pipeline
 from tidemill.errors import DatasetError, LakeError
+from tidemill.estimates import Estimate, Rate, estimate, measured_rate
 from tidemill.formats import Columns
 from tidemill.lake import Cursor, DoneShard, Lake, ResultTable
 from tidemill.lake import ledger as lake_ledger
@@ -22,9 +23,6 @@ from tidemill.lake.tables import duckdb_type
 from tidemill.retry import retrying
 from tidemill.shards import Shard, Slice, SourceFile
 from tidemill.versions import VersionSpec
-
-BYTES_PER_TOKEN = 4.5
-"""English text under a WordPiece vocabulary, about; used only until the ledger has measured it."""
 
 FileState = Literal["unchanged", "new", "changed", "unfinished"]
 Action = Literal["compute", "copy"]
@@ -57,15 +55,6 @@ class FilePlan:
 
 
 @dataclass(frozen=True)
-class Throughput:
-    """Measured on this pipeline's shards, on one kind of device."""
-
-    tokens_per_second: float | None = None
-    bytes_per_token: float = BYTES_PER_TOKEN
-    bytes_per_row: float | None = None
-
-
-@dataclass(frozen=True)
 class Plan:
     pipeline: Pipeline
     revision: str
@@ -84,7 +73,7 @@ class Plan:
     rewrite: tuple[DoneShard, ...]
     """Done shards whose key and kept columns are not the ones asked for."""
     done: Mapping[str, DoneShard]
-    throughput: Throughput
+    rate: Rate
     notes: tuple[str, ...]
     first: bool
     """Whether this pipeline has no table yet."""
@@ -111,16 +100,22 @@ class Plan:
             file.replaces for file in self.files
         )
 
+    @property
+    def computed(self) -> list[ShardPlan]:
+        return [item for item in self.todo if item.action == "compute"]
+
+    @property
+    def uncut_bytes(self) -> int:
+        return sum(file.file.size - _known_bytes(file) for file in self.uncut)
+
+    @property
+    def estimate(self) -> Estimate:
+        text_bytes = sum(item.shard.slice.text_bytes for item in self.computed) + self.uncut_bytes
+        return estimate(self.rate, self.rate.num_tokens(text_bytes), self.pipeline.cost)
+
     def to_json(self) -> dict[str, Any]:
-        computed = [item for item in self.todo if item.action == "compute"]
-        uncut_bytes = sum(file.file.size - _known_bytes(file) for file in self.uncut)
-        text_bytes = sum(item.shard.slice.text_bytes for item in computed) + uncut_bytes
-        uncut_rows = (
-            None if self.throughput.bytes_per_row is None else round(uncut_bytes / self.throughput.bytes_per_row)
-        )
-        num_tokens = round(text_bytes / self.throughput.bytes_per_token)
-        seconds = None if not self.throughput.tokens_per_second else num_tokens / self.throughput.tokens_per_second
-        per_hour = self.pipeline.cost.per_hour
+        computed, uncut_bytes = self.computed, self.uncut_bytes
+        uncut_rows = None if self.rate.bytes_per_row is None else round(uncut_bytes / self.rate.bytes_per_row)
         rows = sum(item.shard.slice.num_rows for item in computed)
         return {
             "pipeline": self.pipeline.name,
@@ -160,11 +155,8 @@ class Plan:
             "rows": rows + (uncut_rows or 0),
             "rows_estimated": bool(self.uncut),
             "rows_removed": self.num_rows_removed,
-            "tokens": num_tokens,
             "tokens_estimated": True,
-            "seconds": seconds,
-            "cost": None if seconds is None or per_hour is None else seconds / 3600 * per_hour,
-            "currency": self.pipeline.cost.currency,
+            **self.estimate.to_json(),
             "notes": list(self.notes),
         }
 
@@ -215,7 +207,7 @@ def make_plan(pipeline: Pipeline, lake: Lake | None) -> tuple[Plan, sources.Data
         num_rows_before=sum(shard.num_rows for shard in done.values()),
         rewrite=tuple(shard for shard in done.values() if shard.kept != wanted),
         done=done,
-        throughput=_throughput(cursor, pipeline.name, dataset, files) if cursor else _sampled(dataset, files),
+        rate=_rate(cursor if state else None, pipeline.name, spec.version, dataset, files),
         notes=tuple(notes),
         first=state is None,
     )
@@ -249,7 +241,7 @@ def _promoted_or(
     changes = "; ".join(promoted.differences(declared))
     note = (
         f"The pipeline file now asks for version {declared.version} ({changes}). This keeps version "
-        f"{promoted.version} up to date as it was made; a pipeline with another name computes the new one."
+        f"{promoted.version} up to date as it was made; `tidemill backfill` computes the new one beside it."
     )
     return promoted, [note]
 
@@ -356,24 +348,11 @@ def _known_bytes(file: FilePlan) -> int:
     return max((shard.slice.stop for shard in file.shards), default=0) if file.trusted else 0
 
 
-def _throughput(cursor: Cursor, pipeline: str, dataset: sources.Dataset, files: Sequence[FilePlan]) -> Throughput:
-    found = cursor.execute(
-        "SELECT sum(l.num_tokens), sum(l.infer_seconds + l.tokenize_seconds), sum(s.text_bytes), sum(s.num_rows) "
-        "FROM (SELECT * FROM _ledger WHERE pipeline = $pipeline AND copied_from IS NULL) l "
-        "JOIN (SELECT DISTINCT shard_id, text_bytes, num_rows FROM _shards WHERE pipeline = $pipeline) s "
-        "USING (shard_id)",
-        {"pipeline": pipeline},
-    ).fetchone()
-    if not found or not found[0]:
-        return _sampled(dataset, files)
-    tokens, seconds, text_bytes, rows = found
-    return Throughput(
-        tokens_per_second=tokens / seconds if seconds else None,
-        bytes_per_token=text_bytes / tokens,
-        bytes_per_row=text_bytes / rows if rows else None,
-    )
-
-
-def _sampled(dataset: sources.Dataset, files: Sequence[FilePlan]) -> Throughput:
+def _rate(
+    cursor: Cursor | None, pipeline: str, version: str, dataset: sources.Dataset, files: Sequence[FilePlan]
+) -> Rate:
+    rate = measured_rate(cursor, pipeline, version) if cursor else Rate()
     uncut = next((file for file in files if file.uncut), None)
-    return Throughput(bytes_per_row=dataset.bytes_per_row(uncut.file) if uncut else None)
+    if rate.bytes_per_row is not None or uncut is None:
+        return rate
+    return replace(rate, bytes_per_row=dataset.bytes_per_row(uncut.file))

@@ -7,62 +7,32 @@ next is read and tokenized and the one before is committed; at most
 
 from __future__ import annotations
 
-import functools
-import secrets
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import TypeVar
 
-import duckdb
-import pyarrow as pa
-import pyarrow.compute as pc
-
+from tidemill.budget import Budget
 from tidemill.config import Pipeline
 from tidemill.devices import resolve_device
-from tidemill.errors import FileChanged, LimitExceeded, RunFailed, ShardGone, Stopped, TidemillError
+from tidemill.errors import FileChanged, LimitExceeded, ShardGone, Stopped, TidemillError
 from tidemill.executor import Executor, ThreadExecutor
+from tidemill.kept import rewrite_kept
 from tidemill.lake import Lake, catalog_exists, ensure_system_tables
-from tidemill.lake.adoption import Adoption, Target, adopt, request_ids
+from tidemill.lake.adoption import Adoption, adopt, request_ids
+from tidemill.lake.claims import Claims
 from tidemill.lake.commit import Copied, commit_shards, remove_vanished
-from tidemill.lake.ledger import target_shards
-from tidemill.lake.rewrite import finish_rewrite, rewrite_shard, rewritten_shards, start_rewrite
-from tidemill.lake.runs import RunRecord, record_run
+from tidemill.lake.requests import Request
 from tidemill.models import load_tokenizer
 from tidemill.plan import FilePlan, Plan, make_plan
-from tidemill.progress import Progress, Quiet
-from tidemill.retry import retrying
+from tidemill.progress import Progress
+from tidemill.recording import Recording, RunResult
 from tidemill.shards import Shard
 from tidemill.sources import Dataset
-from tidemill.stages import Cutting, Request, Workspace
-from tidemill.window import Outcomes, Window
+from tidemill.stages import Cutting
+from tidemill.window import CLAIM_POLL_SECONDS, Window
+from tidemill.workspace import Version, Workspace
 
-T = TypeVar("T")
+__all__ = ["Run", "RunResult"]
+
 MAX_ROUNDS = 4
-
-
-@dataclass
-class RunResult:
-    """What a run did. `state` is done, failed or stopped."""
-
-    run_id: str
-    pipeline: str
-    version: str
-    table: str
-    revision: str
-    state: str = "done"
-    num_shards: int = 0
-    num_copied: int = 0
-    num_rewritten: int = 0
-    num_rows: int = 0
-    num_quarantined: int = 0
-    num_rows_removed: int = 0
-    num_tokens: int = 0
-    num_retries: int = 0
-    seconds: float = 0.0
-    failures: list[dict[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 class Run:
@@ -77,16 +47,32 @@ class Run:
         why: str = "run",
         flow_run_id: str | None = None,
         executor: Callable[[Workspace, Progress], Executor] = ThreadExecutor,
+        max_cost: float | None = None,
     ) -> None:
-        self.pipeline, self.progress, self.yes = pipeline, progress or Quiet(), yes
-        self.run_id = secrets.token_hex(6)
-        self._executor_type = executor
-        self._record = RunRecord(self.run_id, pipeline.name, kind="run", why=why, flow_run_id=flow_run_id)
-        self._outcomes = Outcomes(self._record, self.progress)
-        self._workspace: Workspace | None = None
+        self._recording = Recording(pipeline, "run", why=why, flow_run_id=flow_run_id, progress=progress)
+        self.pipeline, self.progress, self.yes = pipeline, self._recording.progress, yes
+        self.executor_type, self.max_cost = executor, max_cost
+        self._record, self._outcomes = self._recording.record, self._recording.outcomes
+        self._patiently = self._recording.patiently
+        self._prepared: tuple[Plan, Dataset, Lake] | None = None
+
+    @property
+    def run_id(self) -> str:
+        return self._recording.run_id
+
+    def prepare(self) -> Plan:
+        """Plan against the lake, which is made if there is none; `execute` carries this plan out.
+
+        Raises:
+            InputError: the pipeline cannot be worked on; nothing was written.
+            LimitExceeded: vanished files would take more rows than `limits.max_removed`; nothing was written.
+        """
+        if self._prepared is None:
+            self._prepared = self._first_plan()
+        return self._prepared[0]
 
     def execute(self) -> RunResult:
-        """Plan and work until the table is up to date, or as far as it goes.
+        """Plan, unless that is done, and work until the table is up to date, or as far as it goes.
 
         What was committed stays, whatever is raised.
 
@@ -94,26 +80,22 @@ class Run:
             InputError: the pipeline cannot be worked on; nothing was written.
             LimitExceeded: vanished files would take more rows than `limits.max_removed`; nothing was written.
         """
-        started = time.monotonic()
-        plan, dataset, lake = self._first_plan()
+        self.prepare()
+        assert self._prepared is not None
+        plan, dataset, lake = self._prepared
+        self._prepared = None
+        self._recording.notes += plan.notes
+        self._recording.num_rewritten = len(plan.rewrite)
         with lake:
-            self._patiently(lambda: record_run(lake, self._record))
-            try:
-                for _ in range(MAX_ROUNDS):
-                    self._outcomes.failures.clear()
-                    if self._work(plan, dataset, lake) and not self._outdated():
-                        break
-                    plan, dataset = make_plan(self.pipeline, lake)
-                    self._refuse_removal(plan)
-                state = "failed" if self._outcomes.failures or self._over_quarantine() else "done"
-            except (Stopped, duckdb.InterruptException):
-                state = "stopped"
-            except Exception as e:
-                self._finish(lake, plan, "failed", started, message=str(e))
-                raise
-            except BaseException:  # noqa: BLE001 — Ctrl-C, or an executor's own way to say that the process is to end.
-                state = "stopped"
-            return self._finish(lake, plan, state, started)
+            return self._recording.carry_out(lake, lambda claims: self._rounds(plan, dataset, lake, claims))
+
+    def _rounds(self, plan: Plan, dataset: Dataset, lake: Lake, claims: Claims) -> None:
+        for _ in range(MAX_ROUNDS):
+            self._outcomes.failures.clear()
+            if self._work(plan, dataset, lake, claims) and not self._outdated():
+                break
+            plan, dataset = make_plan(self.pipeline, lake)
+            self._refuse_removal(plan)
 
     def _first_plan(self) -> tuple[Plan, Dataset, Lake]:
         """Plan against the lake if there is one; it is made only once the input is known to be good."""
@@ -136,36 +118,39 @@ class Run:
         return plan, dataset, lake
 
     def _refuse_removal(self, plan: Plan) -> None:
-        limit = plan.pipeline.limits.max_removed
-        if not self.yes and plan.num_rows_removed > limit * plan.num_rows_before:
-            raise LimitExceeded(
-                f"{len(plan.removed)} files are gone from the dataset, and {plan.num_rows_removed:,} of "
-                f"{plan.num_rows_before:,} rows with them: more than limits.max_removed = {limit:g}. Nothing was done. "
-                "If that is right, run again with --yes."
-            )
+        if not self.yes:
+            refuse_removal(plan)
 
-    def _work(self, plan: Plan, dataset: Dataset, lake: Lake) -> bool:
+    def _work(self, plan: Plan, dataset: Dataset, lake: Lake, claims: Claims) -> bool:
         """Carry out one plan; False if the lake moved on meanwhile and a new plan is needed."""
-        target = Target(plan.pipeline.name, plan.version, plan.revision, self.run_id, plan.table, plan.kept_fingerprint)
         for note in plan.notes:
             self.progress.note(note)
         self._record.version, self._record.revision = plan.version, plan.revision
         if plan.is_up_to_date and plan.previous_revision == plan.revision:
             return True
-        estimate = plan.to_json()
-        self._record.estimated_seconds = estimate["seconds"]
-        self.progress.planned(plan, num_shards=estimate["num_shards_computed"], rows=estimate["rows"])
-        workspace = Workspace(plan, dataset, lake, target)
-        if not self._patiently(lambda: adopt(lake, target, _adoption(plan))):
+        self._recording.expect(plan.estimate)
+        facts = plan.to_json()
+        self.progress.planned(plan, num_shards=facts["num_shards_computed"], rows=facts["rows"])
+        version = Version(plan.spec, plan.kept, plan.table)
+        workspace = Workspace(
+            self.pipeline,
+            version,
+            lake,
+            claims,
+            revision=plan.revision,
+            run_id=self.run_id,
+            dataset=dataset,
+            tally=self._recording.tally,
+        )
+        if not self._patiently(lambda: adopt(lake, workspace.target, adoption_of(plan))):
             return False
         workspace.store.sweep()
-        self._workspace = workspace
-        executor = self._executor_type(workspace, self.progress)
+        executor = self.executor_type(workspace, self.progress)
         try:
             if plan.rewrite:
-                self._rewrite(workspace)
-            self._copy_known(workspace)
-            self._stream(workspace, executor)
+                rewrite_kept(plan, workspace, self._patiently)
+            self._copy_known(plan, workspace)
+            complete = self._stream(plan, workspace, executor)
         except BaseException:
             workspace.stop.set()
             executor.close(cancel=True)
@@ -173,46 +158,12 @@ class Run:
         finally:
             self._record.num_retries += executor.num_retries
         executor.close(cancel=False)
-        if not self._over_quarantine():
-            self._record.num_rows_removed += self._patiently(lambda: remove_vanished(lake, target))
-        return True
+        if not self._recording.over_quarantine():
+            self._record.num_rows_removed += self._patiently(lambda: remove_vanished(lake, workspace.target))
+        return complete
 
-    def _rewrite(self, workspace: Workspace) -> None:
-        """Give done shards the key and kept columns that are asked for now; no prediction is computed."""
-        plan, lake, target = workspace.plan, workspace.lake, workspace.target
-        staging = self._patiently(lambda: start_rewrite(lake, target))
-        written = rewritten_shards(lake.cursor(), staging)
-        before = target_shards(lake.cursor(), target.pipeline, plan.previous_revision or "")
-        first_rows = {shard.shard_id: shard.slice.first_row for shard in before}
-        now = {shard.slice.content: shard for file in plan.files for shard in file.shards}
-        for done in plan.rewrite:
-            if done.shard_id not in written:
-                workspace.check_stop()
-                rows = self._kept_rows(workspace, now.get(done.content), first_rows.get(done.shard_id))
-                self._patiently(functools.partial(rewrite_shard, lake, target, done.shard_id, rows, staging))
-        kept = [column.to_json() for column in plan.kept]
-        if not self._patiently(lambda: finish_rewrite(lake, target, staging, kept)):
-            raise RunFailed("Other shards were committed while columns were rewritten. Run again to go on.")
-
-    def _kept_rows(self, workspace: Workspace, now: Shard | None, first_row: int | None) -> pa.Table | None:
-        """Key and kept columns of a done shard that starts at `first_row`, read from where its content lies now.
-
-        None where it is gone: then the shard is about to be replaced or removed.
-        """
-        if now is None or first_row is None:
-            return None
-        try:
-            rows = retrying(
-                lambda: workspace.dataset.reader(now.file).rows(now.slice), retries=self.pipeline.limits.retries
-            )
-        except FileChanged:
-            return None
-        moved = pc.add(rows["row_number"], first_row - now.slice.first_row)
-        return rows.set_column(rows.schema.get_field_index("row_number"), "row_number", moved)
-
-    def _copy_known(self, workspace: Workspace) -> None:
+    def _copy_known(self, plan: Plan, workspace: Workspace) -> None:
         """Files all of whose shards were computed at another place are copied, all in one transaction."""
-        plan = workspace.plan
         files = [file for file in plan.files if _is_pure_copy(file, plan)]
         items = [Copied(item.shard, item.copy_from or "") for file in files for item in file.todo]
         settled = [file for file in plan.files if file.replaces and not file.todo and not file.uncut]
@@ -223,26 +174,40 @@ class Run:
             )
             self._outcomes.count(outcome, copied=len(items))
 
-    def _stream(self, workspace: Workspace, executor: Executor) -> None:
-        """Send every shard that is to be computed through the stages, a bounded number at a time."""
-        plan = workspace.plan
-        window = Window(self._outcomes, workspace, executor)
+    def _stream(self, plan: Plan, workspace: Workspace, executor: Executor) -> bool:
+        """Send every shard that is to be computed through the stages, a bounded number at a time.
+
+        False if other runs cut text files meanwhile: what they found there is known to a new plan.
+        """
+        budget = Budget(self.pipeline, self.max_cost, rate=plan.rate)
+        window = Window(self._outcomes, workspace, executor, budget)
+        elsewhere: list[FilePlan] = []
         # Files that replace none come first: what they repeat may be what the others replace.
         for replaces in (False, True):
-            self._stream_files(workspace, executor, window, [file for file in plan.files if file.replaces is replaces])
+            files = [file for file in plan.files if file.replaces is replaces]
+            elsewhere += self._stream_files(plan, workspace, executor, window, files)
         window.release_held()
+        for file in elsewhere:
+            while not workspace.claim(file.file.path):
+                workspace.pause(CLAIM_POLL_SECONDS)
+            workspace.release(file.file.path)
+        return not elsewhere
 
     def _stream_files(
-        self, workspace: Workspace, executor: Executor, window: Window, files: Sequence[FilePlan]
-    ) -> None:
-        plan = workspace.plan
+        self, plan: Plan, workspace: Workspace, executor: Executor, window: Window, files: Sequence[FilePlan]
+    ) -> list[FilePlan]:
+        """Returns the text files that another run is cutting."""
         repeats: list[Copied] = []
+        elsewhere: list[FilePlan] = []
         for file in files:
             if _is_pure_copy(file, plan) or not (file.todo or file.uncut):
                 continue
+            if file.uncut and not workspace.claim(file.file.path):
+                elsewhere.append(file)
+                continue
             try:
                 window.begin_file(file)
-                for request in self._requests(workspace, executor, file, repeats, window):
+                for request in self._requests(plan, workspace, executor, file, repeats, window):
                     window.send(file, request)
                 window.end_file(file)
             except Stopped:
@@ -250,15 +215,24 @@ class Run:
             except Exception as e:  # noqa: BLE001 — a file that fails, for whatever reason, fails alone.
                 self._outcomes.fail(file.file.path, e)
                 window.abandon_file(file)
+            finally:
+                if file.uncut:
+                    workspace.release(file.file.path)
         window.drain()
         for repeat in repeats:
             self._commit_repeat(workspace, repeat)
+        return elsewhere
 
     def _requests(
-        self, workspace: Workspace, executor: Executor, file: FilePlan, repeats: list[Copied], window: Window
+        self,
+        plan: Plan,
+        workspace: Workspace,
+        executor: Executor,
+        file: FilePlan,
+        repeats: list[Copied],
+        window: Window,
     ) -> Iterator[Request]:
         """The shards of one file that are to be computed, in order; a text file is cut as they are taken."""
-        plan = workspace.plan
         if not file.uncut:
             computed = [item for item in file.todo if item.action == "compute" or file.replaces]
             repeats += [Copied(item.shard, item.copy_from or "") for item in file.todo if item not in computed]
@@ -292,64 +266,24 @@ class Run:
         except TidemillError as e:
             self._outcomes.fail(repeat.shard.file.path, e)
 
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """A write of the run's own, outside of any step: another writer's lock is waited for as a step would."""
-        return retrying(call, retries=self.pipeline.limits.retries)
-
     def _outdated(self) -> bool:
         """Whether a new plan would mend all that failed: files changed under the run, or a shard to copy is gone."""
         return bool(self._outcomes.failures) and all(
             isinstance(error, FileChanged | ShardGone) for _, error in self._outcomes.failures
         )
 
-    def _over_quarantine(self) -> bool:
-        workspace = self._workspace
-        return workspace is not None and workspace.tally.share_with() > self.pipeline.limits.max_quarantine
 
-    def _finish(self, lake: Lake, plan: Plan, state: str, started: float, message: str = "") -> RunResult:
-        record = self._record
-        record.num_shards_failed = len(self._outcomes.failures)
-        record.state, record.finished_at, record.seconds = state, datetime.now(UTC), time.monotonic() - started
-        per_hour = self.pipeline.cost.per_hour
-        record.cost = None if per_hour is None else record.seconds / 3600 * per_hour
-        record.currency = self.pipeline.cost.currency
-        notes = [*plan.notes, *([message] if message else []), *self._limit_notes()]
-        record.message = (
-            "; ".join([*notes, *(f"{path}: {error}" for path, error in self._outcomes.failures[:5])]) or None
+def refuse_removal(plan: Plan) -> None:
+    """Raises:
+    LimitExceeded: vanished files would take more rows than `limits.max_removed`.
+    """
+    limit = plan.pipeline.limits.max_removed
+    if plan.num_rows_removed > limit * plan.num_rows_before:
+        raise LimitExceeded(
+            f"{len(plan.removed)} files are gone from the dataset, and {plan.num_rows_removed:,} of "
+            f"{plan.num_rows_before:,} rows with them: more than limits.max_removed = {limit:g}. Nothing was done. "
+            "If that is right, run again with --yes."
         )
-        self._patiently(lambda: record_run(lake, record))
-        return RunResult(
-            run_id=self.run_id,
-            pipeline=plan.pipeline.name,
-            version=plan.version,
-            table=plan.table.name,
-            revision=plan.revision,
-            state=state,
-            num_shards=record.num_shards,
-            num_copied=record.num_copied,
-            num_rewritten=len(plan.rewrite),
-            num_rows=record.num_rows,
-            num_quarantined=record.num_quarantined,
-            num_rows_removed=record.num_rows_removed,
-            num_tokens=record.num_tokens,
-            num_retries=record.num_retries,
-            seconds=record.seconds,
-            failures=[
-                {"path": path, "error": type(error).__name__, "message": str(error)}
-                for path, error in self._outcomes.failures
-            ],
-            notes=notes,
-        )
-
-    def _limit_notes(self) -> list[str]:
-        workspace = self._workspace
-        if workspace is None or not self._over_quarantine():
-            return []
-        return [
-            f"{workspace.tally.num_quarantined:,} of {workspace.tally.num_rows:,} rows went to quarantine: more than "
-            f"limits.max_quarantine = {self.pipeline.limits.max_quarantine:g}. No old rows were removed. See why: "
-            f"SELECT stage, reason, count(*) FROM _quarantine GROUP BY ALL. If that is right, raise the limit."
-        ]
 
 
 def _open_for_the_first_time(plan: Plan) -> None:
@@ -358,7 +292,7 @@ def _open_for_the_first_time(plan: Plan) -> None:
     resolve_device(plan.pipeline.inference.device)
 
 
-def _adoption(plan: Plan) -> Adoption:
+def adoption_of(plan: Plan) -> Adoption:
     spec = plan.pipeline.dataset
     return Adoption(
         files=[(file.file, None if file.uncut else len(file.shards)) for file in plan.files],

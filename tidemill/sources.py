@@ -10,25 +10,22 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import pyarrow as pa
 
-from tidemill import config, hub
+from tidemill import config, hub, objects
 from tidemill.config import Pipeline
-from tidemill.errors import DatasetError, FileChanged, FormatError, SchemaError, SourceUnavailable
+from tidemill.errors import DatasetError, FileChanged, FormatError, SchemaError
 from tidemill.fingerprints import hash_files, stamp
 from tidemill.formats import KEPT_PREFIX, Columns, Reader, check_columns, format_of, open_reader
-from tidemill.retry import retrying
 from tidemill.shards import SourceFile, fingerprint
 from tidemill.versions import VersionSpec
 
 MAX_OPEN_READERS = 256
-READ_RETRIES = 4
 SAMPLE_BYTES = 1 << 16
 
 
@@ -151,26 +148,13 @@ class LocalFile(ByteFile):
 
 
 class AddressedFile(ByteFile):
-    """A file behind any other fsspec address."""
+    """A file behind any other fsspec address; one that was replaced since it was listed is not read."""
 
     def _read(self, start: int, stop: int) -> bytes:
-        import fsspec
-
-        def fetch() -> bytes:
-            file_system, path = fsspec.core.url_to_fs(self._file.url)
-            try:
-                body = bytes(file_system.cat_file(path, start=start, end=stop))
-            except FileNotFoundError as e:
-                raise FileChanged(f"{self.path} is gone. Run again to take up the dataset as it is now.") from e
-            except PermissionError as e:
-                raise DatasetError(f"{self._file.url} may not be read: {e}. Check the credentials.") from e
-            except Exception as e:  # Each file system raises errors of its own library.
-                raise SourceUnavailable(f"{self._file.url} cannot be read: {type(e).__name__}: {e}") from e
-            if len(body) != stop - start:
-                raise SourceUnavailable(f"{self._file.url}: {len(body)} of {stop - start} bytes came.")
-            return body
-
-        return retrying(fetch, retries=READ_RETRIES)
+        body = objects.read_range(self._file, start, stop)
+        if body is None:
+            raise FileChanged(f"{self.path} was replaced or is gone. Run again to take up the dataset as it is now.")
+        return body
 
 
 def open_source(file: SourceFile) -> ByteFile:
@@ -195,6 +179,27 @@ def open_dataset(pipeline: Pipeline, version: VersionSpec) -> Dataset:
     return Dataset(spec, version, revision, files, retries=pipeline.limits.retries)
 
 
+def reopen_dataset(pipeline: Pipeline, version: VersionSpec, revision: str, files: Sequence[SourceFile]) -> Dataset:
+    """A dataset at a revision that was listed before, by what the lake recorded of its files: nothing is listed again.
+
+    Raises:
+        FileChanged: a local file is not the one that was recorded.
+    """
+    local = [file.url for file in files if "://" not in file.url]
+    try:
+        stamps = {url: stamp(url) for url in local}
+        hashes = hash_files(local)
+    except FileNotFoundError as e:
+        raise FileChanged(f"{e.filename} is gone. `tidemill run` takes up the dataset as it is now.") from e
+    for file in files:
+        if file.url in hashes and file.content != f"sha256:{hashes[file.url]}":
+            raise FileChanged(
+                f"{file.path} was changed after it was listed. `tidemill run` takes up the dataset as it is now."
+            )
+    settled = [replace(file, stamp=stamps.get(file.url, "")) for file in files]
+    return Dataset(pipeline.dataset, version, revision, settled, retries=pipeline.limits.retries)
+
+
 def arrow_type_named(column: str, name: str) -> pa.DataType:
     try:
         return pa.type_for_alias(name)
@@ -214,7 +219,7 @@ def _list(spec: config.Dataset) -> tuple[str, tuple[SourceFile, ...]]:
         return hub.list_address(spec.path)
     if "://" in spec.path:
         _refuse_split(spec)
-        return _named_by_listing(_list_addressed(spec.path))
+        return _named_by_listing(objects.list_files(spec.path))
     if Path(spec.path).is_dir():
         return _named_by_listing(_list_folder(spec))
     if Path(spec.path).is_file() or glob.has_magic(spec.path):
@@ -265,7 +270,7 @@ def _list_local(pattern: str) -> list[SourceFile]:
     if Path(pattern).is_file():
         return _describe_local([pattern], Path(pattern).absolute().parent)
     paths = [path for path in glob.glob(pattern, recursive=True) if Path(path).is_file()]
-    return _describe_local(paths, Path(_fixed_part(pattern)).absolute())
+    return _describe_local(paths, Path(objects.fixed_part(pattern)).absolute())
 
 
 def _describe_local(paths: Sequence[str], base: Path) -> list[SourceFile]:
@@ -281,60 +286,3 @@ def _describe_local(paths: Sequence[str], base: Path) -> list[SourceFile]:
         )
         for path in paths
     ]
-
-
-def _list_addressed(address: str) -> list[SourceFile]:
-    import fsspec
-
-    def find() -> list[SourceFile]:
-        try:
-            file_system, pattern = fsspec.core.url_to_fs(address)
-            file_system.invalidate_cache()
-            entries = (
-                file_system.glob(pattern, detail=True) if glob.has_magic(pattern) else _entries(file_system, pattern)
-            )
-        except (ImportError, ValueError) as e:
-            raise DatasetError(f"dataset.path = {address!r} cannot be opened: {e}") from e
-        except FileNotFoundError:
-            return []
-        except PermissionError as e:
-            raise DatasetError(f"{address} may not be listed: {e}. Check the credentials.") from e
-        except OSError as e:
-            raise SourceUnavailable(f"{address} cannot be listed: {e}") from e
-        base = _fixed_part(pattern)
-        return [
-            SourceFile(
-                path=os.path.relpath(path, base),
-                url=file_system.unstrip_protocol(path),
-                size=int(info["size"]),
-                content=_content_id(info),
-            )
-            for path, info in entries.items()
-            if info["type"] == "file"
-        ]
-
-    return retrying(find, retries=READ_RETRIES)
-
-
-def _entries(file_system: Any, path: str) -> dict[str, Any]:
-    found: dict[str, Any] = file_system.find(path, detail=True)
-    return found
-
-
-def _content_id(info: Mapping[str, Any]) -> str:
-    for fact in ("VersionId", "version_id", "ETag", "etag", "md5", "checksum", "sha256"):
-        if info.get(fact) and info[fact] != "null":
-            return f"{fact}:{info[fact]}".replace('"', "")
-    modified = info.get("LastModified") or info.get("mtime") or info.get("modified") or info.get("created")
-    return f"modified:{info['size']}-{modified}"
-
-
-def _fixed_part(pattern: str) -> str:
-    """The folder before the first part of a path that holds a wildcard, or the file's folder."""
-    parts = re.split(r"(?<=/)", pattern)
-    fixed = ""
-    for part in parts[:-1]:
-        if glob.has_magic(part):
-            break
-        fixed += part
-    return fixed or "."

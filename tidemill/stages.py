@@ -6,60 +6,51 @@ can be killed and repeated at any moment.
 
 from __future__ import annotations
 
-import functools
 import json
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill import sources
-from tidemill.errors import Stopped
-from tidemill.inference import ModelRunner
-from tidemill.lake import Lake
-from tidemill.lake.adoption import Target, request_shards
+from tidemill.lake.adoption import request_shards
 from tidemill.lake.commit import Computed, Outcome, commit_shards
 from tidemill.lake.ledger import DoneShard
-from tidemill.models import load_runner, load_tokenizer
-from tidemill.plan import FilePlan, Plan
-from tidemill.shards import Shard, Slice, fingerprint
-from tidemill.store import Store, StoreFile
-from tidemill.tokenization import TextTokenizer
-
-
-@dataclass(frozen=True)
-class Request:
-    """A shard that is wanted at the run's version."""
-
-    shard: Shard
-    request_id: str
+from tidemill.lake.requests import Request
+from tidemill.lake.runs import worker_name
+from tidemill.plan import FilePlan
+from tidemill.shards import Shard, Slice
+from tidemill.store import StoreFile
+from tidemill.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class Ingested:
     request: Request
     rows: StoreFile
-    num_rows: int
-    seconds: float
 
 
 @dataclass(frozen=True)
 class Tokenized:
+    ingested: Ingested
     tokens: StoreFile
-    seconds: float
 
 
 @dataclass(frozen=True)
 class Predicted:
-    ingested: Ingested
+    """Predictions in the store, and what they were made from, which may go once they are committed."""
+
+    request: Request
+    rows: StoreFile
     predictions: StoreFile
+    num_rows: int
     num_quarantined: int
     facts: dict[str, Any]
     """Columns of the ledger row."""
+    released: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,85 +60,6 @@ class Held:
     num_rows: int
     num_quarantined: int
     over_limit: bool = False
-
-
-class Tally:
-    """Rows and quarantined rows of the run so far, over all threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.num_rows = 0
-        self.num_quarantined = 0
-
-    def add(self, num_rows: int, num_quarantined: int) -> None:
-        with self._lock:
-            self.num_rows += num_rows
-            self.num_quarantined += num_quarantined
-
-    def share_with(self, num_rows: int = 0, num_quarantined: int = 0) -> float:
-        with self._lock:
-            return (self.num_quarantined + num_quarantined) / max(1, self.num_rows + num_rows)
-
-
-class Workspace:
-    """What the stages work with, opened once: dataset, store, lake, tokenizer and model."""
-
-    def __init__(self, plan: Plan, dataset: sources.Dataset, lake: Lake, target: Target) -> None:
-        self.plan, self.dataset, self.lake, self.target = plan, dataset, lake, target
-        self.pipeline = plan.pipeline
-        self.store = Store(self.pipeline.store.path, max_bytes=int(self.pipeline.store.max_bytes))
-        self.stop = threading.Event()
-        self.tally = Tally()
-        self.files_in_use: set[str] = set()
-        """Names of store files of shards in flight, which are not evicted."""
-        self.files_released: set[str] = set()
-        """Names of store files of shards that this run has committed, which may be."""
-        self._opening = threading.Lock()
-
-    def pause(self, seconds: float) -> None:
-        """Wait, unless the run is asked to stop meanwhile."""
-        if self.stop.wait(seconds):
-            self.check_stop()
-
-    def check_stop(self) -> None:
-        if self.stop.is_set():
-            raise Stopped("The run was asked to stop.")
-
-    @property
-    def tokenizer(self) -> TextTokenizer:
-        with self._opening:
-            return self._tokenizer
-
-    @functools.cached_property
-    def _tokenizer(self) -> TextTokenizer:
-        return load_tokenizer(self.plan.spec)
-
-    @property
-    def runner(self) -> ModelRunner:
-        with self._opening:
-            return self._runner
-
-    @functools.cached_property
-    def _runner(self) -> ModelRunner:
-        return load_runner(self.plan.spec, self.pipeline.inference)
-
-    def rows_file(self, shard: Shard) -> StoreFile:
-        columns = self.plan.columns
-        read = (columns.text, columns.separator, self.plan.kept_fingerprint, columns.delimiter)
-        return StoreFile("rows", fingerprint(shard.slice.content, shard.slice.first_row, *read))
-
-    def tokens_file(self, shard: Shard) -> StoreFile:
-        columns = self.plan.columns
-        # A row whose kept cell cannot be read has no text to tokenize: so these count too.
-        read = (columns.text, columns.separator, columns.delimiter, self.plan.kept_fingerprint)
-        content = (shard.slice.content, shard.slice.first_row)
-        return StoreFile("tokens", fingerprint(*content, *read, self.tokenizer.fingerprint))
-
-    def predictions_file(self, request: Request) -> StoreFile:
-        target = self.target
-        return StoreFile(
-            "predictions", fingerprint(target.pipeline, target.version, request.shard.shard_id, request.request_id)
-        )
 
 
 class Cutting:
@@ -209,8 +121,8 @@ def ingest(workspace: Workspace, request: Request) -> Ingested:
         except BaseException:
             workspace.dataset.forget(shard.file)
             raise
-        workspace.store.write(file, rows)
-    return Ingested(request, file, shard.slice.num_rows, time.perf_counter() - started)
+        workspace.store.write(file, rows, _made_for(request, started))
+    return Ingested(request, file)
 
 
 def tokenize(workspace: Workspace, ingested: Ingested) -> Tokenized:
@@ -222,30 +134,41 @@ def tokenize(workspace: Workspace, ingested: Ingested) -> Tokenized:
     if not workspace.store.has(file):
         rows = workspace.store.read(ingested.rows)
         tokens = workspace.tokenizer.encode(rows["text"])
-        workspace.store.write(
-            file,
-            pa.table(
-                {
-                    "row_number": rows["row_number"],
-                    "token_ids": tokens.token_ids,
-                    "num_tokens": tokens.num_tokens,
-                    "reason": tokens.reason,
-                }
-            ),
+        table = pa.table(
+            {
+                "row_number": rows["row_number"],
+                "token_ids": tokens.token_ids,
+                "num_tokens": tokens.num_tokens,
+                "reason": tokens.reason,
+            }
         )
-    return Tokenized(file, time.perf_counter() - started)
+        workspace.store.write(file, table, _made_for(ingested.request, started))
+    return Tokenized(ingested, file)
 
 
-def infer(workspace: Workspace, ingested: Ingested, tokenized: Tokenized) -> Predicted:
+def infer(workspace: Workspace, tokenized: Tokenized) -> Predicted:
     """Predict a shard's rows into the store, named by request: they live until their commit."""
     workspace.check_stop()
-    file = workspace.predictions_file(ingested.request)
+    request = tokenized.ingested.request
+    file = workspace.predictions_file(request)
     if not workspace.store.has(file):
-        table, facts = _predict(workspace, ingested, tokenized)
+        table, facts = _predict(workspace, tokenized)
         workspace.store.write(file, table, {"ledger": json.dumps(facts)})
-    facts = json.loads(workspace.store.facts(file)["ledger"])
-    reasons = workspace.store.read(file)["reason"]
-    return Predicted(ingested, file, len(reasons) - reasons.null_count, facts)
+    released = (tokenized.ingested.rows.name, tokenized.tokens.name)
+    return replace(predicted_before(workspace, request), released=released)
+
+
+def predicted_before(workspace: Workspace, request: Request) -> Predicted:
+    """The request's predictions as they lie in the store, whoever made them.
+
+    Raises:
+        StoreFileInvalid: they are not there, or not whole.
+    """
+    file = workspace.predictions_file(request)
+    table, facts = workspace.store.read_with_facts(file)
+    num_quarantined = table.num_rows - table["reason"].null_count
+    rows = workspace.rows_file(request.shard)
+    return Predicted(request, rows, file, table.num_rows, num_quarantined, json.loads(facts["ledger"]))
 
 
 def materialize(
@@ -260,7 +183,7 @@ def materialize(
     Shards that replace a file wait in the store while the run's share of
     quarantined rows is over `limits.max_quarantine`.
     """
-    num_rows = sum(item.ingested.num_rows for item in predicted)
+    num_rows = sum(item.num_rows for item in predicted)
     num_quarantined = sum(item.num_quarantined for item in predicted)
     limit = workspace.pipeline.limits.max_quarantine
     if replaces and workspace.tally.share_with(num_rows, num_quarantined) > limit:
@@ -270,9 +193,8 @@ def materialize(
     workspace.tally.add(num_rows, num_quarantined)
     for item in predicted:
         workspace.store.remove(item.predictions)
-        shared = {item.ingested.rows.name, workspace.tokens_file(item.ingested.request.shard).name}
-        workspace.files_in_use -= {*shared, item.predictions.name}
-        workspace.files_released |= shared
+        workspace.files_in_use -= {*item.released, item.predictions.name}
+        workspace.files_released |= {*item.released}
     return outcome
 
 
@@ -283,14 +205,28 @@ def materialize_one(workspace: Workspace, predicted: Predicted) -> Outcome | Hel
 
 def _computed(workspace: Workspace, item: Predicted) -> Computed:
     def load() -> tuple[pa.Table, pa.Table]:
-        return workspace.store.read(item.ingested.rows), workspace.store.read(item.predictions)
+        return workspace.store.read(item.rows), workspace.store.read(item.predictions)
 
-    request = item.ingested.request
-    return Computed(request.shard, request.request_id, load, item.facts)
+    request = item.request
+    return Computed(request.shard, request.request_id, load, item.facts, only_rows=request.rows is not None)
 
 
-def _predict(workspace: Workspace, ingested: Ingested, tokenized: Tokenized) -> tuple[pa.Table, dict[str, Any]]:
-    rows, tokens = workspace.store.read(ingested.rows), workspace.store.read(tokenized.tokens)
+def _made_for(request: Request, started: float) -> dict[str, str]:
+    """What a store file says of its making, so that its time is counted once, for the request that took it."""
+    return {"request_id": request.request_id, "seconds": str(time.perf_counter() - started)}
+
+
+def _seconds_for(request: Request, facts: dict[str, str]) -> float:
+    return float(facts["seconds"]) if facts.get("request_id") == request.request_id else 0.0
+
+
+def _predict(workspace: Workspace, tokenized: Tokenized) -> tuple[pa.Table, dict[str, Any]]:
+    request = tokenized.ingested.request
+    rows, rows_facts = workspace.store.read_with_facts(tokenized.ingested.rows)
+    tokens, tokens_facts = workspace.store.read_with_facts(tokenized.tokens)
+    if request.rows is not None:
+        wanted = pc.is_in(rows["row_number"], pa.array(request.rows, rows["row_number"].type))
+        rows, tokens = rows.filter(wanted), tokens.filter(wanted)
     predictions = workspace.runner.predict(tokens["token_ids"], should_stop=workspace.stop.is_set)
     resolved = workspace.runner.resolved
     lengths = pc.list_value_length(tokens["token_ids"])
@@ -301,11 +237,12 @@ def _predict(workspace: Workspace, ingested: Ingested, tokenized: Tokenized) -> 
         "num_tokens": int(pc.sum(lengths).as_py() or 0),
         "num_computed_tokens": stats["num_tokens"],
         "num_padded_tokens": stats["num_padded_tokens"],
-        "ingest_seconds": ingested.seconds,
-        "tokenize_seconds": tokenized.seconds,
+        "ingest_seconds": _seconds_for(request, rows_facts),
+        "tokenize_seconds": _seconds_for(request, tokens_facts),
         "infer_seconds": stats["seconds"],
         "device": resolved["device_name"],
         "resolved": resolved | {"out_of_memory_halvings": stats["oom_halvings"]},
+        "worker": worker_name(),
     }
     return table, facts
 

@@ -2,77 +2,95 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from datetime import UTC, datetime
 from typing import Any
 
 from tidemill import versions
+from tidemill.alerts import last_fresh, staleness
 from tidemill.config import Pipeline
 from tidemill.errors import InputError, RetryableError
 from tidemill.lake import Cursor, Lake, catalog_exists
-from tidemill.lake.ledger import done_shards, load_kept, load_spec, load_state
+from tidemill.lake.claims import is_alive, open_claims
+from tidemill.lake.ledger import load_kept, load_spec, load_state
+from tidemill.lake.promotion import Standing, standings
 from tidemill.lake.runs import last_runs
 from tidemill.lake.tables import identifier, table_name
 from tidemill.versions import VersionSpec
 
 NUM_RUNS = 5
 NUM_REASONS = 10
+MOST_KEYS_COUNTED = 2_000_000
+"""Keys of a larger table are not held against each other: `status` is to answer at once."""
 
 
 def pipeline_status(pipeline: Pipeline) -> dict[str, Any]:
-    """Shards by state, rows, quarantine by reason, throughput, versions and last runs."""
+    """A page of the pipeline's history, in one snapshot. Its keys are always the same, whatever there is to tell."""
     if not catalog_exists(pipeline.lake):
         return _without_table(pipeline)
     with Lake(pipeline.lake, read_only=True) as lake:
         cursor = lake.cursor()
+        cursor.execute("BEGIN")
         state = load_state(cursor, pipeline.name)
         if state is None:
             return _without_table(pipeline)
-        version = state.promoted_version
-        done = done_shards(cursor, pipeline.name, version)
+        name, promoted = pipeline.name, state.promoted_version
+        every = standings(cursor, name, state.target_revision)
+        standing = next(version for version in every if version.version == promoted)
         return {
-            "pipeline": pipeline.name,
+            "pipeline": name,
             "target_revision": state.target_revision,
-            "promoted_version": version,
-            "shards": _shards_by_state(cursor, pipeline.name, version, state.target_revision),
-            "rows": sum(shard.num_rows for shard in done.values()),
-            "rows_quarantined": sum(shard.num_quarantined for shard in done.values()),
-            "duplicate_keys": _duplicate_keys(cursor, pipeline, version),
-            "quarantine": _quarantine_reasons(cursor, pipeline.name, version),
-            **_throughput(cursor, pipeline.name, version),
-            "versions": _versions(cursor, pipeline.name),
-            "runs": last_runs(cursor, pipeline.name, limit=NUM_RUNS),
-            "notes": _notes(cursor, pipeline, version),
+            "promoted_version": promoted,
+            "freshness": _freshness(cursor, pipeline),
+            "shards": {
+                "done": standing.num_done,
+                "pending": standing.num_missing,
+                "outdated": standing.num_outdated,
+                "unread_files": standing.num_unread_files,
+            },
+            "rows": standing.num_rows,
+            "rows_quarantined": standing.num_quarantined,
+            "duplicate_keys": _duplicate_keys(cursor, pipeline, standing),
+            "quarantine": _quarantine_reasons(cursor, name, promoted),
+            "throughput": _throughput(cursor, name, promoted),
+            "versions": [{**version.to_json(), "promoted": version.version == promoted} for version in every],
+            "open_requests": _open_requests(cursor, name, state.target_revision),
+            "backfills": _open_backfills(cursor, name, state.target_revision),
+            "runs": _runs(cursor, pipeline),
+            "notes": _notes(cursor, pipeline, promoted),
         }
 
 
 def _without_table(pipeline: Pipeline) -> dict[str, Any]:
-    return {"pipeline": pipeline.name, "target_revision": None, "promoted_version": None, "shards": {}, "rows": 0}
+    return {
+        "pipeline": pipeline.name,
+        "target_revision": None,
+        "promoted_version": None,
+        "freshness": {"last_fresh": None, "age_seconds": None, "max_age_seconds": pipeline.alerts.max_age},
+        "shards": {"done": 0, "pending": 0, "outdated": 0, "unread_files": 0},
+        "rows": 0,
+        "rows_quarantined": 0,
+        "duplicate_keys": 0,
+        **{key: [] for key in ("quarantine", "throughput", "versions", "open_requests", "backfills", "runs", "notes")},
+    }
 
 
-def _shards_by_state(cursor: Cursor, pipeline: str, version: str, revision: str) -> dict[str, int]:
-    """`done`, `pending` (listed, not done), `outdated` (rows of files that have changed or gone), `unread_files`."""
-    facts = {"pipeline": pipeline, "version": version, "revision": revision}
-    done, pending, outdated = cursor.execute(
-        "WITH target AS (SELECT shard_id FROM _shards WHERE pipeline = $pipeline AND revision = $revision), "
-        "done AS (SELECT shard_id FROM _ledger WHERE pipeline = $pipeline AND version = $version) "
-        "SELECT (SELECT count(*) FROM target SEMI JOIN done USING (shard_id)), "
-        "(SELECT count(*) FROM target ANTI JOIN done USING (shard_id)), "
-        "(SELECT count(*) FROM done ANTI JOIN target USING (shard_id))",
-        facts,
-    ).fetchall()[0]
-    unread = cursor.execute(
-        "SELECT count(*) FROM _files WHERE pipeline = ? AND revision = ? AND num_shards IS NULL", [pipeline, revision]
-    ).fetchall()[0][0]
-    return {"done": done, "pending": pending, "outdated": outdated, "unread_files": unread}
+def _freshness(cursor: Cursor, pipeline: Pipeline) -> dict[str, Any]:
+    last = last_fresh(cursor, pipeline.name)
+    age = None if last is None else (datetime.now(UTC) - last).total_seconds()
+    return {"last_fresh": last, "age_seconds": age, "max_age_seconds": pipeline.alerts.max_age}
 
 
-def _duplicate_keys(cursor: Cursor, pipeline: Pipeline, version: str) -> int:
+def _duplicate_keys(cursor: Cursor, pipeline: Pipeline, standing: Standing) -> int | None:
     """Rows whose key another row has as well: kept, because a row is named by its file and row number."""
-    names = {column["name"] for column in load_kept(cursor, pipeline.name, version) or []}
+    names = {column["name"] for column in load_kept(cursor, pipeline.name, standing.version) or []}
     key = [name for name in pipeline.dataset.key if name in names]
     if not key:
         return 0
+    if standing.num_rows > MOST_KEYS_COUNTED:
+        return None
     columns = ", ".join(identifier(name) for name in key)
-    table = identifier(table_name(pipeline.name, version))
+    table = identifier(table_name(pipeline.name, standing.version))
     found = cursor.execute(
         f"SELECT coalesce(sum(n), 0) FROM (SELECT count(*) AS n FROM {table} GROUP BY {columns} HAVING n > 1)"
     ).fetchall()
@@ -80,34 +98,76 @@ def _duplicate_keys(cursor: Cursor, pipeline: Pipeline, version: str) -> int:
 
 
 def _quarantine_reasons(cursor: Cursor, pipeline: str, version: str) -> list[dict[str, Any]]:
-    rows = cursor.execute(
-        "SELECT stage, reason, count(*) FROM _quarantine WHERE pipeline = ? AND version = ? "
-        "GROUP BY ALL ORDER BY 3 DESC, 1, 2 LIMIT ?",
-        [pipeline, version, NUM_REASONS],
-    ).fetchall()
-    return [{"stage": stage, "reason": reason, "rows": count} for stage, reason, count in rows]
-
-
-def _throughput(cursor: Cursor, pipeline: str, version: str) -> dict[str, Any]:
-    found = cursor.execute(
-        "SELECT sum(num_tokens) / nullif(sum(tokenize_seconds + infer_seconds), 0), "
-        "1 - sum(num_computed_tokens) / nullif(sum(num_padded_tokens), 0), any_value(device) "
-        "FROM _ledger WHERE pipeline = ? AND version = ? AND copied_from IS NULL",
+    return _records(
+        cursor,
+        "SELECT stage, reason, count(*) AS rows FROM _quarantine WHERE pipeline = ? AND version = ? "
+        f"GROUP BY ALL ORDER BY rows DESC, stage, reason LIMIT {NUM_REASONS}",
         [pipeline, version],
-    ).fetchall()[0]
-    return {"tokens_per_second": found[0], "padding_waste": found[1], "device": found[2]}
+    )
 
 
-def _versions(cursor: Cursor, pipeline: str) -> list[dict[str, Any]]:
-    rows = cursor.execute(
-        "SELECT v.version, v.created_at, coalesce(sum(l.num_rows), 0)::BIGINT FROM _versions v "
-        "LEFT JOIN _ledger l USING (pipeline, version) WHERE v.pipeline = ? GROUP BY ALL ORDER BY v.created_at",
-        [pipeline],
-    ).fetchall()
-    return [{"version": version, "created_at": created, "rows": count} for version, created, count in rows]
+def _throughput(cursor: Cursor, pipeline: str, version: str) -> list[dict[str, Any]]:
+    """What was measured on each kind of device, the one with the most tokens first."""
+    return _records(
+        cursor,
+        "SELECT device, count(*) AS shards, sum(num_tokens)::BIGINT AS tokens, "
+        "sum(num_tokens) / nullif(sum(tokenize_seconds + infer_seconds), 0) AS tokens_per_second, "
+        "sum(num_rows) / nullif(sum(tokenize_seconds + infer_seconds), 0) AS rows_per_second, "
+        "1 - sum(num_computed_tokens) / nullif(sum(num_padded_tokens), 0) AS padding_waste "
+        "FROM _ledger WHERE pipeline = ? AND version = ? AND copied_from IS NULL "
+        "GROUP BY device ORDER BY tokens DESC, device",
+        [pipeline, version],
+    )
+
+
+def _open_requests(cursor: Cursor, pipeline: str, revision: str) -> list[dict[str, Any]]:
+    """What is wanted at the target revision and not done: by version, why, and for which backfill."""
+    return _records(
+        cursor,
+        f"SELECT version, reason, backfill_id, count(*) AS shards FROM ({_OPEN}) GROUP BY ALL ORDER BY ALL",
+        {"pipeline": pipeline, "revision": revision},
+    )
+
+
+def _open_backfills(cursor: Cursor, pipeline: str, revision: str) -> list[dict[str, Any]]:
+    """Backfills that nobody has ended, with what is left of them."""
+    return _records(
+        cursor,
+        "SELECT b.backfill_id, b.version, b.state, b.why, b.who, b.created_at, b.num_shards AS shards, "
+        "b.num_shards - coalesce(o.shards, 0) AS shards_done, b.estimated_seconds, b.estimated_seconds_low, "
+        "b.estimated_seconds_high, b.estimated_cost, coalesce(r.cost, 0) AS cost, b.max_cost, b.currency "
+        "FROM _backfills b "
+        f"LEFT JOIN (SELECT backfill_id, count(*) AS shards FROM ({_OPEN}) GROUP BY backfill_id) o USING (backfill_id) "
+        "LEFT JOIN (SELECT backfill_id, sum(cost) AS cost FROM _runs WHERE pipeline = $pipeline GROUP BY backfill_id) "
+        "r USING (backfill_id) "
+        "WHERE b.pipeline = $pipeline AND b.state = 'open' ORDER BY b.created_at",
+        {"pipeline": pipeline, "revision": revision},
+    )
+
+
+_OPEN = (
+    "SELECT r.* FROM (SELECT * FROM _requests WHERE pipeline = $pipeline) r "
+    "SEMI JOIN (SELECT shard_id FROM _shards WHERE pipeline = $pipeline AND revision = $revision) s USING (shard_id) "
+    "ANTI JOIN (SELECT version, shard_id, request_id FROM _ledger WHERE pipeline = $pipeline) l "
+    "USING (version, shard_id, request_id)"
+)
 
 
 def _notes(cursor: Cursor, pipeline: Pipeline, promoted: str) -> list[str]:
+    stale = staleness(cursor, pipeline)
+    return [*([f"{stale} `tidemill run` brings it up to date."] if stale else []), *_asked_for(cursor, pipeline, promoted)]
+
+
+def _runs(cursor: Cursor, pipeline: Pipeline) -> list[dict[str, Any]]:
+    """The last runs; of each that did not end, whether its process is still there."""
+    runs = last_runs(cursor, pipeline.name, limit=NUM_RUNS)
+    with closing(open_claims(pipeline.lake)) as claims:
+        return [
+            {**run, "alive": is_alive(claims, run["run_id"]) if run["state"] == "running" else None} for run in runs
+        ]
+
+
+def _asked_for(cursor: Cursor, pipeline: Pipeline, promoted: str) -> list[str]:
     try:
         declared = versions.declared(pipeline)
     except (InputError, RetryableError) as e:
@@ -119,3 +179,9 @@ def _notes(cursor: Cursor, pipeline: Pipeline, promoted: str) -> list[str]:
     return [
         f"The pipeline file now asks for version {declared.version} ({'; '.join(changes)}); {promoted} is promoted."
     ]
+
+
+def _records(cursor: Cursor, query: str, facts: Any) -> list[dict[str, Any]]:
+    result = cursor.execute(query, facts)
+    names = [column[0] for column in result.description or []]
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]

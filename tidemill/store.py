@@ -8,21 +8,23 @@ good as missing, and is made again.
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import time
 from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import fsspec
 import pyarrow as pa
 import pyarrow.ipc
 import xxhash
 
+from tidemill import objects
 from tidemill.config import make_folder
-from tidemill.errors import LimitExceeded, StoreFileInvalid
+from tidemill.errors import ConfigError, LimitExceeded, StoreFileInvalid
 
 Kind = Literal["rows", "tokens", "predictions"]
 KINDS: tuple[Kind, ...] = ("rows", "tokens", "predictions")
@@ -45,13 +47,14 @@ class StoreFile:
 
 class Store:
     def __init__(self, path: str, *, max_bytes: int) -> None:
-        self._fs, self._root = fsspec.core.url_to_fs(path)
+        self._address, self.max_bytes = path, max_bytes
+        self._fs, self._root = objects.open_address(path, "store.path", ConfigError)
         self._local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
-        self.max_bytes = max_bytes
         if self._local:
-            make_folder(Path(self._root), "store.path")
-        for kind in KINDS:
-            self._fs.makedirs(f"{self._root}/{kind}", exist_ok=True)
+            for kind in KINDS:
+                make_folder(Path(self._root, kind), "store.path")
+        else:
+            objects.check_bucket(path, "store.path", ConfigError)
 
     def write(self, file: StoreFile, table: pa.Table, facts: dict[str, str] | None = None) -> int:
         """Publish `table` under `file`'s name, replacing what was there; returns its size in bytes.
@@ -66,17 +69,18 @@ class Store:
             **{f"fact:{key}": value for key, value in (facts or {}).items()},
         }
         target = self._path(file)
-        unpublished = f"{self._root}/.{secrets.token_hex(8)}.partial" if self._local else target
-        # An object store publishes at close; a folder publishes by the rename.
-        with (
-            self._fs.open(unpublished, "wb") as sink,
-            pa.ipc.new_file(sink, table.schema, metadata=metadata) as writer,
-        ):
-            for batch in batches:
-                writer.write_batch(batch)
         if self._local:
+            unpublished = f"{self._root}/.{secrets.token_hex(8)}.partial"
+            with Path(unpublished).open("wb") as sink:
+                _write_batches(sink, table.schema, batches, metadata)
+                size = sink.tell()
             os.replace(unpublished, target)  # noqa: PTH105
-        return int(self._fs.size(target))
+            return size
+        body = io.BytesIO()
+        _write_batches(body, table.schema, batches, metadata)
+        with self._translated():
+            self._fs.pipe_file(target, body.getvalue())
+        return body.tell()
 
     def read(self, file: StoreFile) -> pa.Table:
         """The whole table, memory-mapped where the store is a folder.
@@ -84,6 +88,10 @@ class Store:
         Raises:
             StoreFileInvalid: it is missing, or its rows, fingerprint or checksum do not match.
         """
+        return self.read_with_facts(file)[0]
+
+    def read_with_facts(self, file: StoreFile) -> tuple[pa.Table, dict[str, str]]:
+        """As `read`, with what `write` was given as facts."""
         reader = self._open(file)
         batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         found = {key.decode(): value.decode() for key, value in (reader.metadata or {}).items()}
@@ -92,12 +100,8 @@ class Store:
             raise StoreFileInvalid(f"The store file {file.name} is not what its name says. It is made again.")
         if found.get("checksum") != _checksum(batches):
             raise StoreFileInvalid(f"The store file {file.name} fails its checksum. It is made again.")
-        return pa.Table.from_batches(batches, schema=reader.schema)
-
-    def facts(self, file: StoreFile) -> dict[str, str]:
-        """What `write` was given as facts, without reading the rows."""
-        metadata = {key.decode(): value.decode() for key, value in (self._open(file).metadata or {}).items()}
-        return {key.removeprefix("fact:"): value for key, value in metadata.items() if key.startswith("fact:")}
+        facts = {key.removeprefix("fact:"): value for key, value in found.items() if key.startswith("fact:")}
+        return pa.Table.from_batches(batches, schema=reader.schema), facts
 
     def has(self, file: StoreFile) -> bool:
         """Whether a whole and valid file is there."""
@@ -108,10 +112,11 @@ class Store:
         return True
 
     def remove(self, file: StoreFile) -> None:
-        try:
-            self._fs.rm_file(self._path(file))
-        except FileNotFoundError:
-            return
+        self._remove(file.name)
+
+    def names(self, kind: Kind) -> set[str]:
+        """Names of all published files of a kind, whole or not."""
+        return {f"{kind}/{entry['name'].rpartition('/')[2]}" for entry in self._entries(kind)}
 
     def make_room(self, num_bytes: int, *, needed: Collection[str] = (), released: Collection[str] = ()) -> bool:
         """Evict files, oldest first, until `num_bytes` more fit.
@@ -135,24 +140,48 @@ class Store:
                 break
             is_young = time.time() - written < YOUNG_SECONDS and name not in released
             if name not in needed and not is_young:
-                self._fs.rm_file(f"{self._root}/{name}")
+                self._remove(name)
                 total -= size
         return total + num_bytes <= self.max_bytes
 
-    def sweep(self) -> None:
-        """Remove what a killed process left unpublished more than a day ago."""
+    def unneeded(self, needed: Collection[str], *, older_than_seconds: float) -> dict[str, int]:
+        """Name → bytes of the published files that are not in `needed` (names) and were not written lately."""
+        written_before = time.time() - older_than_seconds
+        return {name: size for name, when, size in self._listed() if name not in needed and when <= written_before}
+
+    def discard(self, names: Collection[str]) -> None:
+        for name in names:
+            with suppress(FileNotFoundError), self._translated():
+                self._fs.rm_file(f"{self._root}/{name}")
+
+    def sweep(self, *, older_than_seconds: float = ABANDONED_SECONDS) -> None:
+        """Remove what a killed process left unpublished, by default more than a day ago."""
         if not self._local:
             return
         for entry in self._fs.ls(self._root, detail=True):
-            if entry["name"].endswith(".partial") and time.time() - _modified(entry) > ABANDONED_SECONDS:
+            if entry["name"].endswith(".partial") and time.time() - _modified(entry) > older_than_seconds:
                 self._fs.rm_file(entry["name"])
 
     def _listed(self) -> Iterator[tuple[str, float, int]]:
         """(name, time written, bytes) of every published file."""
         for kind in KINDS:
-            for entry in self._fs.ls(f"{self._root}/{kind}", detail=True):
-                if entry["type"] == "file":
-                    yield f"{kind}/{entry['name'].rpartition('/')[2]}", _modified(entry), int(entry["size"])
+            for entry in self._entries(kind):
+                yield f"{kind}/{entry['name'].rpartition('/')[2]}", _modified(entry), int(entry["size"])
+
+    def _entries(self, kind: Kind) -> list[dict[str, Any]]:
+        """A kind's files as they are now. In an object store, a folder without files is none."""
+        with suppress(FileNotFoundError), self._translated():
+            return [entry for entry in self._fs.ls(f"{self._root}/{kind}", detail=True) if entry["type"] == "file"]
+        return []
+
+    def _remove(self, name: str) -> None:
+        with suppress(FileNotFoundError), self._translated():
+            self._fs.rm_file(f"{self._root}/{name}")
+
+    def _translated(self) -> AbstractContextManager[None]:
+        if self._local:
+            return nullcontext()
+        return objects.translated(self._address, "store.path", ConfigError)
 
     def _path(self, file: StoreFile) -> str:
         return f"{self._root}/{file.name}"
@@ -162,11 +191,19 @@ class Store:
         try:
             if self._local:
                 return pa.ipc.open_file(pa.memory_map(path))
-            return pa.ipc.open_file(pa.py_buffer(self._fs.cat_file(path)))
+            with self._translated():
+                body = self._fs.cat_file(path)
+            return pa.ipc.open_file(pa.py_buffer(body))
         except FileNotFoundError as e:
             raise StoreFileInvalid(f"The store file {file.name} is missing. It is made again.") from e
         except (pa.ArrowInvalid, OSError) as e:
             raise StoreFileInvalid(f"The store file {file.name} cannot be read: {e}. It is made again.") from e
+
+
+def _write_batches(sink: Any, schema: pa.Schema, batches: list[pa.RecordBatch], metadata: dict[str, str]) -> None:
+    with pa.ipc.new_file(sink, schema, metadata=metadata) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
 
 
 def _modified(entry: dict[str, Any]) -> float:

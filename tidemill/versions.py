@@ -129,7 +129,7 @@ def _folder(path: str, identity: str, identified_by: tuple[str, ...], fetched: t
     if not Path(path).is_dir() or hash_folder(path, _matching(path, identified_by)) != value:
         raise ModelError(
             f"The folder {path} no longer holds the model that this table's version was computed with "
-            f"({identity[:19]}). Put it back, or give the pipeline another name to start a table with the new model."
+            f"({identity[:19]}). Put it back, or compute the new model beside it: `tidemill backfill`."
         )
     return Path(path)
 

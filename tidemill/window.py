@@ -9,19 +9,23 @@ from dataclasses import dataclass
 
 import duckdb
 
+from tidemill.budget import Budget
 from tidemill.errors import FileChanged, LimitExceeded, Stopped, TidemillError
 from tidemill.executor import Executor, Future
-from tidemill.lake.adoption import is_done
+from tidemill.lake.adoption import is_wanted
 from tidemill.lake.commit import Outcome, commit_shards
+from tidemill.lake.requests import Request
 from tidemill.lake.runs import RunRecord
 from tidemill.plan import FilePlan
 from tidemill.progress import Progress
 from tidemill.retry import retrying
 from tidemill.shards import Shard
-from tidemill.stages import Held, Predicted, Request, Workspace
+from tidemill.stages import Held, Predicted
+from tidemill.workspace import Workspace
 
 STORE_BYTES_PER_TEXT_BYTE = 3
 STORE_WAIT_SECONDS = 600.0
+CLAIM_POLL_SECONDS = 0.2
 Cut = tuple[str, Sequence[Shard]]
 """A file's path and all its shards."""
 
@@ -40,6 +44,7 @@ class Outcomes:
         record.num_rows += outcome.num_rows
         record.num_quarantined += outcome.num_quarantined
         record.num_rows_removed += outcome.num_rows_removed
+        record.num_dropped += outcome.num_dropped
         if outcome.num_committed:
             record.num_tokens += tokens
             self.progress.committed(
@@ -67,6 +72,7 @@ class _Sent:
     """A shard on its way: its last step that was submitted, and what the step belongs to."""
 
     file: FilePlan
+    request: Request
     predicted: Future
     committed: Future | None
 
@@ -74,11 +80,13 @@ class _Sent:
 class Window:
     """The shards between ingest and commit; for a file that replaces another, those waiting for the rest of it."""
 
-    def __init__(self, outcomes: Outcomes, workspace: Workspace, executor: Executor) -> None:
-        self._outcomes, self._workspace, self._executor = outcomes, workspace, executor
+    def __init__(self, outcomes: Outcomes, workspace: Workspace, executor: Executor, budget: Budget) -> None:
+        self._outcomes, self._workspace, self._executor, self._budget = outcomes, workspace, executor, budget
         self._size = workspace.pipeline.limits.shards_in_flight
         self._sent: deque[_Sent] = deque()
         self._group: list[_Sent] | None = None
+        self._claimed: list[tuple[FilePlan, Request]] = []
+        """What another run was at when its turn came."""
         self._held: list[tuple[FilePlan, list[Predicted], list[Cut]]] = []
         self.contents: dict[str, str] = {}
         self.cut: list[Cut] = []
@@ -88,28 +96,52 @@ class Window:
         self.cut = []
 
     def send(self, file: FilePlan, request: Request) -> None:
-        """Ingest now, and queue the other stages behind it."""
+        """Ingest now, and queue the other stages behind it; later, if another run is at it."""
         self.wait_for_room()
-        if is_done(self._workspace.lake.cursor(), self._workspace.target, request.shard.shard_id, request.request_id):
-            return
-        self._make_room_in_store(request)
-        submit, label = self._executor.submit, _label(request.shard)
+        if self._workspace.claim(request):
+            self._send_claimed(file, request)
+        else:
+            self._claimed.append((file, request))
+
+    def _send_claimed(self, file: FilePlan, request: Request) -> None:
+        workspace = self._workspace
         try:
+            if not is_wanted(workspace.lake.cursor(), workspace.target, request.shard.shard_id, request.request_id):
+                workspace.release(request)
+                return
+            self._budget.check(request, self._outcomes.record)
+            self._make_room_in_store(request)
+            submit, label = self._executor.submit, _label(request.shard)
             ingested = submit("ingest", label, request).result()
         except TidemillError as e:
+            workspace.release(request)
             if isinstance(e, Stopped | FileChanged):
                 raise
             self._outcomes.fail(request.shard.file.path, e)
             if self._group is not None:
                 raise
             return
-        self._outcomes.progress.ingested(request.shard.file.path, rows=ingested.num_rows)
-        tokenized = submit("tokenize", label, ingested)
-        predicted = submit("infer", label, ingested, tokenized)
-        sent = _Sent(file, predicted, None if self._group is not None else submit("materialize_one", label, predicted))
+        self._outcomes.progress.ingested(request.shard.file.path, rows=request.shard.slice.num_rows)
+        predicted = submit("infer", label, submit("tokenize", label, ingested))
+        committed = None if self._group is not None else submit("materialize_one", label, predicted)
+        sent = _Sent(file, request, predicted, committed)
         self._sent.append(sent)
         if self._group is not None:
             self._group.append(sent)
+
+    def send_claimed_by_others(self) -> None:
+        """Wait for what another run was at, and do what it left undone.
+
+        Nothing is claimed while this waits, so two runs never wait for each other.
+        """
+        claimed, self._claimed = self._claimed, []
+        for file, request in claimed:
+            self._settle_all()
+            while not self._workspace.claim(request):
+                time.sleep(CLAIM_POLL_SECONDS)
+                self._workspace.check_stop()
+            self._send_claimed(file, request)
+        self._settle_all()
 
     def end_file(self, file: FilePlan) -> None:
         """All shards of the file are on their way: commit together those that replace what readers see."""
@@ -123,6 +155,7 @@ class Window:
                     retries=workspace.pipeline.limits.retries,
                 )
             return
+        self.send_claimed_by_others()
         group, self._group = self._group, None
         predicted = [sent.predicted.result() for sent in group]
         cut = self.cut or [(file.file.path, file.shards)]
@@ -130,7 +163,8 @@ class Window:
 
     def abandon_file(self, file: FilePlan) -> None:
         self._workspace.dataset.forget(file.file)
-        self._group = None
+        self._settle_all()
+        self._group, self._claimed = None, [item for item in self._claimed if item[0] is not file]
 
     def _make_room_in_store(self, request: Request) -> None:
         """At the store's bound, wait until shards in flight are committed and what they needed may go."""
@@ -151,6 +185,9 @@ class Window:
             self._settle(self._sent.popleft())
 
     def drain(self) -> None:
+        self.send_claimed_by_others()
+
+    def _settle_all(self) -> None:
         while self._sent:
             self._settle(self._sent.popleft())
 
@@ -161,7 +198,7 @@ class Window:
             self._commit_group(file, predicted, cut)
         for _, predicted, _ in self._held:
             num_quarantined = sum(item.num_quarantined for item in predicted)
-            self._workspace.tally.add(sum(item.ingested.num_rows for item in predicted), num_quarantined)
+            self._workspace.tally.add(sum(item.num_rows for item in predicted), num_quarantined)
 
     def _commit_group(self, file: FilePlan, predicted: list[Predicted], cut: list[Cut]) -> None:
         outcome = self._executor.submit("materialize", file.file.path, predicted, cut=cut, replaces=True).result()
@@ -183,6 +220,8 @@ class Window:
         except Exception as e:  # noqa: BLE001 — a shard that fails, for whatever reason, fails alone.
             if sent.committed is not None:
                 self._outcomes.fail(path, e)
+        finally:
+            self._workspace.release(sent.request)
 
 
 def _label(shard: Shard) -> str:

@@ -78,28 +78,66 @@ def status(facts: dict[str, Any]) -> str:
     if facts["target_revision"] is None:
         return f"{facts['pipeline']}: no table yet. `tidemill run` makes it."
     shards = ", ".join(f"{count:,} {state.replace('_', ' ')}" for state, count in facts["shards"].items() if count)
+    age = facts["freshness"]["age_seconds"]
     lines = [
         f"{facts['pipeline']}: version {facts['promoted_version']}, dataset revision {facts['target_revision'][:12]}",
+        f"  up to date: {'never' if age is None else f'{_long(age)} ago'}",
         f"  shards: {shards or 'none'}",
         f"  rows: {facts['rows']:,}, {facts['rows_quarantined']:,} quarantined"
         + (f", {facts['duplicate_keys']:,} with a key that another row has" if facts["duplicate_keys"] else ""),
     ]
-    if facts["tokens_per_second"]:
-        lines.append(f"  throughput: {facts['tokens_per_second']:,.0f} tokens/s on {facts['device']}")
-    if facts["versions"]:
-        lines.append("  versions: " + ", ".join(f"{v['version']} ({v['rows']:,} rows)" for v in facts["versions"]))
-    if facts["quarantine"]:
-        lines.append("  quarantine:")
-        lines += [f"    {q['rows']:>8,}  {q['stage']}: {q['reason']}" for q in facts["quarantine"]]
-    if facts["runs"]:
-        lines.append("  last runs:")
-        lines += [
-            f"    {r['started_at']:%Y-%m-%d %H:%M:%S}  {r['state']:<8} {r['num_shards'] or 0:>6,} shards "
-            f"{r['num_rows'] or 0:>10,} rows  {r['seconds'] or 0:>8.1f} s  by {r['who']}"
-            for r in facts["runs"]
-        ]
+    lines += [
+        f"  throughput: {_or_dash(t['tokens_per_second'], ',.0f')} tokens/s on {t['device']}, "
+        f"{_or_dash(t['padding_waste'], '.1%')} padding"
+        for t in facts["throughput"]
+    ]
+    lines += _under("versions", [_version(version) for version in facts["versions"]])
+    lines += _under("open requests", [_open(request) for request in facts["open_requests"]])
+    lines += _under("backfills", [_backfill(backfill) for backfill in facts["backfills"]])
+    lines += _under("quarantine", [f"{q['rows']:>8,}  {q['stage']}: {q['reason']}" for q in facts["quarantine"]])
+    lines += _under("last runs", _runs(facts["runs"]))
     lines += [f"note: {note}" for note in facts["notes"]]
     return "\n".join(lines)
+
+
+def _version(version: dict[str, Any]) -> str:
+    promoted = ", promoted" if version["promoted"] else ""
+    return f"{version['version']}  {version['rows']:>12,} rows  {version['lacking'] or 'complete'}{promoted}"
+
+
+def _open(request: dict[str, Any]) -> str:
+    backfill = f", backfill {request['backfill_id']}" if request["backfill_id"] else ""
+    return f"{_count(request['shards'], 'shard')} of {request['version']}: {request['reason']}{backfill}"
+
+
+def _backfill(backfill: dict[str, Any]) -> str:
+    cost = f", {backfill['cost']:.2f} {backfill['currency']} so far" if backfill["cost"] else ""
+    return (
+        f"{backfill['backfill_id']}  {backfill['shards_done']:,}/{backfill['shards']:,} shards of "
+        f"{backfill['version']}, since {backfill['created_at']:%Y-%m-%d %H:%M} "
+        f"by {backfill['who']}{cost}"
+    )
+
+
+def _runs(runs: Sequence[dict[str, Any]]) -> list[str]:
+    names = ["started", "kind", "state", "shards", "rows", "quarantined", "retries", "took", "estimate", "cost", "by"]
+    values = [
+        [
+            f"{run['started_at']:%Y-%m-%d %H:%M:%S}",
+            run["kind"],
+            "killed" if run["alive"] is False else run["state"],
+            f"{run['num_shards'] or 0:,}",
+            f"{run['num_rows'] or 0:,}",
+            f"{run['num_quarantined'] or 0:,}",
+            f"{run['num_retries'] or 0:,}",
+            _or_dash(run["seconds"], ",.1f", " s"),
+            _or_dash(run["estimated_seconds"], ",.1f", " s"),
+            _or_dash(run["cost"], ".2f", f" {run['currency']}"),
+            f"{run['who']} on {run['worker'] or run['host']}",
+        ]
+        for run in runs
+    ]
+    return rows(names, values).splitlines() if runs else []
 
 
 def verification(report: dict[str, Any]) -> str:
@@ -133,6 +171,20 @@ def _count(number: int, noun: str) -> str:
 def _paths(state: str, paths: Sequence[str]) -> list[str]:
     more = [f"  … and {len(paths) - MAX_PATHS:,} more {state}"] if len(paths) > MAX_PATHS else []
     return [f"  {state}: {path}" for path in paths[:MAX_PATHS]] + more
+
+
+def _under(title: str, lines: Sequence[str]) -> list[str]:
+    return [f"  {title}:", *(f"    {line}" for line in lines)] if lines else []
+
+
+def _or_dash(value: float | None, form: str, unit: str = "") -> str:
+    return "–" if value is None else format(value, form) + unit
+
+
+def _long(seconds: float) -> str:
+    if seconds < 7200:
+        return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h" if seconds < 48 * 3600 else f"{seconds / 86_400:.0f} days"
 
 
 def _about(estimated: bool) -> str:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from tidemill.lake.connection import Cursor, Lake
 from tidemill.lake.ledger import files_table, shards_table
+from tidemill.lake.retirement import retire_elsewhere
 from tidemill.lake.tables import (
     ResultTable,
     create_result_table,
@@ -65,8 +66,7 @@ def adopt(lake: Lake, target: Target, adoption: Adoption) -> bool:
         found = current[0] if current else None
         if found not in (adoption.expected_target, target.revision):
             return False
-        if not existing_columns(cursor, target.table.name):
-            _create_version(cursor, target, adoption, now)
+        create_version(cursor, target.table, spec=adoption.spec, kept=adoption.kept, now=now)
         if current is None:
             insert_records(
                 cursor,
@@ -92,7 +92,8 @@ def adopt(lake: Lake, target: Target, adoption: Adoption) -> bool:
             )
         _list_files(cursor, target, adoption.files)
         list_shards(cursor, target, adoption.shards)
-        _request(cursor, target, adoption.requests, now)
+        request(cursor, target, adoption.requests, now)
+        retire_elsewhere(cursor, target.pipeline, target.version)
         return True
 
     return lake.write(body, message=f"adopt {target.message}")
@@ -105,7 +106,7 @@ def request_shards(lake: Lake, target: Target, shards: Sequence[Shard], reason: 
         if not is_target(cursor, target):
             return {}
         list_shards(cursor, target, shards)
-        _request(cursor, target, [(shard.shard_id, reason) for shard in shards], datetime.now(UTC))
+        request(cursor, target, [(shard.shard_id, reason) for shard in shards], datetime.now(UTC))
         return request_ids(cursor, target, [shard.shard_id for shard in shards])
 
     return lake.write(body, message=f"request: {target.message}")
@@ -128,9 +129,11 @@ def _promote_in_place_of_nothing(cursor: Cursor, target: Target) -> None:
         point_view(cursor, target.table)
 
 
-def is_done(cursor: Cursor, target: Target, shard_id: str, request_id: str) -> bool:
+def is_wanted(cursor: Cursor, target: Target, shard_id: str, request_id: str) -> bool:
+    """Whether a request still stands and is not done: it may have been cancelled, or left the dataset."""
     found = cursor.execute(
-        "SELECT count(*) FROM _ledger WHERE pipeline = ? AND version = ? AND shard_id = ? AND request_id = ?",
+        "SELECT count(*) FROM _requests r ANTI JOIN _ledger l USING (pipeline, version, shard_id, request_id) "
+        "WHERE r.pipeline = ? AND r.version = ? AND r.shard_id = ? AND r.request_id = ?",
         [target.pipeline, target.version, shard_id, request_id],
     ).fetchone()
     return found != (0,)
@@ -161,18 +164,23 @@ def list_shards(cursor: Cursor, target: Target, shards: Sequence[Shard]) -> None
     cursor.unregister("_incoming")
 
 
-def _create_version(cursor: Cursor, target: Target, adoption: Adoption, now: datetime) -> None:
-    create_result_table(cursor, target.table)
+def create_version(
+    cursor: Cursor, table: ResultTable, *, spec: dict[str, Any], kept: list[dict[str, str]], now: datetime
+) -> None:
+    """Make a version's table and its row in `_versions`, unless they are there."""
+    if existing_columns(cursor, table.name):
+        return
+    create_result_table(cursor, table)
     insert_records(
         cursor,
         "_versions",
         [
             {
-                "pipeline": target.pipeline,
-                "version": target.version,
-                "spec": adoption.spec,
-                "kept": adoption.kept,
-                "results": [list(column) for column in target.table.results],
+                "pipeline": table.pipeline,
+                "version": table.version,
+                "spec": spec,
+                "kept": kept,
+                "results": [list(column) for column in table.results],
                 "created_at": now,
             }
         ],
@@ -188,7 +196,7 @@ def _list_files(cursor: Cursor, target: Target, files: Sequence[tuple[SourceFile
     cursor.unregister("_incoming")
 
 
-def _request(cursor: Cursor, target: Target, wanted: Sequence[tuple[str, str]], now: datetime) -> None:
+def request(cursor: Cursor, target: Target, wanted: Sequence[tuple[str, str]], now: datetime) -> None:
     """Ask for shards, unless they are done or asked for already: overlapping runs share one request."""
     if not wanted:
         return

@@ -9,6 +9,7 @@ the old ones: readers see the old file or the new one.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,20 +20,26 @@ import pyarrow.compute as pc
 
 from tidemill.errors import InvariantBroken, ShardGone
 from tidemill.formats import KEPT_PREFIX
-from tidemill.lake.adoption import Target, is_target, list_shards
+from tidemill.lake.adoption import Target, is_target, is_wanted, list_shards
 from tidemill.lake.connection import Cursor, Lake
+from tidemill.lake.forgotten import without_forgotten
+from tidemill.lake.retirement import remove_shards, retire_elsewhere
 from tidemill.lake.tables import identifier, insert_records, insert_rows
 from tidemill.shards import Shard
 
 
 @dataclass(frozen=True)
 class Computed:
-    """A shard whose predictions lie in the store. `load` gives its rows and its predictions, in the same order."""
+    """A shard whose predictions lie in the store. `load` gives its rows and its predictions, in the same order.
+
+    With `only_rows` the predictions are of rows that were in quarantine, and nothing else of the shard changes.
+    """
 
     shard: Shard
     request_id: str
     load: Callable[[], tuple[pa.Table, pa.Table]]
     facts: dict[str, Any] = field(default_factory=dict)
+    only_rows: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,9 +78,11 @@ def commit_shards(
 
     def body(cursor: Cursor) -> Outcome:
         if not is_target(cursor, target):
-            return Outcome(num_dropped=len(items))
+            return _commit_what_stays(cursor, target, items)
         _mark_cut(cursor, target, cut)
         written = [_write(cursor, target, item) for item in items]
+        if cut:
+            retire_elsewhere(cursor, target.pipeline, target.version)
         paths = {item.shard.file.path for item in items} | {path for path, _ in cut}
         removed = sum(_retire_replaced(cursor, target, path) for path in sorted(paths))
         if moved:
@@ -88,6 +97,37 @@ def commit_shards(
         )
 
     return lake.write(body, message=target.message)
+
+
+def _commit_what_stays(cursor: Cursor, target: Target, items: Sequence[Computed | Copied]) -> Outcome:
+    """The dataset moved on meanwhile: write the shards that the new target has as well, if they stand by themselves.
+
+    A shard of a file that replaces another is dropped: its file is committed whole, at the new target.
+    """
+    listed = {
+        shard_id
+        for (shard_id,) in cursor.execute(
+            "SELECT s.shard_id FROM _shards s JOIN _pipelines p ON p.pipeline = s.pipeline "
+            "AND p.target_revision = s.revision WHERE s.pipeline = ?",
+            [target.pipeline],
+        ).fetchall()
+    }
+    old = {
+        path
+        for (path,) in cursor.execute(
+            "SELECT DISTINCT path FROM _ledger WHERE pipeline = $pipeline AND version = $version "
+            "AND shard_id NOT IN (SELECT unnest($listed::VARCHAR[]))",
+            {"pipeline": target.pipeline, "version": target.version, "listed": sorted(listed)},
+        ).fetchall()
+    }
+    stay = [item for item in items if item.shard.shard_id in listed and item.shard.file.path not in old]
+    done = [counts for counts in (_write(cursor, target, item) for item in stay) if counts is not None]
+    return Outcome(
+        num_committed=len(done),
+        num_dropped=len(items) - len(done),
+        num_rows=sum(rows for rows, _ in done),
+        num_quarantined=sum(quarantined for _, quarantined in done),
+    )
 
 
 def remove_vanished(lake: Lake, target: Target) -> int:
@@ -114,19 +154,24 @@ def _mark_cut(cursor: Cursor, target: Target, cut: Sequence[tuple[str, Sequence[
 
 
 def _write(cursor: Cursor, target: Target, item: Computed | Copied) -> tuple[int, int] | None:
-    """Write one shard; (rows, quarantined), or None if it was done for this request already."""
+    """Write one shard; (rows, quarantined), or None if it is not wanted any more, or done already."""
     where = [target.pipeline, target.version, item.shard.shard_id]
     done = cursor.execute(
         "SELECT request_id FROM _ledger WHERE pipeline = ? AND version = ? AND shard_id = ?", where
     ).fetchone()
+    if isinstance(item, Copied):
+        return _write_copy(cursor, target, item) if done is None else None
+    if not is_wanted(cursor, target, item.shard.shard_id, item.request_id):
+        return None
+    if item.only_rows:
+        return _write_rows(cursor, target, item) if done is not None else None
     if done is not None:
-        if isinstance(item, Copied) or done[0] == item.request_id:
-            return None
         _remove(cursor, target, [item.shard.shard_id], also=("_quarantine", "_ledger"))
-    return _write_copy(cursor, target, item) if isinstance(item, Copied) else _write_computed(cursor, target, item)
+    return _write_computed(cursor, target, item)
 
 
 def _write_computed(cursor: Cursor, target: Target, item: Computed) -> tuple[int, int]:
+    started = time.perf_counter()
     shard = item.shard
     rows, predictions = item.load()
     if rows.num_rows != shard.slice.num_rows or not rows["row_number"].equals(predictions["row_number"]):
@@ -134,6 +179,7 @@ def _write_computed(cursor: Cursor, target: Target, item: Computed) -> tuple[int
             f"{shard.file.path}, row {shard.slice.first_row}: {rows.num_rows} rows read, {predictions.num_rows} "
             f"predicted, {shard.slice.num_rows} in the shard."
         )
+    rows, predictions = without_forgotten(cursor, target, shard, rows, predictions)
     good = pc.is_null(predictions["reason"])
     num_rows = int(pc.sum(good).as_py() or 0)
     num_quarantined = predictions.num_rows - num_rows
@@ -148,11 +194,46 @@ def _write_computed(cursor: Cursor, target: Target, item: Computed) -> tuple[int
                 "request_id": item.request_id,
                 "num_rows": num_rows,
                 "num_quarantined": num_quarantined,
+                "num_forgotten": shard.slice.num_rows - predictions.num_rows,
+                "materialize_seconds": time.perf_counter() - started,
                 **item.facts,
             }
         ],
     )
     return num_rows, num_quarantined
+
+
+def _write_rows(cursor: Cursor, target: Target, item: Computed) -> tuple[int, int]:
+    """Write rows that were in quarantine, and count them over in the shard's ledger row."""
+    shard = item.shard
+    rows, predictions = item.load()
+    rows = rows.filter(pc.is_in(rows["row_number"], predictions["row_number"].combine_chunks()))
+    rows, predictions = without_forgotten(cursor, target, shard, rows, predictions)
+    good = pc.is_null(predictions["reason"])
+    num_rows = int(pc.sum(good).as_py() or 0)
+    facts = {
+        "pipeline": target.pipeline,
+        "version": target.version,
+        "shard": shard.shard_id,
+        "request": item.request_id,
+        "run": target.run_id,
+        "mended": num_rows,
+        "numbers": predictions["row_number"].to_pylist(),
+    }
+    cursor.execute(
+        "DELETE FROM _quarantine WHERE pipeline = $pipeline AND version = $version AND shard_id = $shard "
+        "AND row_number IN (SELECT unnest($numbers::BIGINT[]))",
+        {name: facts[name] for name in ("pipeline", "version", "shard", "numbers")},
+    )
+    insert_rows(cursor, target.table.name, _result_rows(target, shard, rows, predictions).filter(good))
+    _quarantine(cursor, target, shard, rows, predictions)
+    cursor.execute(
+        "UPDATE _ledger SET num_rows = num_rows + $mended, num_quarantined = num_quarantined - $mended, "
+        "request_id = $request, run_id = $run, committed_at = now() "
+        "WHERE pipeline = $pipeline AND version = $version AND shard_id = $shard",
+        {name: value for name, value in facts.items() if name != "numbers"},
+    )
+    return num_rows, predictions.num_rows - num_rows
 
 
 def _ledger_row(target: Target, shard: Shard) -> dict[str, object]:
@@ -289,16 +370,4 @@ def _remove(
     *,
     also: Sequence[str] = ("_quarantine", "_ledger", "_requests"),
 ) -> int:
-    """Remove shards' results and what `also` names of them; returns result rows removed."""
-    if not shard_ids:
-        return 0
-    gone = list(shard_ids)
-    removed = cursor.execute(
-        f"DELETE FROM {identifier(target.table.name)} WHERE shard_id IN (SELECT unnest(?::VARCHAR[]))", [gone]
-    ).fetchone()
-    for name in also:
-        cursor.execute(
-            f"DELETE FROM {name} WHERE pipeline = ? AND version = ? AND shard_id IN (SELECT unnest(?::VARCHAR[]))",
-            [target.pipeline, target.version, gone],
-        )
-    return int(removed[0]) if removed else 0
+    return remove_shards(cursor, target.pipeline, target.version, shard_ids, also=also)

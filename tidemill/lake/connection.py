@@ -7,22 +7,24 @@ lets two transactions that replace one shard both commit. Readers take no lock.
 from __future__ import annotations
 
 import importlib.util
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import duckdb
 
 from tidemill import config
 from tidemill.errors import LakeError, LakeLocked
+from tidemill.lake import s3
+from tidemill.objects import is_s3
 
 LAYOUT_VERSION = 2
 NUM_COMMIT_ATTEMPTS = 10
+CATALOG = "__ducklake_metadata_lake"
+"""Under which name DuckDB shows a lake's catalog: DuckLake's own tables."""
 ADVISORY_LOCK_KEY = 0x7469_6465_6D69_6C6C  # "tidemill"
 
 Cursor = duckdb.DuckDBPyConnection
@@ -32,26 +34,38 @@ T = TypeVar("T")
 class Lake:
     """One lake, open for reading, or for reading and writing.
 
-    Cursors may be used from several threads, one thread a cursor.
+    Cursors may be used from several threads, one thread a cursor. `any_layout`
+    is for whoever migrates it.
 
     Raises:
         LakeError: it does not exist (read-only), cannot be reached, keeps its
             data elsewhere, or was written in another layout.
     """
 
-    def __init__(self, spec: config.Lake, *, read_only: bool = False) -> None:
+    def __init__(self, spec: config.Lake, *, read_only: bool = False, any_layout: bool = False) -> None:
         self.spec = spec
         self.read_only = read_only
         self._lock = open_lock(spec)
-        self._connection = _connect(spec)
+        recorded = recorded_data_path(spec)
+        if read_only and recorded is None:
+            raise LakeError(f"There is no lake at {_shown(spec)} yet. `tidemill run` makes it.")
+        # A lake's own catalog may name data on S3 where its reader names none, and may be moved there.
+        places = [place for place in (recorded, data_path(spec)) if place]
+        self._data = next(filter(is_s3, places), places[0])
+        self._connection = _connect(spec, self._data)
         if read_only:
-            if not catalog_exists(spec):
-                raise LakeError(f"There is no lake at {spec.catalog} yet. `tidemill run` makes it.")
             self._attach(spec, create=False)
         else:
             with self._lock.held():
                 self._attach(spec, create=not catalog_exists(spec))
-        self._check_layout()
+        if not any_layout:
+            self._check_layout()
+
+    @property
+    def data(self) -> str:
+        """Where the Parquet files lie."""
+        path = self._connection.execute("SELECT data_path FROM ducklake_settings('lake')").fetchall()[0][0]
+        return str(path).rstrip("/")
 
     def cursor(self) -> Cursor:
         cursor = self._connection.cursor()
@@ -78,6 +92,8 @@ class Lake:
                     return result
                 except (duckdb.TransactionException, duckdb.IOException, duckdb.SerializationException) as e:
                     _rollback(cursor)
+                    if isinstance(e, duckdb.IOException) and is_s3(self._data) and (known := s3.meaning(e, self._data)):
+                        raise known from e
                     if not _is_conflict(e) or attempt == NUM_COMMIT_ATTEMPTS - 1:
                         raise
                 except BaseException:
@@ -86,6 +102,12 @@ class Lake:
                 finally:
                     cursor.close()
         raise AssertionError("unreachable")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lake's lock for what is no transaction of the lake's, such as a VACUUM of its catalog."""
+        with self._lock.held():
+            yield
 
     def close(self) -> None:
         self._connection.close()
@@ -132,12 +154,19 @@ class Lake:
         tables = {name for (name,) in cursor.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
         if "_layout" not in tables:
             return
-        found = cursor.execute("SELECT max(layout_version) FROM _layout").fetchone()
-        if found != (LAYOUT_VERSION,):
-            raise LakeError(
-                f"The lake at {_shown(self.spec)} has layout {found and found[0]}; this Tidemill reads layout "
-                f"{LAYOUT_VERSION}. Use the Tidemill that wrote it, or another lake.catalog."
-            )
+        found = cursor.execute("SELECT max(layout_version) FROM _layout").fetchall()[0][0]
+        if found != LAYOUT_VERSION:
+            raise LakeError(layout_message(self.spec, found))
+
+
+def layout_message(spec: config.Lake, layout: int) -> str:
+    """What to do about a lake of another layout than this Tidemill's."""
+    way_out = (
+        f"Back it up, then run `tidemill migrate '{_shown(spec)}'`."
+        if layout < LAYOUT_VERSION
+        else "Use a Tidemill as new as the one that wrote it, or another lake.catalog."
+    )
+    return f"The lake at {_shown(spec)} has layout {layout}; this Tidemill uses layout {LAYOUT_VERSION}. {way_out}"
 
 
 class FileLock:
@@ -258,13 +287,14 @@ def recorded_data_path(spec: config.Lake) -> str | None:
     return str(row[0]) if row else None
 
 
-def _connect(spec: config.Lake) -> Cursor:
+def _connect(spec: config.Lake, data: str) -> Cursor:
     connection = duckdb.connect(config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"})
     kind = "sqlite_scanner" if spec.catalog.startswith("sqlite:") else "postgres_scanner"
-    for extension in ("ducklake", kind, *(["httpfs"] if spec.data.startswith("s3://") else [])):
+    for extension in ("ducklake", kind, *(["httpfs"] if is_s3(data) else [])):
         connection.execute(f"LOAD '{_quoted(_extension_file(extension))}'")
-    if spec.data.startswith("s3://"):
-        connection.execute(_s3_secret())
+    if is_s3(data):
+        s3.create_secret(connection)
+        s3.check_data(connection, data)
     return connection
 
 
@@ -276,22 +306,6 @@ def _extension_file(name: str) -> str:
             f"The DuckDB extension {name} is missing. pip install duckdb-extension-{name.replace('_', '-')}."
         )
     return str(Path(package.origin).parent / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension")
-
-
-def _s3_secret() -> str:
-    """Credentials and the endpoint come from the environment, under the names that AWS gives them."""
-    facts = {
-        "KEY_ID": os.environ.get("AWS_ACCESS_KEY_ID"),
-        "SECRET": os.environ.get("AWS_SECRET_ACCESS_KEY"),
-        "SESSION_TOKEN": os.environ.get("AWS_SESSION_TOKEN"),
-        "REGION": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
-    }
-    if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
-        split = urlsplit(endpoint)
-        facts |= {"ENDPOINT": split.netloc, "URL_STYLE": "path"}
-        facts["USE_SSL"] = "true" if split.scheme == "https" else "false"
-    given = ", ".join(f"{name} '{_quoted(value)}'" for name, value in facts.items() if value)
-    return f"CREATE SECRET (TYPE s3{', ' + given if given else ''})"
 
 
 def _rollback(cursor: Cursor) -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from tidemill.errors import SchemaError
 from tidemill.lake.connection import LAYOUT_VERSION, Cursor, Lake
+from tidemill.lake.data import DataFolder
 
 SYSTEM_TABLES = {
     "_layout": "layout_version INTEGER",
@@ -130,6 +131,7 @@ def ensure_system_tables(lake: Lake) -> None:
 
     if not existing_columns(lake.cursor(), "_layout"):
         lake.write(create, message="create the lake")
+        DataFolder(lake).mark()
 
 
 def create_result_table(cursor: Cursor, table: ResultTable, *, name: str | None = None) -> None:

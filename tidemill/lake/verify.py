@@ -33,9 +33,14 @@ CHECKS = {
         WHERE l.num_quarantined <> coalesce(q.n, 0)""",
     "quarantine has rows of a shard that the ledger does not have": """
         SELECT DISTINCT shard_id FROM quarantine ANTI JOIN ledger USING (shard_id)""",
-    "rows read are not results and quarantine": """
+    "rows read are not results, quarantine and forgotten rows": """
         SELECT l.shard_id FROM ledger l JOIN shards s USING (shard_id)
-        WHERE s.num_rows <> l.num_rows + l.num_quarantined""",
+        WHERE s.num_rows <> l.num_rows + l.num_quarantined + coalesce(l.num_forgotten, 0)""",
+    "a row that was forgotten is there": """
+        SELECT r.shard_id
+        FROM (SELECT shard_id, row_number FROM results UNION ALL SELECT shard_id, row_number FROM quarantine) r
+        JOIN shards s USING (shard_id)
+        JOIN forgotten f ON f.content = s.content AND f.row_offset = r.row_number - s.first_row""",
     "a row number lies outside of its shard": """
         SELECT r.shard_id
         FROM (SELECT shard_id, min(row_number) AS low, max(row_number) AS high FROM results GROUP BY ALL) r
@@ -105,6 +110,7 @@ def _scope(cursor: Cursor, pipeline: str, version: str, revision: str) -> None:
         "quarantine": f"SELECT * FROM lake._quarantine {of_version}",
         "shards": f"SELECT * FROM lake._shards {of_revision}",
         "files": f"SELECT * FROM lake._files {of_revision}",
+        "forgotten": f"SELECT * FROM lake._forgotten WHERE pipeline = {quoted}",
     }.items():
         cursor.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {source}")
 

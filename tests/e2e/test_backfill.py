@@ -1,0 +1,318 @@
+"""A chosen past range computed again, a version beside another, and each of it gone on with after a kill."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pipelines import (
+    assert_same_tables,
+    make_pipeline,
+    problems_of,
+    quarantine_of,
+    query,
+    reviews,
+    run,
+    table_of,
+    write_parquet,
+)
+from tests.processes import Process, wait_until
+from tidemill.backfill import BackfillRun, Selection, cancel_backfills, plan_backfill, request_backfill, tranches
+from tidemill.config import Pipeline
+from tidemill.errors import ConfigError, LakeError
+from tidemill.lake import Lake
+
+NUM_FILES, NUM_ROWS = 10, 8
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Pipeline:
+    for number in range(NUM_FILES):
+        name = f"2024-{number + 1:02}-05.parquet"
+        write_parquet(tmp_path / "data" / name, reviews(number * NUM_ROWS, NUM_ROWS), row_group_size=NUM_ROWS)
+    return make_pipeline(tmp_path / "lake", f"{tmp_path}/data/*.parquet")
+
+
+def ledger(pipeline: Pipeline) -> dict[tuple[str, str], tuple[Any, ...]]:
+    """(version, path) → what the ledger says of its one shard."""
+    rows = query(pipeline.lake, "SELECT version, path, request_id, run_id, committed_at, num_rows FROM _ledger")
+    found = {(row[0], row[1]): row[2:] for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def ask(pipeline: Pipeline, **selected: Any) -> str:
+    with Lake(pipeline.lake) as lake:
+        return request_backfill(lake, plan_backfill(pipeline, lake, Selection(**selected)))
+
+
+def backfill(pipeline: Pipeline, **selected: Any) -> Any:
+    return BackfillRun(pipeline, ask(pipeline, **selected)).execute()
+
+
+def selected_paths(pipeline: Pipeline, **selected: Any) -> list[str]:
+    with Lake(pipeline.lake, read_only=True) as lake:
+        return sorted({s.file.path for s in plan_backfill(pipeline, lake, Selection(**selected)).shards})
+
+
+def with_options(pipeline: Pipeline, **sections: dict[str, Any]) -> Pipeline:
+    raw = pipeline.model_dump(exclude_unset=True)
+    for name, section in sections.items():
+        raw[name] = {**raw.get(name, {}), **section}
+    return Pipeline.model_validate(raw)
+
+
+def test_only_what_was_asked_for_is_computed_again_and_the_rest_keeps_its_ledger_rows(pipeline):
+    run(pipeline)
+    before, rows = ledger(pipeline), table_of(pipeline)
+
+    result = backfill(pipeline, files="2024-0[1-4]*")
+
+    after = ledger(pipeline)
+    changed = {path for version, path in before if before[version, path] != after[version, path]}
+    assert changed == {f"2024-0{number}-05.parquet" for number in range(1, 5)}
+    assert (result.state, result.num_shards, result.num_rows) == ("done", 4, 4 * NUM_ROWS)
+    assert table_of(pipeline) == rows
+    assert problems_of(pipeline) == []
+
+
+def test_the_same_backfill_once_more_is_a_new_one(pipeline):
+    run(pipeline)
+    first, second = backfill(pipeline, files="2024-01*"), backfill(pipeline, files="2024-01*")
+
+    assert first.num_shards == second.num_shards == 1
+    assert first.backfill_id != second.backfill_id
+
+
+def test_a_stopped_backfill_goes_on_where_it_was(pipeline):
+    run(pipeline)
+    asked = ask(pipeline, files="2024-0*")
+    with Lake(pipeline.lake, read_only=True) as lake:
+        some = tranches(lake, asked, 2)[0]
+    BackfillRun(pipeline, asked, shards=some).execute()
+
+    again = ask(pipeline, files="2024-0*")
+    result = BackfillRun(pipeline, again).execute()
+
+    assert again == asked
+    assert result.num_shards == 9 - 2
+    assert {row[0].split("-")[0] for (_, path), row in ledger(pipeline).items() if path < "2024-10"} == {asked}
+
+
+def test_dates_in_paths_select_files(pipeline):
+    run(pipeline)
+
+    assert selected_paths(pipeline, since="2024-09") == ["2024-09-05.parquet", "2024-10-05.parquet"]
+    assert selected_paths(pipeline, until="2024-02-05") == ["2024-01-05.parquet", "2024-02-05.parquet"]
+    assert len(selected_paths(pipeline, since="2024", until="2024")) == NUM_FILES
+
+
+def test_the_day_a_local_file_was_changed_counts_where_its_path_has_no_date(tmp_path):
+    for name, day in (("a", 1_700_000_000), ("b", 1_720_000_000)):
+        path = write_parquet(tmp_path / "data" / f"{name}.parquet", reviews(ord(name), 4))
+        os.utime(path, (day, day))
+    pipeline = make_pipeline(tmp_path / "lake", f"{tmp_path}/data/*.parquet")
+    run(pipeline)
+
+    assert selected_paths(pipeline, since="2024-01-01") == ["b.parquet"]
+
+
+def test_the_day_of_the_commit_counts_on_the_hub(tmp_path, hub):
+    from tests.pipelines import MODEL
+
+    repo = hub.add_dataset("acme/dated")
+    local = write_parquet(tmp_path / "train.parquet", reviews(0, 4))
+    repo.commit({"data/train.parquet": local.read_bytes()})
+    pipeline = make_pipeline(tmp_path / "lake", "acme/dated", model={"path": str(MODEL)})
+    run(pipeline)
+
+    assert selected_paths(pipeline, since="2000-01-01") == ["data/train.parquet"]
+    with pytest.raises(ConfigError, match="Nothing matches"):
+        selected_paths(pipeline, until="2000-01-01")
+
+
+@pytest.mark.parametrize(
+    ("selected", "message"),
+    [
+        ({"files": "nope*"}, r"Nothing matches .*nope.* The dataset has 10 files"),
+        ({"since": "yesterday"}, "--since 'yesterday' is no date"),
+        ({"until": "2024-13-01"}, "--until '2024-13-01' is no date"),
+        ({"shards": ("abc",)}, "abc is no shard"),
+        ({"quarantined": True}, "Nothing matches"),
+    ],
+)
+def test_a_selector_that_means_nothing_is_refused(pipeline, selected, message):
+    run(pipeline)
+    with pytest.raises(ConfigError, match=message):
+        selected_paths(pipeline, **selected)
+
+
+def test_a_version_that_is_not_there_is_refused_with_those_that_are(pipeline):
+    run(pipeline)
+    with pytest.raises(LakeError, match="has no version 00000000. It has: "):
+        selected_paths(pipeline, version="00000000")
+
+
+def test_a_new_version_is_computed_beside_the_old_one_which_stays_promoted(pipeline, tmp_path):
+    run(pipeline)
+    before = table_of(pipeline)
+    changed = with_options(pipeline, tokenizer={"max_length": 8})
+
+    result = backfill(changed)
+
+    assert result.num_shards == NUM_FILES
+    assert table_of(pipeline) == before
+    assert problems_of(pipeline) == []
+    alone = make_pipeline(tmp_path / "alone", pipeline.dataset.path, tokenizer={"max_length": 8})
+    run(alone)
+    new = query(pipeline.lake, f'SELECT id, label FROM "{result.table}" ORDER BY ALL')
+    assert new == query(alone.lake, "SELECT id, label FROM reviews ORDER BY ALL")
+
+
+def test_a_version_that_lacks_shards_gets_only_those(pipeline):
+    run(pipeline)
+    changed = with_options(pipeline, tokenizer={"max_length": 8})
+    first = backfill(changed, files="2024-0[1-4]*")
+
+    rest = backfill(changed)
+
+    assert (first.num_shards, rest.num_shards) == (4, NUM_FILES - 4)
+    assert rest.version == first.version
+
+
+def test_a_new_revision_during_a_backfill_leaves_nothing_of_the_old_one_in_the_new_version(pipeline, tmp_path):
+    run(pipeline)
+    changed = with_options(pipeline, tokenizer={"max_length": 8})
+    asked = ask(changed)
+    with Lake(pipeline.lake, read_only=True) as lake:
+        first, second = tranches(lake, asked, NUM_FILES // 2)
+    version = BackfillRun(changed, asked, shards=first).execute().version
+
+    write_parquet(tmp_path / "data" / "2024-01-05.parquet", reviews(500, NUM_ROWS))
+    (tmp_path / "data" / "2024-02-05.parquet").unlink()
+    write_parquet(tmp_path / "data" / "2024-11-05.parquet", reviews(600, NUM_ROWS))
+    run(pipeline)
+
+    gone = query(
+        pipeline.lake,
+        f"SELECT path FROM _ledger WHERE version = '{version}' AND shard_id NOT IN (SELECT shard_id FROM _shards s "
+        "JOIN _pipelines p ON p.pipeline = s.pipeline AND p.target_revision = s.revision)",
+    )
+    assert gone == []
+    assert BackfillRun(changed, asked, shards=second).execute().num_shards == 5
+    assert backfill(changed).num_shards == 2
+    paths = {path for name, path in ledger(pipeline) if name == version}
+    assert paths == {path.name for path in (tmp_path / "data").iterdir()}
+    assert problems_of(pipeline) == []
+
+
+def test_rows_in_quarantine_are_tried_again_alone(tmp_path):
+    texts = reviews(0, NUM_ROWS)
+    write_parquet(tmp_path / "data" / "a.parquet", texts)
+    strict = make_pipeline(
+        tmp_path / "lake",
+        f"{tmp_path}/data/*.parquet",
+        tokenizer={"max_length": 16, "long_text": "quarantine"},
+        limits={"max_quarantine": 1.0},
+    )
+    run(strict)
+    quarantined = quarantine_of(strict)
+    assert 0 < len(quarantined) < NUM_ROWS
+    rows = table_of(strict)
+
+    result = backfill(strict, quarantined=True)
+
+    assert (result.state, result.num_shards) == ("done", 1)
+    assert result.num_rows + result.num_quarantined == len(quarantined)
+    assert quarantine_of(strict) == quarantined
+    assert table_of(strict) == rows
+    assert problems_of(strict) == []
+
+
+def test_a_cancelled_backfill_asks_for_nothing_more(pipeline):
+    run(pipeline)
+    asked = ask(pipeline, files="2024-0*")
+    with Lake(pipeline.lake) as lake:
+        assert cancel_backfills(lake, pipeline.name) == [asked]
+
+    result = BackfillRun(pipeline, asked).execute()
+
+    assert result.num_shards == 0
+    assert query(pipeline.lake, "SELECT state FROM _backfills") == [("cancelled",)]
+    assert run(pipeline).num_shards == 0
+
+
+def test_a_bound_on_the_cost_stops_a_backfill_before_it_is_passed(pipeline):
+    priced = with_options(pipeline, cost={"per_hour": 3600.0})
+    run(priced)
+    with Lake(priced.lake) as lake:
+        made = plan_backfill(priced, lake, Selection())
+        asked = request_backfill(lake, made, max_cost=1e-6)
+
+    result = BackfillRun(priced, asked).execute()
+
+    assert (result.state, result.num_shards) == ("stopped", 0)
+    assert "max_cost = 1e-06" in result.notes[0]
+
+
+def run_backfill(pipeline: Pipeline, home: Path, asked: str) -> int:
+    os.environ["TIDEMILL_HOME"] = str(home)
+    return int(BackfillRun(pipeline, asked).execute().num_shards)
+
+
+def watch(pipeline: Pipeline, stop: Path) -> list[list[int]]:
+    """The sorted numbers of rows a shard, as a reader saw them until `stop` was there."""
+    seen: set[tuple[int, ...]] = set()
+    while not stop.exists():
+        with Lake(pipeline.lake, read_only=True) as lake:
+            rows = lake.cursor().execute("SELECT count(*) FROM reviews GROUP BY shard_id ORDER BY ALL").fetchall()
+        seen.add(tuple(count for (count,) in rows))
+    return [list(counts) for counts in seen]
+
+
+@pytest.mark.parametrize(
+    ("num_files", "num_asked"), [pytest.param(10, 6, id="quick"), pytest.param(40, 12, marks=pytest.mark.soak)]
+)
+def test_a_killed_backfill_computes_each_shard_once_more_in_all_while_readers_see_whole_shards(
+    tmp_path, num_files, num_asked
+):
+    for number in range(num_files):
+        prefix = "asked" if number < num_asked else "other"
+        write_parquet(tmp_path / "data" / f"{prefix}-{number:02}.parquet", reviews(number * 60, 60))
+    pipeline = make_pipeline(tmp_path / "lake", f"{tmp_path}/data/*.parquet", limits={"shards_in_flight": 1})
+    run(pipeline)
+    before, rows = ledger(pipeline), table_of(pipeline)
+    asked = ask(pipeline, files="asked-*")
+    reader = Process(watch, pipeline, tmp_path / "stop")
+    killed = Process(run_backfill, pipeline, tmp_path / "home", asked)
+    wait_until(lambda: ledger(pipeline) != before)
+    assert killed.kill()
+    between = ledger(pipeline)
+    done = {place for place in before if between[place] != before[place]}
+    assert 0 < len(done) < num_asked
+
+    assert ask(pipeline, files="asked-*") == asked
+    computed = run_backfill(pipeline, tmp_path / "home", asked)
+
+    (tmp_path / "stop").touch()
+    assert reader.result() == [[60] * num_files]
+    after = ledger(pipeline)
+    assert computed == num_asked - len(done)
+    assert {place: after[place] for place in done} == {place: between[place] for place in done}
+    assert {path for _, path in after if after[_, path] != before[_, path]} == {
+        f"asked-{number:02}.parquet" for number in range(num_asked)
+    }
+    assert table_of(pipeline) == rows
+    assert problems_of(pipeline) == []
+
+
+def test_a_backfilled_table_is_that_of_a_fresh_run(pipeline, tmp_path):
+    run(pipeline)
+    backfill(pipeline)
+    fresh = make_pipeline(tmp_path / "fresh", pipeline.dataset.path)
+    run(fresh)
+
+    assert_same_tables(pipeline, fresh)

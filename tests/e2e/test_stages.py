@@ -1,0 +1,169 @@
+"""Each stage by itself, the other three absent: whatever the order and number of its runs, the table comes out right."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pipelines import (
+    assert_same_tables,
+    make_pipeline,
+    problems_of,
+    quarantine_of,
+    query,
+    reviews,
+    run,
+    write_parquet,
+)
+from tests.processes import Process
+from tidemill.backfill import Selection, plan_backfill, request_backfill
+from tidemill.config import Pipeline
+from tidemill.errors import LakeError, LimitExceeded
+from tidemill.lake import Lake
+from tidemill.station import STAGES, StageRun
+
+NUM_ROWS = 12
+
+
+@pytest.fixture(params=["parquet", "csv"])
+def data(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    folder = tmp_path / "data"
+    for number in range(3):
+        write(folder, request.param, f"{number}", number * 100)
+    return folder
+
+
+def write(folder: Path, kind: str, name: str, start: int) -> Path:
+    rows = reviews(start, NUM_ROWS)
+    path = folder / f"{name}.{kind}"
+    if kind == "parquet":
+        return write_parquet(path, rows, row_group_size=NUM_ROWS // 2)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows.to_pandas().to_csv(path, index=False)
+    return path
+
+
+def pipeline_over(folder: Path, data: Path, **sections: dict[str, Any]) -> Pipeline:
+    kind = next(data.iterdir()).suffix
+    return make_pipeline(folder, f"{data}/*{kind}", dataset={"shard_bytes": 600}, **sections)
+
+
+def stage(pipeline: Pipeline, name: Any) -> int:
+    result = StageRun(pipeline, name).execute()
+    assert result.state == "done", result.failures
+    return result.num_shards
+
+
+def stage_in_process(pipeline: Pipeline, name: str) -> int:
+    return stage(pipeline, name)
+
+
+def test_the_four_stages_in_turn_do_each_its_part_and_once_more_nothing(data, tmp_path):
+    pipeline = pipeline_over(tmp_path / "stages", data)
+    whole = pipeline_over(tmp_path / "whole", data)
+    run(whole)
+
+    first = {name: Process(stage_in_process, pipeline, name).result() for name in STAGES}
+    again = {name: stage(pipeline, name) for name in STAGES}
+
+    assert_same_tables(pipeline, whole)
+    assert problems_of(pipeline) == []
+    assert set(first.values()) == {len(query(whole.lake, "SELECT * FROM _ledger"))}
+    assert set(again.values()) == {0}
+
+
+def test_in_any_order_the_table_comes_out_right(data, tmp_path):
+    pipeline = pipeline_over(tmp_path / "stages", data)
+    stage(pipeline, "ingest")
+    done: list[int] = []
+    order = random.Random(7)
+    while sum(done) < len(query(pipeline.lake, "SELECT * FROM _requests")):
+        name = order.choice(STAGES)
+        done.append(stage(pipeline, name) if name == "materialize" else stage(pipeline, name) * 0)
+
+    whole = pipeline_over(tmp_path / "whole", data)
+    run(whole)
+    assert_same_tables(pipeline, whole)
+
+
+def test_a_new_revision_goes_through_the_stages_and_its_files_are_swapped_whole(data, tmp_path):
+    kind = next(data.iterdir()).suffix.lstrip(".")
+    pipeline = pipeline_over(tmp_path / "stages", data)
+    for name in STAGES:
+        stage(pipeline, name)
+    write(data, kind, "0", 300)
+    (data / f"1.{kind}").rename(data / f"moved.{kind}")
+    write(data, kind, "repeat", 200)
+    for name in ("materialize", *STAGES):
+        stage(pipeline, name)
+
+    whole = pipeline_over(tmp_path / "whole", data)
+    run(whole)
+    assert_same_tables(pipeline, whole)
+    assert problems_of(pipeline) == []
+
+
+def test_files_that_vanished_leave_with_the_last_stage_and_too_many_are_refused_by_the_first(data, tmp_path):
+    kind = next(data.iterdir()).suffix
+    pipeline = pipeline_over(tmp_path / "stages", data, limits={"max_removed": 0.4})
+    for name in STAGES:
+        stage(pipeline, name)
+    (data / f"1{kind}").unlink()
+    for name in STAGES:
+        stage(pipeline, name)
+    assert query(pipeline.lake, "SELECT DISTINCT path FROM _ledger ORDER BY 1") == [(f"0{kind}",), (f"2{kind}",)]
+
+    (data / f"0{kind}").unlink()
+    with pytest.raises(LimitExceeded, match="limits.max_removed"):
+        stage(pipeline, "ingest")
+
+
+def test_a_damaged_store_file_is_made_again_by_the_stage_that_made_it(data, tmp_path):
+    pipeline = pipeline_over(tmp_path / "stages", data)
+    stage(pipeline, "ingest")
+    stage(pipeline, "tokenize")
+    for kind in ("rows", "tokens"):
+        path = min((tmp_path / "stages" / "store" / kind).iterdir())
+        path.write_bytes(path.read_bytes()[:-200])
+    for name in (*reversed(STAGES), *STAGES, *STAGES):
+        stage(pipeline, name)
+
+    whole = pipeline_over(tmp_path / "whole", data)
+    run(whole)
+    assert_same_tables(pipeline, whole)
+
+
+def test_stages_work_on_a_backfill_of_a_new_version_beside_the_promoted_one(data, tmp_path):
+    pipeline = pipeline_over(tmp_path / "stages", data)
+    run(pipeline)
+    changed = pipeline_over(tmp_path / "stages", data, tokenizer={"max_length": 8})
+    with Lake(changed.lake) as lake:
+        made = plan_backfill(changed, lake, Selection())
+        request_backfill(lake, made)
+    for name in STAGES:
+        assert stage(pipeline, name) in (0, made.num_shards)
+
+    done = query(pipeline.lake, "SELECT version, count(*) FROM _ledger GROUP BY ALL")
+    assert sorted(count for _, count in done) == [made.num_shards, made.num_shards]
+    assert problems_of(pipeline) == []
+
+
+def test_a_row_that_cannot_be_processed_is_in_quarantine_after_the_last_stage(tmp_path):
+    rows = reviews(0, NUM_ROWS).to_pandas()
+    rows.loc[3, "text"] = None
+    (tmp_path / "data").mkdir()
+    rows.to_parquet(tmp_path / "data" / "0.parquet")
+    pipeline = pipeline_over(tmp_path / "stages", tmp_path / "data", limits={"max_quarantine": 1.0})
+    for name in STAGES:
+        stage(pipeline, name)
+
+    assert list(quarantine_of(pipeline)) == [("0.parquet", 3)]
+
+
+def test_a_stage_before_anything_was_read_says_which_stage_comes_first(data, tmp_path):
+    pipeline = pipeline_over(tmp_path / "stages", data)
+    with pytest.raises(LakeError, match="The ingest stage makes it"):
+        stage(pipeline, "infer")

@@ -1,0 +1,119 @@
+"""The commands that look after a lake: housekeeping, forgetting rows, migrating an older one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, confirmed, lake_spec, load, print_facts
+
+
+@app.command()
+def gc(
+    pipeline: PipelineFile,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be done.")] = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Keep house: merge small files, expire old snapshots, remove what nobody needs. Says what it would do first."""
+    from tidemill.lake.housekeeping import collect_garbage
+
+    facts = collect_garbage(load(pipeline, overrides), dry_run=not yes)
+    print_facts(facts, lambda found: _garbage(found, pipeline), as_json)
+
+
+@app.command()
+def forget(
+    pipeline: PipelineFile,
+    where: Annotated[
+        str, typer.Option("--where", metavar="CONDITION", help="Which rows: SQL over the result table's columns.")
+    ],
+    history: Annotated[
+        bool, typer.Option("--history", help="Erase every older snapshot even if no row matches now.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Erase rows for good: from every version, quarantine, old snapshots, data files and the store."""
+    from dataclasses import asdict
+
+    from tidemill.lake import erasure
+
+    loaded = load(pipeline, overrides)
+    found = erasure.preview(loaded, where)
+    if not as_json:
+        typer.echo(_found(asdict(found)))
+    question = f"Erase them for good, and every older snapshot of the lake {loaded.lake.catalog}?"
+    if not confirmed(question, yes=yes):
+        raise typer.Exit(1)
+    done = erasure.forget(loaded, where, history=history)
+    print_facts(asdict(done), _erased, as_json)
+
+
+@app.command()
+def migrate(
+    source: Annotated[str, typer.Argument(metavar="PIPELINE.toml|LAKE", help="A pipeline file, or a lake's catalog.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a lake that an older Tidemill wrote to this one's layout, all of it or none."""
+    from dataclasses import asdict
+
+    from tidemill.lake.migration import migrate as migrate_lake
+
+    print_facts(asdict(migrate_lake(lake_spec(source, overrides))), _migration, as_json)
+
+
+def _garbage(facts: dict[str, Any], pipeline_file: str) -> str:
+    from tidemill.lake.housekeeping import has_done_something
+
+    dry_run = facts["dry_run"]
+    counted = [
+        *(f"drop the abandoned table {name}" for name in facts["abandoned_tables"]),
+        *(f"remove {num:,} left-over rows of {table}" for table, num in facts["left_over_rows"].items()),
+        *(f"move {num:,} rows of {table} from the catalog to a file" for table, num in facts["flushed_rows"].items()),
+        *(f"merge {num:,} files of {table}" for table, num in facts["merged_files"].items()),
+        *_counted(facts, "expire", "expired_snapshots", "snapshots"),
+        *_counted(facts, "remove", "old_files", "files that no snapshot needs", "old_bytes"),
+        *_counted(facts, "remove", "orphans", "files of killed writers", "orphan_bytes"),
+        *_counted(facts, "remove", "store_files", "store files", "store_bytes"),
+    ]
+    lines = [f"{facts['pipeline']}: " + ("this would be done." if dry_run else f"done in {facts['seconds']:.1f} s.")]
+    if not has_done_something(facts):
+        lines = [f"{facts['pipeline']}: nothing to do."]
+    lines += [f"  {line}" for line in counted]
+    lines += [f"note: {note}" for note in facts["notes"]]
+    if dry_run and counted:
+        lines.append(f"Nothing was done yet. Do it: tidemill gc {pipeline_file} --yes")
+    return "\n".join(lines)
+
+
+def _counted(facts: dict[str, Any], verb: str, key: str, what: str, size: str | None = None) -> list[str]:
+    if not facts[key]:
+        return []
+    return [f"{verb} {facts[key]:,} {what}" + (f", {facts[size]:,} bytes" if size else "")]
+
+
+def _found(facts: dict[str, Any]) -> str:
+    lines = [f"{facts['pipeline']}: {facts['num_rows']:,} rows match."]
+    lines += [
+        f"  {version['table']}: {version['rows']:,} rows, {version['quarantined']:,} in quarantine"
+        for version in facts["versions"]
+    ]
+    lines += [f"  from {path}: {num:,}" for path, num in facts["paths"].items()]
+    lines += [f"note: {note}" for note in facts["notes"]]
+    return "\n".join(lines)
+
+
+def _erased(facts: dict[str, Any]) -> str:
+    lines = [f"{facts['pipeline']}: {facts['num_rows']:,} rows are erased, and every snapshot before now with them."]
+    return "\n".join([*lines, "Not reached:", *(f"  {place}" for place in facts["unreached"])])
+
+
+def _migration(facts: dict[str, Any]) -> str:
+    if facts["from_layout"] == facts["to_layout"]:
+        return f"The lake has layout {facts['to_layout']}, which is current: nothing to do."
+    lines = [f"The lake was migrated from layout {facts['from_layout']} to {facts['to_layout']}."]
+    return "\n".join([*lines, *(f"  {change}" for change in facts["changes"])])

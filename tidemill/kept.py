@@ -1,0 +1,56 @@
+"""Key and kept columns that changed: read again for done shards, beside the predictions that they have."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tidemill.errors import FileChanged, RunFailed
+from tidemill.lake.ledger import target_shards
+from tidemill.lake.rewrite import finish_rewrite, rewrite_shard, rewritten_shards, start_rewrite
+from tidemill.plan import Plan
+from tidemill.retry import retrying
+from tidemill.shards import Shard
+from tidemill.workspace import Workspace
+
+
+def rewrite_kept(plan: Plan, workspace: Workspace, patiently: Callable[[Callable[[], Any]], Any]) -> None:
+    """Give done shards the key and kept columns that are asked for now; no prediction is computed.
+
+    Raises:
+        RunFailed: other shards were committed meanwhile that have the old columns.
+    """
+    lake, target = workspace.lake, workspace.target
+    staging = patiently(lambda: start_rewrite(lake, target))
+    written = rewritten_shards(lake.cursor(), staging)
+    before = target_shards(lake.cursor(), target.pipeline, plan.previous_revision or "")
+    first_rows = {shard.shard_id: shard.slice.first_row for shard in before}
+    now = {shard.slice.content: shard for file in plan.files for shard in file.shards}
+    for done in plan.rewrite:
+        if done.shard_id not in written:
+            workspace.check_stop()
+            rows = _kept_rows(workspace, now.get(done.content), first_rows.get(done.shard_id))
+            patiently(functools.partial(rewrite_shard, lake, target, done.shard_id, rows, staging))
+    kept = [column.to_json() for column in plan.kept]
+    if not patiently(lambda: finish_rewrite(lake, target, staging, kept)):
+        raise RunFailed("Other shards were committed while columns were rewritten. Run again to go on.")
+
+
+def _kept_rows(workspace: Workspace, now: Shard | None, first_row: int | None) -> pa.Table | None:
+    """Key and kept columns of a done shard that starts at `first_row`, read from where its content lies now.
+
+    None where it is gone: then the shard is about to be replaced or removed.
+    """
+    if now is None or first_row is None:
+        return None
+    retries = workspace.pipeline.limits.retries
+    try:
+        rows = retrying(lambda: workspace.dataset.reader(now.file).rows(now.slice), retries=retries)
+    except FileChanged:
+        return None
+    moved = pc.add(rows["row_number"], first_row - now.slice.first_row)
+    return rows.set_column(rows.schema.get_field_index("row_number"), "row_number", moved)

@@ -1,0 +1,132 @@
+"""Who is computing what: a claim on a shard, which its holder's death gives back.
+
+Claims keep overlapping runs from doing the same work in vain; they protect
+nothing, for that is the lock's and the commit's part. They are locks of the
+operating system beside a SQLite catalog, and advisory locks in PostgreSQL: no
+heartbeat, no lease to expire, nothing to clean up after a kill.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any, Protocol
+
+from tidemill import config
+from tidemill.errors import LakeError
+from tidemill.lake.connection import sqlite_file
+from tidemill.shards import fingerprint
+
+CLAIM_DIGITS = 4
+"""Claims beside a SQLite catalog share 65,536 files: two that fall on one name only wait for each other."""
+
+
+class Claims(Protocol):
+    """Claims by name, of one holder; may be used from several threads."""
+
+    def hold(self, name: str) -> bool:
+        """Take the claim; False if someone has it, this holder included."""
+
+    def release(self, name: str) -> None: ...
+
+    def close(self) -> None:
+        """Give back all that is held."""
+
+
+def open_claims(spec: config.Lake) -> Claims:
+    if spec.catalog.startswith("sqlite:"):
+        return FileClaims(Path(sqlite_file(spec) + ".claims"))
+    return AdvisoryClaims(spec.catalog.partition(":")[2])
+
+
+class FileClaims:
+    """Locked files in a folder beside the catalog."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._held: dict[str, Any] = {}
+        self._mutex = threading.Lock()
+
+    def hold(self, name: str) -> bool:
+        import filelock
+
+        config.make_folder(self._folder, "lake.catalog")
+        with self._mutex:
+            if name in self._held:
+                return False
+            lock = filelock.FileLock(self._folder / fingerprint(name)[:CLAIM_DIGITS], thread_local=False)
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                return False
+            self._held[name] = lock
+            return True
+
+    def release(self, name: str) -> None:
+        with self._mutex:
+            if lock := self._held.pop(name, None):
+                lock.release()
+
+    def close(self) -> None:
+        for name in list(self._held):
+            self.release(name)
+
+
+class AdvisoryClaims:
+    """Advisory locks of one PostgreSQL session, which end with its connection."""
+
+    def __init__(self, conninfo: str) -> None:
+        self._conninfo = conninfo
+        self._connection: Any = None
+        self._held: set[str] = set()
+        self._mutex = threading.Lock()
+
+    def hold(self, name: str) -> bool:
+        with self._mutex:
+            if name in self._held:
+                return False
+            # A session may take one lock twice, so what it holds is remembered here.
+            if self._ask("SELECT pg_try_advisory_lock(%s)", name):
+                self._held.add(name)
+                return True
+            return False
+
+    def release(self, name: str) -> None:
+        with self._mutex:
+            if name in self._held:
+                self._held.discard(name)
+                self._ask("SELECT pg_advisory_unlock(%s)", name)
+
+    def close(self) -> None:
+        with self._mutex:
+            self._held.clear()
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _ask(self, query: str, name: str) -> bool:
+        import psycopg
+
+        try:
+            if self._connection is None or self._connection.closed:
+                # What a lost connection held is free for others by now.
+                self._held.clear()
+                self._connection = psycopg.connect(self._conninfo, autocommit=True)
+            row = self._connection.execute(query, [int(fingerprint(name)[:15], 16)]).fetchone()
+        except psycopg.OperationalError as e:
+            self._connection = None
+            raise LakeError(f"PostgreSQL does not answer: {e}. Check lake.catalog.") from e
+        return bool(row and row[0])
+
+
+def run_claim(run_id: str) -> str:
+    """What a run claims for as long as it lives."""
+    return f"run {run_id}"
+
+
+def is_alive(claims: Claims, run_id: str) -> bool:
+    """Whether the run's process is still there, on whatever machine that shares the lake."""
+    free = claims.hold(run_claim(run_id))
+    if free:
+        claims.release(run_claim(run_id))
+    return not free

@@ -1,0 +1,60 @@
+"""Conditions that a user writes: one plain expression of SQL, that can be nothing else.
+
+DuckDB's own parser says what it is; nothing is looked for in its text.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import duckdb
+
+from tidemill.errors import ConfigError
+from tidemill.lake.connection import Cursor
+
+WAY_OUT = "Give one condition over the columns of the result table, such as \"id = 'a17'\"."
+OTHER_CLAUSES = ("where_clause", "group_expressions", "having", "qualify", "modifiers")
+
+
+def check_condition(condition: str) -> None:
+    """
+    Raises:
+        ConfigError: it is not one expression: a statement, a subquery, several, or none.
+    """
+    with duckdb.connect() as parser:
+        (text,) = parser.execute("SELECT json_serialize_sql(?)", [f"SELECT (\n{condition}\n)"]).fetchall()[0]
+    parsed = json.loads(text)
+    if parsed["error"]:
+        raise ConfigError(f"--where cannot be read as SQL: {parsed['error_message']}. {WAY_OUT}")
+    nodes = [statement["node"] for statement in parsed["statements"]]
+    if len(nodes) != 1 or not _is_one_expression(nodes[0]):
+        raise ConfigError(f"--where is more than a condition: no statement and no subquery may be in it. {WAY_OUT}")
+
+
+def check_is_boolean(cursor: Cursor, source: str, condition: str) -> None:
+    """
+    Raises:
+        ConfigError: it gives something else than true or false.
+        duckdb.Error: it does not fit the source's columns.
+    """
+    found = cursor.execute(f"SELECT (\n{condition}\n) FROM ({source}) LIMIT 0").description or []
+    kinds = {str(column[1]) for column in found}
+    if kinds != {"BOOLEAN"}:
+        raise ConfigError(f"--where gives {', '.join(sorted(kinds))}, not true or false. {WAY_OUT}")
+
+
+def _is_one_expression(node: dict[str, Any]) -> bool:
+    return (
+        node["type"] == "SELECT_NODE"
+        and len(node["select_list"]) == 1
+        and node["from_table"]["type"] == "EMPTY"
+        and not any(node[clause] for clause in OTHER_CLAUSES)
+        and "SUBQUERY" not in _classes(node["select_list"][0])
+    )
+
+
+def _classes(node: Any) -> set[str]:
+    parts = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    own = {str(node["class"])} if isinstance(node, dict) and "class" in node else set()
+    return own.union(*(_classes(part) for part in parts))

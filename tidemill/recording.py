@@ -1,0 +1,176 @@
+"""One run, from its first row in `_runs` to its last: every kind of run starts, fails, stops and ends the same way."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import duckdb
+
+from tidemill.config import Pipeline
+from tidemill.errors import Stopped
+from tidemill.estimates import Estimate
+from tidemill.lake import Lake
+from tidemill.lake.claims import Claims, open_claims, run_claim
+from tidemill.lake.runs import RunRecord, record_run
+from tidemill.lake.tables import table_name
+from tidemill.progress import Progress, Quiet
+from tidemill.retry import retrying
+from tidemill.window import Outcomes
+from tidemill.workspace import Tally
+
+T = TypeVar("T")
+
+
+@dataclass
+class RunResult:
+    """What a run did. `state` is done, failed or stopped."""
+
+    run_id: str
+    pipeline: str
+    version: str
+    table: str
+    revision: str
+    kind: str = "run"
+    state: str = "done"
+    num_shards: int = 0
+    num_copied: int = 0
+    num_rewritten: int = 0
+    num_rows: int = 0
+    num_quarantined: int = 0
+    num_rows_removed: int = 0
+    num_tokens: int = 0
+    num_retries: int = 0
+    seconds: float = 0.0
+    estimated_seconds: float | None = None
+    estimated_seconds_low: float | None = None
+    estimated_seconds_high: float | None = None
+    cost: float | None = None
+    currency: str | None = None
+    backfill_id: str | None = None
+    failures: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Recording:
+    """A run's record, outcomes and end. `kind` is what `_runs.kind` says."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        kind: str,
+        *,
+        why: str,
+        flow_run_id: str | None = None,
+        progress: Progress | None = None,
+        backfill_id: str | None = None,
+    ) -> None:
+        self.pipeline, self.progress = pipeline, progress or Quiet()
+        self.record = RunRecord(
+            secrets.token_hex(6),
+            pipeline.name,
+            kind=kind,
+            why=why or kind,
+            flow_run_id=flow_run_id,
+            backfill_id=backfill_id,
+        )
+        self.outcomes = Outcomes(self.record, self.progress)
+        self.tally = Tally()
+        self.notes: list[str] = []
+        self.num_rewritten = 0
+
+    @property
+    def run_id(self) -> str:
+        return self.record.run_id
+
+    def carry_out(self, lake: Lake, work: Callable[[Claims], None]) -> RunResult:
+        """Do `work` between the two writes of the run's row; what it committed stays, whatever is raised."""
+        started = time.monotonic()
+        self.patiently(lambda: record_run(lake, self.record))
+        try:
+            with closing(open_claims(lake.spec)) as claims:
+                claims.hold(run_claim(self.run_id))
+                work(claims)
+            state = "failed" if self.outcomes.failures or self.over_quarantine() else "done"
+        except (Stopped, duckdb.InterruptException) as e:
+            self.notes += [str(e)] if isinstance(e, Stopped) and type(e) is not Stopped else []
+            state = "stopped"
+        except Exception as e:
+            self.notes.append(str(e))
+            self._finish(lake, "failed", started)
+            raise
+        except BaseException:  # noqa: BLE001 — Ctrl-C, or an executor's own way to say that the process is to end.
+            state = "stopped"
+        return self._finish(lake, state, started)
+
+    def patiently(self, call: Callable[[], T]) -> T:
+        """A write of the run's own, outside of any step: another writer's lock is waited for as a step would."""
+        return retrying(call, retries=self.pipeline.limits.retries)
+
+    def expect(self, estimate: Estimate) -> None:
+        """Note what the run should take, to be held against what it took."""
+        self.record.estimated_seconds, self.record.estimated_cost = estimate.seconds, estimate.cost
+        self.record.estimated_seconds_low = estimate.seconds_low
+        self.record.estimated_seconds_high = estimate.seconds_high
+
+    def over_quarantine(self) -> bool:
+        return self.tally.share_with() > self.pipeline.limits.max_quarantine
+
+    def _finish(self, lake: Lake, state: str, started: float) -> RunResult:
+        record = self.record
+        record.num_shards_failed = len(self.outcomes.failures)
+        record.state, record.finished_at, record.seconds = state, datetime.now(UTC), time.monotonic() - started
+        per_hour = self.pipeline.cost.per_hour
+        record.cost = None if per_hour is None else record.seconds / 3600 * per_hour
+        record.currency = self.pipeline.cost.currency
+        notes = [*self.notes, *self._limit_notes()]
+        told = [*notes, *(f"{path}: {error}" for path, error in self.outcomes.failures[:5])]
+        record.message = "; ".join(told) or None
+        self.patiently(lambda: record_run(lake, record))
+        return self._result(notes)
+
+    def _result(self, notes: Sequence[str]) -> RunResult:
+        record = self.record
+        return RunResult(
+            run_id=record.run_id,
+            pipeline=record.pipeline,
+            version=record.version or "",
+            table=table_name(record.pipeline, record.version) if record.version else "",
+            revision=record.revision or "",
+            kind=record.kind,
+            state=record.state,
+            num_shards=record.num_shards,
+            num_copied=record.num_copied,
+            num_rewritten=self.num_rewritten,
+            num_rows=record.num_rows,
+            num_quarantined=record.num_quarantined,
+            num_rows_removed=record.num_rows_removed,
+            num_tokens=record.num_tokens,
+            num_retries=record.num_retries,
+            seconds=record.seconds or 0.0,
+            estimated_seconds=record.estimated_seconds,
+            estimated_seconds_low=record.estimated_seconds_low,
+            estimated_seconds_high=record.estimated_seconds_high,
+            cost=record.cost,
+            currency=record.currency if record.cost is not None else None,
+            backfill_id=record.backfill_id,
+            failures=[
+                {"path": path, "error": type(error).__name__, "message": str(error)}
+                for path, error in self.outcomes.failures
+            ],
+            notes=list(notes),
+        )
+
+    def _limit_notes(self) -> list[str]:
+        if not self.over_quarantine():
+            return []
+        return [
+            f"{self.tally.num_quarantined:,} of {self.tally.num_rows:,} rows went to quarantine: more than "
+            f"limits.max_quarantine = {self.pipeline.limits.max_quarantine:g}. No old rows were removed. See why: "
+            f"SELECT stage, reason, count(*) FROM _quarantine GROUP BY ALL. If that is right, raise the limit."
+        ]
