@@ -31,9 +31,25 @@ def tables() -> str:
     for section, facts in schema["properties"].items():
         if section == "name":
             continue
-        model = schema["$defs"][(facts.get("$ref") or facts["allOf"][0]["$ref"]).rpartition("/")[2]]
-        lines += ["", f"### [{section}]", "", *_table(f"{section}.", model["properties"], model.get("required", []))]
+        model = _model(facts, schema)
+        keys = _with_sections(model["properties"], schema)
+        lines += ["", f"### [{section}]", "", *_table(f"{section}.", keys, model.get("required", []))]
     return "\n".join(lines)
+
+
+def _model(facts: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = schema["$defs"][(facts.get("$ref") or facts["allOf"][0]["$ref"]).rpartition("/")[2]]
+    return found
+
+
+def _with_sections(keys: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """The keys, each section within them followed by its own."""
+    found = {}
+    for key, facts in keys.items():
+        found[key] = facts
+        if "$ref" in facts or "allOf" in facts:
+            found |= {f"{key}.{name}": inner for name, inner in _model(facts, schema)["properties"].items()}
+    return found
 
 
 def _table(prefix: str, keys: dict[str, Any], required: list[str]) -> Iterator[str]:
@@ -41,7 +57,8 @@ def _table(prefix: str, keys: dict[str, Any], required: list[str]) -> Iterator[s
     yield "|---|---|---|---|"
     for key, facts in keys.items():
         dotted = prefix + key
-        default = "required" if key in required else _shown(_default(dotted))
+        section = "$ref" in facts or "allOf" in facts
+        default = "required" if key in required else "" if section else _shown(_default(dotted), facts)
         meaning = facts["description"].replace("|", "\\|").replace("\n", " ")
         yield f"| `{dotted}` | {_kind(facts)} | {default} | {meaning} |"
 
@@ -53,9 +70,11 @@ def _default(dotted: str) -> Any:
     return value
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, facts: dict[str, Any]) -> str:
     if value is None:
         return ""
+    if facts.get("format") == "duration":
+        return f'`"{value / 86_400:g} days"`'
     if hasattr(value, "human_readable"):
         decimal = value % 10**6 == 0
         return f'`"{value.human_readable(decimal=decimal, separator=" ").replace(".0 ", " ")}"`'
@@ -69,6 +88,10 @@ def _kind(facts: dict[str, Any]) -> str:
         return " or ".join(f'`"{value}"`' for value in facts["enum"])
     if "const" in facts:
         return f'`"{facts["const"]}"`'
+    if "$ref" in facts or "allOf" in facts:
+        return "section"
+    if facts.get("format") == "duration":
+        return "duration"
     if "anyOf" in facts:
         kinds = [_kind(kind) for kind in facts["anyOf"] if kind.get("type") != "null"]
         return "size" if "size" in kinds else " or ".join(kinds)

@@ -5,76 +5,92 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from flows.client import ANSWER_SECONDS, check_server, server_url
+from flows.names import TAG, pipeline_tag
 from flows.server import temporary_server
 from tidemill.config import Pipeline
-from tidemill.errors import ConfigError, RunFailed
+from tidemill.errors import RunFailed
 from tidemill.progress import Progress
-from tidemill.run import RunResult
+from tidemill.recording import RunResult
+from tidemill.run import Run
 
-ANSWER_SECONDS = 10.0
+if TYPE_CHECKING:
+    from flows.flow_run import Here
+
 START_SECONDS = 120.0
 DRAIN_SECONDS = 10.0
 CONFIGURED = "Start it, set PREFECT_API_URL to another, unset it to get a temporary one, or run with --direct."
 TEMPORARY = "It was to serve this run only. Set PREFECT_API_URL to one that runs, or run with --direct."
 
 
-def run_under_prefect(pipeline: Pipeline, *, yes: bool = False, progress: Progress) -> RunResult:
-    """Run the flow in this process and thread.
+def run_under_prefect(
+    pipeline: Pipeline, *, yes: bool = False, progress: Progress, run: Run | None = None
+) -> RunResult:
+    """Run the flow in this process and thread; `run` is one that is planned already.
 
     Raises:
         ConfigError: Prefect is not installed, or its configured server does not answer.
         TidemillError: whatever the run itself raises.
     """
-    os.environ.setdefault("DO_NOT_TRACK", "1")  # Else Prefect prints a notice on the user's terminal at first use.
-    try:
-        from prefect.settings import get_current_settings
-    except ModuleNotFoundError as e:
-        raise ConfigError("Prefect is not installed. pip install prefect, or run with --direct.") from e
-
-    if url := get_current_settings().api.url:
-        with _quiet_console(), _settings(url):
-            _check_server(url, ANSWER_SECONDS, way_out=CONFIGURED)
-            return _run_flow(pipeline, yes, progress)
-    with temporary_server() as url, _quiet_console(), _settings(url):
+    if url := server_url():
+        with quietly(url):
+            check_server(url, ANSWER_SECONDS, way_out=CONFIGURED)
+            return _run_flow(pipeline, yes, progress, run)
+    with temporary_server() as url, quietly(url):
         import flows.run  # noqa: F401  # And with it all that the run needs, while the server starts.
 
-        _check_server(url, START_SECONDS, way_out=TEMPORARY)
-        return _run_flow(pipeline, yes, progress)
+        check_server(url, START_SECONDS, way_out=TEMPORARY)
+        return _run_flow(pipeline, yes, progress, run)
 
 
-def _run_flow(pipeline: Pipeline, yes: bool, progress: Progress) -> RunResult:
+def _run_flow(pipeline: Pipeline, yes: bool, progress: Progress, run: Run | None) -> RunResult:
+    from flows.flow_run import Here
+    from flows.run import run_pipeline
+
+    here = Here(pipeline, progress, run)
+    return run_here(here, lambda: run_pipeline(parameter(pipeline), yes=yes, return_state=True))
+
+
+def run_here(here: Here, flow: Callable[[], Any]) -> RunResult:
+    """Call a flow in this process and thread, with what it needs of the caller."""
     import httpx
     from prefect import tags
 
-    from flows.run import HERE, Here, run_pipeline
+    from flows.flow_run import HERE
 
-    here = Here(pipeline, progress)
     token = HERE.set(here)
     try:
-        with tags("tidemill"):
-            state: Any = run_pipeline(_parameter(pipeline), yes=yes, return_state=True)
+        with tags(TAG, pipeline_tag(here.pipeline.name)):
+            state = flow()
         if here.result is None:
             state.result()
     except httpx.HTTPError as e:
         if here.result is None:
             raise RunFailed(f"The Prefect server stopped answering: {e}. Run again, or with --direct.") from e
-        progress.note(f"The Prefect server could not be told how the run ended: {e}.")
+        here.progress.note(f"The Prefect server could not be told how the run ended: {e}.")
     finally:
         HERE.reset(token)
     assert here.result is not None
     return here.result
 
 
-def _parameter(pipeline: Pipeline) -> dict[str, Any]:
+def parameter(pipeline: Pipeline) -> dict[str, Any]:
     """The pipeline as Prefect stores and shows it: without the catalog's password."""
     raw = pipeline.model_dump(mode="json", exclude_unset=True)
     if catalog := raw.get("lake", {}).get("catalog"):
         raw["lake"]["catalog"] = re.sub(r"password=('[^']*'|\S+)", "password=***", catalog)
     return raw
+
+
+@contextmanager
+def quietly(url: str) -> Iterator[None]:
+    """Talk to the server at `url`, and keep the terminal for the run's own progress."""
+    with _quiet_console(), _settings(url):
+        yield
 
 
 @contextmanager
@@ -96,21 +112,6 @@ def _drain() -> None:
 
     EventsWorker.drain_all(timeout=DRAIN_SECONDS, at_exit=False)
     APILogWorker.drain_all(timeout=DRAIN_SECONDS, at_exit=False)
-
-
-def _check_server(url: str, seconds: float, *, way_out: str) -> None:
-    import httpx
-    from prefect import get_client
-    from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-
-    try:
-        with (
-            temporary_settings({PREFECT_API_REQUEST_TIMEOUT: seconds, PREFECT_CLIENT_MAX_RETRIES: 0}),
-            get_client(sync_client=True) as client,
-        ):
-            client.api_version()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as e:
-        raise ConfigError(f"The Prefect server at {url} does not answer: {e or type(e).__name__}. {way_out}") from e
 
 
 @contextmanager

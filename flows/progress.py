@@ -1,20 +1,27 @@
-"""A run's progress as lines in its flow run's log: one a shard, for ten thousand lines cost 13 s."""
+"""A run's progress as its flow run shows it: lines in the log, one a shard, and an artifact that fills up.
+
+One line a shard, for ten thousand lines cost 13 s.
+"""
 
 from __future__ import annotations
 
+import time
 from logging import Logger, LoggerAdapter
 from typing import Any
 
-from tidemill.plan import Plan
-from tidemill.progress import Quiet
+from flows.artifacts import Artifacts
+from tidemill.progress import Expected, Progress, Quiet
+
+UPDATE_SECONDS = 2.0
 
 
 class Logged(Quiet):
     def __init__(self, logger: Logger | LoggerAdapter[Any]) -> None:
         self._logger = logger
 
-    def planned(self, plan: Plan, *, num_shards: int, rows: int) -> None:
-        self._logger.info("%s at %s: %d shards, %d rows", plan.table.name, plan.revision, num_shards, rows)
+    def planned(self, expected: Expected) -> None:
+        facts = (expected.pipeline, expected.version, expected.revision, expected.num_shards, expected.num_rows)
+        self._logger.info("%s, version %s at %s: %d shards, %d rows", *facts)
 
     def committed(self, path: str, *, shards: int, rows: int, tokens: int, quarantined: int) -> None:
         self._logger.info(
@@ -29,3 +36,36 @@ class Logged(Quiet):
 
     def note(self, message: str) -> None:
         self._logger.warning(message)
+
+
+class Shown:
+    """Passes everything on, and keeps the flow run's progress artifact up to date."""
+
+    def __init__(self, inner: Progress, artifacts: Artifacts) -> None:
+        self._inner, self._artifacts = inner, artifacts
+        self._rows = self._rows_expected = 0
+        self._updated = time.monotonic()
+
+    def planned(self, expected: Expected) -> None:
+        self._inner.planned(expected)
+        self._rows_expected = expected.num_rows
+
+    def ingested(self, path: str, *, rows: int) -> None:
+        self._inner.ingested(path, rows=rows)
+
+    def committed(self, path: str, *, shards: int, rows: int, tokens: int, quarantined: int) -> None:
+        self._inner.committed(path, shards=shards, rows=rows, tokens=tokens, quarantined=quarantined)
+        self._rows += rows + quarantined
+        if time.monotonic() - self._updated > UPDATE_SECONDS:
+            self._updated = time.monotonic()
+            # What reading finds is not in the plan, so the last percent waits for the end.
+            self._artifacts.progress(min(99.0, 100.0 * self._rows / max(1, self._rows_expected)))
+
+    def failed(self, path: str, error: BaseException) -> None:
+        self._inner.failed(path, error)
+
+    def retried(self, step: str, error: BaseException) -> None:
+        self._inner.retried(step, error)
+
+    def note(self, message: str) -> None:
+        self._inner.note(message)

@@ -34,7 +34,7 @@ from tidemill.lake.requests import ONLY_QUARANTINED, Request, open_requests, qua
 from tidemill.lake.runs import RunRecord
 from tidemill.lake.tables import duckdb_type, insert_records
 from tidemill.plan import FilePlan
-from tidemill.progress import Progress
+from tidemill.progress import Expected, Progress
 from tidemill.recording import Recording, RunResult
 from tidemill.shards import Shard
 from tidemill.sources import reopen_dataset
@@ -264,7 +264,7 @@ class BackfillRun:
             requests = self._open(lake, version)
             if not requests or (number and self._recording.outcomes.failures):
                 break
-            self._work(lake, version, claims, requests)
+            self._work(lake, version, claims, requests, first=number == 0)
         lake.write(self._close_if_done, message=f"backfill {self.backfill_id}")
 
     def _open(self, lake: Lake, version: str) -> list[Request]:
@@ -272,22 +272,15 @@ class BackfillRun:
             lake.cursor(), self.pipeline.name, version, backfill_id=self.backfill_id, shard_ids=self._shards
         )
 
-    def _work(self, lake: Lake, version: str, claims: Claims, requests: Sequence[Request]) -> None:
+    def _work(self, lake: Lake, version: str, claims: Claims, requests: Sequence[Request], *, first: bool) -> None:
         recording = self._recording
         workspace = reopen(
             self.pipeline, lake, claims, version, run_id=self.run_id, tally=recording.tally, requests=requests
         )
         recording.record.revision = workspace.target.revision
         rate = workspace.rate()
-        tokens = _num_tokens(
-            lake.cursor(),
-            self.pipeline.name,
-            rate,
-            [request.shard for request in requests],
-            {request.shard.shard_id: request.rows for request in requests if request.rows is not None},
-        )
-        if recording.record.estimated_seconds is None:
-            recording.expect(estimate(rate, tokens, self.pipeline.cost))
+        if first:
+            self._expect(lake, workspace, rate, requests)
         executor = self._executor_type(workspace, recording.progress)
         window = Window(recording.outcomes, workspace, executor, self._budget(lake, claims, rate))
         try:
@@ -309,6 +302,16 @@ class BackfillRun:
         finally:
             recording.record.num_retries += executor.num_retries
         executor.close(cancel=False)
+
+    def _expect(self, lake: Lake, workspace: Workspace, rate: Rate, requests: Sequence[Request]) -> None:
+        shards = [request.shard for request in requests]
+        only = {request.shard.shard_id: request.rows for request in requests if request.rows is not None}
+        num_rows = sum(_num_rows(shard, only) for shard in shards)
+        target, num_tokens = workspace.target, _num_tokens(lake.cursor(), self.pipeline.name, rate, shards, only)
+        self._recording.expect(estimate(rate, num_tokens, self.pipeline.cost))
+        self._recording.progress.planned(
+            Expected(target.pipeline, target.version, target.revision, len(shards), num_rows)
+        )
 
     def _budget(self, lake: Lake, claims: Claims, rate: Rate) -> Budget:
         _, _, max_cost = _asked(lake.cursor(), self.backfill_id)

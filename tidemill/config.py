@@ -57,7 +57,7 @@ def _as_seconds(value: object) -> object:
     return float(found[1]) * SECONDS[unit]
 
 
-Duration = Annotated[float, BeforeValidator(_as_seconds), Field(gt=0)]
+Duration = Annotated[float, BeforeValidator(_as_seconds), Field(gt=0, json_schema_extra={"format": "duration"})]
 """Seconds."""
 
 
@@ -127,13 +127,16 @@ class Inference(Section):
     """Compute identical texts of a shard once."""
 
 
-class StageSchedule(Section):
-    cron: str | None = None
-    """When this runs by itself, in cron's five fields; not at all by the clock if not given."""
+class Workers(Section):
     pool: str | None = None
     """The work pool whose workers run it; `schedule.pool` if not given."""
     limit: Annotated[int, Field(gt=0)] | None = None
     """Most flow runs of it at one time."""
+
+
+class StageSchedule(Workers):
+    cron: str | None = None
+    """When this runs by itself, in cron's five fields; not at all by the clock if not given."""
 
 
 class Schedule(Section):
@@ -157,8 +160,8 @@ class Schedule(Section):
     """The infer stage by itself: give it the pool of the machines with the GPUs."""
     materialize: StageSchedule = StageSchedule()
     """The materialize stage by itself."""
-    backfill: StageSchedule = StageSchedule()
-    """Tranches of backfills; they have no cron."""
+    backfill: Workers = Workers()
+    """Tranches of backfills."""
     gc: StageSchedule = StageSchedule()
     """Housekeeping of the pipeline's lake and store."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tidemill import hub
 from tidemill.errors import ConfigError
+from tidemill.objects import open_address, translated
 from tidemill.shards import SourceFile
 
 IN_PATH = re.compile(
@@ -73,10 +74,9 @@ def _last_changes(files: list[SourceFile]) -> dict[str, date]:
 
 def _modified(file: SourceFile) -> date:
     if "://" in file.url:
-        import fsspec
-
-        file_system, path = fsspec.core.url_to_fs(file.url)
-        when: datetime = file_system.modified(path)
+        file_system, path = open_address(file.url, "dataset.path")
+        with translated(file.url, "dataset.path"):
+            when: datetime = file_system.modified(path)
         return when.astimezone(UTC).date()
     return datetime.fromtimestamp(Path(file.url).stat().st_mtime, UTC).date()
 

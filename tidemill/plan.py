@@ -28,7 +28,7 @@ FileState = Literal["unchanged", "new", "changed", "unfinished"]
 Action = Literal["compute", "copy"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ShardPlan:
     shard: Shard
     action: Action
@@ -36,7 +36,7 @@ class ShardPlan:
     """The shard id, at another place, that has this content; it may itself be computed by this plan."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FilePlan:
     """What is to be done for one file.
 
@@ -109,14 +109,18 @@ class Plan:
         return sum(file.file.size - _known_bytes(file) for file in self.uncut)
 
     @property
+    def num_rows(self) -> int:
+        """To compute; estimated where files are not read to their end."""
+        unread = self.uncut_bytes / self.rate.bytes_per_row if self.rate.bytes_per_row else 0
+        return sum(item.shard.slice.num_rows for item in self.computed) + round(unread)
+
+    @property
     def estimate(self) -> Estimate:
         text_bytes = sum(item.shard.slice.text_bytes for item in self.computed) + self.uncut_bytes
         return estimate(self.rate, self.rate.num_tokens(text_bytes), self.pipeline.cost)
 
     def to_json(self) -> dict[str, Any]:
-        computed, uncut_bytes = self.computed, self.uncut_bytes
-        uncut_rows = None if self.rate.bytes_per_row is None else round(uncut_bytes / self.rate.bytes_per_row)
-        rows = sum(item.shard.slice.num_rows for item in computed)
+        computed = self.computed
         return {
             "pipeline": self.pipeline.name,
             "revision": self.revision,
@@ -152,7 +156,7 @@ class Plan:
             "num_shards_computed": len(computed),
             "num_shards_copied": len(self.todo) - len(computed),
             "num_shards_rewritten": len(self.rewrite),
-            "rows": rows + (uncut_rows or 0),
+            "rows": self.num_rows,
             "rows_estimated": bool(self.uncut),
             "rows_removed": self.num_rows_removed,
             "tokens_estimated": True,
@@ -265,7 +269,8 @@ def _plan_files(
     kept: Sequence[KeptColumn],
 ) -> Iterator[FilePlan]:
     cut = lake_ledger.cut_files(cursor, pipeline.name) if cursor and previous else {}
-    before = lake_ledger.slices_at(cursor, pipeline.name, previous) if cursor and previous else {}
+    unsettled = [file.path for file in dataset.files if file.content not in cut]
+    before = lake_ledger.slices_at(cursor, pipeline.name, previous, unsettled) if cursor and previous else {}
     done_paths = _ids_by_path(done)
     by_content = {shard.content: shard_id for shard_id, shard in done.items()}
     for file in dataset.files:
@@ -330,11 +335,13 @@ def _ids_by_path(done: Mapping[str, DoneShard]) -> dict[str, set[str]]:
 def _vanished(files: Sequence[FilePlan], done: Mapping[str, DoneShard]) -> tuple[tuple[str, ...], dict[str, str], int]:
     """Paths that left the dataset for good; those that only moved; and the rows that go with the first."""
     listed = {file.file.path for file in files}
-    new_place = {shard.slice.content: file.file.path for file in files if file.state == "new" for shard in file.shards}
     contents: dict[str, list[DoneShard]] = defaultdict(list)
     for shard in done.values():
         if shard.path not in listed:
             contents[shard.path].append(shard)
+    if not contents:
+        return (), {}, 0
+    new_place = {shard.slice.content: file.file.path for file in files if file.state == "new" for shard in file.shards}
     renamed = {
         path: new_place[shards[0].content]
         for path, shards in contents.items()

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
-from tidemill.plan import Plan
+
+@dataclass(frozen=True)
+class Expected:
+    """The work ahead. `more` says that reading will find shards and rows that are not counted here."""
+
+    pipeline: str
+    version: str
+    revision: str
+    num_shards: int
+    num_rows: int
+    more: bool = False
 
 
 class Progress(Protocol):
-    def planned(self, plan: Plan, *, num_shards: int, rows: int) -> None:
-        """Work starts. `num_shards` and `rows` leave out what is found only by reading."""
+    def planned(self, expected: Expected) -> None:
+        """Work starts."""
 
     def ingested(self, path: str, *, rows: int) -> None:
         """A shard's rows were read."""
@@ -30,7 +41,7 @@ class Progress(Protocol):
 class Quiet:
     """Tells nothing."""
 
-    def planned(self, plan: Plan, *, num_shards: int, rows: int) -> None:
+    def planned(self, expected: Expected) -> None:
         return
 
     def ingested(self, path: str, *, rows: int) -> None:

@@ -22,7 +22,7 @@ from tidemill.lake.commit import Copied, commit_shards, remove_vanished
 from tidemill.lake.requests import Request
 from tidemill.models import load_tokenizer
 from tidemill.plan import FilePlan, Plan, make_plan
-from tidemill.progress import Progress
+from tidemill.progress import Expected, Progress
 from tidemill.recording import Recording, RunResult
 from tidemill.shards import Shard
 from tidemill.sources import Dataset
@@ -59,6 +59,11 @@ class Run:
     @property
     def run_id(self) -> str:
         return self._recording.run_id
+
+    def under(self, executor: Callable[[Workspace, Progress], Executor], *, flow_run_id: str) -> Run:
+        """This run, as a flow run carries it out."""
+        self.executor_type, self._record.flow_run_id = executor, flow_run_id
+        return self
 
     def prepare(self) -> Plan:
         """Plan against the lake, which is made if there is none; `execute` carries this plan out.
@@ -129,8 +134,16 @@ class Run:
         if plan.is_up_to_date and plan.previous_revision == plan.revision:
             return True
         self._recording.expect(plan.estimate)
-        facts = plan.to_json()
-        self.progress.planned(plan, num_shards=facts["num_shards_computed"], rows=facts["rows"])
+        self.progress.planned(
+            Expected(
+                pipeline=self.pipeline.name,
+                version=plan.version,
+                revision=plan.revision,
+                num_shards=len(plan.computed),
+                num_rows=plan.num_rows,
+                more=bool(plan.uncut),
+            )
+        )
         version = Version(plan.spec, plan.kept, plan.table)
         workspace = Workspace(
             self.pipeline,

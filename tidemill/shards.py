@@ -7,7 +7,7 @@ the same bytes under another path cost nothing.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 def fingerprint(*parts: object) -> str:
@@ -20,7 +20,7 @@ def fingerprint(*parts: object) -> str:
     return digest.hexdigest()[:32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceFile:
     """One file of a dataset revision.
 
@@ -36,7 +36,7 @@ class SourceFile:
     stamp: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Slice:
     """Consecutive records of one file.
 
@@ -54,14 +54,15 @@ class Slice:
     text_bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Shard:
     """A slice at its place: the unit of work, retry, resume and commit."""
 
     file: SourceFile
     slice: Slice
+    shard_id: str = field(init=False, repr=False, compare=False)
 
-    @property
-    def shard_id(self) -> str:
+    def __post_init__(self) -> None:
         cut = self.slice
-        return fingerprint(self.file.path, cut.first_row, cut.start, cut.content)[:16]
+        shard_id = fingerprint(self.file.path, cut.first_row, cut.start, cut.content)[:16]
+        object.__setattr__(self, "shard_id", shard_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
@@ -37,6 +38,7 @@ def pipeline_status(pipeline: Pipeline) -> dict[str, Any]:
         name, promoted = pipeline.name, state.promoted_version
         every = standings(cursor, name, state.target_revision)
         standing = next(version for version in every if version.version == promoted)
+        requests = _open_requests(cursor, name, state.target_revision)
         return {
             "pipeline": name,
             "target_revision": state.target_revision,
@@ -54,8 +56,8 @@ def pipeline_status(pipeline: Pipeline) -> dict[str, Any]:
             "quarantine": _quarantine_reasons(cursor, name, promoted),
             "throughput": _throughput(cursor, name, promoted),
             "versions": [{**version.to_json(), "promoted": version.version == promoted} for version in every],
-            "open_requests": _open_requests(cursor, name, state.target_revision),
-            "backfills": _open_backfills(cursor, name, state.target_revision),
+            "open_requests": requests,
+            "backfills": _open_backfills(cursor, name, requests),
             "runs": _runs(cursor, pipeline),
             "notes": _notes(cursor, pipeline, promoted),
         }
@@ -124,38 +126,39 @@ def _open_requests(cursor: Cursor, pipeline: str, revision: str) -> list[dict[st
     """What is wanted at the target revision and not done: by version, why, and for which backfill."""
     return _records(
         cursor,
-        f"SELECT version, reason, backfill_id, count(*) AS shards FROM ({_OPEN}) GROUP BY ALL ORDER BY ALL",
+        "SELECT version, reason, backfill_id, count(*) AS shards "
+        "FROM (SELECT * FROM _requests WHERE pipeline = $pipeline) "
+        "SEMI JOIN (SELECT shard_id FROM _shards WHERE pipeline = $pipeline AND revision = $revision) USING (shard_id) "
+        "ANTI JOIN (SELECT version, shard_id, request_id FROM _ledger WHERE pipeline = $pipeline) "
+        "USING (version, shard_id, request_id) GROUP BY ALL ORDER BY ALL",
         {"pipeline": pipeline, "revision": revision},
     )
 
 
-def _open_backfills(cursor: Cursor, pipeline: str, revision: str) -> list[dict[str, Any]]:
-    """Backfills that nobody has ended, with what is left of them."""
-    return _records(
+def _open_backfills(cursor: Cursor, pipeline: str, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Backfills that are not at their end, with what is done of them and what they cost until now."""
+    backfills = _records(
         cursor,
-        "SELECT b.backfill_id, b.version, b.state, b.why, b.who, b.created_at, b.num_shards AS shards, "
-        "b.num_shards - coalesce(o.shards, 0) AS shards_done, b.estimated_seconds, b.estimated_seconds_low, "
-        "b.estimated_seconds_high, b.estimated_cost, coalesce(r.cost, 0) AS cost, b.max_cost, b.currency "
-        "FROM _backfills b "
-        f"LEFT JOIN (SELECT backfill_id, count(*) AS shards FROM ({_OPEN}) GROUP BY backfill_id) o USING (backfill_id) "
-        "LEFT JOIN (SELECT backfill_id, sum(cost) AS cost FROM _runs WHERE pipeline = $pipeline GROUP BY backfill_id) "
-        "r USING (backfill_id) "
-        "WHERE b.pipeline = $pipeline AND b.state = 'open' ORDER BY b.created_at",
-        {"pipeline": pipeline, "revision": revision},
+        "SELECT backfill_id, version, why, who, created_at, num_shards AS shards, estimated_seconds, "
+        "estimated_seconds_low, estimated_seconds_high, estimated_cost, max_cost, currency, "
+        "(SELECT coalesce(sum(r.cost), 0) FROM _runs r WHERE r.backfill_id = b.backfill_id) AS cost "
+        "FROM _backfills b WHERE pipeline = ? AND state = 'open' ORDER BY created_at",
+        [pipeline],
     )
-
-
-_OPEN = (
-    "SELECT r.* FROM (SELECT * FROM _requests WHERE pipeline = $pipeline) r "
-    "SEMI JOIN (SELECT shard_id FROM _shards WHERE pipeline = $pipeline AND revision = $revision) s USING (shard_id) "
-    "ANTI JOIN (SELECT version, shard_id, request_id FROM _ledger WHERE pipeline = $pipeline) l "
-    "USING (version, shard_id, request_id)"
-)
+    still_open: Counter[str | None] = Counter()
+    for request in requests:
+        still_open[request["backfill_id"]] += request["shards"]
+    return [
+        {**backfill, "shards_done": backfill["shards"] - still_open[backfill["backfill_id"]]} for backfill in backfills
+    ]
 
 
 def _notes(cursor: Cursor, pipeline: Pipeline, promoted: str) -> list[str]:
     stale = staleness(cursor, pipeline)
-    return [*([f"{stale} `tidemill run` brings it up to date."] if stale else []), *_asked_for(cursor, pipeline, promoted)]
+    return [
+        *([f"{stale} `tidemill run` brings it up to date."] if stale else []),
+        *_asked_for(cursor, pipeline, promoted),
+    ]
 
 
 def _runs(cursor: Cursor, pipeline: Pipeline) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Each stage by itself, the other three absent: whatever the order and number of its runs, the table comes out right."""
+"""Each stage by itself, the others absent: whatever the order and number of its runs, the table comes out right."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NUM_ROWS = 12
 @pytest.fixture(params=["parquet", "csv"])
 def data(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     folder = tmp_path / "data"
-    for number in range(3):
+    for number in range(2):
         write(folder, request.param, f"{number}", number * 100)
     return folder
 
@@ -48,7 +48,7 @@ def write(folder: Path, kind: str, name: str, start: int) -> Path:
 
 def pipeline_over(folder: Path, data: Path, **sections: dict[str, Any]) -> Pipeline:
     kind = next(data.iterdir()).suffix
-    return make_pipeline(folder, f"{data}/*{kind}", dataset={"shard_bytes": 600}, **sections)
+    return make_pipeline(folder, f"{data}/*{kind}", dataset={"shard_bytes": 800}, **sections)
 
 
 def stage(pipeline: Pipeline, name: Any) -> int:
@@ -96,7 +96,7 @@ def test_a_new_revision_goes_through_the_stages_and_its_files_are_swapped_whole(
         stage(pipeline, name)
     write(data, kind, "0", 300)
     (data / f"1.{kind}").rename(data / f"moved.{kind}")
-    write(data, kind, "repeat", 200)
+    write(data, kind, "repeat", 100)
     for name in ("materialize", *STAGES):
         stage(pipeline, name)
 
@@ -108,6 +108,7 @@ def test_a_new_revision_goes_through_the_stages_and_its_files_are_swapped_whole(
 
 def test_files_that_vanished_leave_with_the_last_stage_and_too_many_are_refused_by_the_first(data, tmp_path):
     kind = next(data.iterdir()).suffix
+    write(data, kind.lstrip("."), "2", 200)
     pipeline = pipeline_over(tmp_path / "stages", data, limits={"max_removed": 0.4})
     for name in STAGES:
         stage(pipeline, name)
@@ -117,7 +118,7 @@ def test_files_that_vanished_leave_with_the_last_stage_and_too_many_are_refused_
     assert query(pipeline.lake, "SELECT DISTINCT path FROM _ledger ORDER BY 1") == [(f"0{kind}",), (f"2{kind}",)]
 
     (data / f"0{kind}").unlink()
-    with pytest.raises(LimitExceeded, match="limits.max_removed"):
+    with pytest.raises(LimitExceeded, match=r"limits\.max_removed"):
         stage(pipeline, "ingest")
 
 

@@ -60,6 +60,9 @@ def test_four_processes_write_at_once_while_a_reader_looks_on(tmp_path, catalog,
     assert [result["state"] for result in results] == ["done"] * NUM_PROCESSES
     assert not [look for look in looks if isinstance(look, BaseException)]
     assert looks[-1] <= 72
+    if same:
+        assert sum(result["num_shards"] for result in results) == 6
+        assert query(pipelines[0].lake, "SELECT sum(num_dropped) FROM _runs") == [(0,)]
     for pipeline in pipelines:
         assert len(table_of(pipeline)) == 72
         assert problems_of(pipeline) == []
@@ -109,12 +112,18 @@ def test_one_shard_committed_from_two_connections_at_once_is_there_once(tmp_path
             item = Computed(shard, request_id, lambda: (rows, predictions))
             return commit_shards(lake, target, [item]).num_committed
 
-    for _ in range(5):
+    def ask(request_id: str) -> None:
+        with Lake(spec) as lake:
+            lake.write(lambda cursor: cursor.execute("UPDATE _requests SET request_id = ?", [request_id]), message="ask")
+
+    for asked in "abcde":
+        ask(asked)
         with ThreadPoolExecutor(2) as pool:
-            committed = list(pool.map(commit, ["same", "same"]))
-        assert sum(committed) <= 1
+            committed = list(pool.map(commit, [asked, asked]))
+        assert sum(committed) == 1
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(commit, ["one", "other"]))
+            committed = list(pool.map(commit, [asked, "not asked for"]))
+        assert sum(committed) == 0
         assert query(spec, "SELECT count(*), count(DISTINCT row_number) FROM reviews") == [(500, 500)]
         assert query(spec, "SELECT count(*) FROM _ledger") == [(1,)]
 

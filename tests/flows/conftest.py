@@ -1,63 +1,52 @@
-"""One real Prefect server for all tests here, and what it knows of a run."""
+"""One real Prefect server and worker for all tests here, and what the server knows of a run."""
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from uuid import UUID
 
-import httpx
 import pytest
 from prefect import get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas import FlowRun, TaskRun
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Scheduled
 
+from flows import stack
+from flows.deploy import Change, deploy, remove
+from tidemill.config import Pipeline
 from tidemill.run import RunResult
 
-START_SECONDS = 120
+T = TypeVar("T")
+FLOW_RUN_SECONDS = 120
 RECORD_SECONDS = 30
 
 
 @pytest.fixture(scope="session")
-def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def prefect_url() -> Iterator[str]:
+    """A stack as `tidemill up` starts it: a server, and a worker for the pool `tidemill`."""
+    with tempfile.TemporaryDirectory(prefix="tidemill-stack-") as home:
+        started = stack.start(Path(home), port=free_port(), pools=["tidemill"], flow_runs=3)
+        try:
+            yield started.url
+        finally:
+            stack.stop(Path(home))
+            assert stack.processes(started.stack_id) == []
+
+
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    home = tmp_path_factory.mktemp("prefect")
-    url = f"http://127.0.0.1:{port}/api"
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    own = {"PREFECT_HOME": str(home), "PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    with (home / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"],
-            env=inherited | own,
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        _wait_until_healthy(url, home / "server.log")
-        yield url
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
-def _wait_until_healthy(url: str, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.2)
-    raise AssertionError(log.read_text())
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -65,6 +54,59 @@ def prefect_server(prefect_url: str) -> Iterator[str]:
     """The server, configured for this test."""
     with temporary_settings({PREFECT_API_URL: prefect_url}):
         yield prefect_url
+
+
+@pytest.fixture
+def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as found:
+        yield found
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """Deploys pipelines, runs what is deployed, and takes all of it away at the end."""
+
+    client: SyncPrefectClient
+    folder: Path
+    names: set[str] = field(default_factory=set)
+
+    def deploy(self, pipeline: Pipeline, **options: Any) -> list[Change]:
+        self.names.add(pipeline.name)
+        return deploy(self.client, [(pipeline, self.folder / f"{pipeline.name}.toml")], **options)
+
+    def start(self, kind: str, pipeline: Pipeline, *, due: datetime | None = None, **parameters: Any) -> UUID:
+        deployment = self.client.read_deployment_by_name(f"tidemill-{kind}/{pipeline.name}")
+        state: State[Any] = Scheduled(scheduled_time=due)
+        return self.client.create_flow_run_from_deployment(deployment.id, parameters=parameters, state=state).id
+
+    def flow_runs(self, kind: str, pipeline: Pipeline) -> list[FlowRun]:
+        deployment = self.client.read_deployment_by_name(f"tidemill-{kind}/{pipeline.name}")
+        mine = FlowRunFilter.model_validate({"deployment_id": {"any_": [deployment.id]}})
+        return self.client.read_flow_runs(flow_run_filter=mine)
+
+    def wait(self, flow_run_id: UUID, *names: str) -> FlowRun:
+        """The flow run, once it is in one of these states; else once it has ended."""
+
+        def there(found: FlowRun) -> bool:
+            state = found.state
+            return state is not None and (state.name in names if names else state.is_final())
+
+        return eventually(lambda: self.client.read_flow_run(flow_run_id), there)
+
+
+@pytest.fixture
+def deployed(client: SyncPrefectClient, tmp_path: Path) -> Iterator[Deployed]:
+    found = Deployed(client, tmp_path)
+    yield found
+    remove(client, list(found.names))
+
+
+def eventually(ask: Callable[[], T], answers: Callable[[T], bool], *, seconds: float = FLOW_RUN_SECONDS) -> T:
+    deadline = time.monotonic() + seconds
+    while not answers(found := ask()):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
+    return found
 
 
 @pytest.fixture

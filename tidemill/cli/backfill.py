@@ -113,7 +113,7 @@ def _carry_out(loaded: Pipeline, made: BackfillPlan, max_cost: float | None, *, 
 
 
 def _under_prefect(loaded: Pipeline, backfill_id: str, progress: Progress) -> RunResult:
-    from flows.local import backfill_under_prefect
+    from flows.follow import backfill_under_prefect
 
     return backfill_under_prefect(loaded, backfill_id, progress=progress)
 

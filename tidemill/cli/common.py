@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,7 +49,8 @@ def print_facts(facts: Any, render: Callable[[Any], str], as_json: bool) -> None
     if as_json:
         from tidemill.cli.query import plain
 
-        typer.echo(json.dumps(plain(facts), indent=2, default=str))
+        json.dump(plain(facts), sys.stdout, indent=2, default=str)
+        sys.stdout.write("\n")
     else:
         typer.echo(render(facts))
 
@@ -59,8 +61,6 @@ def confirmed(question: str, *, yes: bool) -> bool:
     Raises:
         ConfigError: nobody is there to ask.
     """
-    import sys
-
     from tidemill.errors import ConfigError
 
     if yes:

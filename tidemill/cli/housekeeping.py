@@ -42,7 +42,7 @@ def forget(
     from tidemill.lake import erasure
 
     loaded = load(pipeline, overrides)
-    found = erasure.preview(loaded, where)
+    found = erasure.preview(loaded, where, history=history)
     if not as_json:
         typer.echo(_found(asdict(found)))
     question = f"Erase them for good, and every older snapshot of the lake {loaded.lake.catalog}?"
@@ -97,9 +97,9 @@ def _counted(facts: dict[str, Any], verb: str, key: str, what: str, size: str | 
 
 
 def _found(facts: dict[str, Any]) -> str:
-    lines = [f"{facts['pipeline']}: {facts['num_rows']:,} rows match."]
+    lines = [f"{facts['pipeline']}: matching rows: {facts['num_rows']:,}"]
     lines += [
-        f"  {version['table']}: {version['rows']:,} rows, {version['quarantined']:,} in quarantine"
+        f"  {version['table']}: rows {version['rows']:,}, in quarantine {version['quarantined']:,}"
         for version in facts["versions"]
     ]
     lines += [f"  from {path}: {num:,}" for path, num in facts["paths"].items()]
@@ -108,7 +108,7 @@ def _found(facts: dict[str, Any]) -> str:
 
 
 def _erased(facts: dict[str, Any]) -> str:
-    lines = [f"{facts['pipeline']}: {facts['num_rows']:,} rows are erased, and every snapshot before now with them."]
+    lines = [f"{facts['pipeline']}: erased rows: {facts['num_rows']:,}, and every snapshot before now with them."]
     return "\n".join([*lines, "Not reached:", *(f"  {place}" for place in facts["unreached"])])
 
 

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tidemill.plan import Plan
-from tidemill.progress import Progress, Quiet
+from tidemill.progress import Expected, Progress, Quiet
 
 
 @contextmanager
@@ -46,10 +45,11 @@ class LineProgress(Quiet):
     def __init__(self) -> None:
         self._counts, self._num_shards = Counts(), 0
 
-    def planned(self, plan: Plan, *, num_shards: int, rows: int) -> None:
-        self._counts, self._num_shards = Counts(), num_shards
-        known = f"{num_shards:,} shards, {rows:,} rows" + (", more found by reading" if plan.uncut else "")
-        _say(f"{plan.pipeline.name} at {plan.revision[:12]}, version {plan.version}: {known}")
+    def planned(self, expected: Expected) -> None:
+        self._counts, self._num_shards = Counts(), expected.num_shards
+        more = ", more found by reading" if expected.more else ""
+        known = f"{expected.num_shards:,} shards, {expected.num_rows:,} rows{more}"
+        _say(f"{expected.pipeline} at {expected.revision[:12]}, version {expected.version}: {known}")
 
     def committed(self, path: str, *, shards: int, rows: int, tokens: int, quarantined: int) -> None:
         self._counts.add(shards, rows, tokens, quarantined)
@@ -94,10 +94,11 @@ class LiveProgress(Quiet):
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def planned(self, plan: Plan, *, num_shards: int, rows: int) -> None:
-        self._counts, self._num_shards = Counts(), num_shards
-        total: Any = rows or None
-        self._bar = self._bars.add_task(plan.pipeline.name, total=total, shards=f"0/{num_shards or '?'}", rates="")
+    def planned(self, expected: Expected) -> None:
+        self._counts, self._num_shards = Counts(), expected.num_shards
+        total: Any = expected.num_rows or None
+        shards = f"0/{expected.num_shards or '?'}"
+        self._bar = self._bars.add_task(expected.pipeline, total=total, shards=shards, rates="")
 
     def committed(self, path: str, *, shards: int, rows: int, tokens: int, quarantined: int) -> None:
         with self._lock:

@@ -37,11 +37,11 @@ def plan(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = 
     loaded = load(pipeline, overrides)
     lake = Lake(loaded.lake, read_only=True) if catalog_exists(loaded.lake) else None
     try:
-        made, _ = make_plan(loaded, lake)
+        facts = make_plan(loaded, lake)[0].to_json()
     finally:
         if lake is not None:
             lake.close()
-    print_facts(made.to_json(), render.plan, as_json)
+    print_facts(facts, render.plan, as_json)
 
 
 @app.command()
@@ -122,24 +122,15 @@ def verify(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson 
 
 
 def _run(loaded: Pipeline, *, direct: bool, yes: bool, progress: Any) -> RunResult:
-    # Starting Prefect's temporary server takes seconds: not for finding that there is nothing to do.
-    if direct or (not os.environ.get("PREFECT_API_URL") and _is_up_to_date(loaded)):
-        from tidemill.run import Run
+    from tidemill.run import Run
 
-        return Run(loaded, progress=progress, yes=yes).execute()
+    planned = Run(loaded, progress=progress, yes=yes)
+    # Starting Prefect's temporary server takes seconds: not for finding that there is nothing to do.
+    if direct or (planned.prepare().is_up_to_date and not os.environ.get("PREFECT_API_URL")):
+        return planned.execute()
     from flows.local import run_under_prefect
 
-    return run_under_prefect(loaded, yes=yes, progress=progress)
-
-
-def _is_up_to_date(loaded: Pipeline) -> bool:
-    from tidemill.lake import Lake, catalog_exists
-    from tidemill.plan import make_plan
-
-    if not catalog_exists(loaded.lake):
-        return False
-    with Lake(loaded.lake, read_only=True) as lake:
-        return make_plan(loaded, lake)[0].is_up_to_date
+    return run_under_prefect(loaded, yes=yes, progress=progress, run=planned)
 
 
 def main() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tidemill.run import RunResult
+if TYPE_CHECKING:
+    from tidemill.run import RunResult
 
 MAX_PATHS = 10
 

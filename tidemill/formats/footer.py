@@ -17,10 +17,15 @@ _ROW_GROUPS, _COLUMNS, _META_DATA, _SIZE_STATISTICS, _UNENCODED_BYTES = 4, 1, 3,
 # Types of the compact protocol; a Parquet footer has no others.
 _BOOLEANS, _BYTE, _INTEGERS, _DOUBLE, _BINARY, _LISTS, _STRUCT = (1, 2), 3, (4, 5, 6), 7, 8, (9, 10), 12
 
+Wanted = dict[int, "Wanted"]
+"""Fields that are read, by number, with those within them; all others are skipped."""
+
+_WANTED: Wanted = {_ROW_GROUPS: {_COLUMNS: {_META_DATA: {_SIZE_STATISTICS: {_UNENCODED_BYTES: {}}}}}}
+
 
 def unencoded_bytes(footer: bytes) -> list[list[int | None]]:
     """The bytes of each row group's columns once decoded; None where the writer did not say."""
-    groups = _Walk(footer).struct().get(_ROW_GROUPS, [])
+    groups = _struct(footer, 0, _WANTED)[0].get(_ROW_GROUPS, [])
     return [[_unencoded(column) for column in group[_COLUMNS]] for group in groups]
 
 
@@ -29,60 +34,91 @@ def _unencoded(column: dict[int, Any]) -> int | None:
     return size
 
 
-class _Walk:
-    """Reads Thrift's compact protocol; structs become dicts by field number."""
+def _struct(data: bytes, at: int, wanted: Wanted) -> tuple[dict[int, Any], int]:
+    """The wanted fields of the struct that begins at `at`, by number; and where it ends."""
+    fields: dict[int, Any] = {}
+    number = 0
+    while header := data[at]:
+        at += 1
+        delta, kind = header >> 4, header & 0x0F
+        if delta:
+            number += delta
+        else:
+            number, at = _integer(data, at)
+        if kind in _BOOLEANS:  # A field's boolean is its type; only in lists does it take a byte.
+            continue
+        if number in wanted:
+            fields[number], at = _value(data, at, kind, wanted[number])
+        else:
+            at = _skip(data, at, kind)
+    return fields, at + 1
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
 
-    def struct(self) -> dict[int, Any]:
-        fields: dict[int, Any] = {}
-        number = 0
-        while header := self._byte():
-            delta, kind = header >> 4, header & 0x0F
-            number = number + delta if delta else self._integer()
-            # A field's boolean is its type; only in lists does it take a byte.
-            fields[number] = None if kind in _BOOLEANS else self._value(kind)
-        return fields
+def _value(data: bytes, at: int, kind: int, wanted: Wanted) -> tuple[Any, int]:
+    if kind == _STRUCT:
+        return _struct(data, at, wanted)
+    if kind in _INTEGERS:
+        return _integer(data, at)
+    if kind not in _LISTS:
+        return None, _skip(data, at, kind)
+    length, kind, at = _list_header(data, at)
+    values = []
+    for _ in range(length):
+        value, at = _value(data, at, kind, wanted)
+        values.append(value)
+    return values, at
 
-    def _value(self, kind: int) -> Any:
-        if kind in _INTEGERS:
-            return self._integer()
-        if kind == _BINARY:
-            return self._skip(self._varint())
-        if kind == _STRUCT:
-            return self.struct()
-        if kind in _LISTS:
-            return self._list()
-        if kind == _BYTE or kind in _BOOLEANS:
-            return self._byte()
-        if kind == _DOUBLE:
-            return self._skip(8)
-        raise ValueError(f"the footer holds the Thrift type {kind}")
 
-    def _list(self) -> list[Any]:
-        header = self._byte()
-        length, kind = header >> 4, header & 0x0F
-        if length == 15:
-            length = self._varint()
-        return [self._value(kind) for _ in range(length)]
+def _skip(data: bytes, at: int, kind: int) -> int:
+    """Where the value that begins at `at` ends. Most of a footer goes through here, hence the loop in line."""
+    if kind == _STRUCT:
+        while header := data[at]:
+            at += 1
+            if header < 0x10:
+                _, at = _integer(data, at)
+            kind = header & 0x0F
+            if kind in _INTEGERS:
+                while data[at] & 0x80:
+                    at += 1
+                at += 1
+            elif kind not in _BOOLEANS:
+                at = _skip(data, at, kind)
+        return at + 1
+    if kind == _BINARY:
+        length, at = _varint(data, at)
+        return at + length
+    if kind in _LISTS:
+        length, kind, at = _list_header(data, at)
+        for _ in range(length):
+            at = _skip(data, at, kind)
+        return at
+    if kind in _INTEGERS:
+        return _varint(data, at)[1]
+    if kind == _BYTE or kind in _BOOLEANS:
+        return at + 1
+    if kind == _DOUBLE:
+        return at + 8
+    raise ValueError(f"the footer holds the Thrift type {kind}")
 
-    def _byte(self) -> int:
-        byte = self._data[self._at]
-        self._at += 1
-        return byte
 
-    def _varint(self) -> int:
-        result = shift = 0
-        while (byte := self._byte()) & 0x80:
-            result |= (byte & 0x7F) << shift
-            shift += 7
-        return result | byte << shift
+def _list_header(data: bytes, at: int) -> tuple[int, int, int]:
+    """(length, type of the values, where they begin)"""
+    length, kind = data[at] >> 4, data[at] & 0x0F
+    at += 1
+    if length == 15:
+        length, at = _varint(data, at)
+    return length, kind, at
 
-    def _integer(self) -> int:
-        number = self._varint()
-        return number >> 1 ^ -(number & 1)
 
-    def _skip(self, length: int) -> None:
-        self._at += length
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    result = shift = 0
+    while (byte := data[at]) & 0x80:
+        result |= (byte & 0x7F) << shift
+        shift += 7
+        at += 1
+    return result | byte << shift, at + 1
+
+
+def _integer(data: bytes, at: int) -> tuple[int, int]:
+    number, at = _varint(data, at)
+    return number >> 1 ^ -(number & 1), at

@@ -29,16 +29,23 @@ from tidemill.lake.conditions import check_condition, check_is_boolean
 from tidemill.lake.connection import Cursor, Lake, sqlite_file
 from tidemill.lake.data import DataFolder
 from tidemill.lake.forgotten import key_hashes
-from tidemill.lake.housekeeping import expire, needed_store_files, orphans, remove_scheduled_files, shared_note
+from tidemill.lake.housekeeping import (
+    expire,
+    impatient,
+    needed_store_files,
+    orphans,
+    remove_scheduled_files,
+    shared_note,
+    write_patiently,
+)
 from tidemill.lake.promotion import existing_state, load_table
 from tidemill.lake.runs import RunRecord, record_run
 from tidemill.lake.tables import ResultTable, existing_columns, identifier, insert_rows, point_view, table_name
-from tidemill.retry import retrying
 from tidemill.store import Store
 
 UNPUBLISHED_SECONDS = 60.0
 """An unpublished store file this old belongs to no process that still writes it."""
-CATALOG_WAIT_SECONDS = 5
+CATALOG_WAIT_SECONDS = 2
 VACUUM = """
 import sqlite3, sys
 catalog = sqlite3.connect(sys.argv[1], timeout=float(sys.argv[2]), isolation_level=None)
@@ -76,18 +83,27 @@ class Erasure:
     notes: list[str] = field(default_factory=list)
 
 
-def preview(pipeline: Pipeline, condition: str) -> Erasure:
+def preview(pipeline: Pipeline, condition: str, *, history: bool = False) -> Erasure:
     """What `forget` would erase.
 
     Raises:
-        ConfigError: the condition is none, or not over this table.
+        ConfigError: the condition is none, or not over this table; or no row
+            matches, the past is not asked for, and no `forget` was interrupted.
         LakeError: there is no such lake or pipeline.
     """
     check_condition(condition)
     with Lake(pipeline.lake, read_only=True) as lake:
         cursor = lake.cursor()
         existing_state(cursor, pipeline.name)
-        return _find(cursor, pipeline, condition)
+        found = _find(cursor, pipeline, condition)
+        if _was_interrupted(cursor, pipeline.name):
+            found.notes.append("An earlier `tidemill forget` was interrupted: this one finishes it.")
+        elif not (found.num_rows or history):
+            raise ConfigError(
+                f"No row of {pipeline.name} matches now, in any version or in quarantine. Correct --where; or, if the "
+                "rows have left the table already, add --history: it erases every older snapshot, which may show them."
+            )
+    return found
 
 
 def forget(pipeline: Pipeline, condition: str, *, why: str = "forget", history: bool = False) -> Erasure:
@@ -97,19 +113,15 @@ def forget(pipeline: Pipeline, condition: str, *, why: str = "forget", history: 
     is recorded nowhere. Readers that are on an older snapshot lose it.
 
     Raises:
-        ConfigError: as `preview`; or no row matches, and nothing was interrupted.
-        LakeError: there is no such lake or pipeline.
+        InputError: as `preview`.
+        LakeLocked: a reader was in the way, on PostgreSQL. The rows are out of the tables; the same call goes on.
     """
     started = time.monotonic()
-    found = preview(pipeline, condition)
-    with Lake(pipeline.lake) as lake:
-        if not (found.num_rows or history or _was_interrupted(lake.cursor(), pipeline.name)):
-            raise nothing_matches(pipeline.name)
+    preview(pipeline, condition, history=history)
+    with Lake(impatient(pipeline.lake)) as lake:
 
         def write(body: Callable[[Cursor], T]) -> T:
-            return retrying(
-                lambda: lake.write(body, message=f"forget rows of {pipeline.name}"), retries=pipeline.limits.retries
-            )
+            return write_patiently(lake, pipeline, body, f"forget rows of {pipeline.name}")
 
         record = RunRecord(secrets.token_hex(6), pipeline.name, "forget", why)
         record_run(lake, record)
@@ -127,13 +139,6 @@ def forget(pipeline: Pipeline, condition: str, *, why: str = "forget", history: 
         write(functools.partial(_settle, pipeline=pipeline.name))
         record_run(lake, record)
     return erasure
-
-
-def nothing_matches(pipeline: str) -> ConfigError:
-    return ConfigError(
-        f"No row of {pipeline} matches now, in any version or in quarantine. Correct --where; or, if the rows have "
-        "left the table already, add --history: it erases every older snapshot, which may still show them."
-    )
 
 
 def out_of_reach(pipeline: Pipeline) -> list[str]:

@@ -14,10 +14,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
+import duckdb
+
+from tidemill import config
 from tidemill.config import Pipeline
-from tidemill.errors import InputError, SourceUnavailable
+from tidemill.errors import InputError, LakeLocked, SourceUnavailable
 from tidemill.lake.claims import open_claims
 from tidemill.lake.connection import CATALOG, Cursor, Lake
 from tidemill.lake.data import DataFolder, is_ducklakes
@@ -28,11 +31,13 @@ from tidemill.retry import retrying
 from tidemill.store import Store
 from tidemill.workspace import Workspace, load_version
 
+T = TypeVar("T")
 DAY_SECONDS = 86_400.0
 SMALL_FILE_BYTES = 32 * 2**20
 """A file that a merge made larger than this is not merged again."""
 FLUSHED_ROWS = 1_000
 """A table with this many rows in the catalog gets a file for them."""
+READER_WAIT_SECONDS = 1
 REWRITTEN_SHARE = 0.25
 """A file of whose rows so many were deleted is written anew without them."""
 
@@ -51,7 +56,7 @@ class Housekeeping:
         return datetime.now(UTC) - timedelta(seconds=self.min_age_seconds)
 
     def write(self, body: Callable[[Cursor], Any], what: str) -> Any:
-        return retrying(lambda: self.lake.write(body, message=f"gc: {what}"), retries=self.pipeline.limits.retries)
+        return write_patiently(self.lake, self.pipeline, body, f"gc: {what}")
 
 
 Facts = dict[str, Any]
@@ -133,8 +138,11 @@ def expire_snapshots(work: Housekeeping) -> Facts:
         [datetime.now(UTC) - timedelta(seconds=kept)],
     )
     expired = [snapshot_id for (snapshot_id,) in rows.fetchall()]
-    if expired and not work.dry_run:
-        work.write(functools.partial(expire, versions=expired), "expire snapshots")
+    try:
+        if expired and not work.dry_run:
+            work.write(functools.partial(expire, versions=expired), "expire snapshots")
+    except LakeLocked as e:
+        return {"expired_snapshots": 0, "notes": [str(e)]}
     return {"expired_snapshots": len(expired)}
 
 
@@ -201,7 +209,7 @@ def collect_garbage(
     """
     started = time.monotonic()
     Lake(pipeline.lake, read_only=True).close()
-    with Lake(pipeline.lake) as lake:
+    with Lake(impatient(pipeline.lake)) as lake:
         work = Housekeeping(pipeline, lake, dry_run, min_age_seconds)
         facts: Facts = {"pipeline": pipeline.name, "dry_run": dry_run, "notes": []}
         for step in STEPS:
@@ -213,6 +221,39 @@ def collect_garbage(
             record.finished_at, record.seconds = datetime.now(UTC), facts["seconds"]
             record_run(lake, record)
     return facts
+
+
+def impatient(spec: config.Lake) -> config.Lake:
+    """The lake, such that PostgreSQL gives up soon where a reader is in the way.
+
+    DuckLake drops tables of the catalog when it expires snapshots; one that
+    waits for a reader would hold the lake's lock, and every writer with it.
+    """
+    if spec.catalog.startswith("sqlite:"):
+        return spec
+    waiting = f"options='-c lock_timeout={READER_WAIT_SECONDS}s'"
+    return spec.model_copy(update={"catalog": f"{spec.catalog} {waiting}"})
+
+
+def write_patiently(lake: Lake, pipeline: Pipeline, body: Callable[[Cursor], T], message: str) -> T:
+    """One transaction, tried again as often as the pipeline's steps are.
+
+    Raises:
+        LakeLocked: others were in the way all the time.
+    """
+
+    def attempt() -> T:
+        try:
+            return lake.write(body, message=message)
+        except duckdb.Error as e:
+            if "lock timeout" not in str(e):
+                raise
+            raise LakeLocked(
+                f"A session that reads an old snapshot is in the way of «{message}». Wait for it, or end it "
+                "(pg_stat_activity shows it), and give the same command again: it goes on."
+            ) from e
+
+    return retrying(attempt, retries=pipeline.limits.retries)
 
 
 def has_done_something(facts: Facts) -> bool:

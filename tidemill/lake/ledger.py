@@ -102,13 +102,13 @@ def cut_files(cursor: Cursor, pipeline: str) -> dict[str, list[Slice]]:
     return dict(slices)
 
 
-def slices_at(cursor: Cursor, pipeline: str, revision: str) -> dict[str, tuple[str, list[Slice]]]:
-    """path → (file content, slices known so far) at one revision, in file order."""
+def slices_at(cursor: Cursor, pipeline: str, revision: str, paths: Sequence[str]) -> dict[str, tuple[str, list[Slice]]]:
+    """path → (file content, slices known so far) at one revision, in file order; slices of `paths` alone."""
     rows = cursor.execute(
         "SELECT f.path, f.content, s.first_row, s.num_rows, s.start_byte, s.stop_byte, s.content, s.text_bytes "
-        "FROM _files f LEFT JOIN _shards s USING (pipeline, revision, path) "
-        "WHERE f.pipeline = ? AND f.revision = ? ORDER BY f.path, s.first_row",
-        [pipeline, revision],
+        "FROM _files f LEFT JOIN (SELECT * FROM _shards WHERE path IN (SELECT unnest(?::VARCHAR[]))) s "
+        "USING (pipeline, revision, path) WHERE f.pipeline = ? AND f.revision = ? ORDER BY f.path, s.first_row",
+        [list(paths), pipeline, revision],
     ).fetchall()
     found: dict[str, tuple[str, list[Slice]]] = {}
     for path, content, *cut in rows:

@@ -1,0 +1,111 @@
+"""What a flow run leaves to be seen at the server: how far it is, what it did, where the data lies; no text of rows."""
+
+from __future__ import annotations
+
+from logging import Logger, LoggerAdapter
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import httpx
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+
+from tidemill.config import Pipeline
+from tidemill.lake import Lake, catalog_exists
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+    from tidemill.recording import RunResult
+
+
+class Artifacts:
+    """The artifacts of one flow run. A server that does not take them is told of in the log, and that is all."""
+
+    def __init__(
+        self,
+        client: SyncPrefectClient,
+        flow_run_id: UUID,
+        pipeline: Pipeline,
+        kind: str,
+        logger: Logger | LoggerAdapter[Any],
+    ) -> None:
+        self._client, self._flow_run_id, self._logger = client, flow_run_id, logger
+        self._key = f"{pipeline.name.replace('_', '-')}-{kind}"
+        self._pipeline = pipeline
+        self._progress = self._create("progress", "progress", 0.0, "Share of the rows that are committed.")
+        self._create("data", "markdown", _link(pipeline), "Where the data lies.")
+
+    def progress(self, percent: float) -> None:
+        if self._progress is not None:
+            try:
+                self._client.update_artifact(self._progress, ArtifactUpdate(data=percent))
+            except httpx.HTTPError as e:
+                self._logger.warning("The progress artifact could not be written: %s", e)
+
+    def result(self, result: RunResult) -> None:
+        if result.state == "done":
+            self.progress(100.0)
+        self.facts(_facts(self._pipeline, result))
+
+    def facts(self, facts: dict[str, Any]) -> None:
+        rows = [f"| {name.replace('_', ' ')} | {_shown(value)} |" for name, value in facts.items()]
+        self._create("result", "markdown", "\n".join(["| | |", "|---|---|", *rows]), "What the run did.")
+
+    def _create(self, name: str, kind: str, data: Any, description: str) -> UUID | None:
+        artifact = ArtifactCreate(
+            key=f"{self._key}-{name}", type=kind, data=data, description=description, flow_run_id=self._flow_run_id
+        )
+        try:
+            return self._client.create_artifact(artifact).id
+        except httpx.HTTPError as e:
+            self._logger.warning("The artifact %s could not be written: %s", artifact.key, e)
+            return None
+
+
+def _link(pipeline: Pipeline) -> str:
+    data = pipeline.lake.data
+    return f"[{pipeline.name}]({data if '://' in data else f'file://{data}'})"
+
+
+def _facts(pipeline: Pipeline, result: RunResult) -> dict[str, Any]:
+    busy = _seconds_by_stage(pipeline, result.run_id)
+    computing = busy.get("tokenize_seconds", 0.0) + busy.get("infer_seconds", 0.0)
+    facts = {
+        "state": result.state,
+        "table": result.table,
+        "dataset_revision": result.revision,
+        "shards": result.num_shards,
+        "copied": result.num_copied,
+        "rows": result.num_rows,
+        "quarantined": result.num_quarantined,
+        "removed": result.num_rows_removed,
+        "tokens": result.num_tokens,
+        "retries": result.num_retries,
+        "failures": len(result.failures),
+        "seconds": result.seconds,
+        **busy,
+        "tokens_per_second": result.num_tokens / computing if computing else None,
+        "cost": None if result.cost is None else f"{result.cost:.4f} {result.currency}",
+        "run_id": result.run_id,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _seconds_by_stage(pipeline: Pipeline, run_id: str) -> dict[str, float]:
+    if not catalog_exists(pipeline.lake):
+        return {}
+    with Lake(pipeline.lake, read_only=True) as lake:
+        found = lake.cursor().execute(
+            "SELECT sum(ingest_seconds), sum(tokenize_seconds), sum(infer_seconds), sum(materialize_seconds) "
+            "FROM _ledger WHERE run_id = ?",
+            [run_id],
+        )
+        names = ["ingest_seconds", "tokenize_seconds", "infer_seconds", "materialize_seconds"]
+        row = found.fetchone() or ()
+    return {name: seconds for name, seconds in zip(names, row, strict=False) if seconds is not None}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,147 @@
+"""The automations that `deploy` keeps at the server: restarts after a crash, stages that wait for one another, alerts.
+
+Prefect does not restart a killed flow run by itself. All of these match flow
+runs with Tidemill's own tag, or one pipeline's own events: other people's flow
+runs at the same server are left alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+from uuid import UUID
+
+from prefect.events.schemas.automations import AutomationCore
+
+from flows.names import STAGES, TAG, pipeline_resource, pipeline_tag
+from tidemill.config import Pipeline
+
+HEARTBEAT_SECONDS = 30
+"""Prefect sends none more often. After three that did not come, the process is gone."""
+NUM_RESTARTS = 2
+NEVER_BEGAN_SECONDS = 3600
+LEAST_AGE_SECONDS = 10.0
+"""Prefect waits no shorter for what does not happen."""
+FLOW_RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
+RESTART = {
+    "type": "change-flow-run-state",
+    "state": "SCHEDULED",
+    "name": "AwaitingRetry",
+    "message": "It crashed, and is run again by Tidemill.",
+}
+
+
+def shared() -> list[AutomationCore]:
+    """Those that all pipelines share."""
+    return [
+        _automation(
+            "tidemill: no heartbeat is a crash",
+            [TAG],
+            {
+                "after": ["prefect.flow-run.heartbeat"],
+                "expect": ["prefect.flow-run.*"],
+                "match": FLOW_RUNS,
+                "match_related": _tagged(TAG),
+                "for_each": ["prefect.resource.id"],
+                "posture": "Proactive",
+                "within": 3 * HEARTBEAT_SECONDS,
+            },
+            {
+                "type": "change-flow-run-state",
+                "state": "CRASHED",
+                "message": f"No heartbeat came for {3 * HEARTBEAT_SECONDS} s.",
+            },
+        ),
+        _automation(
+            "tidemill: run again after a crash",
+            [TAG],
+            {
+                "expect": ["prefect.flow-run.Crashed"],
+                "match": FLOW_RUNS | {"prefect.run-count": [str(n) for n in range(1, NUM_RESTARTS + 1)]},
+                "match_related": _tagged(TAG),
+            },
+            RESTART,
+        ),
+        _automation(
+            "tidemill: run again what never began",
+            [TAG],
+            {
+                "expect": ["prefect.flow-run.Crashed"],
+                "match": FLOW_RUNS | {"prefect.run-count": "0"},
+                "match_related": _tagged(TAG),
+                "for_each": ["prefect.resource.id"],
+                "within": NEVER_BEGAN_SECONDS,  # Once in that time: what cannot begin at all is not tried for ever.
+            },
+            RESTART,
+        ),
+    ]
+
+
+def chained(pipeline: Pipeline, deployments: Mapping[str, UUID]) -> Iterator[AutomationCore]:
+    """A stage that did something starts the next, where stages run by themselves.
+
+    That is where one has a cron or a pool of its own. Elsewhere the chain is one
+    flow run, and a stage that someone starts by hand stays one stage.
+    """
+    if not any(_runs_by_itself(pipeline, stage) for stage in STAGES):
+        return
+    for stage, following in pairwise(STAGES):
+        yield _automation(
+            f"tidemill {pipeline.name}: {following} after {stage}",
+            [TAG, pipeline_tag(pipeline.name)],
+            {"expect": [f"tidemill.{stage}.finished"], "match": _about(pipeline)},
+            {"type": "run-deployment", "source": "selected", "deployment_id": deployments[following]},
+        )
+
+
+def _runs_by_itself(pipeline: Pipeline, stage: str) -> bool:
+    own = getattr(pipeline.schedule, stage)
+    return own.cron is not None or own.pool not in (None, pipeline.schedule.pool)
+
+
+def alerting(pipeline: Pipeline, webhook: UUID) -> Iterator[AutomationCore]:
+    """What no flow run can tell: that none runs, and that one has crashed for good. The server itself sends these."""
+    tags, alerts = [TAG, pipeline_tag(pipeline.name)], pipeline.alerts
+    if alerts.max_age is not None and "stale" in alerts.on:
+        yield _automation(
+            f"tidemill {pipeline.name}: alert when stale",
+            tags,
+            {
+                "expect": ["tidemill.pipeline.fresh"],
+                "match": _about(pipeline),
+                "posture": "Proactive",
+                "within": max(LEAST_AGE_SECONDS, alerts.max_age),
+            },
+            _call(webhook, pipeline, "stale", "was not brought up to date within alerts.max_age."),
+        )
+    if "failed" in alerts.on:
+        yield _automation(
+            f"tidemill {pipeline.name}: alert when crashed",
+            tags,
+            {
+                "expect": ["prefect.flow-run.Crashed"],
+                "match": FLOW_RUNS | {"prefect.run-count": str(NUM_RESTARTS + 1)},
+                "match_related": _tagged(pipeline_tag(pipeline.name)),
+            },
+            _call(webhook, pipeline, "failed", f"crashed, and again when it was run {NUM_RESTARTS} more times."),
+        )
+
+
+def _automation(name: str, tags: list[str], trigger: dict[str, Any], action: dict[str, Any]) -> AutomationCore:
+    facts = {"type": "event", "posture": "Reactive", "threshold": 1, "within": 0} | trigger
+    return AutomationCore.model_validate({"name": name, "tags": tags, "trigger": facts, "actions": [action]})
+
+
+def _tagged(tag: str) -> dict[str, str]:
+    return {"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"}
+
+
+def _about(pipeline: Pipeline) -> dict[str, str]:
+    return {"prefect.resource.id": pipeline_resource(pipeline.name)["prefect.resource.id"]}
+
+
+def _call(webhook: UUID, pipeline: Pipeline, kind: str, what: str) -> dict[str, Any]:
+    facts = {"text": f"{pipeline.name} {what}", "kind": kind, "pipeline": pipeline.name}
+    return {"type": "call-webhook", "block_document_id": webhook, "payload": json.dumps(facts)}

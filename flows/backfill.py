@@ -1,0 +1,98 @@
+"""Backfills as flow runs: a plan is cut into tranches, and each is a flow run that any worker may take."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from prefect import flow, get_client
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas import FlowRun, State
+from prefect.exceptions import ObjectNotFound
+
+from flows.executor import PrefectExecutor
+from flows.flow_run import Surroundings, carry_out
+from flows.names import flow_name
+from tidemill.backfill import BackfillRun, Selection, plan_backfill, request_backfill, tranches
+from tidemill.config import Pipeline
+from tidemill.errors import ConfigError
+from tidemill.lake import Lake
+from tidemill.recording import RunResult
+from tidemill.shards import fingerprint
+
+TRANCHE_SHARDS = 20
+"""Small enough for several workers to share a backfill, large enough for the model to be opened rarely."""
+
+
+@flow(name="tidemill-backfill", persist_result=False)
+def run_backfill(
+    pipeline: dict[str, Any] | str,
+    backfill_id: str,
+    shards: list[str] | None = None,
+    overrides: list[str] | None = None,
+    why: str = "backfill",
+) -> RunResult | State[Any]:
+    """Compute one tranche of a backfill: `shards` by their ids, or all that are open."""
+
+    def make(around: Surroundings) -> BackfillRun:
+        return BackfillRun(
+            around.pipeline,
+            backfill_id,
+            shards=shards,
+            progress=around.progress,
+            why=around.why(why),
+            flow_run_id=around.flow_run_id,
+            executor=PrefectExecutor,
+        )
+
+    return carry_out("backfill", pipeline, overrides, make)
+
+
+def submit_backfill(
+    client: SyncPrefectClient, pipeline: Pipeline, backfill_id: str, *, why: str = "backfill"
+) -> list[FlowRun]:
+    """Give what is still open of a backfill to the workers of its deployment, a flow run a tranche.
+
+    Submitting again gives the same flow runs, and new ones for those that ended
+    without finishing their shards.
+
+    Raises:
+        ConfigError: the pipeline is not deployed.
+    """
+    name = f"{flow_name('backfill')}/{pipeline.name}"
+    try:
+        deployment = client.read_deployment_by_name(name)
+    except ObjectNotFound as e:
+        raise ConfigError(
+            f"The Prefect server has no deployment {name}. Register it with `tidemill deploy`, or run the backfill "
+            "here with --direct."
+        ) from e
+    with Lake(pipeline.lake, read_only=True) as lake:
+        found = tranches(lake, backfill_id, TRANCHE_SHARDS)
+    return [_submit(client, deployment.id, backfill_id, shards, why) for shards in found]
+
+
+def backfill_declared(pipeline: Pipeline) -> None:
+    """Compute what the pipeline file asks for now beside what is promoted, if it is another version and incomplete."""
+    with Lake(pipeline.lake) as lake:
+        plan = plan_backfill(pipeline, lake, Selection())
+        if plan.version.spec.version == plan.promoted or plan.reason != "missing":
+            return
+        why = "the model or an option changed"
+        backfill_id = request_backfill(lake, plan, max_cost=pipeline.schedule.max_cost, why=why)
+    with get_client(sync_client=True) as client:
+        submit_backfill(client, pipeline, backfill_id, why=why)
+
+
+def _submit(client: SyncPrefectClient, deployment_id: UUID, backfill_id: str, shards: list[str], why: str) -> FlowRun:
+    tranche = fingerprint(backfill_id, *shards)
+    attempt = 1
+    while True:
+        flow_run = client.create_flow_run_from_deployment(
+            deployment_id,
+            parameters={"backfill_id": backfill_id, "shards": shards, "why": why},
+            idempotency_key=f"{tranche}-{attempt}",
+        )
+        if flow_run.state is None or not flow_run.state.is_final():
+            return flow_run
+        attempt += 1

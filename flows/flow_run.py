@@ -1,0 +1,219 @@
+"""What every flow run does around its one engine call: name itself, show how far it is, and say how it ended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from logging import Logger, LoggerAdapter
+from typing import TYPE_CHECKING, Any, Protocol
+
+from prefect import get_run_logger
+from prefect.client.schemas import FlowRun, State
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.context import FlowRunContext
+from prefect.events import emit_event
+from prefect.states import AwaitingRetry, Cancelled, Failed
+from pydantic import ValidationError
+
+from flows.artifacts import Artifacts
+from flows.names import pipeline_resource
+from flows.progress import Logged, Shown
+from tidemill.alerts import Kind, alert, last_fresh, staleness
+from tidemill.config import Pipeline, load_pipeline
+from tidemill.errors import ConfigError, RunFailed, Stopped, TidemillError
+from tidemill.lake import Lake, catalog_exists
+from tidemill.progress import Progress
+from tidemill.recording import RunResult
+from tidemill.run import Run
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+
+class Engine(Protocol):
+    """A run of the engine, ready to be executed."""
+
+    @property
+    def run_id(self) -> str: ...
+
+    def execute(self) -> RunResult: ...
+
+
+@dataclass
+class Here:
+    """What a caller in this process hands to the flow and takes from it, beside parameters, which are JSON."""
+
+    pipeline: Pipeline
+    progress: Progress
+    run: Run | None = None
+    """A run that is planned already."""
+    result: RunResult | None = None
+
+
+HERE: ContextVar[Here | None] = ContextVar("HERE", default=None)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the engine is given of the flow run that it runs in."""
+
+    pipeline: Pipeline
+    progress: Progress
+    flow_run: FlowRun
+
+    @property
+    def flow_run_id(self) -> str:
+        return str(self.flow_run.id)
+
+    @property
+    def deployed(self) -> bool:
+        return self.flow_run.deployment_id is not None
+
+    def why(self, otherwise: str) -> str:
+        """Who asked for the flow run, if nobody said why."""
+        if self.flow_run.auto_scheduled:
+            return "schedule"
+        creator = self.flow_run.created_by
+        return creator.display_value or otherwise if creator and creator.type == "AUTOMATION" else otherwise
+
+
+def carry_out(
+    kind: str,
+    given: dict[str, Any] | str,
+    overrides: list[str] | None,
+    make: Callable[[Surroundings], Engine],
+    *,
+    afterwards: Callable[[Surroundings], None] | None = None,
+) -> RunResult | State[Any]:
+    """Make the engine's run and execute it; the flow run ends as it does.
+
+    A run that was stopped because its worker ends waits to be run again; one
+    that someone stopped is cancelled. What was committed stays either way.
+    """
+    context, logger = FlowRunContext.get(), get_run_logger()
+    assert context is not None
+    assert context.flow_run is not None
+    client: SyncPrefectClient = context.client  # type: ignore[assignment]
+    flow_run = context.flow_run
+    if worker := os.environ.get("PREFECT__WORKER_NAME"):
+        os.environ.setdefault("TIDEMILL_WORKER", worker)
+    here = HERE.get() or Here(read_pipeline(given, overrides or []), Logged(logger))
+    pipeline = here.pipeline
+    artifacts = Artifacts(client, flow_run.id, pipeline, kind, logger)
+    around = Surroundings(pipeline, Shown(here.progress, artifacts), flow_run)
+    teller = Teller(pipeline, client, flow_run, logger) if around.deployed else None
+    try:
+        run = make(around)
+        client.set_flow_run_name(flow_run.id, f"{pipeline.name}-{run.run_id}")
+        here.result = result = run.execute()
+        artifacts.result(result)
+        if result.state == "done":
+            _emit_finished(pipeline, result)
+            if afterwards is not None:
+                afterwards(around)
+    except Exception as e:
+        if teller:
+            teller.failed(str(e))
+        if not isinstance(e, TidemillError):
+            raise
+        return Failed(message=f"{type(e).__name__}: {e}", data=e)
+    if teller:
+        teller.ended(result)
+    return _state(result, waits=around.deployed and not _cancelling(client, flow_run))
+
+
+def read_pipeline(given: dict[str, Any] | str, overrides: list[str]) -> Pipeline:
+    if isinstance(given, str):
+        return load_pipeline(given, overrides)
+    try:
+        return Pipeline.model_validate(given)
+    except ValidationError as e:
+        raise ConfigError(f"The parameter pipeline is not a pipeline: {e}") from e
+
+
+def stopped_at_cost(result: RunResult) -> str | None:
+    """What the run said when the next shard would have passed `max_cost`."""
+    return next((note for note in result.notes if result.state == "stopped" and "max_cost" in note), None)
+
+
+def _state(result: RunResult, *, waits: bool) -> RunResult | State[Any]:
+    if result.state == "stopped":
+        if message := stopped_at_cost(result):
+            return Cancelled(message=message, data=Stopped(message))
+        if waits:
+            return AwaitingRetry(message="Its worker ended. What was committed stays; it goes on with the next one.")
+        message = "Stopped. What was committed stays; run again to go on."
+        return Cancelled(message=message, data=Stopped(message))
+    if result.state == "failed":
+        lines = [*result.notes, *(f"{failure['path']}: {failure['message']}" for failure in result.failures[:5])]
+        message = "; ".join(lines) or "The run failed."
+        return Failed(message=message, data=RunFailed(message))
+    return result
+
+
+def _cancelling(client: SyncPrefectClient, flow_run: FlowRun) -> bool:
+    state = client.read_flow_run(flow_run.id).state
+    return state is not None and (state.is_cancelling() or state.is_cancelled())
+
+
+def _emit_finished(pipeline: Pipeline, result: RunResult) -> None:
+    """Events that others wait for: the next stage for what this one did, an alert for a table that is fresh."""
+    resource = pipeline_resource(pipeline.name)
+    counts = {"run_id": result.run_id, "num_shards": result.num_shards, "num_rows": result.num_rows}
+    if result.kind == "run" or result.num_shards:
+        emit_event(f"tidemill.{result.kind}.finished", resource=resource, payload=counts)
+    with Lake(pipeline.lake, read_only=True) as lake:
+        finished = lake.cursor().execute("SELECT finished_at FROM _runs WHERE run_id = ?", [result.run_id]).fetchone()
+        if finished and finished[0] == last_fresh(lake.cursor(), pipeline.name):
+            emit_event("tidemill.pipeline.fresh", resource=resource, payload=counts)
+
+
+class Teller:
+    """Sends the alerts of one flow run that was deployed."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        client: SyncPrefectClient,
+        flow_run: FlowRun,
+        logger: Logger | LoggerAdapter[Any],
+    ) -> None:
+        self._pipeline, self._client, self._flow_run, self._logger = pipeline, client, flow_run, logger
+
+    def ended(self, result: RunResult) -> None:
+        facts = {"run_id": result.run_id, "rows": result.num_rows, "shards": result.num_shards}
+        if result.state == "failed":
+            self.failed(result.notes[0] if result.notes else f"{len(result.failures)} files failed.", **facts)
+        elif message := stopped_at_cost(result):
+            self._send("max_cost", f"{self._pipeline.name}: {message}", **facts)
+        elif result.state == "done" and self._failed_before():
+            self._send("recovered", f"{self._pipeline.name} works again: {result.num_rows:,} rows.", **facts)
+
+    def failed(self, message: str, **facts: Any) -> None:
+        self._send("failed", f"{self._pipeline.name} failed: {message}", **facts)
+        if stale := self._staleness():
+            self._send("stale", stale, **facts)
+
+    def _staleness(self) -> str | None:
+        if self._pipeline.alerts.max_age is None or not catalog_exists(self._pipeline.lake):
+            return None
+        with Lake(self._pipeline.lake, read_only=True) as lake:
+            return staleness(lake.cursor(), self._pipeline)
+
+    def _failed_before(self) -> bool:
+        """Whether the flow run of this deployment that ended last did not end well."""
+        ended = FlowRunFilter.model_validate(
+            {
+                "deployment_id": {"any_": [self._flow_run.deployment_id]},
+                "state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}},
+            }
+        )
+        found = self._client.read_flow_runs(flow_run_filter=ended, sort=FlowRunSort.END_TIME_DESC, limit=1)
+        return bool(found and found[0].state and not found[0].state.is_completed())
+
+    def _send(self, kind: Kind, text: str, **facts: Any) -> None:
+        if wrong := alert(self._pipeline, kind, text, flow_run_id=str(self._flow_run.id), **facts):
+            self._logger.warning(wrong)

@@ -1,0 +1,26 @@
+"""Housekeeping as a flow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.context import FlowRunContext
+
+from flows.artifacts import Artifacts
+from flows.flow_run import read_pipeline
+from tidemill.lake.housekeeping import collect_garbage
+
+
+@flow(name="tidemill-gc", persist_result=False)
+def collect(pipeline: dict[str, Any] | str, overrides: list[str] | None = None, dry_run: bool = False) -> None:
+    """Keep the house of a pipeline's lake and store."""
+    context = FlowRunContext.get()
+    assert context is not None
+    assert context.flow_run is not None
+    loaded, logger = read_pipeline(pipeline, overrides or []), get_run_logger()
+    artifacts = Artifacts(context.client, context.flow_run.id, loaded, "gc", logger)  # type: ignore[arg-type]
+    facts = collect_garbage(loaded, dry_run=dry_run)
+    artifacts.facts(facts)
+    for note in facts["notes"]:
+        logger.info(note)

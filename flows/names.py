@@ -1,0 +1,28 @@
+"""What Tidemill's things are called at a Prefect server, and how they are told from other people's."""
+
+from __future__ import annotations
+
+TAG = "tidemill"
+"""Of every deployment, flow run and automation."""
+
+STAGES = ("ingest", "tokenize", "infer", "materialize")
+ENTRYPOINTS = {
+    "run": "flows.run.run_pipeline",
+    **{stage: f"flows.stage.{stage}" for stage in STAGES},
+    "backfill": "flows.backfill.run_backfill",
+    "gc": "flows.gc.collect",
+}
+"""By kind: the flow, as whatever Python has Tidemill installed imports it."""
+
+
+def flow_name(kind: str) -> str:
+    return f"tidemill-{kind}"
+
+
+def pipeline_tag(pipeline: str) -> str:
+    return f"pipeline:{pipeline}"
+
+
+def pipeline_resource(pipeline: str) -> dict[str, str]:
+    """The resource that a pipeline's events are about."""
+    return {"prefect.resource.id": f"tidemill.pipeline.{pipeline}", "prefect.resource.name": pipeline}

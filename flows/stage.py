@@ -1,0 +1,44 @@
+"""Each stage as a flow of its own: it does what is pending at its station, whenever and however often it is run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import Flow, flow
+from prefect.client.schemas import State
+
+from flows.executor import PrefectExecutor
+from flows.flow_run import Surroundings, carry_out
+from flows.names import flow_name
+from tidemill.recording import RunResult
+from tidemill.station import Stage, StageRun
+
+
+def _stage_flow(stage: Stage) -> Flow[..., RunResult | State[Any]]:
+    @flow(name=flow_name(stage), persist_result=False)
+    def run_stage(
+        pipeline: dict[str, Any] | str, overrides: list[str] | None = None, yes: bool = False, why: str = stage
+    ) -> RunResult | State[Any]:
+        """Do what is pending at one stage. `pipeline` is a file's path, or what such a file holds."""
+
+        def make(around: Surroundings) -> StageRun:
+            return StageRun(
+                around.pipeline,
+                stage,
+                progress=around.progress,
+                yes=yes,
+                why=around.why(why),
+                flow_run_id=around.flow_run_id,
+                executor=PrefectExecutor,
+                max_cost=around.pipeline.schedule.max_cost if around.deployed else None,
+            )
+
+        return carry_out(stage, pipeline, overrides, make)
+
+    return run_stage
+
+
+ingest = _stage_flow("ingest")
+tokenize = _stage_flow("tokenize")
+infer = _stage_flow("infer")
+materialize = _stage_flow("materialize")

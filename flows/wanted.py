@@ -1,0 +1,173 @@
+"""What a pipeline is to be at a Prefect server, and why it cannot: what is known without asking the server."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect.client.schemas.schedules import CronSchedule
+from pydantic import ValidationError
+
+from flows.automations import HEARTBEAT_SECONDS
+from flows.names import ENTRYPOINTS, STAGES, TAG, flow_name, pipeline_tag
+from tidemill.alerts import webhook_url
+from tidemill.config import Pipeline
+from tidemill.errors import ConfigError
+
+PASSWORD = re.compile(r"\bpassword\s*=|://[^/@\s]*:[^/@\s]*@")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One deployment, as it should be."""
+
+    kind: str
+    pipeline: Pipeline
+    file: Path
+
+    @property
+    def name(self) -> str:
+        return f"{flow_name(self.kind)}/{self.pipeline.name}"
+
+    @property
+    def pool(self) -> str:
+        own = getattr(self.pipeline.schedule, self.kind, None)
+        return (own.pool if own else None) or self.pipeline.schedule.pool
+
+    @property
+    def limit(self) -> int | None:
+        limit: int | None = self._schedule.limit
+        return limit
+
+    @property
+    def schedule(self) -> CronSchedule | None:
+        """Raises:
+        ConfigError: its cron is none, or its time zone.
+        """
+        cron, timezone = getattr(self._schedule, "cron", None), self.pipeline.schedule.timezone
+        if cron is None:
+            return None
+        try:
+            return CronSchedule(cron=cron, timezone=timezone)
+        except ValidationError as e:
+            if any("timezone" in problem["loc"] for problem in e.errors()):
+                raise ConfigError(
+                    f"{self.pipeline.name}: schedule.timezone = {timezone!r} is no time zone. Give one of the tz "
+                    'database, such as "Europe/Berlin", or "UTC".'
+                ) from e
+            key = "schedule.cron" if self.kind == "run" else f"schedule.{self.kind}.cron"
+            raise ConfigError(
+                f"{self.pipeline.name}: {key} = {cron!r} is no cron. Give five fields: minute, hour, day of the month, "
+                'month, day of the week, such as "0 2 * * *".'
+            ) from e
+
+    @property
+    def _parameter(self) -> dict[str, Any]:
+        """The pipeline, less what is the server's matter: a new cron concerns one deployment and not all."""
+        facts = self.pipeline.model_dump(mode="json")
+        facts["schedule"] = {key: facts["schedule"][key] for key in ("on_model_change", "max_cost")}
+        return facts
+
+    @property
+    def _schedule(self) -> Any:
+        return self.pipeline.schedule if self.kind == "run" else getattr(self.pipeline.schedule, self.kind)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What the server keeps of it, schedule and limit aside."""
+        return {
+            "description": f"Deployed from {self.file} by `tidemill deploy`.",
+            "parameters": {"pipeline": self._parameter},
+            "tags": [TAG, pipeline_tag(self.pipeline.name)],
+            "work_pool_name": self.pool,
+            "entrypoint": ENTRYPOINTS[self.kind],
+            "job_variables": {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}},
+        }
+
+
+def all_wanted(pipelines: Sequence[tuple[Pipeline, Path]]) -> list[Wanted]:
+    """Every deployment of some pipelines.
+
+    Raises:
+        ConfigError: they cannot be deployed.
+    """
+    resolved = [(resolve(pipeline), file.absolute()) for pipeline, file in pipelines]
+    _refuse_same_names([pipeline.name for pipeline, _ in resolved])
+    found = []
+    for pipeline, file in resolved:
+        mine = [Wanted(kind, pipeline, file) for kind in ENTRYPOINTS]
+        _refuse_password(pipeline)
+        _refuse_several_machines(pipeline, mine)
+        if server_alerts(pipeline):
+            webhook_url(pipeline)
+        found += mine
+    for one in found:
+        _ = one.schedule
+    return found
+
+
+def server_alerts(pipeline: Pipeline) -> bool:
+    """Whether the server itself is to send alerts."""
+    return pipeline.alerts.webhook is not None and bool({"stale", "failed"} & set(pipeline.alerts.on))
+
+
+def resolve(pipeline: Pipeline) -> Pipeline:
+    """The pipeline as it means the same in any folder and environment: local paths are absolute."""
+    raw = pipeline.model_dump(mode="json")
+    kind, _, where = pipeline.lake.catalog.partition(":")
+    if kind == "sqlite":
+        raw["lake"]["catalog"] = f"sqlite:{Path(where).absolute()}"
+    raw["lake"]["data"] = _absolute(pipeline.lake.data)
+    raw["store"]["path"] = _absolute(pipeline.store.path)
+    if Path(pipeline.dataset.path).exists() or glob.has_magic(pipeline.dataset.path):
+        raw["dataset"]["path"] = _absolute(pipeline.dataset.path)
+    for section in ("model", "tokenizer"):
+        path = raw[section]["path"]
+        if path and Path(path).is_dir():
+            raw[section]["path"] = _absolute(path)
+    return Pipeline.model_validate(raw)
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else str(Path(path).absolute())
+
+
+def _refuse_same_names(names: Sequence[str]) -> None:
+    if several := [name for name, count in Counter(names).items() if count > 1]:
+        raise ConfigError(
+            f"Several of these pipeline files have name = {several[0]!r}, and a deployment has one. "
+            "Give each pipeline a name of its own."
+        )
+
+
+def _refuse_password(pipeline: Pipeline) -> None:
+    if PASSWORD.search(pipeline.lake.catalog):
+        raise ConfigError(
+            f"{pipeline.name}: lake.catalog holds a password, which Prefect would store and show. Take it out, and "
+            "give it to the workers as PGPASSWORD, or in a file that PGPASSFILE names."
+        )
+
+
+def _refuse_several_machines(pipeline: Pipeline, wanted: Sequence[Wanted]) -> None:
+    """Several pools may be several machines, which a folder of one of them does not reach."""
+    if pipeline.store.shared:
+        return
+    stages = {one.pool for one in wanted if one.kind in STAGES}
+    if len(stages) > 1 and "://" not in pipeline.store.path:
+        raise ConfigError(
+            f"{pipeline.name}: its stages run in the pools {', '.join(sorted(stages))}, and store.path = "
+            f"{pipeline.store.path} is a folder of one machine. Set store.path to s3://bucket/prefix, or store.shared "
+            "= true if all their workers see this folder."
+        )
+    pools = {one.pool for one in wanted}
+    if len(pools) > 1 and pipeline.lake.catalog.startswith("sqlite:"):
+        raise ConfigError(
+            f"{pipeline.name}: it runs in the pools {', '.join(sorted(pools))}, and a SQLite catalog is for one "
+            "machine. Set lake.catalog to postgres:host=... dbname=..., or store.shared = true if all their workers "
+            "run on this machine."
+        )

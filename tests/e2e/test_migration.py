@@ -1,0 +1,140 @@
+"""A lake that an older Tidemill wrote is refused with the command that migrates it, and works after that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands import tidemill
+from tests.pipelines import make_pipeline, problems_of, reviews, run, table_of, write_parquet
+from tidemill.config import Pipeline
+from tidemill.errors import LakeError
+from tidemill.lake import Lake
+from tidemill.lake.migration import STEPS, migrate, to_layout_2
+from tidemill.lake.tables import SYSTEM_TABLES, existing_columns
+from tidemill.status import pipeline_status
+
+LAYOUT_1 = {
+    "_requests": """
+        pipeline VARCHAR, version VARCHAR, shard_id VARCHAR, request_id VARCHAR, run_id VARCHAR,
+        reason VARCHAR, requested_at TIMESTAMPTZ""",
+    "_ledger": """
+        pipeline VARCHAR, version VARCHAR, shard_id VARCHAR, path VARCHAR, content VARCHAR, request_id VARCHAR,
+        run_id VARCHAR, revision VARCHAR, kept VARCHAR, copied_from VARCHAR, num_rows BIGINT,
+        num_quarantined BIGINT, num_distinct BIGINT, num_tokens BIGINT,
+        num_computed_tokens BIGINT, num_padded_tokens BIGINT,
+        ingest_seconds DOUBLE, tokenize_seconds DOUBLE, infer_seconds DOUBLE, device VARCHAR, resolved JSON,
+        committed_at TIMESTAMPTZ""",
+    "_runs": """
+        run_id VARCHAR, pipeline VARCHAR, version VARCHAR, revision VARCHAR, kind VARCHAR, who VARCHAR, host VARCHAR,
+        pid INTEGER, why VARCHAR, flow_run_id VARCHAR, state VARCHAR, started_at TIMESTAMPTZ,
+        finished_at TIMESTAMPTZ, num_shards BIGINT, num_shards_failed BIGINT, num_copied BIGINT, num_rows BIGINT,
+        num_quarantined BIGINT, num_rows_removed BIGINT, num_tokens BIGINT, num_retries BIGINT,
+        estimated_seconds DOUBLE, seconds DOUBLE, cost DOUBLE, currency VARCHAR, message VARCHAR""",
+}
+"""The tables that layout 2 changed, as the release before it made them; `_backfills` and `_forgotten` are new."""
+
+
+def take_back_to_layout_1(pipeline: Pipeline) -> None:
+    def body(cursor: Any) -> None:
+        for table, columns in LAYOUT_1.items():
+            cursor.execute(f"CREATE TABLE {table}__old ({columns})")
+            names = ", ".join(name for name, _ in existing_columns(cursor, f"{table}__old"))
+            cursor.execute(f"INSERT INTO {table}__old SELECT {names} FROM {table}")
+            cursor.execute(f"DROP TABLE {table}")
+            cursor.execute(f"ALTER TABLE {table}__old RENAME TO {table}")
+        for table in ("_backfills", "_forgotten"):
+            cursor.execute(f"DROP TABLE {table}")
+        cursor.execute("UPDATE _layout SET layout_version = 1")
+
+    with Lake(pipeline.lake) as lake:
+        lake.write(body, message="as layout 1 was")
+    for mark in Path(pipeline.lake.data).glob("tidemill-lake-*"):
+        mark.unlink()
+
+
+def columns_of(pipeline: Pipeline) -> dict[str, set[tuple[str, str]]]:
+    with Lake(pipeline.lake, read_only=True, any_layout=True) as lake:
+        return {table: set(existing_columns(lake.cursor(), table)) for table in SYSTEM_TABLES}
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Pipeline:
+    """A lake of layout 1, with rows in it."""
+    for i in range(2):
+        write_parquet(tmp_path / "data" / f"part-{i}.parquet", reviews(50 * i, 30))
+    pipeline = make_pipeline(tmp_path / "one", f"{tmp_path}/data/*")
+    run(pipeline)
+    take_back_to_layout_1(pipeline)
+    return pipeline
+
+
+def test_an_older_lake_is_refused_until_it_is_migrated_and_works_then(old, tmp_path):
+    catalog, home = old.lake.catalog, tmp_path / "home"
+    with pytest.raises(LakeError, match=r"has layout 1; .* `tidemill migrate 'sqlite:.*'`"):
+        run(old)
+    refused = tidemill("sql", catalog, "SELECT 1", home=home)
+    assert (refused.returncode, "tidemill migrate" in refused.stderr) == (2, True)
+
+    first, again = (tidemill("migrate", catalog, home=home) for _ in range(2))
+
+    assert first.returncode == 0, first.stderr
+    assert "from layout 1 to 2" in first.stdout
+    assert "new in _ledger: num_forgotten" in first.stdout
+    assert (again.returncode, "is current" in again.stdout) == (0, True)
+    fresh = make_pipeline(tmp_path / "fresh", f"{tmp_path}/data/*")
+    before = table_of(old)
+    run(fresh)
+    assert columns_of(old) == columns_of(fresh)
+    write_parquet(tmp_path / "data" / "part-1.parquet", reviews(300, 40))
+    assert (run(old).state, run(fresh).state) == ("done", "done")
+    assert table_of(old).keys() == table_of(fresh).keys() != before.keys()
+    assert problems_of(old) == []
+    assert pipeline_status(old)["rows"] == 70
+
+
+def test_a_step_that_raises_leaves_the_lake_as_it_was(old):
+    columns = columns_of(old)
+
+    def fails(cursor: Any) -> list[str]:
+        cursor.execute("ALTER TABLE _runs ADD COLUMN never VARCHAR")
+        cursor.execute("DROP TABLE _ledger")
+        raise RuntimeError("a step fails")
+
+    with pytest.raises(RuntimeError, match="a step fails"):
+        migrate(old.lake, steps=(to_layout_2, fails))
+
+    assert columns_of(old) == columns
+    with pytest.raises(LakeError, match="has layout 1"):
+        run(old)
+    assert migrate(old.lake).changes
+    assert problems_of(old) == []
+
+
+def test_a_newer_lake_is_refused_by_every_command(tmp_path):
+    home = tmp_path / "home"
+    write_parquet(tmp_path / "data" / "a.parquet", reviews(0, 20))
+    pipeline = make_pipeline(tmp_path / "one", f"{tmp_path}/data/*")
+    run(pipeline)
+    with Lake(pipeline.lake) as lake:
+        lake.write(lambda cursor: cursor.execute("UPDATE _layout SET layout_version = 99"), message="newer")
+
+    for command in (["migrate", pipeline.lake.catalog], ["sql", pipeline.lake.catalog, "SELECT 1"]):
+        done = tidemill(*command, home=home)
+        assert done.returncode == 2
+        assert "layout 99" in done.stderr
+        assert "as new as the one that wrote it" in done.stderr
+
+
+def test_there_is_nothing_to_migrate_where_no_lake_is(tmp_path):
+    done = tidemill("migrate", f"sqlite:{tmp_path}/none.sqlite", home=tmp_path / "home")
+    assert (done.returncode, "no lake to migrate" in done.stderr) == (2, True)
+    assert not (tmp_path / "none.sqlite").exists()
+
+
+def test_there_is_a_step_from_every_layout_to_the_next():
+    from tidemill.lake.connection import LAYOUT_VERSION
+
+    assert len(STEPS) == LAYOUT_VERSION - 1

@@ -1,0 +1,176 @@
+"""What is deployed, run by a real worker: schedules, stages, crashes, cancellations, alerts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Scheduled
+
+from flows.cancel import cancel_pipeline
+from flows.names import STAGES
+from tests.flows.conftest import Deployed, eventually
+from tests.pipelines import assert_same_tables, make_pipeline, problems_of, query, reviews, run, write_parquet
+from tidemill.config import Pipeline
+from tidemill.lake import catalog_exists
+
+NUM_FILES, NUM_ROWS = 3, 25
+
+
+def small(folder: Path, name: str, **sections: Any) -> Pipeline:
+    for i in range(NUM_FILES):
+        write_parquet(folder / name / f"part-{i}.parquet", reviews(i * NUM_ROWS, NUM_ROWS))
+    return make_pipeline(folder, str(folder / name / "*.parquet"), name=name, **sections)
+
+
+def slow(folder: Path, name: str) -> Pipeline:
+    """Enough shards to be met in the middle."""
+    write_parquet(folder / "slow.parquet", reviews(0, 3000), row_group_size=75)
+    dataset = {"shard_bytes": 1000}
+    return make_pipeline(folder, str(folder / "slow.parquet"), name=name, dataset=dataset, limits={"retries": 2})
+
+
+def undisturbed(pipeline: Pipeline, folder: Path) -> Pipeline:
+    own = {
+        "lake": {"catalog": f"sqlite:{folder}/direct.sqlite", "data": f"{folder}/direct"},
+        "store": {"path": f"{folder}/direct-store"},
+    }
+    direct = Pipeline.model_validate(pipeline.model_dump(mode="json") | own)
+    run(direct)
+    return direct
+
+
+def runs_of(pipeline: Pipeline) -> list[tuple[Any, ...]]:
+    if not catalog_exists(pipeline.lake):
+        return []
+    return query(
+        pipeline.lake,
+        f"SELECT kind, state, worker, pid FROM _runs WHERE pipeline = '{pipeline.name}' ORDER BY started_at",
+    )
+
+
+def num_committed(pipeline: Pipeline) -> int:
+    return len(query(pipeline.lake, "SELECT shard_id FROM _ledger")) if catalog_exists(pipeline.lake) else 0
+
+
+def test_a_schedule_makes_flow_runs_that_complete_and_show_what_they_did(deployed: Deployed, tmp_path):
+    pipeline = small(tmp_path, "scheduled", schedule={"cron": "0 2 * * *"}, cost={"per_hour": 1.0})
+    deployed.deploy(pipeline)
+    found = eventually(lambda: deployed.flow_runs("run", pipeline), bool)
+    assert all(one.auto_scheduled and one.expected_start_time.hour == 2 for one in found)
+    deployed.client.set_flow_run_state(found[0].id, Scheduled(scheduled_time=datetime.now(UTC)), force=True)
+    flow_run = deployed.wait(found[0].id)
+    assert (flow_run.state_name, flow_run.state.message) == ("Completed", None)
+    assert {"tidemill", "pipeline:scheduled"} <= set(flow_run.tags)
+    [(kind, state, worker, _)] = runs_of(pipeline)
+    assert (kind, state, worker.partition("@")[0]) == ("run", "done", "tidemill")
+    assert_same_tables(pipeline, undisturbed(pipeline, tmp_path))
+    artifacts = {one.key: one for one in deployed.client.read_artifacts() if one.flow_run_id == flow_run.id}
+    assert artifacts["scheduled-run-progress"].data == 100
+    assert "| rows | 75 |" in artifacts["scheduled-run-result"].data
+    assert str(tmp_path) in artifacts["scheduled-run-data"].data
+
+
+def test_stages_started_in_any_order_end_in_the_right_table(deployed: Deployed, tmp_path):
+    """Those that come too early find nothing to do; what ingest brings in goes on by events."""
+    pipeline = small(tmp_path, "staged", schedule={"infer": {"cron": "0 2 * * *"}})
+    deployed.deploy(pipeline)
+    early = [deployed.start(stage, pipeline) for stage in ("materialize", "infer", "tokenize")]
+    assert [deployed.wait(one).state_name for one in early] == ["Completed"] * 3
+    deployed.wait(deployed.start("ingest", pipeline))
+    eventually(lambda: num_committed(pipeline), lambda found: found == NUM_FILES)
+    eventually(lambda: deployed.flow_runs("materialize", pipeline), all_ended)
+    assert_same_tables(pipeline, undisturbed(pipeline, tmp_path))
+    assert [(kind, state) for kind, state, _, _ in runs_of(pipeline)] == [(stage, "done") for stage in STAGES]
+
+
+def all_ended(flow_runs: list[FlowRun]) -> bool:
+    return all(one.state is not None and one.state.is_final() for one in flow_runs if not one.auto_scheduled)
+
+
+def test_a_killed_flow_run_is_run_again_by_itself(deployed: Deployed, tmp_path):
+    pipeline = slow(tmp_path, "killed")
+    deployed.deploy(pipeline)
+    flow_run_id = deployed.start("run", pipeline)
+    eventually(lambda: num_committed(pipeline), lambda found: found > 1)
+    [(_, _, _, pid)] = runs_of(pipeline)
+    os.kill(pid, signal.SIGKILL)
+    flow_run = deployed.wait(flow_run_id, "Completed", "Failed", "Cancelled")
+    assert (flow_run.state_name, flow_run.run_count) == ("Completed", 2)
+    assert_same_tables(pipeline, undisturbed(pipeline, tmp_path))
+    assert problems_of(pipeline) == []
+
+
+def test_cancelling_stops_the_flow_run_and_what_was_committed_stays(deployed: Deployed, tmp_path):
+    pipeline = slow(tmp_path, "cancelled")
+    deployed.deploy(pipeline)
+    flow_run_id = deployed.start("run", pipeline)
+    eventually(lambda: num_committed(pipeline), lambda found: found > 1)
+    assert [one["how"] for one in cancel_pipeline(pipeline)["runs"]] == ["flow run"]
+    assert deployed.wait(flow_run_id, "Cancelled", "Crashed", "Completed").state_name == "Cancelled"
+    [(_, state, _, _)] = runs_of(pipeline)
+    assert state == "stopped"
+    assert problems_of(pipeline) == []
+
+
+def test_a_changed_option_is_computed_beside_the_promoted_version(deployed: Deployed, tmp_path):
+    deployed.deploy(first := small(tmp_path, "followed"))
+    deployed.wait(deployed.start("run", first))
+    changed = small(tmp_path, "followed", schedule={"on_model_change": "backfill"}, tokenizer={"max_length": 16})
+    deployed.deploy(changed)
+    deployed.wait(deployed.start("run", changed))
+    eventually(lambda: num_committed(changed), lambda found: found == 2 * NUM_FILES)
+    eventually(lambda: deployed.flow_runs("backfill", changed), lambda found: bool(found) and all_ended(found))
+    versions = query(changed.lake, "SELECT version, count(*) FROM _ledger GROUP BY version")
+    assert sorted(count for _, count in versions) == [NUM_FILES, NUM_FILES]
+    [(promoted,)] = query(changed.lake, "SELECT promoted_version FROM _pipelines")
+    assert promoted == query(changed.lake, "SELECT arg_min(version, committed_at) FROM _ledger")[0][0]
+
+
+@contextmanager
+def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A real HTTP server on loopback, and what was posted to it."""
+    posted: list[dict[str, Any]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/", posted
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_failures_recoveries_and_a_table_that_nobody_refreshes_are_told(deployed: Deployed, tmp_path):
+    with webhook() as (url, posted):
+        pipeline = small(tmp_path, "alarmed", alerts={"webhook": url, "max_age": "10 s"})
+        moved = (tmp_path / "alarmed").rename(tmp_path / "elsewhere")
+        deployed.deploy(pipeline)
+        assert deployed.wait(deployed.start("run", pipeline)).state_name == "Failed"
+        moved.rename(tmp_path / "alarmed")
+        assert deployed.wait(deployed.start("run", pipeline)).state_name == "Completed"
+        kinds = [one["kind"] for one in posted if "run_id" in one or "flow_run_id" in one]
+        assert kinds == ["failed", "recovered"]
+        assert "alarmed failed: " in posted[0]["text"]
+        told: Callable[[], list[Any]] = lambda: [one for one in posted if one["kind"] == "stale"]  # noqa: E731
+        [stale, *_] = eventually(told, bool)
+        assert stale["text"] == "alarmed was not brought up to date within alerts.max_age."

@@ -1,0 +1,96 @@
+"""Tell someone: a failure, a stale table, a run that stopped at its cost, a recovery.
+
+An alert is JSON with a field `text`, sent by HTTP POST, which is what chat
+services take. A webhook that fails fails nothing: it is told, and that is all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.request
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from tidemill.config import Pipeline
+from tidemill.errors import ConfigError
+from tidemill.lake import Cursor
+
+Kind = Literal["failed", "stale", "max_cost", "recovered"]
+ANSWER_SECONDS = 10.0
+
+
+def alert(pipeline: Pipeline, kind: Kind, text: str, **facts: Any) -> str | None:
+    """Send an alert, if the pipeline wants this kind; returns what went wrong with sending it."""
+    if pipeline.alerts.webhook is None or kind not in pipeline.alerts.on:
+        return None
+    body = json.dumps({"text": text, "kind": kind, "pipeline": pipeline.name, **facts}, default=str)
+    try:
+        request = urllib.request.Request(
+            webhook_url(pipeline), body.encode(), {"Content-Type": "application/json"}, method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS):
+            return None
+    except (ConfigError, OSError, ValueError) as e:
+        return f"The alert {kind!r} could not be sent to alerts.webhook: {e}"
+
+
+def webhook_url(pipeline: Pipeline) -> str:
+    """The address, taken from the environment if `alerts.webhook` is `$NAME`.
+
+    Raises:
+        ConfigError: there is no such variable, or no such address.
+    """
+    url = pipeline.alerts.webhook or ""
+    if url.startswith("$"):
+        if not os.environ.get(url[1:]):
+            raise ConfigError(f"alerts.webhook = {url}, and the environment has no {url[1:]}. Set it.")
+        url = os.environ[url[1:]]
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError("alerts.webhook is no http:// or https:// address.")
+    return url
+
+
+def last_fresh(cursor: Cursor, pipeline: str) -> datetime | None:
+    """When the table was last known to be up to date; None if never.
+
+    That is the end of a run, or of a stage that left nothing open before it.
+    """
+    found = cursor.execute(
+        "SELECT max(finished_at) FILTER (kind = 'run'), max(finished_at) FROM _runs "
+        "WHERE pipeline = ? AND state = 'done' AND kind IN ('run', 'ingest', 'materialize')",
+        [pipeline],
+    ).fetchone()
+    by_run, latest = found or (None, None)
+    # Whether a stage left anything open takes a look at every request.
+    return by_run if by_run == latest else _last_fresh_stage(cursor, pipeline)
+
+
+def _last_fresh_stage(cursor: Cursor, pipeline: str) -> datetime | None:
+    found = cursor.execute(
+        "WITH still_open AS (SELECT min(r.requested_at) AS since FROM _requests r "
+        "JOIN _pipelines p ON p.pipeline = r.pipeline AND p.promoted_version = r.version "
+        "JOIN _shards s ON s.pipeline = r.pipeline AND s.revision = p.target_revision AND s.shard_id = r.shard_id "
+        "ANTI JOIN _ledger l ON l.pipeline = r.pipeline AND l.version = r.version AND l.shard_id = r.shard_id "
+        "AND l.request_id = r.request_id WHERE r.pipeline = $pipeline AND r.backfill_id IS NULL) "
+        "SELECT max(finished_at) FROM _runs, still_open WHERE pipeline = $pipeline AND state = 'done' "
+        "AND (kind = 'run' OR kind IN ('ingest', 'materialize') AND (since IS NULL OR finished_at < since))",
+        {"pipeline": pipeline},
+    ).fetchone()
+    return found[0] if found else None
+
+
+def staleness(cursor: Cursor, pipeline: Pipeline) -> str | None:
+    """What to say of a table that is older than `alerts.max_age`; None of one that is not."""
+    if pipeline.alerts.max_age is None:
+        return None
+    fresh = last_fresh(cursor, pipeline.name)
+    age = None if fresh is None else (datetime.now(UTC) - fresh).total_seconds()
+    if age is not None and age <= pipeline.alerts.max_age:
+        return None
+    told = "was never up to date" if age is None else f"was last up to date {_hours(age)} ago"
+    return f"{pipeline.name} {told}; alerts.max_age is {_hours(pipeline.alerts.max_age)}."
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
