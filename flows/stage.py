@@ -6,10 +6,14 @@ from typing import Any
 
 from prefect import Flow, flow
 from prefect.client.schemas import State
+from prefect.states import Completed
 
 from flows.executor import PrefectExecutor
-from flows.flow_run import Surroundings, carry_out
+from flows.flow_run import Surroundings, carry_out, read_pipeline
 from flows.names import flow_name
+from tidemill.config import Pipeline
+from tidemill.lake import Lake, catalog_exists
+from tidemill.lake.ledger import load_state
 from tidemill.recording import RunResult
 from tidemill.station import Stage, StageRun
 
@@ -33,9 +37,19 @@ def _stage_flow(stage: Stage) -> Flow[..., RunResult | State[Any]]:
                 max_cost=around.pipeline.schedule.max_cost if around.deployed else None,
             )
 
+        if stage != "ingest" and not _is_known(read_pipeline(pipeline, overrides or [])):
+            return Completed(message="There is no table yet, so nothing is pending. The ingest stage makes it.")
         return carry_out(stage, pipeline, overrides, make)
 
     return run_stage
+
+
+def _is_known(pipeline: Pipeline) -> bool:
+    """Whether the ingest stage ever ran. A later stage that was started before it has nothing to do."""
+    if not catalog_exists(pipeline.lake):
+        return False
+    with Lake(pipeline.lake, read_only=True) as lake:
+        return load_state(lake.cursor(), pipeline.name) is not None
 
 
 ingest = _stage_flow("ingest")

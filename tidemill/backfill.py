@@ -30,6 +30,7 @@ from tidemill.lake import Cursor, DoneShard, Lake, PipelineState
 from tidemill.lake.adoption import create_version
 from tidemill.lake.claims import Claims, is_alive
 from tidemill.lake.ledger import done_shards, load_state, target_shards
+from tidemill.lake.promotion import find_version
 from tidemill.lake.requests import ONLY_QUARANTINED, Request, open_requests, quarantined_rows
 from tidemill.lake.runs import RunRecord
 from tidemill.lake.tables import duckdb_type, insert_records
@@ -52,7 +53,7 @@ class Selection:
     `files` is a glob over paths, `shards` are shard ids, `since` and `until`
     are dates (both included) of a file: one in its path, else that of the
     commit that last changed it. `version` names a recorded version; without
-    it, it is what the pipeline file asks for.
+    it, it is what the pipeline file asks for. Its beginning will do, or `promoted`.
     """
 
     files: str | None = None
@@ -332,13 +333,12 @@ class BackfillRun:
 
 
 def _version(pipeline: Pipeline, cursor: Cursor, state: PipelineState, selection: Selection) -> Version:
+    rows = cursor.execute("SELECT version FROM _versions WHERE pipeline = ?", [pipeline.name]).fetchall()
+    known = [version for (version,) in rows]
     if selection.version is not None:
-        return load_version(cursor, pipeline, selection.version)
+        return load_version(cursor, pipeline, find_version(known, selection.version, state.promoted_version))
     spec = versions.declared(pipeline)
-    known = cursor.execute(
-        "SELECT count(*) FROM _versions WHERE pipeline = ? AND version = ?", [pipeline.name, spec.version]
-    ).fetchone()
-    if known != (0,):
+    if spec.version in known:
         return load_version(cursor, pipeline, spec.version)
     return _new_version(pipeline, cursor, state, spec)
 

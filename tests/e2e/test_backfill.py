@@ -152,7 +152,7 @@ def test_a_selector_that_means_nothing_is_refused(pipeline):
 
 def test_a_version_that_is_not_there_is_refused_with_those_that_are(pipeline):
     run(pipeline)
-    with pytest.raises(LakeError, match="has no version 00000000"):
+    with pytest.raises(LakeError, match="names no version"):
         selected_paths(pipeline, version="00000000")
 
 

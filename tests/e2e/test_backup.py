@@ -17,7 +17,7 @@ from tidemill.config import Pipeline
 from tidemill.errors import LakeError
 from tidemill.lake.connection import catalog_exists
 
-NUM_FILES = 8
+NUM_FILES = 5
 
 
 def num_done(pipeline: Pipeline) -> int:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import functools
 import secrets
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,9 +22,9 @@ import pyarrow as pa
 
 from tidemill.columns import parse_kept
 from tidemill.config import Pipeline
-from tidemill.errors import ConfigError, LakeError
+from tidemill.errors import ConfigError
 from tidemill.lake.conditions import check_condition, check_is_boolean
-from tidemill.lake.connection import Cursor, Lake, sqlite_file
+from tidemill.lake.connection import Cursor, Lake
 from tidemill.lake.data import DataFolder
 from tidemill.lake.forgotten import key_hashes
 from tidemill.lake.housekeeping import (
@@ -41,28 +39,11 @@ from tidemill.lake.housekeeping import (
 from tidemill.lake.promotion import existing_state, load_table
 from tidemill.lake.runs import RunRecord, record_run
 from tidemill.lake.tables import ResultTable, existing_columns, identifier, insert_rows, point_view, table_name
+from tidemill.lake.vacuum import vacuum_catalog
 from tidemill.store import Store
 
 UNPUBLISHED_SECONDS = 60.0
 """An unpublished store file this old belongs to no process that still writes it."""
-CATALOG_WAIT_SECONDS = 2
-VACUUM = """
-import sqlite3, sys
-catalog = sqlite3.connect(sys.argv[1], timeout=float(sys.argv[2]), isolation_level=None)
-catalog.execute("VACUUM")
-print(catalog.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
-"""
-"""Leaves no deleted row in the file's free pages or in its write-ahead log; prints 1 if someone was reading."""
-POSTGRES_VACUUM = """
-SELECT format('VACUUM (FULL, ANALYZE) %I.%I', schemaname, tablename) FROM pg_tables
-WHERE tablename ~ '^ducklake_(file_(column|variant)_stats|table_column_stats|inlined_data_[0-9].*)$'
-"""
-"""For the tables of a catalog that hold values of rows: it writes them anew, and samples them anew as well."""
-POSTGRES_SNAPSHOTS = """
-SELECT count(*) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_xmin IS NOT NULL
-"""
-"""Sessions for which PostgreSQL may have kept dead rows."""
 MAX_PATHS = 20
 T = TypeVar("T")
 
@@ -130,8 +111,7 @@ def forget(pipeline: Pipeline, condition: str, *, why: str = "forget", history: 
             write(functools.partial(_write_anew, pipeline=pipeline.name, table=table))
         write(_expire_the_past)
         write(lambda cursor: remove_scheduled_files(cursor, datetime.now(UTC)))
-        for clean in (_remove_orphans, _clean_catalog, _clean_store):
-            erasure.unreached += clean(lake, pipeline)
+        erasure.unreached += [*_remove_orphans(lake), *vacuum_catalog(lake), *_clean_store(lake, pipeline)]
         erasure.unreached += out_of_reach(pipeline)
         erasure.erased = True
         record.state, record.finished_at, record.seconds = "done", datetime.now(UTC), time.monotonic() - started
@@ -328,7 +308,7 @@ def _expire_the_past(cursor: Cursor) -> None:
         expire(cursor, past)
 
 
-def _remove_orphans(lake: Lake, pipeline: Pipeline) -> list[str]:
+def _remove_orphans(lake: Lake) -> list[str]:
     """Files of inserts that were killed before they could commit; returns what was not reached."""
     folder = DataFolder(lake)
     if folder.is_shared():
@@ -336,40 +316,6 @@ def _remove_orphans(lake: Lake, pipeline: Pipeline) -> list[str]:
     with lake.locked():
         folder.remove(orphans(lake, datetime.now(UTC)))
     return []
-
-
-def _clean_catalog(lake: Lake, pipeline: Pipeline) -> list[str]:
-    """What the catalog's own files still hold of rows that were deleted from it; returns what was not reached."""
-    clean = _clean_sqlite if lake.spec.catalog.startswith("sqlite:") else _clean_postgres
-    with lake.locked():
-        return clean(lake)
-
-
-def _clean_sqlite(lake: Lake) -> list[str]:
-    # In a process of its own: a second SQLite library in this one would take away the locks of DuckDB's.
-    arguments = [sqlite_file(lake.spec), str(CATALOG_WAIT_SECONDS)]
-    done = subprocess.run([sys.executable, "-c", VACUUM, *arguments], capture_output=True, text=True, check=False)
-    if done.returncode and "locked" not in done.stderr:
-        raise LakeError(f"The catalog {arguments[0]} cannot be cleaned: {done.stderr.strip()}. Run again.")
-    return [] if done.stdout.strip() == "0" else [_in_use("the catalog's free pages")]
-
-
-def _clean_postgres(lake: Lake) -> list[str]:
-    import psycopg
-
-    with psycopg.connect(lake.spec.catalog.partition(":")[2], autocommit=True) as session:
-        session.execute(f"SET lock_timeout = {CATALOG_WAIT_SECONDS * 1000}")
-        try:
-            for (statement,) in session.execute(POSTGRES_VACUUM).fetchall():
-                session.execute(statement)
-            in_use = session.execute(POSTGRES_SNAPSHOTS).fetchone() != (0,)
-        except psycopg.errors.LockNotAvailable:
-            in_use = True
-    return [_in_use("dead rows of the catalog")] if in_use else []
-
-
-def _in_use(what: str) -> str:
-    return f"{what}: another process was reading the catalog. Say it again with --history when that one has ended"
 
 
 def _clean_store(lake: Lake, pipeline: Pipeline) -> list[str]:
