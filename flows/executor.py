@@ -9,6 +9,7 @@ from prefect import Task
 from prefect.futures import PrefectFuture
 from prefect.utilities.annotations import opaque
 
+from flows.stopping import tell_when_stopping
 from tasks.cut import cut_next
 from tasks.infer import infer
 from tasks.ingest import ingest
@@ -50,6 +51,7 @@ class PrefectExecutor:
 
     def __init__(self, workspace: Workspace, progress: Progress) -> None:
         self._workspace, self._progress = workspace, progress
+        tell_when_stopping(workspace.stop)
         rule: dict[str, Any] = {"retries": workspace.pipeline.limits.retries, "stop": workspace.stop}
         self._tasks = {step: with_retries(task, on_retry=self._count, **rule) for step, task in STEPS.items()}
         self._futures: list[PrefectFuture[Any]] = []

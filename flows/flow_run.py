@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from logging import Logger, LoggerAdapter
@@ -21,6 +22,7 @@ from pydantic import ValidationError
 from flows.artifacts import Artifacts
 from flows.names import pipeline_resource
 from flows.progress import Logged, Shown
+from flows.stopping import stopping_gently
 from tidemill.alerts import Kind, alert, last_fresh, staleness
 from tidemill.config import Pipeline, load_pipeline
 from tidemill.errors import ConfigError, RunFailed, Stopped, TidemillError
@@ -108,7 +110,8 @@ def carry_out(
     try:
         run = make(around)
         client.set_flow_run_name(flow_run.id, f"{pipeline.name}-{run.run_id}")
-        here.result = result = run.execute()
+        with stopping_gently() if around.deployed else nullcontext():
+            here.result = result = run.execute()
         artifacts.result(result)
         if result.state == "done":
             _emit_finished(pipeline, result)

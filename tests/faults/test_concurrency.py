@@ -114,7 +114,8 @@ def test_one_shard_committed_from_two_connections_at_once_is_there_once(tmp_path
 
     def ask(request_id: str) -> None:
         with Lake(spec) as lake:
-            lake.write(lambda cursor: cursor.execute("UPDATE _requests SET request_id = ?", [request_id]), message="ask")
+            update = "UPDATE _requests SET request_id = ?"
+            lake.write(lambda cursor: cursor.execute(update, [request_id]), message="ask")
 
     for asked in "abcde":
         ask(asked)

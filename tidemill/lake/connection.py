@@ -136,6 +136,8 @@ class Lake:
             self._connection.execute(f"ATTACH 'ducklake:{target}' AS lake{given}")
         except duckdb.Error as e:
             raise LakeError(f"The lake at {_shown(spec)} cannot be opened: {e}. Check lake.catalog.") from e
+        if create and spec.catalog.startswith("sqlite:") and (file := _identity(spec)):
+            _DATA_PATHS[file] = data_path(spec)
 
     def _moved_data(self, spec: config.Lake) -> str | None:
         """Where the data lies now, if the whole lake was moved; refuses a second place for one lake's data."""
@@ -259,12 +261,26 @@ def catalog_exists(spec: config.Lake) -> bool:
     return recorded_data_path(spec) is not None
 
 
+_DATA_PATHS: dict[tuple[str, int], str] = {}
+"""What catalogs that this process has opened say. Python's SQLite must not open one that DuckDB's has open here: it
+would drop, when it closes the file, the locks that the system keeps by process and file."""
+
+
+def _identity(spec: config.Lake) -> tuple[str, int] | None:
+    """A SQLite catalog's path and inode; None where there is no such file."""
+    try:
+        return sqlite_file(spec), Path(sqlite_file(spec)).stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
 def recorded_data_path(spec: config.Lake) -> str | None:
     """The data path that the catalog holds; None where no lake was made yet."""
     query = "SELECT value FROM ducklake_metadata WHERE key = 'data_path'"
     if spec.catalog.startswith("sqlite:"):
-        if not Path(sqlite_file(spec)).exists():
-            return None
+        file = _identity(spec)
+        if file is None or file in _DATA_PATHS:
+            return _DATA_PATHS[file] if file else None
         connection = sqlite3.connect(sqlite_file(spec), timeout=30)
         try:
             found = connection.execute(query).fetchone()
@@ -274,6 +290,8 @@ def recorded_data_path(spec: config.Lake) -> str | None:
             raise LakeError(f"{_shown(spec)} is not a lake's catalog: {e}. Check lake.catalog.") from e
         finally:
             connection.close()
+        if found:
+            _DATA_PATHS[file] = found[0]
         return found[0] if found else None
     import psycopg
 

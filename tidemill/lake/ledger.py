@@ -89,11 +89,11 @@ def done_shards(cursor: Cursor, pipeline: str, version: str) -> dict[str, DoneSh
 def cut_files(cursor: Cursor, pipeline: str) -> dict[str, list[Slice]]:
     """File content → the slices it was cut into, for every file that was once cut to its end."""
     rows = cursor.execute(
-        "WITH whole AS (SELECT content AS file_content, any_value(revision) AS revision, any_value(path) AS path "
+        "WITH whole AS (SELECT content AS file_content, any_value({'revision': revision, 'path': path}) AS place "
         "FROM (SELECT * FROM _files WHERE pipeline = $pipeline AND num_shards IS NOT NULL) GROUP BY content) "
         "SELECT w.file_content, s.first_row, s.num_rows, s.start_byte, s.stop_byte, s.content, s.text_bytes "
-        "FROM whole w LEFT JOIN _shards s ON s.pipeline = $pipeline AND s.revision = w.revision AND s.path = w.path "
-        "ORDER BY w.file_content, s.first_row",
+        "FROM whole w LEFT JOIN _shards s ON s.pipeline = $pipeline AND s.revision = w.place.revision "
+        "AND s.path = w.place.path ORDER BY w.file_content, s.first_row",
         {"pipeline": pipeline},
     ).fetchall()
     slices: dict[str, list[Slice]] = defaultdict(list)
