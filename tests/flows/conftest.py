@@ -84,14 +84,14 @@ class Deployed:
         mine = FlowRunFilter.model_validate({"deployment_id": {"any_": [deployment.id]}})
         return self.client.read_flow_runs(flow_run_filter=mine)
 
-    def wait(self, flow_run_id: UUID, *names: str) -> FlowRun:
+    def wait(self, flow_run_id: UUID, *names: str, seconds: float = FLOW_RUN_SECONDS) -> FlowRun:
         """The flow run, once it is in one of these states; else once it has ended."""
 
         def there(found: FlowRun) -> bool:
             state = found.state
             return state is not None and (state.name in names if names else state.is_final())
 
-        return eventually(lambda: self.client.read_flow_run(flow_run_id), there)
+        return eventually(lambda: self.client.read_flow_run(flow_run_id), there, seconds=seconds)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Scheduled
 
@@ -104,6 +105,39 @@ def test_a_killed_flow_run_is_run_again_by_itself(deployed: Deployed, tmp_path):
     assert (flow_run.state_name, flow_run.run_count) == ("Completed", 2)
     assert_same_tables(pipeline, undisturbed(pipeline, tmp_path))
     assert problems_of(pipeline) == []
+
+
+@pytest.mark.soak
+def test_each_stage_that_is_killed_is_run_again_by_itself(deployed: Deployed, tmp_path):
+    pipeline = slow(tmp_path, "stagewise")
+    deployed.deploy(pipeline)
+    for stage in STAGES:
+        flow_run_id = deployed.start(stage, pipeline)
+        [pid] = eventually(lambda stage=stage: living(pipeline, stage), bool)
+        os.kill(pid, signal.SIGKILL)
+        flow_run = deployed.wait(flow_run_id, "Completed", "Failed", "Cancelled")
+        assert (stage, flow_run.state_name, flow_run.run_count) == (stage, "Completed", 2)
+    assert_same_tables(pipeline, undisturbed(pipeline, tmp_path))
+    assert problems_of(pipeline) == []
+
+
+@pytest.mark.soak
+def test_a_flow_run_that_is_killed_with_its_worker_is_run_again_by_itself(deployed: Deployed, tmp_path):
+    pipeline = slow(tmp_path, "orphaned")
+    deployed.deploy(pipeline)
+    flow_run_id = deployed.start("run", pipeline)
+    [pid] = eventually(lambda: living(pipeline, "run"), bool)
+    worker = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(worker, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    flow_run = deployed.wait(flow_run_id, "Completed", "Failed", "Cancelled", seconds=300)
+    assert (flow_run.state_name, flow_run.run_count) == ("Completed", 2)
+    assert_same_tables(pipeline, undisturbed(pipeline, tmp_path))
+
+
+def living(pipeline: Pipeline, kind: str) -> list[int]:
+    """Process ids of the runs of a kind that are under way."""
+    return [pid for found, state, _, pid, _ in runs_of(pipeline) if (found, state) == (kind, "running")]
 
 
 def test_cancelling_stops_the_flow_run_and_what_was_committed_stays(deployed: Deployed, tmp_path):

@@ -51,7 +51,7 @@ def test_a_stack_that_was_down_across_five_due_times_catches_up_and_computes_not
     with temporary_settings({PREFECT_API_URL: started.url}), get_client(sync_client=True) as client:
         deploy(client, [(pipeline, tmp_path / "reviews.toml")])
         deployment = client.read_deployment_by_name("tidemill-run/reviews")
-        soon = datetime.now(UTC) + timedelta(seconds=30)
+        soon = datetime.now(UTC) + timedelta(seconds=20)
         due = [
             client.create_flow_run_from_deployment(
                 deployment.id, state=Scheduled(scheduled_time=soon + timedelta(milliseconds=i))

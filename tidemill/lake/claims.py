@@ -19,6 +19,8 @@ from tidemill.shards import fingerprint
 
 CLAIM_DIGITS = 4
 """Claims beside a SQLite catalog share 65,536 files: two that fall on one name only wait for each other."""
+RUN = "run-"
+"""How the name of a run's own claim begins: held while the run waits for others, it has a file for itself."""
 
 
 class Claims(Protocol):
@@ -54,7 +56,7 @@ class FileClaims:
         with self._mutex:
             if name in self._held:
                 return False
-            lock = filelock.FileLock(self._folder / fingerprint(name)[:CLAIM_DIGITS], thread_local=False)
+            lock = filelock.FileLock(self._file(name), thread_local=False)
             try:
                 lock.acquire(timeout=0)
             except filelock.Timeout:
@@ -66,10 +68,15 @@ class FileClaims:
         with self._mutex:
             if lock := self._held.pop(name, None):
                 lock.release()
+                if name.startswith(RUN):
+                    self._file(name).unlink(missing_ok=True)
 
     def close(self) -> None:
         for name in list(self._held):
             self.release(name)
+
+    def _file(self, name: str) -> Path:
+        return self._folder / (name if name.startswith(RUN) else fingerprint(name)[:CLAIM_DIGITS])
 
 
 class AdvisoryClaims:
@@ -121,7 +128,7 @@ class AdvisoryClaims:
 
 def run_claim(run_id: str) -> str:
     """What a run claims for as long as it lives."""
-    return f"run {run_id}"
+    return f"{RUN}{run_id}"
 
 
 def is_alive(claims: Claims, run_id: str) -> bool:
