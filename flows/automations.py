@@ -21,16 +21,11 @@ from tidemill.config import Pipeline
 HEARTBEAT_SECONDS = 30
 """Prefect sends none more often. After three that did not come, the process is gone."""
 NUM_RESTARTS = 2
-NEVER_BEGAN_SECONDS = 3600
-LEAST_AGE_SECONDS = 10.0
+RESTART_SECONDS = 10.0
 """Prefect waits no shorter for what does not happen."""
+NEVER_BEGAN_SECONDS = 300.0
+"""What cannot begin at all is tried for ever, so not often."""
 FLOW_RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
-RESTART = {
-    "type": "change-flow-run-state",
-    "state": "SCHEDULED",
-    "name": "AwaitingRetry",
-    "message": "It crashed, and is run again by Tidemill.",
-}
 
 
 def shared() -> list[AutomationCore]:
@@ -54,29 +49,34 @@ def shared() -> list[AutomationCore]:
                 "message": f"No heartbeat came for {3 * HEARTBEAT_SECONDS} s.",
             },
         ),
-        _automation(
-            "tidemill: run again after a crash",
-            [TAG],
-            {
-                "expect": ["prefect.flow-run.Crashed"],
-                "match": FLOW_RUNS | {"prefect.run-count": [str(n) for n in range(1, NUM_RESTARTS + 1)]},
-                "match_related": _tagged(TAG),
-            },
-            RESTART,
+        _restart(
+            "tidemill: run again after a crash", [str(n) for n in range(1, NUM_RESTARTS + 1)], after=RESTART_SECONDS
         ),
-        _automation(
-            "tidemill: run again what never began",
-            [TAG],
-            {
-                "expect": ["prefect.flow-run.Crashed"],
-                "match": FLOW_RUNS | {"prefect.run-count": "0"},
-                "match_related": _tagged(TAG),
-                "for_each": ["prefect.resource.id"],
-                "within": NEVER_BEGAN_SECONDS,  # Once in that time: what cannot begin at all is not tried for ever.
-            },
-            RESTART,
-        ),
+        _restart("tidemill: run again what never began", "0", after=NEVER_BEGAN_SECONDS),
     ]
+
+
+def _restart(name: str, run_counts: str | list[str], *, after: float) -> AutomationCore:
+    """Not at once: a worker reports a crash twice, and the second report would meet the restarted flow run."""
+    return _automation(
+        name,
+        [TAG],
+        {
+            "after": ["prefect.flow-run.Crashed"],
+            "expect": ["prefect.flow-run.Pending", "prefect.flow-run.Running"],
+            "match": FLOW_RUNS | {"prefect.run-count": run_counts},
+            "match_related": _tagged(TAG),
+            "for_each": ["prefect.resource.id"],
+            "posture": "Proactive",
+            "within": after,
+        },
+        {
+            "type": "change-flow-run-state",
+            "state": "SCHEDULED",
+            "name": "AwaitingRetry",
+            "message": "It crashed, and is run again by Tidemill.",
+        },
+    )
 
 
 def chained(pipeline: Pipeline, deployments: Mapping[str, UUID]) -> Iterator[AutomationCore]:
@@ -112,7 +112,7 @@ def alerting(pipeline: Pipeline, webhook: UUID) -> Iterator[AutomationCore]:
                 "expect": ["tidemill.pipeline.fresh"],
                 "match": _about(pipeline),
                 "posture": "Proactive",
-                "within": max(LEAST_AGE_SECONDS, alerts.max_age),
+                "within": max(RESTART_SECONDS, alerts.max_age),
             },
             _call(webhook, pipeline, "stale", "was not brought up to date within alerts.max_age."),
         )

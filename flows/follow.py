@@ -10,6 +10,7 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas import FlowRun
 
+from flows.automations import NUM_RESTARTS
 from flows.backfill import run_backfill, submit_backfill
 from flows.client import configured_server
 from flows.flow_run import Here
@@ -67,8 +68,10 @@ def _follow(
 
 
 def _is_final(client: SyncPrefectClient, flow_run_id: UUID) -> bool:
-    state = client.read_flow_run(flow_run_id).state
-    return state is not None and state.is_final()
+    """Whether a flow run has ended for good: one that crashed is about to be run again, a few times."""
+    flow_run = client.read_flow_run(flow_run_id)
+    state = flow_run.state
+    return state is not None and state.is_final() and not (state.is_crashed() and flow_run.run_count <= NUM_RESTARTS)
 
 
 def _facts(pipeline: Pipeline, backfill_id: str) -> dict[str, Any]:

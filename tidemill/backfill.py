@@ -11,7 +11,7 @@ import functools
 import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
@@ -23,7 +23,7 @@ from tidemill.budget import Budget
 from tidemill.columns import check_collisions, check_names, settle_columns
 from tidemill.config import Pipeline
 from tidemill.dates import file_dates, parse_date
-from tidemill.errors import ConfigError, FileChanged, LakeError
+from tidemill.errors import ConfigError, LakeError, RunFailed, Stopped
 from tidemill.estimates import Estimate, Rate, estimate, measured_rate
 from tidemill.executor import Executor, ThreadExecutor
 from tidemill.lake import Cursor, DoneShard, Lake, PipelineState
@@ -32,13 +32,14 @@ from tidemill.lake.claims import Claims, is_alive
 from tidemill.lake.ledger import done_shards, load_state, target_shards
 from tidemill.lake.promotion import find_version
 from tidemill.lake.requests import ONLY_QUARANTINED, Request, open_requests, quarantined_rows
+from tidemill.lake.retirement import retire_elsewhere
 from tidemill.lake.runs import RunRecord
 from tidemill.lake.tables import duckdb_type, insert_records
 from tidemill.plan import FilePlan
 from tidemill.progress import Expected, Progress
 from tidemill.recording import Recording, RunResult
 from tidemill.shards import Shard
-from tidemill.sources import reopen_dataset
+from tidemill.sources import reopen_dataset, settle
 from tidemill.versions import VersionSpec
 from tidemill.window import Window
 from tidemill.workspace import Version, Workspace, load_version, make_version, reopen
@@ -137,11 +138,14 @@ def plan_backfill(pipeline: Pipeline, lake: Lake, selection: Selection, *, devic
     done = done_shards(cursor, pipeline.name, name)
     quarantined = quarantined_rows(cursor, pipeline.name, name) if selection.quarantined else {}
     selected = _select(cursor, pipeline, selection, listed, quarantined)
-    selected, notes = _without_replacing(selected, listed, done)
+    notes: list[str] = []
+    if name == state.promoted_version:
+        selected, notes = _without_replacing(selected, listed, done)
     notes += _unread_note(cursor, pipeline, state)
     shards, reason = _wanted(selected, done, selection, again=name == state.promoted_version)
     resumes = _stopped_before(cursor, pipeline.name, name, selection)
     if resumes:
+        # None is left if it was killed after its last commit: then it is only to be closed.
         shards = [request.shard for request in open_requests(cursor, pipeline.name, name, backfill_id=resumes)]
     rate = measured_rate(cursor, pipeline.name, name, device=device)
     num_rows = sum(_num_rows(shard, quarantined) for shard in shards)
@@ -173,6 +177,7 @@ def request_backfill(lake: Lake, plan: BackfillPlan, *, max_cost: float | None =
             cursor.execute("UPDATE _backfills SET max_cost = ? WHERE backfill_id = ?", [max_cost, going_on])
             return going_on
         now, backfill_id = datetime.now(UTC), secrets.token_hex(4)
+        retire_elsewhere(cursor, pipeline, plan.promoted)
         create_version(
             cursor,
             plan.version.table,
@@ -266,7 +271,18 @@ class BackfillRun:
             if not requests or (number and self._recording.outcomes.failures):
                 break
             self._work(lake, version, claims, requests, first=number == 0)
+        self._refuse_cancelled(lake)
+        if (left := self._open(lake, version)) and not self._recording.outcomes.failures:
+            self._recording.outcomes.fail(
+                left[0].shard.file.path, RunFailed(f"{len(left)} shards are left. The same command goes on with them.")
+            )
         lake.write(self._close_if_done, message=f"backfill {self.backfill_id}")
+
+    def _refuse_cancelled(self, lake: Lake) -> None:
+        found = lake.cursor().execute("SELECT state FROM _backfills WHERE backfill_id = ?", [self.backfill_id])
+        if found.fetchone() == ("cancelled",):
+            self._recording.notes.append(f"The backfill {self.backfill_id} was cancelled.")
+            raise Stopped("The backfill was cancelled.")
 
     def _open(self, lake: Lake, version: str) -> list[Request]:
         return open_requests(
@@ -285,16 +301,17 @@ class BackfillRun:
         executor = self._executor_type(workspace, recording.progress)
         window = Window(recording.outcomes, workspace, executor, self._budget(lake, claims, rate))
         try:
-            for file, of_file in _by_file(workspace, requests):
-                window.begin_file(file)
+            for file, of_file in _by_file(recording.unchanged(workspace, requests)):
                 try:
+                    window.begin_file(file)
                     for request in of_file:
                         window.send(file, request)
-                except FileChanged as e:
+                    window.end_file(file)
+                except Stopped:
+                    raise
+                except Exception as e:  # noqa: BLE001 — a file that fails, for whatever reason, fails alone.
                     recording.outcomes.fail(file.file.path, e)
                     window.abandon_file(file)
-                    continue
-                window.end_file(file)
             window.drain()
         except BaseException:
             workspace.stop.set()
@@ -349,7 +366,8 @@ def _new_version(pipeline: Pipeline, cursor: Cursor, state: PipelineState, spec:
     files = [shard.file for shard in target_shards(cursor, pipeline.name, state.target_revision)]
     if not files:
         raise LakeError(f"{pipeline.name} has no shards yet. `tidemill run` finds them.")
-    dataset = reopen_dataset(pipeline, spec, state.target_revision, files[:1])
+    first = settle(pipeline.dataset, files[0])
+    dataset = reopen_dataset(pipeline, spec, state.target_revision, [first])
     kept, _ = settle_columns(pipeline, spec, dataset, cursor, state)
     schema: pa.Schema = versions.result_schema(spec)
     results = [(field.name, duckdb_type(field.type)) for field in schema]
@@ -430,15 +448,14 @@ def _wanted(
 
 
 def _stopped_before(cursor: Cursor, pipeline: str, version: str, selection: Selection) -> str | None:
-    """The open backfill of the same selection, if it has anything left to do."""
+    """The backfill of the same selection that was not closed."""
     rows = cursor.execute(
         "SELECT backfill_id, selection FROM _backfills WHERE pipeline = ? AND version = ? AND state = 'open' "
         "ORDER BY created_at DESC",
         [pipeline, version],
     ).fetchall()
     for backfill_id, asked in rows:
-        same = json.loads(asked) == selection.to_json()
-        if same and open_requests(cursor, pipeline, version, backfill_id=backfill_id):
+        if json.loads(asked) == selection.to_json():
             return str(backfill_id)
     return None
 
@@ -506,15 +523,13 @@ def _asked(cursor: Cursor, backfill_id: str) -> tuple[str, str, float | None]:
     return found
 
 
-def _by_file(workspace: Workspace, requests: Sequence[Request]) -> Iterator[tuple[FilePlan, list[Request]]]:
-    """The requests of each file, in order, with the file as it lies there now."""
-    settled = {file.path: file for file in workspace.dataset.files}
+def _by_file(requests: Sequence[Request]) -> Iterator[tuple[FilePlan, list[Request]]]:
+    """The requests of each file, in order."""
     of_file: dict[str, list[Request]] = {}
     for request in requests:
-        file = settled[request.shard.file.path]
-        of_file.setdefault(file.path, []).append(replace(request, shard=Shard(file, request.shard.slice)))
-    for path, found in of_file.items():
-        yield FilePlan(settled[path], "unfinished", tuple(request.shard for request in found), ()), found
+        of_file.setdefault(request.shard.file.path, []).append(request)
+    for found in of_file.values():
+        yield FilePlan(found[0].shard.file, "unfinished", tuple(request.shard for request in found), ()), found
 
 
 def _num_rows(shard: Shard, quarantined: Mapping[str, Sequence[int]]) -> int:

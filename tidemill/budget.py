@@ -34,7 +34,7 @@ class Budget:
             raise ConfigError("max_cost needs a price. Set cost.per_hour to what an hour of the device costs.")
         self._max_cost, self._per_second = max_cost, (per_hour or 0.0) / 3600
         self._currency = pipeline.cost.currency
-        self._rate, self._spent_elsewhere = rate, spent_elsewhere
+        self.rate, self._spent_elsewhere = rate, spent_elsewhere
         self._started = time.monotonic()
         self._num_tokens_sent = 0.0
 
@@ -47,8 +47,8 @@ class Budget:
         if self._max_cost is None:
             return
         seconds = time.monotonic() - self._started
-        per_token = seconds / record.num_tokens if record.num_tokens else self._rate.seconds_per_token or 0.0
-        self._num_tokens_sent += self._rate.num_tokens(request.shard.slice.text_bytes)
+        per_token = seconds / record.num_tokens if record.num_tokens else self.rate.seconds_per_token or 0.0
+        self._num_tokens_sent += self.rate.num_tokens(request.shard.slice.text_bytes)
         ahead = max(0.0, self._num_tokens_sent - record.num_tokens) * per_token
         spent = self._spent_elsewhere() + seconds * self._per_second
         if spent + ahead * self._per_second > self._max_cost:

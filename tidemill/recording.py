@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -17,12 +17,14 @@ from tidemill.errors import Stopped
 from tidemill.estimates import Estimate
 from tidemill.lake import Lake
 from tidemill.lake.claims import Claims, open_claims, run_claim
+from tidemill.lake.requests import Request
 from tidemill.lake.runs import RunRecord, record_run
 from tidemill.lake.tables import table_name
 from tidemill.progress import Progress, Quiet
 from tidemill.retry import retrying
+from tidemill.shards import Shard
 from tidemill.window import Outcomes
-from tidemill.workspace import Tally
+from tidemill.workspace import Tally, Workspace
 
 T = TypeVar("T")
 
@@ -111,6 +113,19 @@ class Recording:
     def patiently(self, call: Callable[[], T]) -> T:
         """A write of the run's own, outside of any step: another writer's lock is waited for as a step would."""
         return retrying(call, retries=self.pipeline.limits.retries)
+
+    def unchanged(self, workspace: Workspace, requests: Sequence[Request]) -> list[Request]:
+        """The requests whose files are as they were recorded, where they lie now; the other files fail alone."""
+        for path, error in workspace.changed.items():
+            self.outcomes.fail(path, error)
+        if len(workspace.changed) == len({request.shard.file.path for request in requests}):
+            return []
+        settled = {file.path: file for file in workspace.dataset.files}
+        return [
+            replace(request, shard=Shard(settled[request.shard.file.path], request.shard.slice))
+            for request in requests
+            if request.shard.file.path in settled
+        ]
 
     def expect(self, estimate: Estimate) -> None:
         """Note what the run should take, to be held against what it took."""

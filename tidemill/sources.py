@@ -179,25 +179,37 @@ def open_dataset(pipeline: Pipeline, version: VersionSpec) -> Dataset:
     return Dataset(spec, version, revision, files, retries=pipeline.limits.retries)
 
 
-def reopen_dataset(pipeline: Pipeline, version: VersionSpec, revision: str, files: Sequence[SourceFile]) -> Dataset:
-    """A dataset at a revision that was listed before, by what the lake recorded of its files: nothing is listed again.
+def settle(spec: config.Dataset, file: SourceFile) -> SourceFile:
+    """A file that was listed before, as it lies there now; a dataset's folder may have moved as a whole.
 
     Raises:
         FileChanged: a local file is not the one that was recorded.
     """
-    local = [file.url for file in files if "://" not in file.url]
+    if "://" in file.url:
+        return file
+    moved = Path(_local_base(spec.path)) / file.path
+    url = str(moved if moved.exists() else file.url)
     try:
-        stamps = {url: stamp(url) for url in local}
-        hashes = hash_files(local)
+        before, sha256 = stamp(url), hash_files([url])[url]
     except FileNotFoundError as e:
-        raise FileChanged(f"{e.filename} is gone. `tidemill run` takes up the dataset as it is now.") from e
-    for file in files:
-        if file.url in hashes and file.content != f"sha256:{hashes[file.url]}":
-            raise FileChanged(
-                f"{file.path} was changed after it was listed. `tidemill run` takes up the dataset as it is now."
-            )
-    settled = [replace(file, stamp=stamps.get(file.url, "")) for file in files]
-    return Dataset(pipeline.dataset, version, revision, settled, retries=pipeline.limits.retries)
+        raise FileChanged(f"{file.path} is gone. `tidemill run` takes up the dataset as it is now.") from e
+    if file.content != f"sha256:{sha256}":
+        raise FileChanged(
+            f"{file.path} was changed after it was listed. `tidemill run` takes up the dataset as it is now."
+        )
+    return replace(file, url=url, stamp=before)
+
+
+def reopen_dataset(pipeline: Pipeline, version: VersionSpec, revision: str, files: Sequence[SourceFile]) -> Dataset:
+    """A dataset at a revision that was listed before, of settled files: nothing is listed again."""
+    return Dataset(pipeline.dataset, version, revision, files, retries=pipeline.limits.retries)
+
+
+def _local_base(path: str) -> str:
+    """The folder that the paths of a local dataset's files start from."""
+    if Path(path).is_dir():
+        return str(Path(path).absolute())
+    return str(Path(path).absolute().parent if Path(path).is_file() else Path(objects.fixed_part(path)).absolute())
 
 
 def arrow_type_named(column: str, name: str) -> pa.DataType:

@@ -183,8 +183,10 @@ def materialize(
     Shards that replace a file wait in the store while the run's share of
     quarantined rows is over `limits.max_quarantine`.
     """
-    num_rows = sum(item.num_rows for item in predicted)
-    num_quarantined = sum(item.num_quarantined for item in predicted)
+    # Rows that are tried again were in quarantine already: they say nothing of the run's share.
+    counted = [item for item in predicted if item.request.rows is None]
+    num_rows = sum(item.num_rows for item in counted)
+    num_quarantined = sum(item.num_quarantined for item in counted)
     limit = workspace.pipeline.limits.max_quarantine
     if replaces and workspace.tally.share_with(num_rows, num_quarantined) > limit:
         return Held(num_rows, num_quarantined, over_limit=True)

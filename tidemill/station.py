@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from tidemill.budget import Budget
 from tidemill.config import Pipeline
-from tidemill.errors import CostReached, FileChanged, LakeError, LimitExceeded, Stopped, StoreFileInvalid
+from tidemill.errors import CostReached, InputError, LakeError, LimitExceeded, Stopped, StoreFileInvalid
+from tidemill.estimates import Rate
 from tidemill.executor import Executor, Future, ThreadExecutor
 from tidemill.kept import rewrite_kept
 from tidemill.lake import Lake, catalog_exists, ensure_system_tables
@@ -55,9 +56,10 @@ class StageRun:
         executor: Callable[[Workspace, Progress], Executor] = ThreadExecutor,
         max_cost: float | None = None,
     ) -> None:
-        self.pipeline, self.stage, self.yes, self.max_cost = pipeline, stage, yes, max_cost
+        self.pipeline, self.stage, self.yes = pipeline, stage, yes
         self._recording = Recording(pipeline, stage, why=why, flow_run_id=flow_run_id, progress=progress)
         self._executor_type = executor
+        self._budget = Budget(pipeline, max_cost, rate=Rate())
 
     @property
     def run_id(self) -> str:
@@ -133,19 +135,11 @@ class StageRun:
         unread = _unread(reopen(self.pipeline, lake, claims, name, **run), requests)
         if not unread:
             return
-        try:
-            workspace = reopen(self.pipeline, lake, claims, name, requests=unread, **run)
-        except FileChanged as e:
-            self._recording.outcomes.fail(name, e)
-            return
-        settled = {file.path: file for file in workspace.dataset.files}
+        workspace = reopen(self.pipeline, lake, claims, name, requests=unread, **run)
         with self._executor(workspace) as executor:
             self._each(
                 workspace,
-                [
-                    replace(request, shard=Shard(settled[request.shard.file.path], request.shard.slice))
-                    for request in unread
-                ],
+                self._recording.unchanged(workspace, unread),
                 lambda request: self._ingest_one(workspace, executor, request),
             )
 
@@ -174,7 +168,9 @@ class StageRun:
         if workspace.store.has(workspace.rows_file(request.shard)):
             return
         needed = STORE_BYTES_PER_TEXT_BYTE * request.shard.slice.text_bytes
-        if not workspace.store.make_room(needed, needed=_names_wanted(workspace)):
+        if not workspace.store.has_room(needed) and not workspace.store.make_room(
+            needed, needed=_names_wanted(workspace)
+        ):
             raise LimitExceeded(
                 "The store is full of files that the next stages wait for. Let them run, or raise store.max_bytes."
             )
@@ -190,11 +186,14 @@ class StageRun:
         names = versions_in_demand(cursor, self.pipeline.name)
         if self.stage == "materialize" and state.promoted_version not in names:
             names.insert(0, state.promoted_version)
+        work = {"tokenize": self._tokenize, "infer": self._infer, "materialize": self._materialize}[self.stage]
         for name in names:
             workspace = reopen(self.pipeline, lake, claims, name, run_id=self.run_id, tally=self._recording.tally)
-            with self._executor(workspace) as executor:
-                work = {"tokenize": self._tokenize, "infer": self._infer, "materialize": self._materialize}[self.stage]
-                work(workspace, executor)
+            try:
+                with self._executor(workspace) as executor:
+                    work(workspace, executor)
+            except InputError as e:  # One version that cannot be opened here keeps no other from its work.
+                self._recording.outcomes.fail(name, e)
 
     def _tokenize(self, workspace: Workspace, executor: Executor) -> None:
         store, rows, tokens = workspace.store, workspace.store.names("rows"), workspace.store.names("tokens")
@@ -226,7 +225,8 @@ class StageRun:
             and workspace.predictions_file(request).name not in predictions
         ]
         record = self._recording.record
-        budget = Budget(self.pipeline, self.max_cost, rate=workspace.rate())
+        budget = self._budget
+        budget.rate = workspace.rate()
 
         def submit(request: Request) -> Future | None:
             files = (workspace.rows_file(request.shard), workspace.tokens_file(request.shard))
@@ -284,28 +284,23 @@ class StageRun:
 
     def _commit_file(self, workspace: Workspace, executor: Executor, file: PendingFile) -> bool:
         """Commit a file that replaces what readers see, if all of it is predicted; False if it is held back."""
-        claimed = [request for request in file.requests if workspace.claim(request)]
-        try:
-            predicted = self._predictions_of(workspace, file)
-            whole = [item for item in predicted if item is not None]
-            if len(claimed) < len(file.requests) or len(whole) < len(predicted):
-                return True
-            cut = [(file.path, file.shards)]
-            try:
-                outcome = executor.submit("materialize", file.path, whole, cut=cut, replaces=True).result()
-            except Stopped:
-                raise
-            except Exception as e:  # noqa: BLE001 — a file that fails, for whatever reason, fails alone.
-                self._recording.outcomes.fail(file.path, e)
-                return True
-            if isinstance(outcome, Held):
-                return False
-            tokens = sum(item.facts["num_tokens"] for item in whole)
-            self._recording.outcomes.count(outcome, tokens=tokens, path=file.path)
+        predicted = self._predictions_of(workspace, file)
+        whole = [item for item in predicted if item is not None]
+        if len(whole) < len(predicted):
             return True
-        finally:
-            for request in claimed:
-                workspace.release(request)
+        cut = [(file.path, file.shards)]
+        try:
+            outcome = executor.submit("materialize", file.path, whole, cut=cut, replaces=True).result()
+        except Stopped:
+            raise
+        except Exception as e:  # noqa: BLE001 — a file that fails, for whatever reason, fails alone.
+            self._recording.outcomes.fail(file.path, e)
+            return True
+        if isinstance(outcome, Held):
+            return False
+        tokens = sum(item.facts["num_tokens"] for item in whole)
+        self._recording.outcomes.count(outcome, tokens=tokens, path=file.path)
+        return True
 
     def _open(self, workspace: Workspace) -> list[Request]:
         return open_requests(workspace.lake.cursor(), self.pipeline.name, workspace.target.version)
@@ -395,13 +390,9 @@ class _Executing:
 
 
 def _unread(workspace: Workspace, requests: Sequence[Request]) -> list[Request]:
-    rows, predictions = workspace.store.names("rows"), workspace.store.names("predictions")
-    return [
-        request
-        for request in requests
-        if workspace.rows_file(request.shard).name not in rows
-        and workspace.predictions_file(request).name not in predictions
-    ]
+    """Requests without rows in the store; the last stage needs them too."""
+    rows = workspace.store.names("rows")
+    return [request for request in requests if workspace.rows_file(request.shard).name not in rows]
 
 
 def _names_wanted(workspace: Workspace) -> set[str]:

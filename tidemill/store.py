@@ -118,6 +118,9 @@ class Store:
         """Names of all published files of a kind, whole or not."""
         return {f"{kind}/{entry['name'].rpartition('/')[2]}" for entry in self._entries(kind)}
 
+    def has_room(self, num_bytes: int) -> bool:
+        return sum(size for _, _, size in self._listed()) + num_bytes <= self.max_bytes
+
     def make_room(self, num_bytes: int, *, needed: Collection[str] = (), released: Collection[str] = ()) -> bool:
         """Evict files, oldest first, until `num_bytes` more fit.
 

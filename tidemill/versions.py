@@ -8,7 +8,7 @@ version's model and options when the pipeline file or a branch moves on.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,23 @@ def declared(pipeline: Pipeline) -> VersionSpec:
         all_scores=model.all_scores,
         trust_remote_code=model.trust_remote_code,
     )
+
+
+def relocated(spec: VersionSpec, pipeline: Pipeline) -> VersionSpec:
+    """The version with the paths of the pipeline file where its local folders have moved there, content unchanged."""
+    model, tokenizer = pipeline.model.path, pipeline.tokenizer.path or pipeline.model.path
+    if not _lies_at(spec.model_path, spec.model, MODEL_FILES) and _lies_at(model, spec.model, MODEL_FILES):
+        spec = replace(spec, model_path=model)
+    patterns = MODEL_FILES if spec.tokenizer == spec.model else TOKENIZER_FILES
+    if not _lies_at(spec.tokenizer_path, spec.tokenizer, patterns) and _lies_at(tokenizer, spec.tokenizer, patterns):
+        spec = replace(spec, tokenizer_path=tokenizer)
+    return spec
+
+
+def _lies_at(path: str, identity: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a folder here has this content; what is on the Hub lies where it lies."""
+    kind, _, value = identity.partition(":")
+    return kind == "commit" or (Path(path).is_dir() and hash_folder(path, _matching(path, patterns)) == value)
 
 
 def model_folder(spec: VersionSpec, *, weights: bool = True) -> Path:

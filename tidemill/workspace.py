@@ -8,9 +8,10 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tidemill.columns import KeptColumn, kept_fingerprint
+from tidemill import versions
+from tidemill.columns import KeptColumn, kept_fingerprint, parse_kept
 from tidemill.config import Pipeline
-from tidemill.errors import LakeError, Stopped
+from tidemill.errors import FileChanged, LakeError, Stopped
 from tidemill.estimates import Rate, measured_rate
 from tidemill.inference import ModelRunner
 from tidemill.lake import Cursor, Lake, ResultTable
@@ -19,8 +20,8 @@ from tidemill.lake.claims import Claims
 from tidemill.lake.ledger import load_state
 from tidemill.lake.requests import Request
 from tidemill.models import load_runner, load_tokenizer
-from tidemill.shards import Shard, fingerprint
-from tidemill.sources import Dataset, reopen_dataset
+from tidemill.shards import Shard, SourceFile, fingerprint
+from tidemill.sources import Dataset, reopen_dataset, settle
 from tidemill.store import Store, StoreFile
 from tidemill.tokenization import TextTokenizer
 from tidemill.versions import VersionSpec
@@ -47,7 +48,8 @@ def load_version(cursor: Cursor, pipeline: Pipeline, name: str) -> Version:
     for version, spec, kept_facts, results in rows:
         if version == name:
             kept = tuple(KeptColumn.from_json(facts) for facts in json.loads(kept_facts))
-            return make_version(pipeline, VersionSpec.from_json(json.loads(spec)), kept, json.loads(results))
+            recorded = versions.relocated(VersionSpec.from_json(json.loads(spec)), pipeline)
+            return make_version(pipeline, recorded, kept, json.loads(results))
     known = ", ".join(row[0] for row in rows) or "none"
     raise LakeError(f"{pipeline.name} has no version {name}. It has: {known}.")
 
@@ -57,7 +59,10 @@ def make_version(
 ) -> Version:
     columns = tuple((column.name, column.type) for column in kept)
     found = tuple((name, kind) for name, kind in results)
-    table = ResultTable(pipeline.name, spec.version, columns, found, len(pipeline.dataset.key))
+    key = parse_kept(pipeline)[: len(pipeline.dataset.key)]
+    # A version whose columns are not rewritten yet may not begin with the key that is declared now.
+    num_keys = len(key) if [(column.source, column.name) for column in kept[: len(key)]] == key else 0
+    table = ResultTable(pipeline.name, spec.version, columns, found, num_keys)
     return Version(spec, tuple(kept), table)
 
 
@@ -105,6 +110,8 @@ class Workspace:
         """Names of store files of shards in flight, which are not evicted."""
         self.files_released: set[str] = set()
         """Names of store files of shards that this run has committed, which may be."""
+        self.changed: dict[str, FileChanged] = {}
+        """Files, by path, that are no longer what the lake recorded."""
         self._claims = claims
         self._opening = threading.Lock()
 
@@ -190,21 +197,30 @@ def reopen(
 ) -> Workspace:
     """A workspace from what the lake recorded: the source is not listed again, and only asked for `requests`' files.
 
+    Files that are not what was recorded are in `changed`, with what is wrong.
+
     Raises:
         LakeError: the pipeline or the version is not in the lake.
-        FileChanged: a local file is not the one that was recorded.
     """
     cursor = lake.cursor()
     state = load_state(cursor, pipeline.name)
     if state is None:
         raise LakeError(f"The lake has no pipeline {pipeline.name}. `tidemill run` makes it.")
     found = load_version(cursor, pipeline, version)
-    files = {request.shard.file.path: request.shard.file for request in requests}
+    files: dict[str, SourceFile] = {}
+    changed: dict[str, FileChanged] = {}
+    for path, file in {request.shard.file.path: request.shard.file for request in requests}.items():
+        try:
+            files[path] = settle(pipeline.dataset, file)
+        except FileChanged as e:
+            changed[path] = e
     dataset = None
     if files:
         dataset = reopen_dataset(pipeline, found.spec, state.target_revision, list(files.values()))
         types = {column.source: column.arrow_type for column in found.kept}
         dataset.use(dataset.columns([(column.source, column.name) for column in found.kept], types))
-    return Workspace(
+    workspace = Workspace(
         pipeline, found, lake, claims, revision=state.target_revision, run_id=run_id, dataset=dataset, tally=tally
     )
+    workspace.changed |= changed
+    return workspace

@@ -24,6 +24,8 @@ from tidemill.backfill import BackfillRun, Selection, cancel_backfills, plan_bac
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, LakeError
 from tidemill.lake import Lake
+from tidemill.lake.promotion import promote
+from tidemill.station import StageRun
 
 NUM_FILES, NUM_ROWS = 4, 6
 
@@ -216,7 +218,7 @@ def test_rows_in_quarantine_are_tried_again_alone(tmp_path):
         tmp_path / "lake",
         f"{tmp_path}/data/*.parquet",
         tokenizer={"max_length": 16, "long_text": "quarantine"},
-        limits={"max_quarantine": 1.0},
+        limits={"max_quarantine": 0.99},
     )
     run(strict)
     quarantined = quarantine_of(strict)
@@ -316,3 +318,52 @@ def test_a_backfilled_table_is_that_of_a_fresh_run(pipeline, tmp_path):
     run(fresh)
 
     assert_same_tables(pipeline, fresh)
+
+
+def test_a_file_that_changed_meanwhile_fails_alone(pipeline, tmp_path):
+    run(pipeline)
+    asked = ask(pipeline)
+    write_parquet(tmp_path / "data" / "2024-02-05.parquet", reviews(400, NUM_ROWS))
+
+    result = BackfillRun(pipeline, asked).execute()
+
+    assert (result.state, result.num_shards) == ("failed", NUM_FILES - 1)
+    assert [failure["path"] for failure in result.failures] == ["2024-02-05.parquet"]
+
+
+def test_a_dataset_that_moved_as_a_whole_is_read_where_it_is_now(pipeline, tmp_path):
+    run(pipeline)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    moved = with_options(pipeline, dataset={"path": f"{tmp_path}/moved/*.parquet"})
+
+    assert backfill(moved, files="2024-01*").state == "done"
+
+
+def test_a_version_that_was_swapped_out_while_a_file_changed_can_be_completed_and_swapped_in_again(pipeline, tmp_path):
+    run(pipeline)
+    changed = with_options(pipeline, tokenizer={"max_length": 8})
+    new = backfill(changed).version
+    write_parquet(tmp_path / "data" / "2024-01-05.parquet", reviews(400, NUM_ROWS))
+    StageRun(pipeline, "ingest").execute()
+    backfill(changed)
+    with Lake(pipeline.lake) as lake:
+        old = promote(lake, pipeline.name, new).previous_version
+        assert promote(lake, pipeline.name, old).state == "incomplete"
+
+    assert backfill(pipeline, version=old).num_shards == 1
+
+    with Lake(pipeline.lake) as lake:
+        assert promote(lake, pipeline.name, old).state == "promoted"
+    assert problems_of(pipeline) == []
+
+
+def test_a_backfill_that_was_killed_after_its_last_commit_is_not_computed_again(pipeline):
+    run(pipeline)
+    asked = ask(pipeline, files="2024-01*")
+    BackfillRun(pipeline, asked).execute()
+    with Lake(pipeline.lake) as lake:
+        lake.write(lambda cursor: cursor.execute("UPDATE _backfills SET state = 'open'"), message="not closed")
+        assert plan_backfill(pipeline, lake, Selection(files="2024-01*")).num_shards == 0
+
+    assert BackfillRun(pipeline, asked).execute().num_shards == 0
+    assert query(pipeline.lake, "SELECT state FROM _backfills") == [("done",)]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.pipelines import (
+    MODEL,
     assert_same_tables,
     make_pipeline,
     problems_of,
@@ -16,6 +18,7 @@ from tests.pipelines import (
     query,
     reviews,
     run,
+    table_of,
     write_parquet,
 )
 from tests.processes import Process
@@ -48,7 +51,8 @@ def write(folder: Path, kind: str, name: str, start: int) -> Path:
 
 def pipeline_over(folder: Path, data: Path, **sections: dict[str, Any]) -> Pipeline:
     kind = next(data.iterdir()).suffix
-    return make_pipeline(folder, f"{data}/*{kind}", dataset={"shard_bytes": 800}, **sections)
+    dataset = {"shard_bytes": 800, **sections.pop("dataset", {})}
+    return make_pipeline(folder, f"{data}/*{kind}", dataset=dataset, **sections)
 
 
 def stage(pipeline: Pipeline, name: Any) -> int:
@@ -150,6 +154,49 @@ def test_stages_work_on_a_backfill_of_a_new_version_beside_the_promoted_one(data
     done = query(pipeline.lake, "SELECT version, count(*) FROM _ledger GROUP BY ALL")
     assert sorted(count for _, count in done) == [made.num_shards, made.num_shards]
     assert problems_of(pipeline) == []
+
+
+@pytest.mark.parametrize(("first", "then"), [(["domain"], ["rating"]), (["domain", "rating"], ["domain"])])
+def test_kept_columns_may_change_before_anything_is_committed(data, tmp_path, first, then):
+    stage(pipeline_over(tmp_path / "lake", data, dataset={"keep": first}), "ingest")
+    pipeline = pipeline_over(tmp_path / "lake", data, dataset={"keep": then})
+
+    run(pipeline)
+
+    assert set(then) < set(next(iter(table_of(pipeline).values())))
+    assert not set(first) - set(then) & set(next(iter(table_of(pipeline).values())))
+    assert problems_of(pipeline) == []
+
+
+def test_what_was_copied_is_not_asked_for_any_more(data, tmp_path):
+    kind = next(data.iterdir()).suffix.lstrip(".")
+    write(data, kind, "repeat", 0)
+    pipeline = pipeline_over(tmp_path / "lake", data)
+
+    run(pipeline)
+
+    assert [stage(pipeline, name) for name in STAGES] == [0, 0, 0, 0]
+
+
+def test_a_version_whose_model_is_gone_keeps_no_other_from_its_work(data, tmp_path):
+    shutil.copytree(MODEL, tmp_path / "model")
+    pipeline = pipeline_over(tmp_path / "lake", data, model={"path": str(tmp_path / "model")})
+    stage(pipeline, "ingest")
+    run(pipeline)
+    write(data, next(data.iterdir()).suffix.lstrip("."), "new", 300)
+    stage(pipeline, "ingest")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(config.read_text() + "\n")
+    with Lake(pipeline.lake) as lake:
+        made = plan_backfill(pipeline, lake, Selection())
+        request_backfill(lake, made)
+
+    for name in STAGES:
+        StageRun(pipeline, name).execute()
+
+    assert query(pipeline.lake, f"SELECT count(*) FROM _ledger WHERE version = '{made.version.spec.version}'") == [
+        (made.num_shards,)
+    ]
 
 
 def test_a_row_that_cannot_be_processed_is_in_quarantine_after_the_last_stage(tmp_path):

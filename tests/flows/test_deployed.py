@@ -29,11 +29,10 @@ def small(folder: Path, name: str, **sections: Any) -> Pipeline:
     return make_pipeline(folder, str(folder / name / "*.parquet"), name=name, **sections)
 
 
-def slow(folder: Path, name: str) -> Pipeline:
-    """Enough shards to be met in the middle."""
-    write_parquet(folder / "slow.parquet", reviews(0, 1200), row_group_size=75)
-    dataset = {"shard_bytes": 1000}
-    return make_pipeline(folder, str(folder / "slow.parquet"), name=name, dataset=dataset, limits={"retries": 2})
+def slow(folder: Path, name: str, *, num_rows: int = 1200) -> Pipeline:
+    """Enough shards, of 75 rows each, to be met in the middle."""
+    write_parquet(folder / "slow.parquet", reviews(0, num_rows), row_group_size=75)
+    return make_pipeline(folder, str(folder / "slow.parquet"), name=name, dataset={"shard_bytes": 6000})
 
 
 def undisturbed(pipeline: Pipeline, folder: Path) -> Pipeline:
@@ -109,7 +108,7 @@ def test_a_killed_flow_run_is_run_again_by_itself(deployed: Deployed, tmp_path):
 
 @pytest.mark.soak
 def test_each_stage_that_is_killed_is_run_again_by_itself(deployed: Deployed, tmp_path):
-    pipeline = slow(tmp_path, "stagewise")
+    pipeline = slow(tmp_path, "stagewise", num_rows=7500)
     deployed.deploy(pipeline)
     for stage in STAGES:
         flow_run_id = deployed.start(stage, pipeline)

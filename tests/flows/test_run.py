@@ -79,7 +79,7 @@ def test_task_runs_are_tied_to_those_whose_results_they_take(finished):
         task_run.name: {names[found.id] for given in task_run.task_inputs.values() for found in given}
         for task_run in finished.task_runs
     }
-    takes = {"ingest": set(), "tokenize": {"ingest"}, "infer": {"ingest", "tokenize"}, "materialize": {"infer"}}
+    takes = {"ingest": set(), "tokenize": {"ingest"}, "infer": {"tokenize"}, "materialize": {"infer"}}
     assert inputs == {
         f"{stage} part-{i}.parquet:0": {f"{given} part-{i}.parquet:0" for given in takes[stage]}
         for stage in STAGES

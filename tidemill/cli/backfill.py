@@ -59,15 +59,18 @@ def backfill(
         return
     typer.echo(show_plan(made.to_json()))
     if not made.num_shards:
+        if made.resumes:
+            _carry_out(loaded, made, max_cost, direct=True)
         return
-    if made.estimate.seconds is None and not yes:
+    if made.estimate.seconds is None and not yes and made.num_shards > 1:
         if not confirmed("Nothing was measured yet. Compute one shard, to tell the rest by it?", yes=yes):
             return
-        _measure(loaded, made, max_cost)
+        measured = _measure(loaded, made, max_cost)
+        if measured.state != "done":
+            typer.echo(show_result(measured))
+            raise typer.Exit(1)
         made = _plan(loaded, selection)
         typer.echo(show_plan(made.to_json()))
-        if not made.num_shards:
-            return
     if not confirmed(f"Compute {made.num_shards:,} shards?", yes=yes):
         return
     result = _carry_out(loaded, made, max_cost, direct=direct)
@@ -92,13 +95,14 @@ def _request(loaded: Pipeline, made: BackfillPlan, max_cost: float | None) -> st
         return request_backfill(lake, made, max_cost=max_cost)
 
 
-def _measure(loaded: Pipeline, made: BackfillPlan, max_cost: float | None) -> None:
+def _measure(loaded: Pipeline, made: BackfillPlan, max_cost: float | None) -> RunResult:
     from tidemill.backfill import BackfillRun
     from tidemill.cli.live import live_progress
 
     backfill_id = _request(loaded, made, max_cost)
     with live_progress() as progress:
-        BackfillRun(loaded, backfill_id, shards=[made.shards[0].shard_id], progress=progress, why="measure").execute()
+        first = [made.shards[0].shard_id]
+        return BackfillRun(loaded, backfill_id, shards=first, progress=progress, why="measure").execute()
 
 
 def _carry_out(loaded: Pipeline, made: BackfillPlan, max_cost: float | None, *, direct: bool) -> RunResult:

@@ -10,12 +10,13 @@ from typing import Any
 import pyarrow as pa
 
 from tidemill.lake.connection import Cursor, Lake
-from tidemill.lake.ledger import files_table, shards_table
+from tidemill.lake.ledger import files_table, has_done_shards, load_kept, shards_table
 from tidemill.lake.retirement import retire_elsewhere
 from tidemill.lake.tables import (
     ResultTable,
     create_result_table,
     existing_columns,
+    identifier,
     insert_records,
     point_view,
 )
@@ -66,6 +67,7 @@ def adopt(lake: Lake, target: Target, adoption: Adoption) -> bool:
         found = current[0] if current else None
         if found not in (adoption.expected_target, target.revision):
             return False
+        _forget_columns_of_nothing(cursor, target, adoption.kept)
         create_version(cursor, target.table, spec=adoption.spec, kept=adoption.kept, now=now)
         if current is None:
             insert_records(
@@ -112,8 +114,28 @@ def request_shards(lake: Lake, target: Target, shards: Sequence[Shard], reason: 
     return lake.write(body, message=f"request: {target.message}")
 
 
+def _forget_columns_of_nothing(cursor: Cursor, target: Target, kept: list[dict[str, str]]) -> None:
+    """Let a version that never got a row have the key and kept columns that are asked for now."""
+    recorded = load_kept(cursor, target.pipeline, target.version)
+    if recorded in (None, kept) or has_done_shards(cursor, target.pipeline, target.version):
+        return
+    promoted = cursor.execute(
+        "SELECT promoted_version FROM _pipelines WHERE pipeline = ?", [target.pipeline]
+    ).fetchone()
+    if promoted == (target.version,):
+        cursor.execute(f"DROP VIEW IF EXISTS {identifier(target.pipeline)}")
+    cursor.execute(f"DROP TABLE {identifier(target.table.name)}")
+    cursor.execute("DELETE FROM _versions WHERE pipeline = ? AND version = ?", [target.pipeline, target.version])
+
+
 def _promote_in_place_of_nothing(cursor: Cursor, target: Target) -> None:
-    """Promote the target's version if the promoted one never got a row."""
+    """Promote the target's version if the promoted one never got a row; nobody wants that one any more."""
+    cursor.execute(
+        "DELETE FROM _requests r WHERE r.pipeline = $pipeline AND r.version <> $version AND r.backfill_id IS NULL "
+        "AND r.version = (SELECT promoted_version FROM _pipelines p WHERE p.pipeline = r.pipeline) "
+        "AND NOT EXISTS (SELECT 1 FROM _ledger l WHERE l.pipeline = r.pipeline AND l.version = r.version)",
+        {"pipeline": target.pipeline, "version": target.version},
+    )
     cursor.execute(
         "UPDATE _pipelines p SET promoted_version = $version "
         "WHERE pipeline = $pipeline AND promoted_version <> $version "

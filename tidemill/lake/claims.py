@@ -18,7 +18,7 @@ from tidemill.lake.connection import sqlite_file
 from tidemill.shards import fingerprint
 
 CLAIM_DIGITS = 4
-"""Claims beside a SQLite catalog share 65,536 files: two that fall on one name only wait for each other."""
+"""Claims beside a SQLite catalog share 65,536 files: two that fall on one have one holder at a time."""
 RUN = "run-"
 """How the name of a run's own claim begins: held while the run waits for others, it has a file for itself."""
 
@@ -46,7 +46,8 @@ class FileClaims:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._held: dict[str, Any] = {}
+        self._held: set[str] = set()
+        self._locks: dict[Path, Any] = {}
         self._mutex = threading.Lock()
 
     def hold(self, name: str) -> bool:
@@ -56,20 +57,27 @@ class FileClaims:
         with self._mutex:
             if name in self._held:
                 return False
-            lock = filelock.FileLock(self._file(name), thread_local=False)
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
-                return False
-            self._held[name] = lock
+            file = self._file(name)
+            if file not in self._locks:
+                lock = filelock.FileLock(file, thread_local=False)
+                try:
+                    lock.acquire(timeout=0)
+                except filelock.Timeout:
+                    return False
+                self._locks[file] = lock
+            self._held.add(name)
             return True
 
     def release(self, name: str) -> None:
         with self._mutex:
-            if lock := self._held.pop(name, None):
-                lock.release()
+            if name not in self._held:
+                return
+            self._held.discard(name)
+            file = self._file(name)
+            if file not in {self._file(other) for other in self._held}:
+                self._locks.pop(file).release()
                 if name.startswith(RUN):
-                    self._file(name).unlink(missing_ok=True)
+                    file.unlink(missing_ok=True)
 
     def close(self) -> None:
         for name in list(self._held):

@@ -320,7 +320,8 @@ def _write_copy(cursor: Cursor, target: Target, item: Copied) -> tuple[int, int]
     cursor.execute(
         "INSERT INTO _ledger SELECT * REPLACE ($shard_id AS shard_id, $path AS path, $run_id AS run_id, "
         "$revision AS revision, $source AS copied_from, 0.0 AS ingest_seconds, 0.0 AS tokenize_seconds, "
-        "0.0 AS infer_seconds, now() AS committed_at) "
+        "0.0 AS infer_seconds, now() AS committed_at, coalesce((SELECT any_value(r.request_id) FROM _requests r "
+        "WHERE r.pipeline = $pipeline AND r.version = $version AND r.shard_id = $shard_id), request_id) AS request_id) "
         "FROM _ledger WHERE shard_id = $source AND pipeline = $pipeline AND version = $version",
         {name: value for name, value in facts.items() if name != "first_row"}
         | {"path": shard.file.path, "run_id": target.run_id, "revision": target.revision},

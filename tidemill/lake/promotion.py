@@ -11,6 +11,7 @@ from typing import Any, Literal
 from tidemill.errors import LakeError
 from tidemill.lake.connection import Cursor, Lake
 from tidemill.lake.ledger import PipelineState, load_kept, load_results, load_state
+from tidemill.lake.retirement import retire_elsewhere
 from tidemill.lake.runs import RunRecord
 from tidemill.lake.tables import ResultTable, identifier, insert_records, point_view, table_name
 
@@ -176,6 +177,7 @@ def promote(lake: Lake, pipeline: str, asked: str) -> Promotion:
             "UPDATE _pipelines SET promoted_version = ?, updated_at = ? WHERE pipeline = ?", [version, now, pipeline]
         )
         point_view(cursor, load_table(cursor, pipeline, version))
+        retire_elsewhere(cursor, pipeline, version)
         _record(cursor, "promote", pipeline, version, f"in place of {previous}")
         return Promotion(pipeline, version, previous, "promoted", standing)
 
