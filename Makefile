@@ -1,5 +1,7 @@
 # On a fresh machine with Python 3.11+ and make, every target does its own set-up.
 PYTHON ?= python3
+# Test processes at one time.
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -22,7 +24,7 @@ demo: setup  ## the main job on bundled real data: reviews to a table of sentime
 	$(BIN)/python data/demo.py
 
 test: setup postgres  ## the whole suite
-	$(BIN)/python -m pytest -m "not soak" $(ARGS)
+	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile $(ARGS)
 
 postgres:  ## PostgreSQL for its tests, where the system can install it
 	@if command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \

@@ -21,7 +21,7 @@ from tidemill.lake import Lake
 from tidemill.run import Run
 
 ROOT = Path(__file__).parents[1]
-FEWEST_ROWS, MOST_ROWS = 40, 400
+FEWEST_ROWS, MOST_ROWS = 10, 120
 NUM_MEASURED = 3
 
 

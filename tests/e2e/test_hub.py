@@ -74,7 +74,9 @@ def test_only_the_bytes_of_the_columns_asked_for_are_read(hub, tmp_path):
     assert hub.bytes_sent("/datasets/wide/reviews/resolve") == 0
 
 
-@pytest.mark.parametrize(("suffix", "encode"), [("parquet", parquet), ("csv", csv), ("jsonl", jsonl)])
+@pytest.mark.parametrize(
+    ("suffix", "encode"), [("parquet", parquet), pytest.param("csv", csv, marks=pytest.mark.soak), ("jsonl", jsonl)]
+)
 def test_a_new_revision_gives_the_table_of_a_fresh_run(hub, tmp_path, suffix, encode):
     repo = hub.add_dataset(f"moving/{suffix}")
     names = [f"train/{i}.{suffix}" for i in range(4)]

@@ -31,8 +31,9 @@ from tidemill.station import STAGES, StageRun
 NUM_ROWS = 12
 
 
-@pytest.fixture(params=["parquet", "csv"])
+@pytest.fixture(params=["csv", pytest.param("parquet", marks=pytest.mark.soak)])
 def data(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Text files, which are cut as they are read, or Parquet, whose slices are known before."""
     folder = tmp_path / "data"
     for number in range(2):
         write(folder, request.param, f"{number}", number * 100)
@@ -51,7 +52,7 @@ def write(folder: Path, kind: str, name: str, start: int) -> Path:
 
 def pipeline_over(folder: Path, data: Path, **sections: dict[str, Any]) -> Pipeline:
     kind = next(data.iterdir()).suffix
-    dataset = {"shard_bytes": 800, **sections.pop("dataset", {})}
+    dataset = {"shard_bytes": 1200, **sections.pop("dataset", {})}
     return make_pipeline(folder, f"{data}/*{kind}", dataset=dataset, **sections)
 
 

@@ -44,7 +44,9 @@ def pipeline_in(tmp_path: Path, catalog: str, files: Path, name: str) -> Pipelin
     )
 
 
-@pytest.mark.parametrize("same", [False, True], ids=["four pipelines", "one pipeline"])
+@pytest.mark.parametrize(
+    "same", [pytest.param(False, id="four pipelines", marks=pytest.mark.soak), pytest.param(True, id="one pipeline")]
+)
 def test_four_processes_write_at_once_while_a_reader_looks_on(tmp_path, catalog, files, same):
     names = ["reviews"] * NUM_PROCESSES if same else [f"reviews_{i}" for i in range(NUM_PROCESSES)]
     pipelines = [pipeline_in(tmp_path, catalog, files, name) for name in names]

@@ -31,7 +31,7 @@ def pipeline_over(folder: Path, files: Path) -> Pipeline:
     return make_pipeline(folder, f"{files}/*", dataset={"shard_bytes": 900})
 
 
-@pytest.mark.parametrize("num_kills", [4, pytest.param(100, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("num_kills", [3, pytest.param(100, marks=pytest.mark.soak)])
 def test_a_run_killed_at_any_moment_is_completed_by_the_next(tmp_path, num_kills):
     draw = random.Random(SEED)
     first, second = tmp_path / "first", tmp_path / "second"

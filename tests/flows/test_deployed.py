@@ -151,6 +151,7 @@ def test_cancelling_stops_the_flow_run_and_what_was_committed_stays(deployed: De
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.soak
 def test_a_changed_option_is_computed_beside_the_promoted_version(deployed: Deployed, tmp_path):
     deployed.deploy(first := small(tmp_path, "followed"))
     deployed.wait(deployed.start("run", first))

@@ -52,7 +52,7 @@ def test_what_is_wrong_is_named(tmp_path, text, said):
 
 
 def test_every_key_has_a_docstring_but_sections():
-    sections = {"dataset", "tokenizer", "model", "inference", "schedule", "lake", "store", "limits", "cost"}
+    sections = {"dataset", "tokenizer", "model", "inference", "schedule", "alerts", "lake", "store", "limits", "cost"}
     fields = dict(_fields(Pipeline))
     assert set(known_keys(Pipeline)) == set(fields)
     assert [key for key, field in fields.items() if not field.description and key not in sections] == []
