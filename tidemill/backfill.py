@@ -149,7 +149,7 @@ def plan_backfill(pipeline: Pipeline, lake: Lake, selection: Selection, *, devic
         shards = [request.shard for request in open_requests(cursor, pipeline.name, name, backfill_id=resumes)]
     rate = measured_rate(cursor, pipeline.name, name, device=device)
     num_rows = sum(_num_rows(shard, quarantined) for shard in shards)
-    tokens = _num_tokens(cursor, pipeline.name, rate, shards, quarantined)
+    tokens = _num_tokens(cursor, pipeline.name, version.spec, rate, shards, quarantined)
     return BackfillPlan(
         pipeline=pipeline,
         version=version,
@@ -325,7 +325,8 @@ class BackfillRun:
         shards = [request.shard for request in requests]
         only = {request.shard.shard_id: request.rows for request in requests if request.rows is not None}
         num_rows = sum(_num_rows(shard, only) for shard in shards)
-        target, num_tokens = workspace.target, _num_tokens(lake.cursor(), self.pipeline.name, rate, shards, only)
+        target = workspace.target
+        num_tokens = _num_tokens(lake.cursor(), target.pipeline, workspace.spec, rate, shards, only)
         self._recording.expect(estimate(rate, num_tokens, self.pipeline.cost))
         self._recording.progress.planned(
             Expected(target.pipeline, target.version, target.revision, len(shards), num_rows)
@@ -537,13 +538,21 @@ def _num_rows(shard: Shard, quarantined: Mapping[str, Sequence[int]]) -> int:
 
 
 def _num_tokens(
-    cursor: Cursor, pipeline: str, rate: Rate, shards: Sequence[Shard], quarantined: Mapping[str, Sequence[int]]
+    cursor: Cursor,
+    pipeline: str,
+    spec: VersionSpec,
+    rate: Rate,
+    shards: Sequence[Shard],
+    quarantined: Mapping[str, Sequence[int]],
 ) -> float:
-    """Tokens to compute: as counted before, by whatever version, else by bytes."""
+    """Tokens to compute: as counted before, by any version that tokenizes and cuts alike, else by bytes."""
+    specs = cursor.execute("SELECT version, spec FROM _versions WHERE pipeline = ?", [pipeline]).fetchall()
+    alike = [name for name, facts in specs if _tokenizes_alike(spec, VersionSpec.from_json(json.loads(facts)))]
     counted: dict[str, int] = dict(
         cursor.execute(
-            "SELECT shard_id, arg_max(num_tokens, committed_at) FROM _ledger WHERE pipeline = ? GROUP BY shard_id",
-            [pipeline],
+            "SELECT shard_id, arg_max(num_tokens, committed_at) FROM _ledger WHERE pipeline = ? "
+            "AND version IN (SELECT unnest(?::VARCHAR[])) GROUP BY shard_id",
+            [pipeline, alike],
         ).fetchall()
     )
     total = 0.0
@@ -551,6 +560,11 @@ def _num_tokens(
         tokens = counted.get(shard.shard_id) or rate.num_tokens(shard.slice.text_bytes)
         total += tokens * _num_rows(shard, quarantined) / max(1, shard.slice.num_rows)
     return total
+
+
+def _tokenizes_alike(a: VersionSpec, b: VersionSpec) -> bool:
+    mine, theirs = ((s.tokenizer, s.max_length, s.text, s.text_separator) for s in (a, b))
+    return mine == theirs
 
 
 def _spent(lake: Lake, claims: Claims, pipeline: Pipeline, backfill_id: str, mine: RunRecord) -> float:

@@ -95,7 +95,7 @@ def measured_rate(cursor: Cursor, pipeline: str, version: str, *, device: str | 
         f"ORDER BY committed_at DESC LIMIT {MOST_SHARDS}",
         {"pipeline": pipeline, "version": version, "device": device},
     ).fetchall()
-    bytes_per_token, bytes_per_row = _measured_text(cursor, pipeline)
+    bytes_per_token, bytes_per_row = _measured_text(cursor, pipeline, version)
     if not rows:
         return Rate(bytes_per_token=bytes_per_token, bytes_per_row=bytes_per_row)
     tokens, seconds = [row[1] for row in rows], [row[2] for row in rows]
@@ -111,15 +111,15 @@ def measured_rate(cursor: Cursor, pipeline: str, version: str, *, device: str | 
     )
 
 
-def _measured_text(cursor: Cursor, pipeline: str) -> tuple[float, float | None]:
-    """(bytes per token, bytes per row) of what the pipeline has computed."""
+def _measured_text(cursor: Cursor, pipeline: str, version: str) -> tuple[float, float | None]:
+    """(bytes per token, bytes per row) of what the version has computed: another may cut its texts elsewhere."""
     found = cursor.execute(
         "SELECT sum(s.text_bytes), sum(l.num_tokens), sum(s.num_rows) "
         "FROM (SELECT shard_id, any_value(num_tokens) AS num_tokens FROM _ledger WHERE pipeline = $pipeline "
-        "AND copied_from IS NULL GROUP BY shard_id) l "
+        "AND version = $version AND copied_from IS NULL GROUP BY shard_id) l "
         "JOIN (SELECT shard_id, any_value(text_bytes) AS text_bytes, any_value(num_rows) AS num_rows FROM _shards "
         "WHERE pipeline = $pipeline GROUP BY shard_id) s USING (shard_id)",
-        {"pipeline": pipeline},
+        {"pipeline": pipeline, "version": version},
     ).fetchone()
     if not found or not found[1]:
         return BYTES_PER_TOKEN, None
