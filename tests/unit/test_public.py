@@ -13,20 +13,15 @@ import tidemill
 from tests.pipelines import ROOT
 from tidemill import errors
 
-MAX_IMPORT_SECONDS = 0.05
 
-
-def public_import_seconds() -> float:
+def loaded_by_the_public_import() -> list[str]:
     """In a process of its own, which then has loaded nothing but Python's own modules."""
     script = (
-        "import sys, time; before = set(sys.modules); start = time.perf_counter(); import tidemill; "
-        "print(time.perf_counter() - start); "
+        "import sys; before = set(sys.modules); import tidemill; "
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    seconds, loaded = done.stdout.splitlines()
-    assert loaded.split() == ["tidemill"]
-    return float(seconds)
+    return done.stdout.split()
 
 
 def test_the_public_names_are_these_and_no_others():
@@ -52,8 +47,8 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
         tidemill.runn  # noqa: B018
 
 
-def test_importing_tidemill_loads_nothing_heavy_and_takes_under_50_ms():
-    assert min(public_import_seconds() for _ in range(3)) < MAX_IMPORT_SECONDS
+def test_importing_tidemill_loads_nothing_heavy():
+    assert loaded_by_the_public_import() == ["tidemill"]
 
 
 def drawn_tree() -> dict[str, str]:
