@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import doctest
 import pickle
-import time
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,17 +62,3 @@ def test_the_refusal_survives_the_way_between_processes():
 
 def test_the_docstring_example_holds():
     assert doctest.testmod(batching).failed == 0
-
-
-def test_a_hundred_thousand_rows_are_planned_in_a_blink():
-    lengths = np.random.default_rng(0).integers(1, 512, size=100_000)
-
-    seconds = min(_seconds_to_plan(lengths) for _ in range(5))
-
-    assert seconds < 0.05
-
-
-def _seconds_to_plan(lengths):
-    started = time.perf_counter()
-    plan_batches(lengths, token_budget=2_048)
-    return time.perf_counter() - started
