@@ -10,13 +10,12 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
-import duckdb
-
 from tidemill.config import Pipeline
 from tidemill.errors import Stopped
 from tidemill.estimates import Estimate
 from tidemill.lake import Lake
 from tidemill.lake.claims import Claims, open_claims, run_claim
+from tidemill.lake.connection import is_interrupt
 from tidemill.lake.requests import Request
 from tidemill.lake.runs import RunRecord, record_run
 from tidemill.lake.tables import table_name
@@ -99,13 +98,15 @@ class Recording:
                 claims.hold(run_claim(self.run_id))
                 work(claims)
             state = "failed" if self.outcomes.failures or self.over_quarantine() else "done"
-        except (Stopped, duckdb.InterruptException) as e:
-            self.notes += [str(e)] if isinstance(e, Stopped) and type(e) is not Stopped else []
+        except Stopped as e:
+            self.notes += [str(e)] if type(e) is not Stopped else []
             state = "stopped"
         except Exception as e:
-            self.notes.append(str(e))
-            self._finish(lake, "failed", started)
-            raise
+            if not is_interrupt(e):
+                self.notes.append(str(e))
+                self._finish(lake, "failed", started)
+                raise
+            state = "stopped"
         except BaseException:  # noqa: BLE001 — Ctrl-C, or an executor's own way to say that the process is to end.
             state = "stopped"
         return self._finish(lake, state, started)

@@ -7,13 +7,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import duckdb
-
 from tidemill.budget import Budget
 from tidemill.errors import FileChanged, LimitExceeded, Stopped, TidemillError
 from tidemill.executor import Executor, Future
 from tidemill.lake.adoption import is_wanted
 from tidemill.lake.commit import Outcome, commit_shards
+from tidemill.lake.connection import is_interrupt
 from tidemill.lake.requests import Request
 from tidemill.lake.runs import RunRecord
 from tidemill.plan import FilePlan
@@ -61,7 +60,7 @@ class Outcomes:
         Raises:
             Stopped: nothing failed; DuckDB took the user's Ctrl-C for itself.
         """
-        if isinstance(error, duckdb.InterruptException):
+        if is_interrupt(error):
             raise Stopped("The run was asked to stop.") from error
         self.failures.append((path, error))
         self.progress.failed(path, error)

@@ -150,7 +150,7 @@ def main() -> None:
         sys.exit(1)
     except Exception as e:
         # DuckDB takes a Ctrl-C that arrives within a query for itself.
-        if type(e).__name__ == "InterruptException":
+        if type(e).__name__ == "InterruptException" or str(e) == "Query interrupted":
             _say_stopped()
         if type(e).__module__ not in ("duckdb", "_duckdb"):
             raise

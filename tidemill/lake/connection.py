@@ -326,6 +326,11 @@ def _extension_file(name: str) -> str:
     return str(Path(package.origin).parent / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension")
 
 
+def is_interrupt(error: BaseException) -> bool:
+    """Whether DuckDB took the user's Ctrl-C for itself: it raises one of these in its place."""
+    return isinstance(error, duckdb.InterruptException) or str(error) == "Query interrupted"
+
+
 def _rollback(cursor: Cursor) -> None:
     try:
         cursor.execute("ROLLBACK")
