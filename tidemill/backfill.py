@@ -298,9 +298,8 @@ class BackfillRun:
         rate = workspace.rate()
         if first:
             self._expect(lake, workspace, rate, requests)
-        executor = self._executor_type(workspace, recording.progress)
-        window = Window(recording.outcomes, workspace, executor, self._budget(lake, claims, rate))
-        try:
+        with recording.executing(self._executor_type(workspace, recording.progress), workspace) as executor:
+            window = Window(recording.outcomes, workspace, executor, self._budget(lake, claims, rate))
             for file, of_file in _by_file(recording.unchanged(workspace, requests)):
                 try:
                     window.begin_file(file)
@@ -313,13 +312,6 @@ class BackfillRun:
                     recording.outcomes.fail(file.file.path, e)
                     window.abandon_file(file)
             window.drain()
-        except BaseException:
-            workspace.stop.set()
-            executor.close(cancel=True)
-            raise
-        finally:
-            recording.record.num_retries += executor.num_retries
-        executor.close(cancel=False)
 
     def _expect(self, lake: Lake, workspace: Workspace, rate: Rate, requests: Sequence[Request]) -> None:
         shards = [request.shard for request in requests]

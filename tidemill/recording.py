@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -13,6 +13,7 @@ from typing import TypeVar
 from tidemill.config import Pipeline
 from tidemill.errors import Stopped
 from tidemill.estimates import Estimate
+from tidemill.executor import Executor
 from tidemill.lake import Lake
 from tidemill.lake.claims import Claims, open_claims, run_claim
 from tidemill.lake.connection import is_interrupt
@@ -110,6 +111,20 @@ class Recording:
         except BaseException:  # noqa: BLE001 — Ctrl-C, or an executor's own way to say that the process is to end.
             state = "stopped"
         return self._finish(lake, state, started)
+
+    @contextmanager
+    def executing(self, executor: Executor, workspace: Workspace) -> Iterator[Executor]:
+        """Use an executor for the length of a block; left early, its steps are asked to stop."""
+        try:
+            yield executor
+        except BaseException:
+            workspace.stop.set()
+            executor.close(cancel=True)
+            raise
+        else:
+            executor.close(cancel=False)
+        finally:
+            self.record.num_retries += executor.num_retries
 
     def patiently(self, call: Callable[[], T]) -> T:
         """A write of the run's own, outside of any step: another writer's lock is waited for as a step would."""

@@ -158,19 +158,11 @@ class Run:
         if not self._patiently(lambda: adopt(lake, workspace.target, adoption_of(plan))):
             return False
         workspace.store.sweep()
-        executor = self.executor_type(workspace, self.progress)
-        try:
+        with self._recording.executing(self.executor_type(workspace, self.progress), workspace) as executor:
             if plan.rewrite:
                 rewrite_kept(plan, workspace, self._patiently)
             self._copy_known(plan, workspace)
             complete = self._stream(plan, workspace, executor)
-        except BaseException:
-            workspace.stop.set()
-            executor.close(cancel=True)
-            raise
-        finally:
-            self._record.num_retries += executor.num_retries
-        executor.close(cancel=False)
         if not self._recording.over_quarantine():
             self._record.num_rows_removed += self._patiently(lambda: remove_vanished(lake, workspace.target))
         return complete

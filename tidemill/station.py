@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from typing import Any, Literal, get_args
 
 from tidemill.budget import Budget
@@ -367,26 +367,9 @@ class StageRun:
         record.num_rows += num_rows
         self._recording.progress.ingested(request.shard.file.path, rows=num_rows)
 
-    def _executor(self, workspace: Workspace) -> _Executing:
-        return _Executing(self._executor_type(workspace, self._recording.progress), workspace, self._recording)
-
-
-@dataclass
-class _Executing:
-    """An executor for the length of a block; ended early, its steps are asked to stop."""
-
-    executor: Executor
-    workspace: Workspace
-    recording: Recording
-
-    def __enter__(self) -> Executor:
-        return self.executor
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self.workspace.stop.set()
-        self.executor.close(cancel=kind is not None)
-        self.recording.record.num_retries += self.executor.num_retries
+    def _executor(self, workspace: Workspace) -> AbstractContextManager[Executor]:
+        executor = self._executor_type(workspace, self._recording.progress)
+        return self._recording.executing(executor, workspace)
 
 
 def _unread(workspace: Workspace, requests: Sequence[Request]) -> list[Request]:
