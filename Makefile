@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test postgres soak lint lint-docker docs bench clean
+.PHONY: help setup demo test postgres soak lint lint-docker docs bench bench-full clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -17,7 +17,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet torch -c constraints.txt
-	$(BIN)/pip install --quiet -e '.[dev,s3]' -c constraints.txt
+	$(BIN)/pip install --quiet -e '.[dev,s3,int8]' -c constraints.txt
 	touch $@
 
 demo: setup  ## the main job on bundled real data: reviews to a table of sentiments
@@ -60,8 +60,13 @@ lint-docker: setup  ## hadolint on the Dockerfile, and compose's own check of it
 docs: setup  ## the tables of docs/pipeline-file.md, from the code
 	$(BIN)/python docs/keys.py
 
-bench: setup  ## e-mails to a table, beside transformers.pipeline, in one run
-	$(BIN)/python -m benchmarks.versus_pipeline --rows 1200 --repeat 1
+bench: setup  ## a few minutes of the benchmark: Tidemill beside what people write, and its limits
+	$(BIN)/pip install --quiet -e '.[bench]' -c constraints.txt
+	$(BIN)/python -m benchmarks.bench --quick $(ARGS)
+
+bench-full: setup  ## the whole benchmark, which takes hours
+	$(BIN)/pip install --quiet -e '.[bench]' -c constraints.txt
+	$(BIN)/python -m benchmarks.bench --full $(ARGS)
 
 clean:  ## everything that make made
 	rm -rf $(VENV) .tidemill .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist *.egg-info

@@ -39,7 +39,7 @@ def make_pipeline(folder: Path, dataset: str, /, **sections: dict[str, Any]) -> 
         "name": "reviews",
         "dataset": {"path": dataset, "text": "text", "key": ["id"], "keep": ["domain", "rating"]},
         "model": {"path": str(MODEL)},
-        "inference": {"dtype": "float32", "token_budget": 1024},
+        "inference": {"engine": "torch", "dtype": "float32", "token_budget": 1024},
         "lake": {"catalog": f"sqlite:{folder}/lake.sqlite", "data": f"{folder}/lake"},
         "store": {"path": f"{folder}/store"},
         "limits": {"retries": 2},

@@ -555,7 +555,7 @@ def _num_tokens(
 
 
 def _tokenizes_alike(a: VersionSpec, b: VersionSpec) -> bool:
-    mine, theirs = ((s.tokenizer, s.max_length, s.text, s.text_separator) for s in (a, b))
+    mine, theirs = ((s.tokenizer, s.max_length, s.overlap, s.text, s.text_separator) for s in (a, b))
     return mine == theirs
 
 

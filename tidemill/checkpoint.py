@@ -31,6 +31,12 @@ _POSITIONS_AFTER_PADDING = {
 }
 
 
+def folder_state(folder: str | Path) -> tuple[object, ...]:
+    """What differs if the folder's files do, without reading them."""
+    stats = [(path.name, path.stat()) for path in sorted(Path(folder).glob("*"))]
+    return (str(folder), *((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
+
+
 def load_config(folder: str | Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """The model's configuration; reads no weights and, unless trusted, runs no code of the model's.
 

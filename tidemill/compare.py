@@ -15,7 +15,7 @@ from tidemill.lake import Cursor, Lake, ResultTable
 from tidemill.lake.ledger import load_spec
 from tidemill.lake.promotion import existing_state, find_version, load_table, standings
 from tidemill.lake.tables import identifier
-from tidemill.versions import VersionSpec
+from tidemill.versions import NUM_WINDOWS, VersionSpec
 
 ABSOLUTE_QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 SIGNED_QUANTILES = {"p05": 0.05, "p50": 0.5, "p95": 0.95}
@@ -34,7 +34,7 @@ class Shared:
 
     @classmethod
     def of(cls, a: ResultTable, b: ResultTable) -> Shared:
-        both = [column for column in a.results if column in b.results]
+        both = [column for column in a.results if column in b.results and column[0] != NUM_WINDOWS]
         return cls(
             labels=tuple(name for name, kind in both if kind in LABEL_TYPES),
             scores=tuple(name for name, kind in both if kind in SCORE_TYPES),

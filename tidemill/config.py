@@ -14,7 +14,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from tidemill.errors import ConfigError
 
@@ -61,6 +70,10 @@ Duration = Annotated[float, BeforeValidator(_as_seconds), Field(gt=0, json_schem
 """Seconds."""
 
 
+LongText = Literal["truncate", "quarantine", "windows"]
+Aggregate = Literal["mean", "max", "length_weighted"]
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -99,8 +112,29 @@ class Tokenizer(Section):
     """Branch, tag or commit of the tokenizer, where `path` is given."""
     max_length: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     """Most tokens of one row, special tokens included; `auto` is the most that the model takes."""
-    long_text: Literal["truncate", "quarantine"] = "truncate"
-    """What becomes of a longer text: cut to `max_length` and marked `truncated`, or quarantined."""
+    long_text: LongText = "truncate"
+    """What becomes of a longer text: cut to `max_length` and marked `truncated`, quarantined, or read in windows."""
+    overlap: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Tokens of the text that neighbouring windows share; `auto` is an eighth of what a window can hold of the text."""
+    aggregate: Aggregate = "mean"
+    """How the windows' scores become the row's: the mean of each class, weighted by length or not, or the largest."""
+
+    @field_validator("overlap", "aggregate")
+    @classmethod
+    def _only_of_windows(cls, value: int | str, info: ValidationInfo) -> int | str:
+        # As a default may be given: a pipeline that is written out has all of them.
+        is_default = value == cls.model_fields[str(info.field_name)].default
+        if not is_default and info.data.get("long_text", "windows") != "windows":
+            raise ValueError('counts only with tokenizer.long_text = "windows": set that, or leave this out')
+        return value
+
+    @field_validator("overlap")
+    @classmethod
+    def _shorter_than_a_window(cls, value: int | str, info: ValidationInfo) -> int | str:
+        max_length = info.data.get("max_length")
+        if isinstance(value, int) and isinstance(max_length, int) and value >= max_length:
+            raise ValueError(f"is not less than tokenizer.max_length = {max_length}: lower it")
+        return value
 
 
 class Model(Section):
@@ -119,10 +153,14 @@ class Model(Section):
 class Inference(Section):
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, ..."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """`auto` is bfloat16 where the hardware computes in it, else float32."""
+    engine: Literal["auto", "torch", "openvino"] = "auto"
+    """`auto` is OpenVINO on a CPU, where it is installed and takes the model, else torch."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
+    """`auto` is bfloat16 where the hardware computes in it, else float32. int8 is for CPUs, by OpenVINO."""
+    max_drift: float = Field(default=0.05, gt=0)
+    """Most that int8 may move scores from float32's, at the 99th percentile of a sample: beyond, the run fails."""
     token_budget: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
-    """Most padded tokens in one batch; `auto` goes by the device."""
+    """Most padded tokens in one batch; `auto` is found by a short trial of the model on its device, and kept."""
     deduplicate: bool = True
     """Compute identical texts of a shard once."""
 

@@ -50,13 +50,11 @@ def device_name(device: torch.device) -> str:
     return str(_cpu_capabilities().get("cpu_name") or platform.machine())
 
 
-def resolve_dtype(declared: str, device: torch.device) -> torch.dtype:
-    import torch
-
+def resolve_dtype(declared: str, device: torch.device) -> str:
+    """The dtype that is declared, or `bfloat16` where the hardware computes in it, else `float32`."""
     if declared == "auto":
-        return torch.bfloat16 if _computes_in_bfloat16(device) else torch.float32
-    dtype: torch.dtype = getattr(torch, declared)
-    return dtype
+        return "bfloat16" if _computes_in_bfloat16(device) else "float32"
+    return declared
 
 
 def _computes_in_bfloat16(device: torch.device) -> bool:
@@ -87,10 +85,10 @@ def use_all_cpus() -> None:
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(_num_cpus())
+        torch.set_num_threads(num_cpus())
 
 
-def _num_cpus() -> int:
+def num_cpus() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()

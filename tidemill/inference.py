@@ -10,40 +10,42 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from tidemill import config as options
-from tidemill.batching import Indices, plan_batches
-from tidemill.checkpoint import load_config, max_positions
-from tidemill.devices import (
-    AUTO_TOKEN_BUDGET,
-    device_name,
-    is_device_failure,
-    is_out_of_memory,
-    resolve_device,
-    resolve_dtype,
-    use_all_cpus,
-)
+from tidemill.batching import Indices, plan_batches, rounded
+from tidemill.calibration import calibrated_budget
+from tidemill.checkpoint import folder_state, load_config, max_positions
+from tidemill.devices import AUTO_TOKEN_BUDGET, is_device_failure, is_out_of_memory
+from tidemill.drift import Drift, measure_drift
+from tidemill.engines import Answer, CalibrationIds, Engine, Logits, open_engine
 from tidemill.errors import ModelError, RunFailed, SequenceTooLong, Stopped
 from tidemill.model_tasks import ModelTask, find_task
 from tidemill.sequences import Sequences
+from tidemill.windows import Pooling, Windows
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PretrainedConfig
+
+T = TypeVar("T")
+
+NO_BOUND = 2**31
+
+WORTH_CALIBRATING = 40
+"""Batches of a shard from which a trial of other token budgets costs a few hundredths of its time."""
 
 logger = logging.getLogger("tidemill")
 
 
 @dataclass
 class Stats:
-    """`num_tokens` were computed, each distinct row once; `num_padded_tokens` is what the device saw of them."""
+    """`num_tokens` were computed, each distinct row or window once; `num_padded_tokens` is what the device saw."""
 
     num_rows: int = 0
     num_distinct: int = 0
@@ -67,26 +69,23 @@ class Predictions:
 
 
 class ModelRunner:
-    """A model on its device. Threads may share it; it computes one shard at a time."""
+    """A model in its engine. Threads may share it; one at a time starts batches."""
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        engine: Engine,
         config: PretrainedConfig,
         *,
         task: ModelTask,
         inference: options.Inference,
-        device: torch.device,
         all_scores: bool = False,
     ) -> None:
-        self.config = config
+        self.engine, self.config = engine, config
         self.result_schema = task.result_schema(config, all_scores=all_scores)
-        self.token_budget = _resolve_budget(inference, device)
-        self._model = model
-        self._task = task
-        self._inference = inference
-        self._all_scores = all_scores
-        self._device = device
+        self.token_budget = _default_budget(inference, engine)
+        self._task, self._inference, self._all_scores = task, inference, all_scores
+        self._is_calibrated = inference.token_budget != "auto"
+        self._measured_drift: Drift | None = None
         self._lock = threading.Lock()
         self._vocabulary_size = getattr(config.get_text_config(), "vocab_size", None)
         self._max_positions = max_positions(config)
@@ -101,40 +100,41 @@ class ModelRunner:
         inference: options.Inference,
         all_scores: bool = False,
         trust_remote_code: bool = False,
+        calibration: CalibrationIds | None = None,
     ) -> ModelRunner:
-        """Load a model folder in Transformers' format onto the device that `inference` means.
+        """Load a model folder in Transformers' format into the engine that `inference` means.
+
+        `calibration` gives the token ids by which int8 sets its ranges; other dtypes do not ask.
 
         Raises:
-            ModelError: the model cannot be loaded, or does not fit the task or the device.
-            ConfigError: there is no such task or device.
+            ModelError: the model cannot be loaded, or does not fit the task, the engine or the device.
+            ConfigError: there is no such task or device, or the engine is not installed.
         """
         found = find_task(task)
-        device = resolve_device(inference.device)
         config = load_config(folder, trust_remote_code=trust_remote_code)
         found.check(config)
-        use_all_cpus()
-        dtype = resolve_dtype(inference.dtype, device)
-        model = found.load(folder, dtype=dtype, trust_remote_code=trust_remote_code)
-        _move(model, device, folder)
-        return cls(model, config, task=found, inference=inference, device=device, all_scores=all_scores)
+        engine = open_engine(
+            folder, task=found, inference=inference, trust_remote_code=trust_remote_code, calibration=calibration
+        )
+        return cls(engine, config, task=found, inference=inference, all_scores=all_scores)
 
     @property
     def resolved(self) -> dict[str, Any]:
         """What `auto` came to, for lineage; `token_budget` as it is now, after any halving."""
-        import torch
-
-        return {
-            "device": str(self._device),
-            "device_name": device_name(self._device),
-            "dtype": str(next(self._model.parameters()).dtype).removeprefix("torch."),
-            "token_budget": self.token_budget,
-            "torch": torch.__version__,
-        }
+        drift = {} if self._measured_drift is None else {"int8": asdict(self._measured_drift)}
+        return {**self.engine.facts(), "token_budget": self.token_budget, **drift}
 
     def predict(
-        self, token_ids: pa.ListArray | pa.ChunkedArray, *, should_stop: Callable[[], bool] = lambda: False
+        self,
+        token_ids: pa.ListArray | pa.ChunkedArray,
+        *,
+        pooling: Pooling | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> Predictions:
         """Predict every row that has token ids.
+
+        With `pooling` a row is a list of windows. Those of all rows are batched
+        together, and their scores become the row's; one that fails fails its row.
 
         `should_stop` is asked before each batch. Out of memory halves the token
         budget, for later shards too. Scores differ in their last digits with the
@@ -143,16 +143,12 @@ class ModelRunner:
         Raises:
             SequenceTooLong: a row is longer than the declared token budget.
             Stopped: `should_stop` said so; nothing is kept.
-            RunFailed: the device broke, and for this process it stays broken.
+            RunFailed: the device broke, and for this process it stays broken; or int8 drifts too far.
         """
-        with self._lock:
-            started = time.perf_counter()
-            work = _Work.on(Sequences.of(token_ids, deduplicate=self._inference.deduplicate))
-            self._refuse_unfit(work)
-            self._run(work, should_stop)
-            predictions = self._predictions(work, self._fetch(work))
-            work.stats.seconds = time.perf_counter() - started
-            return predictions
+        work = _Work.on(token_ids, pooling, deduplicate=self._inference.deduplicate)
+        self._refuse_unfit(work)
+        self._run(work, should_stop)
+        return self._predictions(work)
 
     def _refuse_unfit(self, work: _Work) -> None:
         """Keep from the model what would index outside of its tables: a GPU does not survive that."""
@@ -169,66 +165,111 @@ class ModelRunner:
             for i, largest in work.sequences.with_ids_from(self._vocabulary_size):
                 work.reasons[i] = f"token id {largest} is outside of the model's vocabulary of {self._vocabulary_size}"
 
+    def _prepare(self, work: _Work) -> None:
+        """What the first shard pays for the rest: int8 is measured, and a shard that is worth it finds the budget."""
+        if self.engine.reference is not None and self._measured_drift is None:
+            self._measured_drift = measure_drift(
+                self.engine,
+                work.sequences,
+                work.without_reason(),
+                scores=lambda logits_BC: self._task.scores(logits_BC, self.config),
+                pad_id=self._pad_id,
+                bound=self._inference.max_drift,
+            )
+        if not self._is_calibrated and work.num_tokens_left() >= WORTH_CALIBRATING * self.token_budget:
+            self._is_calibrated = True
+            found = calibrated_budget(self.engine, self.config, longest=self._max_positions)
+            self.token_budget = found or self.token_budget
+
     def _run(self, work: _Work, should_stop: Callable[[], bool]) -> None:
-        waiting = deque(self._plan(work, work.without_reason()))
+        """Keep `engine.depth` batches on their way; while the last ones are, another shard may start its own."""
+        started: deque[tuple[Indices, Answer | Exception]] = deque()
+        try:
+            with self._lock:
+                started_at = time.perf_counter()
+                self._prepare(work)
+                waiting = deque(self._plan(work, work.without_reason()))
+                waiting = self._start_all(work, waiting, started, should_stop)
+            while started or waiting:
+                while started and not waiting:
+                    waiting = self._settle(work, *started.popleft(), waiting)
+                with self._lock:
+                    waiting = self._start_all(work, waiting, started, should_stop)
+            work.stats.seconds = time.perf_counter() - started_at
+        except BaseException:
+            _abandon(answer for _, answer in started)
+            raise
+
+    def _start_all(
+        self,
+        work: _Work,
+        waiting: deque[Indices],
+        started: deque[tuple[Indices, Answer | Exception]],
+        should_stop: Callable[[], bool],
+    ) -> deque[Indices]:
         while waiting:
+            if len(started) >= self.engine.depth:
+                waiting = self._settle(work, *started.popleft(), waiting)
+                continue
             if should_stop():
                 raise Stopped("Stopped between two batches. The shard starts again on the next run.")
             batch = waiting.popleft()
-            outcome = self._try(work, batch)
-            if not isinstance(outcome, Exception):
-                work.record(batch, outcome)
-            elif is_out_of_memory(outcome):
-                waiting = self._after_out_of_memory(work, batch, waiting)
-            elif len(batch) > 1:
-                waiting.extendleft(_one_by_one(batch))
-            else:
-                work.reasons[int(batch[0])] = f"the model failed: {_first_line(outcome)}"
+            started.append((batch, self._start(work, batch)))
+        return waiting
+
+    def _settle(
+        self, work: _Work, batch: Indices, answer: Answer | Exception, waiting: deque[Indices]
+    ) -> deque[Indices]:
+        """Take a batch's logits, or see what can be done without them; returns what is to be computed still."""
+        outcome = self._finish(answer)
+        if not isinstance(outcome, Exception):
+            work.record(batch, outcome, num_padded=len(batch) * self._width(work, batch))
+        elif is_out_of_memory(outcome):
+            return self._after_out_of_memory(work, batch, waiting)
+        elif len(batch) > 1:
+            waiting.extendleft(_one_by_one(batch))
+        else:
+            work.reasons[int(batch[0])] = f"the model failed: {_first_line(outcome)}"
+        return waiting
 
     def _plan(self, work: _Work, rows: Indices) -> list[Indices]:
         """Rows longer than the budget, which `auto` or a halved one can meet, go alone."""
-        lengths = work.sequences.lengths[rows]
+        lengths = self._widths(work.sequences.lengths[rows])
         fits = lengths <= self.token_budget
         batches = plan_batches(lengths[fits], token_budget=self.token_budget)
         return [*_one_by_one(rows[~fits]), *(rows[fits][batch] for batch in batches)]
 
-    def _try(self, work: _Work, batch: Indices) -> torch.Tensor | Exception:
+    def _widths(self, lengths: Indices) -> Indices:
+        """What lengths are padded to if they are the longest of a batch."""
+        return np.minimum(rounded(lengths), self._max_positions or NO_BOUND) if self.engine.rounds_widths else lengths
+
+    def _width(self, work: _Work, batch: Indices) -> int:
+        return int(self._widths(work.sequences.lengths[batch]).max())
+
+    def _start(self, work: _Work, batch: Indices) -> Answer | Exception:
+        width = self._width(work, batch)
+        return self._guarded(
+            lambda: self.engine.submit(*work.sequences.padded(batch, pad_id=self._pad_id, width=width))
+        )
+
+    def _finish(self, answer: Answer | Exception) -> Logits | Exception:
+        return answer if isinstance(answer, Exception) else self._guarded(answer.result)
+
+    def _guarded(self, call: Callable[[], T]) -> T | Exception:
         try:
-            return self._forward(*work.sequences.padded(batch, pad_id=self._pad_id))
-        except Exception as e:  # noqa: BLE001 - whatever a model raises, other rows go on
-            self._raise_if_broken(e)
+            return call()
+        except Exception as e:
+            if is_device_failure(e):
+                device = self.engine.facts()["device"]
+                raise RunFailed(
+                    f"The device {device} failed: {_first_line(e)}. Start the run again in a new process."
+                ) from e
             # Its frames hold the activations, whose memory the next batch needs.
             return e.with_traceback(None)
 
-    def _raise_if_broken(self, error: Exception) -> None:
-        if is_device_failure(error):
-            raise RunFailed(
-                f"The device {self._device} failed: {_first_line(error)}. Start the run again in a new process."
-            ) from error
-
-    def _forward(self, ids_BT: NDArray[np.int64], mask_BT: NDArray[np.int64]) -> torch.Tensor:
-        import torch
-
-        with torch.inference_mode():
-            # Without a mask attention takes its faster path, by up to a fifth at 512 tokens.
-            mask = None if mask_BT.all() else self._to_device(mask_BT)
-            output = self._model(input_ids=self._to_device(ids_BT), attention_mask=mask)
-            logits_BC: torch.Tensor = output.logits.float()
-            return logits_BC
-
-    def _to_device(self, values: NDArray[np.int64]) -> torch.Tensor:
-        import torch
-
-        tensor = torch.from_numpy(values)
-        if self._device.type != "cuda":
-            return tensor.to(self._device)
-        return tensor.pin_memory().to(self._device, non_blocking=True)
-
     def _after_out_of_memory(self, work: _Work, batch: Indices, waiting: Iterable[Indices]) -> deque[Indices]:
-        import torch
-
-        torch.cuda.empty_cache()
-        num_padded = work.sequences.num_padded(batch)
+        self.engine.release_memory()
+        num_padded = len(batch) * self._width(work, batch)
         if len(batch) == 1:
             work.reasons[int(batch[0])] = f"out of memory: its {num_padded} tokens alone do not fit the device"
             return deque(waiting)
@@ -239,31 +280,21 @@ class ModelRunner:
         )
         return deque(self._plan(work, np.concatenate([batch, *waiting])))
 
-    def _fetch(self, work: _Work) -> NDArray[np.float32]:
-        """The one time that a shard waits for the device: its logits stay there until all are computed."""
-        import torch
-
-        if not work.logits:
-            return np.zeros((0, self.config.num_labels), dtype=np.float32)
-        try:
-            logits_BC: NDArray[np.float32] = torch.cat(work.logits).cpu().numpy()
-        except RuntimeError as e:
-            self._raise_if_broken(e)
-            raise
-        return logits_BC
-
-    def _predictions(self, work: _Work, logits_BC: NDArray[np.float32]) -> Predictions:
+    def _predictions(self, work: _Work) -> Predictions:
+        logits_BC = np.concatenate([np.zeros((0, self.config.num_labels), dtype=np.float32), *work.logits])
         computed = np.concatenate([np.zeros(0, dtype=np.int64), *work.computed])
         finite = np.isfinite(logits_BC).all(axis=1)
         for i, logits_C in zip(computed[~finite], logits_BC[~finite], strict=True):
             work.reasons[int(i)] = f"the model returned {'NaN' if np.isnan(logits_C).any() else 'infinity'}"
-        decoded = self._task.decode(logits_BC[finite], self.config, all_scores=self._all_scores)
-        row_of_sequence = np.full(len(work.sequences), -1, dtype=np.int64)
-        row_of_sequence[computed[finite]] = np.arange(len(decoded))
-        indices = work.sequences.spread(pa.array(row_of_sequence, mask=row_of_sequence < 0))
-        return Predictions(
-            columns=decoded.take(indices), reason=work.sequences.spread(work.reason_column()), stats=work.stats
-        )
+        scores_BC = self._task.scores(logits_BC[finite], self.config)
+        index_of_sequence = np.full(len(work.sequences), -1, dtype=np.int64)
+        index_of_sequence[computed[finite]] = np.arange(len(scores_BC))
+        index = work.sequences.spread(pa.array(index_of_sequence, mask=index_of_sequence < 0))
+        reason = work.sequences.spread(work.reason_column())
+        if work.windows is not None:
+            scores_BC, index, reason = work.windows.to_rows(scores_BC, index, reason)
+        decoded = self._task.decode(scores_BC, self.config, all_scores=self._all_scores)
+        return Predictions(columns=decoded.take(index), reason=reason, stats=work.stats)
 
     def _resolve_pad_id(self) -> int:
         pad_id = getattr(self.config.get_text_config(), "pad_token_id", None)
@@ -271,15 +302,15 @@ class ModelRunner:
             return 0
         if pad_id is None or not 0 <= pad_id < (self._vocabulary_size or pad_id + 1):
             raise ModelError(
-                f"The model's config.json says pad_token_id = {pad_id}, and {type(self._model).__name__} finds the end "
-                "of a text by it. Set it there to the tokenizer's pad token id."
+                f"The model's config.json says pad_token_id = {pad_id}, and {self.config.model_type} models find the "
+                "end of a text by it. Set it there to the tokenizer's pad token id."
             )
         return int(pad_id)
 
     def _needs_pad_id(self) -> bool:
         """Whether the model is one that reads a text's last token, and refuses to guess which that is."""
         try:
-            self._forward(np.zeros((2, 2), dtype=np.int64), np.ones((2, 2), dtype=np.int64))
+            self.engine.submit(np.zeros((2, 2), dtype=np.int64), np.ones((2, 2), dtype=np.int64)).result()
         except ValueError:
             return True
         return False
@@ -291,45 +322,48 @@ class _Work:
 
     sequences: Sequences
     stats: Stats
+    windows: Windows | None = None
     reasons: dict[int, str] = field(default_factory=dict)
     computed: list[Indices] = field(default_factory=list)
-    logits: list[torch.Tensor] = field(default_factory=list)
+    logits: list[Logits] = field(default_factory=list)
 
     @classmethod
-    def on(cls, sequences: Sequences) -> _Work:
-        return cls(sequences, Stats(num_rows=len(sequences.sequence_of_row), num_distinct=len(sequences)))
+    def on(cls, token_ids: pa.ListArray | pa.ChunkedArray, pooling: Pooling | None, *, deduplicate: bool) -> _Work:
+        windows = Windows.of(token_ids, pooling) if pooling else None
+        sequences = Sequences.of(windows.token_ids if windows else token_ids, deduplicate=deduplicate)
+        return cls(sequences, Stats(num_rows=len(token_ids), num_distinct=len(sequences)), windows)
 
     def without_reason(self) -> Indices:
         fit = np.ones(len(self.sequences), dtype=bool)
         fit[list(self.reasons)] = False
         return np.flatnonzero(fit)
 
-    def record(self, batch: Indices, logits_BC: torch.Tensor) -> None:
+    def num_tokens_left(self) -> int:
+        return int(self.sequences.lengths[self.without_reason()].sum())
+
+    def record(self, batch: Indices, logits_BC: Logits, *, num_padded: int) -> None:
         self.computed.append(batch)
         self.logits.append(logits_BC)
         self.stats.num_tokens += int(self.sequences.lengths[batch].sum())
-        self.stats.num_padded_tokens += self.sequences.num_padded(batch)
+        self.stats.num_padded_tokens += num_padded
 
     def reason_column(self) -> pa.StringArray:
         return pa.array([self.reasons.get(i) for i in range(len(self.sequences))], pa.string())
 
 
-def _resolve_budget(inference: options.Inference, device: torch.device) -> int:
+def _default_budget(inference: options.Inference, engine: Engine) -> int:
+    """What is declared, or what is good enough where there is too little to compute for a trial."""
     if inference.token_budget != "auto":
         return inference.token_budget
-    return AUTO_TOKEN_BUDGET.get(device.type, AUTO_TOKEN_BUDGET["cpu"])
+    return AUTO_TOKEN_BUDGET[engine.facts()["device"].partition(":")[0]]
 
 
-def _move(model: torch.nn.Module, device: torch.device, folder: str | Path) -> None:
-    try:
-        model.to(device)
-    except RuntimeError as e:
-        if not is_out_of_memory(e):
-            raise
-        raise ModelError(
-            f"The model in {folder} does not fit the memory of {device}. Free the device, set inference.device to "
-            "another, or choose a smaller model."
-        ) from e
+def _abandon(answers: Iterable[Answer | Exception]) -> None:
+    """Wait for what is on its way: its requests and memory are used again."""
+    for answer in answers:
+        if not isinstance(answer, Exception):
+            with suppress(Exception):
+                answer.result()
 
 
 def _one_by_one(batch: Indices) -> list[Indices]:
@@ -351,22 +385,22 @@ def cached_runner(
     inference: options.Inference,
     all_scores: bool = False,
     trust_remote_code: bool = False,
+    calibration: CalibrationIds | None = None,
 ) -> ModelRunner:
     """`ModelRunner.load`, once a process for the same files and options.
 
     Only the last one is kept: two models may not fit a device together.
     """
-    key = (_state_of(Path(folder)), task, inference, all_scores, trust_remote_code)
+    key = (folder_state(folder), task, inference, all_scores, trust_remote_code)
     with _loading:
         if key not in _loaded:
             _loaded.clear()
             _loaded[key] = ModelRunner.load(
-                folder, task=task, inference=inference, all_scores=all_scores, trust_remote_code=trust_remote_code
+                folder,
+                task=task,
+                inference=inference,
+                all_scores=all_scores,
+                trust_remote_code=trust_remote_code,
+                calibration=calibration,
             )
         return _loaded[key]
-
-
-def _state_of(folder: Path) -> tuple[object, ...]:
-    """What differs if the folder's files do."""
-    stats = [(path.name, path.stat()) for path in sorted(folder.glob("*"))]
-    return (str(folder), *((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))

@@ -125,6 +125,7 @@ class Recording:
             executor.close(cancel=False)
         finally:
             self.record.num_retries += executor.num_retries
+            self.notes += [note for note in workspace.notes if note not in self.notes]
 
     def patiently(self, call: Callable[[], T]) -> T:
         """A write of the run's own, outside of any step: another writer's lock is waited for as a step would."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from tidemill.config import Pipeline
 from tidemill.formats import KEPT_PREFIX
-from tidemill.models import load_runner, load_tokenizer
+from tidemill.models import load_runner, load_tokenizer, pooling_of
 from tidemill.plan import make_plan
 from tidemill.sources import Dataset
 from tidemill.stages import with_reasons
@@ -27,7 +27,7 @@ def sample(pipeline: Pipeline, num_rows: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for path, rows in _first_rows(dataset, num_rows):
         columns = tokenizer.encode(rows["text"])
-        predicted = runner.predict(columns.token_ids)
+        predicted = runner.predict(columns.token_ids, pooling=pooling_of(spec, tokenizer))
         tokens = pa.table({"token_ids": columns.token_ids, "num_tokens": columns.num_tokens, "reason": columns.reason})
         results = with_reasons(rows, tokens, predicted.columns, predicted.reason)
         for row, result in zip(rows.drop_columns(["reason"]).to_pylist(), results.to_pylist(), strict=True):

@@ -49,16 +49,19 @@ class Sequences:
             if largest >= vocabulary_size:
                 yield i, largest
 
-    def num_padded(self, batch: Indices) -> int:
-        return len(batch) * int(self.lengths[batch].max())
+    def padded(
+        self, batch: Indices, *, pad_id: int, width: int | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+        """ids_BT, padded at the end, and its attention mask; None for the mask where nothing is padded.
 
-    def padded(self, batch: Indices, *, pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """ids_BT, padded at the end, and its attention mask."""
-        positions_T = np.arange(self.lengths[batch].max())
+        T is `width`, or that of the longest sequence.
+        """
+        positions_T = np.arange(self.lengths[batch].max() if width is None else width)
         mask_BT = positions_T < self.lengths[batch, None]
         ids_BT = np.full(mask_BT.shape, pad_id, dtype=np.int64)
         ids_BT[mask_BT] = self.values[(self.starts[batch, None] + positions_T)[mask_BT]]
-        return ids_BT, mask_BT.astype(np.int64)
+        # Without a mask attention takes its faster path, by up to a fifth at 512 tokens.
+        return ids_BT, None if mask_BT.all() else mask_BT.astype(np.int64)
 
     def spread(self, values: pa.Array) -> pa.Array:
         """From one value per sequence to one per row; null for null rows."""

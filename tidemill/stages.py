@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tidemill import sources
+from tidemill import sources, windows
 from tidemill.lake.adoption import request_shards
 from tidemill.lake.commit import Computed, Outcome, commit_shards
 from tidemill.lake.ledger import DoneShard
@@ -24,6 +24,7 @@ from tidemill.lake.runs import worker_name
 from tidemill.plan import FilePlan
 from tidemill.shards import Shard, Slice
 from tidemill.store import StoreFile
+from tidemill.versions import NUM_WINDOWS
 from tidemill.workspace import Workspace
 
 
@@ -229,14 +230,15 @@ def _predict(workspace: Workspace, tokenized: Tokenized) -> tuple[pa.Table, dict
     if request.rows is not None:
         wanted = pc.is_in(rows["row_number"], pa.array(request.rows, rows["row_number"].type))
         rows, tokens = rows.filter(wanted), tokens.filter(wanted)
-    predictions = workspace.runner.predict(tokens["token_ids"], should_stop=workspace.stop.is_set)
+    predictions = workspace.runner.predict(
+        tokens["token_ids"], pooling=workspace.pooling, should_stop=workspace.stop.is_set
+    )
     resolved = workspace.runner.resolved
-    lengths = pc.list_value_length(tokens["token_ids"])
     table = with_reasons(rows, tokens, predictions.columns, predictions.reason)
     stats = asdict(predictions.stats)
     facts = {
         "num_distinct": stats["num_distinct"],
-        "num_tokens": int(pc.sum(lengths).as_py() or 0),
+        "num_tokens": windows.num_tokens(tokens["token_ids"]),
         "num_computed_tokens": stats["num_tokens"],
         "num_padded_tokens": stats["num_padded_tokens"],
         "ingest_seconds": _seconds_for(request, rows_facts),
@@ -260,18 +262,25 @@ def with_reasons(rows: pa.Table, tokens: pa.Table, results: pa.Table, failures: 
     stage = pa.nulls(rows.num_rows, pa.string())
     for name, reason in reversed(reasons):
         stage = pc.if_else(pc.is_valid(reason), name, stage)
-    lengths = pc.list_value_length(tokens["token_ids"])
     columns = {name: results[name] for name in results.column_names}
     return pa.table(
         {
             "row_number": rows["row_number"],
             **columns,
-            "num_tokens": tokens["num_tokens"],
-            "truncated": pc.greater(tokens["num_tokens"], lengths),
+            **_lengths(tokens),
             "stage": stage,
             "reason": pc.coalesce(*(reason.cast(pa.string()) for _, reason in reasons)),
         }
     )
+
+
+def _lengths(tokens: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """How long a text is, and whether it is read to its end, as it is in windows."""
+    found = pc.list_value_length(tokens["token_ids"])
+    if windows.are_windows(tokens["token_ids"]):
+        whole = pc.if_else(pc.is_valid(found), pa.scalar(False), pa.scalar(None, pa.bool_()))
+        return {NUM_WINDOWS: found, "num_tokens": tokens["num_tokens"], "truncated": whole}
+    return {"num_tokens": tokens["num_tokens"], "truncated": pc.greater(tokens["num_tokens"], found)}
 
 
 def _missing(token_ids: pa.ChunkedArray) -> pa.Array:

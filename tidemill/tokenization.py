@@ -1,12 +1,13 @@
 """Texts become token ids once per tokenizer, as Arrow columns that any model with that tokenizer can use.
 
 What a row gets is exactly what `transformers.pipeline` would give the model,
-special tokens and truncation included.
+special tokens and truncation included, or what a Transformers tokenizer gives
+with `return_overflowing_tokens`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -16,17 +17,18 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from tidemill.checkpoint import opening
+from tidemill.config import LongText
 from tidemill.errors import ModelError
 from tidemill.shards import fingerprint
+from tidemill.windows import MAX_ROW_TOKENS, Windowing
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "merges.txt", "tekken.json")
-
-LongText = Literal["truncate", "quarantine"]
 
 # A tokenizer at work takes a few hundred bytes a character, so these two bound memory.
 BATCH_BYTES = 2**20
@@ -43,10 +45,11 @@ _PROBES = ("a b c d e f g h", "A C G T A C G T", "1 2 3 4 5 6 7 8")
 class TokenColumns:
     """One value per text, in order.
 
-    `token_ids` is null where the text is null or the row is quarantined;
-    `num_tokens` counts before truncation, special tokens included, so a row is
-    truncated where it exceeds the length of `token_ids`; `reason` says why a row
-    is quarantined. A null text has no reason here: whoever left it out knows why.
+    `token_ids` is null where the text is null or the row is quarantined, and where
+    long texts are read in windows, it is a list of them. `num_tokens` counts before
+    truncation, special tokens included, so a row without windows is truncated where
+    it exceeds the length of `token_ids`; `reason` says why a row is quarantined. A
+    null text has no reason here: whoever left it out knows why.
     """
 
     token_ids: pa.ListArray
@@ -55,7 +58,7 @@ class TokenColumns:
 
 
 class _Row(NamedTuple):
-    ids: list[int] | None = None
+    ids: Sequence[int] | NDArray[np.int32] | None = None
     num_tokens: int | None = None
     reason: str | None = None
 
@@ -63,11 +66,16 @@ class _Row(NamedTuple):
 class TextTokenizer:
     """A fast tokenizer with truncation settled. Threads may share it."""
 
-    def __init__(self, backend: Tokenizer, *, max_length: int, long_text: LongText, truncation_side: str) -> None:
+    def __init__(
+        self,
+        backend: Tokenizer,
+        *,
+        max_length: int,
+        long_text: LongText,
+        truncation_side: str,
+        overlap: int | Literal["auto"] = "auto",
+    ) -> None:
         self.max_length = max_length
-        self.fingerprint = fingerprint(
-            backend.to_str(), backend.encode_special_tokens, truncation_side, max_length, long_text
-        )
         self._backend = backend
         self._quarantine = long_text == "quarantine"
         self._left = truncation_side == "left"
@@ -77,6 +85,9 @@ class TextTokenizer:
                 f"tokenizer.max_length = {max_length} leaves no room for text beside the tokenizer's special tokens. "
                 f"Raise it to at least {max_length - self._room + 1}."
             )
+        self._windowing = self._resolve_windowing(overlap) if long_text == "windows" else None
+        facts = (backend.to_str(), backend.encode_special_tokens, truncation_side, max_length, long_text)
+        self.fingerprint = fingerprint(*facts, *([self._windowing.overlap] if self._windowing else []))
 
     @classmethod
     def load(
@@ -85,17 +96,19 @@ class TextTokenizer:
         *,
         max_length: int | Literal["auto"] = "auto",
         long_text: LongText = "truncate",
+        overlap: int | Literal["auto"] = "auto",
         model_max_length: int | None = None,
         trust_remote_code: bool = False,
     ) -> TextTokenizer:
-        """The tokenizer of a folder in Transformers' format.
+        """The tokenizer of a folder in Transformers' format; `overlap` counts for windows only.
 
         `model_max_length` is the most tokens that the model takes, where it says
         (`checkpoint.max_positions`). Truncation and padding that were saved inside
         tokenizer.json do not count: Transformers overrides them too.
 
         Raises:
-            ModelError: the folder yields no fast tokenizer, or `max_length` does not fit the model.
+            ModelError: the folder yields no fast tokenizer, `max_length` does not fit the model, or `overlap` does
+                not fit `max_length`.
         """
         tokenizer = _load_fast(folder, trust_remote_code=trust_remote_code)
         _require_files(Path(folder))
@@ -107,11 +120,28 @@ class TextTokenizer:
             max_length=_resolve_max_length(max_length, int(tokenizer.model_max_length), model_max_length),
             long_text=long_text,
             truncation_side=tokenizer.truncation_side,
+            overlap=overlap,
         )
 
     @property
+    def num_special_tokens(self) -> int:
+        """How many tokens of every sequence are none of its text."""
+        return len(self._prefix) + len(self._suffix)
+
+    @property
     def _room(self) -> int:
-        return self.max_length - len(self._prefix) - len(self._suffix)
+        return self.max_length - self.num_special_tokens
+
+    def _resolve_windowing(self, overlap: int | Literal["auto"]) -> Windowing:
+        if overlap == "auto":
+            overlap = self._room // 8
+        if overlap >= self._room:
+            raise ModelError(
+                f"tokenizer.overlap = {overlap} leaves a window nothing new to read: with tokenizer.max_length = "
+                f"{self.max_length} it has room for {self._room} tokens of text. Lower overlap to at most "
+                f"{self._room - 1}, or raise max_length."
+            )
+        return Windowing(self._prefix, self._suffix, room=self._room, overlap=overlap, from_the_end=self._left)
 
     def encode(self, texts: pa.Array | pa.ChunkedArray) -> TokenColumns:
         """Tokenize a string column. A text that fails gets a reason and takes no other row with it.
@@ -123,7 +153,7 @@ class TextTokenizer:
         runs = [run for chunk in chunks for run in _cut_by_bytes(chunk)]
         # Two threads: one run's ids become Arrow under the GIL while the next is in the tokenizer, which frees it.
         with ThreadPoolExecutor(max_workers=2) as pool:
-            batches = list(pool.map(self._encode_run, runs)) or [_columns([])]
+            batches = list(pool.map(self._encode_run, runs)) or [self._columns([])]
         return TokenColumns(
             token_ids=pa.concat_arrays([batch.token_ids for batch in batches]),
             num_tokens=pa.concat_arrays([batch.num_tokens for batch in batches]),
@@ -132,11 +162,11 @@ class TextTokenizer:
 
     def _encode_run(self, texts: pa.StringArray) -> TokenColumns:
         try:
-            return _columns(self._encode_batch(texts.to_pylist()))
+            return self._columns(self._encode_batch(texts.to_pylist()))
         except BaseException as e:
             if not _concerns_a_text(e):
                 raise
-            return _columns([self._encode_alone(text) for text in texts])
+            return self._columns([self._encode_alone(text) for text in texts])
 
     def _encode_alone(self, text: pa.StringScalar) -> _Row:
         try:
@@ -161,22 +191,48 @@ class TextTokenizer:
         return rows
 
     def _encode_long(self, text: str) -> _Row:
+        if self._windowing is not None:
+            return self._encode_whole(text, self._windowing)
         kept: list[int] = []
-        num_tokens = len(self._prefix) + len(self._suffix)
-        for piece in _pieces(text):
-            ids = self._backend.encode_batch_fast([piece], add_special_tokens=False)[0].ids
+        num_tokens = self.num_special_tokens
+        for ids in self._ids_by_piece(text):
             num_tokens += len(ids)
             kept = (kept + ids)[-self._room :] if self._left else kept + ids[: self._room - len(kept)]
         return self._row([*self._prefix, *kept, *self._suffix], num_tokens)
 
+    def _encode_whole(self, text: str, windowing: Windowing) -> _Row:
+        """All ids, in which windows are cut; those of a text that is too long even for that are only counted."""
+        kept = [np.array(self._prefix, dtype=np.int32)]
+        num_tokens = self.num_special_tokens
+        for ids in self._ids_by_piece(text):
+            num_tokens += len(ids)
+            kept.append(np.array(ids, dtype=np.int32))
+            if windowing.num_window_tokens(num_tokens) > MAX_ROW_TOKENS:
+                kept.clear()
+        if reason := self._refusal(num_tokens):
+            return _Row(num_tokens=num_tokens, reason=reason)
+        return _Row(np.concatenate([*kept, np.array(self._suffix, dtype=np.int32)]), num_tokens)
+
+    def _ids_by_piece(self, text: str) -> Iterator[list[int]]:
+        for piece in _pieces(text):
+            yield self._backend.encode_batch_fast([piece], add_special_tokens=False)[0].ids
+
     def _row(self, ids: list[int], num_tokens: int) -> _Row:
+        if reason := self._refusal(num_tokens):
+            return _Row(num_tokens=num_tokens, reason=reason)
+        return _Row(self._truncate(ids) if self._windowing is None else ids, num_tokens)
+
+    def _refusal(self, num_tokens: int) -> str | None:
+        """Why a row of so many tokens is quarantined, if it is."""
         if num_tokens == 0:
-            return _Row(num_tokens=0, reason="cannot be tokenized: it has no tokens")
-        if num_tokens > self.max_length and self._quarantine:
-            return _Row(
-                num_tokens=num_tokens, reason=f"{num_tokens} tokens exceed tokenizer.max_length {self.max_length}"
-            )
-        return _Row(self._truncate(ids), num_tokens)
+            return "cannot be tokenized: it has no tokens"
+        if num_tokens <= self.max_length:
+            return None
+        if self._quarantine:
+            return f"{num_tokens} tokens exceed tokenizer.max_length {self.max_length}"
+        if self._windowing and (in_windows := self._windowing.num_window_tokens(num_tokens)) > MAX_ROW_TOKENS:
+            return f"{num_tokens} tokens are {in_windows} in windows, more than the {MAX_ROW_TOKENS} of one row"
+        return None
 
     def _truncate(self, ids: list[int]) -> list[int]:
         if len(ids) <= self.max_length:
@@ -184,6 +240,14 @@ class TextTokenizer:
         if self._left:
             return self._prefix + ids[len(ids) - self.max_length + len(self._prefix) :]
         return ids[: self.max_length - len(self._suffix)] + self._suffix
+
+    def _columns(self, rows: list[_Row]) -> TokenColumns:
+        token_ids = _id_lists(rows)
+        return TokenColumns(
+            token_ids=token_ids if self._windowing is None else self._windowing.cut(token_ids),
+            num_tokens=pa.array([row.num_tokens for row in rows], pa.int32()),
+            reason=pa.array([row.reason for row in rows], pa.string()),
+        )
 
 
 def _require_files(folder: Path) -> None:
@@ -274,15 +338,11 @@ def _last_space(text: str, start: int, stop: int) -> int:
     return stop
 
 
-def _columns(rows: list[_Row]) -> TokenColumns:
-    id_lists = [row.ids or [] for row in rows]
+def _id_lists(rows: list[_Row]) -> pa.ListArray:
+    id_lists = [[] if row.ids is None else row.ids for row in rows]
     offsets = np.zeros(len(rows) + 1, dtype=np.int32)
     np.cumsum([len(ids) for ids in id_lists], out=offsets[1:])
     values = np.fromiter(chain.from_iterable(id_lists), dtype=np.int32, count=int(offsets[-1]))
-    return TokenColumns(
-        token_ids=pa.ListArray.from_arrays(
-            pa.array(offsets), pa.array(values), mask=pa.array([row.ids is None for row in rows], pa.bool_())
-        ),
-        num_tokens=pa.array([row.num_tokens for row in rows], pa.int32()),
-        reason=pa.array([row.reason for row in rows], pa.string()),
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(values), mask=pa.array([row.ids is None for row in rows], pa.bool_())
     )

@@ -29,6 +29,8 @@ MODEL_FILES = (
     "*.jinja",
 )
 """What is used of a model's repository or folder: configuration, weights, tokenizer, trusted code."""
+NUM_WINDOWS = "num_windows"
+"""The result column of versions that read long texts in windows."""
 TOKENIZER_FILES = tuple(pattern for pattern in MODEL_FILES if pattern != "*.safetensors")
 
 
@@ -38,6 +40,7 @@ class VersionSpec:
 
     `model` and `tokenizer` identify content: `commit:<hash>` on the Hub,
     `sha256:<hash>` of a folder's files. The paths say where it was found.
+    What is None does not apply, and is no ingredient.
     """
 
     task: str
@@ -52,15 +55,18 @@ class VersionSpec:
     dtype: str
     all_scores: bool
     trust_remote_code: bool
+    overlap: int | str | None = None
+    """None unless `long_text` is "windows", as `aggregate`."""
+    aggregate: str | None = None
 
     @property
     def version(self) -> str:
         """Eight hex digits that name the version."""
-        facts = {key: value for key, value in asdict(self).items() if not key.endswith("_path")}
+        facts = {key: value for key, value in self.to_json().items() if not key.endswith("_path")}
         return fingerprint(json.dumps(facts, sort_keys=True))[:8]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> VersionSpec:
@@ -84,7 +90,7 @@ def declared(pipeline: Pipeline) -> VersionSpec:
     """
     model, tokenizer = pipeline.model, pipeline.tokenizer
     identity = _identify(model.path, model.revision, MODEL_FILES)
-    own = tokenizer.path is None
+    own, windows = tokenizer.path is None, tokenizer.long_text == "windows"
     return VersionSpec(
         task=model.task,
         model_path=model.path,
@@ -98,6 +104,8 @@ def declared(pipeline: Pipeline) -> VersionSpec:
         dtype=pipeline.inference.dtype,
         all_scores=model.all_scores,
         trust_remote_code=model.trust_remote_code,
+        overlap=tokenizer.overlap if windows else None,
+        aggregate=tokenizer.aggregate if windows else None,
     )
 
 
@@ -171,12 +179,14 @@ def _matching(folder: str, patterns: tuple[str, ...]) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    text = str(value)
+    text = "none" if value is None else str(value)
     return text[:19] if text.startswith(("commit:", "sha256:")) else text
 
 
 def result_schema(spec: VersionSpec) -> pa.Schema:
-    """The columns that the version's model task adds, by the model's configuration.
+    """The columns that a version has beside those of every table: its model task's, by the model's configuration.
+
+    Where long texts are read in windows, the number of a row's windows follows.
 
     Raises:
         ModelError: the model's configuration does not fit the task.
@@ -188,4 +198,5 @@ def result_schema(spec: VersionSpec) -> pa.Schema:
     task = find_task(spec.task)
     config = load_config(model_folder(spec, weights=False), trust_remote_code=spec.trust_remote_code)
     task.check(config)
-    return task.result_schema(config, all_scores=spec.all_scores)
+    schema = task.result_schema(config, all_scores=spec.all_scores)
+    return schema if spec.aggregate is None else schema.append(pa.field(NUM_WINDOWS, pa.int32()))

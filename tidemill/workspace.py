@@ -19,12 +19,13 @@ from tidemill.lake.adoption import Target
 from tidemill.lake.claims import Claims
 from tidemill.lake.ledger import load_state
 from tidemill.lake.requests import Request
-from tidemill.models import load_runner, load_tokenizer
+from tidemill.models import load_runner, load_tokenizer, pooling_of
 from tidemill.shards import Shard, SourceFile, fingerprint
 from tidemill.sources import Dataset, reopen_dataset, settle
 from tidemill.store import Store, StoreFile
 from tidemill.tokenization import TextTokenizer
 from tidemill.versions import VersionSpec
+from tidemill.windows import Pooling
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ class Workspace:
         """Names of store files of shards that this run has committed, which may be."""
         self.changed: dict[str, FileChanged] = {}
         """Files, by path, that are no longer what the lake recorded."""
+        self.notes: list[str] = []
+        """What is not as the pipeline file might make one expect, for the run's record."""
         self._claims = claims
         self._opening = threading.Lock()
 
@@ -150,13 +153,21 @@ class Workspace:
         return load_tokenizer(self.spec)
 
     @property
+    def pooling(self) -> Pooling | None:
+        """How a row's windows become one; None where a row is one sequence."""
+        return pooling_of(self.spec, self.tokenizer)
+
+    @property
     def runner(self) -> ModelRunner:
         with self._opening:
             return self._runner
 
     @functools.cached_property
     def _runner(self) -> ModelRunner:
-        return load_runner(self.spec, self.pipeline.inference)
+        runner = load_runner(self.spec, self.pipeline.inference)
+        if fallback := runner.resolved.get("fallback"):
+            self.notes.append(fallback)
+        return runner
 
     @functools.cached_property
     def listed_predictions(self) -> set[str]:

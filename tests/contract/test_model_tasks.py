@@ -29,10 +29,10 @@ def ask_pipeline(task, folder, texts, **options):
     return pipeline(texts, truncation=True, max_length=length, **options)
 
 
-def ask_tidemill(task, folder, texts, *, dtype="float32", all_scores=False):
+def ask_tidemill(task, folder, texts, *, dtype="float32", engine="torch", all_scores=False):
     config = load_config(folder)
     tokenizer = TextTokenizer.load(folder, model_max_length=max_positions(config))
-    inference = Inference(device="cpu", dtype=dtype)
+    inference = Inference(device="cpu", engine=engine, dtype=dtype)
     runner = ModelRunner.load(folder, task=task, inference=inference, all_scores=all_scores)
     predictions = runner.predict(tokenizer.encode(pa.array(texts, pa.string())).token_ids)
     assert predictions.reason.null_count == len(texts)
@@ -43,11 +43,12 @@ def test_every_model_task_has_checkpoints_in_this_suite():
     assert [task.pipeline_tag for task in MODEL_TASKS] == list(CHECKPOINTS)
 
 
-def test_labels_and_scores_are_those_of_the_pipeline(checkpoint):
+@pytest.mark.parametrize("engine", ["torch", "auto"])
+def test_labels_and_scores_are_those_of_the_pipeline(checkpoint, engine):
     task, folder = checkpoint
     answers = ask_pipeline(task, folder, TEXTS)
 
-    ours = ask_tidemill(task, folder, TEXTS)
+    ours = ask_tidemill(task, folder, TEXTS, engine=engine)
 
     assert ours["label"].to_pylist() == [answer["label"] for answer in answers]
     np.testing.assert_allclose(ours["score"].to_numpy(), [answer["score"] for answer in answers], atol=1e-4)

@@ -3,12 +3,13 @@ from __future__ import annotations
 import doctest
 import pickle
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill import batching
-from tidemill.batching import plan_batches
+from tidemill.batching import plan_batches, rounded
 from tidemill.errors import InputError, SequenceTooLong
 
 lengths = st.lists(st.integers(0, 60), max_size=200)
@@ -62,3 +63,14 @@ def test_the_refusal_survives_the_way_between_processes():
 
 def test_the_docstring_example_holds():
     assert doctest.testmod(batching).failed == 0
+
+
+def test_rounding_adds_less_than_a_32nd_and_leaves_few_different_lengths():
+    lengths = np.arange(1, 4_097)
+
+    padded = rounded(lengths)
+
+    assert (padded >= lengths).all()
+    assert (padded < lengths * (1 + 1 / 32) + 1e-9).all()
+    assert len(np.unique(padded)) <= 32 * 8 + 1
+    assert (rounded(padded) == padded).all()

@@ -43,12 +43,30 @@ def test_overrides_are_toml_values_or_bare_strings(tmp_path):
         (f'name = "a"\nshedule = 1\n{MINIMAL}', "Did you mean schedule?"),
         (f'name = "a__b"\n{MINIMAL}', "separates a table's name from its version"),
         (f'name = "a"\n{MINIMAL}[tokenizer]\nmax_length = "long"\n', "tokenizer.max_length = 'long'"),
+        (
+            f'name = "a"\n{MINIMAL}[tokenizer]\noverlap = 9\n',
+            "tokenizer.overlap = 9: counts only with tokenizer.long_text",
+        ),
+        (
+            f'name = "a"\n{MINIMAL}[tokenizer]\nlong_text = "quarantine"\naggregate = "max"\n',
+            "tokenizer.aggregate = 'max': counts only with tokenizer.long_text = \"windows\"",
+        ),
+        (
+            f'name = "a"\n{MINIMAL}[tokenizer]\nlong_text = "windows"\nmax_length = 9\noverlap = 9\n',
+            "tokenizer.overlap = 9: is not less than tokenizer.max_length = 9: lower it.",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, text, said):
     with pytest.raises(ConfigError) as refused:
         load_pipeline(write(tmp_path, text))
     assert said in str(refused.value)
+
+
+def test_a_pipeline_that_is_written_out_with_its_defaults_can_be_read_again(tmp_path):
+    for tokenizer in ("", '[tokenizer]\nlong_text = "windows"\noverlap = 9\n'):
+        pipeline = load_pipeline(write(tmp_path, f'name = "a"\n{MINIMAL}{tokenizer}'))
+        assert Pipeline.model_validate(pipeline.model_dump(mode="json")) == pipeline
 
 
 def test_every_key_has_a_docstring_but_sections():

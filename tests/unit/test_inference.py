@@ -11,6 +11,7 @@ import torch
 from tests.checkpoints import NUM_POSITIONS, reviews, save_checkpoint
 from tidemill.checkpoint import load_config
 from tidemill.config import Inference
+from tidemill.engines.torch_engine import TorchEngine
 from tidemill.errors import ConfigError, ModelError, RunFailed, SequenceTooLong, Stopped
 from tidemill.inference import ModelRunner, cached_runner
 from tidemill.model_tasks import find_task
@@ -36,7 +37,7 @@ def undisturbed(folder, token_ids):
 
 
 def load(folder, **inference):
-    inference = {"device": "cpu", "dtype": "float32", "token_budget": 512, **inference}
+    inference = {"device": "cpu", "engine": "torch", "dtype": "float32", "token_budget": 512, **inference}
     return ModelRunner.load(folder, task="text-classification", inference=Inference(**inference), all_scores=True)
 
 
@@ -45,9 +46,8 @@ def disturbed(folder, disturbance, **inference):
     config = load_config(folder)
     model = TASK.load(folder, dtype=torch.float32, trust_remote_code=False)
     inference = Inference(**{"token_budget": 512, **inference})
-    return ModelRunner(
-        disturbance(model), config, task=TASK, inference=inference, device=torch.device("cpu"), all_scores=True
-    )
+    engine = TorchEngine(disturbance(model), torch.device("cpu"))
+    return ModelRunner(engine, config, task=TASK, inference=inference, all_scores=True)
 
 
 class Disturbance(torch.nn.Module):
@@ -164,7 +164,7 @@ def test_identical_rows_are_computed_once_and_all_get_the_result(folder, token_i
 
     assert predictions.stats.num_rows == 3 * len(token_ids)
     assert predictions.stats.num_distinct == len(set(map(tuple, token_ids.to_pylist())))
-    assert sum(rows for rows, _ in runner._model.shapes) == predictions.stats.num_distinct
+    assert sum(rows for rows, _ in runner.engine.model.shapes) == predictions.stats.num_distinct
     for start in range(0, len(tripled), len(token_ids)):
         part = type(undisturbed)(predictions.columns.slice(start, len(token_ids)), undisturbed.reason, None)
         assert_same(part, undisturbed)
@@ -183,7 +183,7 @@ def test_stats_count_tokens_with_and_without_padding(folder, token_ids):
     stats = runner.predict(token_ids).stats
 
     assert stats.num_tokens == len(token_ids.values)
-    assert stats.num_padded_tokens == sum(rows * width for rows, width in runner._model.shapes)
+    assert stats.num_padded_tokens == sum(rows * width for rows, width in runner.engine.model.shapes)
     assert stats.seconds > 0
     assert stats.oom_halvings == 0
 
@@ -204,10 +204,10 @@ def test_out_of_memory_halves_the_budget_says_so_and_goes_on(folder, token_ids, 
 def test_a_lowered_budget_holds_for_the_next_shards(folder, token_ids):
     runner = disturbed(folder, out_of_memory_above(200))
     runner.predict(token_ids)
-    runner._model.shapes.clear()
+    runner.engine.model.shapes.clear()
 
     assert runner.predict(token_ids).stats.oom_halvings == 0
-    assert max(rows * width for rows, width in runner._model.shapes) <= 200
+    assert max(rows * width for rows, width in runner.engine.model.shapes) <= 200
 
 
 def test_batches_computed_before_out_of_memory_are_not_computed_again(folder, token_ids):
@@ -219,9 +219,9 @@ def test_batches_computed_before_out_of_memory_are_not_computed_again(folder, to
     runner = disturbed(folder, OutOfMemoryOnce, deduplicate=False)
     predictions = runner.predict(token_ids)
 
-    failed = runner._model.shapes.pop(2)
+    failed = runner.engine.model.shapes.pop(2)
     assert failed[0] > 1
-    assert sum(rows for rows, _ in runner._model.shapes) == len(token_ids) == predictions.columns.num_rows
+    assert sum(rows for rows, _ in runner.engine.model.shapes) == len(token_ids) == predictions.columns.num_rows
 
 
 def test_the_cpus_allocator_running_dry_is_out_of_memory_too(folder, token_ids, undisturbed):
@@ -281,7 +281,7 @@ def test_token_ids_outside_of_the_vocabulary_never_reach_the_model(folder):
     assert reasons[0] is None
     assert reasons[1].startswith("token id 10000 is outside of the model's vocabulary of ")
     assert reasons[2] == "there are no tokens"
-    assert runner._model.shapes == [(1, 3)]
+    assert runner.engine.model.shapes == [(1, 3)]
 
 
 def test_rows_longer_than_the_models_positions_never_reach_the_model(folder):
@@ -306,7 +306,7 @@ def test_a_broken_device_fails_the_run_and_blames_no_row(folder, token_ids):
 
 def test_stopping_happens_between_batches_and_leaves_the_runner_usable(folder, token_ids, undisturbed):
     runner = disturbed(folder, Disturbance)
-    shapes = runner._model.shapes
+    shapes = runner.engine.model.shapes
 
     with pytest.raises(Stopped):
         runner.predict(token_ids, should_stop=lambda: len(shapes) == 2)
@@ -355,7 +355,7 @@ def test_a_process_loads_a_model_once_for_the_same_files_and_options(folder):
 def test_lineage_tells_what_auto_came_to(folder):
     resolved = load(folder, device="auto", dtype="auto", token_budget="auto").resolved
 
-    assert set(resolved) == {"device", "device_name", "dtype", "token_budget", "torch"}
+    assert set(resolved) == {"engine", "rewritten", "device", "device_name", "dtype", "token_budget", "torch"}
     assert resolved["dtype"] in ("float32", "bfloat16")
     assert "auto" not in resolved.values()
 

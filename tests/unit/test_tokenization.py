@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pyarrow as pa
 import pytest
@@ -12,6 +13,7 @@ from tests.checkpoints import NUM_POSITIONS, TINY_SENTIMENT, reviews, save_check
 from tidemill import tokenization
 from tidemill.checkpoint import load_config, max_positions
 from tidemill.errors import ModelError
+from tidemill.shards import fingerprint
 from tidemill.tokenization import TextTokenizer
 
 KINDS = ["wordpiece", "bpe"]
@@ -229,3 +231,131 @@ def test_the_fingerprint_names_content_and_options_and_no_more(folders, tmp_path
         TextTokenizer.load(folders["bpe", "right"]).fingerprint,
     }
     assert len(others | {same}) == 5
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_windows_are_those_of_transformers_with_overflowing_tokens(folders, kind, side, data):
+    texts = data.draw(st.lists(st.text() | st.sampled_from(reviews(100)), min_size=1, max_size=8))
+    max_length = data.draw(st.integers(3, 40))
+    overlap = data.draw(st.integers(0, max_length - 3))
+    oracle = transformers.AutoTokenizer.from_pretrained(folders[kind, side])
+
+    tokenizer = TextTokenizer.load(folders[kind, side], max_length=max_length, long_text="windows", overlap=overlap)
+    tokens = tokenizer.encode(column(*texts))
+
+    assert tokens.token_ids.to_pylist() == [
+        oracle(text, truncation=True, max_length=max_length, stride=overlap, return_overflowing_tokens=True)[
+            "input_ids"
+        ]
+        for text in texts
+    ]
+    assert tokens.num_tokens.to_pylist() == [len(ids) for ids in oracle(texts)["input_ids"]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lengths_around_the_room_of_a_window_are_cut_as_transformers_cuts_them(folders, kind):
+    oracle = transformers.AutoTokenizer.from_pretrained(folders[kind, "right"])
+    room = 8
+    texts = [" ".join(["a"] * n) for n in range(3 * room)]
+    tokenizer = TextTokenizer.load(folders[kind, "right"], max_length=room + 2, long_text="windows", overlap=3)
+
+    found = tokenizer.encode(column(*texts)).token_ids.to_pylist()
+
+    assert {len(windows) for windows in found} == {1, 2, 3, 4}
+    assert found == [
+        oracle(text, truncation=True, max_length=room + 2, stride=3, return_overflowing_tokens=True)["input_ids"]
+        for text in texts
+    ]
+
+
+def test_a_text_that_one_window_holds_has_the_ids_that_truncation_gives_it(folders, wordpiece):
+    texts = column("a film", None, "", *(text for text in reviews(200) if len(text) < 40))
+    windows = TextTokenizer.load(folders["wordpiece", "right"], max_length=16, long_text="windows").encode(texts)
+    truncated = wordpiece.encode(texts)
+    one = [number is not None and number <= 16 for number in truncated.num_tokens.to_pylist()]
+
+    assert sum(one) > 5
+    for is_one, ids, found in zip(one, truncated.token_ids.to_pylist(), windows.token_ids.to_pylist(), strict=True):
+        assert found == [ids] if is_one else found is None or (found[0] == ids and len(found) > 1)
+    assert windows.num_tokens == truncated.num_tokens
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_giant_text_is_read_in_the_windows_of_the_whole(folders, kind, side, monkeypatch):
+    text = " ".join(reviews(60))
+    tokenizer = TextTokenizer.load(folders[kind, side], max_length=64, long_text="windows", overlap=10)
+    whole = tokenizer.encode(column("short", text, None))
+    monkeypatch.setattr(tokenization, "PIECE_CHARS", 100)
+
+    assert len(whole.token_ids[1]) > 20
+    assert tokenizer.encode(column("short", text, None)) == whole
+
+
+def test_runs_of_any_size_give_the_same_windows(folders, monkeypatch):
+    tokenizer = TextTokenizer.load(folders["wordpiece", "right"], max_length=16, long_text="windows")
+    texts = column(*reviews(50), None, *reviews(20))
+    whole = tokenizer.encode(texts)
+    monkeypatch.setattr(tokenization, "BATCH_BYTES", 300)
+
+    assert tokenizer.encode(texts) == whole
+    assert tokenizer.encode(texts.slice(7, 9)).token_ids == whole.token_ids.slice(7, 9)
+    assert tokenizer.encode(column()).token_ids.type == whole.token_ids.type == pa.list_(pa.list_(pa.int32()))
+
+
+@pytest.mark.parametrize("piece_chars", [100, 2**20])
+def test_a_text_of_more_windows_than_memory_is_to_hold_is_counted_and_quarantined(folders, monkeypatch, piece_chars):
+    tokenizer = TextTokenizer.load(folders["wordpiece", "right"], max_length=12, long_text="windows", overlap=5)
+    monkeypatch.setattr(tokenization, "PIECE_CHARS", piece_chars)
+    monkeypatch.setattr(tokenization, "MAX_ROW_TOKENS", 200)
+
+    tokens = tokenizer.encode(column("a " * 86, "a " * 87, "a film"))
+
+    # 86 tokens are one window of 10 and 16 that have 5 new ones or less, each beside 5 old ones and 2 special ones.
+    assert [windows and len(windows) for windows in tokens.token_ids.to_pylist()] == [17, None, 1]
+    assert tokens.reason.to_pylist() == [None, "89 tokens are 201 in windows, more than the 200 of one row", None]
+    assert tokens.num_tokens.to_pylist() == [88, 89, 4]
+
+
+def test_a_text_of_too_many_windows_is_counted_without_being_held(folders, monkeypatch):
+    tokenizer = TextTokenizer.load(folders["wordpiece", "right"], max_length=12, long_text="windows")
+    monkeypatch.setattr(tokenization, "PIECE_CHARS", 2_000)
+    monkeypatch.setattr(tokenization, "MAX_ROW_TOKENS", 10_000)
+    text = column("a " * 300_000)
+
+    tracemalloc.start()
+    tokens = tokenizer.encode(text)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert tokens.num_tokens.to_pylist() == [300_002]
+    # The text itself takes two bytes a token, and its ids would take four.
+    assert peak < 4 * 300_000
+
+
+def test_an_overlap_that_leaves_nothing_new_to_read_is_refused(folders):
+    with pytest.raises(ModelError, match=r"room for 14 tokens of text\. Lower overlap to at most 13"):
+        TextTokenizer.load(folders["wordpiece", "right"], max_length=16, long_text="windows", overlap=14)
+    for long_text in ("truncate", "quarantine"):
+        TextTokenizer.load(folders["wordpiece", "right"], max_length=16, long_text=long_text, overlap=14)
+
+
+def test_an_overlap_left_to_itself_is_an_eighth_of_the_room(folders):
+    folder = folders["wordpiece", "right"]
+    auto = TextTokenizer.load(folder, max_length=34, long_text="windows")
+
+    assert auto.fingerprint == TextTokenizer.load(folder, max_length=34, long_text="windows", overlap=4).fingerprint
+    assert auto.fingerprint != TextTokenizer.load(folder, max_length=34, long_text="windows", overlap=3).fingerprint
+    TextTokenizer.load(folder, max_length=3, long_text="windows")
+
+
+def test_only_the_overlap_of_windows_is_in_a_fingerprint(folders):
+    folder = folders["wordpiece", "right"]
+    backend = transformers.AutoTokenizer.from_pretrained(folder).backend_tokenizer
+
+    for long_text in ("truncate", "quarantine"):
+        as_before = fingerprint(backend.to_str(), False, "right", 32, long_text)
+        assert TextTokenizer.load(folder, max_length=32, long_text=long_text, overlap=5).fingerprint == as_before

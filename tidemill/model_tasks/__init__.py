@@ -35,8 +35,11 @@ class ModelTask(Protocol):
     def result_schema(self, config: PretrainedConfig, *, all_scores: bool) -> pa.Schema:
         """The columns that `decode` returns."""
 
-    def decode(self, logits_BC: NDArray[np.float32], config: PretrainedConfig, *, all_scores: bool) -> pa.Table:
-        """One row per row of finite logits, as `transformers.pipeline` would answer by default."""
+    def scores(self, logits_BC: NDArray[np.float32], config: PretrainedConfig) -> NDArray[np.float32]:
+        """Finite logits as what may be averaged over the windows of a text: probabilities, or values as they are."""
+
+    def decode(self, scores_BC: NDArray[np.float32], config: PretrainedConfig, *, all_scores: bool) -> pa.Table:
+        """One row per row of scores, as `transformers.pipeline` would answer by default."""
 
 
 MODEL_TASKS: tuple[ModelTask, ...] = (text_classification,)

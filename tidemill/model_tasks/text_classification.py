@@ -46,9 +46,16 @@ def result_schema(config: PretrainedConfig, *, all_scores: bool) -> pa.Schema:
     return pa.schema(fields)
 
 
-def decode(logits_BC: NDArray[np.float32], config: PretrainedConfig, *, all_scores: bool) -> pa.Table:
+def scores(logits_BC: NDArray[np.float32], config: PretrainedConfig) -> Scores:
+    if config.problem_type == "regression":
+        return logits_BC
+    if config.problem_type == "multi_label_classification" or config.num_labels == 1:
+        return _sigmoid(logits_BC)
+    return _softmax(logits_BC)
+
+
+def decode(scores_BC: Scores, config: PretrainedConfig, *, all_scores: bool) -> pa.Table:
     labels = pa.array(_labels(config), pa.string())
-    scores_BC = _scores(logits_BC, config)
     columns = [labels.take(pa.array(scores_BC.argmax(axis=1))), pa.array(scores_BC.max(axis=1))]
     if all_scores:
         columns.append(_score_maps(scores_BC, labels))
@@ -63,14 +70,6 @@ def _labels(config: PretrainedConfig) -> list[str]:
             "Correct id2label in its config.json."
         )
     return labels
-
-
-def _scores(logits_BC: NDArray[np.float32], config: PretrainedConfig) -> Scores:
-    if config.problem_type == "regression":
-        return logits_BC
-    if config.problem_type == "multi_label_classification" or config.num_labels == 1:
-        return _sigmoid(logits_BC)
-    return _softmax(logits_BC)
 
 
 def _sigmoid(logits_BC: Scores) -> Scores:

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+from transformers import BertConfig
+
+from tidemill import calibration
+from tidemill.calibration import calibrated_budget
+
+CONFIG = BertConfig()
+
+
+class Engine:
+    """Tokens a second by budget, as told; a speed of 0 runs out of memory."""
+
+    depth = 1
+
+    def __init__(self, *speeds, device="cpu"):
+        self.speeds = dict(zip(calibration.CANDIDATES[device], speeds, strict=False))
+        self.device, self.tried, self.released = device, [], False
+
+    def facts(self):
+        return {"device": self.device}
+
+    def release_memory(self):
+        self.released = True
+
+
+@pytest.fixture(autouse=True)
+def _told_speeds(monkeypatch):
+    def speed(engine, *, num_rows, width):
+        engine.tried.append(num_rows * width)
+        if engine.speeds[num_rows * width] == 0:
+            raise MemoryError
+        return engine.speeds[num_rows * width]
+
+    monkeypatch.setattr(calibration, "_speed", speed)
+
+
+def test_the_smallest_budget_that_is_about_as_fast_as_the_best_is_taken():
+    assert calibrated_budget(Engine(10, 80, 98, 100, 90), CONFIG, longest=512) == 2_048
+
+
+def test_two_slower_budgets_in_a_row_end_the_trial():
+    engine = Engine(100, 90, 80, 500, 500)
+
+    assert calibrated_budget(engine, CONFIG, longest=512) == 512
+    assert engine.tried == [512, 1_024, 2_048]
+
+
+def test_what_was_found_is_kept_for_the_next_process():
+    calibrated_budget(Engine(10, 20, 30, 20, 10), CONFIG, longest=512)
+    later = Engine()
+
+    assert calibrated_budget(later, CONFIG, longest=512) == 2_048
+    assert later.tried == []
+    other_device = Engine(50, 60, device="cuda")
+    calibrated_budget(Engine(50, 0, device="cuda"), CONFIG, longest=512)
+    assert other_device.tried == []
+
+
+def test_another_model_is_tried_anew():
+    calibrated_budget(Engine(10, 20, 30, 20, 10), CONFIG, longest=512)
+    other = Engine(30, 20, 10)
+
+    assert calibrated_budget(other, BertConfig(num_hidden_layers=3), longest=512) == 512
+
+
+def test_out_of_memory_ends_the_trial_with_what_fitted():
+    engine = Engine(10, 20, 0)
+
+    assert calibrated_budget(engine, CONFIG, longest=512) == 1_024
+    assert engine.released
+
+
+def test_a_device_on_which_nothing_fits_leaves_the_default():
+    assert calibrated_budget(Engine(0), CONFIG, longest=512) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"tokens_per_second": {"many": 1}}', "\0"])
+def test_a_kept_file_that_is_not_whole_is_made_again(content):
+    calibrated_budget(Engine(10, 20, 30, 20, 10), CONFIG, longest=512)
+    [kept] = (calibration.home() / "calibrations").iterdir()
+    kept.write_text(content)
+    engine = Engine(40, 20, 10)
+
+    assert calibrated_budget(engine, CONFIG, longest=512) == 512
+    assert calibrated_budget(Engine(), CONFIG, longest=512) == 512
+
+
+def test_a_home_that_cannot_be_written_costs_only_the_next_trial(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path / "file"))
+
+    assert calibrated_budget(Engine(10, 20, 30, 20, 10), CONFIG, longest=512) == 2_048

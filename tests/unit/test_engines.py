@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from tests.checkpoints import TINY_SENTIMENT, reviews, save_checkpoint
+from tidemill import engines
+from tidemill.config import Inference
+from tidemill.engines import openvino_engine
+from tidemill.errors import ConfigError, ModelError, RunFailed
+from tidemill.inference import ModelRunner
+from tidemill.tokenization import TextTokenizer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp("bert"), "bert", "five labels")
+
+
+@pytest.fixture(scope="module")
+def token_ids(folder):
+    return TextTokenizer.load(folder).encode(pa.array(reviews(60), pa.string())).token_ids
+
+
+@pytest.fixture(scope="module")
+def by_torch(folder, token_ids):
+    return load(folder, engine="torch").predict(token_ids)
+
+
+def load(folder, calibration=None, **inference):
+    inference = {"device": "cpu", "dtype": "float32", "token_budget": 256, **inference}
+    return ModelRunner.load(
+        folder,
+        task="text-classification",
+        inference=Inference(**inference),
+        all_scores=True,
+        calibration=calibration,
+    )
+
+
+def without(monkeypatch, *packages):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        engines.importlib.util, "find_spec", lambda name, *args: None if name in packages else find_spec(name, *args)
+    )
+
+
+def assert_same(ours, theirs, atol):
+    assert ours.columns["label"] == theirs.columns["label"]
+    np.testing.assert_allclose(ours.columns["score"].to_numpy(), theirs.columns["score"].to_numpy(), atol=atol)
+
+
+def test_auto_is_openvino_on_a_cpu_and_answers_as_torch_does(folder, token_ids, by_torch):
+    runner = load(folder)
+
+    assert runner.resolved["engine"] == "openvino"
+    assert_same(runner.predict(token_ids), by_torch, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_in_bfloat16_scores_stay_near_those_of_float32(folder, token_ids, by_torch, engine):
+    predictions = load(folder, engine=engine, dtype="bfloat16").predict(token_ids)
+
+    np.testing.assert_allclose(predictions.columns["score"].to_numpy(), by_torch.columns["score"].to_numpy(), atol=0.02)
+
+
+def test_a_shape_that_comes_up_often_gets_a_graph_of_its_own_with_the_same_answers(
+    folder, token_ids, by_torch, monkeypatch
+):
+    monkeypatch.setattr(openvino_engine, "OFTEN", 2)
+    monkeypatch.setattr(openvino_engine, "MOST_GRAPHS", 4)
+    runner = load(folder, engine="openvino")
+
+    for _ in range(3):
+        assert_same(runner.predict(token_ids), by_torch, atol=1e-5)
+
+    assert len(runner.engine._graphs) == 4
+
+
+def test_openvinos_widths_are_rounded_and_the_padding_is_counted():
+    ids = pa.array([[7] * 101, [9] * 70], pa.list_(pa.int32()))
+
+    by_openvino, by_torch = (load(TINY_SENTIMENT, engine=engine).predict(ids) for engine in ("openvino", "torch"))
+
+    assert (by_openvino.stats.num_tokens, by_openvino.stats.num_padded_tokens) == (171, 2 * 102)
+    assert by_torch.stats.num_padded_tokens == 2 * 101
+    assert_same(by_openvino, by_torch, atol=1e-5)
+
+
+def test_where_openvino_is_not_installed_auto_is_torch_and_says_nothing(folder, monkeypatch):
+    without(monkeypatch, "openvino")
+
+    resolved = load(folder).resolved
+
+    assert resolved["engine"] == "torch"
+    assert "fallback" not in resolved
+    with pytest.raises(ConfigError, match=r'pip install "tidemill\[openvino\]"'):
+        load(folder, engine="openvino")
+
+
+def fails_to_convert(monkeypatch):
+    def convert_model(*_, **__):
+        raise RuntimeError("No conversion rule for aten::mystery\nand much more")
+
+    monkeypatch.setattr(openvino_engine.ov, "convert_model", convert_model)
+
+
+def test_a_model_that_does_not_convert_is_computed_by_torch_and_the_record_says_why(
+    folder, token_ids, by_torch, monkeypatch
+):
+    fails_to_convert(monkeypatch)
+    runner = load(folder)
+
+    assert runner.resolved["engine"] == "torch"
+    assert runner.resolved["fallback"] == (
+        "OpenVINO cannot take the model, so torch computes it: No conversion rule for aten::mystery"
+    )
+    assert_same(runner.predict(token_ids), by_torch, atol=1e-6)
+
+
+@pytest.mark.parametrize(("asked", "way_out"), [({"engine": "openvino"}, "torch"), ({"dtype": "int8"}, "auto")])
+def test_who_asked_for_openvino_is_refused_what_it_cannot_convert(folder, monkeypatch, asked, way_out):
+    fails_to_convert(monkeypatch)
+
+    with pytest.raises(ModelError, match=f'mystery.*"{way_out}"'):
+        load(folder, **asked)
+
+
+def test_a_conversion_that_answers_otherwise_is_not_used(folder, monkeypatch):
+    convert_model = openvino_engine.ov.convert_model
+
+    def wrongly(model, **options):
+        classifier = model.model.head.head[1]
+        right = classifier.bias
+        classifier.bias = torch.nn.Parameter(right + 0.5)
+        converted = convert_model(model, **options)
+        classifier.bias = right
+        return converted
+
+    monkeypatch.setattr(openvino_engine.ov, "convert_model", wrongly)
+
+    assert load(folder).resolved["fallback"].endswith("converted, it does not answer as it does in torch")
+
+
+def test_int8_is_calibrated_once_a_machine_and_its_drift_is_recorded(folder, token_ids, by_torch, monkeypatch):
+    runner = load(folder, dtype="int8", max_drift=1.0, calibration=lambda: token_ids)
+    predictions = runner.predict(token_ids)
+
+    monkeypatch.setattr(openvino_engine, "_quantize", lambda *_: pytest.fail("calibrated again"))
+    again = load(folder, dtype="int8", max_drift=1.0, calibration=lambda: token_ids).predict(token_ids)
+
+    measured = runner.resolved["int8"]
+    differences = [
+        max(abs(ours - theirs) for ours, theirs in zip(dict(a).values(), dict(b).values(), strict=True))
+        for a, b in zip(predictions.columns["scores"].to_pylist(), by_torch.columns["scores"].to_pylist(), strict=True)
+    ]
+    assert measured["num_rows"] == predictions.stats.num_distinct
+    assert 0 < measured["drift_p99"] <= max(differences) + 0.02
+    assert_same(again, predictions, atol=1e-6)
+
+
+def test_int8_that_drifts_beyond_the_bound_fails_the_run_before_any_row_is_kept(folder, token_ids):
+    runner = load(folder, dtype="int8", max_drift=1e-9, calibration=lambda: token_ids)
+
+    with pytest.raises(RunFailed, match=r"drift by .* more than inference\.max_drift = 1e-09"):
+        runner.predict(token_ids)
+
+
+def test_int8_says_what_it_needs(folder, monkeypatch):
+    with pytest.raises(ConfigError, match="computed by OpenVINO on CPUs"):
+        load(folder, dtype="int8", engine="torch")
+    without(monkeypatch, "nncf")
+    with pytest.raises(ConfigError, match=r'pip install "tidemill\[int8\]"'):
+        load(folder, dtype="int8")

@@ -1,0 +1,333 @@
+"""BERT and its relatives, computed with less work: the same weights, the same answers.
+
+A classifier's head reads the first token alone. So in the last layer only that
+token asks, and passes the feed-forward part; the others lend it their keys and
+values. Query, key and value are one product, and token type 0 lies in the
+position embeddings. Which models have this shape is told by their type, and
+shown by a probe: `rewrite` keeps a model as it is unless both agree.
+
+Shapes: B rows of a batch, T tokens of the longest, N tokens of all rows, H
+hidden size, K heads, D size of a head, C outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# What fp32 sums in another order come to; a wrong part shows in the first digit.
+PROBE_TOLERANCE = 1e-3
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's modules, by what they do."""
+
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    out: nn.Linear
+    out_norm: nn.LayerNorm
+    up: nn.Linear
+    activation: Callable[[Tensor], Tensor]
+    down: nn.Linear
+    down_norm: nn.LayerNorm
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a model of this shape is made of.
+
+    `padding_positions` is the pad token's id where positions are counted from it
+    and skip it, as RoBERTa's are; else None. `head` takes the first tokens BH.
+    """
+
+    words: nn.Embedding
+    positions: nn.Embedding
+    types: nn.Embedding | None
+    norm: nn.LayerNorm
+    projection: nn.Linear | None
+    layers: list[Layer]
+    num_heads: int
+    head: nn.Module
+    padding_positions: int | None = None
+
+
+class Encoder(nn.Module):
+    """A classifier made of `Parts`."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__()
+        self.num_heads = parts.num_heads
+        self.padding_positions = parts.padding_positions
+        self.words = nn.Parameter(parts.words.weight, requires_grad=False)
+        self.positions = nn.Parameter(_with_type_0(parts), requires_grad=False)
+        self.norm = parts.norm
+        self.projection: nn.Module = parts.projection or nn.Identity()
+        self.layers = nn.ModuleList(_FullLayer(layer) for layer in parts.layers[:-1])
+        self.last = _LastLayer(parts.layers[-1])
+        self.head = parts.head
+
+    def forward(self, ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+        """Logits BC. The mask is 1 for tokens and 0 for padding; None where nothing is padded."""
+        num_rows, num_tokens = ids_BT.shape
+        embedded_BTH = functional.embedding(ids_BT, self.words) + self._position_embeddings(ids_BT)
+        x_NH = self.projection(self.norm(embedded_BTH)).view(num_rows * num_tokens, -1)
+        bias = None if mask_BT is None else _attention_bias(mask_BT, x_NH.dtype)
+        for layer in self.layers:
+            x_NH = layer(x_NH, lambda q, k, v: self._attend_padded(q, k, v, num_rows, bias))
+        first_BH = x_NH.view(num_rows, num_tokens, -1)[:, 0]
+        x_BH = self.last(first_BH, x_NH, lambda q, k, v: self._attend_padded(q, k, v, num_rows, bias))
+        logits_BC: Tensor = self.head(x_BH)
+        return logits_BC
+
+    def forward_packed(self, ids_N: Tensor, starts: Tensor, *, longest: int, attend: VariableAttention) -> Tensor:
+        """Logits BC of rows that lie one behind the other, without padding.
+
+        `starts` has B + 1 values, int32: where each row begins, and N.
+        """
+        embedded_NH = functional.embedding(ids_N, self.words) + functional.embedding(
+            self._packed_positions(ids_N, starts), self.positions
+        )
+        x_NH = self.projection(self.norm(embedded_NH))
+        for layer in self.layers:
+            x_NH = layer(x_NH, lambda q, k, v: self._attend_packed(q, k, v, starts, starts, longest, longest, attend))
+        first_BH = x_NH[starts[:-1]]
+        ones = torch.arange(len(starts), dtype=torch.int32, device=starts.device)
+        x_BH = self.last(first_BH, x_NH, lambda q, k, v: self._attend_packed(q, k, v, ones, starts, 1, longest, attend))
+        logits_BC: Tensor = self.head(x_BH)
+        return logits_BC
+
+    def _position_embeddings(self, ids_BT: Tensor) -> Tensor:
+        if self.padding_positions is None:
+            return self.positions[: ids_BT.shape[1]]
+        is_token = (ids_BT != self.padding_positions).to(torch.int64)
+        return functional.embedding(torch.cumsum(is_token, dim=1) * is_token + self.padding_positions, self.positions)
+
+    def _packed_positions(self, ids_N: Tensor, starts: Tensor) -> Tensor:
+        counted_N = (
+            torch.ones_like(ids_N) if self.padding_positions is None else (ids_N != self.padding_positions).long()
+        )
+        before_N = torch.cumsum(counted_N, dim=0)
+        before_row = (before_N - counted_N)[starts[:-1].long()]
+        in_row_N = before_N - torch.repeat_interleave(before_row, starts.diff().long(), output_size=len(ids_N))
+        return in_row_N - 1 if self.padding_positions is None else in_row_N * counted_N + self.padding_positions
+
+    def _attend_padded(self, q: Tensor, k: Tensor, v: Tensor, num_rows: int, bias: Tensor | None) -> Tensor:
+        """`q` may have one token a row, or T as `k` and `v`; all have their rows one behind the other."""
+        q, k, v = (
+            x.unflatten(0, (num_rows, -1)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v)
+        )
+        context_BKTD = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return context_BKTD.transpose(1, 2).flatten(2).flatten(0, 1)
+
+    def _attend_packed(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        query_starts: Tensor,
+        key_starts: Tensor,
+        most_queries: int,
+        most_keys: int,
+        attend: VariableAttention,
+    ) -> Tensor:
+        q, k, v = (x.unflatten(-1, (self.num_heads, -1)) for x in (q, k, v))
+        return attend(q, k, v, query_starts, key_starts, most_queries, most_keys).flatten(1)
+
+
+VariableAttention = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int], Tensor]
+"""As `torch.nn.attention.varlen.varlen_attn`: q, k, v NKD, where rows start in q and in k, and the longest of each."""
+
+
+class _FullLayer(nn.Module):
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.qkv = _side_by_side(layer.query, layer.key, layer.value)
+        self.rest = _Rest(layer)
+
+    def forward(self, x_NH: Tensor, attend: Attention) -> Tensor:
+        q, k, v = self.qkv(x_NH).chunk(3, dim=-1)
+        x: Tensor = self.rest(x_NH, attend(q, k, v))
+        return x
+
+
+class _LastLayer(nn.Module):
+    """The first token of each row asks; all answer."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.query = _side_by_side(layer.query)
+        self.kv = _side_by_side(layer.key, layer.value)
+        self.rest = _Rest(layer)
+
+    def forward(self, first_BH: Tensor, x_NH: Tensor, attend: Attention) -> Tensor:
+        k, v = self.kv(x_NH).chunk(2, dim=-1)
+        x: Tensor = self.rest(first_BH, attend(self.query(first_BH), k, v))
+        return x
+
+
+class _Rest(nn.Module):
+    """What follows attention, token by token."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.out, self.out_norm = layer.out, layer.out_norm
+        self.up, self.down, self.down_norm = layer.up, layer.down, layer.down_norm
+        self.activation = layer.activation
+
+    def forward(self, x_NH: Tensor, context_NH: Tensor) -> Tensor:
+        x_NH = self.out_norm(self.out(context_NH) + x_NH)
+        x: Tensor = self.down_norm(self.down(self.activation(self.up(x_NH))) + x_NH)
+        return x
+
+
+class _OfSequence(nn.Module):
+    """A head that takes BTH and reads the first token, given that token alone."""
+
+    def __init__(self, *head: nn.Module) -> None:
+        super().__init__()
+        self.head = nn.Sequential(*head)
+
+    def forward(self, first_BH: Tensor) -> Tensor:
+        logits_BC: Tensor = self.head(first_BH[:, None])
+        return logits_BC
+
+
+def _attention_bias(mask_BT: Tensor, dtype: torch.dtype) -> Tensor:
+    """B11T, nothing for tokens and minus infinity for padding."""
+    return torch.zeros(mask_BT.shape, dtype=dtype, device=mask_BT.device).masked_fill(mask_BT == 0, -torch.inf)[
+        :, None, None
+    ]
+
+
+def _with_type_0(parts: Parts) -> Tensor:
+    positions = parts.positions.weight
+    return positions if parts.types is None else positions + parts.types.weight[0]
+
+
+def _side_by_side(*parts: nn.Linear) -> nn.Linear:
+    joined = nn.Linear(parts[0].in_features, sum(part.out_features for part in parts), device="meta")
+    joined.weight = nn.Parameter(torch.cat([part.weight for part in parts]), requires_grad=False)
+    joined.bias = nn.Parameter(torch.cat([part.bias for part in parts]), requires_grad=False)
+    return joined
+
+
+def _bert(model: Any) -> Parts:
+    return _bert_like(model, model.bert, _OfSequence(model.bert.pooler, model.classifier))
+
+
+def _roberta(model: Any) -> Parts:
+    return _bert_like(model, model.roberta, _OfSequence(model.classifier), skips_padding=True)
+
+
+def _electra(model: Any) -> Parts:
+    return _bert_like(model, model.electra, _OfSequence(model.classifier))
+
+
+def _bert_like(model: Any, base: Any, head: nn.Module, *, skips_padding: bool = False) -> Parts:
+    embeddings = base.embeddings
+    return Parts(
+        words=embeddings.word_embeddings,
+        positions=embeddings.position_embeddings,
+        types=embeddings.token_type_embeddings,
+        norm=embeddings.LayerNorm,
+        projection=getattr(base, "embeddings_project", None),
+        layers=[
+            Layer(
+                query=layer.attention.self.query,
+                key=layer.attention.self.key,
+                value=layer.attention.self.value,
+                out=layer.attention.output.dense,
+                out_norm=layer.attention.output.LayerNorm,
+                up=layer.intermediate.dense,
+                activation=layer.intermediate.intermediate_act_fn,
+                down=layer.output.dense,
+                down_norm=layer.output.LayerNorm,
+            )
+            for layer in base.encoder.layer
+        ],
+        num_heads=model.config.num_attention_heads,
+        head=head,
+        padding_positions=model.config.pad_token_id if skips_padding else None,
+    )
+
+
+def _distilbert(model: Any) -> Parts:
+    base = model.distilbert
+    return Parts(
+        words=base.embeddings.word_embeddings,
+        positions=base.embeddings.position_embeddings,
+        types=None,
+        norm=base.embeddings.LayerNorm,
+        projection=None,
+        layers=[
+            Layer(
+                query=layer.attention.q_lin,
+                key=layer.attention.k_lin,
+                value=layer.attention.v_lin,
+                out=layer.attention.out_lin,
+                out_norm=layer.sa_layer_norm,
+                up=layer.ffn.lin1,
+                activation=layer.ffn.activation,
+                down=layer.ffn.lin2,
+                down_norm=layer.output_layer_norm,
+            )
+            for layer in base.transformer.layer
+        ],
+        num_heads=model.config.n_heads,
+        head=nn.Sequential(model.pre_classifier, nn.ReLU(), model.classifier),
+    )
+
+
+_PARTS: dict[str, Callable[[Any], Parts]] = {
+    "bert": _bert,
+    "roberta": _roberta,
+    "xlm-roberta": _roberta,
+    "camembert": _roberta,
+    "electra": _electra,
+    "distilbert": _distilbert,
+}
+
+
+def rewrite(model: PreTrainedModel) -> Encoder | None:
+    """The same classifier as an `Encoder`, if its type is known and it answers a probe alike in float32; else None.
+
+    The model has float32 weights on the CPU. It shares them with the encoder.
+    """
+    parts_of = _PARTS.get(model.config.model_type)
+    if parts_of is None or not type(model).__name__.endswith("ForSequenceClassification"):
+        return None
+    try:
+        with torch.no_grad():
+            encoder = Encoder(parts_of(model)).eval()
+            agrees = all(_agree(model, encoder, ids_BT, mask_BT) for ids_BT, mask_BT in _probes(model.config))
+    except (AttributeError, TypeError, RuntimeError):  # a relative of these families, of another make
+        return None
+    return encoder if agrees else None
+
+
+def _agree(model: Any, encoder: Encoder, ids_BT: Tensor, mask_BT: Tensor | None) -> bool:
+    expected_BC = model(input_ids=ids_BT, attention_mask=mask_BT).logits
+    scale = float(expected_BC.abs().max().clamp(min=1e-3))
+    return bool(torch.allclose(encoder(ids_BT, mask_BT), expected_BC, rtol=0, atol=PROBE_TOLERANCE * scale))
+
+
+def _probes(config: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Rows with and without padding; the same for a model every time."""
+    draw = torch.Generator().manual_seed(0)
+    num_tokens = min(24, config.max_position_embeddings - 2)
+    ids_BT = torch.randint(0, config.vocab_size, (3, num_tokens), generator=draw)
+    yield ids_BT, None
+    mask_BT = (torch.arange(num_tokens) < torch.tensor([[num_tokens], [num_tokens // 2], [1]])).long()
+    yield ids_BT.masked_fill(mask_BT == 0, config.pad_token_id or 0), mask_BT

@@ -1,0 +1,167 @@
+"""What computes logits from token ids. An engine is one module here, and one branch of `open_engine`.
+
+Shapes: B rows of a batch, T tokens of the longest, C outputs of the model.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tidemill import config as options
+from tidemill.checkpoint import folder_state
+from tidemill.devices import is_out_of_memory, num_cpus, resolve_device, resolve_dtype, use_all_cpus
+from tidemill.errors import ConfigError, ModelError
+from tidemill.model_tasks import ModelTask
+from tidemill.shards import fingerprint
+
+if TYPE_CHECKING:
+    import torch
+
+Ids = NDArray[np.int64]
+Logits = NDArray[np.float32]
+
+CalibrationIds = Callable[[], pa.ListArray]
+"""Token ids of texts by which int8 ranges are set."""
+
+
+class Answer(Protocol):
+    """One batch on its way."""
+
+    def result(self) -> Logits:
+        """Wait for the batch; logits_BC. Raises whatever the model raised."""
+
+
+class Engine(Protocol):
+    """A model on a device. One thread at a time submits; batches are answered in order."""
+
+    name: str
+    depth: int
+    """Most batches to have on their way at one time."""
+
+    rounds_widths: bool
+    """Whether it gains from few different shapes: `batching.rounded`."""
+
+    @property
+    def reference(self) -> Engine | None:
+        """The same model in float32, where the engine computes in int8: by it drift is measured."""
+
+    def submit(self, ids_BT: Ids, mask_BT: Ids | None) -> Answer:
+        """Start on a batch. The mask is 1 for tokens, 0 for padding; None where nothing is padded.
+
+        May raise what the model raises, or leave that to `result`.
+        """
+
+    def facts(self) -> dict[str, Any]:
+        """For lineage: at least `engine`, `device`, `device_name` and `dtype`, with what was not as asked for."""
+
+    def release_memory(self) -> None:
+        """Give back what is cached, after out of memory."""
+
+
+def open_engine(
+    folder: str | Path,
+    *,
+    task: ModelTask,
+    inference: options.Inference,
+    trust_remote_code: bool = False,
+    calibration: CalibrationIds | None = None,
+) -> Engine:
+    """The engine that `inference` means, with the model in `folder` loaded.
+
+    `auto` is OpenVINO on a CPU where it is installed and converts the model, else
+    torch; `facts()["fallback"]` says why, where it was installed and did not.
+
+    Raises:
+        ModelError: the model cannot be loaded, does not fit the device, or not the engine that is asked for.
+        ConfigError: there is no such device, or the engine is not installed or not for the device.
+    """
+    import torch
+
+    from tidemill.engines.torch_engine import TorchEngine
+
+    device = resolve_device(inference.device)
+    use_all_cpus()
+    wants_openvino = _wants_openvino(inference, device)
+    model, is_rewritten = _load(folder, task, trust_remote_code=trust_remote_code)
+    dtype = resolve_dtype(inference.dtype, device)
+    fallback = None
+    if wants_openvino:
+        from tidemill.engines.openvino_engine import CannotConvert, open_openvino
+
+        try:
+            return open_openvino(
+                model,
+                dtype=dtype,
+                identity=fingerprint(*folder_state(folder)),
+                calibration=calibration,
+                is_rewritten=is_rewritten,
+            )
+        except CannotConvert as e:
+            if inference.engine == "openvino" or dtype == "int8":
+                also = ' and inference.dtype = "auto"' if dtype == "int8" else ""
+                raise ModelError(
+                    f'OpenVINO cannot take the model in {folder}: {e}. Set inference.engine = "torch"{also}.'
+                ) from e
+            fallback = f"OpenVINO cannot take the model, so torch computes it: {e}"
+    _move(model, device, getattr(torch, dtype), folder)
+    return TorchEngine(model, device, is_rewritten=is_rewritten, fallback=fallback)
+
+
+def _wants_openvino(inference: options.Inference, device: torch.device) -> bool:
+    is_installed = importlib.util.find_spec("openvino") is not None
+    if inference.dtype == "int8":
+        _require_for_int8(inference, device, is_installed=is_installed)
+        return True
+    if inference.engine == "openvino":
+        if device.type != "cpu":
+            raise ConfigError(
+                f'inference.engine = "openvino" computes on CPUs, and inference.device is {device}. Set inference.'
+                'device = "cpu", or inference.engine = "torch".'
+            )
+        if not is_installed:
+            raise ConfigError('inference.engine = "openvino" is not installed: pip install "tidemill[openvino]".')
+        return True
+    return inference.engine == "auto" and device.type == "cpu" and is_installed
+
+
+def _require_for_int8(inference: options.Inference, device: torch.device, *, is_installed: bool) -> None:
+    if device.type != "cpu" or inference.engine == "torch":
+        raise ConfigError(
+            'inference.dtype = "int8" is computed by OpenVINO on CPUs. Set inference.device = "cpu" and '
+            'inference.engine = "openvino", or another dtype.'
+        )
+    if not is_installed or importlib.util.find_spec("nncf") is None:
+        raise ConfigError('inference.dtype = "int8" needs OpenVINO and NNCF: pip install "tidemill[int8]".')
+
+
+def _load(folder: str | Path, task: ModelTask, *, trust_remote_code: bool) -> tuple[torch.nn.Module, bool]:
+    """The model in float32 on the CPU, rewritten where that is known to be the same; and whether it is."""
+    import torch
+
+    from tidemill.encoders import rewrite
+
+    model = task.load(folder, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    encoder = rewrite(model)
+    return (model, False) if encoder is None else (encoder, True)
+
+
+def _move(model: torch.nn.Module, device: torch.device, dtype: torch.dtype, folder: str | Path) -> None:
+    try:
+        model.to(dtype=dtype).to(device)
+    except RuntimeError as e:
+        if not is_out_of_memory(e):
+            raise
+        raise ModelError(
+            f"The model in {folder} does not fit the memory of {device}. Free the device, set inference.device to "
+            "another, or choose a smaller model."
+        ) from e
+
+
+__all__ = ["Answer", "CalibrationIds", "Engine", "Ids", "Logits", "num_cpus", "open_engine"]

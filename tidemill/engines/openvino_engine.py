@@ -1,0 +1,280 @@
+"""OpenVINO on a CPU: bfloat16 where the processor computes in it, or calibrated int8.
+
+One graph takes every shape. A shape that comes up often, as that of texts cut at
+`max_length` does, gets a graph of its own, which is faster by a fifth; widths are
+rounded up a little, so that shapes do come up again. A converted model is used
+only if it answers a probe as torch does.
+
+Shapes: B rows of a batch, T tokens of the longest, C outputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tidemill.batching import plan_batches
+from tidemill.config import home
+from tidemill.devices import device_name, num_cpus, resolve_dtype
+from tidemill.encoders import PROBE_TOLERANCE, Encoder
+from tidemill.engines import Answer, CalibrationIds, Ids, Logits
+from tidemill.sequences import Sequences
+from tidemill.shards import fingerprint
+
+# Where it finds the package for that, it asks in the middle of a run for leave to send usage statistics.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+import openvino as ov  # noqa: E402
+from openvino import properties  # noqa: E402
+from openvino.properties import hint as hints  # noqa: E402
+
+if TYPE_CHECKING:
+    from openvino import CompiledModel, InferRequest, Model
+
+
+FEW_CPUS = 8
+"""Up to here each computes batches of its own and waits for no other. Beyond, OpenVINO decides."""
+OFTEN = 16
+"""After so many batches of one shape its own graph has paid for itself."""
+MOST_GRAPHS = 16
+GRAPHS_BYTES = 256 * 2**20
+"""Each graph holds the weights once more: so much memory they may take together."""
+INT8_BATCH_TOKENS = 2_048
+
+_PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+
+
+class CannotConvert(Exception):
+    """Why OpenVINO does not take a model."""
+
+
+@dataclass
+class _Graph:
+    """A compiled model with its idle requests."""
+
+    compiled: CompiledModel
+    idle: list[InferRequest] = field(default_factory=list)
+
+    @property
+    def num_streams(self) -> int:
+        return int(self.compiled.get_property(properties.optimal_number_of_infer_requests))
+
+    def start(self, ids_BT: Ids, mask_BT: Ids | None) -> Answer:
+        inputs = [ids_BT, np.ones_like(ids_BT) if mask_BT is None else mask_BT]
+        request = self.idle.pop() if self.idle else self.compiled.create_infer_request()
+        request.start_async(inputs, share_inputs=True)
+        return _Started(self, request, inputs)
+
+
+@dataclass
+class _Started:
+    """A batch in a request, which reads `inputs` where they lie until it is done."""
+
+    graph: _Graph
+    request: InferRequest
+    inputs: list[Ids]
+
+    def result(self) -> Logits:
+        self.request.wait()
+        logits_BC: Logits = np.array(self.request.get_output_tensor(0).data, dtype=np.float32)
+        self.graph.idle.append(self.request)
+        return logits_BC
+
+
+class OpenVinoEngine:
+    """A converted model, compiled to compute in `dtype`.
+
+    At most `most_graphs` shapes get a graph of their own.
+    """
+
+    name = "openvino"
+    rounds_widths = True
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        dtype: str,
+        is_rewritten: bool = False,
+        most_graphs: int = 0,
+        reference: OpenVinoEngine | None = None,
+    ) -> None:
+        self._core = ov.Core()
+        self._model, self._dtype, self._is_rewritten, self.reference = model, dtype, is_rewritten, reference
+        self._any_shape = self._compile(model)
+        self._most_graphs = most_graphs
+        self._graphs: dict[tuple[int, ...], _Graph] = {}
+        self._seen: Counter[tuple[int, ...]] = Counter()
+        self.depth = 2 * self._any_shape.num_streams
+
+    def submit(self, ids_BT: Ids, mask_BT: Ids | None) -> Answer:
+        return self._graph(ids_BT.shape).start(ids_BT, mask_BT)
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "engine": self.name,
+            "device": "cpu",
+            "device_name": device_name(torch.device("cpu")),
+            "dtype": self._dtype,
+            "openvino": ov.__version__.split("-")[0],
+            "rewritten": self._is_rewritten,
+        }
+
+    def release_memory(self) -> None:
+        """Out of memory is the machine's here: only the graphs of single shapes can go."""
+        self._graphs.clear()
+        self._most_graphs = 0
+
+    def _graph(self, shape: tuple[int, ...]) -> _Graph:
+        self._seen[shape] += 1
+        if shape not in self._graphs and self._seen[shape] >= OFTEN and len(self._graphs) < self._most_graphs:
+            model = self._model.clone()
+            model.reshape({each.any_name: list(shape) for each in model.inputs})
+            self._graphs[shape] = self._compile(model)
+        return self._graphs.get(shape) or self._any_shape
+
+    def _compile(self, model: Model) -> _Graph:
+        # What int8 leaves out, attention above all, is computed in the fastest other type.
+        dtype = resolve_dtype("auto", torch.device("cpu")) if self._dtype == "int8" else self._dtype
+        cpus = num_cpus()
+        options: dict[Any, Any] = {
+            hints.inference_precision: _PRECISIONS[dtype],
+            properties.inference_num_threads: cpus,
+        }
+        if cpus <= FEW_CPUS:
+            options[properties.num_streams] = cpus
+        else:
+            options[hints.performance_mode] = hints.PerformanceMode.THROUGHPUT
+        return _Graph(self._core.compile_model(model, "CPU", options))
+
+
+class _Positional(nn.Module):
+    """Ids and a mask in, logits out, for the converter's tracing."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+        if isinstance(self.model, Encoder):
+            logits_BC: Tensor = self.model(ids_BT, mask_BT)
+        else:
+            logits_BC = self.model(input_ids=ids_BT, attention_mask=mask_BT).logits
+        return logits_BC
+
+
+def open_openvino(
+    model: nn.Module,
+    *,
+    dtype: str,
+    identity: str,
+    calibration: CalibrationIds | None = None,
+    is_rewritten: bool = False,
+) -> OpenVinoEngine:
+    """A float32 module of torch on the CPU, converted, checked and compiled.
+
+    `identity` names the module's weights, by which an int8 model is kept.
+
+    Raises:
+        CannotConvert: OpenVINO lacks an operation, or does not answer as torch does.
+    """
+    converted = _convert(model)
+    reference = OpenVinoEngine(converted, dtype="float32", is_rewritten=is_rewritten)
+    _check(reference, model)
+    num_bytes = 2 * sum(parameter.numel() for parameter in model.parameters())
+    is_int8 = dtype == "int8"
+    return OpenVinoEngine(
+        _quantized(converted, identity, calibration) if is_int8 else converted,
+        dtype=dtype,
+        is_rewritten=is_rewritten,
+        most_graphs=min(MOST_GRAPHS, GRAPHS_BYTES // num_bytes),
+        reference=reference if is_int8 else None,
+    )
+
+
+def _check(engine: OpenVinoEngine, model: nn.Module) -> None:
+    """Rows and widths that the conversion did not see, with and without padding."""
+    draw = torch.Generator().manual_seed(0)
+    for num_rows, width in ((3, 11), (1, 7)):
+        ids = torch.randint(0, _vocabulary_of(model), (num_rows, width), generator=draw)
+        mask = (torch.arange(width) < torch.tensor([[width], [width // 2], [2]])[:num_rows]).long()
+        for given_mask in (None, mask):
+            with torch.inference_mode():
+                expected = _Positional(model)(ids, given_mask).numpy()
+            answered = engine.submit(ids.numpy(), None if given_mask is None else given_mask.numpy()).result()
+            scale = max(1e-3, float(np.abs(expected).max()))
+            if answered.shape != expected.shape or not np.abs(answered - expected).max() <= PROBE_TOLERANCE * scale:
+                raise CannotConvert("converted, it does not answer as it does in torch")
+
+
+def _convert(model: nn.Module) -> Model:
+    ids = torch.ones((2, 8), dtype=torch.int64)
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ov.convert_model(_Positional(model).eval(), example_input=(ids, mask))
+    except Exception as e:  # tracing runs the model's code: it may raise anything
+        raise CannotConvert((str(e).strip().splitlines() or [type(e).__name__])[0]) from e
+
+
+def _vocabulary_of(model: nn.Module) -> int:
+    if isinstance(model, Encoder):
+        return len(model.words)
+    return int(model.get_input_embeddings().num_embeddings)
+
+
+def _quantized(model: Model, identity: str, calibration: CalibrationIds | None) -> Model:
+    """The int8 model as it was calibrated before on this machine, or calibrated now and kept."""
+    import nncf
+
+    assert calibration is not None, "int8 needs texts to set its ranges by"
+    ids = calibration()
+    path = home() / "quantized" / f"{fingerprint(identity, ids.to_pylist(), ov.__version__, nncf.__version__)}.xml"
+    if path.exists():
+        return ov.Core().read_model(path)
+    quantized = _quantize(model, Sequences.of(ids, deduplicate=True))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unpublished = path.with_name(f".{os.getpid()}.xml")
+    ov.save_model(quantized, unpublished, compress_to_fp16=False)
+    # The weights first: whoever finds the graph finds them too.
+    unpublished.with_suffix(".bin").replace(path.with_suffix(".bin"))
+    unpublished.replace(path)
+    return quantized
+
+
+def _quantize(model: Model, sequences: Sequences) -> Model:
+    """Weights and activations of the linear layers in int8; attention stays as it is, where int8 costs most answers."""
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    batches = list(_calibration_batches(sequences))
+    # It draws progress bars on standard output, where a command's answer belongs.
+    with contextlib.redirect_stdout(io.StringIO()):
+        return nncf.quantize(
+            model,
+            nncf.Dataset(batches),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(batches),
+            ignored_scope=nncf.IgnoredScope(types=["ScaledDotProductAttention"], validate=False),
+        )
+
+
+def _calibration_batches(sequences: Sequences) -> Iterable[tuple[Ids, Ids]]:
+    budget = max(INT8_BATCH_TOKENS, int(sequences.lengths.max()))
+    for batch in plan_batches(sequences.lengths, token_budget=budget):
+        ids_BT, mask_BT = sequences.padded(batch, pad_id=0)
+        yield ids_BT, np.ones_like(ids_BT) if mask_BT is None else mask_BT

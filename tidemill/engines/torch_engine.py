@@ -1,0 +1,198 @@
+"""Torch on a CPU or a GPU.
+
+On a CPU a batch is computed when it is submitted. On a GPU submitting only
+queues: ids come from pinned memory, logits go back into pinned memory behind
+the kernels, and waiting for one batch does not stop the next. There a rewritten
+encoder runs without padding, in 16 bits, by torch's variable-length attention.
+
+Shapes: B rows of a batch, T tokens of the longest, N tokens of all rows, C outputs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tidemill.devices import device_name
+from tidemill.encoders import Encoder
+from tidemill.engines import Answer, Ids, Logits
+
+logger = logging.getLogger("tidemill")
+
+GPU_DEPTH = 16
+PREPACKED_FOR = 2_048
+"""Tokens of a batch that the layout of prepacked weights is chosen for; others work too."""
+LEAST_OUTPUTS = 16
+"""Narrower layers gain nothing."""
+
+
+@dataclass(frozen=True)
+class _Done:
+    logits: Logits
+
+    def result(self) -> Logits:
+        return self.logits
+
+
+@dataclass(frozen=True)
+class _Queued:
+    """Logits on their way from a GPU; the ids stay until then, since their copy may not have begun."""
+
+    on_host: Tensor
+    copied: torch.cuda.Event
+    sent: tuple[Tensor | None, ...]
+
+    def result(self) -> Logits:
+        self.copied.synchronize()
+        logits_BC: Logits = self.on_host.numpy()
+        return logits_BC
+
+
+class TorchEngine:
+    """A module on its device, in the dtype of its weights."""
+
+    name = "torch"
+    rounds_widths = False
+    reference = None
+
+    def __init__(
+        self, model: nn.Module, device: torch.device, *, is_rewritten: bool = False, fallback: str | None = None
+    ) -> None:
+        self.model, self.device = model, device
+        self.dtype = next(model.parameters()).dtype
+        if device.type == "cpu" and isinstance(model, Encoder):
+            _prepack(model)
+        self.depth = GPU_DEPTH if device.type == "cuda" else 1
+        self._is_rewritten, self._fallback = is_rewritten, fallback
+        self._packed = self._open_packed() if device.type == "cuda" and isinstance(model, Encoder) else None
+
+    def submit(self, ids_BT: Ids, mask_BT: Ids | None) -> Answer:
+        with torch.inference_mode():
+            if self.device.type != "cuda":
+                ids, mask = torch.from_numpy(ids_BT), None if mask_BT is None else torch.from_numpy(mask_BT)
+                return _Done(self._forward(ids.to(self.device), _to(mask, self.device)).float().cpu().numpy())
+            return self._queue(ids_BT, mask_BT)
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "engine": self.name,
+            "device": str(self.device),
+            "device_name": device_name(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "torch": torch.__version__,
+            "rewritten": self._is_rewritten,
+            **({"attention": "packed"} if self._packed else {}),
+            **({"fallback": self._fallback} if self._fallback else {}),
+        }
+
+    def release_memory(self) -> None:
+        torch.cuda.empty_cache()
+
+    def _forward(self, ids_BT: Tensor, mask_BT: Tensor | None) -> Tensor:
+        if isinstance(self.model, Encoder):
+            logits_BC: Tensor = self.model(ids_BT, mask_BT)
+        else:
+            logits_BC = self.model(input_ids=ids_BT, attention_mask=mask_BT).logits
+        return logits_BC
+
+    def _queue(self, ids_BT: Ids, mask_BT: Ids | None) -> Answer:
+        ids, mask = _pinned(ids_BT), None if mask_BT is None else _pinned(mask_BT)
+        if self._packed is None:
+            sent: tuple[Tensor | None, ...] = (ids, mask)
+            logits_BC = self._forward(ids.to(self.device, non_blocking=True), _to(mask, self.device))
+        else:
+            lengths_B = np.full(len(ids_BT), ids_BT.shape[1]) if mask_BT is None else mask_BT.sum(axis=1)
+            ids_N = _pinned(ids_BT.ravel() if mask_BT is None else ids_BT[mask_BT.astype(bool)])
+            starts = _pinned(np.concatenate([[0], np.cumsum(lengths_B)]).astype(np.int32))
+            sent = (ids_N, starts)
+            logits_BC = self._packed(
+                ids_N.to(self.device, non_blocking=True),
+                starts.to(self.device, non_blocking=True),
+                longest=int(lengths_B.max()),
+            )
+        logits_BC = logits_BC.float()
+        on_host = torch.empty(logits_BC.shape, dtype=torch.float32, pin_memory=True)
+        on_host.copy_(logits_BC, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+        return _Queued(on_host, copied, sent)
+
+    def _open_packed(self) -> Any:
+        """The packed forward, compiled where there is a compiler for this device; None where attention cannot."""
+        if self.dtype not in (torch.bfloat16, torch.float16):
+            return None
+        from torch.nn.attention.varlen import varlen_attn
+
+        assert isinstance(self.model, Encoder)
+        encoder = self.model
+
+        def forward(ids_N: Tensor, starts: Tensor, *, longest: int) -> Tensor:
+            return encoder.forward_packed(ids_N, starts, longest=longest, attend=varlen_attn)
+
+        try:
+            self._try(forward)
+        except Exception as e:  # noqa: BLE001 — whatever a device's kernels lack, padding works
+            logger.warning("Attention without padding does not work on %s, so batches are padded: %s", self.device, e)
+            return None
+        if importlib.util.find_spec("triton") is None:
+            return forward
+        compiled = torch.compile(forward, dynamic=True)
+        try:
+            self._try(compiled)
+        except Exception as e:  # noqa: BLE001
+            logger.warning("The model does not compile for %s, so it runs as it is: %s", self.device, e)
+            return forward
+        return compiled
+
+    def _try(self, forward: Any) -> None:
+        with torch.inference_mode():
+            for lengths in ((3, 2), (5, 4, 1)):
+                starts = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32, device=self.device)
+                ids_N = torch.zeros(sum(lengths), dtype=torch.int64, device=self.device)
+                forward(ids_N, starts, longest=max(lengths)).cpu()
+
+
+def _pinned(values: np.ndarray[Any, Any]) -> Tensor:
+    return torch.from_numpy(values).pin_memory()
+
+
+def _to(values: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if values is None else values.to(device, non_blocking=True)
+
+
+class _Prepacked(nn.Module):
+    """A linear layer in bfloat16 whose weights lie as oneDNN multiplies them, which saves it a reordering each time."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().contiguous(), PREPACKED_FOR)
+        self.bias = linear.bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return y
+
+
+def _prepack(module: nn.Module) -> None:
+    """Replace the linear layers of `module`; those that this torch or processor cannot prepack stay."""
+    for name, child in module.named_children():
+        if type(child) is nn.Linear and child.weight.dtype == torch.bfloat16 and child.out_features >= LEAST_OUTPUTS:
+            with suppress(RuntimeError, AttributeError, NotImplementedError):
+                setattr(module, name, _checked(_Prepacked(child), child))
+        else:
+            _prepack(child)
+
+
+def _checked(prepacked: _Prepacked, linear: nn.Linear) -> nn.Module:
+    """The prepacked layer, if it multiplies as the layer does: these operations are not torch's public ones."""
+    with torch.no_grad():
+        x = torch.linspace(-1, 1, 4 * linear.in_features, dtype=torch.bfloat16).view(4, -1)
+        same = torch.allclose(prepacked(x).float(), linear(x).float(), rtol=0.02, atol=0.02)
+    return prepacked if same else linear
