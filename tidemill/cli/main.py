@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli import backfill, housekeeping, operate, versions  # noqa: F401
+from tidemill.cli import backfill, bench, housekeeping, operate, versions  # noqa: F401
 from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, lake_spec, load, print_facts
 
 if TYPE_CHECKING:

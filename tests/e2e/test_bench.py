@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pytest
+from typer.testing import CliRunner
+
+from tests.pipelines import make_pipeline, reviews, write_parquet
+from tidemill.bottleneck import find_bottleneck
+from tidemill.cli.main import app
+from tidemill.errors import InputError
+
+
+def test_a_sample_is_measured_stage_by_stage_and_nothing_is_left_behind(tmp_path):
+    write_parquet(tmp_path / "data" / "a.parquet", reviews(0, 90))
+    pipeline = make_pipeline(tmp_path / "home", f"{tmp_path}/data/*.parquet")
+
+    facts = find_bottleneck(pipeline, num_rows=60)
+
+    assert facts["num_rows"] == 60
+    assert [stage["stage"] for stage in facts["stages"]] == ["ingest", "tokenize", "infer", "materialize"]
+    slowest = max(facts["stages"], key=lambda stage: stage["seconds"])
+    assert facts["bottleneck"] == slowest["stage"]
+    for stage in facts["stages"]:
+        assert stage["tokens_per_second"] * stage["seconds"] == pytest.approx(facts["num_tokens"])
+    assert facts["whole"]["state"] == "done"
+    assert facts["ratio_to_bare_engine"] == facts["whole"]["seconds"] / facts["bare_engine_seconds"]
+    left = {path.name for path in (tmp_path / "home").rglob("*") if path.is_file()}
+    assert left <= {"fingerprints.sqlite"}
+
+
+def test_the_command_prints_a_line_a_stage_and_the_bottleneck(tmp_path):
+    write_parquet(tmp_path / "data" / "a.parquet", reviews(0, 40))
+    pipeline = make_pipeline(tmp_path / "home", f"{tmp_path}/data/*.parquet")
+    file = tmp_path / "reviews.toml"
+    file.write_text(
+        f'name = "reviews"\n[dataset]\npath = "{tmp_path}/data/*.parquet"\ntext = "text"\n'
+        f'[model]\npath = "{pipeline.model.path}"\n[inference]\nengine = "torch"\n'
+    )
+
+    shown = CliRunner().invoke(app, ["bench", str(file), "--rows", "40"], catch_exceptions=False)
+    as_json = CliRunner().invoke(app, ["bench", str(file), "--rows", "40", "--json"], catch_exceptions=False)
+
+    assert shown.exit_code == 0
+    assert shown.output.count("← the bottleneck") == 1
+    assert "times the bare engine's" in shown.output
+    assert json.loads(as_json.output)["num_rows"] == 40
+
+
+def test_a_dataset_without_text_is_an_error_of_its_own(tmp_path):
+    rows = reviews(0, 3)
+    no_text = pa.nulls(3, pa.string())
+    write_parquet(
+        tmp_path / "data" / "a.parquet", rows.set_column(rows.schema.get_field_index("text"), "text", no_text)
+    )
+
+    with pytest.raises(InputError, match="no rows"):
+        find_bottleneck(make_pipeline(tmp_path / "home", f"{tmp_path}/data/*.parquet"), num_rows=10)
