@@ -23,7 +23,7 @@ from tidemill.budget import Budget
 from tidemill.columns import check_collisions, check_names, settle_columns
 from tidemill.config import Pipeline
 from tidemill.dates import file_dates, parse_date
-from tidemill.errors import ConfigError, LakeError, RunFailed, Stopped
+from tidemill.errors import ENDS_RUN, ConfigError, LakeError, RunFailed, Stopped
 from tidemill.estimates import Estimate, Rate, estimate, measured_rate
 from tidemill.executor import Executor, ThreadExecutor
 from tidemill.lake import Cursor, DoneShard, Lake, PipelineState
@@ -306,7 +306,7 @@ class BackfillRun:
                     for request in of_file:
                         window.send(file, request)
                     window.end_file(file)
-                except Stopped:
+                except ENDS_RUN:
                     raise
                 except Exception as e:  # noqa: BLE001 — a file that fails, for whatever reason, fails alone.
                     recording.outcomes.fail(file.file.path, e)

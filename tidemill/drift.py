@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tidemill.batching import Indices, plan_batches
 from tidemill.engines import Engine, Logits
-from tidemill.errors import RunFailed
+from tidemill.errors import LimitExceeded
 from tidemill.sequences import Sequences
 
 SAMPLE_ROWS = 256
@@ -38,7 +38,7 @@ def measure_drift(
     """Compute a sample of `rows`, evenly over their lengths, in the engine and in its reference; None without rows.
 
     Raises:
-        RunFailed: scores drift by more than `bound`.
+        LimitExceeded: scores drift by more than `bound`.
     """
     assert engine.reference is not None
     sample = _evenly(rows[np.argsort(sequences.lengths[rows], kind="stable")])
@@ -52,7 +52,7 @@ def measure_drift(
         theirs.append(scores(engine.reference.submit(*inputs).result()))
     drift = _compare(np.concatenate(ours), np.concatenate(theirs))
     if not drift.drift_p99 <= bound:
-        raise RunFailed(
+        raise LimitExceeded(
             f"In int8 this model's scores drift by {drift.drift_p99:.3f} from float32's at the 99th percentile of "
             f"{drift.num_rows} rows, and {drift.same_label:.1%} keep their label: more than inference.max_drift = "
             f'{bound:g}. Set inference.dtype = "auto", or raise the bound if that is good enough.'

@@ -107,6 +107,10 @@ class CostReached(Stopped):
     pass
 
 
+ENDS_RUN = (Stopped, LimitExceeded, RunFailed)
+"""What ends a run wherever it arises; other errors of a shard fail its file alone."""
+
+
 class RetryableError(TidemillError):
     retryable = True
 

@@ -143,7 +143,8 @@ class ModelRunner:
         Raises:
             SequenceTooLong: a row is longer than the declared token budget.
             Stopped: `should_stop` said so; nothing is kept.
-            RunFailed: the device broke, and for this process it stays broken; or int8 drifts too far.
+            RunFailed: the device broke, and for this process it stays broken.
+            LimitExceeded: int8 drifts too far.
         """
         work = _Work.on(token_ids, pooling, deduplicate=self._inference.deduplicate)
         self._refuse_unfit(work)

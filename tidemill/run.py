@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from tidemill.budget import Budget
 from tidemill.config import Pipeline
 from tidemill.devices import resolve_device
-from tidemill.errors import FileChanged, LimitExceeded, ShardGone, Stopped, TidemillError
+from tidemill.errors import ENDS_RUN, FileChanged, LimitExceeded, ShardGone, TidemillError
 from tidemill.executor import Executor, ThreadExecutor
 from tidemill.kept import rewrite_kept
 from tidemill.lake import Lake, catalog_exists, ensure_system_tables
@@ -215,7 +215,7 @@ class Run:
                 for request in self._requests(plan, workspace, executor, file, repeats, window):
                     window.send(file, request)
                 window.end_file(file)
-            except Stopped:
+            except ENDS_RUN:
                 raise
             except Exception as e:  # noqa: BLE001 — a file that fails, for whatever reason, fails alone.
                 self._outcomes.fail(file.file.path, e)

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from tidemill.budget import Budget
 from tidemill.config import Pipeline
-from tidemill.errors import CostReached, InputError, LakeError, LimitExceeded, Stopped, StoreFileInvalid
+from tidemill.errors import ENDS_RUN, CostReached, InputError, LakeError, LimitExceeded, StoreFileInvalid
 from tidemill.estimates import Rate
 from tidemill.executor import Executor, Future, ThreadExecutor
 from tidemill.kept import rewrite_kept
@@ -157,7 +157,7 @@ class StageRun:
                         workspace.release(found)
             cut = [(file.file.path, [Shard(file.file, piece) for piece in cutting.cut])]
             self._recording.patiently(lambda: commit_shards(workspace.lake, workspace.target, [], cut=cut))
-        except Stopped:
+        except ENDS_RUN:
             raise
         except Exception as e:  # noqa: BLE001 — a file that fails, for whatever reason, fails alone.
             self._recording.outcomes.fail(file.file.path, e)
@@ -291,7 +291,7 @@ class StageRun:
         cut = [(file.path, file.shards)]
         try:
             outcome = executor.submit("materialize", file.path, whole, cut=cut, replaces=True).result()
-        except Stopped:
+        except ENDS_RUN:
             raise
         except Exception as e:  # noqa: BLE001 — a file that fails, for whatever reason, fails alone.
             self._recording.outcomes.fail(file.path, e)
@@ -311,7 +311,7 @@ class StageRun:
             if workspace.claim(request):
                 try:
                     work(request)
-                except (Stopped, LimitExceeded):
+                except ENDS_RUN:
                     raise
                 except Exception as e:  # noqa: BLE001
                     self._recording.outcomes.fail(request.shard.file.path, e)
@@ -332,7 +332,7 @@ class StageRun:
             request, future = waiting.popleft()
             try:
                 finished(request, future.result())
-            except Stopped:
+            except ENDS_RUN:
                 raise
             except Exception as e:  # noqa: BLE001
                 self._recording.outcomes.fail(request.shard.file.path, e)

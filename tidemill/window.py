@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tidemill.budget import Budget
-from tidemill.errors import FileChanged, LimitExceeded, Stopped, TidemillError
+from tidemill.errors import ENDS_RUN, FileChanged, LimitExceeded, Stopped, TidemillError
 from tidemill.executor import Executor, Future
 from tidemill.lake.adoption import is_wanted
 from tidemill.lake.commit import Outcome, commit_shards
@@ -214,7 +214,7 @@ class Window:
             if sent.committed is not None:
                 tokens = predicted.facts["num_tokens"]
                 self._outcomes.count(sent.committed.result(), tokens=tokens, path=path)
-        except Stopped:
+        except ENDS_RUN:
             raise
         except Exception as e:  # noqa: BLE001 — a shard that fails, for whatever reason, fails alone.
             if sent.committed is not None:

@@ -11,7 +11,7 @@ from tests.checkpoints import TINY_SENTIMENT, reviews, save_checkpoint
 from tidemill import engines
 from tidemill.config import Inference
 from tidemill.engines import openvino_engine
-from tidemill.errors import ConfigError, ModelError, RunFailed
+from tidemill.errors import ConfigError, LimitExceeded, ModelError
 from tidemill.inference import ModelRunner
 from tidemill.tokenization import TextTokenizer
 
@@ -166,7 +166,7 @@ def test_int8_is_calibrated_once_a_machine_and_its_drift_is_recorded(folder, tok
 def test_int8_that_drifts_beyond_the_bound_fails_the_run_before_any_row_is_kept(folder, token_ids):
     runner = load(folder, dtype="int8", max_drift=1e-9, calibration=lambda: token_ids)
 
-    with pytest.raises(RunFailed, match=r"drift by .* more than inference\.max_drift = 1e-09"):
+    with pytest.raises(LimitExceeded, match=r"drift by .* more than inference\.max_drift = 1e-09"):
         runner.predict(token_ids)
 
 
