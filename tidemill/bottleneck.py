@@ -9,6 +9,7 @@ import math
 import os
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from tidemill import windows
 from tidemill.batching import plan_batches
 from tidemill.config import Inference, Pipeline
 from tidemill.devices import num_cpus
+from tidemill.engines import Answer
 from tidemill.errors import InputError
 from tidemill.inference import ModelRunner
 from tidemill.lake import Lake
@@ -117,11 +119,16 @@ def _read(dataset: Dataset, num_rows: int) -> tuple[pa.Table, int]:
 
 
 def _bare_loop(runner: ModelRunner, token_ids: pa.Array, inference: Inference) -> None:
-    """The same batches through the engine, one after the other, and nothing else."""
+    """The same batches through the engine, as many on their way as it takes, and nothing else."""
     sequences = Sequences.of(windows.sequences(token_ids), deduplicate=inference.deduplicate)
     budget = max(runner.token_budget, int(sequences.lengths.max(initial=1)))
+    started: deque[Answer] = deque()
     for batch in plan_batches(sequences.lengths, token_budget=budget):
-        runner.engine.submit(*sequences.padded(batch, pad_id=0)).result()
+        if len(started) >= runner.engine.depth:
+            started.popleft().result()
+        started.append(runner.engine.submit(*sequences.padded(batch, pad_id=0)))
+    for answer in started:
+        answer.result()
 
 
 def _run_whole(pipeline: Pipeline, spec: VersionSpec, rows: pa.Table) -> dict[str, Any]:

@@ -9,10 +9,13 @@ import torch
 
 from tests.checkpoints import TINY_SENTIMENT, reviews, save_checkpoint
 from tidemill import engines
+from tidemill.checkpoint import load_config
 from tidemill.config import Inference
 from tidemill.engines import openvino_engine
+from tidemill.engines.torch_engine import TorchEngine
 from tidemill.errors import ConfigError, LimitExceeded, ModelError
 from tidemill.inference import ModelRunner
+from tidemill.model_tasks import find_task
 from tidemill.tokenization import TextTokenizer
 
 
@@ -176,3 +179,27 @@ def test_int8_says_what_it_needs(folder, monkeypatch):
     without(monkeypatch, "nncf")
     with pytest.raises(ConfigError, match=r'pip install "tidemill\[int8\]"'):
         load(folder, dtype="int8")
+
+
+def test_batches_computed_side_by_side_are_answered_in_order_and_fail_alone(folder, token_ids, by_torch):
+    class FailsOnce(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model, self.failed = model, False
+
+        def forward(self, input_ids, attention_mask):
+            if not self.failed:
+                self.failed = True
+                raise ValueError("the first batch fails once")
+            return self.model(input_ids=input_ids, attention_mask=attention_mask)
+
+    task = find_task("text-classification")
+    model = task.load(folder, dtype=torch.float32, trust_remote_code=False)
+    engine = TorchEngine(FailsOnce(model), torch.device("cpu"), num_streams=3)
+    runner = ModelRunner(engine, load_config(folder), task=task, inference=Inference(token_budget=256), all_scores=True)
+
+    predictions = runner.predict(token_ids)
+
+    assert engine.depth == 6
+    assert predictions.reason.null_count == len(token_ids)
+    assert_same(predictions, by_torch, atol=1e-5)

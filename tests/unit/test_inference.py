@@ -46,7 +46,7 @@ def disturbed(folder, disturbance, **inference):
     config = load_config(folder)
     model = TASK.load(folder, dtype=torch.float32, trust_remote_code=False)
     inference = Inference(**{"token_budget": 512, **inference})
-    engine = TorchEngine(disturbance(model), torch.device("cpu"))
+    engine = TorchEngine(disturbance(model), torch.device("cpu"), num_streams=1)
     return ModelRunner(engine, config, task=TASK, inference=inference, all_scores=True)
 
 

@@ -1,8 +1,9 @@
 """Torch on a CPU or a GPU.
 
-On a CPU a batch is computed when it is submitted. On a GPU submitting only
-queues: ids come from pinned memory, logits go back into pinned memory behind
-the kernels, and waiting for one batch does not stop the next. There a rewritten
+On a CPU several batches are computed side by side, each by few threads: none
+waits for a core that is busy with other work. On a GPU submitting only queues:
+ids come from pinned memory, logits go back into pinned memory behind the
+kernels, and waiting for one batch does not stop the next. There a rewritten
 encoder runs without padding, in 16 bits, by torch's variable-length attention.
 
 Shapes: B rows of a batch, T tokens of the longest, N tokens of all rows, C outputs.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,13 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tidemill.devices import device_name
+from tidemill.devices import device_name, num_cpus
 from tidemill.encoders import Encoder
 from tidemill.engines import Answer, Ids, Logits
 
 logger = logging.getLogger("tidemill")
 
 GPU_DEPTH = 16
+MOST_STREAMS = 8
+"""Batches that a CPU computes side by side, each with its own activations in memory."""
 PREPACKED_FOR = 2_048
 """Tokens of a batch that the layout of prepacked weights is chosen for; others work too."""
 LEAST_OUTPUTS = 16
@@ -63,22 +67,35 @@ class TorchEngine:
     reference = None
 
     def __init__(
-        self, model: nn.Module, device: torch.device, *, is_rewritten: bool = False, fallback: str | None = None
+        self,
+        model: nn.Module,
+        device: torch.device,
+        *,
+        num_streams: int | None = None,
+        is_rewritten: bool = False,
+        fallback: str | None = None,
     ) -> None:
+        """`num_streams` is how many batches a CPU computes side by side: all cores, up to `MOST_STREAMS`, unless given.
+
+        With one, a batch is computed when it is submitted.
+        """
         self.model, self.device = model, device
         self.dtype = next(model.parameters()).dtype
         if device.type == "cpu" and isinstance(model, Encoder):
             _prepack(model)
-        self.depth = GPU_DEPTH if device.type == "cuda" else 1
+        num_streams = num_streams or min(num_cpus(), MOST_STREAMS)
+        self._pool = _open_pool(num_streams) if device.type == "cpu" and num_streams > 1 else None
+        self.depth = GPU_DEPTH if device.type == "cuda" else 1 if self._pool is None else 2 * num_streams
         self._is_rewritten, self._fallback = is_rewritten, fallback
         self._packed = self._open_packed() if device.type == "cuda" and isinstance(model, Encoder) else None
 
     def submit(self, ids_BT: Ids, mask_BT: Ids | None) -> Answer:
-        with torch.inference_mode():
-            if self.device.type != "cuda":
-                ids, mask = torch.from_numpy(ids_BT), None if mask_BT is None else torch.from_numpy(mask_BT)
-                return _Done(self._forward(ids.to(self.device), _to(mask, self.device)).float().cpu().numpy())
-            return self._queue(ids_BT, mask_BT)
+        if self.device.type == "cuda":
+            with torch.inference_mode():
+                return self._queue(ids_BT, mask_BT)
+        if self._pool is not None:
+            return self._pool.submit(self._compute, ids_BT, mask_BT)
+        return _Done(self._compute(ids_BT, mask_BT))
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -94,6 +111,12 @@ class TorchEngine:
 
     def release_memory(self) -> None:
         torch.cuda.empty_cache()
+
+    def _compute(self, ids_BT: Ids, mask_BT: Ids | None) -> Logits:
+        with torch.inference_mode():
+            ids, mask = torch.from_numpy(ids_BT), None if mask_BT is None else torch.from_numpy(mask_BT)
+            logits_BC: Logits = self._forward(ids.to(self.device), _to(mask, self.device)).float().cpu().numpy()
+            return logits_BC
 
     def _forward(self, ids_BT: Tensor, mask_BT: Tensor | None) -> Tensor:
         if isinstance(self.model, Encoder):
@@ -157,6 +180,13 @@ class TorchEngine:
                 starts = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32, device=self.device)
                 ids_N = torch.zeros(sum(lengths), dtype=torch.int64, device=self.device)
                 forward(ids_N, starts, longest=max(lengths)).cpu()
+
+
+def _open_pool(num_streams: int) -> ThreadPoolExecutor:
+    num_threads = max(1, num_cpus() // num_streams)
+    return ThreadPoolExecutor(
+        num_streams, thread_name_prefix="tidemill-torch", initializer=torch.set_num_threads, initargs=(num_threads,)
+    )
 
 
 def _pinned(values: np.ndarray[Any, Any]) -> Tensor:
