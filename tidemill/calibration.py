@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tidemill")
 
-CANDIDATES = {"cpu": (512, 1_024, 2_048, 4_096, 8_192), "cuda": (16_384, 32_768, 65_536, 131_072)}
+CANDIDATES = {"cpu": (1_024, 2_048, 4_096, 8_192), "cuda": (16_384, 32_768, 65_536, 131_072)}
 """Padded tokens of one batch."""
 WIDTH = 256
 """Tokens of each row in a trial."""
-ENOUGH_SECONDS = 0.4
-MIN_TRIES = 3
+ENOUGH_SECONDS = 0.3
+MIN_TRIES = 2
 """A candidate is tried until it has taken so long, and so often: the best counts, for noise only adds time."""
 AS_GOOD = 0.97
 """A smaller budget that reaches this share of the best speed is better: it pads less and needs less memory."""

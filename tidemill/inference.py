@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 NO_BOUND = 2**31
 
-WORTH_CALIBRATING = 40
+WORTH_CALIBRATING = 500
 """Batches of a shard from which a trial of other token budgets costs a few hundredths of its time."""
 
 logger = logging.getLogger("tidemill")

@@ -37,18 +37,18 @@ def _told_speeds(monkeypatch):
 
 
 def test_the_smallest_budget_that_is_about_as_fast_as_the_best_is_taken():
-    assert calibrated_budget(Engine(10, 80, 98, 100, 90), CONFIG, longest=512) == 2_048
+    assert calibrated_budget(Engine(10, 98, 100, 90), CONFIG, longest=512) == 2_048
 
 
 def test_two_slower_budgets_in_a_row_end_the_trial():
-    engine = Engine(100, 90, 80, 500, 500)
+    engine = Engine(100, 90, 80, 500)
 
-    assert calibrated_budget(engine, CONFIG, longest=512) == 512
-    assert engine.tried == [512, 1_024, 2_048]
+    assert calibrated_budget(engine, CONFIG, longest=512) == 1_024
+    assert engine.tried == [1_024, 2_048, 4_096]
 
 
 def test_what_was_found_is_kept_for_the_next_process():
-    calibrated_budget(Engine(10, 20, 30, 20, 10), CONFIG, longest=512)
+    calibrated_budget(Engine(10, 30, 20, 10), CONFIG, longest=512)
     later = Engine()
 
     assert calibrated_budget(later, CONFIG, longest=512) == 2_048
@@ -59,16 +59,16 @@ def test_what_was_found_is_kept_for_the_next_process():
 
 
 def test_another_model_is_tried_anew():
-    calibrated_budget(Engine(10, 20, 30, 20, 10), CONFIG, longest=512)
+    calibrated_budget(Engine(10, 30, 20, 10), CONFIG, longest=512)
     other = Engine(30, 20, 10)
 
-    assert calibrated_budget(other, BertConfig(num_hidden_layers=3), longest=512) == 512
+    assert calibrated_budget(other, BertConfig(num_hidden_layers=3), longest=512) == 1_024
 
 
 def test_out_of_memory_ends_the_trial_with_what_fitted():
     engine = Engine(10, 20, 0)
 
-    assert calibrated_budget(engine, CONFIG, longest=512) == 1_024
+    assert calibrated_budget(engine, CONFIG, longest=512) == 2_048
     assert engine.released
 
 
@@ -78,17 +78,17 @@ def test_a_device_on_which_nothing_fits_leaves_the_default():
 
 @pytest.mark.parametrize("content", ["", "[]", '{"tokens_per_second": {"many": 1}}', "\0"])
 def test_a_kept_file_that_is_not_whole_is_made_again(content):
-    calibrated_budget(Engine(10, 20, 30, 20, 10), CONFIG, longest=512)
+    calibrated_budget(Engine(10, 30, 20, 10), CONFIG, longest=512)
     [kept] = (calibration.home() / "calibrations").iterdir()
     kept.write_text(content)
     engine = Engine(40, 20, 10)
 
-    assert calibrated_budget(engine, CONFIG, longest=512) == 512
-    assert calibrated_budget(Engine(), CONFIG, longest=512) == 512
+    assert calibrated_budget(engine, CONFIG, longest=512) == 1_024
+    assert calibrated_budget(Engine(), CONFIG, longest=512) == 1_024
 
 
 def test_a_home_that_cannot_be_written_costs_only_the_next_trial(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path / "file"))
 
-    assert calibrated_budget(Engine(10, 20, 30, 20, 10), CONFIG, longest=512) == 2_048
+    assert calibrated_budget(Engine(10, 30, 20, 10), CONFIG, longest=512) == 2_048
