@@ -15,7 +15,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.versus_pipeline import DATA, MODEL, Answers, as_people_write_it, machine
+from benchmarks.contenders import BATCH_SIZE, Answers, Work, pipeline_classifier
+from benchmarks.corpora import DATA, MAX_LENGTH, TINY_SENTIMENT
+from benchmarks.machine import this_machine
 from tidemill.config import Pipeline
 from tidemill.lake import Lake
 from tidemill.run import Run
@@ -28,8 +30,8 @@ def table(dataset: str, keep: Sequence[str]) -> list[dict[str, object]]:
         {
             "name": "sample",
             "dataset": {"path": f"{DATA}/{dataset}/*.parquet", "text": "text", "keep": [*keep, "text as original"]},
-            "tokenizer": {"max_length": 512},
-            "model": {"path": str(MODEL)},
+            "tokenizer": {"max_length": MAX_LENGTH},
+            "model": {"path": str(TINY_SENTIMENT)},
             "lake": {"catalog": f"sqlite:{home}/lake.sqlite", "data": f"{home}/lake"},
             "store": {"path": f"{home}/store"},
         }
@@ -45,10 +47,9 @@ def table(dataset: str, keep: Sequence[str]) -> list[dict[str, object]]:
 
 def oracle(rows: Sequence[dict[str, object]]) -> Answers:
     """The pipeline's answers, in the rows' order; sorted by length, which makes it faster and changes no answer."""
-    import pyarrow as pa
-
     order = sorted(range(len(rows)), key=lambda i: len(str(rows[i]["original"])))
-    answers = as_people_write_it(pa.array([rows[i]["original"] for i in order]))()
+    classify = pipeline_classifier(Work(TINY_SENTIMENT, [], Path(), options={"batch_size": BATCH_SIZE}))
+    answers = classify([str(rows[i]["original"]) for i in order])
     placed = dict(zip(order, answers, strict=True))
     return [placed[i] for i in range(len(rows))]
 
@@ -74,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=None, help="compare only the first rows of each")
     args = parser.parse_args()
-    print(machine())
+    print(this_machine())
     for name, keep in (("emails", ()), ("reviews", ("rating", "part"))):
         rows = table(name, keep)[: args.rows]
         answers = oracle(rows)

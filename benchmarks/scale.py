@@ -172,14 +172,14 @@ def main() -> None:
             filling.join()
             assert filling.exitcode == 0, "the lake could not be filled"
             print(f"(the lake was filled in {time.perf_counter() - started:.0f} s)", flush=True)
-            for what, *args in (
-                ("plan, up to date", "plan", pipeline),
-                ("status", "status", pipeline),
-                ("run with nothing to do", "run", pipeline),
-                ("run --direct with nothing to do", "run", pipeline, "--direct"),
-                ("verify", "verify", pipeline),
+            for what, command, *options in (
+                ("plan, up to date", "plan"),
+                ("status", "status"),
+                ("run with nothing to do", "run"),
+                ("run --direct with nothing to do", "run", "--direct"),
+                ("verify", "verify"),
             ):
-                print(measured(str(what), *args, environment=environment), flush=True)
+                print(measured(what, command, pipeline, *options, environment=environment), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What Tidemill costs beside what people would write without it. `python -m benchmarks.bench --quick`."""
