@@ -15,7 +15,7 @@ import duckdb
 
 from tidemill import config
 from tidemill.errors import ConfigError, InputError
-from tidemill.lake import Lake
+from tidemill.lake.connection import Lake
 
 READING = {"SELECT", "EXPLAIN"}
 EXPLAIN = re.compile(r"\s*EXPLAIN\s*(ANALYZE\b|\([^)]*\))?", re.IGNORECASE)

@@ -1,7 +1,36 @@
-"""The lake: result tables, the ledger and the quarantine, in a DuckLake."""
+"""The lake: result tables, the ledger and the quarantine, in a DuckLake.
 
-from tidemill.lake.connection import Cursor, Lake, catalog_exists
-from tidemill.lake.ledger import DoneShard, PipelineState
-from tidemill.lake.tables import ResultTable, ensure_system_tables
+Names are imported when they are first used: a query needs no Arrow.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tidemill.lake.connection import Cursor, Lake, catalog_exists
+    from tidemill.lake.ledger import DoneShard, PipelineState
+    from tidemill.lake.tables import ResultTable, ensure_system_tables
 
 __all__ = ["Cursor", "DoneShard", "Lake", "PipelineState", "ResultTable", "catalog_exists", "ensure_system_tables"]
+
+_MODULES = {
+    "Cursor": "connection",
+    "DoneShard": "ledger",
+    "Lake": "connection",
+    "PipelineState": "ledger",
+    "ResultTable": "tables",
+    "catalog_exists": "connection",
+    "ensure_system_tables": "tables",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
