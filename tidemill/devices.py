@@ -12,7 +12,7 @@ from tidemill.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-# Where a batch stays in a CPU's cache (benchmarks/versus_pipeline.py --budgets), and what fills a GPU.
+# Where a batch stays in a CPU's cache (python -m benchmarks.bench --full --only budgets), and what fills a GPU.
 AUTO_TOKEN_BUDGET = {"cpu": 2_048, "cuda": 65_536}
 
 

@@ -114,7 +114,12 @@ class ModelRunner:
         config = load_config(folder, trust_remote_code=trust_remote_code)
         found.check(config)
         engine = open_engine(
-            folder, task=found, inference=inference, trust_remote_code=trust_remote_code, calibration=calibration
+            folder,
+            task=found,
+            inference=inference,
+            longest=max_positions(config),
+            trust_remote_code=trust_remote_code,
+            calibration=calibration,
         )
         return cls(engine, config, task=found, inference=inference, all_scores=all_scores)
 

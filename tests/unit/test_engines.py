@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import transformers
 
 from tests.checkpoints import TINY_SENTIMENT, reviews, save_checkpoint
 from tidemill import engines
@@ -147,6 +148,21 @@ def test_a_conversion_that_answers_otherwise_is_not_used(folder, monkeypatch):
     monkeypatch.setattr(openvino_engine.ov, "convert_model", wrongly)
 
     assert load(folder).resolved["fallback"].endswith("converted, it does not answer as it does in torch")
+
+
+def test_a_model_with_local_attention_is_never_answered_with_nan(tmp_path):
+    special = {"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2}
+    sizes = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
+    config = transformers.ModernBertConfig(
+        **sizes, **special, intermediate_size=48, max_position_embeddings=512, local_attention=32
+    )
+    transformers.ModernBertForSequenceClassification(config).save_pretrained(tmp_path)
+    ids = pa.array([[7] * 300, [9] * 20], pa.list_(pa.int32()))
+
+    predictions = load(tmp_path, token_budget=1_000).predict(ids)
+
+    assert predictions.reason.null_count == 2
+    assert_same(predictions, load(tmp_path, engine="torch", token_budget=1_000).predict(ids), atol=1e-5)
 
 
 def test_int8_is_calibrated_once_a_machine_and_its_drift_is_recorded(folder, token_ids, by_torch, monkeypatch):

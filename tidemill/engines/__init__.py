@@ -70,10 +70,13 @@ def open_engine(
     *,
     task: ModelTask,
     inference: options.Inference,
+    longest: int | None = None,
     trust_remote_code: bool = False,
     calibration: CalibrationIds | None = None,
 ) -> Engine:
     """The engine that `inference` means, with the model in `folder` loaded.
+
+    `longest` is the most tokens of a row that the model takes, where it says.
 
     `auto` is OpenVINO on a CPU where it is installed and converts the model, else
     torch; `facts()["fallback"]` says why, where it was installed and did not.
@@ -100,6 +103,7 @@ def open_engine(
                 model,
                 dtype=dtype,
                 identity=fingerprint(*folder_state(folder)),
+                longest=longest,
                 calibration=calibration,
                 is_rewritten=is_rewritten,
             )
