@@ -24,7 +24,7 @@ demo: setup  ## the main job on bundled real data: reviews to a table of sentime
 	$(BIN)/python data/demo.py
 
 test: setup postgres  ## the whole suite
-	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 postgres:  ## PostgreSQL for its tests, where the system can install it
 	@if command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \

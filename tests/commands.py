@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from tests.pipelines import MODEL, ROOT
+from tests.processes import Process, run_command
 
 TIDEMILL = [sys.executable, "-m", "tidemill.cli.main"]
 
@@ -19,7 +21,8 @@ def write_toml(folder: Path, dataset: str, *, name: str = "reviews", extra: str 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.toml"
     path.write_text(
-        f'name = "{name}"\n[model]\npath = "{model}"\n[inference]\ndtype = "float32"\ntoken_budget = 1024\n'
+        f'name = "{name}"\n[model]\npath = "{model}"\n'
+        '[inference]\nengine = "torch"\ndtype = "float32"\ntoken_budget = 1024\n'
         f'[dataset]\npath = "{dataset}"\ntext = "text"\nkey = ["id"]\nkeep = ["rating"]\n{extra}'
     )
     return path
@@ -35,15 +38,18 @@ def environment(home: Path, *, hub: str | None = None, **extra: str) -> dict[str
 def tidemill(
     *args: str | Path, home: Path, hub: str | None = None, cwd: Path | None = None, **extra: str
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*TIDEMILL, *map(str, args)],
-        env=environment(home, hub=hub, **extra),
-        cwd=cwd or home.parent,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    """A command in a process of its own; in a new Python where its imports depend on the environment."""
+    words, where, own = list(map(str, args)), cwd or home.parent, environment(home, hub=hub, **extra)
+    if hub or extra:
+        return subprocess.run(
+            [*TIDEMILL, *words], env=own, cwd=where, capture_output=True, text=True, timeout=300, check=False
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder)
+        code = Process(run_command, words, own, where, output).result(timeout=300)
+        return subprocess.CompletedProcess(
+            words, code, (output / "stdout").read_text(), (output / "stderr").read_text()
+        )
 
 
 def answer(*args: str | Path, home: Path, hub: str | None = None) -> Any:

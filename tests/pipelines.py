@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,17 @@ MODEL = ROOT / "data" / "models" / "tiny-sentiment"
 REVIEWS = ROOT / "data" / "reviews"
 
 RUN_COLUMNS = {"shard_id", "dataset_revision", "row_number"}
+Table = dict[tuple[str, int], dict[str, Any]]
 
 
 def reviews(start: int, num_rows: int) -> pa.Table:
     """Real review snippets, from row `start` of the bundled ones."""
-    tables = [pq.read_table(path) for path in sorted(REVIEWS.glob("*.parquet"))[:3]]
-    return pa.concat_tables(tables).slice(start, num_rows)
+    return _all_reviews().slice(start, num_rows)
+
+
+@functools.cache
+def _all_reviews() -> pa.Table:
+    return pa.concat_tables(pq.read_table(path) for path in sorted(REVIEWS.glob("*.parquet"))[:3])
 
 
 def write_parquet(path: Path, table: pa.Table, *, row_group_size: int | None = None) -> Path:
@@ -53,47 +59,26 @@ def run(pipeline: Pipeline, **options: Any) -> RunResult:
     return Run(pipeline, **options).execute()
 
 
-def table_of(pipeline: Pipeline) -> dict[tuple[str, int], dict[str, Any]]:
+def table_of(pipeline: Pipeline) -> Table:
     """(path, row in file) → the row's kept and result columns."""
     with Lake(pipeline.lake, read_only=True) as lake:
-        cursor = lake.cursor()
-        revision = _target(cursor, pipeline)
-        result = cursor.execute(
-            f'SELECT s.path, t.* FROM "{pipeline.name}" t JOIN _shards s ON s.shard_id = t.shard_id '
-            "AND s.pipeline = ? AND s.revision = ?",
-            [pipeline.name, revision],
-        )
-        names = [column[0] for column in result.description]
-        rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
-        total = cursor.execute(f'SELECT count(*) FROM "{pipeline.name}"').fetchone()
-    assert total == (len(rows),), "the table has rows of shards that the target revision does not list"
-    keyed = {(row["path"], row["row_number"]): row for row in rows}
-    assert len(keyed) == len(rows), "a row is there twice"
-    return {place: {k: v for k, v in row.items() if k not in RUN_COLUMNS} for place, row in keyed.items()}
+        return _table(lake.cursor(), pipeline)
 
 
 def quarantine_of(pipeline: Pipeline) -> dict[tuple[str, int], tuple[str, str]]:
     """(path, row in file) → (stage, reason)."""
     with Lake(pipeline.lake, read_only=True) as lake:
-        rows = lake.cursor().execute("SELECT path, row_number, stage, reason FROM _quarantine").fetchall()
-    return {(path, number): (stage, reason) for path, number, stage, reason in rows}
+        return _quarantine(lake.cursor())
 
 
 def shards_of(pipeline: Pipeline) -> set[tuple[Any, ...]]:
     with Lake(pipeline.lake, read_only=True) as lake:
-        cursor = lake.cursor()
-        return set(
-            cursor.execute(
-                "SELECT path, shard_id, content, first_row, num_rows, start_byte, stop_byte FROM _shards "
-                "WHERE pipeline = ? AND revision = ?",
-                [pipeline.name, _target(cursor, pipeline)],
-            ).fetchall()
-        )
+        return _shards(lake.cursor(), pipeline)
 
 
 def assert_same_tables(found: Pipeline, expected: Pipeline, *, tolerance: float = 1e-4) -> None:
     """Table equality: rows by place, kept columns, labels, quarantine reasons and shards; scores within `tolerance`."""
-    mine, theirs = table_of(found), table_of(expected)
+    (mine, *others), (theirs, *their_others) = _all_of(found), _all_of(expected)
     assert mine.keys() == theirs.keys()
     for place, row in mine.items():
         for name, value in row.items():
@@ -102,8 +87,42 @@ def assert_same_tables(found: Pipeline, expected: Pipeline, *, tolerance: float 
                 assert math.isclose(value, other, abs_tol=tolerance), (place, value, other)
             else:
                 assert value == other, (place, name, value, other)
-    assert quarantine_of(found) == quarantine_of(expected)
-    assert shards_of(found) == shards_of(expected)
+    assert others == their_others
+
+
+def _all_of(pipeline: Pipeline) -> tuple[Table, dict[tuple[str, int], tuple[str, str]], set[tuple[Any, ...]]]:
+    with Lake(pipeline.lake, read_only=True) as lake:
+        cursor = lake.cursor()
+        return _table(cursor, pipeline), _quarantine(cursor), _shards(cursor, pipeline)
+
+
+def _table(cursor: Any, pipeline: Pipeline) -> Table:
+    result = cursor.execute(
+        f'SELECT s.path, t.* FROM "{pipeline.name}" t JOIN _shards s ON s.shard_id = t.shard_id '
+        "AND s.pipeline = ? AND s.revision = ?",
+        [pipeline.name, _target(cursor, pipeline)],
+    )
+    names = [column[0] for column in result.description]
+    rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+    total = cursor.execute(f'SELECT count(*) FROM "{pipeline.name}"').fetchone()
+    assert total == (len(rows),), "the table has rows of shards that the target revision does not list"
+    keyed = {(row["path"], row["row_number"]): row for row in rows}
+    assert len(keyed) == len(rows), "a row is there twice"
+    return {place: {k: v for k, v in row.items() if k not in RUN_COLUMNS} for place, row in keyed.items()}
+
+
+def _quarantine(cursor: Any) -> dict[tuple[str, int], tuple[str, str]]:
+    rows = cursor.execute("SELECT path, row_number, stage, reason FROM _quarantine").fetchall()
+    return {(path, number): (stage, reason) for path, number, stage, reason in rows}
+
+
+def _shards(cursor: Any, pipeline: Pipeline) -> set[tuple[Any, ...]]:
+    listed = cursor.execute(
+        "SELECT path, shard_id, content, first_row, num_rows, start_byte, stop_byte FROM _shards "
+        "WHERE pipeline = ? AND revision = ?",
+        [pipeline.name, _target(cursor, pipeline)],
+    )
+    return set(listed.fetchall())
 
 
 def query(spec: config.Lake, statement: str) -> list[tuple[Any, ...]]:

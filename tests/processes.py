@@ -6,17 +6,33 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tests.extensions import trust_extensions
 from tidemill.config import Pipeline
 
+trust_extensions()
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "transformers", "tidemill.run", "tests.pipelines"])
+# All that a run would import by itself; nothing of Prefect, which reads its settings when it is imported.
+_context.set_forkserver_preload(
+    [
+        "torch",
+        "transformers.models.auto.modeling_auto",
+        "transformers.models.auto.tokenization_auto",
+        "transformers.models.bert.modeling_bert",
+        "tidemill.cli.main",
+        "tidemill.encoders",
+        "tidemill.engines.torch_engine",
+        "tidemill.run",
+        "tests.pipelines",
+    ]
+)
 
 
 class Process:
@@ -49,6 +65,27 @@ def run_in_process(pipeline: Pipeline, home: Path) -> dict[str, Any]:
 
     os.environ["TIDEMILL_HOME"] = str(home)
     return asdict(Run(pipeline).execute())
+
+
+def run_command(args: Sequence[str], environment: Mapping[str, str], folder: Path, output: Path) -> int:
+    """The exit code of a command of Tidemill's, run in `folder`; what it writes lies in `output`."""
+    from tidemill.cli.main import main
+
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        with (output / name).open("wb") as file:
+            os.dup2(file.fileno(), descriptor)
+    sys.argv = ["tidemill", *args]
+    try:
+        main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float = 60) -> None:

@@ -18,6 +18,8 @@ from tests.commands import TIDEMILL, answer, environment, tidemill, write_toml
 from tests.pipelines import ROOT, make_pipeline, reviews, run, write_parquet
 from tidemill.lake import Lake
 
+ONE_BY_ONE = "[limits]\nshards_in_flight = 1\n"
+
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> tuple[Path, Path]:
@@ -145,11 +147,11 @@ def wait_for_line(running: subprocess.Popen[str], start: str) -> None:
 
 
 def test_ctrl_c_stops_within_seconds_and_the_next_run_goes_on(tmp_path):
-    for i in range(30):
+    for i in range(12):
         write_parquet(tmp_path / "data" / f"{i:02}.parquet", reviews(40 * i, 40))
-    pipeline, home = write_toml(tmp_path, f"{tmp_path}/data/*"), tmp_path / "home"
+    pipeline, home = write_toml(tmp_path, f"{tmp_path}/data/*", extra=ONE_BY_ONE), tmp_path / "home"
     running = start_run(pipeline, home)
-    wait_for_line(running, "shard 2/")
+    wait_for_line(running, "shard 1/")
     running.send_signal(signal.SIGINT)
     asked = time.monotonic()
     out, err = running.communicate(timeout=60)
@@ -158,9 +160,9 @@ def test_ctrl_c_stops_within_seconds_and_the_next_run_goes_on(tmp_path):
     assert "goes on from there" in out + err
     assert "Traceback" not in err
     committed = answer("status", pipeline, home=home)
-    assert 0 < committed["shards"]["done"] < 30
+    assert 0 < committed["shards"]["done"] < 12
     assert committed["runs"][0]["state"] == "stopped"
-    assert answer("run", pipeline, "--direct", home=home)["num_shards"] == 30 - committed["shards"]["done"]
+    assert answer("run", pipeline, "--direct", home=home)["num_shards"] == 12 - committed["shards"]["done"]
 
 
 def test_help_imports_nothing_heavy():
@@ -192,13 +194,13 @@ def test_the_engine_runs_where_prefect_is_not_installed(tmp_path):
 
 
 def test_a_killed_run_is_completed_by_the_command_line(tmp_path):
-    for i in range(20):
+    for i in range(8):
         write_parquet(tmp_path / "data" / f"{i:02}.parquet", reviews(40 * i, 20))
-    pipeline, home = write_toml(tmp_path, f"{tmp_path}/data/*"), tmp_path / "home"
+    pipeline, home = write_toml(tmp_path, f"{tmp_path}/data/*", extra=ONE_BY_ONE), tmp_path / "home"
     running = start_run(pipeline, home)
-    wait_for_line(running, "shard 4/")
+    wait_for_line(running, "shard 2/")
     running.kill()
     running.communicate()
     assert answer("run", pipeline, "--direct", home=home)["state"] == "done"
-    assert answer("sql", pipeline, "SELECT count(*) AS n FROM reviews", home=home) == [{"n": 400}]
+    assert answer("sql", pipeline, "SELECT count(*) AS n FROM reviews", home=home) == [{"n": 160}]
     assert tidemill("verify", pipeline, home=home).returncode == 0

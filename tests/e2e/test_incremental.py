@@ -6,6 +6,7 @@ import gzip
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -22,10 +23,13 @@ from tests.pipelines import (
     table_of,
     write_parquet,
 )
+from tests.prepared import Prepared
 from tidemill.errors import LimitExceeded, ModelError
 from tidemill.lake import Lake
 from tidemill.plan import make_plan
 from tidemill.progress import Quiet
+
+SLICED: dict[str, Any] = {"dataset": {"shard_bytes": 3000}}
 
 
 def plan_of(pipeline):
@@ -35,10 +39,39 @@ def plan_of(pipeline):
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
+    return write_files(tmp_path / "data")
+
+
+def write_files(folder: Path) -> Path:
     for i in range(4):
         write_parquet(folder / f"part-{i}.parquet", reviews(100 * i, 40), row_group_size=20)
     return folder
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    folder = tmp_path_factory.mktemp("done")
+    run(pipeline_over(folder, write_files(folder / "data")))
+    return Prepared(folder)
+
+
+@pytest.fixture
+def folder(done: Prepared) -> Path:
+    """Has files, `data`, and a lake, `one`, into which they were run."""
+    return done.put_back()
+
+
+@pytest.fixture(scope="module")
+def lines_done(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    folder = tmp_path_factory.mktemp("lines_done")
+    run(pipeline_over(folder, write_lines(folder / "lines"), **SLICED))
+    return Prepared(folder)
+
+
+@pytest.fixture
+def lines_folder(lines_done: Prepared) -> Path:
+    """Has a text file in `lines`, and a lake, `one`, into which it was run in several slices."""
+    return lines_done.put_back()
 
 
 def pipeline_over(tmp_path: Path, files: Path, folder: str = "one", **sections):
@@ -53,9 +86,9 @@ def test_a_second_run_computes_nothing(tmp_path, files):
     assert query(pipeline.lake, "SELECT count(*) FROM _runs WHERE state = 'done'") == [(2,)]
 
 
-def test_a_new_revision_costs_the_files_that_changed(tmp_path, files):
-    pipeline = pipeline_over(tmp_path, files)
-    run(pipeline)
+def test_a_new_revision_costs_the_files_that_changed(folder):
+    files = folder / "data"
+    pipeline = pipeline_over(folder, files)
     write_parquet(files / "part-1.parquet", reviews(500, 50), row_group_size=20)
     write_parquet(files / "part-9.parquet", reviews(700, 30))
     (files / "part-3.parquet").unlink()
@@ -70,49 +103,47 @@ def test_a_new_revision_costs_the_files_that_changed(tmp_path, files):
     }
     result = run(pipeline)
     assert (result.num_rows, result.num_copied, result.num_rows_removed) == (80, 0, 80)
-    fresh = pipeline_over(tmp_path, files, "fresh")
+    fresh = pipeline_over(folder, files, "fresh")
     run(fresh)
     assert_same_tables(pipeline, fresh)
     assert problems_of(pipeline) == []
 
 
-def test_a_renamed_and_a_duplicated_file_cost_nothing(tmp_path, files):
-    pipeline = pipeline_over(tmp_path, files)
-    run(pipeline)
+def test_a_renamed_and_a_duplicated_file_cost_nothing(folder):
+    files = folder / "data"
+    pipeline = pipeline_over(folder, files)
     (files / "part-0.parquet").rename(files / "renamed.parquet")
     shutil.copy(files / "part-1.parquet", files / "again.parquet")
     assert plan_of(pipeline)["files"]["renamed"] == {"part-0.parquet": "renamed.parquet"}
     result = run(pipeline)
     assert (result.num_copied, result.num_tokens, result.num_rows_removed) == (2, 0, 0)
-    fresh = pipeline_over(tmp_path, files, "fresh")
+    fresh = pipeline_over(folder, files, "fresh")
     assert run(fresh).num_copied == 1
     assert_same_tables(pipeline, fresh)
     assert problems_of(pipeline) == []
 
 
-def test_files_that_swap_contents_cost_nothing(tmp_path, files):
-    pipeline = pipeline_over(tmp_path, files)
-    run(pipeline)
-    (files / "part-0.parquet").rename(tmp_path / "aside")
+def test_files_that_swap_contents_cost_nothing(folder):
+    files = folder / "data"
+    pipeline = pipeline_over(folder, files)
+    (files / "part-0.parquet").rename(folder / "aside")
     (files / "part-1.parquet").rename(files / "part-0.parquet")
-    (tmp_path / "aside").rename(files / "part-1.parquet")
+    (folder / "aside").rename(files / "part-1.parquet")
     result = run(pipeline)
     assert (result.num_copied, result.num_tokens) == (2, 0)
-    fresh = pipeline_over(tmp_path, files, "fresh")
+    fresh = pipeline_over(folder, files, "fresh")
     run(fresh)
     assert_same_tables(pipeline, fresh)
 
 
-def test_slices_once_cut_are_kept_whatever_shard_bytes_says(tmp_path, files):
-    pipeline = pipeline_over(tmp_path, files)
-    run(pipeline)
-    smaller = pipeline_over(tmp_path, files, dataset={"shard_bytes": 500})
+def test_slices_once_cut_are_kept_whatever_shard_bytes_says(folder):
+    smaller = pipeline_over(folder, folder / "data", dataset={"shard_bytes": 500})
     assert run(smaller).num_shards == 0
 
 
-def test_vanished_files_that_take_too_many_rows_need_a_yes(tmp_path, files):
-    pipeline = pipeline_over(tmp_path, files)
-    run(pipeline)
+def test_vanished_files_that_take_too_many_rows_need_a_yes(folder):
+    files = folder / "data"
+    pipeline = pipeline_over(folder, files)
     for name in ("part-0.parquet", "part-1.parquet"):
         (files / name).unlink()
     before = table_of(pipeline)
@@ -123,44 +154,43 @@ def test_vanished_files_that_take_too_many_rows_need_a_yes(tmp_path, files):
     assert len(table_of(pipeline)) == 80
 
 
-def test_changing_the_kept_columns_computes_no_prediction(tmp_path, files):
-    pipeline = pipeline_over(tmp_path, files)
-    run(pipeline)
-    rekept = pipeline_over(tmp_path, files, dataset={"keep": ["rating as stars", "part"], "key": ["id", "domain"]})
+def test_changing_the_kept_columns_computes_no_prediction(folder):
+    files = folder / "data"
+    rekept = pipeline_over(folder, files, dataset={"keep": ["rating as stars", "part"], "key": ["id", "domain"]})
     result = run(rekept)
     assert (result.num_tokens, result.num_rewritten) == (0, 4)
     fresh = pipeline_over(
-        tmp_path, files, "fresh", dataset={"keep": ["rating as stars", "part"], "key": ["id", "domain"]}
+        folder, files, "fresh", dataset={"keep": ["rating as stars", "part"], "key": ["id", "domain"]}
     )
     run(fresh)
     assert_same_tables(rekept, fresh)
     assert problems_of(rekept) == []
 
 
-def test_kept_columns_and_files_may_change_at_once(tmp_path, files):
-    run(pipeline_over(tmp_path, files))
+def test_kept_columns_and_files_may_change_at_once(folder):
+    files = folder / "data"
     write_parquet(files / "part-2.parquet", reviews(600, 30))
     (files / "part-3.parquet").rename(files / "moved.parquet")
     changed = {"keep": ["domain", "part"]}
-    result = run(pipeline_over(tmp_path, files, dataset=changed))
+    result = run(pipeline_over(folder, files, dataset=changed))
     assert (result.state, result.num_rows, result.num_copied) == ("done", 70, 1)
-    fresh = pipeline_over(tmp_path, files, "fresh", dataset=changed)
+    fresh = pipeline_over(folder, files, "fresh", dataset=changed)
     run(fresh)
-    assert_same_tables(pipeline_over(tmp_path, files, dataset=changed), fresh)
+    assert_same_tables(pipeline_over(folder, files, dataset=changed), fresh)
 
 
-def test_a_changed_option_is_reported_and_not_computed(tmp_path, files):
-    pipeline = pipeline_over(tmp_path, files)
+def test_a_changed_option_is_reported_and_not_computed(folder):
+    pipeline = pipeline_over(folder, folder / "data")
     promoted = run(pipeline).version
-    shorter = pipeline_over(tmp_path, files, tokenizer={"max_length": 16})
+    shorter = pipeline_over(folder, folder / "data", tokenizer={"max_length": 16})
     result = run(shorter)
     assert (result.version, result.num_shards) == (promoted, 0)
     assert "max_length: auto → 16" in result.notes[0]
 
 
-def test_too_much_quarantine_keeps_the_old_rows(tmp_path, files):
-    pipeline = pipeline_over(tmp_path, files)
-    run(pipeline)
+def test_too_much_quarantine_keeps_the_old_rows(folder):
+    files = folder / "data"
+    pipeline = pipeline_over(folder, files)
     before = table_of(pipeline)
     bad = reviews(0, 40)
     bad = bad.set_column(2, "text", pa.array([None] * 20 + bad["text"].to_pylist()[20:]))
@@ -171,7 +201,7 @@ def test_too_much_quarantine_keeps_the_old_rows(tmp_path, files):
     assert "limits.max_quarantine" in result.notes[-1]
     with Lake(pipeline.lake, read_only=True) as lake:
         assert lake.cursor().execute("SELECT count(*) FROM reviews").fetchone() == (len(before),)
-    lenient = pipeline_over(tmp_path, files, limits={"max_quarantine": 0.6})
+    lenient = pipeline_over(folder, files, limits={"max_quarantine": 0.6})
     assert run(lenient).state == "done"
     assert len(quarantine_of(lenient)) == 20
     assert len(table_of(lenient)) == 100
@@ -179,7 +209,10 @@ def test_too_much_quarantine_keeps_the_old_rows(tmp_path, files):
 
 @pytest.fixture
 def lines(tmp_path: Path) -> Path:
-    folder = tmp_path / "lines"
+    return write_lines(tmp_path / "lines")
+
+
+def write_lines(folder: Path) -> Path:
     folder.mkdir()
     (folder / "reviews.jsonl").write_text(as_lines(reviews(0, 60)))
     return folder
@@ -189,29 +222,28 @@ def as_lines(table: pa.Table) -> str:
     return "".join(json.dumps(row) + "\n" for row in table.to_pylist())
 
 
-def test_an_appended_file_costs_its_last_slice_and_what_was_appended(tmp_path, lines):
-    options = {"dataset": {"shard_bytes": 2000}}
-    pipeline = pipeline_over(tmp_path, lines, **options)
-    first = run(pipeline)
-    assert first.num_shards > 4
+def test_an_appended_file_costs_its_last_slice_and_what_was_appended(lines_folder):
+    lines = lines_folder / "lines"
+    pipeline = pipeline_over(lines_folder, lines, **SLICED)
     before = shards_of(pipeline)
+    assert len(before) > 2
     with (lines / "reviews.jsonl").open("a") as file:
         file.write(as_lines(reviews(200, 20)))
     second = run(pipeline)
     assert second.state == "done"
     kept = before & shards_of(pipeline)
-    assert len(kept) >= first.num_shards - 1
+    assert len(kept) >= len(before) - 1
     assert second.num_shards == len(shards_of(pipeline) - kept)
-    fresh = pipeline_over(tmp_path, lines, "fresh", **options)
+    fresh = pipeline_over(lines_folder, lines, "fresh", **SLICED)
     run(fresh)
     assert_same_tables(pipeline, fresh)
     assert problems_of(pipeline) == []
 
 
-def test_a_text_file_that_shrinks_loses_its_rows(tmp_path, lines):
-    options = {"dataset": {"shard_bytes": 2000}, "limits": {"max_removed": 1.0}}
-    pipeline = pipeline_over(tmp_path, lines, **options)
-    run(pipeline)
+def test_a_text_file_that_shrinks_loses_its_rows(lines_folder):
+    lines = lines_folder / "lines"
+    options = {**SLICED, "limits": {"max_removed": 1.0}}
+    pipeline = pipeline_over(lines_folder, lines, **options)
     kept = (lines / "reviews.jsonl").read_text().splitlines(keepends=True)[:30]
     (lines / "reviews.jsonl").write_text("".join(kept))
     assert run(pipeline).state == "done"
@@ -219,30 +251,39 @@ def test_a_text_file_that_shrinks_loses_its_rows(tmp_path, lines):
     assert problems_of(pipeline) == []
 
 
+@pytest.fixture(scope="module")
+def of_parquet(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
+    """Row number → the row that a Parquet file gives."""
+    folder = tmp_path_factory.mktemp("parquet")
+    write_parquet(folder / "data" / "reviews.parquet", reviews(0, 40))
+    pipeline = pipeline_over(folder, folder / "data")
+    assert run(pipeline).num_rows == 40
+    return {number: row for (_, number), row in table_of(pipeline).items()}
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".jsonl", ".jsonl.gz"])
-def test_text_formats_give_the_table_that_parquet_gives(tmp_path, suffix):
+def test_text_formats_give_the_table_that_parquet_gives(tmp_path, of_parquet, suffix):
     table = reviews(0, 40)
-    write_parquet(tmp_path / "parquet" / "reviews.parquet", table)
     folder = tmp_path / "text"
     folder.mkdir()
     body = as_lines(table) if "jsonl" in suffix else table.to_pandas().to_csv(index=False)
     encoded = gzip.compress(body.encode()) if suffix.endswith("gz") else body.encode()
     (folder / f"reviews{suffix}").write_bytes(encoded)
-    mine = pipeline_over(tmp_path, folder, "text-lake", dataset={"shard_bytes": 3000})
-    theirs = pipeline_over(tmp_path, tmp_path / "parquet", "parquet-lake")
-    assert run(mine).num_rows == run(theirs).num_rows == 40
-    assert run(mine).num_shards == 0
-    expected = {number: row for (_, number), row in table_of(theirs).items()}
-    for (_, number), row in table_of(mine).items():
+    pipeline = pipeline_over(tmp_path, folder, dataset={"shard_bytes": 3000})
+    assert run(pipeline).num_rows == 40
+    assert run(pipeline).num_shards == 0
+    found = {number: row for (_, number), row in table_of(pipeline).items()}
+    assert found.keys() == of_parquet.keys()
+    for number, row in found.items():
         for name in ("id", "domain", "rating", "label", "num_tokens"):
-            assert row[name] == expected[number][name]
-        assert row["score"] == pytest.approx(expected[number]["score"], abs=1e-4)
+            assert row[name] == of_parquet[number][name]
+        assert row["score"] == pytest.approx(of_parquet[number]["score"], abs=1e-4)
 
 
-def test_a_reader_sees_a_changed_text_file_old_or_new_and_nothing_between(tmp_path, lines):
-    options = {"dataset": {"shard_bytes": 2000}, "limits": {"shards_in_flight": 1}}
-    pipeline = pipeline_over(tmp_path, lines, **options)
-    run(pipeline)
+def test_a_reader_sees_a_changed_text_file_old_or_new_and_nothing_between(lines_folder):
+    lines = lines_folder / "lines"
+    options = {**SLICED, "limits": {"shards_in_flight": 1}}
+    pipeline = pipeline_over(lines_folder, lines, **options)
     (lines / "reviews.jsonl").write_text(as_lines(reviews(300, 50)))
     looks = set()
 
@@ -255,26 +296,26 @@ def test_a_reader_sees_a_changed_text_file_old_or_new_and_nothing_between(tmp_pa
     assert len(table_of(pipeline)) == 50
 
 
-def test_a_changed_text_file_over_the_quarantine_limit_keeps_its_old_rows(tmp_path, lines):
-    pipeline = pipeline_over(tmp_path, lines, dataset={"shard_bytes": 2000})
-    run(pipeline)
+def test_a_changed_text_file_over_the_quarantine_limit_keeps_its_old_rows(lines_folder):
+    lines = lines_folder / "lines"
+    pipeline = pipeline_over(lines_folder, lines, **SLICED)
     (lines / "reviews.jsonl").write_text('{"id": "x", "text": 1}\n' * 40 + as_lines(reviews(300, 20)))
     result = run(pipeline)
     assert (result.state, result.num_rows_removed) == ("failed", 0)
     assert query(pipeline.lake, "SELECT count(*) FROM reviews") == [(60,)]
 
 
-def test_a_rotated_file_is_copied_and_not_computed(tmp_path, lines):
-    options = {"dataset": {"shard_bytes": 2000}}
-    pipeline = pipeline_over(tmp_path, lines, **options)
-    first = run(pipeline)
+def test_a_rotated_file_is_copied_and_not_computed(lines_folder):
+    lines = lines_folder / "lines"
+    pipeline = pipeline_over(lines_folder, lines, **SLICED)
+    num_before = len(shards_of(pipeline))
     (lines / "reviews.jsonl").rename(lines / "reviews.1.jsonl")
     with (lines / "reviews.1.jsonl").open("a") as file:
         file.write(as_lines(reviews(200, 5)))
     (lines / "reviews.jsonl").write_text(as_lines(reviews(300, 30)))
     result = run(pipeline)
-    assert (result.state, result.num_copied) == ("done", first.num_shards - 1)
-    fresh = pipeline_over(tmp_path, lines, "fresh", **options)
+    assert (result.state, result.num_copied) == ("done", num_before - 1)
+    fresh = pipeline_over(lines_folder, lines, "fresh", **SLICED)
     run(fresh)
     assert_same_tables(pipeline, fresh)
 
@@ -311,6 +352,8 @@ def test_two_pipelines_share_a_store_but_not_what_a_bad_cell_did_to_a_row(tmp_pa
 
 
 def test_a_small_store_makes_room_from_what_is_committed(tmp_path, lines):
-    pipeline = pipeline_over(tmp_path, lines, dataset={"shard_bytes": 2000}, store={"max_bytes": 30_000})
+    options = {"dataset": {"shard_bytes": 2000}, "limits": {"shards_in_flight": 1}}
+    pipeline = pipeline_over(tmp_path, lines, **options, store={"max_bytes": 20_000})
     assert run(pipeline).state == "done"
-    assert sum(path.stat().st_size for path in (tmp_path / "one" / "store").rglob("*.arrow")) <= 30_000
+    # What a shard will take is estimated before it is read.
+    assert sum(path.stat().st_size for path in (tmp_path / "one" / "store").rglob("*.arrow")) <= 1.1 * 20_000

@@ -39,7 +39,6 @@ def emails(folder: Path, *, keep: Sequence[str] = ("subject",), **tokenizer: obj
         f"{folder}/data/*.parquet",
         dataset={"keep": list(keep)},
         tokenizer={**WINDOWS, **tokenizer},
-        inference={"engine": "torch"},
         limits={"max_quarantine": 0.5},
     )
 
@@ -155,7 +154,7 @@ def test_a_pipeline_with_windows_is_tried_on_a_few_rows(folder):
 
 def test_the_command_line_runs_and_asks_a_pipeline_with_windows(folder):
     toml, home = write_toml(folder, f"{folder}/data/*.parquet"), folder / "home"
-    text = toml.read_text().replace('keep = ["rating"]', "").replace("[inference]", '[inference]\nengine = "torch"')
+    text = toml.read_text().replace('keep = ["rating"]', "")
     windows = '[tokenizer]\nlong_text = "windows"\nmax_length = 64\n[limits]\nmax_quarantine = 0.5\n'
     toml.write_text(text + windows)
 

@@ -31,12 +31,29 @@ from tidemill.station import STAGES, StageRun
 NUM_ROWS = 12
 
 
-@pytest.fixture(params=["csv", pytest.param("parquet", marks=pytest.mark.soak)])
-def data(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+@pytest.fixture(params=["csv", pytest.param("parquet", marks=pytest.mark.soak)], scope="module")
+def kind(request: pytest.FixtureRequest) -> str:
     """Text files, which are cut as they are read, or Parquet, whose slices are known before."""
-    folder = tmp_path / "data"
+    return str(request.param)
+
+
+@pytest.fixture
+def data(tmp_path: Path, kind: str) -> Path:
+    return write_two(tmp_path / "data", kind)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, kind: str) -> Pipeline:
+    """What one run makes of the two files, undisturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    pipeline = pipeline_over(folder, write_two(folder / "data", kind))
+    run(pipeline)
+    return pipeline
+
+
+def write_two(folder: Path, kind: str) -> Path:
     for number in range(2):
-        write(folder, request.param, f"{number}", number * 100)
+        write(folder, kind, f"{number}", number * 100)
     return folder
 
 
@@ -66,10 +83,8 @@ def stage_in_process(pipeline: Pipeline, name: str) -> int:
     return stage(pipeline, name)
 
 
-def test_the_four_stages_in_turn_do_each_its_part_and_once_more_nothing(data, tmp_path):
+def test_the_four_stages_in_turn_do_each_its_part_and_once_more_nothing(data, tmp_path, whole):
     pipeline = pipeline_over(tmp_path / "stages", data)
-    whole = pipeline_over(tmp_path / "whole", data)
-    run(whole)
 
     first = {name: Process(stage_in_process, pipeline, name).result() for name in STAGES}
     again = {name: stage(pipeline, name) for name in STAGES}
@@ -80,7 +95,7 @@ def test_the_four_stages_in_turn_do_each_its_part_and_once_more_nothing(data, tm
     assert set(again.values()) == {0}
 
 
-def test_in_any_order_the_table_comes_out_right(data, tmp_path):
+def test_in_any_order_the_table_comes_out_right(data, tmp_path, whole):
     pipeline = pipeline_over(tmp_path / "stages", data)
     stage(pipeline, "ingest")
     done: list[int] = []
@@ -89,13 +104,10 @@ def test_in_any_order_the_table_comes_out_right(data, tmp_path):
         name = order.choice(STAGES)
         done.append(stage(pipeline, name) if name == "materialize" else stage(pipeline, name) * 0)
 
-    whole = pipeline_over(tmp_path / "whole", data)
-    run(whole)
     assert_same_tables(pipeline, whole)
 
 
-def test_a_new_revision_goes_through_the_stages_and_its_files_are_swapped_whole(data, tmp_path):
-    kind = next(data.iterdir()).suffix.lstrip(".")
+def test_a_new_revision_goes_through_the_stages_and_its_files_are_swapped_whole(data, tmp_path, kind):
     pipeline = pipeline_over(tmp_path / "stages", data)
     for name in STAGES:
         stage(pipeline, name)
@@ -111,23 +123,22 @@ def test_a_new_revision_goes_through_the_stages_and_its_files_are_swapped_whole(
     assert problems_of(pipeline) == []
 
 
-def test_files_that_vanished_leave_with_the_last_stage_and_too_many_are_refused_by_the_first(data, tmp_path):
-    kind = next(data.iterdir()).suffix
-    write(data, kind.lstrip("."), "2", 200)
+def test_files_that_vanished_leave_with_the_last_stage_and_too_many_are_refused_by_the_first(data, tmp_path, kind):
+    write(data, kind, "2", 200)
     pipeline = pipeline_over(tmp_path / "stages", data, limits={"max_removed": 0.4})
     for name in STAGES:
         stage(pipeline, name)
-    (data / f"1{kind}").unlink()
+    (data / f"1.{kind}").unlink()
     for name in STAGES:
         stage(pipeline, name)
-    assert query(pipeline.lake, "SELECT DISTINCT path FROM _ledger ORDER BY 1") == [(f"0{kind}",), (f"2{kind}",)]
+    assert query(pipeline.lake, "SELECT DISTINCT path FROM _ledger ORDER BY 1") == [(f"0.{kind}",), (f"2.{kind}",)]
 
-    (data / f"0{kind}").unlink()
+    (data / f"0.{kind}").unlink()
     with pytest.raises(LimitExceeded, match=r"limits\.max_removed"):
         stage(pipeline, "ingest")
 
 
-def test_a_damaged_store_file_is_made_again_by_the_stage_that_made_it(data, tmp_path):
+def test_a_damaged_store_file_is_made_again_by_the_stage_that_made_it(data, tmp_path, whole):
     pipeline = pipeline_over(tmp_path / "stages", data)
     stage(pipeline, "ingest")
     stage(pipeline, "tokenize")
@@ -137,8 +148,6 @@ def test_a_damaged_store_file_is_made_again_by_the_stage_that_made_it(data, tmp_
     for name in (*reversed(STAGES), *STAGES, *STAGES):
         stage(pipeline, name)
 
-    whole = pipeline_over(tmp_path / "whole", data)
-    run(whole)
     assert_same_tables(pipeline, whole)
 
 
@@ -169,8 +178,7 @@ def test_kept_columns_may_change_before_anything_is_committed(data, tmp_path, fi
     assert problems_of(pipeline) == []
 
 
-def test_what_was_copied_is_not_asked_for_any_more(data, tmp_path):
-    kind = next(data.iterdir()).suffix.lstrip(".")
+def test_what_was_copied_is_not_asked_for_any_more(data, tmp_path, kind):
     write(data, kind, "repeat", 0)
     pipeline = pipeline_over(tmp_path / "lake", data)
 
@@ -179,12 +187,12 @@ def test_what_was_copied_is_not_asked_for_any_more(data, tmp_path):
     assert [stage(pipeline, name) for name in STAGES] == [0, 0, 0, 0]
 
 
-def test_a_version_whose_model_is_gone_keeps_no_other_from_its_work(data, tmp_path):
+def test_a_version_whose_model_is_gone_keeps_no_other_from_its_work(data, tmp_path, kind):
     shutil.copytree(MODEL, tmp_path / "model")
     pipeline = pipeline_over(tmp_path / "lake", data, model={"path": str(tmp_path / "model")})
     stage(pipeline, "ingest")
     run(pipeline)
-    write(data, next(data.iterdir()).suffix.lstrip("."), "new", 300)
+    write(data, kind, "new", 300)
     stage(pipeline, "ingest")
     config = tmp_path / "model" / "config.json"
     config.write_text(config.read_text() + "\n")

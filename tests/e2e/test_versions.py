@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from tests.commands import answer, tidemill, write_toml
 from tests.pipelines import make_pipeline, problems_of, query, reviews, run, table_of, write_parquet
+from tests.prepared import Prepared
 from tests.processes import Process, wait_until
 from tests.versions import compute_version
 from tidemill.compare import compare_versions
@@ -20,7 +22,6 @@ from tidemill.lake import Lake
 from tidemill.lake.promotion import drop, promote
 
 NUM_FILES, ROWS_PER_FILE = 3, 30
-NUM_SWAPS = 12
 SECOND: dict[str, Any] = {
     "tokenizer": {"max_length": 8},
     "model": {"all_scores": True},
@@ -65,9 +66,16 @@ def two(tmp_path_factory) -> Two:
     return make_two(tmp_path_factory.mktemp("two"))
 
 
+@pytest.fixture(scope="module")
+def kept_two(two) -> Prepared:
+    return Prepared(two.folder)
+
+
 @pytest.fixture
-def own_two(tmp_path) -> Two:
-    return make_two(tmp_path)
+def own_two(two, kept_two) -> Iterator[Two]:
+    """To be changed at will: it is put back."""
+    yield two
+    kept_two.put_back()
 
 
 def compared(two: Two, *args: Any, **options: Any) -> dict[str, Any]:
@@ -244,8 +252,9 @@ def test_an_incomplete_version_is_refused_with_the_backfill_that_completes_it_an
     assert problems_of(two.pipeline) == []
 
 
+@pytest.mark.parametrize("num_swaps", [4, pytest.param(40, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("catalog", ["sqlite", "postgres"])
-def test_a_reader_sees_one_version_or_the_other_and_nothing_between(tmp_path, catalog, request):
+def test_a_reader_sees_one_version_or_the_other_and_nothing_between(tmp_path, catalog, num_swaps, request):
     if catalog == "postgres":
         two = make_two(tmp_path, catalog=request.getfixturevalue("postgres_catalog"))
     else:
@@ -253,7 +262,7 @@ def test_a_reader_sees_one_version_or_the_other_and_nothing_between(tmp_path, ca
     answers = {tuple(*query(two.pipeline.lake, ANSWER.format(f"reviews__{v}"))) for v in (two.first, two.second)}
     reader = Process(look_on, two.pipeline, tmp_path)
     wait_until(lambda: (tmp_path / "looking").exists())
-    for i in range(NUM_SWAPS):
+    for i in range(num_swaps):
         assert promoted(two, (two.second, two.first)[i % 2]) == "promoted"
         time.sleep(0.05)
     (tmp_path / "stop").touch()

@@ -32,7 +32,8 @@ def small(folder: Path, name: str, **sections: Any) -> Pipeline:
 def slow(folder: Path, name: str, *, num_rows: int = 1200) -> Pipeline:
     """Enough shards, of 75 rows each, to be met in the middle."""
     write_parquet(folder / "slow.parquet", reviews(0, num_rows), row_group_size=75)
-    return make_pipeline(folder, str(folder / "slow.parquet"), name=name, dataset={"shard_bytes": 6000})
+    one_by_one = {"dataset": {"shard_bytes": 6000}, "limits": {"shards_in_flight": 1}}
+    return make_pipeline(folder, str(folder / "slow.parquet"), name=name, **one_by_one)
 
 
 def undisturbed(pipeline: Pipeline, folder: Path) -> Pipeline:
@@ -52,6 +53,11 @@ def runs_of(pipeline: Pipeline) -> list[tuple[Any, ...]]:
         pipeline.lake,
         f"SELECT kind, state, worker, pid, message FROM _runs WHERE pipeline = '{pipeline.name}' ORDER BY started_at",
     )
+
+
+def num_written(pipeline: Pipeline) -> int:
+    """Files of rows in the lake: of shards that are committed, but for the last of them."""
+    return len(list(Path(pipeline.lake.data).rglob("ducklake-*.parquet")))
 
 
 def num_committed(pipeline: Pipeline) -> int:
@@ -76,12 +82,19 @@ def test_a_schedule_makes_flow_runs_that_complete_and_show_what_they_did(deploye
     assert str(tmp_path) in artifacts["scheduled-run-data"].data
 
 
-def test_stages_started_in_any_order_end_in_the_right_table(deployed: Deployed, tmp_path):
+@pytest.mark.parametrize(
+    "early",
+    [
+        pytest.param(["infer"], id="one"),
+        pytest.param(["materialize", "infer", "tokenize"], id="all", marks=pytest.mark.soak),
+    ],
+)
+def test_stages_started_in_any_order_end_in_the_right_table(deployed: Deployed, tmp_path, early):
     """Those that come too early find nothing to do; what ingest brings in goes on by events."""
     pipeline = small(tmp_path, "staged", schedule={"infer": {"cron": "0 2 * * *"}})
     deployed.deploy(pipeline)
-    early = [deployed.start(stage, pipeline) for stage in ("materialize", "infer", "tokenize")]
-    assert [deployed.wait(one).state_name for one in early] == ["Completed"] * 3
+    started = [deployed.start(stage, pipeline) for stage in early]
+    assert {deployed.wait(one).state_name for one in started} == {"Completed"}
     deployed.wait(deployed.start("ingest", pipeline))
     eventually(lambda: num_committed(pipeline), lambda found: found == NUM_FILES)
     eventually(lambda: deployed.flow_runs("materialize", pipeline), all_ended)
@@ -97,7 +110,7 @@ def test_a_killed_flow_run_is_run_again_by_itself(deployed: Deployed, tmp_path):
     pipeline = slow(tmp_path, "killed")
     deployed.deploy(pipeline)
     flow_run_id = deployed.start("run", pipeline)
-    eventually(lambda: num_committed(pipeline), lambda found: found > 1)
+    eventually(lambda: num_written(pipeline), lambda found: found > 2)
     [(_, _, _, pid, _)] = runs_of(pipeline)
     os.kill(pid, signal.SIGKILL)
     flow_run = deployed.wait(flow_run_id, "Completed", "Failed", "Cancelled")
@@ -143,7 +156,7 @@ def test_cancelling_stops_the_flow_run_and_what_was_committed_stays(deployed: De
     pipeline = slow(tmp_path, "cancelled")
     deployed.deploy(pipeline)
     flow_run_id = deployed.start("run", pipeline)
-    eventually(lambda: num_committed(pipeline), lambda found: found > 1)
+    eventually(lambda: num_written(pipeline), lambda found: found > 2)
     assert [one["how"] for one in cancel_pipeline(pipeline)["runs"]] == ["flow run"]
     assert deployed.wait(flow_run_id, "Cancelled", "Crashed", "Completed").state_name == "Cancelled"
     [(_, state, *_, message)] = runs_of(pipeline)

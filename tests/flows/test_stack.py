@@ -22,7 +22,7 @@ from tests.flows.conftest import eventually, free_port
 from tests.pipelines import make_pipeline, query, reviews, write_parquet
 from tests.processes import wait_until
 
-NUM_DUE, NUM_FILES = 5, 2
+NUM_FILES = 2
 
 
 @pytest.fixture
@@ -39,7 +39,8 @@ def up(home: Path, port: int) -> dict[str, object]:
     return found
 
 
-def test_a_stack_that_was_down_across_five_due_times_catches_up_and_computes_nothing_twice(home, tmp_path):
+@pytest.mark.parametrize("num_due", [2, pytest.param(5, marks=pytest.mark.soak)])
+def test_a_stack_that_was_down_across_due_times_catches_up_and_computes_nothing_twice(home, tmp_path, num_due):
     for i in range(NUM_FILES):
         write_parquet(tmp_path / "data" / f"part-{i}.parquet", reviews(i * 20, 20))
     pipeline = make_pipeline(tmp_path, str(tmp_path / "data" / "*.parquet"))
@@ -56,7 +57,7 @@ def test_a_stack_that_was_down_across_five_due_times_catches_up_and_computes_not
             client.create_flow_run_from_deployment(
                 deployment.id, state=Scheduled(scheduled_time=soon + timedelta(milliseconds=i))
             ).id
-            for i in range(NUM_DUE)
+            for i in range(num_due)
         ]
         assert tidemill("down", home=home).stdout == "Stopped.\n"
         assert stack.processes(started.stack_id) == []
@@ -66,9 +67,9 @@ def test_a_stack_that_was_down_across_five_due_times_catches_up_and_computes_not
             lambda: [client.read_flow_run(flow_run_id).state_name for flow_run_id in due],
             lambda names: set(names) <= {"Completed", "Failed", "Crashed"},
         )
-    assert ended == ["Completed"] * NUM_DUE
+    assert ended == ["Completed"] * num_due
     assert query(pipeline.lake, "SELECT count(*), count(DISTINCT shard_id) FROM _ledger") == [(NUM_FILES, NUM_FILES)]
-    assert query(pipeline.lake, "SELECT sum(num_shards), count(*) FROM _runs") == [(NUM_FILES, NUM_DUE)]
+    assert query(pipeline.lake, "SELECT sum(num_shards), count(*) FROM _runs") == [(NUM_FILES, num_due)]
     assert tidemill("down", home=home).stdout == "Stopped.\n"
     assert tidemill("down", home=home).stdout == "Nothing is up.\n"
 
