@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.extensions import trust_extensions
 from tests.hub.server import Faults, HubServer
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="tidemill-tests-")
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 # Several test processes share the cores: threads that spin while they wait would take them from each other.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-trust_extensions()
 
 
 @pytest.fixture(scope="session", autouse=True)

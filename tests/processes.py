@@ -14,10 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.extensions import trust_extensions
 from tidemill.config import Pipeline
 
-trust_extensions()
 _context = multiprocessing.get_context("forkserver")
 # All that a run would import by itself; nothing of Prefect, which reads its settings when it is imported.
 _context.set_forkserver_preload(

@@ -10,7 +10,6 @@ import importlib.util
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +23,7 @@ from tidemill.objects import is_s3
 
 LAYOUT_VERSION = 2
 NUM_COMMIT_ATTEMPTS = 10
+SETTINGS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 CATALOG = "__ducklake_metadata_lake"
 """Under which name DuckDB shows a lake's catalog: DuckLake's own tables."""
 ADVISORY_LOCK_KEY = 0x7469_6465_6D69_6C6C  # "tidemill"
@@ -306,19 +306,26 @@ def recorded_data_path(spec: config.Lake) -> str | None:
 
 
 def _connect(spec: config.Lake, data: str) -> Cursor:
-    connection = duckdb.connect(config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"})
+    """DuckDB with the extensions that the lake needs, and with no others.
+
+    Their files lie beside DuckDB itself, installed by the same means, so they
+    are as good as it: to hash their tens of megabytes for their signature
+    would take a fifth of a second of every command. Whatever a user's SQL
+    loads later must be signed again, and nothing can undo that.
+    """
     kind = "sqlite_scanner" if spec.catalog.startswith("sqlite:") else "postgres_scanner"
-    files = [_extension_file(name) for name in ("ducklake", kind, *(["httpfs"] if is_s3(data) else []))]
-    # DuckDB hashes each file's tens of megabytes to check its signature: side by side, that is half the wait.
-    with ThreadPoolExecutor(max_workers=len(files)) as pool:
-        list(pool.map(lambda file: connection.cursor().execute(f"LOAD '{_quoted(file)}'"), files))
+    files = [extension_file(name) for name in ("ducklake", kind, *(["httpfs"] if is_s3(data) else []))]
+    connection = duckdb.connect(config={**SETTINGS, "allow_unsigned_extensions": "true"})
+    for file in files:
+        connection.execute(f"LOAD '{_quoted(file)}'")
+    connection.execute("SET allow_unsigned_extensions = false")
     if is_s3(data):
         s3.create_secret(connection)
         s3.check_data(connection, data)
     return connection
 
 
-def _extension_file(name: str) -> str:
+def extension_file(name: str) -> str:
     """Extensions come as wheels, of the very version of DuckDB, so nothing is downloaded at run time."""
     package = importlib.util.find_spec(f"duckdb_extension_{name}")
     if package is None or package.origin is None:

@@ -1,0 +1,45 @@
+"""What opening a lake leaves in place: DuckDB's guard, and statistics of tables that hold nothing yet."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tidemill import config
+from tidemill.lake import Lake, ensure_system_tables
+from tidemill.lake.connection import CATALOG, extension_file
+from tidemill.lake.tables import SYSTEM_TABLES
+
+
+@pytest.fixture
+def lake(tmp_path):
+    with Lake(config.Lake(catalog=f"sqlite:{tmp_path}/lake.sqlite", data=f"{tmp_path}/lake")) as lake:
+        ensure_system_tables(lake)
+        yield lake
+
+
+def test_sql_cannot_load_an_extension_whose_signature_is_wrong(lake, tmp_path):
+    forged = tmp_path / "postgres_scanner.duckdb_extension"
+    body = bytearray(Path(extension_file("postgres_scanner")).read_bytes())
+    body[-1] ^= 1
+    forged.write_bytes(body)
+    cursor = lake.cursor()
+    for statement in ("SELECT 1", "SET allow_unsigned_extensions = true"):
+        with contextlib.suppress(duckdb.InvalidInputException):
+            cursor.execute(statement)
+        with pytest.raises(duckdb.Error, match="signature"):
+            cursor.execute(f"LOAD '{forged}'")
+
+
+def test_every_system_table_is_empty_but_has_statistics(lake):
+    """Without them DuckLake looks at each column again for every query of an empty table."""
+    cursor = lake.cursor()
+    counted = {name: cursor.execute(f"SELECT count(*) FROM {name}").fetchall()[0][0] for name in SYSTEM_TABLES}
+    assert counted == {name: int(name == "_layout") for name in SYSTEM_TABLES}
+    known = cursor.execute(
+        f"SELECT table_name FROM {CATALOG}.ducklake_table JOIN {CATALOG}.ducklake_table_stats USING (table_id)"
+    ).fetchall()
+    assert {name for (name,) in known} == set(SYSTEM_TABLES)
