@@ -115,6 +115,7 @@ class Workspace:
         """Files, by path, that are no longer what the lake recorded."""
         self.notes: list[str] = []
         """What is not as the pipeline file might make one expect, for the run's record."""
+        lake.use_one_thread()
         self._claims = claims
         self._opening = threading.Lock()
 

