@@ -2,19 +2,19 @@
 
 A classifier's head reads the first token alone. So in the last layer only that
 token asks, and passes the feed-forward part; the others lend it their keys and
-values. Query, key and value are one product, and token type 0 lies in the
-position embeddings. Which models have this shape is told by their type, and
+values. The scale of attention lies in the query's weights, and token type 0 in
+the position embeddings. Which models have this shape is told by their type, and
 shown by a probe: `rewrite` keeps a model as it is unless both agree.
 
-Shapes: B rows of a batch, T tokens of the longest, N tokens of all rows, H
-hidden size, K heads, D size of a head, C outputs.
+Shapes: B rows of a batch, T tokens of the longest, N tokens of all rows, M of
+them that ask, H hidden size, K heads, D size of a head, C outputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -74,8 +74,7 @@ class Encoder(nn.Module):
         self.positions = nn.Parameter(_with_type_0(parts), requires_grad=False)
         self.norm = parts.norm
         self.projection: nn.Module = parts.projection or nn.Identity()
-        self.layers = nn.ModuleList(_FullLayer(layer) for layer in parts.layers[:-1])
-        self.last = _LastLayer(parts.layers[-1])
+        self.layers = nn.ModuleList(_Layer(layer, parts.num_heads) for layer in parts.layers)
         self.head = parts.head
 
     def forward(self, ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
@@ -84,10 +83,10 @@ class Encoder(nn.Module):
         embedded_BTH = functional.embedding(ids_BT, self.words) + self._position_embeddings(ids_BT)
         x_NH = self.projection(self.norm(embedded_BTH)).view(num_rows * num_tokens, -1)
         bias = None if mask_BT is None else _attention_bias(mask_BT, x_NH.dtype)
-        for layer in self.layers:
-            x_NH = layer(x_NH, lambda q, k, v: self._attend_padded(q, k, v, num_rows, bias))
+        for layer in self.layers[:-1]:
+            x_NH = layer(x_NH, x_NH, lambda q, k, v: self._attend_padded(q, k, v, num_rows, bias))
         first_BH = x_NH.view(num_rows, num_tokens, -1)[:, 0]
-        x_BH = self.last(first_BH, x_NH, lambda q, k, v: self._attend_padded(q, k, v, num_rows, bias))
+        x_BH = self.layers[-1](first_BH, x_NH, lambda q, k, v: self._attend_padded(q, k, v, num_rows, bias))
         logits_BC: Tensor = self.head(x_BH)
         return logits_BC
 
@@ -100,11 +99,15 @@ class Encoder(nn.Module):
             self._packed_positions(ids_N, starts), self.positions
         )
         x_NH = self.projection(self.norm(embedded_NH))
-        for layer in self.layers:
-            x_NH = layer(x_NH, lambda q, k, v: self._attend_packed(q, k, v, starts, starts, longest, longest, attend))
+        for layer in self.layers[:-1]:
+            x_NH = layer(
+                x_NH, x_NH, lambda q, k, v: self._attend_packed(q, k, v, starts, starts, longest, longest, attend)
+            )
         first_BH = x_NH[starts[:-1]]
         ones = torch.arange(len(starts), dtype=torch.int32, device=starts.device)
-        x_BH = self.last(first_BH, x_NH, lambda q, k, v: self._attend_packed(q, k, v, ones, starts, 1, longest, attend))
+        x_BH = self.layers[-1](
+            first_BH, x_NH, lambda q, k, v: self._attend_packed(q, k, v, ones, starts, 1, longest, attend)
+        )
         logits_BC: Tensor = self.head(x_BH)
         return logits_BC
 
@@ -128,7 +131,7 @@ class Encoder(nn.Module):
         q, k, v = (
             x.unflatten(0, (num_rows, -1)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v)
         )
-        context_BKTD = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        context_BKTD = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
         return context_BKTD.transpose(1, 2).flatten(2).flatten(0, 1)
 
     def _attend_packed(
@@ -143,52 +146,41 @@ class Encoder(nn.Module):
         attend: VariableAttention,
     ) -> Tensor:
         q, k, v = (x.unflatten(-1, (self.num_heads, -1)) for x in (q, k, v))
-        return attend(q, k, v, query_starts, key_starts, most_queries, most_keys).flatten(1)
+        return attend(q, k, v, query_starts, key_starts, most_queries, most_keys, scale=1.0).flatten(1)
 
 
-VariableAttention = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int], Tensor]
-"""As `torch.nn.attention.varlen.varlen_attn`: q, k, v NKD, where rows start in q and in k, and the longest of each."""
+class VariableAttention(Protocol):
+    """As `torch.nn.attention.varlen.varlen_attn`: q, k, v NKD, where rows start in q and in k, the longest of each."""
+
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cu_seq_q: Tensor,
+        cu_seq_k: Tensor,
+        max_q: int,
+        max_k: int,
+        *,
+        scale: float,
+    ) -> Tensor: ...
 
 
-class _FullLayer(nn.Module):
-    def __init__(self, layer: Layer) -> None:
+class _Layer(nn.Module):
+    """Tokens that ask, of all in a full layer and of the first of each row in the last, and all that answer."""
+
+    def __init__(self, layer: Layer, num_heads: int) -> None:
         super().__init__()
-        self.qkv = _side_by_side(layer.query, layer.key, layer.value)
-        self.rest = _Rest(layer)
-
-    def forward(self, x_NH: Tensor, attend: Attention) -> Tensor:
-        q, k, v = self.qkv(x_NH).chunk(3, dim=-1)
-        x: Tensor = self.rest(x_NH, attend(q, k, v))
-        return x
-
-
-class _LastLayer(nn.Module):
-    """The first token of each row asks; all answer."""
-
-    def __init__(self, layer: Layer) -> None:
-        super().__init__()
-        self.query = _side_by_side(layer.query)
-        self.kv = _side_by_side(layer.key, layer.value)
-        self.rest = _Rest(layer)
-
-    def forward(self, first_BH: Tensor, x_NH: Tensor, attend: Attention) -> Tensor:
-        k, v = self.kv(x_NH).chunk(2, dim=-1)
-        x: Tensor = self.rest(first_BH, attend(self.query(first_BH), k, v))
-        return x
-
-
-class _Rest(nn.Module):
-    """What follows attention, token by token."""
-
-    def __init__(self, layer: Layer) -> None:
-        super().__init__()
+        self.query = _scaled(layer.query, (layer.query.out_features // num_heads) ** -0.5)
+        self.key, self.value = layer.key, layer.value
         self.out, self.out_norm = layer.out, layer.out_norm
         self.up, self.down, self.down_norm = layer.up, layer.down, layer.down_norm
         self.activation = layer.activation
 
-    def forward(self, x_NH: Tensor, context_NH: Tensor) -> Tensor:
-        x_NH = self.out_norm(self.out(context_NH) + x_NH)
-        x: Tensor = self.down_norm(self.down(self.activation(self.up(x_NH))) + x_NH)
+    def forward(self, asking_MH: Tensor, x_NH: Tensor, attend: Attention) -> Tensor:
+        context_MH = attend(self.query(asking_MH), self.key(x_NH), self.value(x_NH))
+        x_MH = self.out_norm(self.out(context_MH) + asking_MH)
+        x: Tensor = self.down_norm(self.down(self.activation(self.up(x_MH))) + x_MH)
         return x
 
 
@@ -216,11 +208,11 @@ def _with_type_0(parts: Parts) -> Tensor:
     return positions if parts.types is None else positions + parts.types.weight[0]
 
 
-def _side_by_side(*parts: nn.Linear) -> nn.Linear:
-    joined = nn.Linear(parts[0].in_features, sum(part.out_features for part in parts), device="meta")
-    joined.weight = nn.Parameter(torch.cat([part.weight for part in parts]), requires_grad=False)
-    joined.bias = nn.Parameter(torch.cat([part.bias for part in parts]), requires_grad=False)
-    return joined
+def _scaled(linear: nn.Linear, factor: float) -> nn.Linear:
+    scaled = nn.Linear(linear.in_features, linear.out_features, device="meta")
+    scaled.weight = nn.Parameter(factor * linear.weight, requires_grad=False)
+    scaled.bias = nn.Parameter(factor * linear.bias, requires_grad=False)
+    return scaled
 
 
 def _bert(model: Any) -> Parts:

@@ -47,7 +47,7 @@ def batch(model, *lengths, seed=1):
     return ids.masked_fill(mask == 0, model.config.pad_token_id or 0), mask
 
 
-def by_sequence(q, k, v, query_starts, key_starts, most_queries, most_keys):
+def by_sequence(q, k, v, query_starts, key_starts, most_queries, most_keys, *, scale):
     """What variable-length attention means, a sequence at a time."""
     contexts = []
     for i in range(len(key_starts) - 1):
@@ -55,7 +55,7 @@ def by_sequence(q, k, v, query_starts, key_starts, most_queries, most_keys):
         keys, values = (x[key_starts[i] : key_starts[i + 1]].transpose(0, 1) for x in (k, v))
         assert queries.shape[1] <= most_queries
         assert keys.shape[1] <= most_keys
-        weights = torch.softmax(queries @ keys.transpose(1, 2) / queries.shape[-1] ** 0.5, dim=-1)
+        weights = torch.softmax(scale * (queries @ keys.transpose(1, 2)), dim=-1)
         contexts.append((weights @ values).transpose(0, 1))
     return torch.cat(contexts)
 
