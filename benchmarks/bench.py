@@ -97,7 +97,7 @@ def shapes(bench: Bench) -> list[Section]:
     names = SHAPES if bench.full else ["distilbert-base"]
     if not bench.full:
         contenders = [PIPELINES[-1], *contenders[len(PIPELINES) :]]
-    rows = 96 if bench.full else 48
+    rows = 240 if bench.full else 48
     return [bench.compare(f"E-mails, {name} (random weights)", "emails", rows, name, contenders) for name in names]
 
 

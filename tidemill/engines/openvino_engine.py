@@ -49,7 +49,7 @@ FEW_CPUS = 8
 OFTEN = 16
 """After so many batches of one shape its own graph has paid for itself."""
 MOST_GRAPHS = 16
-GRAPHS_BYTES = 256 * 2**20
+GRAPHS_BYTES = 512 * 2**20
 """Each graph holds the weights once more: so much memory they may take together."""
 INT8_BATCH_TOKENS = 2_048
 WIDE = 320
