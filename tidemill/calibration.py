@@ -79,7 +79,7 @@ def _speed(engine: Engine, *, num_rows: int, width: int) -> float:
     mask_BT[-1, width // 2 :] = 0
     engine.submit(ids_BT, mask_BT).result()
     best, spent, num_tries = float("inf"), 0.0, 0
-    while spent < ENOUGH_SECONDS or num_tries < 2:
+    while spent < ENOUGH_SECONDS or num_tries < MIN_TRIES:
         started = time.perf_counter()
         answers = [engine.submit(ids_BT, mask_BT) for _ in range(engine.depth)]
         for answer in answers:

@@ -1,4 +1,4 @@
-"""How far int8 moves scores from float32's, measured on rows of the run itself before any is kept."""
+"""How far int8 moves scores from float32's, measured on rows of the run itself before they are kept."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ class Drift:
     same_label: float
     drift_p99: float
 
+    def joined(self, other: Drift) -> Drift:
+        """Of both samples; the drift is the larger one's."""
+        num_rows = self.num_rows + other.num_rows
+        same = self.same_label * self.num_rows + other.same_label * other.num_rows
+        return Drift(num_rows, same / num_rows, max(self.drift_p99, other.drift_p99))
+
 
 def measure_drift(
     engine: Engine,
@@ -34,16 +40,21 @@ def measure_drift(
     scores: Callable[[Logits], NDArray[np.float32]],
     pad_id: int,
     bound: float,
+    before: Drift | None = None,
 ) -> Drift | None:
     """Compute a sample of `rows`, evenly over their lengths, in the engine and in its reference; None without rows.
+
+    What was measured `before` is added to; once that is a whole sample, it is enough.
 
     Raises:
         LimitExceeded: scores drift by more than `bound`.
     """
+    if before is not None and before.num_rows >= SAMPLE_ROWS:
+        return before
     assert engine.reference is not None
     sample = _evenly(rows[np.argsort(sequences.lengths[rows], kind="stable")])
     if not len(sample):
-        return None
+        return before
     ours, theirs = [], []
     budget = max(BATCH_TOKENS, int(sequences.lengths[sample].max()))
     for batch in plan_batches(sequences.lengths[sample], token_budget=budget):
@@ -57,7 +68,7 @@ def measure_drift(
             f"{drift.num_rows} rows, and {drift.same_label:.1%} keep their label: more than inference.max_drift = "
             f'{bound:g}. Set inference.dtype = "auto", or raise the bound if that is good enough.'
         )
-    return drift
+    return drift if before is None else before.joined(drift)
 
 
 def _evenly(rows: Indices) -> Indices:

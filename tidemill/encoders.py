@@ -77,6 +77,11 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(_Layer(layer, parts.num_heads) for layer in parts.layers)
         self.head = parts.head
 
+    @property
+    def most_tokens(self) -> int:
+        """Of a row: positions before the first token's are not for text."""
+        return len(self.positions) - (0 if self.padding_positions is None else self.padding_positions + 1)
+
     def forward(self, ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
         """Logits BC. The mask is 1 for tokens and 0 for padding; None where nothing is padded."""
         num_rows, num_tokens = ids_BT.shape

@@ -37,8 +37,8 @@ T = TypeVar("T")
 
 NO_BOUND = 2**31
 
-WORTH_CALIBRATING = 500
-"""Batches of a shard from which a trial of other token budgets costs a few hundredths of its time."""
+WORTH_CALIBRATING = {"cpu": 500, "cuda": 50}
+"""Batches of a shard from which a trial of other token budgets is paid back by it, or by the next few."""
 
 logger = logging.getLogger("tidemill")
 
@@ -173,7 +173,7 @@ class ModelRunner:
 
     def _prepare(self, work: _Work) -> None:
         """What the first shard pays for the rest: int8 is measured, and a shard that is worth it finds the budget."""
-        if self.engine.reference is not None and self._measured_drift is None:
+        if self.engine.reference is not None:
             self._measured_drift = measure_drift(
                 self.engine,
                 work.sequences,
@@ -181,11 +181,15 @@ class ModelRunner:
                 scores=lambda logits_BC: self._task.scores(logits_BC, self.config),
                 pad_id=self._pad_id,
                 bound=self._inference.max_drift,
+                before=self._measured_drift,
             )
-        if not self._is_calibrated and work.num_tokens_left() >= WORTH_CALIBRATING * self.token_budget:
+        if not self._is_calibrated and work.num_tokens_left() >= self._tokens_worth_calibrating():
             self._is_calibrated = True
             found = calibrated_budget(self.engine, self.config, longest=self._max_positions)
             self.token_budget = found or self.token_budget
+
+    def _tokens_worth_calibrating(self) -> int:
+        return WORTH_CALIBRATING[_device_type(self.engine)] * self.token_budget
 
     def _run(self, work: _Work, should_stop: Callable[[], bool]) -> None:
         """Keep `engine.depth` batches on their way; while the last ones are, another shard may start its own."""
@@ -229,7 +233,7 @@ class ModelRunner:
         """Take a batch's logits, or see what can be done without them; returns what is to be computed still."""
         outcome = self._finish(answer)
         if not isinstance(outcome, Exception):
-            work.record(batch, outcome, num_padded=len(batch) * self._width(work, batch))
+            work.record(batch, outcome, num_padded=len(batch) * self._width(work, batch) if self.engine.pads else None)
         elif is_out_of_memory(outcome):
             return self._after_out_of_memory(work, batch, waiting)
         elif len(batch) > 1:
@@ -240,9 +244,10 @@ class ModelRunner:
 
     def _plan(self, work: _Work, rows: Indices) -> list[Indices]:
         """Rows longer than the budget, which `auto` or a halved one can meet, go alone."""
-        lengths = self._widths(work.sequences.lengths[rows])
-        fits = lengths <= self.token_budget
-        batches = plan_batches(lengths[fits], token_budget=self.token_budget)
+        # Another thread, settling its own batches, may lower the budget meanwhile.
+        lengths, token_budget = self._widths(work.sequences.lengths[rows]), self.token_budget
+        fits = lengths <= token_budget
+        batches = plan_batches(lengths[fits], token_budget=token_budget)
         return [*_one_by_one(rows[~fits]), *(rows[fits][batch] for batch in batches)]
 
     def _widths(self, lengths: Indices) -> Indices:
@@ -279,11 +284,15 @@ class ModelRunner:
         if len(batch) == 1:
             work.reasons[int(batch[0])] = f"out of memory: its {num_padded} tokens alone do not fit the device"
             return deque(waiting)
-        self.token_budget = max(1, min(self.token_budget, num_padded) // 2)
-        work.stats.oom_halvings += 1
-        logger.warning(
-            "Out of memory with %d tokens in a batch: inference.token_budget is now %d.", num_padded, self.token_budget
-        )
+        # Others were on their way under the same budget: they fail with this one, and say nothing of the lower one.
+        if num_padded <= self.token_budget:
+            self.token_budget = num_padded // 2
+            work.stats.oom_halvings += 1
+            logger.warning(
+                "Out of memory with %d tokens in a batch: inference.token_budget is now %d.",
+                num_padded,
+                self.token_budget,
+            )
         return deque(self._plan(work, np.concatenate([batch, *waiting])))
 
     def _predictions(self, work: _Work) -> Predictions:
@@ -347,11 +356,13 @@ class _Work:
     def num_tokens_left(self) -> int:
         return int(self.sequences.lengths[self.without_reason()].sum())
 
-    def record(self, batch: Indices, logits_BC: Logits, *, num_padded: int) -> None:
+    def record(self, batch: Indices, logits_BC: Logits, *, num_padded: int | None) -> None:
+        """`num_padded` is None where nothing is padded."""
+        num_tokens = int(self.sequences.lengths[batch].sum())
         self.computed.append(batch)
         self.logits.append(logits_BC)
-        self.stats.num_tokens += int(self.sequences.lengths[batch].sum())
-        self.stats.num_padded_tokens += num_padded
+        self.stats.num_tokens += num_tokens
+        self.stats.num_padded_tokens += num_tokens if num_padded is None else num_padded
 
     def reason_column(self) -> pa.StringArray:
         return pa.array([self.reasons.get(i) for i in range(len(self.sequences))], pa.string())
@@ -361,7 +372,11 @@ def _default_budget(inference: options.Inference, engine: Engine) -> int:
     """What is declared, or what is good enough where there is too little to compute for a trial."""
     if inference.token_budget != "auto":
         return inference.token_budget
-    return AUTO_TOKEN_BUDGET[engine.facts()["device"].partition(":")[0]]
+    return AUTO_TOKEN_BUDGET[_device_type(engine)]
+
+
+def _device_type(engine: Engine) -> str:
+    return str(engine.facts()["device"].partition(":")[0])
 
 
 def _abandon(answers: Iterable[Answer | Exception]) -> None:

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from tests.checkpoints import TINY_SENTIMENT, reviews, save_checkpoint
-from tidemill import engines
+from tidemill import drift, engines
 from tidemill.checkpoint import load_config
 from tidemill.config import Inference
 from tidemill.engines import openvino_engine
@@ -165,6 +165,21 @@ def test_a_model_with_local_attention_is_never_answered_with_nan(tmp_path):
     assert_same(predictions, load(tmp_path, engine="torch", token_budget=1_000).predict(ids), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rotary_frequencies_stay_in_float32(tmp_path, dtype):
+    special = {"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2}
+    sizes = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    transformers.ModernBertForSequenceClassification(
+        transformers.ModernBertConfig(**sizes, **special, intermediate_size=48)
+    ).save_pretrained(tmp_path)
+
+    runner = load(tmp_path, engine="torch", dtype=dtype)
+
+    frequencies = [buffer for name, buffer in runner.engine.model.named_buffers() if "inv_freq" in name]
+    assert runner.resolved["dtype"] == dtype
+    assert {buffer.dtype for buffer in frequencies} == {torch.float32}
+
+
 def test_int8_is_calibrated_once_a_machine_and_its_drift_is_recorded(folder, token_ids, by_torch, monkeypatch):
     runner = load(folder, dtype="int8", max_drift=1.0, calibration=lambda: token_ids)
     predictions = runner.predict(token_ids)
@@ -180,6 +195,15 @@ def test_int8_is_calibrated_once_a_machine_and_its_drift_is_recorded(folder, tok
     assert measured["num_rows"] == predictions.stats.num_distinct
     assert 0 < measured["drift_p99"] <= max(differences) + 0.02
     assert_same(again, predictions, atol=1e-6)
+
+
+def test_drift_is_measured_until_a_whole_sample_was(folder, token_ids, monkeypatch):
+    runner = load(folder, dtype="int8", max_drift=1.0, deduplicate=False, calibration=lambda: token_ids)
+    monkeypatch.setattr(drift, "SAMPLE_ROWS", 10)
+
+    measured = [(runner.predict(rows), runner.resolved["int8"]["num_rows"])[1] for rows in [token_ids[:4]] * 5]
+
+    assert measured == [4, 8, 12, 12, 12]
 
 
 def test_int8_that_drifts_beyond_the_bound_fails_the_run_before_any_row_is_kept(folder, token_ids):

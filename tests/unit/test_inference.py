@@ -41,12 +41,12 @@ def load(folder, **inference):
     return ModelRunner.load(folder, task="text-classification", inference=Inference(**inference), all_scores=True)
 
 
-def disturbed(folder, disturbance, **inference):
+def disturbed(folder, disturbance, *, num_streams=1, **inference):
     """The real model, behind `disturbance`, which sees each batch before it and its logits after it."""
     config = load_config(folder)
     model = TASK.load(folder, dtype=torch.float32, trust_remote_code=False)
     inference = Inference(**{"token_budget": 512, **inference})
-    engine = TorchEngine(disturbance(model), torch.device("cpu"), num_streams=1)
+    engine = TorchEngine(disturbance(model), torch.device("cpu"), num_streams=num_streams)
     return ModelRunner(engine, config, task=TASK, inference=inference, all_scores=True)
 
 
@@ -199,6 +199,24 @@ def test_out_of_memory_halves_the_budget_says_so_and_goes_on(folder, token_ids, 
     assert runner.resolved["token_budget"] <= 256
     assert [record.name for record in caplog.records] == ["tidemill"] * predictions.stats.oom_halvings
     assert "inference.token_budget is now" in caplog.text
+
+
+def test_batches_that_run_out_of_memory_side_by_side_lower_the_budget_once(folder, token_ids, undisturbed):
+    runner = disturbed(folder, out_of_memory_above(300), num_streams=4)
+
+    predictions = runner.predict(token_ids)
+
+    assert_same(predictions, undisturbed)
+    assert (runner.token_budget, predictions.stats.oom_halvings) == (pytest.approx(256, abs=30), 1)
+
+
+def test_what_an_engine_does_not_pad_is_not_counted_as_padded(folder, token_ids):
+    runner = load(folder, deduplicate=False)
+    runner.engine.__class__ = type("Packing", (type(runner.engine),), {"pads": False})
+
+    stats = runner.predict(token_ids).stats
+
+    assert stats.num_padded_tokens == stats.num_tokens == len(token_ids.values)
 
 
 def test_a_lowered_budget_holds_for_the_next_shards(folder, token_ids):

@@ -49,6 +49,10 @@ class Engine(Protocol):
     """Whether it gains from few different shapes: `batching.rounded`."""
 
     @property
+    def pads(self) -> bool:
+        """Whether rows are computed as wide as the longest of their batch."""
+
+    @property
     def reference(self) -> Engine | None:
         """The same model in float32, where the engine computes in int8: by it drift is measured."""
 
@@ -114,7 +118,13 @@ def open_engine(
                     f'OpenVINO cannot take the model in {folder}: {e}. Set inference.engine = "torch"{also}.'
                 ) from e
             fallback = f"OpenVINO cannot take the model, so torch computes it: {e}"
-    _move(model, device, getattr(torch, dtype), folder)
+    if is_rewritten:
+        model.to(dtype=getattr(torch, dtype))
+    elif dtype != "float32":
+        # Loaded so, it keeps in float32 what Transformers keeps, rotary frequencies above all; a cast rounds them too.
+        del model
+        model = task.load(folder, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code)
+    _move(model, device, folder)
     return TorchEngine(model, device, is_rewritten=is_rewritten, fallback=fallback)
 
 
@@ -156,9 +166,9 @@ def _load(folder: str | Path, task: ModelTask, *, trust_remote_code: bool) -> tu
     return (model, False) if encoder is None else (encoder, True)
 
 
-def _move(model: torch.nn.Module, device: torch.device, dtype: torch.dtype, folder: str | Path) -> None:
+def _move(model: torch.nn.Module, device: torch.device, folder: str | Path) -> None:
     try:
-        model.to(dtype=dtype).to(device)
+        model.to(device)
     except RuntimeError as e:
         if not is_out_of_memory(e):
             raise

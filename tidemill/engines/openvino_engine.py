@@ -48,10 +48,14 @@ FEW_CPUS = 8
 """Up to here each computes batches of its own and waits for no other. Beyond, OpenVINO decides."""
 OFTEN = 16
 """After so many batches of one shape its own graph has paid for itself."""
-MOST_GRAPHS = 16
+MOST_GRAPHS = 6
 GRAPHS_BYTES = 512 * 2**20
-"""Each graph holds the weights once more: so much memory they may take together."""
+"""So much memory they may take together. Each holds the weights once more, and activations of its own."""
+ACTIVATION_BYTES = 32 * 2**20
+"""Of one graph, about."""
 INT8_BATCH_TOKENS = 2_048
+QUANTIZED_AS = 2
+"""Counts up whenever `_quantize`, or the graph of a rewritten encoder, changes: what was kept is then made anew."""
 WIDE = 320
 """Tokens of the widest probe: more than twice the local attention of the models that have one."""
 
@@ -103,6 +107,7 @@ class OpenVinoEngine:
 
     name = "openvino"
     rounds_widths = True
+    pads = True
 
     def __init__(
         self,
@@ -197,10 +202,10 @@ def open_openvino(
     converted = _convert(model)
     reference = OpenVinoEngine(converted, dtype="float32", is_rewritten=is_rewritten)
     _check(reference, model, longest=longest)
-    num_bytes = 2 * sum(parameter.numel() for parameter in model.parameters())
+    num_bytes = 2 * sum(parameter.numel() for parameter in model.parameters()) + ACTIVATION_BYTES
     is_int8 = dtype == "int8"
     return OpenVinoEngine(
-        _quantized(converted, identity, calibration) if is_int8 else converted,
+        _quantized(converted, identity, calibration, is_rewritten=is_rewritten) if is_int8 else converted,
         dtype=dtype,
         is_rewritten=is_rewritten,
         most_graphs=min(MOST_GRAPHS, GRAPHS_BYTES // num_bytes),
@@ -244,13 +249,14 @@ def _vocabulary_of(model: nn.Module) -> int:
     return int(model.get_input_embeddings().num_embeddings)
 
 
-def _quantized(model: Model, identity: str, calibration: CalibrationIds | None) -> Model:
+def _quantized(model: Model, identity: str, calibration: CalibrationIds | None, *, is_rewritten: bool) -> Model:
     """The int8 model as it was calibrated before on this machine, or calibrated now and kept."""
     import nncf
 
     assert calibration is not None, "int8 needs texts to set its ranges by"
     ids = calibration()
-    path = home() / "quantized" / f"{fingerprint(identity, ids.to_pylist(), ov.__version__, nncf.__version__)}.xml"
+    made_by = (QUANTIZED_AS, is_rewritten, ov.__version__, nncf.__version__)
+    path = home() / "quantized" / f"{fingerprint(identity, ids.to_pylist(), *made_by)}.xml"
     if path.exists():
         return ov.Core().read_model(path)
     quantized = _quantize(model, Sequences.of(ids, deduplicate=True))

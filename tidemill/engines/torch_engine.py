@@ -11,10 +11,8 @@ Shapes: B rows of a batch, T tokens of the longest, N tokens of all rows, C outp
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +23,7 @@ from torch import Tensor, nn
 from tidemill.devices import device_name, num_cpus
 from tidemill.encoders import Encoder
 from tidemill.engines import Answer, Ids, Logits
-
-logger = logging.getLogger("tidemill")
+from tidemill.engines.packed import open_packed
 
 GPU_DEPTH = 16
 MOST_STREAMS = 8
@@ -55,7 +52,8 @@ class _Queued:
 
     def result(self) -> Logits:
         self.copied.synchronize()
-        logits_BC: Logits = self.on_host.numpy()
+        # A copy, so that the pinned memory is free for another batch.
+        logits_BC: Logits = self.on_host.numpy().copy()
         return logits_BC
 
 
@@ -83,15 +81,20 @@ class TorchEngine:
         self.dtype = next(model.parameters()).dtype
         if device.type == "cpu" and isinstance(model, Encoder):
             _prepack(model)
-        num_streams = num_streams or min(num_cpus(), MOST_STREAMS)
+        num_streams = num_streams or _most_streams(num_cpus())
         self._pool = _open_pool(num_streams) if device.type == "cpu" and num_streams > 1 else None
         self.depth = GPU_DEPTH if device.type == "cuda" else 1 if self._pool is None else 2 * num_streams
         self._is_rewritten, self._fallback = is_rewritten, fallback
-        self._packed = self._open_packed() if device.type == "cuda" and isinstance(model, Encoder) else None
+        with self._current():
+            self._packed = open_packed(model, device)
+
+    @property
+    def pads(self) -> bool:
+        return self._packed is None
 
     def submit(self, ids_BT: Ids, mask_BT: Ids | None) -> Answer:
         if self.device.type == "cuda":
-            with torch.inference_mode():
+            with self._current(), torch.inference_mode():
                 return self._queue(ids_BT, mask_BT)
         if self._pool is not None:
             return self._pool.submit(self._compute, ids_BT, mask_BT)
@@ -105,12 +108,16 @@ class TorchEngine:
             "dtype": str(self.dtype).removeprefix("torch."),
             "torch": torch.__version__,
             "rewritten": self._is_rewritten,
-            **({"attention": "packed"} if self._packed else {}),
+            **({} if self._packed is None else {"attention": "packed", "compiled": self._packed.is_compiled}),
             **({"fallback": self._fallback} if self._fallback else {}),
         }
 
     def release_memory(self) -> None:
         torch.cuda.empty_cache()
+
+    def _current(self) -> AbstractContextManager[object]:
+        """Streams, events and kernels belong to the current GPU, which is the first unless somebody says otherwise."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def _compute(self, ids_BT: Ids, mask_BT: Ids | None) -> Logits:
         with torch.inference_mode():
@@ -126,8 +133,8 @@ class TorchEngine:
         return logits_BC
 
     def _queue(self, ids_BT: Ids, mask_BT: Ids | None) -> Answer:
-        ids, mask = _pinned(ids_BT), None if mask_BT is None else _pinned(mask_BT)
         if self._packed is None:
+            ids, mask = _pinned(ids_BT), None if mask_BT is None else _pinned(mask_BT)
             sent: tuple[Tensor | None, ...] = (ids, mask)
             logits_BC = self._forward(ids.to(self.device, non_blocking=True), _to(mask, self.device))
         else:
@@ -143,43 +150,15 @@ class TorchEngine:
         logits_BC = logits_BC.float()
         on_host = torch.empty(logits_BC.shape, dtype=torch.float32, pin_memory=True)
         on_host.copy_(logits_BC, non_blocking=True)
-        copied = torch.cuda.Event()
-        copied.record()
+        # A blocking event sleeps while it waits, and leaves the core to tokenizing.
+        copied = torch.cuda.Event(blocking=True)
+        copied.record(torch.cuda.current_stream(self.device))
         return _Queued(on_host, copied, sent)
 
-    def _open_packed(self) -> Any:
-        """The packed forward, compiled where there is a compiler for this device; None where attention cannot."""
-        if self.dtype not in (torch.bfloat16, torch.float16):
-            return None
-        from torch.nn.attention.varlen import varlen_attn
 
-        assert isinstance(self.model, Encoder)
-        encoder = self.model
-
-        def forward(ids_N: Tensor, starts: Tensor, *, longest: int) -> Tensor:
-            return encoder.forward_packed(ids_N, starts, longest=longest, attend=varlen_attn)
-
-        try:
-            self._try(forward)
-        except Exception as e:  # noqa: BLE001 — whatever a device's kernels lack, padding works
-            logger.warning("Attention without padding does not work on %s, so batches are padded: %s", self.device, e)
-            return None
-        if importlib.util.find_spec("triton") is None:
-            return forward
-        compiled = torch.compile(forward, dynamic=True)
-        try:
-            self._try(compiled)
-        except Exception as e:  # noqa: BLE001
-            logger.warning("The model does not compile for %s, so it runs as it is: %s", self.device, e)
-            return forward
-        return compiled
-
-    def _try(self, forward: Any) -> None:
-        with torch.inference_mode():
-            for lengths in ((3, 2), (5, 4, 1)):
-                starts = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32, device=self.device)
-                ids_N = torch.zeros(sum(lengths), dtype=torch.int64, device=self.device)
-                forward(ids_N, starts, longest=max(lengths)).cpu()
+def _most_streams(cpus: int) -> int:
+    """As many streams of equally many threads, up to `MOST_STREAMS`, as leave no CPU or few without work."""
+    return cpus // -(-cpus // MOST_STREAMS)
 
 
 def _open_pool(num_streams: int) -> ThreadPoolExecutor:

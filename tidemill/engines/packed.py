@@ -1,0 +1,119 @@
+"""Rows without padding: one behind the other, kept apart by torch's variable-length attention, in 16 bits.
+
+Shapes: B rows of a batch, T tokens of the longest, N tokens of all rows, C outputs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tidemill.devices import is_device_failure, is_out_of_memory
+from tidemill.encoders import Encoder, VariableAttention
+
+logger = logging.getLogger("tidemill")
+
+WORTH_COMPILING = 2**24
+"""Tokens computed before the forward is compiled, which takes tens of seconds."""
+TOLERANCE = 0.05
+"""Of the largest logit: 16 bits, summed in another order. A row that sees another's tokens is further off."""
+
+
+class Forward(Protocol):
+    """Logits BC; `starts` has B + 1 values, int32: where each row begins, and N."""
+
+    def __call__(self, ids_N: Tensor, starts: Tensor, *, longest: int) -> Tensor: ...
+
+
+class PackedEncoder:
+    """An encoder's forward without padding: as it is at first, compiled once so much was computed that it pays.
+
+    Where it does not compile, or a shape makes the compiler fail, it stays as it is.
+    """
+
+    def __init__(self, encoder: Encoder, device: torch.device, attend: VariableAttention) -> None:
+        """
+        Raises:
+            ArithmeticError: it answers otherwise than with padding.
+            Exception: whatever the device's kernels raise.
+        """
+
+        def forward(ids_N: Tensor, starts: Tensor, *, longest: int) -> Tensor:
+            return encoder.forward_packed(ids_N, starts, longest=longest, attend=attend)
+
+        self._encoder, self._device = encoder, device
+        self._plain: Forward = forward
+        self._compiled: Forward | None = None
+        self._may_compile = importlib.util.find_spec("triton") is not None
+        self._num_tokens = 0
+        check(encoder, self._plain, device)
+
+    @property
+    def is_compiled(self) -> bool:
+        return self._compiled is not None
+
+    def __call__(self, ids_N: Tensor, starts: Tensor, *, longest: int) -> Tensor:
+        self._num_tokens += len(ids_N)
+        if self._may_compile and self._num_tokens >= WORTH_COMPILING:
+            self._may_compile = False
+            self._compile()
+        if self._compiled is not None:
+            try:
+                return self._compiled(ids_N, starts, longest=longest)
+            except Exception as e:  # noqa: BLE001 — whatever a compiler lacks, the plain forward works
+                self._do_without_compiling(e)
+        return self._plain(ids_N, starts, longest=longest)
+
+    def _compile(self) -> None:
+        self._compiled = torch.compile(self._plain, dynamic=True)
+        try:
+            check(self._encoder, self._compiled, self._device)
+        except Exception as e:  # noqa: BLE001
+            self._do_without_compiling(e)
+
+    def _do_without_compiling(self, error: Exception) -> None:
+        """Go on as if nothing had been compiled, unless compiling has nothing to do with the failure."""
+        if is_out_of_memory(error) or is_device_failure(error):
+            raise error
+        logger.warning("The model does not compile for %s, so it runs as it is: %s", self._device, error)
+        self._compiled = None
+
+
+def open_packed(model: Any, device: torch.device) -> PackedEncoder | None:
+    """The packed forward of a rewritten encoder in 16 bits on a GPU; None where there is none, or it does not work."""
+    if device.type != "cuda" or not isinstance(model, Encoder) or model.words.dtype.itemsize != 2:
+        return None
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+
+        return PackedEncoder(model, device, varlen_attn)
+    except Exception as e:
+        if is_device_failure(e):
+            raise
+        logger.warning("Attention without padding does not work on %s, so batches are padded: %s", device, e)
+        return None
+
+
+def check(encoder: Encoder, packed: Forward, device: torch.device) -> None:
+    """Rows of several numbers and lengths, and one alone, must have the answers that they have with padding.
+
+    Raises:
+        ArithmeticError: they have not.
+    """
+    most = encoder.most_tokens
+    draw = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        for lengths in ((3, 2), (min(300, most), min(17, most), 1), (min(5, most),)):
+            ids_BT = torch.randint(0, len(encoder.words), (len(lengths), max(lengths)), generator=draw)
+            mask_BT = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+            expected_BC = encoder(ids_BT.to(device), mask_BT.to(device)).float()
+            starts = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32, device=device)
+            answered_BC = packed(ids_BT[mask_BT.bool()].to(device), starts, longest=max(lengths)).float()
+            bound = TOLERANCE * max(1e-3, float(expected_BC.abs().max()))
+            if not float((answered_BC - expected_BC).abs().max()) <= bound:
+                raise ArithmeticError("without padding rows have other answers than with it")
