@@ -108,7 +108,7 @@ def overhead(bench: Bench) -> list[Section]:
 
 
 def memory(bench: Bench) -> list[Section]:
-    counts, rows = ((10, 100), 2_000) if bench.full else ((4, 40), 100)
+    counts, rows = ((10, 100), 5_000) if bench.full else ((4, 40), 100)
     return [pipeline_cost.memory(bench.home, counts, rows, device=bench.device, say=say)]
 
 
