@@ -167,7 +167,7 @@ def main() -> None:
         day=machine.day,
         machine_facts=machine.to_json(),
     )
-    command = shlex.join(["python", "-m", "benchmarks.bench", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "benchmarks.bench", *_without_results(sys.argv[1:])])
     say(f"{report.machine}\n")
     started = time.perf_counter()
     home = Path(tempfile.mkdtemp(prefix="tidemill-bench-"))
@@ -183,6 +183,15 @@ def main() -> None:
     finally:
         shutil.rmtree(home)
     say(f"{time.perf_counter() - started:.0f} s in all. Saved: {path}")
+
+
+def _without_results(arguments: Sequence[str]) -> list[str]:
+    """What was measured does not depend on where it is saved."""
+    kept = list(arguments)
+    if "--results" in kept:
+        at = kept.index("--results")
+        del kept[at : at + 2]
+    return [each for each in kept if not each.startswith("--results=")]
 
 
 def _arguments() -> argparse.Namespace:
