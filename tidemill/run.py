@@ -27,8 +27,9 @@ from tidemill.recording import Recording, RunResult
 from tidemill.shards import Shard
 from tidemill.sources import Dataset
 from tidemill.stages import Cutting
+from tidemill.store import Store
 from tidemill.window import CLAIM_POLL_SECONDS, Window
-from tidemill.workspace import Version, Workspace
+from tidemill.workspace import Version, Workspace, predictions_file
 
 __all__ = ["Run", "RunResult"]
 
@@ -91,6 +92,7 @@ class Run:
         self._prepared = None
         self._recording.notes += plan.notes
         self._recording.num_rewritten = len(plan.rewrite)
+        _discard_leftovers(plan)
         with lake:
             return self._recording.carry_out(lake, lambda claims: self._rounds(plan, dataset, lake, claims))
 
@@ -313,6 +315,17 @@ def adoption_of(plan: Plan) -> Adoption:
         dataset={"path": spec.path, "config": spec.config, "split": spec.split},
         expected_target=plan.previous_revision,
     )
+
+
+def _discard_leftovers(plan: Plan) -> None:
+    """Remove predictions that are committed already, whose run was killed before it could let go of them."""
+    store = Store(plan.pipeline.store.path, max_bytes=int(plan.pipeline.store.max_bytes))
+    if found := store.names("predictions"):
+        done = [
+            predictions_file(plan.pipeline.name, plan.version, shard.shard_id, shard.request_id).name
+            for shard in plan.done.values()
+        ]
+        store.discard(found.intersection(done))
 
 
 def _is_pure_copy(file: FilePlan, plan: Plan) -> bool:

@@ -187,14 +187,16 @@ class Workspace:
         return StoreFile("tokens", fingerprint(*content, *self._read(), self.tokenizer.fingerprint))
 
     def predictions_file(self, request: Request) -> StoreFile:
-        target = self.target
-        return StoreFile(
-            "predictions", fingerprint(target.pipeline, target.version, request.shard.shard_id, request.request_id)
-        )
+        return predictions_file(self.target.pipeline, self.target.version, request.shard.shard_id, request.request_id)
 
     def _read(self) -> tuple[object, ...]:
         """What decides which rows a slice gives. A row whose kept cell cannot be read has no text: so these count."""
         return self.spec.text, self.spec.text_separator, self.pipeline.dataset.delimiter, self.target.kept
+
+
+def predictions_file(pipeline: str, version: str, shard_id: str, request_id: str) -> StoreFile:
+    """Where a request's predictions lie until their commit."""
+    return StoreFile("predictions", fingerprint(pipeline, version, shard_id, request_id))
 
 
 def reopen(

@@ -6,11 +6,15 @@ import random
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from tests.pipelines import assert_same_tables, make_pipeline, problems_of, reviews, write_parquet
+from tests.pipelines import assert_same_tables, make_pipeline, problems_of, reviews, run, write_parquet
 from tests.processes import Process, run_in_process
 from tidemill.config import Pipeline
+from tidemill.lake import Lake
+from tidemill.store import Store
+from tidemill.workspace import predictions_file
 
 SEED = 7
 
@@ -58,6 +62,23 @@ def test_a_run_killed_at_any_moment_is_completed_by_the_next(tmp_path, num_kills
         assert_same_tables(disturbed, expected)
         assert not list((tmp_path / f"disturbed-{attempt}" / "store" / "predictions").iterdir())
     assert num_killed > 0
+
+
+def test_predictions_that_outlived_their_commit_leave_with_the_next_run(tmp_path):
+    """As a run leaves them that is killed between its commit and their removal."""
+    write_parquet(tmp_path / "data" / "part.parquet", reviews(0, 8))
+    pipeline = pipeline_over(tmp_path, tmp_path / "data")
+    run(pipeline)
+    with Lake(pipeline.lake, read_only=True) as lake:
+        done = lake.cursor().execute("SELECT pipeline, version, shard_id, request_id FROM _ledger").fetchall()
+    store = Store(pipeline.store.path, max_bytes=2**20)
+    of_another_request = predictions_file(*done[0][:3], "another")
+    for file in (*(predictions_file(*each) for each in done), of_another_request):
+        store.write(file, pa.table({"row_number": [0]}))
+
+    run(pipeline)
+
+    assert store.names("predictions") == {of_another_request.name}
 
 
 def point(link: Path, target: Path) -> None:
