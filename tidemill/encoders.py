@@ -300,7 +300,7 @@ _PARTS: dict[str, Callable[[Any], Parts]] = {
 def rewrite(model: PreTrainedModel) -> Encoder | None:
     """The same classifier as an `Encoder`, if its type is known and it answers a probe alike in float32; else None.
 
-    The model has float32 weights on the CPU. It shares them with the encoder.
+    The model has float32 weights on the CPU. The encoder shares them, but for the query's.
     """
     parts_of = _PARTS.get(model.config.model_type)
     if parts_of is None or not type(model).__name__.endswith("ForSequenceClassification"):
