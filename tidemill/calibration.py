@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tidemill.config import home
 from tidemill.devices import is_out_of_memory, num_cpus
 from tidemill.engines import Engine
+from tidemill.places import home
 from tidemill.shards import fingerprint
 
 if TYPE_CHECKING:

@@ -7,12 +7,10 @@ of the machine. Unknown keys are refused with the nearest known one named.
 from __future__ import annotations
 
 import difflib
-import os
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -26,23 +24,8 @@ from pydantic import (
 )
 
 from tidemill.errors import ConfigError
-
-
-def home() -> Path:
-    """Where Tidemill keeps things: `TIDEMILL_HOME`, else `.tidemill` in the current folder."""
-    return Path(os.environ.get("TIDEMILL_HOME") or ".tidemill")
-
-
-def make_folder(path: Path, option: str) -> None:
-    """Make a folder that `option` names, with its parents.
-
-    Raises:
-        ConfigError: it cannot be made; the message names the option.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise ConfigError(f"The folder {path} cannot be made: {e.strerror}. Set {option} to one that can.") from e
+from tidemill.pipeline_file import CATALOG_PATTERN, read_file
+from tidemill.places import default_catalog, default_data, home
 
 
 def _as_list(value: object) -> object:
@@ -214,16 +197,19 @@ class Alerts(Section):
 
 
 class Lake(Section):
-    catalog: str = Field(
-        default_factory=lambda: f"sqlite:{home() / 'lake.sqlite'}", pattern=r"^(sqlite:.+|postgres:.*)$"
-    )
+    catalog: str = Field(default_factory=default_catalog, pattern=CATALOG_PATTERN)
     """`sqlite:FILE`, or `postgres:host=... dbname=...` where several machines write."""
-    data: str = Field(default_factory=lambda: str(home() / "lake"))
+    data: str = Field(default_factory=default_data)
     """Where the Parquet files of the tables lie: a folder, or s3://bucket/prefix."""
     lock_timeout_seconds: float = Field(default=120.0, gt=0)
     """How long a writer waits for the lake's lock before it fails, retryably."""
     keep_snapshots: Duration = Field(default=30 * 86_400.0)
     """How far back time travel reaches: `tidemill gc` expires older snapshots. Such as "30 days"."""
+
+    @property
+    def names_data(self) -> bool:
+        """Whether the file says `data`, rather than leave it at its default."""
+        return "data" in self.model_fields_set
 
 
 class Store(Section):
@@ -275,17 +261,7 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
         ConfigError: the file is missing, is not TOML, or holds an unknown key or a wrong value.
     """
     try:
-        raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise ConfigError(f"There is no pipeline file {path}. Give the path of a .toml file.") from e
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"The pipeline file {path} cannot be read: {e}.") from e
-    except tomllib.TOMLDecodeError as e:
-        raise ConfigError(f"{path} is not valid TOML: {e}.") from e
-    for override in overrides:
-        _apply_override(raw, override)
-    try:
-        pipeline = Pipeline.model_validate(raw)
+        pipeline = Pipeline.model_validate(read_file(path, overrides))
     except ValidationError as e:
         raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(e))) from e
     if "__" in pipeline.name:
@@ -293,23 +269,6 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
             f"{path}: name = {pipeline.name!r} holds '__', which separates a table's name from its version."
         )
     return pipeline
-
-
-def _apply_override(raw: dict[str, Any], override: str) -> None:
-    dotted, sign, value = override.partition("=")
-    if not sign or not dotted:
-        raise ConfigError(f"--set {override!r} is not key.path=value.")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value
-    *sections, last = dotted.strip().split(".")
-    table = raw
-    for section in sections:
-        table = table.setdefault(section, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"--set {override!r}: {section} is not a section.")
-    table[last] = parsed
 
 
 def _explain(error: ValidationError) -> Iterator[str]:

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
-from tidemill.config import home, make_folder
+from tidemill.places import home, make_folder
 from tidemill.shards import fingerprint
 
 READ_BYTES = 1 << 20

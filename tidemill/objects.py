@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tidemill.errors import DatasetError, InputError, SourceUnavailable, TidemillError
+from tidemill.places import is_s3
 from tidemill.retry import retrying
 from tidemill.shards import SourceFile
 
@@ -50,10 +51,6 @@ def open_address(address: str, option: str, wrong: type[InputError] = DatasetErr
         install = " pip install 'tidemill[s3]', or correct it." if is_s3(address) else ""
         raise wrong(f"{option} = {address!r} cannot be opened: {e}.{install}") from e
     return file_system, str(path)
-
-
-def is_s3(address: str) -> bool:
-    return address.startswith(("s3://", "s3a://"))
 
 
 @contextmanager

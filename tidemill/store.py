@@ -23,8 +23,8 @@ import pyarrow.ipc
 import xxhash
 
 from tidemill import objects
-from tidemill.config import make_folder
 from tidemill.errors import ConfigError, LimitExceeded, StoreFileInvalid
+from tidemill.places import make_folder
 
 Kind = Literal["rows", "tokens", "predictions"]
 KINDS: tuple[Kind, ...] = ("rows", "tokens", "predictions")

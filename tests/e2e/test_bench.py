@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from tests.pipelines import make_pipeline, reviews, write_parquet
 from tidemill.bottleneck import find_bottleneck
-from tidemill.cli.main import app
+from tidemill.cli.everyday import app
 from tidemill.errors import InputError
 
 

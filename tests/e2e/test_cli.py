@@ -75,6 +75,25 @@ def test_sql_prints_a_table_csv_json_and_parquet(done):
     assert pq.read_table(io.BytesIO(raw)).num_rows == len(rows) == 40
 
 
+def test_sql_answers_alike_with_and_without_a_parser(done):
+    pipeline, home = done
+    words = ("sql", pipeline, "SELECT id, label FROM reviews ORDER BY id")
+    plain, parsed = tidemill(*words, home=home), tidemill(*words, "--set", "lake.lock_timeout_seconds=1", home=home)
+    assert (plain.returncode, plain.stdout) == (0, parsed.stdout)
+    assert "review-" in plain.stdout or "40 rows" in plain.stdout
+
+
+def test_sql_needs_no_more_of_a_pipeline_file_than_its_lake(done, tmp_path):
+    _, home = done
+    broken, misspelt = tmp_path / "broken.toml", tmp_path / "misspelt.toml"
+    broken.write_text(f'[lake]\ncatalog = "sqlite:{home}/lake.sqlite"\n[model]\nrevison = "main"\n')
+    misspelt.write_text(f'[laek]\ncatalog = "sqlite:{home}/lake.sqlite"\n')
+    assert answer("sql", broken, "SELECT count(*) AS n FROM reviews", home=home) == [{"n": 40}]
+    refused = tidemill("sql", misspelt, "SELECT 1", home=home)
+    assert refused.returncode == 2
+    assert "unknown key laek. Did you mean lake" in refused.stderr
+
+
 def test_sql_takes_a_lake_instead_of_a_pipeline(done):
     _, home = done
     for lake in (home / "lake.sqlite", f"sqlite:{home}/lake.sqlite"):
@@ -168,7 +187,7 @@ def test_ctrl_c_stops_within_seconds_and_the_next_run_goes_on(tmp_path):
 def test_help_imports_nothing_heavy():
     heavy = ["torch", "transformers", "datasets", "prefect", "duckdb", "pyarrow", "pydantic"]
     script = (
-        "import sys, typer.testing; from tidemill.cli.main import app; "
+        "import sys, typer.testing; from tidemill.cli.everyday import app; "
         "out = typer.testing.CliRunner().invoke(app, ['--help']); assert 'verify' in out.output; "
         f"print([m for m in {heavy} if m in sys.modules])"
     )

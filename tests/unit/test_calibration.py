@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from transformers import BertConfig
 
-from tidemill import calibration
+from tidemill import calibration, places
 from tidemill.calibration import calibrated_budget
 
 CONFIG = BertConfig()
@@ -79,7 +79,7 @@ def test_a_device_on_which_nothing_fits_leaves_the_default():
 @pytest.mark.parametrize("content", ["", "[]", '{"tokens_per_second": {"many": 1}}', "\0"])
 def test_a_kept_file_that_is_not_whole_is_made_again(content):
     calibrated_budget(Engine(10, 30, 20, 10), CONFIG, longest=512)
-    [kept] = (calibration.home() / "calibrations").iterdir()
+    [kept] = (places.home() / "calibrations").iterdir()
     kept.write_text(content)
     engine = Engine(40, 20, 10)
 

@@ -9,6 +9,7 @@ import pytest
 from tidemill.columns import parse_kept
 from tidemill.config import Pipeline, known_keys, load_pipeline
 from tidemill.errors import ConfigError
+from tidemill.pipeline_file import SECTIONS, lake_to_read, read_file
 
 MINIMAL = '[dataset]\npath = "a"\ntext = "text"\n[model]\npath = "m"\n'
 
@@ -87,3 +88,36 @@ def _fields(model, prefix=""):
         yield prefix + name, field
         if hasattr(field.annotation, "model_fields"):
             yield from _fields(field.annotation, f"{prefix}{name}.")
+
+
+@pytest.mark.parametrize(
+    "lake",
+    ["", "[lake]\n", '[lake]\ncatalog = "sqlite:a"\n', '[lake]\ncatalog = "postgres:"\ndata = "s3://a/b"\n'],
+)
+def test_where_a_lake_lies_is_seen_as_the_whole_model_sees_it(tmp_path, lake):
+    path = write(tmp_path, f'name = "a"\n{MINIMAL}{lake}')
+    seen, known = lake_to_read(read_file(path)), load_pipeline(path).lake
+    assert seen is not None
+    assert (seen.catalog, seen.data, seen.names_data) == (known.catalog, known.data, known.names_data)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[laek]\ncatalog = "sqlite:a"\n',
+        '[lake]\ncatalogue = "sqlite:a"\n',
+        '[lake]\ncatalog = "mysql:a"\n',
+        "[lake]\ncatalog = 3\n",
+        "[lake]\ndata = 3\n",
+        'lake = "sqlite:a"\n',
+    ],
+)
+def test_where_a_lake_lies_is_not_guessed(tmp_path, text):
+    path = write(tmp_path, f'name = "a"\n{text}{MINIMAL}')
+    assert lake_to_read(read_file(path)) is None
+    with pytest.raises(ConfigError, match=r"lake|laek"):
+        load_pipeline(path)
+
+
+def test_the_sections_are_those_of_the_model():
+    assert frozenset(Pipeline.model_fields) == SECTIONS

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from tests.pipelines import ROOT
-from tidemill.cli.main import app
+from tidemill.cli.everyday import app
 from tidemill.config import Pipeline, known_keys, load_pipeline
 from tidemill.lake.tables import ROW_COLUMNS, SYSTEM_TABLES
 from tidemill.model_tasks import MODEL_TASKS

@@ -34,6 +34,27 @@ def test_sql_cannot_load_an_extension_whose_signature_is_wrong(lake, tmp_path):
             cursor.execute(f"LOAD '{forged}'")
 
 
+def test_a_snapshot_is_the_lake_at_its_first_statement(lake):
+    with contextlib.closing(lake.snapshot()) as reader:
+        before = reader.execute("SELECT count(*) FROM _layout").fetchall()
+        lake.write(lambda cursor: cursor.execute("INSERT INTO _layout SELECT * FROM _layout"), message="twice")
+        assert reader.execute("SELECT count(*) FROM _layout").fetchall() == before == [(1,)]
+    assert lake.cursor().execute("SELECT count(*) FROM _layout").fetchall() == [(2,)]
+
+
+def test_a_name_in_sql_is_never_a_variable_of_python(lake):
+    rows = duckdb.sql("SELECT 1 AS one")
+    with pytest.raises(duckdb.CatalogException, match="rows"):
+        lake.cursor().execute("SELECT * FROM rows")
+    assert rows.fetchall() == [(1,)]
+
+
+def test_an_open_lake_has_as_many_threads_as_duckdb_would_take(lake):
+    setting = "SELECT current_setting('threads')"
+    with duckdb.connect() as alone:
+        assert lake.cursor().execute(setting).fetchall() == alone.execute(setting).fetchall()
+
+
 def test_every_system_table_is_empty_but_has_statistics(lake):
     """Without them DuckLake looks at each column again for every query of an empty table."""
     cursor = lake.cursor()

@@ -9,15 +9,27 @@ import pytest
 
 import tidemill.lake
 from tests.pipelines import ROOT
+from tidemill.config import Lake as Section
+from tidemill.lake import Lake
 
 
-def test_a_query_imports_neither_arrow_nor_numpy():
-    heavy = ["numpy", "pandas", "prefect", "pyarrow", "torch"]
-    script = f"import sys, tidemill.cli.query; print([name for name in {heavy} if name in sys.modules])"
+@pytest.mark.parametrize("options", [[], ["--format", "csv"]])
+def test_a_query_imports_no_parser_no_model_of_the_file_and_no_package_around_duckdb(tmp_path, options):
+    catalog, data = f"sqlite:{tmp_path}/lake.sqlite", f"{tmp_path}/lake"
+    Lake(Section(catalog=catalog, data=data)).close()
+    pipeline = tmp_path / "reviews.toml"
+    pipeline.write_text(f'[lake]\ncatalog = "{catalog}"\n')
+    heavy = ["duckdb", "inspect", "numpy", "pandas", "prefect", "pyarrow", "pydantic", "torch", "typer"]
+    script = (
+        "import sys; from tidemill.cli.main import main; "
+        f"sys.argv = ['tidemill', 'sql', '{pipeline}', 'SELECT 42 AS answer', *{options}]; main(); "
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
 
     found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
 
-    assert found.stdout.strip() == "[]"
+    assert "42" in found.stdout
+    assert found.stdout.endswith("[]\n")
 
 
 @pytest.mark.parametrize("name", tidemill.lake.__all__)

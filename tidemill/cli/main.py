@@ -1,147 +1,28 @@
-"""The commands of every day. Everything heavy is imported where it is used, so that `--help` is there at once."""
+"""The entry point: what of a command line needs no parser, and what errors end in."""
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
 
-import typer
+from tidemill.errors import TidemillError
 
-from tidemill.cli import backfill, bench, housekeeping, operate, versions  # noqa: F401
-from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, lake_spec, load, print_facts
-
-if TYPE_CHECKING:
-    from tidemill.config import Pipeline
-    from tidemill.run import RunResult
-
-
-class Format(StrEnum):
-    """How `sql` prints a result."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
-    parquet = "parquet"
-
-
-@app.command()
-def plan(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """What `run` would do, and why: files, shards, rows, tokens, time and cost. Computes and writes nothing."""
-    from tidemill.cli import render
-    from tidemill.lake import Lake, catalog_exists
-    from tidemill.plan import make_plan
-
-    loaded = load(pipeline, overrides)
-    lake = Lake(loaded.lake, read_only=True) if catalog_exists(loaded.lake) else None
-    try:
-        facts = make_plan(loaded, lake)[0].to_json()
-    finally:
-        if lake is not None:
-            lake.close()
-    print_facts(facts, render.plan, as_json)
-
-
-@app.command()
-def run(
-    pipeline: PipelineFile,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            metavar="ROWS", min=1, help="Try the pipeline on a few rows and print them; tables are left alone."
-        ),
-    ] = None,
-    direct: Annotated[bool, typer.Option("--direct", help="Run in this process, without Prefect.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove the rows of vanished files, however many.")] = False,
-    overrides: Overrides = None,
-    as_json: AsJson = False,
-) -> None:
-    """Bring the pipeline's table up to date, here and now. Only what changed is computed."""
-    from dataclasses import asdict
-
-    from tidemill.cli import render
-    from tidemill.cli.live import live_progress
-
-    loaded = load(pipeline, overrides)
-    if limit is not None:
-        from tidemill.sample import sample
-
-        rows = sample(loaded, limit)
-        print_facts(
-            rows, lambda found: render.rows(list(found[0]) if found else [], [list(r.values()) for r in found]), as_json
-        )
-        return
-    with live_progress() as progress:
-        result = _run(loaded, direct=direct, yes=yes, progress=progress)
-    if as_json:
-        print_facts(asdict(result), str, as_json)
-    else:
-        typer.echo(render.result(result, pipeline))
-    if result.state != "done":
-        raise typer.Exit(1)
-
-
-@app.command()
-def sql(
-    source: Annotated[str, typer.Argument(metavar="PIPELINE.toml|LAKE", help="A pipeline file, or a lake's catalog.")],
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="One or more statements that read.")],
-    output: Annotated[Format, typer.Option("--format", help="How the result is printed.")] = Format.table,
-    overrides: Overrides = None,
-    as_json: AsJson = False,
-) -> None:
-    """Query the tables of a lake with SQL, read-only. A pipeline's table has the pipeline's name."""
-    from tidemill.cli.query import run_query
-
-    run_query(lake_spec(source, overrides), query, "json" if as_json else output.value)
-
-
-@app.command()
-def status(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Where the table stands: shards by state, rows, quarantine, throughput, last runs."""
-    from tidemill.cli import render
-    from tidemill.status import pipeline_status
-
-    print_facts(pipeline_status(load(pipeline, overrides)), render.status, as_json)
-
-
-@app.command()
-def verify(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Recheck every invariant of the pipeline's tables; exits 1 and says what is wrong."""
-    from tidemill.cli import render
-    from tidemill.lake import Lake
-    from tidemill.lake.verify import verify_pipeline
-
-    loaded = load(pipeline, overrides)
-    with Lake(loaded.lake, read_only=True) as lake:
-        report = verify_pipeline(lake, loaded.name)
-    print_facts(report, render.verification, as_json)
-    if report["problems"]:
-        raise typer.Exit(1)
-
-
-def _run(loaded: Pipeline, *, direct: bool, yes: bool, progress: Any) -> RunResult:
-    from tidemill.run import Run
-
-    planned = Run(loaded, progress=progress, yes=yes)
-    # Starting Prefect's temporary server takes seconds: not for finding that there is nothing to do.
-    if direct or (planned.prepare().is_up_to_date and not os.environ.get("PREFECT_API_URL")):
-        return planned.execute()
-    from flows.local import run_under_prefect
-
-    return run_under_prefect(loaded, yes=yes, progress=progress, run=planned)
+PLAIN_FORMATS: dict[tuple[str, ...], str] = {
+    (): "table",
+    ("--json",): "json",
+    **{("--format", name): name for name in ("table", "csv", "json", "parquet")},
+}
+"""What may follow the query of `tidemill sql` without a parser, and how it prints then."""
 
 
 def main() -> None:
-    """The entry point: every error that Tidemill raises ends in one message and an exit code."""
-    from tidemill.errors import TidemillError
-
+    """Run a command; every error that Tidemill raises ends in one message and an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app()
+        _run(sys.argv[1:])
     except TidemillError as e:
-        typer.echo(f"tidemill: {e}", err=True)
+        _say(str(e))
         sys.exit(e.exit_code)
     except KeyboardInterrupt:
         _say_stopped()
@@ -154,12 +35,29 @@ def main() -> None:
             _say_stopped()
         if type(e).__module__ not in ("duckdb", "_duckdb"):
             raise
-        typer.echo(f"tidemill: the lake cannot be read or written: {e}", err=True)
+        _say(f"the lake cannot be read or written: {e}")
         sys.exit(1)
 
 
+def _run(words: Sequence[str]) -> None:
+    match words:
+        # To import the parser takes as long as a short query.
+        case ["sql", source, query, *options] if "-" not in (source[:1], query[:1]) and tuple(options) in PLAIN_FORMATS:
+            from tidemill.cli.query import lake_to_read, run_query
+
+            run_query(lake_to_read(source), query, PLAIN_FORMATS[tuple(options)])
+        case _:
+            from tidemill.cli import everyday
+
+            everyday.app()
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"tidemill: {message}\n")
+
+
 def _say_stopped() -> None:
-    typer.echo("tidemill: stopped. What was committed stays; the same command goes on from there.", err=True)
+    _say("stopped. What was committed stays; the same command goes on from there.")
     sys.exit(1)
 
 

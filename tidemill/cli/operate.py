@@ -43,7 +43,7 @@ def up(
 ) -> None:
     """Start Prefect on this machine: a server, and one worker a pool. Running it again says that it is up."""
     from flows import stack
-    from tidemill.config import home
+    from tidemill.places import home
 
     pools = pool or ["tidemill"]
     if found := stack.running(home()):
@@ -58,7 +58,7 @@ def up(
 def down(as_json: AsJson = False) -> None:
     """Stop what `up` started, flow runs included; they go on when it is started again."""
     from flows import stack
-    from tidemill.config import home
+    from tidemill.places import home
 
     stopped = stack.stop(home())
     print_facts({"stopped": stopped}, lambda facts: "Stopped." if facts["stopped"] else "Nothing is up.", as_json)
@@ -88,7 +88,7 @@ def _refuse_other_stack(found: Any, port: int, pools: list[str]) -> None:
 
 
 def _stack_facts(found: Any, state: str) -> dict[str, Any]:
-    from tidemill.config import home
+    from tidemill.places import home
 
     return {
         "state": state,

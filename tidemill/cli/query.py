@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-import duckdb
+import _duckdb as duckdb  # As tidemill.lake.connection does.
 
-from tidemill import config
+from tidemill import pipeline_file
 from tidemill.errors import ConfigError, InputError
-from tidemill.lake.connection import Lake
+from tidemill.lake.connection import Lake, LakeSpec
+from tidemill.places import default_data
 
 READING = {"SELECT", "EXPLAIN"}
 EXPLAIN = re.compile(r"\s*EXPLAIN\s*(ANALYZE\b|\([^)]*\))?", re.IGNORECASE)
@@ -23,14 +23,30 @@ ROWS_AT_A_TIME = 10_000
 MAX_TABLE_ROWS = 200
 
 
-def run_query(spec: config.Lake, query: str, output: str) -> None:
-    """Run `query` against the lake, attached read-only, and print the last statement's result.
+def lake_to_read(source: str, overrides: Sequence[str] = ()) -> LakeSpec:
+    """The lake of a pipeline file, of which only the section `lake` has to be right, or the lake of that catalog.
+
+    Raises:
+        ConfigError: the file cannot be read, or it does not say where its lake lies.
+    """
+    if not source.endswith(".toml"):
+        catalog = source if source.startswith(("sqlite:", "postgres:")) else f"sqlite:{Path(source)}"
+        return pipeline_file.LakeToRead(catalog, default_data())
+    if (plain := pipeline_file.lake_to_read(pipeline_file.read_file(source, overrides))) is not None:
+        return plain
+    from tidemill.config import load_pipeline
+
+    return load_pipeline(source, overrides).lake
+
+
+def run_query(spec: LakeSpec, query: str, output: str) -> None:
+    """Run `query` against one snapshot of the lake, attached read-only, and print the last statement's result.
 
     Raises:
         InputError: the SQL is wrong, or would write.
     """
     with Lake(spec, read_only=True) as lake:
-        cursor = lake.cursor()
+        cursor = lake.snapshot()
         try:
             statements = cursor.extract_statements(query)
             explained = [s for statement in statements for s in _explained(cursor, statement)]
@@ -62,6 +78,8 @@ def _as_table(cursor: Any, query: str) -> None:
 
 
 def _as_csv(cursor: Any, query: str) -> None:
+    import csv
+
     cursor.execute(query)
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow([column[0] for column in cursor.description])
@@ -70,6 +88,8 @@ def _as_csv(cursor: Any, query: str) -> None:
 
 
 def _as_json(cursor: Any, query: str) -> None:
+    import json
+
     cursor.execute(query)
     names = [column[0] for column in cursor.description]
     sys.stdout.write("[")

@@ -26,10 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from tidemill.batching import plan_batches
-from tidemill.config import home
 from tidemill.devices import device_name, num_cpus, resolve_dtype
 from tidemill.encoders import PROBE_TOLERANCE, Encoder
 from tidemill.engines import Answer, CalibrationIds, Ids, Logits
+from tidemill.places import home
 from tidemill.sequences import Sequences
 from tidemill.shards import fingerprint
 

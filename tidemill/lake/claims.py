@@ -12,9 +12,9 @@ import threading
 from pathlib import Path
 from typing import Any, Protocol
 
-from tidemill import config
 from tidemill.errors import LakeError
-from tidemill.lake.connection import sqlite_file
+from tidemill.lake.connection import LakeSpec, sqlite_file
+from tidemill.places import make_folder
 from tidemill.shards import fingerprint
 
 CLAIM_DIGITS = 4
@@ -35,7 +35,7 @@ class Claims(Protocol):
         """Give back all that is held."""
 
 
-def open_claims(spec: config.Lake) -> Claims:
+def open_claims(spec: LakeSpec) -> Claims:
     if spec.catalog.startswith("sqlite:"):
         return FileClaims(Path(sqlite_file(spec) + ".claims"))
     return AdvisoryClaims(spec.catalog.partition(":")[2])
@@ -53,7 +53,7 @@ class FileClaims:
     def hold(self, name: str) -> bool:
         import filelock
 
-        config.make_folder(self._folder, "lake.catalog")
+        make_folder(self._folder, "lake.catalog")
         with self._mutex:
             if name in self._held:
                 return False

@@ -12,24 +12,40 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-import duckdb
+import _duckdb as duckdb  # The package around it opens a database of its own when it is imported: see decision 25.
 
-from tidemill import config
 from tidemill.errors import LakeError, LakeLocked
-from tidemill.lake import s3
-from tidemill.objects import is_s3
+from tidemill.places import is_s3, make_folder
 
 LAYOUT_VERSION = 2
 NUM_COMMIT_ATTEMPTS = 10
-SETTINGS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+SETTINGS = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    # A name in SQL is a table, never a variable of the Python that runs it.
+    "python_enable_replacements": "false",
+}
 CATALOG = "__ducklake_metadata_lake"
 """Under which name DuckDB shows a lake's catalog: DuckLake's own tables."""
 ADVISORY_LOCK_KEY = 0x7469_6465_6D69_6C6C  # "tidemill"
 
 Cursor = duckdb.DuckDBPyConnection
 T = TypeVar("T")
+
+
+class LakeSpec(Protocol):
+    """What it takes to open a lake: the section `lake` of a pipeline file has it."""
+
+    @property
+    def catalog(self) -> str: ...
+    @property
+    def data(self) -> str: ...
+    @property
+    def names_data(self) -> bool: ...
+    @property
+    def lock_timeout_seconds(self) -> float: ...
 
 
 class Lake:
@@ -43,7 +59,7 @@ class Lake:
             data elsewhere, or was written in another layout.
     """
 
-    def __init__(self, spec: config.Lake, *, read_only: bool = False, any_layout: bool = False) -> None:
+    def __init__(self, spec: LakeSpec, *, read_only: bool = False, any_layout: bool = False) -> None:
         self.spec = spec
         self.read_only = read_only
         self._lock = open_lock(spec)
@@ -61,6 +77,7 @@ class Lake:
                 self._attach(spec, create=not catalog_exists(spec))
         if not any_layout:
             self._check_layout()
+        self._connection.execute("RESET threads")
 
     @property
     def data(self) -> str:
@@ -70,6 +87,13 @@ class Lake:
 
     def cursor(self) -> Cursor:
         cursor = self._connection.cursor()
+        cursor.execute("USE lake")
+        return cursor
+
+    def snapshot(self) -> Cursor:
+        """A cursor whose statements all see the lake as it is at the first one."""
+        cursor = self._connection.cursor()
+        cursor.execute("BEGIN")
         cursor.execute("USE lake")
         return cursor
 
@@ -97,8 +121,8 @@ class Lake:
                     return result
                 except (duckdb.TransactionException, duckdb.IOException, duckdb.SerializationException) as e:
                     _rollback(cursor)
-                    if isinstance(e, duckdb.IOException) and is_s3(self._data) and (known := s3.meaning(e, self._data)):
-                        raise known from e
+                    if isinstance(e, duckdb.IOException) and is_s3(self._data):
+                        _raise_known(e, self._data)
                     if not _is_conflict(e) or attempt == NUM_COMMIT_ATTEMPTS - 1:
                         raise
                 except BaseException:
@@ -124,15 +148,15 @@ class Lake:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _attach(self, spec: config.Lake, *, create: bool) -> None:
+    def _attach(self, spec: LakeSpec, *, create: bool) -> None:
         options = ["READ_ONLY"] if self.read_only else []
         if spec.catalog.startswith("sqlite:"):
             options += ["META_BUSY_TIMEOUT 30000"] + ([] if self.read_only else ["META_JOURNAL_MODE 'WAL'"])
             if create:
-                config.make_folder(Path(sqlite_file(spec)).parent, "lake.catalog")
+                make_folder(Path(sqlite_file(spec)).parent, "lake.catalog")
         if create:
             if "://" not in spec.data:
-                config.make_folder(Path(spec.data), "lake.data")
+                make_folder(Path(spec.data), "lake.data")
             options += [f"DATA_PATH '{_quoted(data_path(spec))}'", "DATA_INLINING_ROW_LIMIT 50"]
         elif moved := self._moved_data(spec):
             options += [f"DATA_PATH '{_quoted(moved)}'", "OVERRIDE_DATA_PATH true"]
@@ -144,10 +168,10 @@ class Lake:
         if create and spec.catalog.startswith("sqlite:") and (file := _identity(spec)):
             _DATA_PATHS[file] = data_path(spec)
 
-    def _moved_data(self, spec: config.Lake) -> str | None:
+    def _moved_data(self, spec: LakeSpec) -> str | None:
         """Where the data lies now, if the whole lake was moved; refuses a second place for one lake's data."""
         recorded, asked = recorded_data_path(spec), data_path(spec)
-        if recorded is None or recorded.rstrip("/") == asked.rstrip("/") or "data" not in spec.model_fields_set:
+        if recorded is None or recorded.rstrip("/") == asked.rstrip("/") or not spec.names_data:
             return None if recorded is None or _reachable(recorded) or not _reachable(asked) else asked
         if not _reachable(recorded) and _reachable(asked):
             return asked
@@ -165,7 +189,7 @@ class Lake:
             raise LakeError(layout_message(self.spec, found))
 
 
-def layout_message(spec: config.Lake, layout: int) -> str:
+def layout_message(spec: LakeSpec, layout: int) -> str:
     """What to do about a lake of another layout than this Tidemill's."""
     way_out = (
         f"Back it up, then run `tidemill migrate '{_shown(spec)}'`."
@@ -185,7 +209,7 @@ class FileLock:
     def held(self) -> Iterator[None]:
         import filelock
 
-        config.make_folder(self._path.parent, "lake.catalog")
+        make_folder(self._path.parent, "lake.catalog")
         lock = filelock.FileLock(self._path, timeout=self._timeout_seconds, poll_interval=0.005)
         try:
             lock.acquire()
@@ -244,7 +268,7 @@ class AdvisoryLock:
             self._connection = None
 
 
-def open_lock(spec: config.Lake) -> FileLock | AdvisoryLock:
+def open_lock(spec: LakeSpec) -> FileLock | AdvisoryLock:
     kind, _, where = spec.catalog.partition(":")
     if kind == "sqlite":
         return FileLock(Path(sqlite_file(spec) + ".lock"), spec.lock_timeout_seconds)
@@ -253,15 +277,15 @@ def open_lock(spec: config.Lake) -> FileLock | AdvisoryLock:
     raise LakeError(f"lake.catalog = {spec.catalog!r}: give sqlite:FILE or postgres:host=... dbname=...")
 
 
-def sqlite_file(spec: config.Lake) -> str:
+def sqlite_file(spec: LakeSpec) -> str:
     return str(Path(spec.catalog.partition(":")[2]).absolute())
 
 
-def data_path(spec: config.Lake) -> str:
+def data_path(spec: LakeSpec) -> str:
     return spec.data if "://" in spec.data else str(Path(spec.data).absolute())
 
 
-def catalog_exists(spec: config.Lake) -> bool:
+def catalog_exists(spec: LakeSpec) -> bool:
     return recorded_data_path(spec) is not None
 
 
@@ -270,7 +294,7 @@ _DATA_PATHS: dict[tuple[str, int], str] = {}
 would drop, when it closes the file, the locks that the system keeps by process and file."""
 
 
-def _identity(spec: config.Lake) -> tuple[str, int] | None:
+def _identity(spec: LakeSpec) -> tuple[str, int] | None:
     """A SQLite catalog's path and inode; None where there is no such file."""
     try:
         return sqlite_file(spec), Path(sqlite_file(spec)).stat().st_ino
@@ -278,7 +302,7 @@ def _identity(spec: config.Lake) -> tuple[str, int] | None:
         return None
 
 
-def recorded_data_path(spec: config.Lake) -> str | None:
+def recorded_data_path(spec: LakeSpec) -> str | None:
     """The data path that the catalog holds; None where no lake was made yet."""
     query = "SELECT value FROM ducklake_metadata WHERE key = 'data_path'"
     if spec.catalog.startswith("sqlite:"):
@@ -309,21 +333,26 @@ def recorded_data_path(spec: config.Lake) -> str | None:
     return str(row[0]) if row else None
 
 
-def _connect(spec: config.Lake, data: str) -> Cursor:
+def _connect(spec: LakeSpec, data: str) -> Cursor:
     """DuckDB with the extensions that the lake needs, and with no others.
 
     Their files lie beside DuckDB itself, installed by the same means, so they
     are as good as it: to hash their tens of megabytes for their signature
     would take a fifth of a second of every command. Whatever a user's SQL
     loads later must be signed again, and nothing can undo that.
+
+    It has one thread until the lake is open: what DuckLake asks its catalog
+    is so small that to share it among threads takes twice as long.
     """
     kind = "sqlite_scanner" if spec.catalog.startswith("sqlite:") else "postgres_scanner"
     files = [extension_file(name) for name in ("ducklake", kind, *(["httpfs"] if is_s3(data) else []))]
-    connection = duckdb.connect(config={**SETTINGS, "allow_unsigned_extensions": "true"})
+    connection = duckdb.connect(config={**SETTINGS, "allow_unsigned_extensions": "true", "threads": "1"})
     for file in files:
         connection.execute(f"LOAD '{_quoted(file)}'")
     connection.execute("SET allow_unsigned_extensions = false")
     if is_s3(data):
+        from tidemill.lake import s3
+
         s3.create_secret(connection)
         s3.check_data(connection, data)
     return connection
@@ -344,6 +373,13 @@ def is_interrupt(error: BaseException) -> bool:
     return isinstance(error, duckdb.InterruptException) or str(error) == "Query interrupted"
 
 
+def _raise_known(error: duckdb.IOException, data: str) -> None:
+    from tidemill.lake import s3
+
+    if known := s3.meaning(error, data):
+        raise known from error
+
+
 def _rollback(cursor: Cursor) -> None:
     try:
         cursor.execute("ROLLBACK")
@@ -360,11 +396,11 @@ def _reachable(path: str) -> bool:
     return "://" in path or Path(path).exists()
 
 
-def _absolute_catalog(spec: config.Lake) -> str:
+def _absolute_catalog(spec: LakeSpec) -> str:
     return f"sqlite:{sqlite_file(spec)}" if spec.catalog.startswith("sqlite:") else spec.catalog
 
 
-def _shown(spec: config.Lake) -> str:
+def _shown(spec: LakeSpec) -> str:
     """The catalog without its password."""
     return " ".join(word for word in spec.catalog.split(" ") if not word.startswith("password="))
 

@@ -1,0 +1,133 @@
+"""The commands of every day. Everything heavy is imported where it is used, so that `--help` is there at once."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tidemill.cli import backfill, bench, housekeeping, operate, versions  # noqa: F401
+from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, load, print_facts
+
+if TYPE_CHECKING:
+    from tidemill.config import Pipeline
+    from tidemill.run import RunResult
+
+__all__ = ["app"]
+
+
+class Format(StrEnum):
+    """How `sql` prints a result."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+
+
+@app.command()
+def plan(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """What `run` would do, and why: files, shards, rows, tokens, time and cost. Computes and writes nothing."""
+    from tidemill.cli import render
+    from tidemill.lake import Lake, catalog_exists
+    from tidemill.plan import make_plan
+
+    loaded = load(pipeline, overrides)
+    lake = Lake(loaded.lake, read_only=True) if catalog_exists(loaded.lake) else None
+    try:
+        facts = make_plan(loaded, lake)[0].to_json()
+    finally:
+        if lake is not None:
+            lake.close()
+    print_facts(facts, render.plan, as_json)
+
+
+@app.command()
+def run(
+    pipeline: PipelineFile,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="ROWS", min=1, help="Try the pipeline on a few rows and print them; tables are left alone."
+        ),
+    ] = None,
+    direct: Annotated[bool, typer.Option("--direct", help="Run in this process, without Prefect.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove the rows of vanished files, however many.")] = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the pipeline's table up to date, here and now. Only what changed is computed."""
+    from dataclasses import asdict
+
+    from tidemill.cli import render
+    from tidemill.cli.live import live_progress
+
+    loaded = load(pipeline, overrides)
+    if limit is not None:
+        from tidemill.sample import sample
+
+        rows = sample(loaded, limit)
+        print_facts(
+            rows, lambda found: render.rows(list(found[0]) if found else [], [list(r.values()) for r in found]), as_json
+        )
+        return
+    with live_progress() as progress:
+        result = _run(loaded, direct=direct, yes=yes, progress=progress)
+    if as_json:
+        print_facts(asdict(result), str, as_json)
+    else:
+        typer.echo(render.result(result, pipeline))
+    if result.state != "done":
+        raise typer.Exit(1)
+
+
+@app.command()
+def sql(
+    source: Annotated[str, typer.Argument(metavar="PIPELINE.toml|LAKE", help="A pipeline file, or a lake's catalog.")],
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="One or more statements that read.")],
+    output: Annotated[Format, typer.Option("--format", help="How the result is printed.")] = Format.table,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Query the tables of a lake with SQL, read-only. A pipeline's table has the pipeline's name."""
+    from tidemill.cli.query import lake_to_read, run_query
+
+    run_query(lake_to_read(source, overrides or ()), query, "json" if as_json else output.value)
+
+
+@app.command()
+def status(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Where the table stands: shards by state, rows, quarantine, throughput, last runs."""
+    from tidemill.cli import render
+    from tidemill.status import pipeline_status
+
+    print_facts(pipeline_status(load(pipeline, overrides)), render.status, as_json)
+
+
+@app.command()
+def verify(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Recheck every invariant of the pipeline's tables; exits 1 and says what is wrong."""
+    from tidemill.cli import render
+    from tidemill.lake import Lake
+    from tidemill.lake.verify import verify_pipeline
+
+    loaded = load(pipeline, overrides)
+    with Lake(loaded.lake, read_only=True) as lake:
+        report = verify_pipeline(lake, loaded.name)
+    print_facts(report, render.verification, as_json)
+    if report["problems"]:
+        raise typer.Exit(1)
+
+
+def _run(loaded: Pipeline, *, direct: bool, yes: bool, progress: Any) -> RunResult:
+    from tidemill.run import Run
+
+    planned = Run(loaded, progress=progress, yes=yes)
+    # Starting Prefect's temporary server takes seconds: not for finding that there is nothing to do.
+    if direct or (planned.prepare().is_up_to_date and not os.environ.get("PREFECT_API_URL")):
+        return planned.execute()
+    from flows.local import run_under_prefect
+
+    return run_under_prefect(loaded, yes=yes, progress=progress, run=planned)
