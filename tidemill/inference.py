@@ -218,7 +218,8 @@ class ModelRunner:
         should_stop: Callable[[], bool],
     ) -> deque[Indices]:
         while waiting:
-            if len(started) >= self.engine.depth:
+            depth = 1 if any(map(work.is_alone, (waiting[0], *(batch for batch, _ in started)))) else self.engine.depth
+            if len(started) >= depth:
                 waiting = self._settle(work, *started.popleft(), waiting)
                 continue
             if should_stop():
@@ -243,10 +244,10 @@ class ModelRunner:
         return waiting
 
     def _plan(self, work: _Work, rows: Indices) -> list[Indices]:
-        """Rows longer than the budget, which `auto` or a halved one can meet, go alone."""
+        """Rows longer than the budget, which `auto` or a halved one can meet, are batches of one."""
         # Another thread, settling its own batches, may lower the budget meanwhile.
         lengths, token_budget = self._widths(work.sequences.lengths[rows]), self.token_budget
-        fits = lengths <= token_budget
+        fits = (lengths <= token_budget) & ~np.isin(rows, list(work.alone))
         batches = plan_batches(lengths[fits], token_budget=token_budget)
         return [*_one_by_one(rows[~fits]), *(rows[fits][batch] for batch in batches)]
 
@@ -281,9 +282,12 @@ class ModelRunner:
     def _after_out_of_memory(self, work: _Work, batch: Indices, waiting: Iterable[Indices]) -> deque[Indices]:
         self.engine.release_memory()
         num_padded = len(batch) * self._width(work, batch)
-        if len(batch) == 1:
+        if work.is_alone(batch):
             work.reasons[int(batch[0])] = f"out of memory: its {num_padded} tokens alone do not fit the device"
             return deque(waiting)
+        if len(batch) == 1:
+            work.alone.add(int(batch[0]))
+            return deque([*waiting, batch])
         # Others were on their way under the same budget: they fail with this one, and say nothing of the lower one.
         if num_padded <= self.token_budget:
             self.token_budget = num_padded // 2
@@ -339,6 +343,8 @@ class _Work:
     stats: Stats
     windows: Windows | None = None
     reasons: dict[int, str] = field(default_factory=dict)
+    alone: set[int] = field(default_factory=set)
+    """What ran out of memory by itself, perhaps for what else was on its way: it is tried once more, beside nothing."""
     computed: list[Indices] = field(default_factory=list)
     logits: list[Logits] = field(default_factory=list)
 
@@ -347,6 +353,9 @@ class _Work:
         windows = Windows.of(token_ids, pooling) if pooling else None
         sequences = Sequences.of(windows.token_ids if windows else token_ids, deduplicate=deduplicate)
         return cls(sequences, Stats(num_rows=len(token_ids), num_distinct=len(sequences)), windows)
+
+    def is_alone(self, batch: Indices) -> bool:
+        return len(batch) == 1 and int(batch[0]) in self.alone
 
     def without_reason(self) -> Indices:
         fit = np.ones(len(self.sequences), dtype=bool)

@@ -210,6 +210,31 @@ def test_batches_that_run_out_of_memory_side_by_side_lower_the_budget_once(folde
     assert (runner.token_budget, predictions.stats.oom_halvings) == (pytest.approx(256, abs=30), 1)
 
 
+def test_a_row_that_does_not_fit_beside_others_is_tried_alone(folder, token_ids, undisturbed):
+    runner = disturbed(folder, Disturbance, num_streams=4)
+    longest, on_their_way, submit = max(map(len, token_ids.to_pylist())), [], runner.engine.submit
+
+    class Counted:
+        def __init__(self, answer, num_tokens):
+            self.answer, self.num_tokens = answer, num_tokens
+            on_their_way.append(num_tokens)
+
+        def result(self):
+            on_their_way.remove(self.num_tokens)
+            return self.answer.result()
+
+    def submit_if_it_fits(ids_BT, mask_BT):
+        if sum(on_their_way) + ids_BT.size > longest:
+            raise GPU_OUT_OF_MEMORY
+        return Counted(submit(ids_BT, mask_BT), ids_BT.size)
+
+    runner.engine.submit = submit_if_it_fits
+    predictions = runner.predict(token_ids)
+
+    assert predictions.reason.null_count == len(token_ids)
+    assert_same(predictions, undisturbed)
+
+
 def test_what_an_engine_does_not_pad_is_not_counted_as_padded(folder, token_ids):
     runner = load(folder, deduplicate=False)
     runner.engine.__class__ = type("Packing", (type(runner.engine),), {"pads": False})
