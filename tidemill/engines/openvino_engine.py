@@ -40,6 +40,8 @@ import openvino as ov  # noqa: E402
 from openvino import properties  # noqa: E402
 from openvino.properties import hint as hints  # noqa: E402
 
+from tidemill.engines.openvino_attention import with_attention_spelled_out  # noqa: E402
+
 if TYPE_CHECKING:
     from openvino import CompiledModel, InferRequest, Model
 
@@ -119,8 +121,9 @@ class OpenVinoEngine:
         reference: OpenVinoEngine | None = None,
     ) -> None:
         self._core = ov.Core()
-        self._model, self._dtype, self._is_rewritten, self.reference = model, dtype, is_rewritten, reference
-        self._any_shape = self._compile(model)
+        self._model = with_attention_spelled_out(model)
+        self._dtype, self._is_rewritten, self.reference = dtype, is_rewritten, reference
+        self._any_shape = self._compile(self._model)
         self._most_graphs = most_graphs
         self._graphs: dict[tuple[int, ...], _Graph] = {}
         self._seen: Counter[tuple[int, ...]] = Counter()
