@@ -83,6 +83,11 @@ def test_sql_answers_alike_with_and_without_a_parser(done):
     assert "review-" in plain.stdout or "40 rows" in plain.stdout
 
 
+def test_sql_may_begin_with_a_comment(done):
+    pipeline, home = done
+    assert answer("sql", pipeline, "-- how many\nSELECT count(*) AS n FROM reviews", home=home) == [{"n": 40}]
+
+
 def test_sql_needs_no_more_of_a_pipeline_file_than_its_lake(done, tmp_path):
     _, home = done
     broken, misspelt = tmp_path / "broken.toml", tmp_path / "misspelt.toml"

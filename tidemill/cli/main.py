@@ -42,7 +42,7 @@ def main() -> None:
 def _run(words: Sequence[str]) -> None:
     match words:
         # To import the parser takes as long as a short query.
-        case ["sql", source, query, *options] if "-" not in (source[:1], query[:1]) and tuple(options) in PLAIN_FORMATS:
+        case ["sql", source, query, *options] if tuple(options) in PLAIN_FORMATS and not _has_option(source, query):
             from tidemill.cli.query import lake_to_read, run_query
 
             run_query(lake_to_read(source), query, PLAIN_FORMATS[tuple(options)])
@@ -50,6 +50,11 @@ def _run(words: Sequence[str]) -> None:
             from tidemill.cli import everyday
 
             everyday.app()
+
+
+def _has_option(*words: str) -> bool:
+    """SQL may begin with a comment, which begins as an option does."""
+    return any(word.startswith("-") and len(word.split()) == 1 for word in words)
 
 
 def _say(message: str) -> None:
