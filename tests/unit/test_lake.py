@@ -9,6 +9,7 @@ import duckdb
 import pytest
 
 from tidemill import config
+from tidemill.errors import LakeError
 from tidemill.lake import Lake, ensure_system_tables
 from tidemill.lake.connection import CATALOG, extension_file
 from tidemill.lake.tables import SYSTEM_TABLES
@@ -34,12 +35,19 @@ def test_sql_cannot_load_an_extension_whose_signature_is_wrong(lake, tmp_path):
             cursor.execute(f"LOAD '{forged}'")
 
 
-def test_a_snapshot_is_the_lake_at_its_first_statement(lake):
-    with contextlib.closing(lake.snapshot()) as reader:
-        before = reader.execute("SELECT count(*) FROM _layout").fetchall()
+def test_one_snapshot_is_the_lake_as_it_was_when_it_was_opened(lake):
+    count = "SELECT count(*) FROM _layout"
+    with Lake(lake.spec, read_only=True, one_snapshot=True) as reader:
         lake.write(lambda cursor: cursor.execute("INSERT INTO _layout SELECT * FROM _layout"), message="twice")
-        assert reader.execute("SELECT count(*) FROM _layout").fetchall() == before == [(1,)]
-    assert lake.cursor().execute("SELECT count(*) FROM _layout").fetchall() == [(2,)]
+        assert reader.cursor().execute(count).fetchall() == [(1,)]
+        assert reader.cursor().execute(count).fetchall() == [(1,)]
+    assert lake.cursor().execute(count).fetchall() == [(2,)]
+
+
+def test_one_snapshot_of_another_layout_is_refused(lake):
+    lake.write(lambda cursor: cursor.execute("UPDATE _layout SET layout_version = 99"), message="newer")
+    with pytest.raises(LakeError, match="layout 99"):
+        Lake(lake.spec, read_only=True, one_snapshot=True)
 
 
 def test_a_name_in_sql_is_never_a_variable_of_python(lake):

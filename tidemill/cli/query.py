@@ -45,8 +45,8 @@ def run_query(spec: LakeSpec, query: str, output: str) -> None:
     Raises:
         InputError: the SQL is wrong, or would write.
     """
-    with Lake(spec, read_only=True) as lake:
-        cursor = lake.snapshot()
+    with Lake(spec, read_only=True, one_snapshot=True) as lake:
+        cursor = lake.cursor()
         try:
             statements = cursor.extract_statements(query)
             explained = [s for statement in statements for s in _explained(cursor, statement)]

@@ -52,16 +52,19 @@ class Lake:
     """One lake, open for reading, or for reading and writing.
 
     Cursors may be used from several threads, one thread a cursor. `any_layout`
-    is for whoever migrates it.
+    is for whoever migrates it. With `one_snapshot` there is one cursor, and all
+    of its statements see the lake as it was when it was opened.
 
     Raises:
         LakeError: it does not exist (read-only), cannot be reached, keeps its
             data elsewhere, or was written in another layout.
     """
 
-    def __init__(self, spec: LakeSpec, *, read_only: bool = False, any_layout: bool = False) -> None:
+    def __init__(
+        self, spec: LakeSpec, *, read_only: bool = False, any_layout: bool = False, one_snapshot: bool = False
+    ) -> None:
         self.spec = spec
-        self.read_only = read_only
+        self.read_only, self._is_one_snapshot = read_only, one_snapshot
         self._lock = open_lock(spec)
         recorded = recorded_data_path(spec)
         if read_only and recorded is None:
@@ -75,6 +78,9 @@ class Lake:
         else:
             with self._lock.held():
                 self._attach(spec, create=not catalog_exists(spec))
+        if one_snapshot:
+            self._connection.execute("BEGIN")
+            self._connection.execute("USE lake")
         if not any_layout:
             self._check_layout()
         self._connection.execute("RESET threads")
@@ -86,14 +92,9 @@ class Lake:
         return str(path).rstrip("/")
 
     def cursor(self) -> Cursor:
+        if self._is_one_snapshot:
+            return self._connection
         cursor = self._connection.cursor()
-        cursor.execute("USE lake")
-        return cursor
-
-    def snapshot(self) -> Cursor:
-        """A cursor whose statements all see the lake as it is at the first one."""
-        cursor = self._connection.cursor()
-        cursor.execute("BEGIN")
         cursor.execute("USE lake")
         return cursor
 
