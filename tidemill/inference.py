@@ -218,8 +218,7 @@ class ModelRunner:
         should_stop: Callable[[], bool],
     ) -> deque[Indices]:
         while waiting:
-            depth = 1 if any(map(work.is_alone, (waiting[0], *(batch for batch, _ in started)))) else self.engine.depth
-            if len(started) >= depth:
+            if len(started) >= self._depth(work, [waiting[0], *(batch for batch, _ in started)]):
                 waiting = self._settle(work, *started.popleft(), waiting)
                 continue
             if should_stop():
@@ -227,6 +226,10 @@ class ModelRunner:
             batch = waiting.popleft()
             started.append((batch, self._start(work, batch)))
         return waiting
+
+    def _depth(self, work: _Work, batches: Iterable[Indices]) -> int:
+        """How many batches may be on their way: one, where any of these is to be alone."""
+        return 1 if any(map(work.is_alone, batches)) else self.engine.depth
 
     def _settle(
         self, work: _Work, batch: Indices, answer: Answer | Exception, waiting: deque[Indices]

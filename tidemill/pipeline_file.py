@@ -33,6 +33,11 @@ class LakeToRead(NamedTuple):
     """Readers take no lock."""
 
 
+def named_catalog(source: str) -> str:
+    """The catalog that a user names in place of a pipeline file: a SQLite file's path will do."""
+    return source if source.startswith(("sqlite:", "postgres:")) else f"sqlite:{Path(source)}"
+
+
 def read_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """What a pipeline file says; each override is `key.path=value`, its value as in TOML or a bare string.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -39,10 +38,11 @@ def load(path: str, overrides: list[str] | None) -> Pipeline:
 
 def lake_spec(source: str, overrides: list[str] | None) -> Any:
     from tidemill import config
+    from tidemill.pipeline_file import named_catalog
 
     if source.endswith(".toml"):
         return load(source, overrides).lake
-    return config.Lake(catalog=source if source.startswith(("sqlite:", "postgres:")) else f"sqlite:{Path(source)}")
+    return config.Lake(catalog=named_catalog(source))
 
 
 def print_facts(facts: Any, render: Callable[[Any], str], as_json: bool) -> None:

@@ -92,9 +92,9 @@ def sql(
     as_json: AsJson = False,
 ) -> None:
     """Query the tables of a lake with SQL, read-only. A pipeline's table has the pipeline's name."""
-    from tidemill.cli.query import lake_to_read, run_query
+    from tidemill.cli.query import find_lake, run_query
 
-    run_query(lake_to_read(source, overrides or ()), query, "json" if as_json else output.value)
+    run_query(find_lake(source, overrides or ()), query, "json" if as_json else output.value)
 
 
 @app.command()

@@ -43,9 +43,9 @@ def _run(words: Sequence[str]) -> None:
     match words:
         # To import the parser takes as long as a short query.
         case ["sql", source, query, *options] if tuple(options) in PLAIN_FORMATS and not _has_option(source, query):
-            from tidemill.cli.query import lake_to_read, run_query
+            from tidemill.cli.query import find_lake, run_query
 
-            run_query(lake_to_read(source), query, PLAIN_FORMATS[tuple(options)])
+            run_query(find_lake(source), query, PLAIN_FORMATS[tuple(options)])
         case _:
             from tidemill.cli import everyday
 

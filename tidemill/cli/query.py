@@ -7,7 +7,6 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import _duckdb as duckdb  # As tidemill.lake.connection does.
@@ -23,15 +22,14 @@ ROWS_AT_A_TIME = 10_000
 MAX_TABLE_ROWS = 200
 
 
-def lake_to_read(source: str, overrides: Sequence[str] = ()) -> LakeSpec:
+def find_lake(source: str, overrides: Sequence[str] = ()) -> LakeSpec:
     """The lake of a pipeline file, of which only the section `lake` has to be right, or the lake of that catalog.
 
     Raises:
         ConfigError: the file cannot be read, or it does not say where its lake lies.
     """
     if not source.endswith(".toml"):
-        catalog = source if source.startswith(("sqlite:", "postgres:")) else f"sqlite:{Path(source)}"
-        return pipeline_file.LakeToRead(catalog, default_data())
+        return pipeline_file.LakeToRead(pipeline_file.named_catalog(source), default_data())
     if (plain := pipeline_file.lake_to_read(pipeline_file.read_file(source, overrides))) is not None:
         return plain
     from tidemill.config import load_pipeline

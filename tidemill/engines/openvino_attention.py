@@ -17,8 +17,7 @@ def with_attention_spelled_out(model: Model) -> Model:
     """A copy of `model` with attention as products and a softmax.
 
     OpenVINO takes it apart like that by itself and makes one kernel of the parts,
-    but transposes the keys before it, where the product could: a twentieth of
-    all time for a small model.
+    but transposes the keys before it, where the product could.
     """
     copy = model.clone()
     for node in copy.get_ops():

@@ -1,7 +1,7 @@
 """OpenVINO on a CPU: bfloat16 where the processor computes in it, or calibrated int8.
 
 One graph takes every shape. A shape that comes up often, as that of texts cut at
-`max_length` does, gets a graph of its own, which is faster by a fifth; widths are
+`max_length` does, gets a graph of its own, which is faster by a tenth; widths are
 rounded up a little, so that shapes do come up again. A converted model is used
 only if it answers a probe as torch does.
 

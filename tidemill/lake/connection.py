@@ -343,7 +343,7 @@ def _connect(spec: LakeSpec, data: str) -> Cursor:
     loads later must be signed again, and nothing can undo that.
 
     It has one thread until the lake is open: what DuckLake asks its catalog
-    is so small that to share it among threads takes twice as long.
+    is so small that to share it among threads takes longer.
     """
     kind = "sqlite_scanner" if spec.catalog.startswith("sqlite:") else "postgres_scanner"
     files = [extension_file(name) for name in ("ducklake", kind, *(["httpfs"] if is_s3(data) else []))]
