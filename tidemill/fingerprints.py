@@ -1,9 +1,10 @@
-"""Hashes of local files, remembered for as long as size, mtime and inode stay the same."""
+"""Hashes of local files, remembered for as long as a file's stat says that nobody wrote to it."""
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,12 +12,17 @@ from tidemill.places import home, make_folder
 from tidemill.shards import fingerprint
 
 READ_BYTES = 1 << 20
+SETTLING_NS = 2_000_000_000
+"""How long after a write another one may leave the same times, where a file system counts in whole seconds."""
 
 
 def stamp(path: str | Path) -> str:
-    """What a file's stat says of it; while this is the same, its content is taken to be."""
+    """What a file's stat says of it; while this is the same, its content is taken to be.
+
+    Whoever overwrites a file can set its mtime back, but not its ctime.
+    """
     stat = Path(path).stat()
-    return f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ino}"
+    return f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ino}-{stat.st_ctime_ns}"
 
 
 def hash_files(paths: Iterable[str | Path]) -> dict[str, str]:
@@ -48,7 +54,7 @@ def _remembered(connection: sqlite3.Connection, path: Path) -> str:
     if found:
         return str(found[0])
     sha256 = _sha256(path)
-    if stamp(path) == before:
+    if stamp(path) == before and path.stat().st_ctime_ns < time.time_ns() - SETTLING_NS:
         with connection:
             connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (absolute, before, sha256))
     return sha256
