@@ -6,7 +6,6 @@ here as a ModelError.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tidemill.errors import ModelError
+from tidemill.fingerprints import stamp
+from tidemill.model_files import MODEL_FILES, matching, refuse_unapplied
 
 if TYPE_CHECKING:
     import torch
@@ -33,50 +34,33 @@ _POSITIONS_AFTER_PADDING = {
 
 def folder_state(folder: str | Path) -> tuple[object, ...]:
     """What differs if the folder's files do, without reading them."""
-    stats = [(path.name, path.stat()) for path in sorted(Path(folder).glob("*"))]
-    return (str(folder), *((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
+    return (str(folder), *((name, stamp(Path(folder) / name)) for name in matching(folder, MODEL_FILES)))
 
 
 def load_config(folder: str | Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """The model's configuration; reads no weights and, unless trusted, runs no code of the model's.
 
     Raises:
-        ModelError: no config.json, or one that is broken, of an unknown architecture, or in need of remote code.
+        ModelError: no config.json, one that is broken or of an unknown architecture, or files that ask for what is
+            not applied.
     """
-    raw = _read_config(Path(folder))
-    if "auto_map" in raw and not trust_remote_code and not _is_known(raw.get("model_type")):
+    refuse_unapplied(Path(folder), trust_remote_code=trust_remote_code)
+    if not (Path(folder) / "config.json").is_file():
         raise ModelError(
-            f"The model in {folder} comes with its own Python code. Read it, then set model.trust_remote_code = true, "
-            "or choose a model that Transformers knows."
+            f"There is no config.json in {folder}. Set model.path to a Hub model id or to the folder of a model "
+            "in Transformers' format."
         )
     from transformers import AutoConfig
 
     with opening(f"The model's configuration in {folder}"):
         config: PretrainedConfig = AutoConfig.from_pretrained(
-            folder, trust_remote_code=trust_remote_code, local_files_only=True
+            Path(folder).absolute(), trust_remote_code=trust_remote_code, local_files_only=True
         )
+        if config._attn_implementation not in ("eager", "sdpa"):
+            # The same function from a package that may be installed or not: Transformers then takes PyTorch's.
+            config._attn_implementation = None
+        config.return_dict = True
     return config
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as e:
-        raise ModelError(
-            f"There is no config.json in {folder}. Set model.path to a Hub model id or to the folder of a model "
-            "in Transformers' format."
-        ) from e
-    except (OSError, ValueError) as e:
-        raise ModelError(f"{folder / 'config.json'} cannot be read: {e}. Download the model again.") from e
-    if not isinstance(raw, dict):
-        raise ModelError(f"{folder / 'config.json'} holds no JSON object. Download the model again.")
-    return raw
-
-
-def _is_known(model_type: object) -> bool:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    return model_type in CONFIG_MAPPING
 
 
 def load_weights(auto_class: str, folder: str | Path, *, dtype: torch.dtype, trust_remote_code: bool) -> Any:
@@ -86,20 +70,21 @@ def load_weights(auto_class: str, folder: str | Path, *, dtype: torch.dtype, tru
         ModelError: the weights are missing, pickled, of another shape, or do not cover the model.
     """
     _require_safetensors(Path(folder))
+    config = load_config(folder, trust_remote_code=trust_remote_code)
     import transformers
 
     # dtype is always given: left out, Transformers takes the one that the checkpoint was saved in.
     with opening(f"The model in {folder}"):
         model, info = getattr(transformers, auto_class).from_pretrained(
-            folder,
+            Path(folder).absolute(),
+            config=config,
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             local_files_only=True,
             output_loading_info=True,
         )
-    absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    if absent:
+    if absent := sorted(info["missing_keys"]):
         raise ModelError(
             f"The weights in {folder} lack {_some(absent)} of {type(model).__name__}, which would stay random. "
             "Choose a model that was fine-tuned for model.task."
@@ -125,14 +110,24 @@ def _some(names: list[str]) -> str:
 
 
 def max_positions(config: PretrainedConfig) -> int | None:
-    """Most tokens of one sequence, special tokens included, by the model's positions; None if it states no bound."""
+    """Most tokens of one sequence, special tokens included, by the model's positions; None if it states no bound.
+
+    Raises:
+        ModelError: it has no position for any token.
+    """
     text = config.get_text_config()
     positions = getattr(text, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:
         return None
-    if text.model_type in _POSITIONS_AFTER_PADDING:
-        return positions - (1 if text.pad_token_id is None else text.pad_token_id) - 1
-    return positions
+    if text.model_type not in _POSITIONS_AFTER_PADDING:
+        return positions
+    padding = 1 if text.pad_token_id is None else text.pad_token_id
+    if padding + 1 >= positions:
+        raise ModelError(
+            f"The model's config.json says max_position_embeddings = {positions} and pad_token_id = {padding}, and "
+            f"{text.model_type} models count positions from there: none is left. Correct it there."
+        )
+    return positions - padding - 1
 
 
 @contextmanager
@@ -141,14 +136,27 @@ def opening(what: str) -> Iterator[None]:
     with _silence():
         try:
             yield
+        except ModelError:
+            raise
         # Its loaders raise whatever their parts raise, bare Exception and ImportError included.
-        except Exception as e:
-            raise ModelError(f"{what} cannot be loaded: {_first_line(e)}") from e
+        except BaseException as e:
+            if not isinstance(e, Exception) and not is_panic(e):
+                raise
+            raise ModelError(f"{what} cannot be loaded: {_meaning(e)}") from e
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+def is_panic(error: BaseException) -> bool:
+    """Whether it comes out of Rust code that gave up: that is no Exception, and its class cannot be imported."""
+    return type(error).__name__ == "PanicException"
+
+
+def _meaning(error: BaseException) -> str:
+    if "`ignore_mismatched_sizes`" in str(error):
+        return "its weights are of other shapes than config.json says. Download the model again."
+    if isinstance(error, KeyError):
+        return f"{error} is missing."
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 @contextmanager

@@ -309,7 +309,7 @@ def rewrite(model: PreTrainedModel) -> Encoder | None:
         with torch.no_grad():
             encoder = Encoder(parts_of(model)).eval()
             agrees = all(_agree(model, encoder, ids_BT, mask_BT) for ids_BT, mask_BT in _probes(model.config))
-    except (AttributeError, TypeError, RuntimeError):  # a relative of these families, of another make
+    except (AttributeError, TypeError, ValueError, RuntimeError):  # a relative of these families, of another make
         return None
     return encoder if agrees else None
 

@@ -333,7 +333,7 @@ class ModelRunner:
         """Whether the model is one that reads a text's last token, and refuses to guess which that is."""
         try:
             self.engine.submit(np.zeros((2, 2), dtype=np.int64), np.ones((2, 2), dtype=np.int64)).result()
-        except ValueError:
+        except (ValueError, TypeError):
             return True
         return False
 

@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tidemill.checkpoint import opening
+from tidemill.checkpoint import is_panic, opening
 from tidemill.config import LongText
 from tidemill.errors import ModelError
+from tidemill.model_files import read_json, refuse_unapplied_tokenizer
 from tidemill.shards import fingerprint
 from tidemill.windows import MAX_ROW_TOKENS, Windowing
 
@@ -117,7 +118,7 @@ class TextTokenizer:
         backend.no_padding()
         return cls(
             backend,
-            max_length=_resolve_max_length(max_length, int(tokenizer.model_max_length), model_max_length),
+            max_length=_resolve_max_length(max_length, _stated_length(tokenizer), model_max_length),
             long_text=long_text,
             truncation_side=tokenizer.truncation_side,
             overlap=overlap,
@@ -260,16 +261,50 @@ def _require_files(folder: Path) -> None:
 
 
 def _load_fast(folder: str | Path, *, trust_remote_code: bool) -> Any:
+    refuse_unapplied_tokenizer(Path(folder), trust_remote_code=trust_remote_code)
     with opening(f"The tokenizer in {folder}"):
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+        _refuse_unknown_class(Path(folder))
+        # Absolute, since some relative paths mean models that Transformers treats in a way of their own; and never by
+        # mistral-common, which may be installed or not.
+        tokenizer = AutoTokenizer.from_pretrained(
+            Path(folder).absolute(),
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            mistral_format=False,
+        )
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(
             f"The tokenizer in {folder} ({type(tokenizer).__name__}) has no fast version. Set tokenizer.path to a "
             "model with the same vocabulary and a tokenizer.json."
         )
     return tokenizer
+
+
+def _refuse_unknown_class(folder: Path) -> None:
+    """Transformers takes a general class in place of one that it does not know, and says nothing."""
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    config = folder / "tokenizer_config.json"
+    facts = read_json(config) if config.is_file() else {}
+    name = facts.get("tokenizer_class")
+    if name is None or "auto_map" in facts:
+        return
+    base = str(name).removesuffix("Fast")
+    if tokenizer_class_from_name(base) is None and tokenizer_class_from_name(f"{base}Fast") is None:
+        raise ModelError(
+            f"{config} says tokenizer_class = {name!r}, which Transformers does not know and no code comes with. If "
+            'tokenizer.json is the whole tokenizer, set it to "PreTrainedTokenizerFast" in a copy of the model and set '
+            "tokenizer.path to that; else set tokenizer.path to another tokenizer of the same vocabulary."
+        )
+
+
+def _stated_length(tokenizer: Any) -> int:
+    try:
+        return int(tokenizer.model_max_length)
+    except (TypeError, ValueError, OverflowError):  # NaN and infinity are numbers to JSON
+        return _NO_LENGTH
 
 
 def _resolve_max_length(declared: int | Literal["auto"], tokenizer_length: int, model_length: int | None) -> int:
@@ -307,8 +342,7 @@ def _special_tokens(backend: Tokenizer) -> tuple[list[int], list[int]]:
 
 
 def _concerns_a_text(error: BaseException) -> bool:
-    # A panic in the tokenizer's Rust code is no Exception, and its class cannot be imported.
-    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+    return isinstance(error, Exception) or is_panic(error)
 
 
 def _cut_by_bytes(texts: pa.Array) -> Iterator[pa.StringArray]:

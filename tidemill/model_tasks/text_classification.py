@@ -64,7 +64,8 @@ def decode(scores_BC: Scores, config: PretrainedConfig, *, all_scores: bool) -> 
 
 def _labels(config: PretrainedConfig) -> list[str]:
     labels = [str(config.id2label.get(i)) for i in range(config.num_labels)]
-    if sorted(config.id2label) != list(range(config.num_labels)) or len(set(labels)) < len(labels):
+    named = all(isinstance(label, str | int | float) for label in config.id2label.values())
+    if not named or sorted(config.id2label) != list(range(config.num_labels)) or len(set(labels)) < len(labels):
         raise ModelError(
             f"The model's labels {config.id2label} do not name each of its {config.num_labels} outputs by one name. "
             "Correct id2label in its config.json."
