@@ -343,11 +343,12 @@ class BackfillRun:
 
 
 def _version(pipeline: Pipeline, cursor: Cursor, state: PipelineState, selection: Selection) -> Version:
-    rows = cursor.execute("SELECT version FROM _versions WHERE pipeline = ?", [pipeline.name]).fetchall()
-    known = [version for (version,) in rows]
+    rows = cursor.execute("SELECT version, spec FROM _versions WHERE pipeline = ?", [pipeline.name]).fetchall()
+    known = [version for version, _ in rows]
     if selection.version is not None:
         return load_version(cursor, pipeline, find_version(known, selection.version, state.promoted_version))
-    spec = versions.declared(pipeline)
+    recorded = [VersionSpec.from_json(json.loads(facts)) for _, facts in rows]
+    spec = versions.recognized(versions.declared(pipeline), recorded)
     if spec.version in known:
         return load_version(cursor, pipeline, spec.version)
     return _new_version(pipeline, cursor, state, spec)

@@ -136,6 +136,32 @@ def model_commit(repo: str, revision: str) -> str:
     return _commit("model", repo, revision)
 
 
+def model_contents(repo: str, commit: str) -> dict[str, str]:
+    """Content id by name of the files at the top of a model's repository; offline, of those in the local cache.
+
+    Raises:
+        ModelError: the repository or the commit is gone.
+        SourceUnavailable: the Hub did not answer well for long.
+    """
+
+    def ask() -> dict[str, str]:
+        import huggingface_hub
+
+        with _translated("model", repo, commit):
+            if _is_offline():
+                folder = huggingface_hub.snapshot_download(repo, revision=commit, local_files_only=True)
+                # A snapshot's files are links to blobs, which are named by their content.
+                return {path.name: path.resolve().name for path in Path(folder).iterdir() if path.is_file()}
+            info = huggingface_hub.HfApi().repo_info(repo, revision=commit, files_metadata=True)
+            return {
+                file.rfilename: str(file.lfs.sha256 if file.lfs else file.blob_id)
+                for file in info.siblings or []
+                if "/" not in file.rfilename
+            }
+
+    return retrying(ask, retries=LISTING_RETRIES)
+
+
 def model_snapshot(repo: str, commit: str, patterns: Sequence[str]) -> Path:
     """A local folder with a model's files at a commit; what the local cache has is not fetched again."""
 

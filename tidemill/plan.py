@@ -240,6 +240,7 @@ def _promoted_or(
     if recorded is None:
         raise LakeError(f"The lake has no record of version {state.promoted_version} of {pipeline.name}.")
     promoted = VersionSpec.from_json(recorded)
+    declared = versions.recognized(declared, [promoted])
     if promoted.version == declared.version:
         return declared, []
     changes = "; ".join(promoted.differences(declared))

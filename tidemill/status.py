@@ -171,14 +171,15 @@ def _runs(cursor: Cursor, pipeline: Pipeline) -> list[dict[str, Any]]:
 
 
 def _asked_for(cursor: Cursor, pipeline: Pipeline, promoted: str) -> list[str]:
+    facts = load_spec(cursor, pipeline.name, promoted)
+    recorded = [VersionSpec.from_json(facts)] if facts else []
     try:
-        declared = versions.declared(pipeline)
+        declared = versions.recognized(versions.declared(pipeline), recorded)
     except (InputError, RetryableError) as e:
         return [f"What the pipeline file asks for now could not be told: {e}"]
     if declared.version == promoted:
         return []
-    recorded = load_spec(cursor, pipeline.name, promoted)
-    changes = VersionSpec.from_json(recorded).differences(declared) if recorded else []
+    changes = recorded[0].differences(declared) if recorded else []
     return [
         f"The pipeline file now asks for version {declared.version} ({'; '.join(changes)}); {promoted} is promoted."
     ]

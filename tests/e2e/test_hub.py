@@ -125,6 +125,8 @@ def test_a_model_on_the_hub_is_pinned_to_its_commit(hub, tmp_path):
     pipeline = over_hub(tmp_path, "pinned/reviews", model={"path": "pinned/sentiment"})
     run(pipeline)
     model.commit({"README.md": b"moved"})
+    assert (plan_of(pipeline)["up_to_date"], plan_of(pipeline)["notes"]) == (True, [])
+    model.commit({"special_tokens_map.json": b"{}"})
     plan = plan_of(pipeline)
     assert plan["up_to_date"]
     assert f"commit:{first[:12]}" in plan["notes"][0]

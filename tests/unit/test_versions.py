@@ -8,7 +8,8 @@ import pytest
 
 from tests.pipelines import MODEL
 from tidemill.config import Pipeline
-from tidemill.versions import VersionSpec, declared
+from tidemill.errors import ModelError
+from tidemill.versions import VersionSpec, declared, model_folder, recognized, tokenizer_folder
 
 SPEC = VersionSpec(
     task="text-classification",
@@ -27,8 +28,9 @@ SPEC = VersionSpec(
 WINDOWS = replace(SPEC, long_text="windows", overlap="auto", aggregate="mean")
 
 
-def declare(**tokenizer):
-    sections = {"dataset": {"path": "x", "text": "text"}, "model": {"path": str(MODEL)}, "tokenizer": tokenizer}
+def declare(model: object = MODEL, *, trusted: bool = False, **tokenizer):
+    model = {"path": str(model), "trust_remote_code": trusted}
+    sections = {"dataset": {"path": "x", "text": "text"}, "model": model, "tokenizer": tokenizer}
     return declared(Pipeline.model_validate({"name": "reviews", **sections}))
 
 
@@ -64,3 +66,118 @@ def test_only_a_pipeline_that_reads_windows_declares_them():
     assert (declare().overlap, declare().aggregate) == (None, None)
     windows = declare(long_text="windows", overlap=3)
     assert (windows.overlap, windows.aggregate) == (3, "mean")
+
+
+def test_the_bundled_model_keeps_the_names_that_lakes_hold():
+    names = {
+        "2b2f1bab": declare(),
+        "6e9ba20b": declare(path=str(MODEL)),
+        "0dfd0ae3": declare(long_text="windows"),
+        "f0ba9f9a": declare(trusted=True),
+    }
+
+    assert [spec.version for spec in names.values()] == list(names)
+
+
+FILES = {
+    "config.json": '{"model_type": "bert"}',
+    "model.safetensors": "weights",
+    "tokenizer.json": "{}",
+    "all_results.json": '{"eval_loss": 0.5}',
+    "handler.py": "pass",
+}
+"""Of which a version took all, whether they were read or not, before it took the ones that are."""
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A folder as a training run leaves it."""
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("file", ["all_results.json", "trainer_state.json", "README.md", "requirements.txt", "a.py"])
+def test_a_file_that_is_not_read_makes_no_other_version(trained, file):
+    before = declare(trained)
+
+    (trained / file).write_text("new")
+
+    assert declare(trained) == before
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        *("config.json", "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json"),
+        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"),
+        *("vocab.json", "merges.txt", "spiece.model", "tekken.json"),
+    ],
+)
+def test_every_file_that_is_read_makes_another_version(trained, file):
+    before = declare(trained)
+
+    (trained / file).write_text("new")
+
+    assert declare(trained).version != before.version
+
+
+def test_code_counts_where_it_is_trusted(trained):
+    before = declare(trained, trusted=True)
+
+    (trained / "handler.py").write_text("new")
+
+    assert declare(trained, trusted=True).version != before.version
+
+
+BEFORE = "sha256:46111671324eac49b2c727a72ae5d2b2"
+"""What a version called `FILES` when every JSON file counted."""
+
+
+def test_a_version_recorded_when_unrelated_files_counted_is_recognized_and_opened(trained):
+    now = declare(trained)
+    recorded = replace(now, model=BEFORE, tokenizer=BEFORE)
+    assert recorded.version == "e6baca09" != now.version
+
+    assert recognized(now, [SPEC, recorded]) == recorded
+    assert model_folder(recorded) == tokenizer_folder(recorded) == trained
+
+    (trained / "model.safetensors").write_text("others!")
+    assert recognized(declare(trained), [recorded]).version not in (recorded.version, now.version)
+    with pytest.raises(ModelError, match="no longer holds"):
+        model_folder(recorded)
+
+
+def test_a_tokenizer_recorded_when_unrelated_files_counted_is_recognized_too(trained):
+    tokenizer = {"path": str(trained)}
+    now = declare(trained, **tokenizer)
+    recorded = replace(now, model=BEFORE, tokenizer="sha256:dc55c54811fe6c6d1815ba3cacaa5272")
+    assert recorded.version == "ed823cd9"
+
+    assert recognized(now, [recorded]) == recorded
+    assert recognized(now, [replace(recorded, max_length=7)]) == now
+
+
+def test_a_commit_that_changes_no_file_that_is_read_is_no_other_version(hub):
+    repo = hub.add_model("carded/sentiment")
+    repo.commit({name: text.encode() for name, text in FILES.items()})
+    first = declare("carded/sentiment")
+    repo.commit({"README.md": b"moved", "all_results.json": None, "onnx/config.json": b"{}"})
+    second = declare("carded/sentiment")
+    repo.commit({"tokenizer.json": b'{"version": "1.0"}'})
+    third = declare("carded/sentiment")
+    assert len({first.version, second.version, third.version}) == 3
+
+    assert recognized(second, [SPEC, first]) == first
+    assert recognized(third, [first]) == third
+    assert recognized(declare("carded/sentiment", trusted=True), [first]).version != first.version
+
+
+def test_a_commit_that_is_gone_is_not_taken_for_the_one_that_is_there(hub):
+    hub.add_model("squashed/sentiment").commit({name: text.encode() for name, text in FILES.items()})
+    now = declare("squashed/sentiment")
+    gone = replace(now, model=f"commit:{'0' * 40}", tokenizer=f"commit:{'0' * 40}")
+
+    assert recognized(now, [gone]) == now
