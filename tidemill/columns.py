@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ import pyarrow as pa
 from tidemill import sources
 from tidemill.config import Pipeline
 from tidemill.errors import SchemaError
-from tidemill.formats import Columns
+from tidemill.formats import Columns, check_fields, without_nulls
 from tidemill.lake import Cursor
 from tidemill.lake import ledger as lake_ledger
 from tidemill.lake.tables import RESERVED_NAMES, ROW_COLUMNS, duckdb_type
@@ -24,11 +24,17 @@ from tidemill.versions import VersionSpec
 
 @dataclass(frozen=True)
 class KeptColumn:
-    """A key or kept column: where it comes from, its name in the table and its type there."""
+    """A key or kept column: where it comes from, its name in the table and its type there.
+
+    `converted` says that its cells become the type as well as they can. Else
+    they must come back as they were written; columns recorded before that was
+    asked of them go on as they were.
+    """
 
     source: str
     name: str
     arrow_type: Any
+    converted: bool = False
 
     @property
     def type(self) -> str:
@@ -37,12 +43,13 @@ class KeptColumn:
     def to_json(self) -> dict[str, str]:
         schema = pa.schema([pa.field(self.source, self.arrow_type)])
         arrow = base64.b64encode(schema.serialize().to_pybytes()).decode()
-        return {"source": self.source, "name": self.name, "type": self.type, "arrow": arrow}
+        cells = "converted" if self.converted else "exact"
+        return {"source": self.source, "name": self.name, "type": self.type, "arrow": arrow, "cells": cells}
 
     @classmethod
     def from_json(cls, facts: Mapping[str, str]) -> KeptColumn:
         schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(facts["arrow"])))
-        return cls(facts["source"], facts["name"], schema.field(0).type)
+        return cls(facts["source"], facts["name"], schema.field(0).type, facts.get("cells") != "exact")
 
 
 def kept_fingerprint(kept: Sequence[KeptColumn]) -> str:
@@ -50,11 +57,14 @@ def kept_fingerprint(kept: Sequence[KeptColumn]) -> str:
 
 
 def parse_kept(pipeline: Pipeline) -> list[tuple[str, str]]:
-    """(source column, name in the table) of the key and kept columns, keys first."""
+    """(source column, name in the table) of the key and kept columns, keys first.
+
+    Blanks around a source column's name are part of it, as in a header `id, text`.
+    """
     pairs = []
     for declaration in (*pipeline.dataset.key, *pipeline.dataset.keep):
-        source, _, name = re.sub(r"\s+as\s+", "\0", declaration.strip(), flags=re.IGNORECASE).partition("\0")
-        pair = (source.strip(), (name or source).strip())
+        source, _, name = re.sub(r"\s+as\s+", "\0", declaration, flags=re.IGNORECASE).partition("\0")
+        pair = (source, (name or source).strip())
         if pair not in pairs:
             pairs.append(pair)
     return pairs
@@ -67,18 +77,50 @@ def settle_columns(
     cursor: Cursor | None,
     state: lake_ledger.PipelineState | None,
 ) -> tuple[tuple[KeptColumn, ...], Columns]:
-    """Give every kept column its type: the table's where it has one, else the first file's."""
-    pairs = parse_kept(pipeline)
+    """Give every kept column its type: what the pipeline file says, else the table's, else what the files show.
+
+    Raises:
+        SchemaError: a column is missing or there twice, the files do not agree on its type, or the lake has none.
+    """
     recorded = lake_ledger.load_kept(cursor, pipeline.name, spec.version) if cursor and state else None
-    known = {(column.source, column.name): column for column in map(KeptColumn.from_json, recorded or [])}
-    if recorded is not None and all(pair in known for pair in pairs) and not pipeline.dataset.types:
-        types = {source: known[source, name].arrow_type for source, name in pairs}
-        return tuple(known[pair] for pair in pairs), dataset.columns(pairs, types)
+    known = {column.source: column for column in map(KeptColumn.from_json, recorded or [])}
+    pairs, num_keys = parse_kept(pipeline), len(pipeline.dataset.key)
+    if pipeline.dataset.types or recorded is None or any(source not in known for source, _ in pairs):
+        known = _shown_columns(dataset, pairs, num_keys) | known | _declared_columns(pipeline)
+    kept = [replace(known[source], name=name) for source, name in pairs]
+    for column in kept:
+        check_fields(column.source, column.arrow_type, _way_out(dataset, column.source))
+    return tuple(kept), read_columns(dataset, kept, num_keys)
+
+
+def read_columns(dataset: sources.Dataset, kept: Sequence[KeptColumn], num_keys: int) -> Columns:
+    """What is to be read of the dataset, so that the kept columns have their types."""
+    return dataset.columns(
+        [(column.source, column.name) for column in kept],
+        {column.source: column.arrow_type for column in kept},
+        converted=[column.source for column in kept if column.converted],
+        num_keys=num_keys,
+    )
+
+
+def _shown_columns(dataset: sources.Dataset, pairs: Sequence[tuple[str, str]], num_keys: int) -> dict[str, KeptColumn]:
+    """Source column → as the files show it."""
+    columns = dataset.columns(pairs, {}, num_keys=num_keys)
+    dataset.use(columns)
     schema: pa.Schema = retrying(dataset.schema, retries=dataset.retries)
-    types = {source: schema.field(source).type for source, _ in pairs if source in schema.names}
-    columns = dataset.columns(pairs, types)
     dataset.check(schema, columns)
-    return tuple(KeptColumn(source, name, types[source]) for source, name in pairs), columns
+    return {source: KeptColumn(source, name, without_nulls(schema.field(source).type)) for source, name in pairs}
+
+
+def _declared_columns(pipeline: Pipeline) -> dict[str, KeptColumn]:
+    types = {name: sources.arrow_type_named(name, kind) for name, kind in pipeline.dataset.types.items()}
+    return {source: KeptColumn(source, source, type_, converted=True) for source, type_ in types.items()}
+
+
+def _way_out(dataset: sources.Dataset, name: str) -> str:
+    if dataset.cut_from_footer:
+        return f"Write the files otherwise, or leave {name!r} out of dataset.keep and dataset.key."
+    return f'Set dataset.types.{name} = "string" to keep its JSON as text, or leave {name!r} out of dataset.keep.'
 
 
 def check_names(pipeline: Pipeline) -> None:

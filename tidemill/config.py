@@ -81,9 +81,11 @@ class Dataset(Section):
     keep: Names = []
     """Columns copied beside the predictions; `"score as rating"` renames one."""
     types: dict[str, str] = {}
-    """Arrow types of CSV and JSONL columns where the first records do not show them: `{ rating = "double" }`."""
+    """Arrow types of key and kept columns, in place of those that the files show: `{ rating = "double" }`."""
     delimiter: str = Field(default=",", min_length=1, max_length=1)
     """What separates the fields of a CSV file."""
+    quote: str = Field(default='"', max_length=1)
+    """What encloses a field of a CSV file that holds delimiters or newlines; `""` where quotes are text."""
     shard_bytes: ByteSize = Field(default=ByteSize(16 * 2**20), gt=0)
     """Text in one shard, about. Slices that were cut are kept whatever this says later."""
 

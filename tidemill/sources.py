@@ -11,7 +11,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -21,11 +21,22 @@ from tidemill import config, hub, objects
 from tidemill.config import Pipeline
 from tidemill.errors import DatasetError, FileChanged, FormatError, SchemaError
 from tidemill.fingerprints import hash_files, stamp
-from tidemill.formats import KEPT_PREFIX, Columns, Reader, check_columns, format_of, open_reader
+from tidemill.formats import (
+    KEPT_PREFIX,
+    Columns,
+    Reader,
+    check_columns,
+    check_type,
+    format_of,
+    open_reader,
+    settle_schema,
+)
 from tidemill.shards import SourceFile, fingerprint
 from tidemill.versions import VersionSpec
 
 MAX_OPEN_READERS = 64
+MAX_LOOKED_AT = MAX_OPEN_READERS
+"""How many files say which types the columns have."""
 SAMPLE_BYTES = 1 << 16
 
 
@@ -46,14 +57,24 @@ class Dataset:
             raise FormatError(f"The dataset mixes formats: {named}. Narrow dataset.path to files of one format.")
         self.cut_from_footer = next(iter(formats)) == "parquet"
 
-    def columns(self, kept: Sequence[tuple[str, str]], types: Mapping[str, pa.DataType]) -> Columns:
+    def columns(
+        self,
+        kept: Sequence[tuple[str, str]],
+        types: Mapping[str, pa.DataType],
+        *,
+        converted: Collection[str] = (),
+        num_keys: int = 0,
+    ) -> Columns:
         declared = {name: arrow_type_named(name, kind) for name, kind in self._spec.types.items()}
         return Columns(
             text=self._version.text,
             separator=self._version.text_separator,
             kept=tuple((source, KEPT_PREFIX + name) for source, name in kept),
             types=tuple({**types, **declared}.items()),
+            converted=tuple(dict.fromkeys((*converted, *declared))),
+            num_keys=num_keys,
             delimiter=self._spec.delimiter,
+            quote=self._spec.quote,
         )
 
     def use(self, columns: Columns) -> None:
@@ -75,29 +96,40 @@ class Dataset:
         self._readers.pop(file.url, None)
 
     def schema(self) -> pa.Schema:
-        """The columns of the first file that has any."""
-        for file in self.files:
-            schema = self.reader(file).schema()
+        """The files' columns, those in use of the type that holds what every file shows: see `settle_schema`.
+
+        Of many files some are looked at, the first and the last among them.
+        """
+        shown: dict[str, pa.Schema] = {}
+        failure: FormatError | None = None
+        for file in _spread(self.files, MAX_LOOKED_AT):
+            try:
+                schema = self.reader(file).schema()
+            except FormatError as e:  # which fails the file where it is read, and not the others
+                failure = failure or e
+                continue
             if len(schema):
-                return schema
-        raise DatasetError(f"The dataset {self._spec.path} has no rows. Check dataset.path, config and split.")
+                shown[file.path] = schema
+        if not shown:
+            raise failure or DatasetError(
+                f"The dataset {self._spec.path} has no rows. Check dataset.path, config and split."
+            )
+        return settle_schema(shown, self._columns, self.reader(self.files[0]).common_type)
 
     def check(self, schema: pa.Schema, columns: Columns) -> None:
-        check_columns(schema, columns, self.files[0].path)
+        """Check that the columns are there in some file at least."""
+        check_columns(schema, replace(columns, types=()), self.files[0].path)
 
     def check_types(self, file: SourceFile, kept: Sequence[tuple[str, pa.DataType]]) -> None:
-        """Refuse a file whose kept columns are not of the table's types.
+        """Refuse a file whose kept columns do not become the table's types.
 
         Raises:
             SchemaError: it has another type, and how to make them agree.
         """
         schema = self.reader(file).schema()
         for source, expected in kept:
-            if source in schema.names and schema.field(source).type != expected:
-                raise SchemaError(
-                    f"The column {source!r} is {schema.field(source).type} in {file.path}, but {expected} in the "
-                    f"table. Write the files with one type, or leave {source!r} out of dataset.keep and dataset.key."
-                )
+            if schema.names.count(source) == 1:
+                check_type(source, schema.field(source).type, expected, file.path, declared=source in self._spec.types)
 
     def bytes_per_row(self, file: SourceFile) -> float | None:
         """Of a text file's first rows; None if it has none."""
@@ -176,7 +208,21 @@ def open_dataset(pipeline: Pipeline, version: VersionSpec) -> Dataset:
         raise DatasetError(
             f"dataset.path = {spec.path!r} names no files. Check the path, relative to the current folder."
         )
+    if way := _way_of_reading(spec):
+        revision, files = revision + way, tuple(replace(file, content=file.content + way) for file in files)
     return Dataset(spec, version, revision, files, retries=pipeline.limits.retries)
+
+
+def _way_of_reading(spec: config.Dataset) -> str:
+    """What makes other rows of the same bytes, behind the revision and each content; nothing by default."""
+    return "" if spec.quote == config.Dataset.model_fields["quote"].default else f";quote={spec.quote}"
+
+
+def _spread(files: Sequence[SourceFile], most: int) -> Sequence[SourceFile]:
+    """At most so many of the files, evenly spread, the first and the last among them."""
+    if len(files) <= most:
+        return files
+    return [files[index * (len(files) - 1) // (most - 1)] for index in range(most)]
 
 
 def settle(spec: config.Dataset, file: SourceFile) -> SourceFile:
@@ -193,7 +239,7 @@ def settle(spec: config.Dataset, file: SourceFile) -> SourceFile:
         before, sha256 = stamp(url), hash_files([url])[url]
     except FileNotFoundError as e:
         raise FileChanged(f"{file.path} is gone. `tidemill run` takes up the dataset as it is now.") from e
-    if file.content != f"sha256:{sha256}":
+    if file.content.partition(";")[0] != f"sha256:{sha256}":
         raise FileChanged(
             f"{file.path} was changed after it was listed. `tidemill run` takes up the dataset as it is now."
         )

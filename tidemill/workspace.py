@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tidemill import versions
-from tidemill.columns import KeptColumn, kept_fingerprint, parse_kept
+from tidemill.columns import KeptColumn, kept_fingerprint, parse_kept, read_columns
 from tidemill.config import Pipeline
 from tidemill.errors import FileChanged, LakeError, Stopped
 from tidemill.estimates import Rate, measured_rate
@@ -231,8 +231,7 @@ def reopen(
     dataset = None
     if files:
         dataset = reopen_dataset(pipeline, found.spec, state.target_revision, list(files.values()))
-        types = {column.source: column.arrow_type for column in found.kept}
-        dataset.use(dataset.columns([(column.source, column.name) for column in found.kept], types))
+        dataset.use(read_columns(dataset, found.kept, found.table.num_keys))
     workspace = Workspace(
         pipeline, found, lake, claims, revision=state.target_revision, run_id=run_id, dataset=dataset, tally=tally
     )

@@ -16,11 +16,25 @@ from tidemill.formats.delimited import CsvReader
 from tidemill.formats.jsonl import JsonlReader
 from tidemill.formats.parquet import ParquetReader
 from tidemill.formats.reader import KEPT_PREFIX, ByteSource, Columns, Reader
-from tidemill.formats.rows import check_columns
+from tidemill.formats.rows import check_columns, settle_schema
 from tidemill.formats.streams import COMPRESSIONS
 from tidemill.formats.text import TextReader
+from tidemill.formats.types import check_fields, check_type, without_nulls
 
-__all__ = ["FORMATS", "KEPT_PREFIX", "ByteSource", "Columns", "Reader", "check_columns", "format_of", "open_reader"]
+__all__ = [
+    "FORMATS",
+    "KEPT_PREFIX",
+    "ByteSource",
+    "Columns",
+    "Reader",
+    "check_columns",
+    "check_fields",
+    "check_type",
+    "format_of",
+    "open_reader",
+    "settle_schema",
+    "without_nulls",
+]
 
 FORMATS: Mapping[str, Callable[[ByteSource, Columns], Reader]] = {
     "parquet": ParquetReader,

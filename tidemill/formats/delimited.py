@@ -1,9 +1,10 @@
 """CSV: quoted fields may hold delimiters and newlines, and records are counted as the parser counts them.
 
 A quote opens a field only at the field's start and is an ordinary character
-elsewhere, so that `5" disk` does not swallow what follows. LF, CRLF and CR end
-a record; blank lines are no records. Fields of Python's csv module, DuckDB and
-pyarrow agree on that.
+elsewhere, so that `5" disk` does not swallow what follows. Nor does one that is
+never closed: it spoils the line that it stands in. LF, CRLF and CR end a record;
+blank lines are no records. Fields of Python's csv module, DuckDB and pyarrow
+agree on the rest.
 """
 
 from __future__ import annotations
@@ -11,36 +12,26 @@ from __future__ import annotations
 import csv
 import io
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyarrow import csv as pacsv
 
 from tidemill.errors import ConfigError, FormatError
+from tidemill.formats.cells import as_written, inferred_type, trimmed
 from tidemill.formats.reader import ByteSource, Columns
 from tidemill.formats.records import BOM, Buffer, Offsets, RecordReader, positions
-from tidemill.formats.rows import Problems, build_rows, excerpt, is_string
+from tidemill.formats.rows import Problems, build_rows, excerpt
+from tidemill.formats.types import is_string, without_nulls
 from tidemill.shards import Slice, fingerprint
 
-_QUOTE, _LF, _CR = 34, 10, 13
+_LF, _CR = 10, 13
+_DEFAULT_QUOTE = '"'
 _EXCERPT_BYTES = 200
-
-_INFERRED = (
-    pa.int64(),
-    pa.float64(),
-    pa.bool_(),
-    pa.date32(),
-    pa.timestamp("us"),
-    pa.timestamp("ns"),
-    pa.timestamp("us", "UTC"),
-    pa.timestamp("ns", "UTC"),
-)
-# Numbers that would not come back as they were written are names, not numbers.
-_NO_NUMBER = r"^\s*[+-]?(0[0-9xX]|\d{20,}\s*$)"
 
 
 class CsvReader(RecordReader):
@@ -49,43 +40,59 @@ class CsvReader(RecordReader):
     def __init__(self, source: ByteSource, columns: Columns) -> None:
         super().__init__(source, columns)
         self._delimiter = "\t" if columns.delimiter == "," and _is_tsv(source.path) else columns.delimiter
-        if not self._delimiter.isascii() or self._delimiter in '"\r\n':
-            raise ConfigError(
-                f"dataset.delimiter = {self._delimiter!r} must be an ASCII character but no quote or newline."
-            )
+        self._quote = columns.quote
+        for option, value in (("delimiter", self._delimiter), ("quote", self._quote)):
+            if not value.isascii() or value in ("\r", "\n"):
+                raise ConfigError(f"dataset.{option} = {value!r} must be an ASCII character but no newline.")
+        if self._delimiter == self._quote:
+            raise ConfigError(f"dataset.delimiter = {self._delimiter!r} must be another character than dataset.quote.")
 
     def schema(self) -> pa.Schema:
         return self._schema
+
+    def common_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+        """No type but a string gives back what two files write in different ways."""
+        if pa.types.is_null(a) or pa.types.is_null(b):
+            return b if pa.types.is_null(a) else a
+        return a if a.equals(b) else pa.string()
 
     @cached_property
     def _schema(self) -> pa.Schema:
         if self.is_empty:
             return pa.schema([])
-        data, _ = self.sample(self.body_start)
         names = self._header.names
-        table, _ = self._read_fields(data, names)
-        settled = dict(self.columns.types)
+        kept = [name for name, _ in self.columns.kept if names.count(name) == 1 and name not in self.columns.text]
+        data, _ = self.sample(self.body_start)
+        table, _ = self._read_fields(data, kept)
+        types = {name: inferred_type(table[name]) for name in kept} | dict(self.columns.types)
         strings = dict.fromkeys(self.columns.text, pa.string())
-        return pa.schema([(name, strings.get(name) or settled.get(name) or _inferred(table[name])) for name in names])
+        return pa.schema([(name, strings.get(name) or types.get(name, pa.string())) for name in names])
 
     def ends(self, data: Buffer, *, last: bool) -> Offsets:
-        return _scan(data, ord(self._delimiter), last=last).ends
+        return self._scan(data, last=last).ends
 
     @property
     def body_start(self) -> int:
         return self._header.stop
 
-    @property
-    def content_seed(self) -> str:
-        return fingerprint("csv", self._delimiter, *self._header.names)
+    def content_seed(self, data: bytes) -> str:
+        quoted = () if self._quote == _DEFAULT_QUOTE else (f"quote {self._quote}",)
+        # That a quote which is never closed spoils one line alone was not always so.
+        recovered = ("recovered",) if self._may_be_unclosed(data) and self._scan(data).unclosed is not None else ()
+        return fingerprint("csv", self._delimiter, *self._header.names, *quoted, *recovered)
 
     def parse(self, cut: Slice, data: bytes) -> pa.Table:
-        table, problems = self._read_fields(data, list(self.columns.sources))
-        types = {field.name: field.type for field in self._schema}
-        for source, _ in self.columns.kept:
-            if not is_string(types[source]) and source not in self.columns.text:
-                index = table.schema.get_field_index(source)
-                table = table.set_column(index, source, _trimmed(table[source]))
+        sources = [name for name in self.columns.sources if name in self._header.names]
+        table, problems = self._read_fields(data, sources)
+        types = {name: without_nulls(type_) for name, type_ in self.columns.types}
+        types |= {field.name: without_nulls(field.type) for field in self._schema if field.name in sources}
+        for index, name in enumerate(sources):
+            if not is_string(types[name]) and name not in self.columns.text:
+                if name in self.columns.converted:
+                    cells = trimmed(table[name])
+                else:
+                    cells = as_written(table[name], types[name], name, problems)
+                table = table.set_column(index, name, cells)
         return build_rows(cut.first_row, table, self.columns, types, problems)
 
     @cached_property
@@ -97,61 +104,71 @@ class CsvReader(RecordReader):
         names = self._names(data[: ends[0]].lstrip(b"\r\n"))
         if not any(names):
             raise FormatError(f"{self.path}: the header line names no columns. Its first line must name them.")
-        if doubles := sorted({name for name in names if names.count(name) > 1}):
-            raise FormatError(
-                f"{self.path}: the header repeats the names {', '.join(map(repr, doubles))}. Rename the columns."
-            )
         return _Header(start + int(ends[0]), names)
 
     def _names(self, line: bytes) -> list[str]:
+        quoting = {"quotechar": self._quote} if self._quote else {"quoting": csv.QUOTE_NONE}
         try:
             text = line.decode()
-            rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=self._delimiter))
+            rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=self._delimiter, **quoting))
         except (UnicodeDecodeError, csv.Error) as e:
             raise FormatError(f"{self.path}: the header line is not CSV in UTF-8: {e}. Convert the file.") from e
         return rows[0] if rows else []
 
-    def _read_fields(self, data: bytes, names: list[str]) -> tuple[pa.Table, Problems]:
+    def _scan(self, data: Buffer, *, last: bool = True) -> _Scan:
+        return _scan(data, ord(self._delimiter), ord(self._quote) if self._quote else None, last=last)
+
+    def _may_be_unclosed(self, data: bytes) -> bool:
+        """Whether the data's last quote may be one that opens a field: most often its place alone says no."""
+        at = data.rfind(self._quote.encode()) if self._quote else -1
+        return at == 0 or (at > 0 and chr(data[at - 1]) in ("\n", "\r", self._delimiter, self._quote))
+
+    def _read_fields(self, data: bytes, names: Sequence[str]) -> tuple[pa.Table, Problems]:
         """Columns as bytes, a row a record; those of malformed records are null."""
-        scan = _scan(data, ord(self._delimiter), last=True)
-        good = np.ones(len(scan.ends), bool)
-        if scan.unclosed:
-            good[-1] = False
-        if good.all():
+        scan = self._scan(data)
+        suspects = scan.suspects()
+        if not suspects:
             try:
                 return self._parse_csv(data, names), {}
             except pa.ArrowInvalid:
                 pass  # some record has another number of fields: which ones?
         counts = scan.num_fields()
-        good &= counts == len(self._header.names)
+        expected = len(self._header.names)
+        suspects |= {
+            int(i): f"{counts[i]} fields where the header has {expected}"
+            for i in np.flatnonzero(counts != expected)
+            if i not in suspects
+        }
+        good = np.ones(len(scan.ends), bool)
+        good[list(suspects)] = False
         starts = np.concatenate([[0], scan.ends[:-1]])
         kept = b"".join(data[starts[i] : scan.ends[i]] for i in np.flatnonzero(good))
-        table = self._parse_csv(kept, names)
+        problems = {i: _malformed(data[starts[i] : scan.ends[i]], what) for i, what in suspects.items()}
         rows = np.cumsum(good) - 1
-        problems = {int(i): self._problem(data[starts[i] : scan.ends[i]], counts[i]) for i in np.flatnonzero(~good)}
-        if scan.unclosed:
-            problems[len(good) - 1] = f"malformed record: a quote is never closed: {_shown(data[starts[-1] :])}"
-        return table.take(pa.array(rows, mask=~good)), problems
+        return self._parse_csv(kept, names).take(pa.array(rows, mask=~good)), problems
 
-    def _problem(self, record: bytes, num_fields: int) -> str:
-        expected = len(self._header.names)
-        return f"malformed record: {num_fields} fields where the header has {expected}: {_shown(record)}"
-
-    def _parse_csv(self, data: bytes, names: list[str]) -> pa.Table:
-        if not data:
+    def _parse_csv(self, data: bytes, names: Sequence[str]) -> pa.Table:
+        if not data or not names:
             return pa.table({name: pa.array([], pa.binary()) for name in names})
-        return pacsv.read_csv(
+        # By their places: names may be empty, and there twice.
+        places = {name: str(place) for place, name in reversed(list(enumerate(self._header.names)))}
+        table = pacsv.read_csv(
             pa.BufferReader(data),
-            pacsv.ReadOptions(column_names=self._header.names, block_size=len(data) + 1, use_threads=False),
-            pacsv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True),
+            pacsv.ReadOptions(
+                column_names=[str(place) for place in range(len(self._header.names))],
+                block_size=len(data) + 1,
+                use_threads=False,
+            ),
+            pacsv.ParseOptions(delimiter=self._delimiter, quote_char=self._quote or False, newlines_in_values=True),
             pacsv.ConvertOptions(
                 check_utf8=False,
-                column_types={name: pa.binary() for name in names},
-                include_columns=names,
+                column_types={places[name]: pa.binary() for name in names},
+                include_columns=[places[name] for name in names],
                 null_values=[],
                 strings_can_be_null=False,
             ),
         )
+        return table.rename_columns(list(names))
 
 
 @dataclass(frozen=True)
@@ -162,21 +179,55 @@ class _Header:
 
 @dataclass(frozen=True)
 class _Scan:
-    """Where records end in CSV bytes, and which quotes open or close fields."""
+    """Where records end in CSV bytes, and which quotes open or close fields, in turn."""
 
     data: Buffer
     delimiter: int
     ends: Offsets
     quotes: Offsets
-    unclosed: bool
+    unclosed: int | None
+    """Where a quote is that would open a field and is never closed."""
 
     def num_fields(self) -> npt.NDArray[np.int64]:
         delimiters = _outside(positions(self.data, self.delimiter), self.quotes)
         return np.diff(np.searchsorted(delimiters, self.ends), prepend=0) + 1
 
+    def suspects(self) -> dict[int, str]:
+        """The records whose quotes say that they are malformed, and why."""
+        found = {}
+        if self.unclosed is not None:
+            found[self._record_at(self.unclosed)] = "a quote is never closed"
+        for at in self._misclosing().tolist():
+            index = self._record_at(at)
+            if self._spans_lines(index):
+                found.setdefault(index, "text follows the quote that closes a field of several lines")
+        return found
 
-def _scan(data: Buffer, delimiter: int, *, last: bool) -> _Scan:
-    quotes = _field_quotes(data, positions(data, _QUOTE), delimiter)
+    def _misclosing(self) -> Offsets:
+        """The closing quotes behind which neither a delimiter, a newline nor another quote comes."""
+        values = np.frombuffer(self.data, np.uint8)
+        closing = self.quotes[1::2]
+        closing = closing[closing + 1 < len(values)]
+        behind = values[closing + 1]
+        proper = (behind == self.delimiter) | (behind == _LF) | (behind == _CR) | (behind == values[closing])
+        misclosing: Offsets = closing[~proper]
+        return misclosing
+
+    def _record_at(self, offset: int) -> int:
+        return int(np.searchsorted(self.ends, offset, side="right"))
+
+    def _spans_lines(self, index: int) -> bool:
+        start = int(self.ends[index - 1]) if index else 0
+        return len(_lines(bytes(self.data[start : self.ends[index]]))) > 1
+
+
+def _scan(data: Buffer, delimiter: int, quote: int | None, *, last: bool) -> _Scan:
+    quotes = np.zeros(0, np.int64)
+    if quote is not None:
+        quotes = _field_quotes(data, positions(data, quote), delimiter)
+    unclosed = None
+    if last and len(quotes) % 2:
+        quotes, unclosed = _without_unclosed(quotes)
     breaks = _outside(positions(data, _LF, _CR), quotes)
     # Two breaks side by side enclose a blank line, or are a CRLF.
     breaks = breaks[np.diff(breaks, prepend=-1) > 1]
@@ -186,10 +237,17 @@ def _scan(data: Buffer, delimiter: int, *, last: bool) -> _Scan:
     ends[: len(in_sight)] += (values[in_sight] == _CR) & (values[in_sight + 1] == _LF)
     if len(ends) and not last and ends[-1] == len(values) and values[-1] == _CR:
         ends = ends[:-1]  # a LF may follow
-    unclosed = bool(len(quotes) % 2)
     if last and _has_tail(values, int(ends[-1]) if len(ends) else 0):
         ends = np.append(ends, len(values))
-    return _Scan(data, delimiter, ends, quotes, unclosed and last)
+    return _Scan(data, delimiter, ends, quotes, unclosed)
+
+
+def _without_unclosed(quotes: Offsets) -> tuple[Offsets, int]:
+    """The quotes before the one that is never closed, and its place. Behind it there are but doubled ones."""
+    index = len(quotes) - 1
+    while index >= 2 and quotes[index] - quotes[index - 1] == 1:
+        index -= 2
+    return quotes[:index], int(quotes[index])
 
 
 def _has_tail(values: npt.NDArray[np.uint8], start: int) -> bool:
@@ -240,31 +298,16 @@ def _is_tsv(path: str) -> bool:
     return path.lower().removesuffix(".gz").removesuffix(".zst").endswith(".tsv")
 
 
-def _inferred(cells: pa.ChunkedArray) -> pa.DataType:
-    try:
-        texts = _trimmed(cells).cast(pa.string())
-    except pa.ArrowInvalid:
-        return pa.string()
-    if texts.null_count == len(texts) or pc.any(pc.match_substring_regex(texts, _NO_NUMBER)).as_py():
-        return pa.string()
-    return next((type_ for type_ in _INFERRED if _casts(texts, type_)), pa.string())
+def _lines(record: bytes) -> list[bytes]:
+    return record.strip(b"\r\n").splitlines()
 
 
-def _casts(texts: pa.ChunkedArray, to: pa.DataType) -> bool:
-    try:
-        texts.cast(to)
-    except pa.ArrowInvalid:
-        return False
-    return True
-
-
-def _trimmed(cells: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Cells without the spaces around them; empty ones are null. Invalid UTF-8 stays as it is."""
-    # Trimming knows strings only. ASCII spaces are whole bytes in any of them.
-    view = pa.chunked_array([chunk.view(pa.string()) for chunk in cells.chunks], pa.string())
-    trimmed = pc.ascii_trim_whitespace(view)
-    return pc.if_else(pc.equal(pc.binary_length(trimmed), 0), pa.scalar(None, pa.string()), trimmed)
-
-
-def _shown(record: bytes) -> str:
-    return excerpt(record[:_EXCERPT_BYTES].strip(b"\r\n"))
+def _malformed(record: bytes, what: str) -> str:
+    """The reason for a record that is none; one of several lines may be several records."""
+    num_lines = len(_lines(record))
+    span, way_out = "", ""
+    if num_lines > 1 or "quote" in what:
+        way_out = '; dataset.quote = "" reads quotes as text'
+        span = f" of {num_lines} lines" if num_lines > 1 else ""
+    shown = excerpt(record[:_EXCERPT_BYTES].strip(b"\r\n"))
+    return f"malformed record{span}: {what}: {shown}{way_out}"

@@ -1,14 +1,15 @@
 """JSON Lines: a record a line; blank lines are no records.
 
-orjson reads a line some five times faster than the standard library. Where it
-refuses one, the standard library decides, which takes NaN and lone surrogates
-and says what is wrong with the rest.
+orjson reads a line some five times faster than the standard library, and loses
+three things: the digits of an integer beyond 64 bits, those of a number that no
+double holds, and all but the last value of a key that is there several times.
+Each leaves a trace in what it gives (a huge double, a double at all, fewer keys
+than the line has), and lines with such a trace, or that it refuses, are read
+again with nothing lost: see `exact_json`.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -18,58 +19,54 @@ import orjson
 import pyarrow as pa
 
 from tidemill.errors import FormatError
-from tidemill.formats.records import Buffer, Offsets, RecordReader, line_ends
-from tidemill.formats.rows import CONVERSION_ERRORS, Problems, build_rows, cannot_settle, excerpt, is_string
+from tidemill.formats.exact_json import kind_of, lone_surrogate, read_exactly, repeated_key
+from tidemill.formats.json_columns import JsonColumn, Record, inferred_type
+from tidemill.formats.records import Buffer, Offsets, RecordReader, line_ends, seed_of_lines
+from tidemill.formats.rows import CONVERSION_ERRORS, Problems, build_rows, excerpt
+from tidemill.formats.types import common_type, without_nulls
 from tidemill.shards import Slice
 
 _LINES_AT_ONCE = 1000
 _EXCERPT_BYTES = 200
+_QUOTE, _COLON, _SPACE = b'": '
 _SPACES = np.frombuffer(b" \t\r\n\v\f", np.uint8)
-_SURROGATES = re.compile("[\ud800-\udfff]")
-_JSON_NAMES = {
-    dict: "an object",
-    list: "an array",
-    str: "a string",
-    bool: "a boolean",
-    int: "a number",
-    float: "a number",
-    type(None): "null",
-}
-
-Record = dict[str, Any]
 
 
 class JsonlReader(RecordReader):
     """A key that a record lacks is null. A number in a column of strings is kept as its JSON."""
 
-    content_seed = "jsonl"
-
     def schema(self) -> pa.Schema:
         return self._schema
+
+    def common_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+        return common_type(a, b) or pa.string()
 
     @cached_property
     def _schema(self) -> pa.Schema:
         if self.is_empty:
             return pa.schema([])
-        records = self._first_records()
+        lines, records = self._first_records()
         names = dict.fromkeys(name for record in records for name in record)
-        values = {name: [record.get(name) for record in records] for name in names}
-        types = {name: _inferred(found) for name, found in values.items()} | dict(self.columns.types)
+        keys = self.columns.keys
+        types = {name: inferred_type(name, lines, records, is_key=name in keys) for name in names}
+        types |= dict(self.columns.types)
         for name in self.columns.text:
             # Some numbers among strings are bad rows; a column without strings is the wrong column.
-            if any(isinstance(value, str) for value in values.get(name, ())):
+            if any(isinstance(record.get(name), str) for record in records):
                 types[name] = pa.string()
         return pa.schema(list(types.items()))
 
-    def _first_records(self) -> list[Record]:
+    def _first_records(self) -> tuple[list[bytes], list[Record]]:
         data, _ = self.sample(self.body_start)
         problems: Problems = {}
         lines = _lines(data)
         records = _load(lines, problems)
-        if lines and len(problems) == len(lines):
-            kind = "one JSON array" if lines[0].lstrip().startswith(b"[") else f"not JSON Lines ({problems[0]})"
-            raise FormatError(f"{self.path} is {kind}. Write one JSON object a line, or leave the file out.")
-        return [record for index, record in enumerate(records) if index not in problems]
+        if lines and (kind := _other_json(lines, problems)):
+            raise FormatError(
+                f"{self.path} is {kind}. Write one JSON object a line, as `jq -c` does, or leave the file out."
+            )
+        good = [index for index in range(len(lines)) if index not in problems]
+        return [lines[i] for i in good], [records[i] for i in good]
 
     def ends(self, data: Buffer, *, last: bool) -> Offsets:
         ends = line_ends(data, last=last)
@@ -78,10 +75,13 @@ class JsonlReader(RecordReader):
         blank = [i for i in suspects.tolist() if bytes(data[starts[i] : ends[i]]).isspace()]
         return np.delete(ends, blank)
 
+    def content_seed(self, data: bytes) -> str:
+        return seed_of_lines("jsonl", data)
+
     def parse(self, cut: Slice, data: bytes) -> pa.Table:
         lines = _lines(data)
         problems: Problems = {}
-        types = {field.name: field.type for field in self._schema}
+        types = {field.name: without_nulls(field.type) for field in self._schema}
         parts = []
         for start in range(0, len(lines), _LINES_AT_ONCE):
             found: Problems = {}
@@ -91,18 +91,33 @@ class JsonlReader(RecordReader):
 
     def _table(self, lines: Sequence[bytes], types: dict[str, pa.DataType], problems: Problems) -> pa.Table:
         records = _load(lines, problems)
+        names = self.columns.sources
+        values = {name: [record.get(name) for record in records] for name in names}
+        if _has_more_keys(b"".join(lines), records):
+            _note_repeated_keys(lines, records, names, problems)
         table = {}
-        for name in self.columns.sources:
-            values = [record.get(name) for record in records]
+        for name in names:
             if name in self.columns.text:
-                table[name] = _texts(values, name, problems)
+                table[name] = _texts(values[name], name, problems)
             else:
-                table[name] = _settled(values, types[name], name, problems)
+                column = JsonColumn(name, types[name], name in self.columns.converted, name in self.columns.keys)
+                table[name] = column.settle(lines, values[name], problems)
         return pa.table(table)
 
 
 def _lines(data: bytes) -> list[bytes]:
-    return [line for line in data.split(b"\n") if line and not line.isspace()]
+    lines = data.splitlines() if b"\r" in data else data.split(b"\n")
+    return [line for line in lines if line and not line.isspace()]
+
+
+def _other_json(lines: Sequence[bytes], problems: Problems) -> str | None:
+    """What a file is that is JSON and no JSON Lines, by its first lines."""
+    first = lines[0].strip()
+    if first.startswith(b"[") and ((0 in problems and not first.endswith(b"]")) or len(problems) == len(lines)):
+        return "one JSON array"
+    if first == b"{":
+        return "a JSON object over several lines"
+    return f"not JSON Lines ({problems[0]})" if len(problems) == len(lines) else None
 
 
 def _load(lines: Sequence[bytes], problems: Problems) -> list[Record]:
@@ -112,8 +127,8 @@ def _load(lines: Sequence[bytes], problems: Problems) -> list[Record]:
     except orjson.JSONDecodeError:
         records = [_load_one(line, index, problems) for index, line in enumerate(lines)]
     for index, record in enumerate(records):
-        if type(record) is not dict:
-            problems[index] = f"malformed record: {_JSON_NAMES[type(record)]}, not an object: {excerpt(record)}"
+        if not isinstance(record, dict):
+            problems[index] = f"malformed record: {kind_of(record)}, not an object: {excerpt(record)}"
             records[index] = {}
     return records
 
@@ -124,15 +139,40 @@ def _load_one(line: bytes, index: int, problems: Problems) -> Any:
     except orjson.JSONDecodeError:
         pass
     try:
-        text = line.decode()
+        line.decode()
     except UnicodeDecodeError as e:
         problems[index] = f"malformed record: not valid UTF-8 at byte {e.start}: {excerpt(line[:_EXCERPT_BYTES])}"
-        text = line.decode("utf-8", "replace")
     try:
-        return json.loads(text)
+        return read_exactly(line)
     except (ValueError, RecursionError) as e:
         problems.setdefault(index, f"malformed record: {e}: {excerpt(line[:_EXCERPT_BYTES])}")
         return {}
+
+
+def _note_repeated_keys(
+    lines: Sequence[bytes], records: Sequence[Record], names: Sequence[str], problems: Problems
+) -> None:
+    for index, (line, record) in enumerate(zip(lines, records, strict=True)):
+        if index in problems or not _has_more_keys(line, record):
+            continue
+        if path := repeated_key(read_exactly(line), names):
+            problems[index] = f"malformed record: the key {path} is there twice: {excerpt(line[:_EXCERPT_BYTES])}"
+
+
+def _has_more_keys(data: bytes, read: Any) -> bool:
+    """Whether JSON may have more keys than what was read of it, which has each once."""
+    try:
+        return _num_key_ends(data) != _num_key_ends(orjson.dumps(read))
+    except TypeError:  # it was not orjson that read it
+        return True
+
+
+def _num_key_ends(data: bytes) -> int:
+    """How often a quote and a colon follow each other, as at the end of a key, or in a string."""
+    values = np.frombuffer(data, np.uint8)
+    quotes, colons = values == _QUOTE, values == _COLON
+    spaced = quotes[:-2] & (values[1:-1] == _SPACE) & colons[2:]
+    return int(np.count_nonzero(quotes[:-1] & colons[1:]) + np.count_nonzero(spaced))
 
 
 def _texts(values: list[Any], name: str, problems: Problems) -> pa.Array:
@@ -146,67 +186,9 @@ def _text(value: Any, name: str, index: int, problems: Problems) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        problems.setdefault(index, f"{name} is {_JSON_NAMES[type(value)]}, not a string: {excerpt(value)}")
+        problems.setdefault(index, f"{name} is {kind_of(value)}, not a string: {excerpt(value)}")
         return None
-    if lone := _SURROGATES.search(value):
-        problems.setdefault(index, f"{name} holds a lone surrogate at character {lone.start()}")
+    if (at := lone_surrogate(value)) is not None:
+        problems.setdefault(index, f"{name} holds a lone surrogate at character {at}")
         return None
     return value
-
-
-def _settled(values: list[Any], to: pa.DataType, name: str, problems: Problems) -> pa.Array:
-    try:
-        return _convert(values, to)
-    except CONVERSION_ERRORS:
-        return pa.array([_cell(value, to, name, i, problems) for i, value in enumerate(values)], to)
-
-
-def _convert(values: list[Any], to: pa.DataType) -> pa.Array:
-    """The values as a column; what a conversion would change is refused."""
-    if pa.types.is_nested(to):
-        return pa.array(values, to)
-    # By way of their own type: built as integers at once, 2.5 would become 2.
-    natural = pa.array(values)
-    if natural.type == to or pa.types.is_null(natural.type):
-        return natural.cast(to)
-    if is_string(to) or pa.types.is_boolean(natural.type) or (pa.types.is_boolean(to) and not is_string(natural.type)):
-        raise pa.ArrowInvalid(f"{natural.type} is not {to}")
-    return natural.cast(to)
-
-
-def _cell(value: Any, to: pa.DataType, name: str, index: int, problems: Problems) -> Any:
-    if value is None:
-        return None
-    if is_string(to):
-        return _string_cell(value, name, index, problems)
-    try:
-        return _convert([value], to)[0].as_py()
-    except CONVERSION_ERRORS:
-        problems.setdefault(index, cannot_settle(name, value, to))
-        return None
-
-
-def _string_cell(value: Any, name: str, index: int, problems: Problems) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    if lone := _SURROGATES.search(text):
-        problems.setdefault(index, f"{name} holds a lone surrogate at character {lone.start()}")
-        return _SURROGATES.sub("\ufffd", text)
-    return text
-
-
-def _inferred(values: list[Any]) -> pa.DataType:
-    try:
-        return _without_nulls(pa.array(values).type)
-    except CONVERSION_ERRORS:
-        return pa.string()
-
-
-def _without_nulls(type_: pa.DataType) -> pa.DataType:
-    """A type seen only as null, at any depth, may well become strings later."""
-    if pa.types.is_null(type_):
-        return pa.string()
-    if pa.types.is_list(type_):
-        return pa.list_(_without_nulls(type_.value_type))
-    if pa.types.is_struct(type_):
-        return pa.struct([(field.name, _without_nulls(field.type)) for field in type_])
-    return type_

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from tidemill.errors import FileChanged, FormatError
 from tidemill.formats.footer import unencoded_bytes
 from tidemill.formats.reader import ByteSource, Columns
-from tidemill.formats.rows import build_rows, check_columns, plain_type
+from tidemill.formats.rows import build_rows, check_columns
+from tidemill.formats.types import common_type, plain_type
 from tidemill.shards import Slice, fingerprint
 
 _TAIL_BYTES = 8
@@ -49,6 +50,9 @@ class ParquetReader:
     def schema(self) -> pa.Schema:
         return pa.schema([field.with_type(plain_type(field.type)) for field in self._file.schema])
 
+    def common_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+        return common_type(a, b)
+
     def slices(self, *, shard_bytes: int, known: Sequence[Slice] = (), trusted: bool = False) -> Iterator[Slice]:
         del trusted  # the footer is read in any case, and the content says it all
         check_columns(self._file.schema, self._columns, self._source.path)
@@ -70,7 +74,7 @@ class ParquetReader:
                 f"{cut.first_row + cut.num_rows - 1} were cut from. Run again: the file will be listed anew."
             )
         record_batches = [record_batch for part in self._parts(cut) for record_batch in part]
-        names = list(self._columns.sources)
+        names = self._names
         table = pa.Table.from_batches(record_batches, self._file.arrow_schema(names))
         # Pools keep what decoding used: over a giant row group that grows to several slices.
         pa.default_memory_pool().release_unused()
@@ -83,6 +87,11 @@ class ParquetReader:
     @cached_property
     def _file(self) -> _ParquetFile:
         return _ParquetFile(self._source, self._columns.sources)
+
+    @cached_property
+    def _names(self) -> list[str]:
+        """The source columns that the file has."""
+        return [name for name in self._columns.sources if name in self._file.schema.names]
 
     def _groups_from(self, row: int) -> Iterator[tuple[int, int, int]]:
         """First row, rows and text bytes of each row group, from `row` on."""
@@ -106,7 +115,7 @@ class ParquetReader:
         current, self._pass = self._pass, None
         if current is None or current.group != group or current.row > row:
             del current  # its buffers go before the next ones come
-            current = _RowGroupPass(self._file, group, self._columns.sources)
+            current = _RowGroupPass(self._file, group, self._names)
         current.skip(row - current.row)
         record_batches = current.take(num_rows)
         self._pass = current

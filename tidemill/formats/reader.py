@@ -34,21 +34,37 @@ KEPT_PREFIX = "kept."
 class Columns:
     """Which columns are read, and what they become.
 
-    `kept` pairs a source column with its name in the table, keys first. `types`
-    gives source columns' Arrow types where they are settled: by the pipeline
-    file, or by the dataset's first file, so that all files agree.
+    `kept` pairs a source column with its name in the table, the `num_keys` keys
+    first. `types` gives source columns' Arrow types where they are settled: by
+    the pipeline file, or by what the dataset's files show, so that all files
+    agree. Cells of the source columns in `converted` become their type as well
+    as they can; those of the others must come back as they were written.
     """
 
     text: tuple[str, ...]
     separator: str = "\n"
     kept: tuple[tuple[str, str], ...] = ()
     types: tuple[tuple[str, pa.DataType], ...] = ()
+    converted: tuple[str, ...] = ()
+    num_keys: int = 0
     delimiter: str = ","
+    quote: str = '"'
+    """Empty where no character quotes."""
 
     @property
     def sources(self) -> tuple[str, ...]:
         """The distinct source columns, in the order first asked for."""
         return tuple(dict.fromkeys((*self.text, *(source for source, _ in self.kept))))
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(source for source, _ in self.kept[: self.num_keys])
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The source columns that every file must have; any other kept one is null in a file without it."""
+        settled = dict(self.types)
+        return tuple(name for name in self.sources if name in (*self.text, *self.keys) or name not in settled)
 
 
 class Reader(Protocol):
@@ -60,12 +76,16 @@ class Reader(Protocol):
     def schema(self) -> pa.Schema:
         """All the file's columns; reads the footer or the first records only.
 
-        A column of strings that are dictionary-encoded or views is given as plain
-        strings. An empty text file has no columns.
+        Types are those of `plain_type`, and null where no value shows one. An
+        empty text file has no columns.
 
         Raises:
             FormatError: the file is not of this format, is truncated or corrupt.
         """
+        ...
+
+    def common_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+        """The type of a column that one file shows as `a` and another as `b`; None if they do not agree."""
         ...
 
     def slices(self, *, shard_bytes: int, known: Sequence[Slice] = (), trusted: bool = False) -> Iterator[Slice]:

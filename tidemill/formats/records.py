@@ -27,6 +27,7 @@ MAX_RECORD_BYTES = 256 * 2**20
 _MOST_SHARD_BYTES = 2**30
 _SCAN_BYTES = 2**20
 BOM = b"\xef\xbb\xbf"
+_LF, _CR = 10, 13
 
 Buffer = bytes | bytearray | memoryview
 Offsets = npt.NDArray[np.int64]
@@ -67,9 +68,8 @@ class RecordReader(ABC):
     def parse(self, cut: Slice, data: bytes) -> pa.Table:
         """The table of rows of a slice's bytes."""
 
-    @property
     @abstractmethod
-    def content_seed(self) -> str:
+    def content_seed(self, data: bytes) -> str:
         """What gives the same bytes another meaning, beside the columns asked for."""
 
     @property
@@ -123,7 +123,7 @@ class RecordReader(ABC):
             wanted *= 2
 
     def content(self, data: bytes) -> str:
-        digest = hashlib.sha256(self.content_seed.encode())
+        digest = hashlib.sha256(self.content_seed(data).encode())
         digest.update(data)
         return digest.hexdigest()[:32]
 
@@ -174,7 +174,8 @@ class RecordReader(ABC):
         if size > MAX_RECORD_BYTES:
             raise FormatError(
                 f"{self.path}: the record {row}, which begins at byte {position}, is longer than {MAX_RECORD_BYTES} "
-                f"bytes. A quote that is never closed reads like that: mend the file, or leave it out."
+                f"bytes. A quote that is never closed reads like that: mend the file, leave it out, or set "
+                f'dataset.quote = "" where quotes are text.'
             )
 
     def _reread(self, cut: Slice) -> bytes:
@@ -213,8 +214,31 @@ def positions(data: Buffer, *wanted: int) -> Offsets:
 
 
 def line_ends(data: Buffer, *, last: bool) -> Offsets:
-    """Where lines end, each behind its newline; a last line may lack one."""
-    ends = positions(data, 10) + 1
+    """Where lines end, each behind its LF, CRLF or CR; a last line may lack one.
+
+    A CR that ends the data ends a line only if it is `last`: a LF may follow.
+    """
+    ends = positions(data, _LF) + 1
+    if len(returns := lone_returns(data, last=last)):
+        ends = np.union1d(ends, returns + 1)
     if last and len(data) and (not len(ends) or ends[-1] != len(data)):
         ends = np.append(ends, len(data))
     return ends
+
+
+def lone_returns(data: Buffer, *, last: bool) -> Offsets:
+    """Where a CR stands without a LF behind it; at the end of the data it is one only if they are the `last`."""
+    returns = positions(data, _CR)
+    if not len(returns):
+        return returns
+    values = np.frombuffer(data, np.uint8)
+    at_end = int(returns[-1]) == len(values) - 1
+    before = returns[:-1] if at_end else returns
+    lone = before[values[before + 1] != _LF]
+    return np.append(lone, returns[-1]) if at_end and last else lone
+
+
+def seed_of_lines(format_name: str, data: bytes) -> str:
+    """The content seed of a format whose records are lines: that a lone CR ends one was not always so."""
+    ended_by_returns = b"\r" in data and len(lone_returns(data, last=True)) > 0
+    return f"{format_name}, CR ends lines" if ended_by_returns else format_name

@@ -15,9 +15,12 @@ import pyarrow.compute as pc
 
 from tidemill.errors import SchemaError
 from tidemill.formats.reader import Columns
+from tidemill.formats.types import drops_fields, is_string, plain_type
 
 Problems = dict[int, str]
 """Why rows cannot be processed, by their index in the table; the first reason stays."""
+
+CommonType = Callable[[pa.DataType, pa.DataType], pa.DataType | None]
 
 CONVERSION_ERRORS = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError, TypeError, ValueError)
 _MOST_STRING_BYTES = 2**31 - 1
@@ -31,12 +34,10 @@ def check_columns(schema: pa.Schema, columns: Columns, path: str) -> None:
     Raises:
         SchemaError: they do not; the message lists the columns that there are, nearest first.
     """
-    for name in columns.sources:
-        count = schema.names.count(name)
-        if count == 0:
+    _check_once(schema, columns, path)
+    for name in columns.required:
+        if name not in schema.names:
             raise SchemaError(_missing(name, schema.names, columns, path))
-        if count > 1:
-            raise SchemaError(f"{path} has {count} columns named {name!r}. Rename them in the file or choose another.")
     for name in columns.text:
         type_ = plain_type(schema.field(name).type)
         if not (is_string(type_) or pa.types.is_null(type_)):
@@ -46,31 +47,50 @@ def check_columns(schema: pa.Schema, columns: Columns, path: str) -> None:
             )
 
 
+def settle_schema(shown: Mapping[str, pa.Schema], columns: Columns, common_type: CommonType) -> pa.Schema:
+    """The columns of several files, by path; key and kept ones of the type that holds what every file shows.
+
+    Raises:
+        SchemaError: there is none, or a column asked for is there twice in one file.
+    """
+    settled = dict(columns.types)
+    united = {source for source, _ in columns.kept if source not in (*columns.text, *settled)}
+    types: dict[str, pa.DataType] = {}
+    origins: dict[str, str] = {}
+    for path, schema in shown.items():
+        _check_once(schema, columns, path)
+        for name, type_ in zip(schema.names, schema.types, strict=True):
+            known = types.setdefault(name, type_)
+            common = common_type(known, type_) if name in united or pa.types.is_null(known) else known
+            if common is None:
+                raise SchemaError(
+                    f"The column {name!r} is {known} in {origins[name]}, but {type_} in {path}. Write the files with "
+                    f"one type, settle it by dataset.types, or leave {name!r} out of dataset.keep and dataset.key."
+                )
+            if not common.equals(known) or name not in origins:
+                types[name], origins[name] = common, path
+    return pa.schema(list(types.items()))
+
+
+def _check_once(schema: pa.Schema, columns: Columns, path: str) -> None:
+    for name in columns.sources:
+        if (count := schema.names.count(name)) > 1:
+            raise SchemaError(f"{path} has {count} columns named {name!r}. Rename them in the file or choose another.")
+
+
 def _missing(name: str, existing: list[str], columns: Columns, path: str) -> str:
     nearest = sorted(existing, key=lambda other: -difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio())
     option = "dataset.text" if name in columns.text else "dataset.key or dataset.keep"
-    return f"{path} has no column {name!r}. It has: {', '.join(nearest) or 'none'}. Set {option} to one of them."
+    has = ", ".join(map(_shown_name, nearest)) or "none"
+    return f"{path} has no column {name!r}. It has: {has}. Set {option} to one of them."
+
+
+def _shown_name(name: str) -> str:
+    return name if name == name.strip() != "" else repr(name)
 
 
 def _string_columns(schema: pa.Schema) -> str:
     return ", ".join(f.name for f in schema if is_string(plain_type(f.type))) or "there is none in this file"
-
-
-def is_string(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
-
-
-def plain_type(type_: pa.DataType) -> pa.DataType:
-    """The type without extension, dictionary, view and large offsets at its top: how cells are handed on."""
-    if isinstance(type_, pa.BaseExtensionType):
-        return plain_type(type_.storage_type)
-    if pa.types.is_dictionary(type_):
-        return plain_type(type_.value_type)
-    if pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
-        return pa.string()
-    if pa.types.is_large_binary(type_) or pa.types.is_binary_view(type_):
-        return pa.binary()
-    return type_
 
 
 def stored(values: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -93,13 +113,19 @@ def build_rows(
     """
     problems = dict(problems)
     text = decoded(_joined([table[name] for name in columns.text], columns.separator), "text", problems)
-    kept = [settled(table[name], types.get(name, table[name].type), name, problems) for name, _ in columns.kept]
+    kept = [_kept_column(table, name, types.get(name), problems) for name, _ in columns.kept]
     reason = _reasons(text, problems)
     if problems:
         text = pc.if_else(reason.is_null(), text, pa.scalar(None, text.type))
     numbers = _row_numbers(first_row, table.num_rows)
     names = [name for _, name in columns.kept]
     return pa.table([numbers, text, reason, *kept], names=["row_number", "text", "reason", *names])
+
+
+def _kept_column(table: pa.Table, name: str, to: pa.DataType | None, problems: Problems) -> pa.ChunkedArray:
+    if name not in table.schema.names:
+        return pa.chunked_array([pa.nulls(table.num_rows, plain_type(to))])
+    return settled(table[name], table[name].type if to is None else to, name, problems)
 
 
 def _row_numbers(first_row: int, num_rows: int) -> pa.Array:
@@ -145,7 +171,7 @@ def decoded(values: pa.ChunkedArray, name: str, problems: Problems) -> pa.Chunke
         return raw.cast(to)
     except pa.ArrowInvalid:
         pass
-    cells = _one_array(raw)
+    cells = one_array(raw)
     bad = [i for start, part in _suspects(cells, to) for i in _undecodable(part, start)]
     texts = []
     for index in bad:
@@ -199,14 +225,16 @@ def settled(values: pa.ChunkedArray, to: pa.DataType, name: str, problems: Probl
     if kind.equals(to):
         return _checked_nested(values, name, problems)
     try:
-        return values.cast(to)
+        if drops_fields(kind, to):  # as a cast would, without a word
+            raise pa.ArrowNotImplementedError(f"{kind} has fields that {to} lacks")
+        return _checked_nested(values.cast(to), name, problems)
     except pa.ArrowNotImplementedError as e:
         raise SchemaError(
-            f"The column {name!r} has type {kind} in one file and {to} in the dataset's first. "
+            f"The column {name!r} has type {kind} in one file and {to} in the table. "
             f"Take it out of dataset.keep, or make the files agree."
         ) from e
     except CONVERSION_ERRORS:
-        return _settled_cells(_one_array(values), to, name, problems)
+        return _settled_cells(one_array(values), to, name, problems)
 
 
 def _settled_cells(cells: pa.Array, to: pa.DataType, name: str, problems: Problems) -> pa.ChunkedArray:
@@ -242,7 +270,7 @@ def _checked_nested(values: pa.ChunkedArray, name: str, problems: Problems) -> p
     try:
         values.validate(full=True)
     except pa.ArrowInvalid:
-        cells = _one_array(values)
+        cells = one_array(values)
         bad = failing(cells, lambda part: _alone(part).validate(full=True))
         for index in bad:
             problems.setdefault(index, f"{name} holds a string that is not valid UTF-8")
@@ -284,7 +312,7 @@ def excerpt(value: object) -> str:
 def _reasons(text: pa.ChunkedArray, problems: Problems) -> pa.Array:
     if not problems and not text.null_count:
         return pa.nulls(len(text), pa.string())
-    missing = _one_array(text.is_null())
+    missing = one_array(text.is_null())
     reasons = pc.if_else(missing, pa.scalar("text is null"), pa.scalar(None, pa.string()))
     if not problems:
         return reasons
@@ -293,6 +321,6 @@ def _reasons(text: pa.ChunkedArray, problems: Problems) -> pa.Array:
     return pc.replace_with_mask(reasons, pa.array(mask), pa.array([problems[i] for i in sorted(problems)], pa.string()))
 
 
-def _one_array(values: pa.ChunkedArray) -> pa.Array:
+def one_array(values: pa.ChunkedArray) -> pa.Array:
     combined = values.combine_chunks()
     return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)

@@ -1,4 +1,4 @@
-"""Plain text: a row a line, empty lines included."""
+"""Plain text: a row a line, empty lines included. Lines are those that Python's `open` reads."""
 
 from __future__ import annotations
 
@@ -6,24 +6,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tidemill.formats.records import Buffer, Offsets, RecordReader, line_ends
+from tidemill.formats.records import Buffer, Offsets, RecordReader, line_ends, seed_of_lines
 from tidemill.formats.rows import build_rows
 from tidemill.shards import Slice
 
 
 class TextReader(RecordReader):
-    """Lines end with LF or CRLF, which is not part of the text."""
-
-    content_seed = "text"
+    """Lines end with LF, CRLF or CR, which is not part of the text."""
 
     def schema(self) -> pa.Schema:
         return pa.schema([("text", pa.string())])
 
+    def common_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+        del b  # there is one column, of strings
+        return a
+
     def ends(self, data: Buffer, *, last: bool) -> Offsets:
         return line_ends(data, last=last)
 
+    def content_seed(self, data: bytes) -> str:
+        return seed_of_lines("text", data)
+
     def parse(self, cut: Slice, data: bytes) -> pa.Table:
-        lines = data.replace(b"\r\n", b"\n")
+        lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         texts = pc.split_pattern(_as_cell(lines, len(lines) - lines.endswith(b"\n")), b"\n").flatten()
         return build_rows(cut.first_row, pa.table({"text": texts}), self.columns, {"text": pa.string()}, {})
 
