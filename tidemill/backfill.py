@@ -39,7 +39,7 @@ from tidemill.plan import FilePlan
 from tidemill.progress import Expected, Progress
 from tidemill.recording import Recording, RunResult
 from tidemill.shards import Shard
-from tidemill.sources import reopen_dataset, settle
+from tidemill.sources import reopen_dataset, settle_first
 from tidemill.versions import VersionSpec
 from tidemill.window import Window
 from tidemill.workspace import Version, Workspace, load_version, make_version, reopen
@@ -357,10 +357,11 @@ def _version(pipeline: Pipeline, cursor: Cursor, state: PipelineState, selection
 def _new_version(pipeline: Pipeline, cursor: Cursor, state: PipelineState, spec: VersionSpec) -> Version:
     """A version that is not there yet: its columns from the pipeline file, the source and the model."""
     check_names(pipeline)
-    files = [shard.file for shard in target_shards(cursor, pipeline.name, state.target_revision)]
+    shards = target_shards(cursor, pipeline.name, state.target_revision)
+    files = list({shard.file.path: shard.file for shard in shards}.values())
     if not files:
         raise LakeError(f"{pipeline.name} has no shards yet. `tidemill run` finds them.")
-    first = settle(pipeline.dataset, files[0])
+    first = settle_first(pipeline.dataset, files)
     dataset = reopen_dataset(pipeline, spec, state.target_revision, [first])
     kept, _ = settle_columns(pipeline, spec, dataset, cursor, state)
     schema: pa.Schema = versions.result_schema(spec)

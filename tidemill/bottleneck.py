@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from tidemill.models import load_runner, load_tokenizer, pooling_of
 from tidemill.plan import make_plan
 from tidemill.run import Run
 from tidemill.sequences import Sequences
+from tidemill.shards import SourceFile
 from tidemill.sources import Dataset
 from tidemill.versions import VersionSpec
 
@@ -58,7 +59,7 @@ def find_bottleneck(pipeline: Pipeline, *, num_rows: int) -> dict[str, Any]:
     """
     plan, dataset = make_plan(pipeline, None)
     started = time.perf_counter()
-    rows, num_read = _read(dataset, num_rows)
+    rows, num_read = _read(dataset, plan.readable, num_rows)
     ingest_seconds = (time.perf_counter() - started) * rows.num_rows / max(1, num_read)
     if rows.num_rows == 0:
         raise InputError(f"The dataset {pipeline.dataset.path} has no rows with text to measure.")
@@ -103,11 +104,11 @@ def find_bottleneck(pipeline: Pipeline, *, num_rows: int) -> dict[str, Any]:
     return facts | {"advice": list(_advice(facts))}
 
 
-def _read(dataset: Dataset, num_rows: int) -> tuple[pa.Table, int]:
+def _read(dataset: Dataset, files: Sequence[SourceFile], num_rows: int) -> tuple[pa.Table, int]:
     """The first rows that have text, and how many rows were read to get them."""
     parts: list[pa.Table] = []
     num_read = 0
-    for file in dataset.files:
+    for file in files:
         reader = dataset.reader(file)
         for cut in reader.slices(shard_bytes=dataset.shard_bytes):
             rows = reader.rows(cut).select(["text"])

@@ -4,6 +4,7 @@
     ├── InputError                    exit 2 when met before work starts
     │   ├── ConfigError               the pipeline file or an option
     │   ├── DatasetError              the dataset cannot be found, opened or listed
+    │   │   └── FileUnreadable        one of its files may not be read
     │   ├── SchemaError               a column is missing, misnamed or of the wrong type
     │   ├── FormatError               a file is not what its name says
     │   ├── ModelError                the model or tokenizer cannot be found or does not fit
@@ -45,6 +46,10 @@ class ConfigError(InputError):
 
 
 class DatasetError(InputError):
+    pass
+
+
+class FileUnreadable(DatasetError):
     pass
 
 
@@ -136,6 +141,10 @@ def _source_unavailable(message: str, wait_seconds: float | None) -> SourceUnava
 
 class FileChanged(RetryableError):
     pass
+
+
+FAILS_ALONE = (FormatError, FileUnreadable, FileChanged)
+"""What is wrong with one file, and says nothing of the dataset's others."""
 
 
 class LakeLocked(RetryableError):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from tidemill import sources, versions
 from tidemill.columns import KeptColumn, check_collisions, check_names, kept_fingerprint, settle_columns
 from tidemill.config import Pipeline
-from tidemill.errors import DatasetError, LakeError
+from tidemill.errors import FAILS_ALONE, DatasetError, LakeError
 from tidemill.estimates import Estimate, Rate, estimate, measured_rate
 from tidemill.formats import Columns
 from tidemill.lake import Cursor, DoneShard, Lake, ResultTable
@@ -24,7 +24,7 @@ from tidemill.retry import retrying
 from tidemill.shards import Shard, Slice, SourceFile
 from tidemill.versions import VersionSpec
 
-FileState = Literal["unchanged", "new", "changed", "unfinished"]
+FileState = Literal["unchanged", "new", "changed", "unfinished", "failed"]
 Action = Literal["compute", "copy"]
 
 
@@ -41,7 +41,8 @@ class FilePlan:
     """What is to be done for one file.
 
     `shards` are all slices known so far; `uncut` says that more are found by
-    reading (text formats), `trusted` that those known are this file's own.
+    reading (text formats), `trusted` that those known are this file's own. A
+    file whose footer cannot be read is left to be read too: it fails alone then.
     """
 
     file: SourceFile
@@ -52,6 +53,8 @@ class FilePlan:
     trusted: bool = False
     replaces: bool = False
     """Whether the table holds shards of this path that the target does not have."""
+    problem: str = ""
+    """Why the file cannot be read, if that is known."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,11 @@ class Plan:
         return [file for file in self.files if file.uncut]
 
     @property
+    def readable(self) -> list[SourceFile]:
+        """The files but for those that are known to fail."""
+        return [file.file for file in self.files if not file.problem]
+
+    @property
     def is_up_to_date(self) -> bool:
         return not (self.todo or self.uncut or self.removed or self.renamed or self.rewrite or self.first) and not any(
             file.replaces for file in self.files
@@ -106,7 +114,7 @@ class Plan:
 
     @property
     def uncut_bytes(self) -> int:
-        return sum(file.file.size - _known_bytes(file) for file in self.uncut)
+        return sum(file.file.size - _known_bytes(file) for file in self.uncut if not file.problem)
 
     @property
     def num_rows(self) -> int:
@@ -134,6 +142,7 @@ class Plan:
                 ],
                 "changed": [f.file.path for f in self.files if f.state == "changed"],
                 "unfinished": [f.file.path for f in self.files if f.state == "unfinished"],
+                "failed": {f.file.path: f.problem for f in self.files if f.problem},
                 "unchanged": sum(f.state == "unchanged" for f in self.files),
                 "removed": list(self.removed),
                 "renamed": dict(self.renamed),
@@ -151,13 +160,15 @@ class Plan:
                 for item in file.todo
             ],
             "uncut_files": [
-                {"path": file.file.path, "bytes": file.file.size, "reason": file.state} for file in self.uncut
+                {"path": file.file.path, "bytes": file.file.size, "reason": file.state}
+                for file in self.uncut
+                if not file.problem
             ],
             "num_shards_computed": len(computed),
             "num_shards_copied": len(self.todo) - len(computed),
             "num_shards_rewritten": len(self.rewrite),
             "rows": self.num_rows,
-            "rows_estimated": bool(self.uncut),
+            "rows_estimated": any(not file.problem for file in self.uncut),
             "rows_removed": self.num_rows_removed,
             "tokens_estimated": True,
             **self.estimate.to_json(),
@@ -275,7 +286,7 @@ def _plan_files(
     done_paths = _ids_by_path(done)
     by_content = {shard.content: shard_id for shard_id, shard in done.items()}
     for file in dataset.files:
-        slices, uncut, trusted = _slices(file, dataset, cut, before, kept)
+        slices, uncut, trusted, problem = _slices(file, dataset, cut, before, kept)
         shards = tuple(Shard(file, cut_slice) for cut_slice in slices)
         todo = tuple(classify(shards, done, by_content)) if not uncut else ()
         for item in todo:
@@ -285,12 +296,13 @@ def _plan_files(
         replaces = bool(old) if uncut and not trusted else bool(old - {shard.shard_id for shard in shards})
         yield FilePlan(
             file=file,
-            state=_file_state(file, bool(todo) or uncut, replaces, before, bool(old)),
+            state="failed" if problem else _file_state(file, bool(todo) or uncut, replaces, before, bool(old)),
             shards=shards,
             todo=todo,
             uncut=uncut,
             trusted=trusted,
             replaces=replaces,
+            problem=problem,
         )
 
 
@@ -300,19 +312,28 @@ def _slices(
     cut: Mapping[str, list[Slice]],
     before: Mapping[str, tuple[str, list[Slice]]],
     kept: Sequence[KeptColumn],
-) -> tuple[Sequence[Slice], bool, bool]:
-    """The slices of a file known without reading its rows; whether there may be more; whether they are its own."""
+) -> tuple[Sequence[Slice], bool, bool, str]:
+    """The slices of a file known without reading its rows.
+
+    And whether there may be more, whether they are its own, and why the file cannot be read, if it cannot.
+    """
     if file.content in cut:
-        return cut[file.content], False, True
+        return cut[file.content], False, True, ""
     content, known = before.get(file.path, ("", []))
+    problem = ""
     if dataset.cut_from_footer:
         types = [(column.source, column.arrow_type) for column in kept]
-        retrying(lambda: dataset.check_types(file, types), retries=dataset.retries)
-        read = retrying(
-            lambda: list(dataset.reader(file).slices(shard_bytes=dataset.shard_bytes)), retries=dataset.retries
-        )
-        return read, False, True
-    return known, True, content == file.content
+        try:
+            retrying(lambda: dataset.check_types(file, types), retries=dataset.retries)
+            read = retrying(
+                lambda: list(dataset.reader(file).slices(shard_bytes=dataset.shard_bytes)), retries=dataset.retries
+            )
+        except FAILS_ALONE as e:
+            dataset.forget(file)
+            problem = str(e)
+        else:
+            return read, False, True, ""
+    return known, True, content == file.content, problem
 
 
 def _file_state(
@@ -360,7 +381,12 @@ def _rate(
     cursor: Cursor | None, pipeline: str, version: str, dataset: sources.Dataset, files: Sequence[FilePlan]
 ) -> Rate:
     rate = measured_rate(cursor, pipeline, version) if cursor else Rate()
-    uncut = next((file for file in files if file.uncut), None)
-    if rate.bytes_per_row is not None or uncut is None:
+    if rate.bytes_per_row is not None:
         return rate
-    return replace(rate, bytes_per_row=dataset.bytes_per_row(uncut.file))
+    for file in files:
+        if file.uncut and not file.problem:
+            try:
+                return replace(rate, bytes_per_row=dataset.bytes_per_row(file.file))
+            except FAILS_ALONE:
+                dataset.forget(file.file)
+    return rate

@@ -143,7 +143,7 @@ class Run:
                 revision=plan.revision,
                 num_shards=len(plan.computed),
                 num_rows=plan.num_rows,
-                more=bool(plan.uncut),
+                more=any(not file.problem for file in plan.uncut),
             )
         )
         version = Version(plan.spec, plan.kept, plan.table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +11,7 @@ from tidemill.config import Pipeline
 from tidemill.formats import KEPT_PREFIX
 from tidemill.models import load_runner, load_tokenizer, pooling_of
 from tidemill.plan import make_plan
+from tidemill.shards import SourceFile
 from tidemill.sources import Dataset
 from tidemill.stages import with_reasons
 
@@ -25,7 +26,7 @@ def sample(pipeline: Pipeline, num_rows: int) -> list[dict[str, Any]]:
     spec = plan.spec
     tokenizer, runner = load_tokenizer(spec), load_runner(spec, pipeline.inference)
     found: list[dict[str, Any]] = []
-    for path, rows in _first_rows(dataset, num_rows):
+    for path, rows in _first_rows(dataset, plan.readable, num_rows):
         columns = tokenizer.encode(rows["text"])
         predicted = runner.predict(columns.token_ids, pooling=pooling_of(spec, tokenizer))
         tokens = pa.table({"token_ids": columns.token_ids, "num_tokens": columns.num_tokens, "reason": columns.reason})
@@ -35,9 +36,9 @@ def sample(pipeline: Pipeline, num_rows: int) -> list[dict[str, Any]]:
     return found
 
 
-def _first_rows(dataset: Dataset, num_rows: int) -> Iterator[tuple[str, pa.Table]]:
+def _first_rows(dataset: Dataset, files: Sequence[SourceFile], num_rows: int) -> Iterator[tuple[str, pa.Table]]:
     left = num_rows
-    for file in dataset.files:
+    for file in files:
         reader = dataset.reader(file)
         for cut in reader.slices(shard_bytes=dataset.shard_bytes):
             rows = reader.rows(cut).slice(0, left)

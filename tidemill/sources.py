@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from tidemill import config, hub, objects
 from tidemill.config import Pipeline
-from tidemill.errors import DatasetError, FileChanged, FormatError, SchemaError
+from tidemill.errors import FAILS_ALONE, DatasetError, FileChanged, FileUnreadable, FormatError, SchemaError
 from tidemill.fingerprints import hash_files, stamp
 from tidemill.formats import (
     KEPT_PREFIX,
@@ -38,6 +38,8 @@ MAX_OPEN_READERS = 64
 MAX_LOOKED_AT = MAX_OPEN_READERS
 """How many files say which types the columns have."""
 SAMPLE_BYTES = 1 << 16
+UNREADABLE = "unreadable:"
+"""How the content id of a file begins that could not be read when it was listed."""
 
 
 class Dataset:
@@ -99,22 +101,27 @@ class Dataset:
         """The files' columns, those in use of the type that holds what every file shows: see `settle_schema`.
 
         Of many files some are looked at, the first and the last among them.
+
+        Raises:
+            DatasetError: there are no rows.
+            InputError: what is wrong with the first file, if none can be read.
         """
         shown: dict[str, pa.Schema] = {}
-        failure: FormatError | None = None
+        failures: list[Exception] = []
         for file in _spread(self.files, MAX_LOOKED_AT):
             try:
                 schema = self.reader(file).schema()
-            except FormatError as e:  # which fails the file where it is read, and not the others
-                failure = failure or e
+            except FAILS_ALONE as e:
+                self.forget(file)
+                failures.append(e)
                 continue
             if len(schema):
                 shown[file.path] = schema
-        if not shown:
-            raise failure or DatasetError(
-                f"The dataset {self._spec.path} has no rows. Check dataset.path, config and split."
-            )
-        return settle_schema(shown, self._columns, self.reader(self.files[0]).common_type)
+        if shown:
+            return settle_schema(shown, self._columns, self.reader(self.files[0]).common_type)
+        if failures:
+            raise failures[0]
+        raise DatasetError(f"The dataset {self._spec.path} has no rows. Check dataset.path, config and split.")
 
     def check(self, schema: pa.Schema, columns: Columns) -> None:
         """Check that the columns are there in some file at least."""
@@ -170,6 +177,8 @@ class LocalFile(ByteFile):
             self._check()
         except FileNotFoundError as e:
             raise FileChanged(f"{self.path} is gone. Run again to take up the dataset as it is now.") from e
+        except PermissionError as e:
+            raise _unreadable(self.path) from e
         if len(body) != stop - start:
             raise FileChanged(f"{self.path} ends at byte {start + len(body)} now. Run again to take it up as it is.")
         return body
@@ -183,13 +192,21 @@ class AddressedFile(ByteFile):
     """A file behind any other fsspec address; one that was replaced since it was listed is not read."""
 
     def _read(self, start: int, stop: int) -> bytes:
-        body = objects.read_range(self._file, start, stop)
+        try:
+            body = objects.read_range(self._file, start, stop)
+        except DatasetError as e:
+            raise FileUnreadable(str(e)) from e
         if body is None:
             raise FileChanged(f"{self.path} was replaced or is gone. Run again to take up the dataset as it is now.")
         return body
 
 
 def open_source(file: SourceFile) -> ByteFile:
+    """Raises:
+    FileUnreadable: the file could not be read when it was listed.
+    """
+    if file.content.startswith(UNREADABLE):
+        raise _unreadable(file.path)
     if file.url.startswith("hf://"):
         return HubFile(file)
     return AddressedFile(file) if "://" in file.url else LocalFile(file)
@@ -230,6 +247,7 @@ def settle(spec: config.Dataset, file: SourceFile) -> SourceFile:
 
     Raises:
         FileChanged: a local file is not the one that was recorded.
+        FileUnreadable: it may not be read.
     """
     if "://" in file.url:
         return file
@@ -239,6 +257,8 @@ def settle(spec: config.Dataset, file: SourceFile) -> SourceFile:
         before, sha256 = stamp(url), hash_files([url])[url]
     except FileNotFoundError as e:
         raise FileChanged(f"{file.path} is gone. `tidemill run` takes up the dataset as it is now.") from e
+    except PermissionError as e:
+        raise _unreadable(file.path) from e
     if file.content.partition(";")[0] != f"sha256:{sha256}":
         raise FileChanged(
             f"{file.path} was changed after it was listed. `tidemill run` takes up the dataset as it is now."
@@ -246,9 +266,30 @@ def settle(spec: config.Dataset, file: SourceFile) -> SourceFile:
     return replace(file, url=url, stamp=before)
 
 
+def settle_first(spec: config.Dataset, files: Sequence[SourceFile]) -> SourceFile:
+    """The first of some files that still lies there as it was listed.
+
+    Raises:
+        TidemillError: what is wrong with the first, if none does.
+    """
+    failures: list[FileChanged | FileUnreadable] = []
+    for file in files:
+        try:
+            return settle(spec, file)
+        except (FileChanged, FileUnreadable) as e:
+            failures.append(e)
+    raise failures[0]
+
+
 def reopen_dataset(pipeline: Pipeline, version: VersionSpec, revision: str, files: Sequence[SourceFile]) -> Dataset:
     """A dataset at a revision that was listed before, of settled files: nothing is listed again."""
     return Dataset(pipeline.dataset, version, revision, files, retries=pipeline.limits.retries)
+
+
+def _unreadable(path: str) -> FileUnreadable:
+    return FileUnreadable(
+        f"{path} may not be read: permission denied. Let the user who runs this read it, or leave it out."
+    )
 
 
 def _local_base(path: str) -> str:
@@ -333,13 +374,13 @@ def _list_local(pattern: str) -> list[SourceFile]:
 
 def _describe_local(paths: Sequence[str], base: Path) -> list[SourceFile]:
     stamps = {path: stamp(path) for path in paths}
-    hashes = hash_files(paths)
+    hashes = hash_files([path for path in paths if os.access(path, os.R_OK)])
     return [
         SourceFile(
             path=os.path.relpath(path, base),
             url=str(Path(path).absolute()),
             size=Path(path).stat().st_size,
-            content=f"sha256:{hashes[path]}",
+            content=f"sha256:{hashes[path]}" if path in hashes else f"{UNREADABLE}{stamps[path]}",
             stamp=stamps[path],
         )
         for path in paths

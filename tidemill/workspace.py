@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tidemill import versions
 from tidemill.columns import KeptColumn, kept_fingerprint, parse_kept, read_columns
 from tidemill.config import Pipeline
-from tidemill.errors import FileChanged, LakeError, Stopped
+from tidemill.errors import FileChanged, FileUnreadable, LakeError, Stopped
 from tidemill.estimates import Rate, measured_rate
 from tidemill.inference import ModelRunner
 from tidemill.lake import Cursor, Lake, ResultTable
@@ -111,8 +111,8 @@ class Workspace:
         """Names of store files of shards in flight, which are not evicted."""
         self.files_released: set[str] = set()
         """Names of store files of shards that this run has committed, which may be."""
-        self.changed: dict[str, FileChanged] = {}
-        """Files, by path, that are no longer what the lake recorded."""
+        self.changed: dict[str, FileChanged | FileUnreadable] = {}
+        """Files, by path, that are no longer what the lake recorded, or may not be read."""
         self.notes: list[str] = []
         """What is not as the pipeline file might make one expect, for the run's record."""
         lake.use_one_thread()
@@ -222,11 +222,11 @@ def reopen(
         raise LakeError(f"The lake has no pipeline {pipeline.name}. `tidemill run` makes it.")
     found = load_version(cursor, pipeline, version)
     files: dict[str, SourceFile] = {}
-    changed: dict[str, FileChanged] = {}
+    changed: dict[str, FileChanged | FileUnreadable] = {}
     for path, file in {request.shard.file.path: request.shard.file for request in requests}.items():
         try:
             files[path] = settle(pipeline.dataset, file)
-        except FileChanged as e:
+        except (FileChanged, FileUnreadable) as e:
             changed[path] = e
     dataset = None
     if files:

@@ -24,6 +24,8 @@ from tests.pipelines import (
 )
 from tidemill.config import load_pipeline
 from tidemill.errors import ConfigError, InputError
+from tidemill.plan import make_plan
+from tidemill.station import StageRun
 
 
 @pytest.fixture
@@ -90,13 +92,56 @@ def test_a_kept_column_named_like_a_result_says_how_to_rename_it(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("cut", [100, 12, 0])
-def test_a_truncated_parquet_file_is_refused_by_name(tmp_path, dataset, cut):
-    body = (tmp_path / "data" / "b.parquet").read_bytes()
-    (tmp_path / "data" / "b.parquet").write_bytes(body[:cut])
-    with pytest.raises(InputError, match=r"b\.parquet"):
+def test_parquet_files_that_are_cut_short_fail_alone_whatever_their_place_and_cost_only_themselves_once_whole(tmp_path):
+    for number, name in enumerate("abcd"):
+        write_parquet(tmp_path / "data" / f"{name}.parquet", reviews(20 * number, 20))
+    whole = {name: (tmp_path / "data" / f"{name}.parquet").read_bytes() for name in "abd"}
+    for name, cut in (("a", 100), ("b", 0), ("d", len(whole["d"]) - 1)):
+        (tmp_path / "data" / f"{name}.parquet").write_bytes(whole[name][:cut])
+    pipeline = make_pipeline(tmp_path / "lake", f"{tmp_path}/data/*")
+    planned = make_plan(pipeline, None)[0].to_json()
+    assert planned["files"]["new"] == ["c.parquet"]
+    assert "a.parquet does not end as a Parquet file does" in planned["files"]["failed"]["a.parquet"]
+    assert (planned["rows"], planned["rows_estimated"]) == (20, False)
+    result = run(pipeline)
+    assert (result.state, result.num_rows) == ("failed", 20)
+    assert [failure["path"] for failure in result.failures] == ["a.parquet", "b.parquet", "d.parquet"]
+    assert result.notes == []
+    for name, body in whole.items():
+        (tmp_path / "data" / f"{name}.parquet").write_bytes(body)
+    again = run(pipeline)
+    assert (again.state, again.num_rows, len(table_of(pipeline))) == ("done", 60, 80)
+    assert problems_of(pipeline) == []
+
+
+def test_a_file_that_is_cut_short_later_keeps_its_rows_until_it_is_whole_again(tmp_path, dataset):
+    pipeline = make_pipeline(tmp_path / "lake", dataset)
+    run(pipeline)
+    before = table_of(pipeline)
+    path = tmp_path / "data" / "a.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    assert run(pipeline).state == "failed"
+    assert query(pipeline.lake, "SELECT count(*) FROM reviews") == [(len(before),)]
+    path.write_bytes(whole)
+    again = run(pipeline)
+    assert (again.state, again.num_rows) == ("done", 0)
+    assert table_of(pipeline) == before
+
+
+def test_a_dataset_whose_parquet_files_are_all_cut_short_is_refused_by_the_first(tmp_path, dataset):
+    for path in (tmp_path / "data").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"a\.parquet"):
         run(make_pipeline(tmp_path / "lake", dataset))
     assert not (tmp_path / "lake").exists()
+
+
+def test_the_ingest_stage_reads_what_is_whole_beside_a_file_that_is_cut_short(tmp_path, dataset):
+    (tmp_path / "data" / "a.parquet").write_bytes(b"PAR1")
+    result = StageRun(make_pipeline(tmp_path / "lake", dataset), "ingest").execute()
+    assert (result.state, result.num_rows) == ("failed", 20)
+    assert [failure["path"] for failure in result.failures] == ["a.parquet"]
 
 
 def test_a_kept_column_whose_type_differs_between_files_is_refused(tmp_path, dataset):

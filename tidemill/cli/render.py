@@ -20,6 +20,7 @@ def plan(facts: dict[str, Any]) -> str:
         lines.append("Up to date: nothing to compute.")
     for state in ("new", "changed", "unfinished", "removed"):
         lines += _paths(state, files[state])
+    lines += _paths("failed", [f"{path}: {problem}" for path, problem in files["failed"].items()])
     lines += _paths("renamed", [f"{old} → {new}" for old, new in files["renamed"].items()])
     if files["unchanged"]:
         lines.append(f"  unchanged: {files['unchanged']} files")
