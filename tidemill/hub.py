@@ -7,40 +7,38 @@ contents are read by range requests of our own, at a commit.
 
 from __future__ import annotations
 
-import difflib
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import date
 from functools import partial
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
 from tidemill.errors import DatasetError, InputError, ModelError, SourceUnavailable, TidemillError
+from tidemill.listing import Listing, not_entered
 from tidemill.retry import retrying
 from tidemill.shards import SourceFile
+from tidemill.splits import Splits, beside_split, find_splits, no_such
 
 LISTING_RETRIES = 8
 RANGE_RETRIES = 4
 PATHS_ASKED_AT_ONCE = 500
 LONGEST_WAIT_SECONDS = 5.0
 FILE_URL = re.compile(r"hf://datasets/(?P<repo>[^/@]+(?:/[^/@]+)?)@(?P<commit>[0-9a-f]{40})/(?P<path>.+)")
-ADDRESS = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.+))?")
+ADDRESS = re.compile(
+    r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?(?:/(?P<path>.+))?"
+)
 ASKED_TO_WAIT = 429
+INSTEAD_OF_SCRIPT = (
+    'The Hub keeps many of these as Parquet: set dataset.revision = "refs/convert/parquet", or convert what the script '
+    "makes to Parquet."
+)
 LOG_IN = "log in: `hf auth login`, or set HF_TOKEN."
 
 
-@dataclass(frozen=True)
-class HubListing:
-    commit: str
-    files: tuple[SourceFile, ...]
-    features: Any
-    """`datasets.Features` if the dataset's card declares them, else None."""
-
-
-def list_split(repo: str, *, config: str | None, revision: str, split: str) -> HubListing:
+def list_split(repo: str, *, config: str | None, revision: str, split: str) -> Listing:
     """The files of a split at the commit that `revision` names now.
 
     Raises:
@@ -49,40 +47,72 @@ def list_split(repo: str, *, config: str | None, revision: str, split: str) -> H
     """
     commit = _commit("dataset", repo, revision)
 
-    def resolve() -> tuple[dict[str, list[str]], Any]:
-        import datasets
-
-        # Listed here in whole, so that `datasets` finds every folder in the file system's memory. A prepared copy
-        # in its own cache would answer for another revision when the Hub does not: hence a cache of our own.
-        with _translated("dataset", repo, revision), _quiet(datasets), tempfile.TemporaryDirectory() as empty:
-            _file_system().find(f"datasets/{repo}@{commit}")
-            builder = datasets.load_dataset_builder(
-                f"hf://datasets/{repo}", name=config, revision=commit, cache_dir=empty
+    def resolve() -> tuple[Splits, list[str]]:
+        # Listed here in whole, so that `datasets` finds every folder in the file system's memory.
+        with _translated("dataset", repo, revision), _quiet():
+            paths = _file_system().find(f"datasets/{repo}@{commit}")
+            splits = find_splits(
+                f"hf://datasets/{repo}",
+                config=config,
+                revision=commit,
+                what=f"The dataset {repo}",
+                instead_of_script=INSTEAD_OF_SCRIPT,
+                read_card=lambda: _cached_card(repo, commit),
+                known=partial(_meaning, kind="dataset", repo=repo, revision=revision),
             )
-            files = {str(name): list(paths) for name, paths in (builder.config.data_files or {}).items()}
-            return files, builder.info.features
+        return splits, [f"hf://{path}" for path in paths]
 
-    splits, features = retrying(resolve, retries=LISTING_RETRIES)
-    if split not in splits:
-        raise DatasetError(_no_such("split", split, splits, f"The dataset {repo}", "dataset.split"))
-    urls = [str(url) for url in splits[split]]
-    return HubListing(commit, tuple(retrying(lambda: _describe(repo, commit, urls), retries=LISTING_RETRIES)), features)
+    splits, urls = retrying(resolve, retries=LISTING_RETRIES)
+    paths = {name: [_path_of(url) for url in files] for name, files in splits.files.items()}
+    beside = [] if splits.by_card else list(map(_path_of, urls))
+    left_out = list(beside_split(paths, split, beside, where=f"hf://datasets/{repo}@{revision}"))
+    if split not in paths:
+        raise DatasetError(" ".join([no_such("split", split, paths, f"The dataset {repo}"), *map(str, left_out)]))
+    files = retrying(lambda: _describe(repo, commit, splits.files[split]), retries=LISTING_RETRIES)
+    return Listing(commit, tuple(files), tuple(left_out))
 
 
-def list_address(address: str) -> tuple[str, tuple[SourceFile, ...]]:
-    """(commit, files) of an hf:// address that names files, perhaps by a glob."""
+def list_address(address: str) -> Listing:
+    """The files that an hf:// address names now: a file, a folder with all below it, or a pattern."""
     match = ADDRESS.fullmatch(address)
     if match is None:
         raise DatasetError(f"dataset.path = {address!r}: give hf://datasets/OWNER/NAME[@REVISION]/FILES.")
     repo, revision, pattern = match["repo"], match["revision"] or "main", match["path"]
     commit = _commit("dataset", repo, revision)
 
-    def find() -> list[SourceFile]:
+    def find() -> Listing:
         with _translated("dataset", repo, revision):
-            paths = _file_system().glob(f"datasets/{repo}@{commit}/{pattern}")
-        return _describe(repo, commit, [f"hf://{path}" for path in paths])
+            where = f"datasets/{repo}@{commit}/{pattern}"
+            found = _file_system().glob(where, detail=True) if has_magic(pattern) else _below(where)
+        urls = [f"hf://{path}" for path, info in found.items() if info["type"] == "file"]
+        folders = [_path_of(f"hf://{path}") for path, info in found.items() if info["type"] == "directory"]
+        return Listing(commit, tuple(_describe(repo, commit, urls)), not_entered(folders, pattern))
 
-    return commit, tuple(retrying(find, retries=LISTING_RETRIES))
+    return retrying(find, retries=LISTING_RETRIES)
+
+
+def _cached_card(repo: str, commit: str) -> str:
+    """The dataset's card, which `datasets` has just fetched if there is one."""
+    import huggingface_hub
+
+    found = huggingface_hub.try_to_load_from_cache(repo, "README.md", revision=commit, repo_type="dataset")
+    return Path(found).read_text(encoding="utf-8") if isinstance(found, str) else ""
+
+
+def _below(where: str) -> dict[str, Any]:
+    """The file at a path on the Hub, or all below the folder there; nothing if neither is there."""
+    try:
+        found: dict[str, Any] = _file_system().find(where, detail=True)
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+def _path_of(url: str) -> str:
+    """A file's path in its repository."""
+    match = FILE_URL.fullmatch(url)
+    assert match is not None, url
+    return match["path"]
 
 
 def read_range(url: str, start: int, stop: int) -> bytes:
@@ -280,11 +310,6 @@ def _meaning(error: Exception, kind: str, repo: str, revision: str) -> TidemillE
                 return wrong(f"{what} is read from the Hub, and HF_HUB_OFFLINE is set. Unset it, or use local files.")
             case httpx.TransportError() | ConnectionError() | TimeoutError():
                 return SourceUnavailable(f"{what} cannot be reached: {_line(e)}")
-            case ValueError() if found := re.search(r"BuilderConfig '(.*)' not found\. Available: \[(.*)\]", str(e)):
-                return wrong(_no_such("config", found[1], re.findall(r"'([^']*)'", found[2]), what, "dataset.config"))
-            case ValueError() if "Config name is missing" in str(e):
-                configs = re.findall(r"'([^']*)'", str(e).partition("available configs:")[2].partition("]")[0])
-                return wrong(f"{what} has several configs: {', '.join(configs)}. Set dataset.config to one of them.")
     match error:
         case errors.LocalEntryNotFoundError():
             return SourceUnavailable(f"{what} cannot be reached: {_line(error)}")
@@ -319,12 +344,6 @@ def _asked_wait(response: Any) -> float | None:
     return float(found[1]) if found and response.status_code == ASKED_TO_WAIT else None
 
 
-def _no_such(noun: str, asked: str, existing: Sequence[str] | dict[str, Any], what: str, option: str) -> str:
-    names = [str(name) for name in existing]
-    near = difflib.get_close_matches(asked, names, n=1, cutoff=0.0)
-    return f"{what} has no {noun} {asked!r}; it has {', '.join(names)}. Set {option} = {(near or names)[0]!r}."
-
-
 def _chain(error: BaseException) -> Iterator[BaseException]:
     current: BaseException | None = error
     while current is not None:
@@ -344,7 +363,9 @@ def _is_offline() -> bool:
 
 
 @contextmanager
-def _quiet(datasets: Any) -> Iterator[None]:
+def _quiet() -> Iterator[None]:
+    import datasets
+
     datasets.logging.set_verbosity_error()
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     with _no_bars():

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from tidemill.errors import DatasetError, InputError, SourceUnavailable, TidemillError
+from tidemill.listing import LeftOut, fixed_part, not_entered
 from tidemill.places import is_s3
 from tidemill.retry import retrying
 from tidemill.shards import SourceFile
@@ -91,8 +91,8 @@ def check_bucket(address: str, option: str, wrong: type[InputError]) -> None:
             file_system.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
 
 
-def list_files(address: str) -> list[SourceFile]:
-    """The files that an address names now: a file, a folder with all below it, or a pattern.
+def list_files(address: str) -> tuple[list[SourceFile], tuple[LeftOut, ...]]:
+    """The files that an address names now, a file, a folder with all below it, or a pattern; and what it passes over.
 
     Raises:
         DatasetError: they may not be listed, or the address cannot be opened.
@@ -114,7 +114,7 @@ def list_files(address: str) -> list[SourceFile]:
 
     entries = retrying(find, retries=READ_RETRIES)
     base = fixed_part(pattern) if glob.has_magic(pattern) or pattern in entries else pattern
-    return [
+    files = [
         SourceFile(
             path=os.path.relpath(path, base),
             url=file_system.unstrip_protocol(path),
@@ -124,6 +124,8 @@ def list_files(address: str) -> list[SourceFile]:
         for path, info in entries.items()
         if info["type"] == "file" and not path.endswith("/")
     ]
+    folders = sorted(os.path.relpath(path, base) for path, info in entries.items() if info["type"] == "directory")
+    return files, not_entered(folders, pattern)
 
 
 def read_range(file: SourceFile, start: int, stop: int) -> bytes | None:
@@ -143,17 +145,6 @@ def content_id(info: Mapping[str, Any]) -> str:
             return f"{fact}:{info[fact]}".replace('"', "")
     modified = info.get("LastModified") or info.get("mtime") or info.get("modified") or info.get("created")
     return f"modified:{info['size']}-{modified}"
-
-
-def fixed_part(pattern: str) -> str:
-    """The folder before the first part of a path that holds a wildcard, or the file's folder."""
-    parts = re.split(r"(?<=/)", pattern)
-    fixed = ""
-    for part in parts[:-1]:
-        if glob.has_magic(part):
-            break
-        fixed += part
-    return fixed or "."
 
 
 def _request_range(file: SourceFile, start: int, stop: int) -> bytes | None:

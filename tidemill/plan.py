@@ -223,7 +223,7 @@ def make_plan(pipeline: Pipeline, lake: Lake | None) -> tuple[Plan, sources.Data
         rewrite=tuple(shard for shard in done.values() if shard.kept != wanted),
         done=done,
         rate=_rate(cursor if state else None, pipeline.name, spec.version, dataset, files),
-        notes=tuple(notes),
+        notes=(*notes, *dataset.notes),
         first=state is None,
     )
     return plan, dataset

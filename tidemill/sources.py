@@ -13,7 +13,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -31,7 +31,10 @@ from tidemill.formats import (
     open_reader,
     settle_schema,
 )
+from tidemill.listing import LeftOut, Listing, fixed_part
+from tidemill.local_files import LocalFiles
 from tidemill.shards import SourceFile, fingerprint
+from tidemill.splits import beside_split, find_splits, no_such
 from tidemill.versions import VersionSpec
 
 MAX_OPEN_READERS = 64
@@ -45,19 +48,25 @@ UNREADABLE = "unreadable:"
 class Dataset:
     """One dataset at one revision, and its open readers. Used by one thread at a time."""
 
-    def __init__(
-        self, spec: config.Dataset, version: VersionSpec, revision: str, files: Sequence[SourceFile], *, retries: int
-    ) -> None:
+    def __init__(self, spec: config.Dataset, version: VersionSpec, listing: Listing, *, retries: int) -> None:
         self._spec, self._version, self.retries = spec, version, retries
         self._readers: OrderedDict[str, Reader] = OrderedDict()
         self._columns = self.columns((), {})
-        self.revision, self.files = revision, tuple(files)
+        self.revision, self.files = listing.revision, listing.files
+        self._left_out = listing.left_out
         self.shard_bytes = int(spec.shard_bytes)
         formats = {self._format(file): file for file in self.files}
         if len(formats) > 1:
             named = ", ".join(f"{file.path} ({name})" for name, file in sorted(formats.items()))
             raise FormatError(f"The dataset mixes formats: {named}. Narrow dataset.path to files of one format.")
         self.cut_from_footer = next(iter(formats)) == "parquet"
+
+    @property
+    def notes(self) -> list[str]:
+        """What of the dataset is not read, though somebody may have meant it."""
+        empty = tuple(file.path for file in self.files if not file.size and not self.cut_from_footer)
+        without_rows = [LeftOut(empty, "empty")] if empty else []
+        return list(map(str, (*self._left_out, *without_rows)))
 
     def columns(
         self,
@@ -220,14 +229,20 @@ def open_dataset(pipeline: Pipeline, version: VersionSpec) -> Dataset:
         FormatError: files of several formats, or of one that is not supported.
     """
     spec = pipeline.dataset
-    revision, files = _list(spec)
-    if not files:
+    listing = _list(spec)
+    if not listing.files:
         raise DatasetError(
-            f"dataset.path = {spec.path!r} names no files. Check the path, relative to the current folder."
+            " ".join(
+                [
+                    f"dataset.path = {spec.path!r} names no files. Check the path, relative to the current folder.",
+                    *map(str, listing.left_out),
+                ]
+            )
         )
     if way := _way_of_reading(spec):
-        revision, files = revision + way, tuple(replace(file, content=file.content + way) for file in files)
-    return Dataset(spec, version, revision, files, retries=pipeline.limits.retries)
+        files = tuple(replace(file, content=file.content + way) for file in listing.files)
+        listing = replace(listing, revision=listing.revision + way, files=files)
+    return Dataset(spec, version, listing, retries=pipeline.limits.retries)
 
 
 def _way_of_reading(spec: config.Dataset) -> str:
@@ -283,7 +298,7 @@ def settle_first(spec: config.Dataset, files: Sequence[SourceFile]) -> SourceFil
 
 def reopen_dataset(pipeline: Pipeline, version: VersionSpec, revision: str, files: Sequence[SourceFile]) -> Dataset:
     """A dataset at a revision that was listed before, of settled files: nothing is listed again."""
-    return Dataset(pipeline.dataset, version, revision, files, retries=pipeline.limits.retries)
+    return Dataset(pipeline.dataset, version, Listing(revision, tuple(files)), retries=pipeline.limits.retries)
 
 
 def _unreadable(path: str) -> FileUnreadable:
@@ -296,7 +311,7 @@ def _local_base(path: str) -> str:
     """The folder that the paths of a local dataset's files start from."""
     if Path(path).is_dir():
         return str(Path(path).absolute())
-    return str(Path(path).absolute().parent if Path(path).is_file() else Path(objects.fixed_part(path)).absolute())
+    return str(Path(path).absolute().parent if Path(path).is_file() else Path(fixed_part(path)).absolute())
 
 
 def arrow_type_named(column: str, name: str) -> pa.DataType:
@@ -308,30 +323,37 @@ def arrow_type_named(column: str, name: str) -> pa.DataType:
         ) from e
 
 
-def _list(spec: config.Dataset) -> tuple[str, tuple[SourceFile, ...]]:
+def _list(spec: config.Dataset) -> Listing:
+    try:
+        return _list_remote(spec) if "://" in spec.path else _list_local(spec)
+    except OSError as e:
+        raise DatasetError(f"dataset.path = {spec.path!r} cannot be listed: {e}.") from e
+
+
+def _list_remote(spec: config.Dataset) -> Listing:
+    match = hub.ADDRESS.fullmatch(spec.path)
+    if match and match["path"] is None:
+        return _list_repository(match["repo"], spec, match["revision"] or spec.revision)
+    _refuse_split(spec)
     if spec.path.startswith("hf://"):
-        match = hub.ADDRESS.fullmatch(spec.path)
-        if match and match["path"] is None:
-            revision = match["revision"] or spec.revision
-            return _from_hub(match["repo"], spec, revision)
-        _refuse_split(spec)
         return hub.list_address(spec.path)
-    if "://" in spec.path:
+    return _named_by_listing(*objects.list_files(spec.path))
+
+
+def _list_local(spec: config.Dataset) -> Listing:
+    path = Path(spec.path)
+    if path.is_dir():
+        return _list_folder(spec)
+    if path.is_file() or glob.has_magic(spec.path):
         _refuse_split(spec)
-        return _named_by_listing(objects.list_files(spec.path))
-    if Path(spec.path).is_dir():
-        return _named_by_listing(_list_folder(spec))
-    if Path(spec.path).is_file() or glob.has_magic(spec.path):
-        _refuse_split(spec)
-        return _named_by_listing(_list_local(spec.path))
-    if spec.path.startswith((".", "/", "~")) or PurePosixPath(spec.path).suffix or spec.path.count("/") > 1:
+        return _list_pattern(spec.path)
+    if spec.path.startswith((".", "/", "~")) or path.suffix or spec.path.count("/") > 1:
         raise DatasetError(f"There is no file or folder {spec.path} here. Check dataset.path.")
-    return _from_hub(spec.path, spec, spec.revision)
+    return _list_repository(spec.path, spec, spec.revision)
 
 
-def _from_hub(repo: str, spec: config.Dataset, revision: str) -> tuple[str, tuple[SourceFile, ...]]:
-    listing = hub.list_split(repo, config=spec.config, revision=revision, split=spec.split)
-    return listing.commit, listing.files
+def _list_repository(repo: str, spec: config.Dataset, revision: str) -> Listing:
+    return hub.list_split(repo, config=spec.config, revision=revision, split=spec.split)
 
 
 def _refuse_split(spec: config.Dataset) -> None:
@@ -345,43 +367,77 @@ def _refuse_split(spec: config.Dataset) -> None:
         raise DatasetError("dataset.revision does not apply to files given by path or address. Remove it.")
 
 
-def _named_by_listing(files: Sequence[SourceFile]) -> tuple[str, tuple[SourceFile, ...]]:
+def _named_by_listing(files: Sequence[SourceFile], left_out: Sequence[LeftOut]) -> Listing:
     ordered = tuple(sorted(files, key=lambda file: file.path))
-    return fingerprint(*(part for file in ordered for part in (file.path, file.content))), ordered
+    revision = fingerprint(*(part for file in ordered for part in (file.path, file.content)))
+    return Listing(revision, ordered, tuple(left_out))
 
 
-def _list_folder(spec: config.Dataset) -> list[SourceFile]:
+def _list_folder(spec: config.Dataset) -> Listing:
     """Splits of a local folder are found as `datasets` finds them on the Hub."""
-    import datasets
+    folder, what = str(Path(spec.path).absolute()), f"The folder {spec.path}"
+    if glob.has_magic(folder):
+        raise DatasetError(
+            f"{what} has a character of patterns in its name, and splits are found by patterns. "
+            f'Name its files instead: dataset.path = "{glob.escape(spec.path)}/**/*".'
+        )
+    card = Path(folder, "README.md")
+    # By its whole path: a folder `csv` here would be taken for the format of that name.
+    splits = find_splits(
+        folder,
+        config=spec.config,
+        what=what,
+        instead_of_script=f'Name the data files instead, such as dataset.path = "{spec.path}/*.csv", or convert what '
+        "the script makes to Parquet.",
+        read_card=lambda: card.read_text(encoding="utf-8") if card.is_file() else "",
+    )
+    real = os.path.realpath(folder)
+    by_path = {name: [os.path.relpath(path, real) for path in paths] for name, paths in splits.files.items()}
+    local = LocalFiles(folder)
+    paths = [] if splits.by_card else [os.path.relpath(path, folder) for path in local.below(folder)]
+    left_out = list(beside_split(by_path, spec.split, paths, where=spec.path))
+    if spec.split not in by_path:
+        raise DatasetError(" ".join([no_such("split", spec.split, by_path, what), *map(str, left_out)]))
+    files = _describe_local(local.each_once([str(Path(folder, path)) for path in by_path[spec.split]]), folder)
+    return _named_by_listing(files, [*left_out, *local.left_out])
 
-    try:
-        datasets.logging.set_verbosity_error()
-        builder = datasets.load_dataset_builder(spec.path, name=spec.config)
-    except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as e:
-        raise DatasetError(f"The folder {spec.path} cannot be read as a dataset: {e}") from e
-    splits = {name: [str(path) for path in paths] for name, paths in (builder.config.data_files or {}).items()}
-    if spec.split not in splits:
-        raise DatasetError(f"The folder {spec.path} has no split {spec.split!r}; it has {', '.join(splits)}.")
-    return _describe_local(splits[spec.split], Path(spec.path).absolute())
+
+def _list_pattern(pattern: str) -> Listing:
+    base = _local_base(pattern)
+    local = LocalFiles(base)
+    paths = [pattern] if Path(pattern).is_file() else local.matching(pattern)
+    files = _describe_local(local.each_once(paths), base)
+    return _named_by_listing(files, local.left_out)
 
 
-def _list_local(pattern: str) -> list[SourceFile]:
-    if Path(pattern).is_file():
-        return _describe_local([pattern], Path(pattern).absolute().parent)
-    paths = [path for path in glob.glob(pattern, recursive=True) if Path(path).is_file()]
-    return _describe_local(paths, Path(objects.fixed_part(pattern)).absolute())
-
-
-def _describe_local(paths: Sequence[str], base: Path) -> list[SourceFile]:
-    stamps = {path: stamp(path) for path in paths}
-    hashes = hash_files([path for path in paths if os.access(path, os.R_OK)])
+def _describe_local(paths: Sequence[str], base: str) -> list[SourceFile]:
+    for path in paths:
+        _refuse_undecodable(path)
+    stamps = {path: found for path in paths if (found := _stamp_or_none(path)) is not None}
+    as_itself = os.access in os.supports_effective_ids
+    hashes = hash_files([path for path in stamps if os.access(path, os.R_OK, effective_ids=as_itself)])
     return [
         SourceFile(
             path=os.path.relpath(path, base),
             url=str(Path(path).absolute()),
             size=Path(path).stat().st_size,
-            content=f"sha256:{hashes[path]}" if path in hashes else f"{UNREADABLE}{stamps[path]}",
-            stamp=stamps[path],
+            content=f"sha256:{hashes[path]}" if path in hashes else f"{UNREADABLE}{found}",
+            stamp=found,
         )
-        for path in paths
+        for path, found in stamps.items()
     ]
+
+
+def _stamp_or_none(path: str) -> str | None:
+    """None if the file went since it was found."""
+    try:
+        return stamp(path)
+    except FileNotFoundError:
+        return None
+
+
+def _refuse_undecodable(path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError as e:
+        raise DatasetError(f"The name of the file {os.fsencode(path)!r} is not UTF-8. Rename the file.") from e
