@@ -88,13 +88,17 @@ def sql(
     source: Annotated[str, typer.Argument(metavar="PIPELINE.toml|LAKE", help="A pipeline file, or a lake's catalog.")],
     query: Annotated[str, typer.Argument(metavar="QUERY", help="One or more statements that read.")],
     output: Annotated[Format, typer.Option("--format", help="How the result is printed.")] = Format.table,
+    folders: Annotated[
+        list[str] | None,
+        typer.Option("--allow", metavar="FOLDER", help="Let the SQL read files in FOLDER; may be repeated."),
+    ] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Query the tables of a lake with SQL, read-only. A pipeline's table has the pipeline's name."""
     from tidemill.cli.query import find_lake, run_query
 
-    run_query(find_lake(source, overrides or ()), query, "json" if as_json else output.value)
+    run_query(find_lake(source, overrides or ()), query, "json" if as_json else output.value, folders or ())
 
 
 @app.command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,10 +13,9 @@ import _duckdb as duckdb  # As tidemill.lake.connection does.
 from tidemill import pipeline_file
 from tidemill.errors import ConfigError, InputError
 from tidemill.lake.connection import Lake, LakeSpec
+from tidemill.lake.reading import readable
 from tidemill.places import default_data
 
-READING = {"SELECT", "EXPLAIN"}
-EXPLAIN = re.compile(r"\s*EXPLAIN\s*(ANALYZE\b|\([^)]*\))?", re.IGNORECASE)
 ROWS_AT_A_TIME = 10_000
 MAX_TABLE_ROWS = 200
 
@@ -37,37 +35,27 @@ def find_lake(source: str, overrides: Sequence[str] = ()) -> LakeSpec:
     return load_pipeline(source, overrides).lake
 
 
-def run_query(spec: LakeSpec, query: str, output: str) -> None:
+def run_query(spec: LakeSpec, query: str, output: str, folders: Sequence[str] = ()) -> None:
     """Run `query` against one snapshot of the lake, attached read-only, and print the last statement's result.
+
+    It can read files in `folders`, and nothing else beside the lake.
 
     Raises:
         InputError: the SQL is wrong, or would write.
     """
     with Lake(spec, read_only=True, one_snapshot=True) as lake:
+        lake.seal(folders)
         cursor = lake.cursor()
         try:
-            statements = cursor.extract_statements(query)
-            explained = [s for statement in statements for s in _explained(cursor, statement)]
-            for statement in (*statements, *explained):
-                if statement.type.name not in READING:
-                    raise ConfigError(f"`tidemill sql` only reads; this is {statement.type.name}: {statement.query}")
-            if not statements:
-                raise ConfigError("There is no statement in the query.")
-            for statement in statements[:-1]:
-                cursor.execute(statement.query)
-            PRINTERS[output](cursor, statements[-1].query)
+            *before, last = readable(cursor, query, files=bool(folders))
+            for statement in before:
+                cursor.execute(statement)
+            PRINTERS[output](cursor, last)
         except duckdb.Error as e:
             raise InputError(str(e)) from e
 
 
-def _explained(cursor: Any, statement: Any) -> list[Any]:
-    """What EXPLAIN would explain; EXPLAIN ANALYZE also runs it."""
-    if statement.type.name != "EXPLAIN":
-        return []
-    return list(cursor.extract_statements(EXPLAIN.sub("", statement.query, count=1)))
-
-
-def _as_table(cursor: Any, query: str) -> None:
+def _as_table(cursor: Any, query: Any) -> None:
     relation = cursor.sql(query)
     if relation is None:
         return
@@ -75,7 +63,7 @@ def _as_table(cursor: Any, query: str) -> None:
     relation.show(max_rows=MAX_TABLE_ROWS, max_width=max(80, width))
 
 
-def _as_csv(cursor: Any, query: str) -> None:
+def _as_csv(cursor: Any, query: Any) -> None:
     import csv
 
     cursor.execute(query)
@@ -85,7 +73,7 @@ def _as_csv(cursor: Any, query: str) -> None:
         writer.writerows(rows)
 
 
-def _as_json(cursor: Any, query: str) -> None:
+def _as_json(cursor: Any, query: Any) -> None:
     import json
 
     cursor.execute(query)
@@ -100,7 +88,7 @@ def _as_json(cursor: Any, query: str) -> None:
     sys.stdout.write("\n]\n")
 
 
-def _as_parquet(cursor: Any, query: str) -> None:
+def _as_parquet(cursor: Any, query: Any) -> None:
     import pyarrow.parquet as pq
 
     if sys.stdout.isatty():

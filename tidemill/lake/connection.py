@@ -9,14 +9,14 @@ from __future__ import annotations
 import importlib.util
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import _duckdb as duckdb  # The package around it opens a database of its own when it is imported: see decision 25.
 
-from tidemill.errors import LakeError, LakeLocked
+from tidemill.errors import ConfigError, LakeError, LakeLocked
 from tidemill.places import is_s3, make_folder
 
 LAYOUT_VERSION = 2
@@ -97,6 +97,22 @@ class Lake:
         cursor = self._connection.cursor()
         cursor.execute("USE lake")
         return cursor
+
+    def seal(self, folders: Sequence[str] = ()) -> None:
+        """From now on nothing in SQL reaches files or addresses beyond the lake's data and `folders`, or undoes that.
+
+        DuckDB takes such a place for reading and writing: whose SQL is run is for `tidemill.lake.reading` to judge.
+
+        Raises:
+            ConfigError: there is no such folder.
+        """
+        if missing := [folder for folder in folders if not Path(folder).is_dir()]:
+            raise ConfigError(f"There is no folder {missing[0]}. Give --allow one that exists.")
+        places = [self.data, *(str(Path(folder).resolve()) for folder in folders)]
+        listed = ", ".join(f"'{_quoted(place)}/'" for place in places)
+        self._connection.execute(f"SET allowed_directories = [{listed}]")
+        self._connection.execute("SET enable_external_access = false")
+        self._connection.execute("SET lock_configuration = true")
 
     def use_one_thread(self) -> None:
         """For small statements beside a model: spread over cores that are busy, they wait for the slowest part."""
