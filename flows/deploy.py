@@ -22,11 +22,13 @@ from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 
 from flows import automations
-from flows.names import ENTRYPOINTS, TAG, flow_name, pipeline_tag
-from flows.wanted import Wanted, all_wanted, server_alerts
+from flows.names import ENTRYPOINTS, TAG, block_name, flow_name, pipeline_tag
+from flows.wanted import Wanted, all_wanted, keeps_webhook
+from flows.webhooks import load_webhook
 from tidemill.alerts import webhook_url
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError
+from tidemill.masking import shown_catalog
 
 SLUG = "cron"
 T = TypeVar("T")
@@ -97,7 +99,7 @@ def _refuse_other(existing: dict[str, DeploymentResponse | None], wanted: Sequen
             continue
         catalog = found.parameters.get("pipeline", {}).get("lake", {}).get("catalog")
         if catalog != one.pipeline.lake.catalog:
-            what = f"another lake ({catalog})"
+            what = f"another lake ({shown_catalog(str(catalog))})"
         elif found.description != one.fields["description"]:
             what = f"another pipeline file ({found.description})"
         else:
@@ -161,12 +163,12 @@ def _write_pipelines_automations(
 ) -> Iterator[Change]:
     deployments = {kind: ids[f"{flow_name(kind)}/{pipeline.name}"] for kind in ENTRYPOINTS}
     wanted = list(automations.chained(pipeline, deployments))
-    if server_alerts(pipeline):
+    if keeps_webhook(pipeline):
         webhook, change = _write_webhook(pipeline)
         yield change
         wanted += automations.alerting(pipeline, webhook)
     yield from _write_automations(client, wanted, [TAG, pipeline_tag(pipeline.name)])
-    if not server_alerts(pipeline):
+    if not keeps_webhook(pipeline):
         yield from _remove_webhook(client, pipeline.name)
 
 
@@ -208,32 +210,19 @@ def _ordered(value: Any) -> Any:
     return value
 
 
-def _webhook_name(pipeline: str) -> str:
-    return f"tidemill-{pipeline.replace('_', '-')}"
-
-
 def _write_webhook(pipeline: Pipeline) -> tuple[UUID, Change]:
     """The block that holds the webhook's address, which the server keeps encrypted."""
-    name, url = _webhook_name(pipeline.name), webhook_url(pipeline)
-    found = _load_webhook(name)
+    name, url = block_name(pipeline.name), webhook_url(pipeline)
+    found = load_webhook(name)
     if found is not None and found._block_document_id is not None and found.url.get_secret_value() == url:
         return found._block_document_id, Change("webhook", name, "unchanged")
     block_id: Any = Webhook(url=SecretStr(url), method="POST").save(name, overwrite=True)
     return block_id, Change("webhook", name, "updated" if found else "created")
 
 
-def _load_webhook(name: str) -> Webhook | None:
-    try:
-        found = Webhook.load(name)
-    except ValueError:
-        return None
-    assert isinstance(found, Webhook)
-    return found
-
-
 def _remove_webhook(client: SyncPrefectClient, pipeline: str) -> Iterator[Change]:
-    name = _webhook_name(pipeline)
-    found = _load_webhook(name)
+    name = block_name(pipeline)
+    found = load_webhook(name)
     if found is not None and found._block_document_id is not None:
         client.delete_block_document(found._block_document_id)
         yield Change("webhook", name, "removed")

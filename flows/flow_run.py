@@ -23,10 +23,12 @@ from flows.artifacts import Artifacts
 from flows.names import pipeline_resource
 from flows.progress import Logged, Shown
 from flows.stopping import stopping_gently
+from flows.webhooks import with_webhook
 from tidemill.alerts import Kind, alert, last_fresh, staleness
 from tidemill.config import Pipeline, load_pipeline
 from tidemill.errors import ConfigError, RunFailed, Stopped, TidemillError
 from tidemill.lake import Lake, catalog_exists
+from tidemill.masking import message_of
 from tidemill.progress import Progress
 from tidemill.recording import RunResult
 from tidemill.run import Run
@@ -119,7 +121,7 @@ def carry_out(
                 afterwards(around)
     except Exception as e:
         if teller:
-            teller.failed(str(e))
+            teller.failed(message_of(e))
         if not isinstance(e, TidemillError):
             raise
         return Failed(message=f"{type(e).__name__}: {e}", data=e)
@@ -134,7 +136,7 @@ def read_pipeline(given: dict[str, Any] | str, overrides: list[str]) -> Pipeline
     try:
         return Pipeline.model_validate(given)
     except ValidationError as e:
-        raise ConfigError(f"The parameter pipeline is not a pipeline: {e}") from e
+        raise ConfigError(f"The parameter pipeline is not a pipeline: {e}") from None
 
 
 def stopped_at_cost(result: RunResult) -> str | None:
@@ -184,7 +186,7 @@ class Teller:
         flow_run: FlowRun,
         logger: Logger | LoggerAdapter[Any],
     ) -> None:
-        self._pipeline, self._client, self._flow_run, self._logger = pipeline, client, flow_run, logger
+        self._pipeline, self._client, self._flow_run, self._logger = with_webhook(pipeline), client, flow_run, logger
 
     def ended(self, result: RunResult) -> None:
         facts = {"run_id": result.run_id, "rows": result.num_rows, "shards": result.num_shards}

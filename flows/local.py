@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from flows.names import TAG, pipeline_tag
 from flows.server import temporary_server
 from tidemill.config import Pipeline
 from tidemill.errors import RunFailed
+from tidemill.masking import shown_setting
 from tidemill.progress import Progress
 from tidemill.recording import RunResult
 from tidemill.run import Run
@@ -79,11 +79,9 @@ def run_here(here: Here, flow: Callable[[], Any]) -> RunResult:
 
 
 def parameter(pipeline: Pipeline) -> dict[str, Any]:
-    """The pipeline as Prefect stores and shows it: without the catalog's password."""
-    raw = pipeline.model_dump(mode="json", exclude_unset=True)
-    if catalog := raw.get("lake", {}).get("catalog"):
-        raw["lake"]["catalog"] = re.sub(r"password=('[^']*'|\S+)", "password=***", catalog)
-    return raw
+    """The pipeline as Prefect stores and shows it: without secrets."""
+    shown: dict[str, Any] = shown_setting("", pipeline.model_dump(mode="json", exclude_unset=True))
+    return shown
 
 
 @contextmanager

@@ -23,6 +23,11 @@ def pipeline_tag(pipeline: str) -> str:
     return f"pipeline:{pipeline}"
 
 
+def block_name(pipeline: str) -> str:
+    """The block that keeps the address of a pipeline's alerts."""
+    return f"tidemill-{pipeline.replace('_', '-')}"
+
+
 def pipeline_resource(pipeline: str) -> dict[str, str]:
     """The resource that a pipeline's events are about."""
     return {"prefect.resource.id": f"tidemill.pipeline.{pipeline}", "prefect.resource.name": pipeline}

@@ -10,6 +10,7 @@ from logging import Logger, LoggerAdapter
 from typing import Any
 
 from flows.artifacts import Artifacts
+from tidemill.masking import masked, message_of
 from tidemill.progress import Expected, Progress, Quiet
 
 UPDATE_SECONDS = 2.0
@@ -29,13 +30,13 @@ class Logged(Quiet):
         )
 
     def failed(self, path: str, error: BaseException) -> None:
-        self._logger.error("%s failed: %s", path, error)
+        self._logger.error("%s failed: %s", path, message_of(error))
 
     def retried(self, step: str, error: BaseException) -> None:
-        self._logger.warning("%s is tried again: %s", step, error)
+        self._logger.warning("%s is tried again: %s", step, message_of(error))
 
     def note(self, message: str) -> None:
-        self._logger.warning(message)
+        self._logger.warning(masked(message))
 
 
 class Shown:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from pydantic import ValidationError
 
 from flows.automations import HEARTBEAT_SECONDS
 from flows.names import ENTRYPOINTS, STAGES, TAG, flow_name, pipeline_tag
+from flows.webhooks import kept_webhook
 from tidemill.alerts import webhook_url
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError
-
-PASSWORD = re.compile(r"\bpassword\s*=|://[^/@\s]*:[^/@\s]*@")
+from tidemill.masking import split_conninfo
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,7 @@ class Wanted:
         """The pipeline, less what is the server's matter: a new cron concerns one deployment and not all."""
         facts = self.pipeline.model_dump(mode="json")
         facts["schedule"] = {key: facts["schedule"][key] for key in ("on_model_change", "max_cost")}
+        facts["alerts"]["webhook"] = kept_webhook(self.pipeline)
         return facts
 
     @property
@@ -103,7 +103,7 @@ def all_wanted(pipelines: Sequence[tuple[Pipeline, Path]]) -> list[Wanted]:
         mine = [Wanted(kind, pipeline, file) for kind in ENTRYPOINTS]
         _refuse_password(pipeline)
         _refuse_several_machines(pipeline, mine)
-        if server_alerts(pipeline):
+        if keeps_webhook(pipeline):
             webhook_url(pipeline)
         found += mine
     for one in found:
@@ -114,6 +114,11 @@ def all_wanted(pipelines: Sequence[tuple[Pipeline, Path]]) -> list[Wanted]:
 def server_alerts(pipeline: Pipeline) -> bool:
     """Whether the server itself is to send alerts."""
     return pipeline.alerts.webhook is not None and bool({"stale", "failed"} & set(pipeline.alerts.on))
+
+
+def keeps_webhook(pipeline: Pipeline) -> bool:
+    """Whether the server is to keep the address of the alerts: to send some itself, or because it is no one else's."""
+    return server_alerts(pipeline) or kept_webhook(pipeline) != pipeline.alerts.webhook
 
 
 def resolve(pipeline: Pipeline) -> Pipeline:
@@ -146,7 +151,12 @@ def _refuse_same_names(names: Sequence[str]) -> None:
 
 
 def _refuse_password(pipeline: Pipeline) -> None:
-    if PASSWORD.search(pipeline.lake.catalog):
+    kind, _, where = pipeline.lake.catalog.partition(":")
+    try:
+        secret = split_conninfo(where)[1] if kind == "postgres" else {}
+    except ValueError as e:
+        raise ConfigError(f"{pipeline.name}: lake.catalog = postgres:*** names no PostgreSQL: {e}.") from None
+    if secret:
         raise ConfigError(
             f"{pipeline.name}: lake.catalog holds a password, which Prefect would store and show. Take it out, and "
             "give it to the workers as PGPASSWORD, or in a file that PGPASSFILE names."

@@ -10,9 +10,10 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ByteSize,
@@ -24,6 +25,7 @@ from pydantic import (
 )
 
 from tidemill.errors import ConfigError
+from tidemill.masking import masked, shown_setting
 from tidemill.pipeline_file import CATALOG_PATTERN, read_file
 from tidemill.places import default_catalog, default_data, home
 
@@ -31,6 +33,19 @@ from tidemill.places import default_catalog, default_data, home
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
+
+def _without_secret(value: str) -> str:
+    """Refuse an address that lets in whoever reads it: tables name the files that rows came from."""
+    if masked(value) != value:
+        raise ValueError(
+            "holds a key, a password or a token, which tables and messages would show. Take it out, and give it by "
+            "the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or HF_TOKEN"
+        )
+    return value
+
+
+Address = Annotated[str, AfterValidator(_without_secret)]
+"""Where something lies, as it may be recorded."""
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
 
@@ -58,11 +73,15 @@ Aggregate = Literal["mean", "max", "length_weighted"]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, shown_setting(name or "", value)
 
 
 class Dataset(Section):
-    path: str
+    path: Address
     """A Hub dataset id, an hf://, s3:// or other fsspec address, or local files: a file, a folder or a glob."""
     config: str | None = None
     """The dataset's configuration (subset) on the Hub; its default one if not given."""
@@ -91,7 +110,7 @@ class Dataset(Section):
 
 
 class Tokenizer(Section):
-    path: str | None = None
+    path: Address | None = None
     """A Hub model id or a local folder; the model's own tokenizer if not given."""
     revision: str = "main"
     """Branch, tag or commit of the tokenizer, where `path` is given."""
@@ -125,7 +144,7 @@ class Tokenizer(Section):
 class Model(Section):
     task: str = "text-classification"
     """The model task: the Hub's pipeline tag."""
-    path: str
+    path: Address
     """A Hub model id or a local folder in Transformers' format."""
     revision: str = "main"
     """Branch, tag or commit. Resolved to a commit, which the table's version records."""
@@ -201,7 +220,7 @@ class Alerts(Section):
 class Lake(Section):
     catalog: str = Field(default_factory=default_catalog, pattern=CATALOG_PATTERN)
     """`sqlite:FILE`, or `postgres:host=... dbname=...` where several machines write."""
-    data: str = Field(default_factory=default_data)
+    data: Address = Field(default_factory=default_data)
     """Where the Parquet files of the tables lie: a folder, or s3://bucket/prefix."""
     lock_timeout_seconds: float = Field(default=120.0, gt=0)
     """How long a writer waits for the lake's lock before it fails, retryably."""
@@ -215,7 +234,7 @@ class Lake(Section):
 
 
 class Store(Section):
-    path: str = Field(default_factory=lambda: str(home() / "store"))
+    path: Address = Field(default_factory=lambda: str(home() / "store"))
     """Where intermediate Arrow files lie: a folder, or s3://bucket/prefix."""
     max_bytes: ByteSize = Field(default=ByteSize(20 * 10**9), gt=0)
     """Files that no pending work needs are evicted, oldest first, beyond this size."""
@@ -284,7 +303,8 @@ def _explain(error: ValidationError) -> Iterator[str]:
             case _:
                 # A union reports each branch under the branch's own name.
                 dotted = re.sub(r"\.(int|constrained-int|literal\[.*\]|list\[.*\]|function-.*)$", "", dotted)
-                yield f"{dotted} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}."
+                shown = shown_setting(dotted, problem["input"])
+                yield f"{dotted} = {shown!r}: {problem['msg'].removeprefix('Value error, ')}."
 
 
 def _nearest(dotted: str) -> str:

@@ -22,10 +22,12 @@
         ├── LakeLocked                another writer held the lake's lock too long
         └── StoreFileInvalid          an intermediate file is missing or fails its check
 
-A message says what happened with its values, then what to change.
+A message says what happened with its values, then what to change. Secrets are masked in it.
 """
 
 from __future__ import annotations
+
+from tidemill.masking import masked
 
 
 class TidemillError(Exception):
@@ -33,6 +35,9 @@ class TidemillError(Exception):
 
     retryable = False
     exit_code = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(masked(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class InputError(TidemillError):
@@ -125,7 +130,7 @@ class SourceUnavailable(RetryableError):
 
     def __init__(self, message: str, *, wait_seconds: float | None = None) -> None:
         super().__init__(message, wait_seconds)
-        self.message = message
+        self.message = masked(message)
         self.wait_seconds = wait_seconds
 
     def __str__(self) -> str:

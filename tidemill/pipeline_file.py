@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tidemill.errors import ConfigError
+from tidemill.masking import shown_override
 from tidemill.places import default_catalog, default_data
 
 SECTIONS = frozenset(
@@ -71,7 +72,7 @@ def lake_to_read(raw: dict[str, Any]) -> LakeToRead | None:
 def _apply_override(raw: dict[str, Any], override: str) -> None:
     dotted, sign, value = override.partition("=")
     if not sign or not dotted:
-        raise ConfigError(f"--set {override!r} is not key.path=value.")
+        raise ConfigError(f"--set {shown_override(override)!r} is not key.path=value.")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -81,5 +82,5 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     for section in sections:
         table = table.setdefault(section, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"--set {override!r}: {section} is not a section.")
+            raise ConfigError(f"--set {shown_override(override)!r}: {section} is not a section.")
     table[last] = parsed

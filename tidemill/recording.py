@@ -20,6 +20,7 @@ from tidemill.lake.connection import is_interrupt
 from tidemill.lake.requests import Request
 from tidemill.lake.runs import RunRecord, record_run
 from tidemill.lake.tables import table_name
+from tidemill.masking import message_of
 from tidemill.progress import Progress, Quiet
 from tidemill.retry import retrying
 from tidemill.shards import Shard
@@ -104,7 +105,7 @@ class Recording:
             state = "stopped"
         except Exception as e:
             if not is_interrupt(e):
-                self.notes.append(str(e))
+                self.notes.append(message_of(e))
                 self._finish(lake, "failed", started)
                 raise
             state = "stopped"
@@ -161,7 +162,7 @@ class Recording:
         record.cost = None if per_hour is None else record.seconds / 3600 * per_hour
         record.currency = self.pipeline.cost.currency
         notes = [*self.notes, *self._limit_notes()]
-        told = [*notes, *(f"{path}: {error}" for path, error in self.outcomes.failures[:5])]
+        told = [*notes, *(f"{path}: {message_of(error)}" for path, error in self.outcomes.failures[:5])]
         record.message = "; ".join(told) or None
         self.patiently(lambda: record_run(lake, record))
         return self._result(notes)
@@ -192,7 +193,7 @@ class Recording:
             currency=record.currency if record.cost is not None else None,
             backfill_id=record.backfill_id,
             failures=[
-                {"path": path, "error": type(error).__name__, "message": str(error)}
+                {"path": path, "error": type(error).__name__, "message": message_of(error)}
                 for path, error in self.outcomes.failures
             ],
             notes=list(notes),

@@ -25,6 +25,7 @@ from tidemill.lake.claims import Claims
 from tidemill.lake.commit import commit_shards, remove_vanished
 from tidemill.lake.ledger import load_state
 from tidemill.lake.requests import Request, open_requests, versions_in_demand
+from tidemill.masking import shown_catalog
 from tidemill.pending import PendingFile, pending_copies, pending_files
 from tidemill.plan import FilePlan, Plan, make_plan
 from tidemill.progress import Progress
@@ -75,7 +76,8 @@ class StageRun:
         if self.stage == "ingest":
             return self._ingest()
         if not catalog_exists(self.pipeline.lake):
-            raise LakeError(f"There is no lake at {self.pipeline.lake.catalog} yet. The ingest stage makes it.")
+            where = shown_catalog(self.pipeline.lake.catalog)
+            raise LakeError(f"There is no lake at {where} yet. The ingest stage makes it.")
         with Lake(self.pipeline.lake) as lake:
             ensure_system_tables(lake)
             if load_state(lake.cursor(), self.pipeline.name) is None:

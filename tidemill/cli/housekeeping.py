@@ -40,12 +40,13 @@ def forget(
     from dataclasses import asdict
 
     from tidemill.lake import erasure
+    from tidemill.masking import shown_catalog
 
     loaded = load(pipeline, overrides)
     found = erasure.preview(loaded, where, history=history)
     if not as_json:
         typer.echo(_found(asdict(found)))
-    question = f"Erase them for good, and every older snapshot of the lake {loaded.lake.catalog}?"
+    question = f"Erase them for good, and every older snapshot of the lake {shown_catalog(loaded.lake.catalog)}?"
     if not confirmed(question, yes=yes):
         raise typer.Exit(1)
     done = erasure.forget(loaded, where, history=history)

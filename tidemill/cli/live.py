@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tidemill.masking import message_of
 from tidemill.progress import Expected, Progress, Quiet
 
 
@@ -58,10 +59,10 @@ class LineProgress(Quiet):
         _say(f"shard {self._counts.shards}{of}  {path or 'copied'}  {rows:,} rows{also}  ({self._counts.rates()})")
 
     def failed(self, path: str, error: BaseException) -> None:
-        _say(f"failed  {path}: {error}")
+        _say(f"failed  {path}: {message_of(error)}")
 
     def retried(self, step: str, error: BaseException) -> None:
-        _say(f"retrying {step}: {error}")
+        _say(f"retrying {step}: {message_of(error)}")
 
     def note(self, message: str) -> None:
         _say(message)
@@ -112,10 +113,10 @@ class LiveProgress(Quiet):
                 )
 
     def failed(self, path: str, error: BaseException) -> None:
-        self._bars.console.print(f"failed  {path}: {error}", markup=False, highlight=False)
+        self._bars.console.print(f"failed  {path}: {message_of(error)}", markup=False, highlight=False)
 
     def retried(self, step: str, error: BaseException) -> None:
-        self._bars.console.print(f"retrying {step}: {error}", markup=False, highlight=False)
+        self._bars.console.print(f"retrying {step}: {message_of(error)}", markup=False, highlight=False)
 
     def note(self, message: str) -> None:
         self._bars.console.print(message, markup=False, highlight=False)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
+from types import TracebackType
 
 from tidemill.errors import TidemillError
+from tidemill.masking import masked
 
 PLAIN_FORMATS: dict[tuple[str, ...], str] = {
     (): "table",
@@ -19,6 +21,7 @@ PLAIN_FORMATS: dict[tuple[str, ...], str] = {
 def main() -> None:
     """Run a command; every error that Tidemill raises ends in one message and an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
+    sys.excepthook = _print_traceback
     try:
         _run(sys.argv[1:])
     except TidemillError as e:
@@ -58,7 +61,14 @@ def _has_option(*words: str) -> bool:
 
 
 def _say(message: str) -> None:
-    sys.stderr.write(f"tidemill: {message}\n")
+    sys.stderr.write(f"tidemill: {masked(message)}\n")
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Of an error that nobody foresaw: it may repeat what the user wrote."""
+    from traceback import format_exception
+
+    sys.stderr.write(masked("".join(format_exception(kind, error, traceback))))
 
 
 def _say_stopped() -> None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 import _duckdb as duckdb  # The package around it opens a database of its own when it is imported: see decision 25.
 
 from tidemill.errors import ConfigError, LakeError, LakeLocked
+from tidemill.masking import shown_catalog, split_conninfo
 from tidemill.places import is_s3, make_folder
 
 LAYOUT_VERSION = 2
@@ -291,7 +292,7 @@ def open_lock(spec: LakeSpec) -> FileLock | AdvisoryLock:
         return FileLock(Path(sqlite_file(spec) + ".lock"), spec.lock_timeout_seconds)
     if kind == "postgres":
         return AdvisoryLock(where, spec.lock_timeout_seconds)
-    raise LakeError(f"lake.catalog = {spec.catalog!r}: give sqlite:FILE or postgres:host=... dbname=...")
+    raise LakeError(f"lake.catalog = {_shown(spec)!r}: give sqlite:FILE or postgres:host=... dbname=...")
 
 
 def sqlite_file(spec: LakeSpec) -> str:
@@ -340,6 +341,7 @@ def recorded_data_path(spec: LakeSpec) -> str | None:
         return found[0] if found else None
     import psycopg
 
+    _postgres(spec)
     try:
         with psycopg.connect(spec.catalog.partition(":")[2], autocommit=True) as session:
             row = session.execute(query).fetchone()
@@ -361,12 +363,17 @@ def _connect(spec: LakeSpec, data: str) -> Cursor:
     It has one thread until the lake is open: what DuckLake asks its catalog
     is so small that to share it among threads takes longer.
     """
+    secret = {} if spec.catalog.startswith("sqlite:") else _postgres(spec)[1]
     kind = "sqlite_scanner" if spec.catalog.startswith("sqlite:") else "postgres_scanner"
     files = [extension_file(name) for name in ("ducklake", kind, *(["httpfs"] if is_s3(data) else []))]
     connection = duckdb.connect(config={**SETTINGS, "allow_unsigned_extensions": "true", "threads": "1"})
     for file in files:
         connection.execute(f"LOAD '{_quoted(file)}'")
     connection.execute("SET allow_unsigned_extensions = false")
+    if secret:
+        # Whatever DuckDB attaches by, it shows in its messages and in its list of databases.
+        given = "".join(f", {name.upper()} '{_quoted(value)}'" for name, value in secret.items())
+        connection.execute(f"CREATE SECRET (TYPE postgres{given})")
     if is_s3(data):
         from tidemill.lake import s3
 
@@ -414,12 +421,23 @@ def _reachable(path: str) -> bool:
 
 
 def _absolute_catalog(spec: LakeSpec) -> str:
-    return f"sqlite:{sqlite_file(spec)}" if spec.catalog.startswith("sqlite:") else spec.catalog
+    return f"sqlite:{sqlite_file(spec)}" if spec.catalog.startswith("sqlite:") else f"postgres:{_postgres(spec)[0]}"
+
+
+def _postgres(spec: LakeSpec) -> tuple[str, dict[str, str]]:
+    """How to connect to the catalog's PostgreSQL: what may be shown, and the passwords.
+
+    Raises:
+        LakeError: it says no such thing.
+    """
+    try:
+        return split_conninfo(spec.catalog.partition(":")[2])
+    except ValueError as e:
+        raise LakeError(f"lake.catalog = {_shown(spec)} names no PostgreSQL: {e}. Check lake.catalog.") from None
 
 
 def _shown(spec: LakeSpec) -> str:
-    """The catalog without its password."""
-    return " ".join(word for word in spec.catalog.split(" ") if not word.startswith("password="))
+    return shown_catalog(spec.catalog)
 
 
 def _locked_message(what: str, seconds: float) -> str:
