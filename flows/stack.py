@@ -25,6 +25,7 @@ from types import FrameType
 from typing import Any
 
 from tidemill.errors import ConfigError
+from tidemill.places import make_folders
 
 MARK = "TIDEMILL_STACK"
 FLOW_RUN = b"PREFECT__FLOW_RUN_ID="
@@ -91,7 +92,7 @@ def start(home: Path, *, port: int, pools: Sequence[str], flow_runs: int) -> Sta
     stop(home)  # What a killed supervisor left.
     _refuse_taken_port(port)
     logs = home / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
+    make_folders(logs)
     stack_id = secrets.token_hex(8)
     with (logs / "stack.log").open("ab") as log:
         process = subprocess.Popen(

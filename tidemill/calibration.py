@@ -18,7 +18,7 @@ import numpy as np
 
 from tidemill.devices import is_out_of_memory, num_cpus
 from tidemill.engines import Engine
-from tidemill.places import home
+from tidemill.places import home, make_folders
 from tidemill.shards import fingerprint
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _read(path: Path) -> dict[int, float]:
 def _write(path: Path, speeds: dict[int, float]) -> None:
     """Not being able to keep it costs the next run a trial, and no more."""
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         unpublished = path.with_suffix(f".{os.getpid()}")
         unpublished.write_text(json.dumps({"tokens_per_second": speeds}), encoding="utf-8")
         unpublished.replace(path)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli.common import Overrides, PipelineFile, app, confirmed, load, print_facts
+from tidemill.cli.common import Overrides, PipelineFile, app, confirmed, load, print_facts, say
 
 if TYPE_CHECKING:
     from tidemill.backfill import BackfillPlan, Selection
@@ -57,7 +57,7 @@ def backfill(
     if as_json:
         print_facts(made.to_json(), str, as_json)
         return
-    typer.echo(show_plan(made.to_json()))
+    say(show_plan(made.to_json()))
     if not made.num_shards:
         if made.resumes:
             _carry_out(loaded, made, max_cost, direct=True)
@@ -67,14 +67,14 @@ def backfill(
             return
         measured = _measure(loaded, made, max_cost)
         if measured.state != "done":
-            typer.echo(show_result(measured))
+            say(show_result(measured))
             raise typer.Exit(1)
         made = _plan(loaded, selection)
-        typer.echo(show_plan(made.to_json()))
+        say(show_plan(made.to_json()))
     if not confirmed(f"Compute {made.num_shards:,} shards?", yes=yes):
         return
     result = _carry_out(loaded, made, max_cost, direct=direct)
-    typer.echo(show_result(result))
+    say(show_result(result))
     if result.state != "done":
         raise typer.Exit(1)
 

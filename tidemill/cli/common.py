@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tidemill.cli.terminal import printable
+
 if TYPE_CHECKING:
     from tidemill.config import Pipeline
 
@@ -52,7 +54,12 @@ def print_facts(facts: Any, render: Callable[[Any], str], as_json: bool) -> None
         json.dump(plain(facts), sys.stdout, indent=2, default=str)
         sys.stdout.write("\n")
     else:
-        typer.echo(render(facts))
+        say(render(facts))
+
+
+def say(text: str) -> None:
+    """Print text, parts of which may come from the lake or its sources."""
+    typer.echo(printable(text))
 
 
 def confirmed(question: str, *, yes: bool) -> bool:
@@ -67,4 +74,4 @@ def confirmed(question: str, *, yes: bool) -> bool:
         return True
     if not sys.stdin.isatty():
         raise ConfigError(f"{question} Nobody is here to ask: say --yes.")
-    return typer.confirm(question, err=True)
+    return typer.confirm(printable(question), err=True)

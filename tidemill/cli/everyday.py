@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tidemill.cli import backfill, bench, housekeeping, operate, versions  # noqa: F401
-from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, load, print_facts
+from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, load, print_facts, say
 
 if TYPE_CHECKING:
     from tidemill.config import Pipeline
@@ -78,7 +78,7 @@ def run(
     if as_json:
         print_facts(asdict(result), str, as_json)
     else:
-        typer.echo(render.result(result, pipeline))
+        say(render.result(result, pipeline))
     if result.state != "done":
         raise typer.Exit(1)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, confirmed, lake_spec, load, print_facts
+from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, confirmed, lake_spec, load, print_facts, say
 
 
 @app.command()
@@ -45,7 +45,7 @@ def forget(
     loaded = load(pipeline, overrides)
     found = erasure.preview(loaded, where, history=history)
     if not as_json:
-        typer.echo(_found(asdict(found)))
+        say(_found(asdict(found)))
     question = f"Erase them for good, and every older snapshot of the lake {shown_catalog(loaded.lake.catalog)}?"
     if not confirmed(question, yes=yes):
         raise typer.Exit(1)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tidemill.cli.terminal import printable
 from tidemill.masking import message_of
 from tidemill.progress import Expected, Progress, Quiet
 
@@ -113,14 +114,14 @@ class LiveProgress(Quiet):
                 )
 
     def failed(self, path: str, error: BaseException) -> None:
-        self._bars.console.print(f"failed  {path}: {message_of(error)}", markup=False, highlight=False)
+        self.note(f"failed  {path}: {message_of(error)}")
 
     def retried(self, step: str, error: BaseException) -> None:
-        self._bars.console.print(f"retrying {step}: {message_of(error)}", markup=False, highlight=False)
+        self.note(f"retrying {step}: {message_of(error)}")
 
     def note(self, message: str) -> None:
-        self._bars.console.print(message, markup=False, highlight=False)
+        self._bars.console.print(printable(message), markup=False, highlight=False)
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
+    print(printable(line), file=sys.stderr, flush=True)  # noqa: T201

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from types import TracebackType
 
+from tidemill.cli.terminal import printable
 from tidemill.errors import TidemillError
 from tidemill.masking import masked
 
@@ -61,7 +62,7 @@ def _has_option(*words: str) -> bool:
 
 
 def _say(message: str) -> None:
-    sys.stderr.write(f"tidemill: {masked(message)}\n")
+    sys.stderr.write(f"tidemill: {printable(masked(message))}\n")
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 import os
 import sys
@@ -11,6 +13,7 @@ from typing import Any
 import _duckdb as duckdb  # As tidemill.lake.connection does.
 
 from tidemill import pipeline_file
+from tidemill.cli.terminal import printable
 from tidemill.errors import ConfigError, InputError
 from tidemill.lake.connection import Lake, LakeSpec
 from tidemill.lake.reading import readable
@@ -60,7 +63,10 @@ def _as_table(cursor: Any, query: Any) -> None:
     if relation is None:
         return
     width = os.get_terminal_size().columns if sys.stdout.isatty() else 200
-    relation.show(max_rows=MAX_TABLE_ROWS, max_width=max(80, width))
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        relation.show(max_rows=MAX_TABLE_ROWS, max_width=max(80, width))
+    sys.stdout.write(printable(shown.getvalue()))
 
 
 def _as_csv(cursor: Any, query: Any) -> None:

@@ -29,7 +29,7 @@ from tidemill.batching import plan_batches
 from tidemill.devices import device_name, num_cpus, resolve_dtype
 from tidemill.encoders import PROBE_TOLERANCE, Encoder
 from tidemill.engines import Answer, CalibrationIds, Ids, Logits
-from tidemill.places import home
+from tidemill.places import home, make_folders
 from tidemill.sequences import Sequences
 from tidemill.shards import fingerprint
 
@@ -263,7 +263,7 @@ def _quantized(model: Model, identity: str, calibration: CalibrationIds | None, 
     if path.exists():
         return ov.Core().read_model(path)
     quantized = _quantize(model, Sequences.of(ids, deduplicate=True))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(path.parent)
     unpublished = path.with_name(f".{os.getpid()}.xml")
     ov.save_model(quantized, unpublished, compress_to_fp16=False)
     # The weights first: whoever finds the graph finds them too.
