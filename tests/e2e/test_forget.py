@@ -237,6 +237,9 @@ def test_forgetting_goes_on_while_someone_reads_an_old_snapshot(pipeline, tmp_pa
     [
         ("id = 'x'; DROP TABLE reviews", "cannot be read"),
         ("id IN (SELECT id FROM reviews)", "no subquery"),
+        ("id = (SELECT content FROM read_text('/etc/passwd'))", "no subquery"),
+        ("EXISTS (FROM ducklake_cleanup_old_files('lake', cleanup_all => true))", "no subquery"),
+        ("json_serialize_plan('FROM checkpoint(''lake'')') IS NULL", r"calls json_serialize_plan\(\)"),
         ("true) FROM reviews WHERE (true", "more than a condition"),
         ("", "cannot be read"),
         ("rating + 1", "not true or false"),

@@ -14,7 +14,10 @@ import typer
 
 from tests.pipelines import ROOT
 from tidemill.cli.everyday import app
+from tidemill.config import Lake as Section
 from tidemill.config import Pipeline, known_keys, load_pipeline
+from tidemill.lake import Lake
+from tidemill.lake.reading import readable
 from tidemill.lake.tables import ROW_COLUMNS, SYSTEM_TABLES
 from tidemill.model_tasks import MODEL_TASKS
 
@@ -98,6 +101,30 @@ def test_a_command_line_in_the_docs_names_a_command_and_options_that_exist(page,
 
     assert command in COMMANDS
     assert {arg for arg in args if arg.startswith("--")} <= options(command) | GLOBAL_OPTIONS
+
+
+def typed_queries() -> Iterator[tuple[str, str]]:
+    """(page, query) of the pages' blocks of SQL and of their command lines."""
+    for page in PAGES:
+        # What is installed is for DuckDB by itself.
+        yield from ((name_of(page), block) for block in blocks(page, "sql") if "INSTALL" not in block)
+    for page, line in typed_commands():
+        if line.startswith("sql ") and "QUERY" not in line:
+            yield page, shlex.split(line)[2]
+
+
+@pytest.fixture(scope="module")
+def empty_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
+    folder = tmp_path_factory.mktemp("empty")
+    spec = Section(catalog=f"sqlite:{folder}/lake.sqlite", data=f"{folder}/lake")
+    Lake(spec).close()
+    with Lake(spec, read_only=True, one_snapshot=True) as lake:
+        yield lake
+
+
+@pytest.mark.parametrize(("page", "query"), list(typed_queries()))
+def test_a_query_in_the_docs_is_one_that_sql_runs(empty_lake, page, query):
+    assert readable(empty_lake.cursor(), query)
 
 
 def test_every_key_of_the_pipeline_file_is_described():

@@ -418,6 +418,32 @@ def test_a_lake_with_data_on_s3_is_read_when_it_is_sealed(tmp_path, bucket: Buck
     assert bucket.keys("lake/out") == []
 
 
+STRANGERS = {
+    "a view": "CREATE VIEW trap AS FROM ducklake_cleanup_old_files('lake', cleanup_all => true)",
+    "a macro of a table": "CREATE MACRO trap() AS TABLE FROM ducklake_cleanup_old_files('lake', cleanup_all => true)",
+    "a macro": "CREATE MACRO trap() AS (SELECT count(*) FROM ducklake_cleanup_old_files('lake', cleanup_all => true))",
+}
+
+
+@pytest.mark.parametrize("kind", STRANGERS)
+def test_a_lakes_own_view_or_macro_that_does_more_than_read_is_not_run(tmp_path, kind, capfd):
+    spec = Section(catalog=f"sqlite:{tmp_path}/lake.sqlite", data=f"{tmp_path}/lake")
+    fill(spec)
+    call = "SELECT trap()" if kind == "a macro" else "FROM trap()" if "macro" in kind else "FROM trap"
+    with Lake(spec) as opened:
+        opened.write(lambda cursor: cursor.execute(STRANGERS[kind]), message="trap")
+        opened.write(lambda cursor: cursor.execute(f"CREATE VIEW wrapped AS {call}"), message="wrap")
+    files = sorted(Path(spec.data).rglob("*"))
+
+    for query in (call, "FROM wrapped", call.replace("trap", "TRAP")):
+        with pytest.raises(InputError, match=r"of this lake calls (trap|ducklake_cleanup_old_files)\(\)"):
+            run_query(spec, query, "csv")
+    run_query(spec, "SELECT count(*) FROM reviews", "csv")
+
+    assert "200" in capfd.readouterr().out
+    assert sorted(Path(spec.data).rglob("*")) == files
+
+
 @pytest.mark.parametrize(
     ("query", "says"),
     [

@@ -16,7 +16,7 @@ from tidemill import pipeline_file
 from tidemill.cli.terminal import printable
 from tidemill.errors import ConfigError, InputError
 from tidemill.lake.connection import Lake, LakeSpec
-from tidemill.lake.reading import readable
+from tidemill.lake.reading import check_definitions, readable
 from tidemill.places import default_data
 
 ROWS_AT_A_TIME = 10_000
@@ -50,6 +50,7 @@ def run_query(spec: LakeSpec, query: str, output: str, folders: Sequence[str] = 
         lake.seal(folders)
         cursor = lake.cursor()
         try:
+            check_definitions(cursor, query)
             *before, last = readable(cursor, query, files=bool(folders))
             for statement in before:
                 cursor.execute(statement)

@@ -12,6 +12,7 @@ import duckdb
 
 from tidemill.errors import ConfigError
 from tidemill.lake.connection import Cursor
+from tidemill.lake.reading import REFUSED_SCALARS
 
 WAY_OUT = "Give one condition over the columns of the result table, such as \"id = 'a17'\"."
 OTHER_CLAUSES = ("where_clause", "group_expressions", "having", "qualify", "modifiers")
@@ -30,6 +31,8 @@ def check_condition(condition: str) -> None:
     nodes = [statement["node"] for statement in parsed["statements"]]
     if len(nodes) != 1 or not _is_one_expression(nodes[0]):
         raise ConfigError(f"--where is more than a condition: no statement and no subquery may be in it. {WAY_OUT}")
+    if refused := _all(nodes[0], "function_name") & REFUSED_SCALARS:
+        raise ConfigError(f"--where calls {min(refused)}(), which prepares SQL of its own. {WAY_OUT}")
 
 
 def check_is_boolean(cursor: Cursor, source: str, condition: str) -> None:
@@ -50,11 +53,12 @@ def _is_one_expression(node: dict[str, Any]) -> bool:
         and len(node["select_list"]) == 1
         and node["from_table"]["type"] == "EMPTY"
         and not any(node[clause] for clause in OTHER_CLAUSES)
-        and "SUBQUERY" not in _classes(node["select_list"][0])
+        and "SUBQUERY" not in _all(node["select_list"][0], "class")
     )
 
 
-def _classes(node: Any) -> set[str]:
+def _all(node: Any, key: str) -> set[str]:
+    """What a tree says at a key, anywhere in it."""
     parts = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    own = {str(node["class"])} if isinstance(node, dict) and "class" in node else set()
-    return own.union(*(_classes(part) for part in parts))
+    own = {str(node[key])} if isinstance(node, dict) and key in node else set()
+    return own.union(*(_all(part, key) for part in parts))

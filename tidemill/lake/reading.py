@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import _duckdb as duckdb  # As tidemill.lake.connection does.
 
-from tidemill.errors import ConfigError
+from tidemill.errors import ConfigError, LakeError
 from tidemill.lake.connection import CATALOG, Cursor
 
 LAKE_FUNCTIONS = frozenset(
@@ -52,6 +52,12 @@ TREE = (
     "tree->>'$..function_name', tree->>'$..function.function_name', "
     "list_zip(tree->>'$..catalog_name', tree->>'$..schema_name', tree->>'$..table_name') FROM parsed"
 )
+DEFINITIONS = (
+    f"SELECT view_name, sql FROM {CATALOG}.ducklake_view WHERE dialect = 'duckdb' "
+    f"UNION SELECT macro_name, if(type = 'table', sql, 'SELECT ' || sql) "
+    f"FROM {CATALOG}.ducklake_macro JOIN {CATALOG}.ducklake_macro_impl USING (macro_id)"
+)
+"""What the lake's views and macros stand for, now and before."""
 TABLE_FUNCTIONS = (
     "SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE function_type IN ('table', 'table_macro')"
 )
@@ -76,9 +82,24 @@ def readable(cursor: Cursor, query: str, *, files: bool = False) -> list[Any]:
     return [statement.query for statement in statements]
 
 
-def called_functions(cursor: Cursor, expression: str) -> set[str]:
-    """The scalar functions that an expression calls."""
-    return _names(cursor, f"SELECT (\n{expression}\n)").functions
+def check_definitions(cursor: Cursor, query: str) -> None:
+    """Refuse a query that names a view or a macro of the lake's which does more than read: a lake may be a stranger's.
+
+    Raises:
+        LakeError: it does.
+    """
+    left: list[tuple[str, str]] = cursor.execute(DEFINITIONS).fetchall()
+    texts = [query]
+    for text in texts:
+        for name, definition in [one for one in left if _is_named(one[0], text)]:
+            left.remove((name, definition))
+            texts.append(definition)
+            if refused := _names(cursor, f"FROM ({definition})").table_functions - LAKE_FUNCTIONS - FILE_FUNCTIONS:
+                raise LakeError(f"{name} of this lake calls {min(refused)}(), which may do more than read.")
+
+
+def _is_named(name: str, text: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def _is_made_by_parser(statement: Any) -> bool:
