@@ -14,6 +14,7 @@
     ├── RunFailed                     some shards failed; the others are committed
     ├── ShardGone                     results that were to be copied are gone; the run plans again
     ├── InvariantBroken               what must always hold does not
+    ├── PlaceUnusable                 a file or folder of Tidemill's own: no right to it, no space, no such disk
     ├── Stopped                       the user asked to stop
     │   └── CostReached               the next shard would pass the cost that was allowed
     └── RetryableError                retryable: the same call may succeed later
@@ -109,6 +110,10 @@ class InvariantBroken(TidemillError):
     pass
 
 
+class PlaceUnusable(TidemillError):
+    pass
+
+
 class Stopped(TidemillError):
     pass
 
@@ -117,7 +122,7 @@ class CostReached(Stopped):
     pass
 
 
-ENDS_RUN = (Stopped, LimitExceeded, RunFailed)
+ENDS_RUN = (Stopped, LimitExceeded, RunFailed, PlaceUnusable)
 """What ends a run wherever it arises; other errors of a shard fail its file alone."""
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from tidemill.errors import ConfigError
+from tidemill.errors import ConfigError, PlaceUnusable
 
 
 def home() -> Path:
@@ -45,6 +48,36 @@ def make_folders(path: Path) -> None:
         own.parent.mkdir(parents=True, exist_ok=True)
         own.mkdir(mode=0o700, exist_ok=True)
     wanted.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def usable(place: str | Path, option: str) -> Iterator[None]:
+    """Use a place that `option` names. A `FileNotFoundError` goes on as it is: what it means, only the caller knows.
+
+    Raises:
+        PlaceUnusable: the system does not let it be used; the message says where, why, and what to change.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as e:
+        raise PlaceUnusable(system_error(e, str(place), option)) from e
+
+
+def system_error(error: OSError, place: str, option: str | None = None) -> str:
+    """What the system said of a place, and what to change; `option` names the place, if one does."""
+    elsewhere = f", or set {option} to another place" if option else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        way_out = f"Free space{elsewhere}."
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        way_out = f"Give this user the right to it{elsewhere}."
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        way_out = "Raise the limit on open files (ulimit -n)."
+    else:
+        way_out = f"Check {option}." if option else "Check it."
+    where = str(error.filename or place)
+    return f"{where} cannot be used: {error.strerror or error}. {way_out}"
 
 
 def is_s3(address: str) -> bool:

@@ -232,7 +232,8 @@ class StageRun:
 
         def submit(request: Request) -> Future | None:
             files = (workspace.rows_file(request.shard), workspace.tokens_file(request.shard))
-            if not all(_is_whole(workspace, file) for file in files):
+            broken = [file for file in files if not _is_whole(workspace, file)]
+            if broken:
                 return None
             budget.check(request, record)
             return executor.submit("infer", _label(request), Tokenized(Ingested(request, files[0]), files[1]))

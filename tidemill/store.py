@@ -1,22 +1,22 @@
 """The store: intermediate Arrow files, published whole and checked when read.
 
 A file is written under another name and renamed, or sent by one PUT, so that it
-is there complete or not at all. Its footer holds the number of rows, the
-fingerprint it was made for and a checksum; a file that does not match is as
-good as missing, and is made again.
+is there complete or not at all. Its last 16 bytes are a checksum of its name and
+of every byte before them, which is held against them before Arrow looks at any;
+a file that does not match is as good as missing, and is made again.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import secrets
+import shutil
 import time
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.ipc
@@ -24,13 +24,14 @@ import xxhash
 
 from tidemill import objects
 from tidemill.errors import ConfigError, LimitExceeded, StoreFileInvalid
-from tidemill.places import make_folder
+from tidemill.places import make_folder, usable
 
 Kind = Literal["rows", "tokens", "predictions"]
 KINDS: tuple[Kind, ...] = ("rows", "tokens", "predictions")
 ABANDONED_SECONDS = 24 * 3600
 YOUNG_SECONDS = 600
 """Another process may be about to use a file this young."""
+CHECKSUM_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -61,52 +62,52 @@ class Store:
 
         `facts` lie in the footer, for whoever reads the file.
         """
-        batches = table.combine_chunks().to_batches()
-        metadata = {
-            "rows": str(table.num_rows),
-            "fingerprint": file.fingerprint,
-            "checksum": _checksum(batches),
-            **{f"fact:{key}": value for key, value in (facts or {}).items()},
-        }
-        target = self._path(file)
-        if self._local:
-            unpublished = f"{self._root}/.{secrets.token_hex(8)}.partial"
-            with Path(unpublished).open("wb") as sink:
-                _write_batches(sink, table.schema, batches, metadata)
+        if not self._local:
+            body = io.BytesIO()
+            _write(body, file, table, facts or {})
+            with self._translated():
+                self._fs.pipe_file(self._path(file), body.getvalue())
+            return body.tell()
+        with usable(self._root, "store.path"):
+            return self._publish(file, table, facts or {})
+
+    def _publish(self, file: StoreFile, table: pa.Table, facts: dict[str, str]) -> int:
+        unpublished, target = Path(self._root, f".{secrets.token_hex(8)}.partial"), Path(self._path(file))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with unpublished.open("wb") as sink:
+                _write(sink, file, table, facts)
                 size = sink.tell()
-            os.replace(unpublished, target)  # noqa: PTH105
-            return size
-        body = io.BytesIO()
-        _write_batches(body, table.schema, batches, metadata)
-        with self._translated():
-            self._fs.pipe_file(target, body.getvalue())
-        return body.tell()
+            if target.is_dir():
+                _unlink(target)
+            unpublished.replace(target)
+        except BaseException:
+            unpublished.unlink(missing_ok=True)
+            raise
+        return size
 
     def read(self, file: StoreFile) -> pa.Table:
-        """The whole table, memory-mapped where the store is a folder.
+        """The whole table.
 
         Raises:
-            StoreFileInvalid: it is missing, or its rows, fingerprint or checksum do not match.
+            StoreFileInvalid: it is missing, cannot be read, or is not what was written under its name.
         """
         return self.read_with_facts(file)[0]
 
     def read_with_facts(self, file: StoreFile) -> tuple[pa.Table, dict[str, str]]:
         """As `read`, with what `write` was given as facts."""
-        reader = self._open(file)
-        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        found = {key.decode(): value.decode() for key, value in (reader.metadata or {}).items()}
-        num_rows = sum(batch.num_rows for batch in batches)
-        if found.get("rows") != str(num_rows) or found.get("fingerprint") != file.fingerprint:
-            raise StoreFileInvalid(f"The store file {file.name} is not what its name says. It is made again.")
-        if found.get("checksum") != _checksum(batches):
-            raise StoreFileInvalid(f"The store file {file.name} fails its checksum. It is made again.")
-        facts = {key.removeprefix("fact:"): value for key, value in found.items() if key.startswith("fact:")}
-        return pa.Table.from_batches(batches, schema=reader.schema), facts
+        content = _content(file, self._body(file))
+        try:
+            with pa.ipc.open_file(content) as reader:
+                found = {key.decode(): value.decode() for key, value in (reader.metadata or {}).items()}
+                return reader.read_all(), found
+        except (pa.ArrowException, OSError, ValueError) as e:
+            raise StoreFileInvalid(f"The store file {file.name} cannot be read: {e}. It is made again.") from e
 
     def has(self, file: StoreFile) -> bool:
         """Whether a whole and valid file is there."""
         try:
-            self.read(file)
+            _content(file, self._body(file))
         except StoreFileInvalid:
             return False
         return True
@@ -154,8 +155,7 @@ class Store:
 
     def discard(self, names: Collection[str]) -> None:
         for name in names:
-            with suppress(FileNotFoundError), self._translated():
-                self._fs.rm_file(f"{self._root}/{name}")
+            self._remove(name)
 
     def sweep(self, *, older_than_seconds: float = ABANDONED_SECONDS) -> None:
         """Remove what a killed process left unpublished, by default more than a day ago."""
@@ -163,7 +163,7 @@ class Store:
             return
         for entry in self._fs.ls(self._root, detail=True):
             if entry["name"].endswith(".partial") and time.time() - _modified(entry) > older_than_seconds:
-                self._fs.rm_file(entry["name"])
+                Path(entry["name"]).unlink(missing_ok=True)
 
     def _listed(self) -> Iterator[tuple[str, float, int]]:
         """(name, time written, bytes) of every published file."""
@@ -179,34 +179,80 @@ class Store:
 
     def _remove(self, name: str) -> None:
         with suppress(FileNotFoundError), self._translated():
-            self._fs.rm_file(f"{self._root}/{name}")
+            if self._local:
+                _unlink(Path(self._root, name))
+            else:
+                self._fs.rm_file(f"{self._root}/{name}")
 
     def _translated(self) -> AbstractContextManager[None]:
         if self._local:
-            return nullcontext()
+            return usable(self._root, "store.path")
         return objects.translated(self._address, "store.path", ConfigError)
 
     def _path(self, file: StoreFile) -> str:
         return f"{self._root}/{file.name}"
 
-    def _open(self, file: StoreFile) -> Any:
+    def _body(self, file: StoreFile) -> bytes:
+        """All bytes of a file. They are not mapped: a disk that fails under a mapping ends the whole process."""
         path = self._path(file)
         try:
             if self._local:
-                return pa.ipc.open_file(pa.memory_map(path))
+                return Path(path).read_bytes()
             with self._translated():
-                body = self._fs.cat_file(path)
-            return pa.ipc.open_file(pa.py_buffer(body))
+                return bytes(self._fs.cat_file(path))
         except FileNotFoundError as e:
             raise StoreFileInvalid(f"The store file {file.name} is missing. It is made again.") from e
-        except (pa.ArrowInvalid, OSError) as e:
+        except OSError as e:
             raise StoreFileInvalid(f"The store file {file.name} cannot be read: {e}. It is made again.") from e
 
 
-def _write_batches(sink: Any, schema: pa.Schema, batches: list[pa.RecordBatch], metadata: dict[str, str]) -> None:
-    with pa.ipc.new_file(sink, schema, metadata=metadata) as writer:
-        for batch in batches:
+class _Summed(io.RawIOBase):
+    """A sink that sums up what goes through it to another."""
+
+    def __init__(self, sink: BinaryIO, digest: Any) -> None:
+        self._sink, self._digest = sink, digest
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._sink.tell()
+
+    def write(self, block: Any) -> int:
+        self._digest.update(block)
+        return self._sink.write(block)
+
+
+def _write(sink: BinaryIO, file: StoreFile, table: pa.Table, facts: dict[str, str]) -> None:
+    digest = _digest(file)
+    with pa.ipc.new_file(_Summed(sink, digest), table.schema, metadata=facts) as writer:
+        for batch in table.combine_chunks().to_batches():
             writer.write_batch(batch)
+    sink.write(digest.digest())
+
+
+def _content(file: StoreFile, body: bytes) -> pa.Buffer:
+    """A file's bytes without the checksum that they bear out.
+
+    Raises:
+        StoreFileInvalid: they do not; an older Tidemill's file, whose checksum lay elsewhere, is one of these.
+    """
+    content, digest = memoryview(body)[:-CHECKSUM_BYTES], _digest(file)
+    digest.update(content)
+    if body[-CHECKSUM_BYTES:] != digest.digest():
+        raise StoreFileInvalid(
+            f"The store file {file.name} is not what was written under its name: its checksum differs. "
+            "It is made again."
+        )
+    return pa.py_buffer(content)
+
+
+def _unlink(path: Path) -> None:
+    """Remove what lies in a store file's place, whatever it is."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _modified(entry: dict[str, Any]) -> float:
@@ -214,9 +260,6 @@ def _modified(entry: dict[str, Any]) -> float:
     return float(when if isinstance(when, int | float) else when.timestamp())
 
 
-def _checksum(batches: list[pa.RecordBatch]) -> str:
-    """Over the record batches as they are written, so a read-back that differs in any byte of data shows."""
-    digest = xxhash.xxh3_128()
-    for batch in batches:
-        digest.update(batch.serialize())
-    return digest.hexdigest()
+def _digest(file: StoreFile) -> Any:
+    """The checksum of a file whose content is still to come."""
+    return xxhash.xxh3_128(file.name.encode())

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tidemill.errors import LimitExceeded, StoreFileInvalid
+from tests.damage import damages
+from tests.pipelines import ROOT
+from tidemill.errors import LimitExceeded, PlaceUnusable, StoreFileInvalid
 from tidemill.store import YOUNG_SECONDS, Store, StoreFile
 
 FILE = StoreFile("tokens", "abc")
@@ -40,32 +47,117 @@ def test_any_slice_of_any_column_passes_its_own_check(store, texts, start, lengt
     assert store.read(FILE).equals(table)
 
 
-def test_a_changed_byte_is_found(store):
-    store.write(FILE, TABLE)
-    body = bytearray(path_of(store, FILE).read_bytes())
-    body[body.index(b"\x01\x00\x00\x00\x02\x00\x00\x00")] ^= 4
-    path_of(store, FILE).write_bytes(body)
-    with pytest.raises(StoreFileInvalid, match="checksum"):
-        store.read(FILE)
-    assert not store.has(FILE)
+NESTED = pa.table(
+    {
+        "row_number": pa.array(range(8), pa.int64()),
+        "text": pa.array(["a", None, "", "long " * 20, *"bcde"]),
+        "label": pa.array(["good", "bad"] * 4).dictionary_encode(),
+        "kept": pa.array([{"when": i, "tags": ["x"] * i} for i in range(8)]),
+    }
+)
 
 
-def test_a_file_under_another_ones_name_is_refused(store):
+def test_any_of_1200_damages_is_found(store):
+    """Of the bytes of a file there is none, be it of the schema, the footer or the checksum, that may change."""
+    store.write(FILE, NESTED, {"ledger": '{"num_tokens": 5}'})
+    path, chance = path_of(store, FILE), random.Random(0)
+    body = path.read_bytes()
+    missed, num_tried = [], 0
+    while num_tried < 1200:
+        for kind, damaged in damages(body, chance).items():
+            path.write_bytes(damaged)
+            num_tried += 1
+            if store.has(FILE):
+                missed.append(kind)
+            with pytest.raises(StoreFileInvalid):
+                store.read(FILE)
+    assert not missed
+
+
+def test_a_file_cut_anywhere_is_as_good_as_none(store):
     store.write(FILE, TABLE)
-    other = StoreFile("tokens", "def")
+    body = path_of(store, FILE).read_bytes()
+    for keep in range(len(body)):
+        path_of(store, FILE).write_bytes(body[:keep])
+        assert not store.has(FILE), keep
+
+
+@pytest.mark.parametrize("other", [StoreFile("tokens", "def"), StoreFile("rows", "abc")])
+def test_a_file_under_another_ones_name_is_refused(store, other):
+    store.write(FILE, TABLE)
     path_of(store, other).write_bytes(path_of(store, FILE).read_bytes())
-    with pytest.raises(StoreFileInvalid, match="not what its name says"):
+    with pytest.raises(StoreFileInvalid, match="not what was written under its name"):
         store.read(other)
 
 
-@pytest.mark.parametrize("keep", [0, 10, 200])
-def test_a_truncated_or_missing_file_is_as_good_as_none(store, keep):
+def test_a_file_that_an_older_tidemill_wrote_is_made_again(store):
+    with pa.ipc.new_file(path_of(store, FILE), TABLE.schema, metadata={"rows": "3", "fingerprint": "abc"}) as writer:
+        writer.write_table(TABLE)
+    assert not store.has(FILE)
     store.write(FILE, TABLE)
-    path_of(store, FILE).write_bytes(path_of(store, FILE).read_bytes()[:keep])
-    assert not store.has(FILE)
+    assert store.read(FILE).equals(TABLE)
+
+
+def unreadable(path: Path) -> None:
+    """A loop of links: not even root can read it."""
+    path.symlink_to(path.name)
+
+
+def folder(path: Path) -> None:
+    (path / "inner").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("put", [unreadable, folder])
+def test_what_lies_in_a_files_place_is_replaced(store, put: Callable[[Path], None]):
+    put(path_of(store, FILE))
+    with pytest.raises(StoreFileInvalid, match="cannot be read"):
+        store.read(FILE)
+    store.write(FILE, TABLE)
+    assert store.read(FILE).equals(TABLE)
     store.remove(FILE)
+    put(path_of(store, FILE))
     store.remove(FILE)
+
+
+def test_a_missing_file_may_be_removed(store):
+    store.remove(FILE)
+    with pytest.raises(StoreFileInvalid, match="missing"):
+        store.read(FILE)
+
+
+def test_a_write_that_fails_leaves_nothing_and_names_the_place_and_the_option(store, tmp_path):
+    """The limit on a file's size fails a write in its middle, as a full disk does, whoever the user is."""
+    write = (
+        "import pyarrow as pa; from tidemill.store import Store, StoreFile; table = pa.table({'n': range(10**5)}); "
+        f"Store({str(tmp_path)!r}, max_bytes=10**9).write(StoreFile('rows', 'x'), table)"
+    )
+    done = subprocess.run(
+        ["bash", "-c", 'trap "" XFSZ; ulimit -f 100; exec "$0" -c "$1"', sys.executable, write],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert "PlaceUnusable" in done.stderr
+    assert "File too large. Check store.path." in done.stderr
+    assert not list(tmp_path.rglob("*.partial"))
+    assert not store.names("rows")
+
+
+def test_a_store_that_is_removed_under_a_run_is_made_again(store, tmp_path):
+    shutil.rmtree(tmp_path)
     assert not store.has(FILE)
+    assert store.names("tokens") == set()
+    store.write(FILE, TABLE)
+    assert store.read(FILE).equals(TABLE)
+
+
+def test_a_store_that_cannot_be_written_ends_in_one_message(store, tmp_path):
+    (tmp_path / "tokens").rmdir()
+    (tmp_path / "tokens").write_text("a file in the folder's place")
+    with pytest.raises(PlaceUnusable, match=r"tokens cannot be used.*store\.path"):
+        store.write(FILE, TABLE)
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_the_oldest_files_are_evicted_and_needed_or_young_ones_never(store):
