@@ -24,7 +24,7 @@ from flows.names import pipeline_resource
 from flows.progress import Logged, Shown
 from flows.stopping import stopping_gently
 from flows.webhooks import with_webhook
-from tidemill.alerts import Kind, alert, last_fresh, staleness
+from tidemill.alerts import Kind, alert, last_fresh, recovery, staleness
 from tidemill.config import Pipeline, load_pipeline
 from tidemill.errors import ConfigError, RunFailed, Stopped, TidemillError
 from tidemill.lake import Lake, catalog_exists
@@ -195,7 +195,10 @@ class Teller:
         elif message := stopped_at_cost(result):
             self._send("max_cost", f"{self._pipeline.name}: {message}", **facts)
         elif result.state == "done" and self._failed_before():
-            self._send("recovered", f"{self._pipeline.name} works again: {result.num_rows:,} rows.", **facts)
+            with Lake(self._pipeline.lake, read_only=True) as lake:
+                recovered = recovery(lake.cursor(), self._pipeline, result.num_rows)
+            if recovered:
+                self._send("recovered", recovered, **facts)
 
     def failed(self, message: str, **facts: Any) -> None:
         self._send("failed", f"{self._pipeline.name} failed: {message}", **facts)

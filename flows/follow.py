@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 from uuid import UUID
@@ -64,7 +65,8 @@ def _follow(
         if not waiting:
             break
         time.sleep(POLL_SECONDS)
-    return _result(pipeline, backfill_id, facts, time.monotonic() - started)
+    followed = {str(flow_run.id) for flow_run in flow_runs}
+    return _result(pipeline, backfill_id, facts, followed, time.monotonic() - started)
 
 
 def _is_final(client: SyncPrefectClient, flow_run_id: UUID) -> bool:
@@ -93,13 +95,16 @@ def _tell(pipeline: Pipeline, backfill_id: str, told: int, progress: Progress) -
     return max(told, len(done))
 
 
-def _result(pipeline: Pipeline, backfill_id: str, facts: dict[str, Any], seconds: float) -> RunResult:
-    """All runs of the backfill, as one."""
+def _result(
+    pipeline: Pipeline, backfill_id: str, facts: dict[str, Any], followed: set[str], seconds: float
+) -> RunResult:
+    """All runs of the backfill, as one; it is as those of the flow runs that were followed have ended."""
     runs = _query(pipeline, "SELECT * FROM _runs WHERE backfill_id = ? ORDER BY started_at", [backfill_id])
     with Lake(pipeline.lake, read_only=True) as lake:
         left = open_requests(lake.cursor(), pipeline.name, facts["version"], backfill_id=backfill_id)
-    states = {run["state"] for run in runs}
-    state = "done" if not left else "stopped" if states & {"stopped"} else "failed"
+    # A flow run that is run again has more than one row: its last is how it ended.
+    ended = {run["flow_run_id"]: run["state"] for run in runs if run["flow_run_id"] in followed}
+    state = how_it_ended(list(ended.values()), is_complete=not left)
     known = {field.name for field in fields(RunResult)}
     summed = {name: sum(run[name] or 0 for run in runs) for name in SUMMED}
     if pipeline.cost.per_hour is None:
@@ -121,6 +126,15 @@ def _result(pipeline: Pipeline, backfill_id: str, facts: dict[str, Any], seconds
         notes=notes,
         **given,
     )
+
+
+def how_it_ended(states: Sequence[str], *, is_complete: bool) -> str:
+    """The state of a backfill whose flow runs ended so: one that failed is never done, whatever it committed."""
+    if "failed" in states:
+        return "failed"
+    if is_complete:
+        return "done"
+    return "stopped" if "stopped" in states else "failed"
 
 
 def _query(pipeline: Pipeline, query: str, values: list[Any]) -> list[dict[str, Any]]:

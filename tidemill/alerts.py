@@ -92,5 +92,20 @@ def staleness(cursor: Cursor, pipeline: Pipeline) -> str | None:
     return f"{pipeline.name} {told}; alerts.max_age is {_hours(pipeline.alerts.max_age)}."
 
 
+def recovery(cursor: Cursor, pipeline: Pipeline, num_rows: int) -> str | None:
+    """What to say of a run that is done after one that failed.
+
+    None while rows are still in quarantine of which a run found more than
+    `limits.max_quarantine`: one that had nothing to do mends nothing.
+    """
+    ((num_left,),) = cursor.execute(
+        "SELECT count(*) FROM _quarantine q JOIN _pipelines p ON p.pipeline = q.pipeline "
+        "AND p.promoted_version = q.version JOIN _runs r ON r.run_id = q.run_id WHERE q.pipeline = $pipeline "
+        "AND r.state = 'failed' AND r.num_quarantined > $limit * (r.num_rows + r.num_quarantined)",
+        {"pipeline": pipeline.name, "limit": pipeline.limits.max_quarantine},
+    ).fetchall()
+    return None if num_left else f"{pipeline.name} works again: {num_rows:,} rows."
+
+
 def _hours(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

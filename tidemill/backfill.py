@@ -261,7 +261,8 @@ class BackfillRun:
             LakeError: there is no such backfill.
         """
         with Lake(self.pipeline.lake) as lake:
-            _, version, _ = _asked(lake.cursor(), self.backfill_id)
+            with self._recording.failing(lake):
+                _, version, _ = _asked(lake.cursor(), self.backfill_id)
             self._recording.record.version = version
             return self._recording.carry_out(lake, functools.partial(self._rounds, lake, version))
 

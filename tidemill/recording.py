@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -17,6 +17,7 @@ from tidemill.executor import Executor
 from tidemill.lake import Lake
 from tidemill.lake.claims import Claims, open_claims, run_claim
 from tidemill.lake.connection import is_interrupt
+from tidemill.lake.ledger import committed_by
 from tidemill.lake.requests import Request
 from tidemill.lake.runs import RunRecord, record_run
 from tidemill.lake.tables import table_name
@@ -86,6 +87,7 @@ class Recording:
         self.tally = Tally()
         self.notes: list[str] = []
         self.num_rewritten = 0
+        self._started = time.monotonic()
 
     @property
     def run_id(self) -> str:
@@ -93,29 +95,41 @@ class Recording:
 
     def carry_out(self, lake: Lake, work: Callable[[Claims], None]) -> RunResult:
         """Do `work` between the two writes of the run's row; what it committed stays, whatever is raised."""
-        started = time.monotonic()
-        self.patiently(lambda: record_run(lake, self.record))
+        with self.failing(lake):
+            try:
+                with closing(open_claims(lake.spec)) as claims:
+                    claims.hold(run_claim(self.run_id))
+                    self.patiently(lambda: record_run(lake, self.record))
+                    work(claims)
+                state = "failed" if self.outcomes.failures or self.over_quarantine() else "done"
+            except Stopped as e:
+                self.notes += [str(e)] if type(e) is not Stopped else []
+                state = "stopped"
+            except Exception as e:
+                if not is_interrupt(e):
+                    raise
+                state = "stopped"
+            except BaseException:  # noqa: BLE001 — Ctrl-C, or an executor's own way to say that the process is to end.
+                state = "stopped"
+        self._finish(lake, state)
+        return self._result()
+
+    @contextmanager
+    def failing(self, lake: Lake) -> Iterator[None]:
+        """What is raised in the block has its row in `_runs`, wherever the lake still takes one, and is raised."""
         try:
-            with closing(open_claims(lake.spec)) as claims:
-                claims.hold(run_claim(self.run_id))
-                work(claims)
-            state = "failed" if self.outcomes.failures or self.over_quarantine() else "done"
-        except Stopped as e:
-            self.notes += [str(e)] if type(e) is not Stopped else []
-            state = "stopped"
-        except Exception as e:
-            if not is_interrupt(e):
-                self.notes.append(message_of(e))
-                self._finish(lake, "failed", started)
-                raise
-            state = "stopped"
-        except BaseException:  # noqa: BLE001 — Ctrl-C, or an executor's own way to say that the process is to end.
-            state = "stopped"
-        return self._finish(lake, state, started)
+            yield
+        except BaseException as e:
+            self.notes.append(message_of(e) or type(e).__name__)
+            stopped = isinstance(e, Stopped) or is_interrupt(e) or not isinstance(e, Exception)
+            with suppress(Exception):
+                self._finish(lake, "stopped" if stopped else "failed")
+            raise
 
     @contextmanager
     def executing(self, executor: Executor, workspace: Workspace) -> Iterator[Executor]:
         """Use an executor for the length of a block; left early, its steps are asked to stop."""
+        workspace.count = self.outcomes.count
         try:
             yield executor
         except BaseException:
@@ -130,7 +144,12 @@ class Recording:
 
     def patiently(self, call: Callable[[], T]) -> T:
         """A write of the run's own, outside of any step: another writer's lock is waited for as a step would."""
-        return retrying(call, retries=self.pipeline.limits.retries)
+
+        def count(error: BaseException) -> None:
+            self.record.num_retries += 1
+            self.progress.retried("the write", error)
+
+        return retrying(call, retries=self.pipeline.limits.retries, on_retry=count)
 
     def unchanged(self, workspace: Workspace, requests: Sequence[Request]) -> list[Request]:
         """The requests whose files are as they were recorded, where they lie now; the other files fail alone."""
@@ -154,20 +173,21 @@ class Recording:
     def over_quarantine(self) -> bool:
         return self.tally.share_with() > self.pipeline.limits.max_quarantine
 
-    def _finish(self, lake: Lake, state: str, started: float) -> RunResult:
+    def _finish(self, lake: Lake, state: str) -> None:
         record = self.record
+        if state != "done":
+            self.outcomes.count_missed(committed_by(lake.cursor(), record.pipeline, self.run_id))
         record.num_shards_failed = len(self.outcomes.failures)
-        record.state, record.finished_at, record.seconds = state, datetime.now(UTC), time.monotonic() - started
+        record.state, record.finished_at, record.seconds = state, datetime.now(UTC), time.monotonic() - self._started
         per_hour = self.pipeline.cost.per_hour
         record.cost = None if per_hour is None else record.seconds / 3600 * per_hour
         record.currency = self.pipeline.cost.currency
-        notes = [*self.notes, *self._limit_notes()]
-        told = [*notes, *(f"{path}: {message_of(error)}" for path, error in self.outcomes.failures[:5])]
+        self.notes += self._limit_notes()
+        told = [*self.notes, *(f"{failure['path']}: {failure['message']}" for failure in self._failures()[:5])]
         record.message = "; ".join(told) or None
         self.patiently(lambda: record_run(lake, record))
-        return self._result(notes)
 
-    def _result(self, notes: Sequence[str]) -> RunResult:
+    def _result(self) -> RunResult:
         record = self.record
         return RunResult(
             run_id=record.run_id,
@@ -192,12 +212,14 @@ class Recording:
             cost=record.cost,
             currency=record.currency if record.cost is not None else None,
             backfill_id=record.backfill_id,
-            failures=[
-                {"path": path, "error": type(error).__name__, "message": message_of(error)}
-                for path, error in self.outcomes.failures
-            ],
-            notes=list(notes),
+            failures=self._failures(),
+            notes=list(self.notes),
         )
+
+    def _failures(self) -> list[dict[str, str]]:
+        """What failed and why, each once, however many shards of a file it was."""
+        found = {(path, type(error).__name__, message_of(error)): None for path, error in self.outcomes.failures}
+        return [{"path": path, "error": error, "message": message} for path, error, message in found]
 
     def _limit_notes(self) -> list[str]:
         if not self.over_quarantine():

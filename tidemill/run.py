@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from tidemill.budget import Budget
 from tidemill.config import Pipeline
 from tidemill.devices import resolve_device
-from tidemill.errors import ENDS_RUN, FileChanged, LimitExceeded, ShardGone, TidemillError
+from tidemill.errors import ENDS_RUN, FileChanged, LimitExceeded, RunFailed, ShardGone, TidemillError
 from tidemill.executor import Executor, ThreadExecutor
 from tidemill.kept import rewrite_kept
 from tidemill.lake import Lake, catalog_exists, ensure_system_tables
@@ -91,18 +91,21 @@ class Run:
         plan, dataset, lake = self._prepared
         self._prepared = None
         self._recording.notes += plan.notes
-        self._recording.num_rewritten = len(plan.rewrite)
-        _discard_leftovers(plan)
         with lake:
             return self._recording.carry_out(lake, lambda claims: self._rounds(plan, dataset, lake, claims))
 
     def _rounds(self, plan: Plan, dataset: Dataset, lake: Lake, claims: Claims) -> None:
+        _discard_leftovers(plan)
         for _ in range(MAX_ROUNDS):
             self._outcomes.failures.clear()
             if self._work(plan, dataset, lake, claims) and not self._outdated():
                 break
             plan, dataset = make_plan(self.pipeline, lake)
             self._refuse_removal(plan)
+        else:
+            if not self._outcomes.failures:
+                told = f"Other runs took up other revisions or files under each of {MAX_ROUNDS} attempts. Run again."
+                self._outcomes.fail(self.pipeline.dataset.path, RunFailed(told))
 
     def _first_plan(self) -> tuple[Plan, Dataset, Lake]:
         """Plan against the lake if there is one; it is made only once the input is known to be good."""
@@ -115,10 +118,11 @@ class Run:
         lake = Lake(self.pipeline.lake)
         try:
             ensure_system_tables(lake)
-            plan, dataset = make_plan(self.pipeline, lake)
-            self._refuse_removal(plan)
-            if not plan.done:
-                _open_for_the_first_time(plan)
+            with self._recording.failing(lake):
+                plan, dataset = make_plan(self.pipeline, lake)
+                self._refuse_removal(plan)
+                if not plan.done:
+                    _open_for_the_first_time(plan)
         except BaseException:
             lake.close()
             raise
@@ -163,6 +167,7 @@ class Run:
         with self._recording.executing(self.executor_type(workspace, self.progress), workspace) as executor:
             if plan.rewrite:
                 rewrite_kept(plan, workspace, self._patiently)
+                self._recording.num_rewritten += len(plan.rewrite)
             self._copy_known(plan, workspace)
             complete = self._stream(plan, workspace, executor)
         if not self._recording.over_quarantine():
@@ -179,7 +184,8 @@ class Run:
             outcome = self._patiently(
                 lambda: commit_shards(workspace.lake, workspace.target, items, cut=cut, moved=tuple(plan.renamed))
             )
-            self._outcomes.count(outcome, copied=len(items))
+            self._outcomes.count(outcome)
+            self._outcomes.show(outcome, "")
 
     def _stream(self, plan: Plan, workspace: Workspace, executor: Executor) -> bool:
         """Send every shard that is to be computed through the stages, a bounded number at a time.
@@ -269,7 +275,8 @@ class Run:
     def _commit_repeat(self, workspace: Workspace, repeat: Copied) -> None:
         try:
             outcome = self._patiently(lambda: commit_shards(workspace.lake, workspace.target, [repeat]))
-            self._outcomes.count(outcome, copied=1)
+            self._outcomes.count(outcome)
+            self._outcomes.show(outcome, "")
         except TidemillError as e:
             self._outcomes.fail(repeat.shard.file.path, e)
 

@@ -193,6 +193,7 @@ def materialize(
         return Held(num_rows, num_quarantined, over_limit=True)
     items = [_computed(workspace, item) for item in predicted]
     outcome = commit_shards(workspace.lake, workspace.target, items, cut=cut)
+    workspace.count(outcome)
     workspace.tally.add(num_rows, num_quarantined)
     for item in predicted:
         workspace.store.remove(item.predictions)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, get_args
 
 from tidemill.budget import Budget
@@ -80,8 +80,9 @@ class StageRun:
             raise LakeError(f"There is no lake at {where} yet. The ingest stage makes it.")
         with Lake(self.pipeline.lake) as lake:
             ensure_system_tables(lake)
-            if load_state(lake.cursor(), self.pipeline.name) is None:
-                raise LakeError(f"The lake has no pipeline {self.pipeline.name} yet. The ingest stage makes it.")
+            with self._recording.failing(lake):
+                if load_state(lake.cursor(), self.pipeline.name) is None:
+                    raise LakeError(f"The lake has no pipeline {self.pipeline.name} yet. The ingest stage makes it.")
             return self._recording.carry_out(lake, lambda claims: self._later_stage(lake, claims))
 
     def _ingest(self) -> RunResult:
@@ -89,9 +90,10 @@ class StageRun:
         if lake is not None:
             ensure_system_tables(lake)
         try:
-            plan, dataset = make_plan(self.pipeline, lake)
-            if not self.yes:
-                refuse_removal(plan)
+            with nullcontext() if lake is None else self._recording.failing(lake):
+                plan, dataset = make_plan(self.pipeline, lake)
+                if not self.yes:
+                    refuse_removal(plan)
             if lake is None:
                 lake = Lake(self.pipeline.lake)
                 ensure_system_tables(lake)
@@ -121,6 +123,7 @@ class StageRun:
                 return  # Another run took up a newer revision; the next look sees it.
             if plan.rewrite:
                 rewrite_kept(plan, workspace, self._recording.patiently)
+                self._recording.num_rewritten += len(plan.rewrite)
         with self._executor(workspace) as executor:
             for file in plan.uncut:
                 if workspace.claim(file.file.path):
@@ -273,14 +276,14 @@ class StageRun:
             outcome = self._recording.patiently(
                 lambda: commit_shards(workspace.lake, workspace.target, copies, moved=moved)
             )
-            self._recording.outcomes.count(outcome, copied=len(copies))
+            self._recording.outcomes.count(outcome)
+            self._recording.outcomes.show(outcome, "")
 
     def _commit_one(self, workspace: Workspace, executor: Executor, request: Request) -> None:
         predicted = _predictions(workspace, request)
         if predicted is not None:
             outcome = executor.submit("materialize_one", _label(request), predicted).result()
-            tokens = predicted.facts["num_tokens"]
-            self._recording.outcomes.count(outcome, tokens=tokens, path=request.shard.file.path)
+            self._recording.outcomes.show(outcome, request.shard.file.path)
 
     def _predictions_of(self, workspace: Workspace, file: PendingFile) -> list[Predicted | None]:
         return [_predictions(workspace, request) for request in file.requests]
@@ -301,8 +304,7 @@ class StageRun:
             return True
         if isinstance(outcome, Held):
             return False
-        tokens = sum(item.facts["num_tokens"] for item in whole)
-        self._recording.outcomes.count(outcome, tokens=tokens, path=file.path)
+        self._recording.outcomes.show(outcome, file.path)
         return True
 
     def _open(self, workspace: Workspace) -> list[Request]:

@@ -13,7 +13,7 @@ from tidemill.config import Pipeline
 from tidemill.errors import InputError, RetryableError
 from tidemill.lake import Cursor, Lake, catalog_exists
 from tidemill.lake.claims import is_alive, open_claims
-from tidemill.lake.ledger import load_kept, load_spec, load_state
+from tidemill.lake.ledger import committed_by, load_kept, load_spec, load_state
 from tidemill.lake.promotion import Standing, standings
 from tidemill.lake.runs import last_runs
 from tidemill.lake.tables import identifier, table_name
@@ -162,12 +162,25 @@ def _notes(cursor: Cursor, pipeline: Pipeline, promoted: str) -> list[str]:
 
 
 def _runs(cursor: Cursor, pipeline: Pipeline) -> list[dict[str, Any]]:
-    """The last runs; of each that did not end, whether its process is still there."""
-    runs = last_runs(cursor, pipeline.name, limit=NUM_RUNS)
+    """The last runs; of each that did not end, whether its process is still there, and what it committed."""
+    runs = [{**run, "alive": None} for run in last_runs(cursor, pipeline.name, limit=NUM_RUNS)]
     with closing(open_claims(pipeline.lake)) as claims:
-        return [
-            {**run, "alive": is_alive(claims, run["run_id"]) if run["state"] == "running" else None} for run in runs
-        ]
+        for run in runs:
+            if run["state"] == "running":
+                run |= {"alive": is_alive(claims, run["run_id"]), **_committed(cursor, pipeline.name, run["run_id"])}
+    return runs
+
+
+def _committed(cursor: Cursor, pipeline: str, run_id: str) -> dict[str, int]:
+    """What `_runs` will say, or would have said, of a run that did not get to its end."""
+    rows = committed_by(cursor, pipeline, run_id)
+    return {
+        "num_shards": len(rows),
+        "num_rows": sum(row[1] for row in rows),
+        "num_quarantined": sum(row[2] for row in rows),
+        "num_tokens": sum(row[3] for row in rows if not row[4]),
+        "num_copied": sum(row[4] for row in rows),
+    }
 
 
 def _asked_for(cursor: Cursor, pipeline: Pipeline, promoted: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -34,36 +35,57 @@ class Outcomes:
 
     def __init__(self, record: RunRecord, progress: Progress) -> None:
         self.record, self.progress = record, progress
+        self._lock = threading.Lock()
+        self.counted: set[str] = set()
+        """Ids of the shards whose commits are in the record."""
         self.failures: list[tuple[str, BaseException]] = []
 
-    def count(self, outcome: Outcome, *, copied: int = 0, tokens: int = 0, path: str = "") -> None:
+    def count(self, outcome: Outcome) -> None:
+        """Enter a commit into the record. Whoever committed calls this at once: a stop must not come in between."""
         record = self.record
-        record.num_shards += outcome.num_committed
-        record.num_copied += min(copied, outcome.num_committed)
-        record.num_rows += outcome.num_rows
-        record.num_quarantined += outcome.num_quarantined
-        record.num_rows_removed += outcome.num_rows_removed
-        record.num_dropped += outcome.num_dropped
+        with self._lock:
+            if outcome.committed and self.counted.issuperset(outcome.committed):
+                return  # The step was tried again after its commit.
+            self.counted.update(outcome.committed)
+            record.num_shards += outcome.num_committed
+            record.num_copied += outcome.num_copied
+            record.num_rows += outcome.num_rows
+            record.num_quarantined += outcome.num_quarantined
+            record.num_rows_removed += outcome.num_rows_removed
+            record.num_dropped += outcome.num_dropped
+            record.num_tokens += outcome.num_tokens
+
+    def count_missed(self, committed: Sequence[tuple[str, int, int, int, bool]]) -> None:
+        """Enter what the ledger says this run committed, if the record does not: nobody waited for the answer."""
+        for shard_id, num_rows, num_quarantined, num_tokens, copied in committed:
+            if shard_id not in self.counted:
+                tokens = 0 if copied else num_tokens
+                self.count(Outcome((shard_id,), int(copied), 0, num_rows, num_quarantined, tokens))
+
+    def show(self, outcome: Outcome, path: str) -> None:
         if outcome.num_committed:
-            record.num_tokens += tokens
             self.progress.committed(
                 path,
                 shards=outcome.num_committed,
                 rows=outcome.num_rows,
-                tokens=tokens,
+                tokens=outcome.num_tokens,
                 quarantined=outcome.num_quarantined,
             )
 
     def fail(self, path: str, error: BaseException) -> None:
-        """Record that a shard or a file failed.
+        """Record that a shard or a file failed; what was told already, by another shard or of its file, is not again.
 
         Raises:
             Stopped: nothing failed; DuckDB took the user's Ctrl-C for itself.
         """
         if is_interrupt(error):
             raise Stopped("The run was asked to stop.") from error
+        if any(error is known for _, known in self.failures):
+            return
+        told = (path, str(error)) in {(where, str(known)) for where, known in self.failures}
         self.failures.append((path, error))
-        self.progress.failed(path, error)
+        if not told:
+            self.progress.failed(path, error)
 
 
 @dataclass
@@ -204,16 +226,14 @@ class Window:
         if isinstance(outcome, Held):
             self._held.append((file, predicted, cut))
             return
-        tokens = sum(item.facts["num_tokens"] for item in predicted)
-        self._outcomes.count(outcome, tokens=tokens, path=file.file.path)
+        self._outcomes.show(outcome, file.file.path)
 
     def _settle(self, sent: _Sent) -> None:
         path = sent.file.file.path
         try:
-            predicted = sent.predicted.result()
+            sent.predicted.result()
             if sent.committed is not None:
-                tokens = predicted.facts["num_tokens"]
-                self._outcomes.count(sent.committed.result(), tokens=tokens, path=path)
+                self._outcomes.show(sent.committed.result(), path)
         except ENDS_RUN:
             raise
         except Exception as e:  # noqa: BLE001 — a shard that fails, for whatever reason, fails alone.

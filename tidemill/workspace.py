@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tidemill import versions
@@ -17,6 +17,7 @@ from tidemill.inference import ModelRunner
 from tidemill.lake import Cursor, Lake, ResultTable
 from tidemill.lake.adoption import Target
 from tidemill.lake.claims import Claims
+from tidemill.lake.commit import Outcome
 from tidemill.lake.ledger import load_state
 from tidemill.lake.requests import Request
 from tidemill.models import load_runner, load_tokenizer, pooling_of
@@ -113,6 +114,8 @@ class Workspace:
         """Names of store files of shards that this run has committed, which may be."""
         self.changed: dict[str, FileChanged | FileUnreadable] = {}
         """Files, by path, that are no longer what the lake recorded, or may not be read."""
+        self.count: Callable[[Outcome], None] = lambda _: None
+        """Told of every commit that a stage makes, in the thread that made it."""
         self.notes: list[str] = []
         """What is not as the pipeline file might make one expect, for the run's record."""
         lake.use_one_thread()

@@ -17,6 +17,7 @@ from prefect.client.schemas import FlowRun, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.follow import how_it_ended
 from flows.local import run_under_prefect
 from tests.flows.conftest import flow_run_of, states_of, task_runs_of
 from tests.hub.faults import FaultKind, Faults, Request
@@ -212,6 +213,23 @@ def test_a_stopped_run_is_a_cancelled_flow_run_and_the_next_one_goes_on(prefect_
     assert flow_run_of(stopped).state_name == "Cancelled"
     assert run_under_prefect(pipeline, progress=Quiet()).num_shards < NUM_FILES
     assert len(table_of(pipeline)) == NUM_FILES * NUM_ROWS
+
+
+@pytest.mark.parametrize(
+    ("states", "is_complete", "expected"),
+    [
+        (["done", "done"], True, "done"),
+        (["done", "failed"], True, "failed"),
+        (["stopped", "done"], True, "done"),
+        (["stopped"], False, "stopped"),
+        (["stopped", "failed"], False, "failed"),
+        ([], False, "failed"),
+        ([], True, "done"),
+    ],
+)
+def test_a_backfill_is_as_its_flow_runs_ended(states, is_complete, expected):
+    """One that went over `limits.max_quarantine` has failed, though it committed every shard."""
+    assert how_it_ended(states, is_complete=is_complete) == expected
 
 
 def test_input_that_cannot_be_worked_on_raises_what_the_engine_raises(prefect_server, tmp_path):

@@ -60,20 +60,22 @@ def backfill(
     say(show_plan(made.to_json()))
     if not made.num_shards:
         if made.resumes:
-            _carry_out(loaded, made, max_cost, direct=True)
+            _end(_carry_out(loaded, made, max_cost, direct=True))
         return
     if made.estimate.seconds is None and not yes and made.num_shards > 1:
         if not confirmed("Nothing was measured yet. Compute one shard, to tell the rest by it?", yes=yes):
             return
         measured = _measure(loaded, made, max_cost)
         if measured.state != "done":
-            say(show_result(measured))
-            raise typer.Exit(1)
+            _end(measured)
         made = _plan(loaded, selection)
         say(show_plan(made.to_json()))
     if not confirmed(f"Compute {made.num_shards:,} shards?", yes=yes):
         return
-    result = _carry_out(loaded, made, max_cost, direct=direct)
+    _end(_carry_out(loaded, made, max_cost, direct=direct))
+
+
+def _end(result: RunResult) -> None:
     say(show_result(result))
     if result.state != "done":
         raise typer.Exit(1)

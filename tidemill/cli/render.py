@@ -98,6 +98,7 @@ def status(facts: dict[str, Any]) -> str:
     lines += _under("backfills", [_backfill(backfill) for backfill in facts["backfills"]])
     lines += _under("quarantine", [f"{q['rows']:>8,}  {q['stage']}: {q['reason']}" for q in facts["quarantine"]])
     lines += _under("last runs", _runs(facts["runs"]))
+    lines += _last_failure(facts["runs"])
     lines += [f"note: {note}" for note in facts["notes"]]
     return "\n".join(lines)
 
@@ -140,6 +141,14 @@ def _runs(runs: Sequence[dict[str, Any]]) -> list[str]:
         for run in runs
     ]
     return rows(names, values).splitlines() if runs else []
+
+
+def _last_failure(runs: Sequence[dict[str, Any]]) -> list[str]:
+    failed = next((run for run in runs if run["state"] == "failed" and run["message"]), None)
+    if failed is None:
+        return []
+    why = failed["message"].splitlines()[0]
+    return [f"  the {failed['kind']} of {failed['started_at']:%Y-%m-%d %H:%M:%S} failed: {why}"]
 
 
 def verification(report: dict[str, Any]) -> str:

@@ -54,11 +54,19 @@ class Copied:
 class Outcome:
     """What a commit did. A dropped shard was done by someone else, or left the target revision."""
 
-    num_committed: int = 0
+    committed: tuple[str, ...] = ()
+    """Ids of the shards."""
+    num_copied: int = 0
+    """How many of them were copied."""
     num_dropped: int = 0
     num_rows: int = 0
     num_quarantined: int = 0
+    num_tokens: int = 0
     num_rows_removed: int = 0
+
+    @property
+    def num_committed(self) -> int:
+        return len(self.committed)
 
 
 def commit_shards(
@@ -87,14 +95,7 @@ def commit_shards(
         removed = sum(_retire_replaced(cursor, target, path) for path in sorted(paths))
         if moved:
             _remove(cursor, target, [shard for shard, path in _vanished(cursor, target) if path in moved])
-        done = [counts for counts in written if counts is not None]
-        return Outcome(
-            num_committed=len(done),
-            num_dropped=len(written) - len(done),
-            num_rows=sum(rows for rows, _ in done),
-            num_quarantined=sum(quarantined for _, quarantined in done),
-            num_rows_removed=removed,
-        )
+        return _outcome(items, written, num_rows_removed=removed)
 
     return lake.write(body, message=target.message)
 
@@ -120,13 +121,28 @@ def _commit_what_stays(cursor: Cursor, target: Target, items: Sequence[Computed 
             {"pipeline": target.pipeline, "version": target.version, "listed": sorted(listed)},
         ).fetchall()
     }
-    stay = [item for item in items if item.shard.shard_id in listed and item.shard.file.path not in old]
-    done = [counts for counts in (_write(cursor, target, item) for item in stay) if counts is not None]
+
+    def write(item: Computed | Copied) -> tuple[int, int] | None:
+        stays = item.shard.shard_id in listed and item.shard.file.path not in old
+        return _write(cursor, target, item) if stays else None
+
+    return _outcome(items, [write(item) for item in items])
+
+
+def _outcome(
+    items: Sequence[Computed | Copied], written: Sequence[tuple[int, int] | None], *, num_rows_removed: int = 0
+) -> Outcome:
+    """`written` has (rows, quarantined) for each item, None for one that was dropped."""
+    done = [item for item, counts in zip(items, written, strict=True) if counts is not None]
+    counted = [counts for counts in written if counts is not None]
     return Outcome(
-        num_committed=len(done),
+        committed=tuple(item.shard.shard_id for item in done),
+        num_copied=sum(isinstance(item, Copied) for item in done),
         num_dropped=len(items) - len(done),
-        num_rows=sum(rows for rows, _ in done),
-        num_quarantined=sum(quarantined for _, quarantined in done),
+        num_rows=sum(rows for rows, _ in counted),
+        num_quarantined=sum(quarantined for _, quarantined in counted),
+        num_tokens=sum(item.facts.get("num_tokens", 0) for item in done if isinstance(item, Computed)),
+        num_rows_removed=num_rows_removed,
     )
 
 
@@ -157,11 +173,17 @@ def _write(cursor: Cursor, target: Target, item: Computed | Copied) -> tuple[int
     """Write one shard; (rows, quarantined), or None if it is not wanted any more, or done already."""
     where = [target.pipeline, target.version, item.shard.shard_id]
     done = cursor.execute(
-        "SELECT request_id FROM _ledger WHERE pipeline = ? AND version = ? AND shard_id = ?", where
+        "SELECT request_id, run_id, num_rows, num_quarantined FROM _ledger "
+        "WHERE pipeline = ? AND version = ? AND shard_id = ?",
+        where,
     ).fetchone()
     if isinstance(item, Copied):
         return _write_copy(cursor, target, item) if done is None else None
-    if done == (item.request_id,) or not is_asked_for(cursor, target, item.shard.shard_id, item.request_id):
+    if done is not None and done[:2] == (item.request_id, target.run_id) and not item.only_rows:
+        return done[2], done[3]  # This run's own commit, whose answer was lost with its connection.
+    if done is not None and done[0] == item.request_id:
+        return None
+    if not is_asked_for(cursor, target, item.shard.shard_id, item.request_id):
         return None
     if item.only_rows:
         return _write_rows(cursor, target, item) if done is not None else None

@@ -12,6 +12,7 @@ import functools
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -212,15 +213,25 @@ def collect_garbage(
     with Lake(impatient(pipeline.lake)) as lake:
         work = Housekeeping(pipeline, lake, dry_run, min_age_seconds)
         facts: Facts = {"pipeline": pipeline.name, "dry_run": dry_run, "notes": []}
-        for step in STEPS:
-            found = step(work)
-            facts = {**facts, **found, "notes": [*facts["notes"], *found.get("notes", [])]}
+        record = RunRecord(secrets.token_hex(6), pipeline.name, "gc", why, state="done")
+        try:
+            for step in STEPS:
+                found = step(work)
+                facts = {**facts, **found, "notes": [*facts["notes"], *found.get("notes", [])]}
+        except Exception as e:
+            record.state, record.message = "failed", str(e)
+            with suppress(Exception):
+                _record(lake, record, started)
+            raise
         facts["seconds"] = time.monotonic() - started
         if not dry_run and has_done_something(facts):
-            record = RunRecord(secrets.token_hex(6), pipeline.name, "gc", why, state="done")
-            record.finished_at, record.seconds = datetime.now(UTC), facts["seconds"]
-            record_run(lake, record)
+            _record(lake, record, started)
     return facts
+
+
+def _record(lake: Lake, record: RunRecord, started: float) -> None:
+    record.finished_at, record.seconds = datetime.now(UTC), time.monotonic() - started
+    record_run(lake, record)
 
 
 def impatient(spec: config.Lake) -> config.Lake:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from tidemill.lake.connection import Cursor
+from tidemill.lake.requests import ONLY_QUARANTINED
 from tidemill.lake.tables import existing_columns
 from tidemill.shards import Shard, Slice, SourceFile
 
@@ -84,6 +85,19 @@ def done_shards(cursor: Cursor, pipeline: str, version: str) -> dict[str, DoneSh
         [pipeline, version],
     ).fetchall()
     return {row[0]: DoneShard(*row) for row in rows}
+
+
+def committed_by(cursor: Cursor, pipeline: str, run_id: str) -> list[tuple[str, int, int, int, bool]]:
+    """(shard id, rows, quarantined, tokens, whether it was copied) of the shards that a run made whole and still stand.
+
+    Those of which it only tried quarantined rows again are not among them.
+    """
+    return cursor.execute(
+        "SELECT shard_id, num_rows, num_quarantined, coalesce(num_tokens, 0), copied_from IS NOT NULL FROM _ledger "
+        "WHERE pipeline = $pipeline AND run_id = $run_id AND request_id NOT IN "
+        "(SELECT request_id FROM _requests WHERE pipeline = $pipeline AND reason = $reason)",
+        {"pipeline": pipeline, "run_id": run_id, "reason": ONLY_QUARANTINED},
+    ).fetchall()
 
 
 def cut_files(cursor: Cursor, pipeline: str) -> dict[str, list[Slice]]:
