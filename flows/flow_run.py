@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from logging import Logger, LoggerAdapter
@@ -189,9 +189,25 @@ class Teller:
         self._pipeline, self._client, self._flow_run, self._logger = with_webhook(pipeline), client, flow_run, logger
 
     def ended(self, result: RunResult) -> None:
+        with self._whatever_happens():
+            self._ended(result)
+
+    def failed(self, message: str, **facts: Any) -> None:
+        with self._whatever_happens():
+            self._failed(message, **facts)
+
+    @contextmanager
+    def _whatever_happens(self) -> Iterator[None]:
+        """The run is as it is: that its lake or its server cannot be asked for an alert is told, and that is all."""
+        try:
+            yield
+        except Exception as e:  # noqa: BLE001
+            self._logger.warning("No alert could be sent: %s", e)
+
+    def _ended(self, result: RunResult) -> None:
         facts = {"run_id": result.run_id, "rows": result.num_rows, "shards": result.num_shards}
         if result.state == "failed":
-            self.failed(result.notes[0] if result.notes else f"{len(result.failures)} files failed.", **facts)
+            self._failed(result.notes[0] if result.notes else f"{len(result.failures)} files failed.", **facts)
         elif message := stopped_at_cost(result):
             self._send("max_cost", f"{self._pipeline.name}: {message}", **facts)
         elif result.state == "done" and self._failed_before():
@@ -200,7 +216,7 @@ class Teller:
             if recovered:
                 self._send("recovered", recovered, **facts)
 
-    def failed(self, message: str, **facts: Any) -> None:
+    def _failed(self, message: str, **facts: Any) -> None:
         self._send("failed", f"{self._pipeline.name} failed: {message}", **facts)
         if stale := self._staleness():
             self._send("stale", stale, **facts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import urllib.request
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -25,14 +26,28 @@ def alert(pipeline: Pipeline, kind: Kind, text: str, **facts: Any) -> str | None
     if pipeline.alerts.webhook is None or kind not in pipeline.alerts.on:
         return None
     body = json.dumps({"text": text, "kind": kind, "pipeline": pipeline.name, **facts}, default=str)
+    wrong: list[str] = []
+    # A timeout bounds each wait for some bytes, and not the whole answer: the thread is left to itself.
+    sending = threading.Thread(target=_post, args=(pipeline, body.encode(), wrong), daemon=True)
+    sending.start()
+    sending.join(ANSWER_SECONDS)
+    if sending.is_alive():
+        wrong = [f"no whole answer within {ANSWER_SECONDS:g} s"]
+    return f"The alert {kind!r} could not be sent to alerts.webhook: {wrong[0]}" if wrong else None
+
+
+def _post(pipeline: Pipeline, body: bytes, wrong: list[str]) -> None:
+    """Adds what went wrong to `wrong`; the address, which may be a secret, is not part of it."""
     try:
         request = urllib.request.Request(
-            webhook_url(pipeline), body.encode(), {"Content-Type": "application/json"}, method="POST"
+            webhook_url(pipeline), body, {"Content-Type": "application/json"}, method="POST"
         )
         with urllib.request.urlopen(request, timeout=ANSWER_SECONDS):
-            return None
-    except (ConfigError, OSError, ValueError) as e:
-        return f"The alert {kind!r} could not be sent to alerts.webhook: {e}"
+            pass
+    except (ConfigError, OSError) as e:
+        wrong.append(str(e))
+    except Exception as e:  # noqa: BLE001 — of an address or an answer that is none, Python's client may raise anything.
+        wrong.append(type(e).__name__)
 
 
 def webhook_url(pipeline: Pipeline) -> str:

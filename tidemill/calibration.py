@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 
 from tidemill.devices import is_out_of_memory, num_cpus
 from tidemill.engines import Engine
-from tidemill.places import home, make_folders
+from tidemill.places import home, make_folders, published
 from tidemill.shards import fingerprint
 
 if TYPE_CHECKING:
@@ -97,15 +96,16 @@ def _path(engine: Engine, config: PretrainedConfig) -> Path:
 def _read(path: Path) -> dict[int, float]:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        return {int(budget): float(speed) for budget, speed in kept["tokens_per_second"].items()}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        speeds = {int(budget): float(speed) for budget, speed in kept["tokens_per_second"].items()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return {}
+    known = {budget for candidates in CANDIDATES.values() for budget in candidates}
+    return speeds if known.issuperset(speeds) and all(0 < speed < float("inf") for speed in speeds.values()) else {}
 
 
 def _write(path: Path, speeds: dict[int, float]) -> None:
     """Not being able to keep it costs the next run a trial, and no more."""
     with suppress(OSError):
         make_folders(path.parent)
-        unpublished = path.with_suffix(f".{os.getpid()}")
-        unpublished.write_text(json.dumps({"tokens_per_second": speeds}), encoding="utf-8")
-        unpublished.replace(path)
+        with published(path) as unpublished:
+            unpublished.write_text(json.dumps({"tokens_per_second": speeds}), encoding="utf-8")

@@ -1,19 +1,31 @@
-"""Hashes of local files, remembered for as long as a file's stat says that nobody wrote to it."""
+"""Hashes of local files, remembered for as long as a file's stat says that nobody wrote to it.
+
+The memory is a cache: damaged, it is made again, and where it cannot be used
+files are hashed without it.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import logging
 import sqlite3
 import time
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
+from tidemill.errors import ConfigError
 from tidemill.places import home, make_folder
 from tidemill.shards import fingerprint
 
 READ_BYTES = 1 << 20
 SETTLING_NS = 2_000_000_000
 """How long after a write another one may leave the same times, where a file system counts in whole seconds."""
+LOCKED_SECONDS = 2.0
+"""How long another process may hold the memory before files are hashed without it."""
+
+logger = logging.getLogger("tidemill")
 
 
 def stamp(path: str | Path) -> str:
@@ -31,14 +43,8 @@ def hash_files(paths: Iterable[str | Path]) -> dict[str, str]:
     Raises:
         OSError: a file is missing or cannot be read.
     """
-    memory = home() / "fingerprints.sqlite"
-    make_folder(memory.parent, "TIDEMILL_HOME")
-    connection = sqlite3.connect(memory, timeout=30)
-    try:
-        connection.execute("CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp TEXT, sha256 TEXT)")
-        return {str(path): _remembered(connection, Path(path)) for path in paths}
-    finally:
-        connection.close()
+    with closing(Memory(home() / "fingerprints.sqlite")) as memory:
+        return {str(path): _remembered(memory, Path(path)) for path in paths}
 
 
 def hash_folder(folder: str | Path, names: Iterable[str]) -> str:
@@ -48,15 +54,91 @@ def hash_folder(folder: str | Path, names: Iterable[str]) -> str:
     return fingerprint(*(part for name, path in paths.items() for part in (name, hashes[str(path)])))
 
 
-def _remembered(connection: sqlite3.Connection, path: Path) -> str:
+class Memory:
+    """What was hashed before, in a SQLite file that several processes share."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._is_anew = False
+        """Whether it was begun anew already: once is enough."""
+        self._connection: sqlite3.Connection | None = None
+        try:
+            make_folder(file.parent, "TIDEMILL_HOME")
+        except ConfigError as e:
+            _tell(file, str(e))
+        else:
+            self._open()
+
+    def recall(self, path: str, stamp: str) -> str | None:
+        """The hash of the file at `path`, if it was kept when the file had this stamp."""
+        for sha256, seal in self._ask("SELECT sha256, seal FROM hashes WHERE path = ? AND stamp = ?", path, stamp):
+            if seal == fingerprint(path, stamp, sha256):
+                return str(sha256)
+        return None
+
+    def keep(self, path: str, stamp: str, sha256: str) -> None:
+        seal = fingerprint(path, stamp, sha256)
+        self._ask("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", path, stamp, sha256, seal)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def _open(self) -> None:
+        table = "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, stamp TEXT, sha256 TEXT, seal TEXT)"
+        try:
+            self._connection = sqlite3.connect(self._file, timeout=LOCKED_SECONDS, isolation_level=None)
+        except sqlite3.Error as e:
+            _tell(self._file, str(e))
+        else:
+            self._ask(table)
+
+    def _ask(self, statement: str, *values: str) -> list[tuple[object, ...]]:
+        """A statement's rows; none from now on if the memory cannot be used, or is begun anew."""
+        if self._connection is None:
+            return []
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except (sqlite3.Error, UnicodeDecodeError) as e:
+            self._connection.close()
+            self._connection = None
+            if _is_damage(e) and not self._is_anew and self._begin_anew():
+                return self._ask(statement, *values)
+            _tell(self._file, str(e))
+            return []
+
+    def _begin_anew(self) -> bool:
+        """Whether what is damaged could be put out of the way. Who finds it damaged too may remove the new one."""
+        self._is_anew = True
+        damaged = [self._file, *(Path(f"{self._file}-{kind}") for kind in ("journal", "wal", "shm"))]
+        try:
+            for file in damaged:
+                file.unlink(missing_ok=True)
+        except OSError:
+            return False
+        self._open()
+        return self._connection is not None
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether the file is to blame, and not a lock, a right or the disk. A table of another shape is damage too."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+
+
+@functools.cache
+def _tell(file: Path, why: str) -> None:
+    """Once a process."""
+    logger.warning("The memory of hashes %s cannot be used: %s. Files are hashed without it.", file, why)
+
+
+def _remembered(memory: Memory, path: Path) -> str:
     absolute, before = str(path.absolute()), stamp(path)
-    found = connection.execute("SELECT sha256 FROM files WHERE path = ? AND stamp = ?", (absolute, before)).fetchone()
-    if found:
-        return str(found[0])
+    if found := memory.recall(absolute, before):
+        return found
     sha256 = _sha256(path)
     if stamp(path) == before and path.stat().st_ctime_ns < time.time_ns() - SETTLING_NS:
-        with connection:
-            connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (absolute, before, sha256))
+        memory.keep(absolute, before, sha256)
     return sha256
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,21 @@ def make_folders(path: Path) -> None:
         own.parent.mkdir(parents=True, exist_ok=True)
         own.mkdir(mode=0o700, exist_ok=True)
     wanted.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def published(path: Path, folder: Path | None = None) -> Iterator[Path]:
+    """A name to write under, beside `path` or in `folder`; at the end of the block the file takes its place.
+
+    Nothing is left of a block that fails.
+    """
+    unpublished = (folder or path.parent) / f".{secrets.token_hex(8)}.partial"
+    try:
+        yield unpublished
+        unpublished.replace(path)
+    except BaseException:
+        unpublished.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

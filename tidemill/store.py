@@ -9,7 +9,6 @@ a file that does not match is as good as missing, and is made again.
 from __future__ import annotations
 
 import io
-import secrets
 import shutil
 import time
 from collections.abc import Collection, Iterator
@@ -24,7 +23,7 @@ import xxhash
 
 from tidemill import objects
 from tidemill.errors import ConfigError, LimitExceeded, StoreFileInvalid
-from tidemill.places import make_folder, usable
+from tidemill.places import make_folder, make_folders, published, usable
 
 Kind = Literal["rows", "tokens", "predictions"]
 KINDS: tuple[Kind, ...] = ("rows", "tokens", "predictions")
@@ -72,18 +71,15 @@ class Store:
             return self._publish(file, table, facts or {})
 
     def _publish(self, file: StoreFile, table: pa.Table, facts: dict[str, str]) -> int:
-        unpublished, target = Path(self._root, f".{secrets.token_hex(8)}.partial"), Path(self._path(file))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        target = Path(self._path(file))
+        make_folders(target.parent)
+        # Beside its kind's files it would be listed as one of them.
+        with published(target, Path(self._root)) as unpublished:
             with unpublished.open("wb") as sink:
                 _write(sink, file, table, facts)
                 size = sink.tell()
             if target.is_dir():
                 _unlink(target)
-            unpublished.replace(target)
-        except BaseException:
-            unpublished.unlink(missing_ok=True)
-            raise
         return size
 
     def read(self, file: StoreFile) -> pa.Table:

@@ -76,7 +76,20 @@ def test_a_device_on_which_nothing_fits_leaves_the_default():
     assert calibrated_budget(Engine(0), CONFIG, longest=512) is None
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"tokens_per_second": {"many": 1}}', "\0"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"tokens_per_second": {"many": 1}}',
+        '{"tokens_per_second": {"-1024": 1}}',
+        '{"tokens_per_second": {"999999999": 1}}',
+        '{"tokens_per_second": {"2048": NaN}}',
+        "[" * 100_000,
+        "\0",
+    ],
+    ids=["empty", "list", "words", "negative", "no candidate", "NaN", "deep", "zero"],
+)
 def test_a_kept_file_that_is_not_whole_is_made_again(content):
     calibrated_budget(Engine(10, 30, 20, 10), CONFIG, longest=512)
     [kept] = (places.home() / "calibrations").iterdir()
@@ -92,3 +105,13 @@ def test_a_home_that_cannot_be_written_costs_only_the_next_trial(monkeypatch, tm
     monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path / "file"))
 
     assert calibrated_budget(Engine(10, 30, 20, 10), CONFIG, longest=512) == 2_048
+
+
+def test_what_cannot_be_published_leaves_nothing_behind():
+    calibrated_budget(Engine(10, 30, 20, 10), CONFIG, longest=512)
+    [kept] = (places.home() / "calibrations").iterdir()
+    kept.unlink()
+    (kept / "inner").mkdir(parents=True)
+
+    assert calibrated_budget(Engine(40, 20, 10), CONFIG, longest=512) == 1_024
+    assert list(kept.parent.iterdir()) == [kept]

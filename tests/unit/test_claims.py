@@ -8,6 +8,7 @@ import pytest
 
 from tests.processes import Process, wait_until
 from tidemill import config
+from tidemill.lake import claims as claims_module
 from tidemill.lake.claims import CLAIM_DIGITS, is_alive, open_claims, run_claim
 from tidemill.shards import fingerprint
 
@@ -68,3 +69,28 @@ def test_a_shard_never_waits_for_the_claim_of_its_own_run(tmp_path):
     assert claims.hold(same)
     claims.close()
     assert not list(Path(f"{tmp_path}/lake.sqlite.claims").glob("run-*"))
+
+
+def test_claims_that_cannot_be_kept_are_done_without_and_told_once(tmp_path, caplog):
+    """They save work and protect nothing, so a run is not to fail for them."""
+    spec = config.Lake(catalog=f"sqlite:{tmp_path}/lake.sqlite")
+    Path(f"{tmp_path}/lake.sqlite.claims").write_text("a file in the folder's place")
+    claims = open_claims(spec)
+    claims_module._tell.cache_clear()
+
+    assert claims.hold("shard")
+    assert not claims.hold("shard")
+    assert claims.hold(run_claim("r1"))
+    claims.release("shard")
+    assert claims.hold("shard")
+    claims.close()
+    assert len(caplog.records) == 1
+    assert "lake.sqlite.claims" in caplog.text
+
+
+def test_a_folder_in_the_place_of_a_claims_file_is_done_without(tmp_path):
+    spec = config.Lake(catalog=f"sqlite:{tmp_path}/lake.sqlite")
+    Path(f"{tmp_path}/lake.sqlite.claims", fingerprint("shard")[:CLAIM_DIGITS]).mkdir(parents=True)
+    claims = open_claims(spec)
+    assert claims.hold("shard")
+    claims.close()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 
 import numpy as np
 import openvino as ov
@@ -11,6 +12,7 @@ import transformers
 from openvino import opset13 as operations
 
 from tests.checkpoints import TINY_SENTIMENT, reviews, save_checkpoint
+from tests.damage import damages
 from tidemill import drift, engines
 from tidemill.checkpoint import load_config
 from tidemill.config import Inference
@@ -285,3 +287,21 @@ def test_batches_computed_side_by_side_are_answered_in_order_and_fail_alone(fold
     assert engine.depth == 6
     assert predictions.reason.null_count == len(token_ids)
     assert_same(predictions, by_torch, atol=1e-5)
+
+
+def test_a_kept_int8_model_that_is_damaged_is_made_again(tmp_path):
+    _keep, _kept = openvino_engine._keep, openvino_engine._kept
+    given = operations.parameter([2, 2], np.float32)
+    added = operations.constant(np.arange(4, dtype=np.float32).reshape(2, 2))
+    model = ov.Model([operations.add(given, added)], [given])
+    path = tmp_path / "quantized" / "model.xml"
+    assert _kept(path) is None
+    _keep(model, path)
+    assert sorted(file.name for file in path.parent.iterdir()) == ["model.bin", "model.sum", "model.xml"]
+    for file in path.parent.iterdir():
+        whole = file.read_bytes()
+        for kind, damaged in damages(whole, random.Random(0)).items():
+            file.write_bytes(damaged)
+            assert _kept(path) is None, (file.name, kind)
+        file.write_bytes(whole)
+    assert _kept(path) is not None

@@ -11,14 +11,16 @@ Shapes: B rows of a batch, T tokens of the longest, C outputs.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import logging
-import os
 import sys
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -260,16 +262,39 @@ def _quantized(model: Model, identity: str, calibration: CalibrationIds | None, 
     ids = calibration()
     made_by = (QUANTIZED_AS, is_rewritten, ov.__version__, nncf.__version__)
     path = home() / "quantized" / f"{fingerprint(identity, ids.to_pylist(), *made_by)}.xml"
-    if path.exists():
-        return ov.Core().read_model(path)
+    if (kept := _kept(path)) is not None:
+        return kept
     quantized = _quantize(model, Sequences.of(ids, deduplicate=True))
-    make_folders(path.parent)
-    unpublished = path.with_name(f".{os.getpid()}.xml")
-    ov.save_model(quantized, unpublished, compress_to_fp16=False)
-    # The weights first: whoever finds the graph finds them too.
-    unpublished.with_suffix(".bin").replace(path.with_suffix(".bin"))
-    unpublished.replace(path)
+    # Not being able to keep it costs the next run a calibration, and no more. OpenVINO says so in a RuntimeError.
+    with contextlib.suppress(OSError, RuntimeError):
+        _keep(quantized, path)
     return quantized
+
+
+def _kept(path: Path) -> Model | None:
+    """The model at `path`, if its graph and weights are those that were kept there."""
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        if path.with_suffix(".sum").read_text(encoding="utf-8") == _sum_of(path):
+            return ov.Core().read_model(path)
+    return None
+
+
+def _keep(model: Model, path: Path) -> None:
+    make_folders(path.parent)
+    with tempfile.TemporaryDirectory(suffix=".partial", dir=path.parent) as folder:
+        unpublished = Path(folder, path.name)
+        ov.save_model(model, unpublished, compress_to_fp16=False)
+        unpublished.with_suffix(".sum").write_text(_sum_of(unpublished), encoding="utf-8")
+        for suffix in (".bin", ".xml", ".sum"):
+            unpublished.with_suffix(suffix).replace(path.with_suffix(suffix))
+
+
+def _sum_of(path: Path) -> str:
+    """Of a model's graph and weights."""
+    digest = hashlib.sha256()
+    for file in (path, path.with_suffix(".bin")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _quantize(model: Model, sequences: Sequences) -> Model:

@@ -8,14 +8,18 @@ heartbeat, no lease to expire, nothing to clean up after a kill.
 
 from __future__ import annotations
 
+import functools
+import logging
 import threading
 from pathlib import Path
 from typing import Any, Protocol
 
-from tidemill.errors import LakeError
+from tidemill.errors import ConfigError, LakeError
 from tidemill.lake.connection import LakeSpec, sqlite_file
 from tidemill.places import make_folder
 from tidemill.shards import fingerprint
+
+logger = logging.getLogger("tidemill")
 
 CLAIM_DIGITS = 4
 """Claims beside a SQLite catalog share 65,536 files: two that fall on one have one holder at a time."""
@@ -53,7 +57,6 @@ class FileClaims:
     def hold(self, name: str) -> bool:
         import filelock
 
-        make_folder(self._folder, "lake.catalog")
         with self._mutex:
             if name in self._held:
                 return False
@@ -61,10 +64,14 @@ class FileClaims:
             if file not in self._locks:
                 lock = filelock.FileLock(file, thread_local=False)
                 try:
+                    make_folder(self._folder, "lake.catalog")
                     lock.acquire(timeout=0)
                 except filelock.Timeout:
                     return False
-                self._locks[file] = lock
+                except (ConfigError, OSError) as e:
+                    _tell(str(e))
+                else:
+                    self._locks[file] = lock
             self._held.add(name)
             return True
 
@@ -74,7 +81,7 @@ class FileClaims:
                 return
             self._held.discard(name)
             file = self._file(name)
-            if file not in {self._file(other) for other in self._held}:
+            if file in self._locks and file not in {self._file(other) for other in self._held}:
                 self._locks.pop(file).release()
                 if name.startswith(RUN):
                     file.unlink(missing_ok=True)
@@ -85,6 +92,12 @@ class FileClaims:
 
     def _file(self, name: str) -> Path:
         return self._folder / (name if name.startswith(RUN) else fingerprint(name)[:CLAIM_DIGITS])
+
+
+@functools.cache
+def _tell(why: str) -> None:
+    """Once a process. Without claims two runs may do the same work, of which one is dropped when it commits."""
+    logger.warning("Claims are done without: %s", why)
 
 
 class AdvisoryClaims:
