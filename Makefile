@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test postgres soak lint lint-docker docs bench bench-full clean
+.PHONY: help setup demo test postgres browser soak lint lint-docker docs bench bench-full clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,7 +23,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup  ## the main job on bundled real data: reviews to a table of sentiments
 	$(BIN)/python data/demo.py
 
-test: setup postgres  ## the whole suite
+test: setup postgres browser  ## the whole suite
 	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 postgres:  ## PostgreSQL for its tests, where the system can install it
@@ -34,6 +34,15 @@ postgres:  ## PostgreSQL for its tests, where the system can install it
 		echo "PostgreSQL was installed, for its tests."; \
 	else \
 		echo "PostgreSQL is not installed: its tests will be skipped (Debian: apt-get install postgresql)."; \
+	fi
+
+browser:  ## Chromium for its tests, where the system can install it
+	@for name in chromium chromium-browser google-chrome chrome; do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+		&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; then \
+		echo "Chromium was installed, for its tests."; \
+	else \
+		echo "No browser is installed: its tests will be skipped (Debian: apt-get install chromium)."; \
 	fi
 
 soak: setup postgres  ## the long fault tests

@@ -10,13 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.client import CONFIGURED, check_server, server_url
+from flows.client import ANSWER_SECONDS, CONFIGURED, check_server, reaching, server_url
 from flows.names import TAG, pipeline_tag
 from tidemill.config import Pipeline
 from tidemill.lake import Lake, catalog_exists
 from tidemill.lake.claims import is_alive, open_claims
-
-ANSWER_SECONDS = 10.0
 
 
 def cancel_pipeline(pipeline: Pipeline, backfill_id: str | None = None) -> dict[str, Any]:
@@ -33,8 +31,9 @@ def cancel_pipeline(pipeline: Pipeline, backfill_id: str | None = None) -> dict[
             backfills = cancel_backfills(lake, pipeline.name, backfill_id)
             runs = _signal_runs(lake, pipeline, backfill_id)
     if url := server_url():
-        check_server(url, ANSWER_SECONDS, way_out=CONFIGURED)
-        runs = [*_cancel_flow_runs(pipeline, backfill_id), *runs]
+        with reaching(url):
+            check_server(url, ANSWER_SECONDS, way_out=CONFIGURED)
+            runs = [*_cancel_flow_runs(pipeline, backfill_id), *runs]
     return {"pipeline": pipeline.name, "backfills": backfills, "runs": runs}
 
 

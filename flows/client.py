@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+import queue
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from flows import stack
+from flows.names import LOOPBACK
+from flows.password import password_file, read_password
 from tidemill.errors import ConfigError
+from tidemill.places import home
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -17,7 +25,9 @@ NONE_CONFIGURED = (
     "PREFECT_API_URL names no Prefect server, and a temporary one would forget what is deployed. Start one with "
     "`tidemill up` or `prefect server start`, then: export PREFECT_API_URL=http://127.0.0.1:4200/api"
 )
-CONFIGURED = "Start it with `tidemill up` or `prefect server start`, or set PREFECT_API_URL to another."
+CONFIGURED = (
+    "PREFECT_API_URL names it: start it with `tidemill up` or `prefect server start`, or set the variable to another."
+)
 
 
 def server_url() -> str | None:
@@ -44,18 +54,53 @@ def configured_server() -> Iterator[SyncPrefectClient]:
     url = server_url()
     if url is None:
         raise ConfigError(NONE_CONFIGURED)
-    check_server(url, ANSWER_SECONDS, way_out=CONFIGURED)
-    from prefect import get_client
+    with reaching(url):
+        check_server(url, ANSWER_SECONDS, way_out=CONFIGURED)
+        from prefect import get_client
 
-    with get_client(sync_client=True) as client:
-        yield client
+        with get_client(sync_client=True) as client:
+            yield client
+
+
+@contextmanager
+def reaching(url: str, *, password: str | None = None) -> Iterator[None]:
+    """Let Prefect's clients ask the server at `url`; the one that `tidemill up` started, with its password."""
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    known = password or PREFECT_API_AUTH_STRING.value() or _password_of(url)
+    with temporary_settings({PREFECT_API_URL: url} | ({PREFECT_API_AUTH_STRING: known} if known else {})):
+        yield
+
+
+def _password_of(url: str) -> str | None:
+    """The password of this folder's stack, if `url` is where it answers: nobody else is told."""
+    try:
+        asked = urlsplit(url)
+        found = stack.running(home())
+        its_own = found is not None and asked.hostname in LOOPBACK and asked.port == found.port
+    except ValueError:  # No address; whoever asks there is told so.
+        return None
+    return read_password(home()) if its_own and password_file(home()).exists() else None
 
 
 def check_server(url: str, seconds: float, *, way_out: str) -> None:
     """Raises:
-    ConfigError: the server does not answer within `seconds`, or not to us.
+    ConfigError: no Prefect server answers within `seconds`, or not to us.
     """
-    import httpx
+    answers: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+    # In a thread of its own: httpx bounds each read, and so never ends with a server that sends a byte now and then.
+    context = copy_context()
+    threading.Thread(target=lambda: answers.put(context.run(_ask, seconds)), daemon=True).start()
+    try:
+        error = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise ConfigError(f"The Prefect server at {url} did not answer within {seconds:.0f} s. {way_out}") from None
+    if error is not None:
+        raise ConfigError(_told(error, url, way_out)) from error
+
+
+def _ask(seconds: float) -> Exception | None:
+    """What goes wrong when the server is asked something that needs credentials."""
     from prefect import get_client
     from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
@@ -66,10 +111,23 @@ def check_server(url: str, seconds: float, *, way_out: str) -> None:
         ):
             client.api_version()
             client.request("POST", "/work_pools/count", json={}).raise_for_status()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as e:
-        if isinstance(e, httpx.HTTPStatusError) and e.response.status_code in (401, 403):
-            raise ConfigError(
-                f"The Prefect server at {url} wants credentials. Set PREFECT_API_AUTH_STRING to what it was started "
-                "with as PREFECT_SERVER_API_AUTH_STRING, such as user:password."
-            ) from e
-        raise ConfigError(f"The Prefect server at {url} does not answer: {e or type(e).__name__}. {way_out}") from e
+    except Exception as e:  # noqa: BLE001 — whatever answers there may be no Prefect server.
+        return e
+    return None
+
+
+def _told(error: Exception, url: str, way_out: str) -> str:
+    import httpx
+
+    if isinstance(error, httpx.HTTPStatusError):
+        answered = f"{error.response.status_code} to {error.request.method} {error.request.url.path}"
+        if error.response.status_code in (401, 403):
+            return (
+                f"The Prefect server at {url} wants credentials: it answers {answered}. Set PREFECT_API_AUTH_STRING to "
+                "what it was started with as PREFECT_SERVER_API_AUTH_STRING, such as user:password. For one that "
+                "`tidemill up` started, set TIDEMILL_HOME to its folder."
+            )
+        return f"The Prefect server at {url} answers {answered}. {way_out}"
+    if isinstance(error, httpx.HTTPError | httpx.InvalidURL):
+        return f"The Prefect server at {url} does not answer: {error or type(error).__name__}. {way_out}"
+    return f"What answers at {url} is no Prefect server ({error}). {way_out}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from flows.client import ANSWER_SECONDS, check_server, server_url
+from flows.client import ANSWER_SECONDS, check_server, reaching, server_url
 from flows.names import TAG, pipeline_tag
 from flows.server import temporary_server
 from tidemill.config import Pipeline
@@ -17,6 +17,7 @@ from tidemill.masking import shown_setting
 from tidemill.progress import Progress
 from tidemill.recording import RunResult
 from tidemill.run import Run
+from tidemill.waiting import waiting_for
 
 if TYPE_CHECKING:
     from flows.flow_run import Here
@@ -40,10 +41,11 @@ def run_under_prefect(
         with quietly(url):
             check_server(url, ANSWER_SECONDS, way_out=CONFIGURED)
             return _run_flow(pipeline, yes, progress, run)
-    with temporary_server() as url, quietly(url):
-        import flows.run  # noqa: F401  # And with it all that the run needs, while the server starts.
+    with temporary_server() as server, quietly(server.url, password=server.password):
+        with waiting_for(f"Prefect's temporary server, {START_SECONDS:.0f} s at most", progress.note):
+            import flows.run  # noqa: F401  # And with it all that the run needs, while the server starts.
 
-        check_server(url, START_SECONDS, way_out=TEMPORARY)
+            check_server(server.url, START_SECONDS, way_out=TEMPORARY)
         return _run_flow(pipeline, yes, progress, run)
 
 
@@ -85,18 +87,18 @@ def parameter(pipeline: Pipeline) -> dict[str, Any]:
 
 
 @contextmanager
-def quietly(url: str) -> Iterator[None]:
+def quietly(url: str, *, password: str | None = None) -> Iterator[None]:
     """Talk to the server at `url`, and keep the terminal for the run's own progress."""
-    with _quiet_console(), _settings(url):
+    with _quiet_console(), reaching(url, password=password), _settings():
         yield
 
 
 @contextmanager
-def _settings(url: str) -> Iterator[None]:
+def _settings() -> Iterator[None]:
     """Without heartbeats, whose thread takes a second to end: a terminal sees for itself when its run is gone."""
-    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-    with temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         try:
             yield
         finally:

@@ -15,6 +15,10 @@ ENTRYPOINTS = {
 """By kind: the flow, as whatever Python has Tidemill installed imports it."""
 
 
+LOOPBACK = ("127.0.0.1", "localhost")
+"""The host of a server that runs here, as its users write it."""
+
+
 def flow_name(kind: str) -> str:
     return f"tidemill-{kind}"
 

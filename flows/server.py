@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import shutil
 import socket
 import sqlite3
@@ -19,8 +20,11 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+from flows.password import VARIABLES
 
 STOP_SECONDS = 5.0
 SETTINGS = {
@@ -28,6 +32,7 @@ SETTINGS = {
     "PREFECT__SERVER_FINAL": "1",
     "PREFECT_UI_ENABLED": "false",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
@@ -38,9 +43,18 @@ SETTINGS = {
 REMOVAL_ATTEMPTS = 100
 
 
+@dataclass(frozen=True)
+class TemporaryServer:
+    """Where it answers, and to whom."""
+
+    url: str
+    password: str
+
+
 @contextmanager
-def temporary_server() -> Iterator[str]:
-    """Start a server and give its URL at once: requests to it wait until it answers."""
+def temporary_server() -> Iterator[TemporaryServer]:
+    """Start a server and return at once: requests to it wait until it answers."""
+    password = f"tidemill:{secrets.token_urlsafe(32)}"
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(128)
@@ -51,12 +65,12 @@ def temporary_server() -> Iterator[str]:
             [sys.executable, "-P", "-m", "flows.server", str(number)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            env=_environment(),
+            env=_environment() | dict.fromkeys(VARIABLES, password),
             pass_fds=[number],
             start_new_session=True,
         )
     try:
-        yield f"http://127.0.0.1:{port}/api"
+        yield TemporaryServer(f"http://127.0.0.1:{port}/api", password)
     finally:
         _stop(process)
 
@@ -78,15 +92,23 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def serve(listening: socket.socket) -> None:
     """Serve until standard input ends."""
+    from flows.gate import Gate, own_origins
+
+    origins = own_origins(listening.getsockname()[1])
     with tempfile.TemporaryDirectory(prefix="tidemill-prefect-", ignore_cleanup_errors=True) as folder:
         threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
-        os.environ |= {"PREFECT_HOME": folder, "PREFECT_API_DATABASE_MIGRATE_ON_START": "false"}
+        os.environ |= {
+            "PREFECT_HOME": folder,
+            "PREFECT_API_DATABASE_MIGRATE_ON_START": "false",
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(origins),
+        }
         import uvicorn
 
         _lay_out_database(Path(folder) / "prefect.db")
         from prefect.server.api.server import create_app
 
-        uvicorn.Server(uvicorn.Config(create_app(), log_level="critical", lifespan="on")).run(sockets=[listening])
+        gate = Gate(create_app(), origins)
+        uvicorn.Server(uvicorn.Config(gate, log_level="critical", lifespan="on")).run(sockets=[listening])
 
 
 def _end_with_parent(folder: str) -> None:

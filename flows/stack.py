@@ -24,8 +24,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from flows.password import VARIABLES, given_password, make_password
 from tidemill.errors import ConfigError
 from tidemill.places import make_folders
+from tidemill.waiting import waiting_for
 
 MARK = "TIDEMILL_STACK"
 FLOW_RUN = b"PREFECT__FLOW_RUN_ID="
@@ -42,7 +44,7 @@ SETTINGS = {
 }
 """Of server and workers, unless the environment says otherwise; docs/schedules.md has why."""
 
-PREFECT = [sys.executable, "-P", "-m", "prefect"]
+PYTHON = [sys.executable, "-P", "-m"]
 START_SECONDS = 120.0
 FLOW_RUNS_STOP_SECONDS = 30.0
 """As long as Prefect gives a flow run between asking and killing."""
@@ -86,28 +88,31 @@ def start(home: Path, *, port: int, pools: Sequence[str], flow_runs: int) -> Sta
     """
     if not Path("/proc/self/environ").exists():
         raise ConfigError(
-            "`tidemill up` needs Linux's /proc. Here, start `prefect server start`, and in another terminal "
-            "`prefect worker start --pool tidemill --type process`."
+            "`tidemill up` needs Linux's /proc. Here, set PREFECT_SERVER_API_AUTH_STRING and PREFECT_API_AUTH_STRING "
+            "to one user:password, start `python -P -m flows.gate`, and in another terminal `prefect worker start --pool "
+            "tidemill --type process`."
         )
     stop(home)  # What a killed supervisor left.
     _refuse_taken_port(port)
+    password = given_password() or make_password(home)
     logs = home / "logs"
     make_folders(logs)
     stack_id = secrets.token_hex(8)
     with (logs / "stack.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "flows.stack", str(home.absolute()), str(port), str(flow_runs), *pools],
+            [*PYTHON, "flows.stack", str(home.absolute()), str(port), str(flow_runs), *pools],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
-            env={**os.environ, MARK: stack_id},
+            env={**os.environ, MARK: stack_id, **dict.fromkeys(VARIABLES, password)},
             start_new_session=True,
         )
     stack = Stack(stack_id, process.pid, port, list(pools), flow_runs)
     _state_file(home).write_text(json.dumps(asdict(stack), indent=2) + "\n")
     try:
-        _wait_for_server(stack, process, logs / "server.log")
-        _make_pools(stack)
+        with waiting_for(f"the Prefect server at {stack.ui}, {START_SECONDS:.0f} s at most"):
+            _wait_for_server(stack, process, logs / "server.log")
+        _make_pools(stack, password)
     except BaseException:
         stop(home)
         raise
@@ -228,19 +233,20 @@ def _wait_for_server(stack: Stack, supervisor: subprocess.Popen[bytes], log: Pat
     raise ConfigError(f"The Prefect server did not come up. Its last words are in {log}.")
 
 
-def _make_pools(stack: Stack) -> None:
+def _make_pools(stack: Stack, password: str) -> None:
     """Process pools whose flow runs are run by this Python, whatever folder the worker stands in."""
     from prefect import get_client
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectNotFound
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
     from prefect.workers.process import ProcessWorker
 
     template: dict[str, Any] = ProcessWorker.get_default_base_job_template()
     variables = template["variables"]["properties"]
     variables["command"]["default"] = f"{shlex.quote(sys.executable)} -P -m prefect.engine"
     variables["stream_output"]["default"] = False
-    with temporary_settings({PREFECT_API_URL: stack.url}), get_client(sync_client=True) as client:
+    here = {PREFECT_API_URL: stack.url, PREFECT_API_AUTH_STRING: password}
+    with temporary_settings(here), get_client(sync_client=True) as client:
         for name in stack.pools:
             try:
                 client.read_work_pool(name)
@@ -309,13 +315,13 @@ def supervise(home: Path, port: int, flow_runs: int, pools: Sequence[str]) -> No
 def _server(home: Path, port: int) -> Member:
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     facts = {"PREFECT_SERVER_API_HOST": "127.0.0.1", "PREFECT_SERVER_API_PORT": str(port)}
-    return Member("server", [*PREFECT, "server", "start"], SETTINGS | environment | _home_of_prefect(home) | facts)
+    return Member("server", [*PYTHON, "flows.gate"], SETTINGS | environment | _home_of_prefect(home) | facts)
 
 
 def _worker(home: Path, port: int, pool: str, flow_runs: int) -> Member:
     name = f"{pool}@{socket.gethostname()}"
     facts = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "TIDEMILL_WORKER": name}
-    command = [*PREFECT, "worker", "start", "--pool", pool, "--type", "process", "--name", name]
+    command = [*PYTHON, "prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", name]
     return Member(
         f"worker-{pool}",
         [*command, "--limit", str(flow_runs)],

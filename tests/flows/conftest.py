@@ -18,11 +18,13 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas import FlowRun, TaskRun
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.client.schemas.objects import State
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.settings.legacy import Setting
 from prefect.states import Scheduled
 
 from flows import stack
 from flows.deploy import Change, deploy, remove
+from flows.password import read_password
 from tidemill.config import Pipeline
 from tidemill.run import RunResult
 
@@ -32,15 +34,23 @@ RECORD_SECONDS = 30
 
 
 @pytest.fixture(scope="session")
-def prefect_url() -> Iterator[str]:
-    """A stack as `tidemill up` starts it: a server, and a worker for the pool `tidemill`."""
-    with tempfile.TemporaryDirectory(prefix="tidemill-stack-") as home:
-        started = stack.start(Path(home), port=free_port(), pools=["tidemill"], flow_runs=3)
+def prefect_home() -> Iterator[Path]:
+    """The folder of a stack as `tidemill up` starts it: a server, and a worker for the pool `tidemill`."""
+    with tempfile.TemporaryDirectory(prefix="tidemill-stack-") as folder:
+        started = stack.start(Path(folder), port=free_port(), pools=["tidemill"], flow_runs=3)
         try:
-            yield started.url
+            yield Path(folder)
         finally:
-            stack.stop(Path(home))
+            stack.stop(Path(folder))
             assert stack.processes(started.stack_id) == []
+
+
+@pytest.fixture(scope="session")
+def prefect_settings(prefect_home: Path) -> dict[Setting, str]:
+    """What clients of that server need."""
+    started = stack.running(prefect_home)
+    assert started is not None
+    return {PREFECT_API_URL: started.url, PREFECT_API_AUTH_STRING: read_password(prefect_home)}
 
 
 def free_port() -> int:
@@ -49,11 +59,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.fixture(scope="session")
+def server(prefect_settings: dict[Setting, str]) -> tuple[str, str]:
+    """The address at which a browser opens it, and its password."""
+    return prefect_settings[PREFECT_API_URL].removesuffix("/api"), prefect_settings[PREFECT_API_AUTH_STRING]
+
+
 @pytest.fixture
-def prefect_server(prefect_url: str) -> Iterator[str]:
-    """The server, configured for this test."""
-    with temporary_settings({PREFECT_API_URL: prefect_url}):
-        yield prefect_url
+def prefect_server(prefect_settings: dict[Setting, str]) -> Iterator[str]:
+    """The server, configured for this test; its address."""
+    with temporary_settings(prefect_settings):
+        yield prefect_settings[PREFECT_API_URL]
 
 
 @pytest.fixture

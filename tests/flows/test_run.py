@@ -15,7 +15,8 @@ import pytest
 from prefect import get_client
 from prefect.client.schemas import FlowRun, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.settings.legacy import Setting
 
 from flows.follow import how_it_ended
 from flows.local import run_under_prefect
@@ -51,11 +52,11 @@ def write_files(folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def finished(prefect_url: str, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished(prefect_settings: dict[Setting, str], tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A pipeline that was run under Prefect, undisturbed."""
     folder = tmp_path_factory.mktemp("finished")
     pipeline = make_pipeline(folder, write_files(folder / "data"))
-    with temporary_settings({PREFECT_API_URL: prefect_url}):
+    with temporary_settings(prefect_settings):
         flow_run = flow_run_of(run_under_prefect(pipeline, progress=Quiet()))
         return Finished(pipeline, flow_run, task_runs_of(flow_run, num_expected=len(STAGES) * NUM_FILES))
 
@@ -143,10 +144,11 @@ class ColumnReadsFail(Faults):
         return "503"
 
 
-def in_own_process(pipeline: Pipeline, prefect_url: str, hub: HubServer, home: Path) -> dict[str, object]:
+def in_own_process(pipeline: Pipeline, hub: HubServer, home: Path) -> dict[str, object]:
     """The flow in a new Python, for `huggingface_hub` reads HF_ENDPOINT when it is imported."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PREFECT_"))}
-    own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "PREFECT_API_URL": prefect_url, "PYTHONPATH": str(ROOT)}
+    own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    own |= {setting.name: setting.value() for setting in (PREFECT_API_URL, PREFECT_API_AUTH_STRING)}
     script = (
         "import json, sys\n"
         "from flows.local import run_under_prefect\n"
@@ -175,7 +177,7 @@ def test_a_read_that_meets_a_hub_error_beyond_the_readers_own_retries_is_retried
     with HubServer() as hub:
         hub.add_dataset("someone/reviews").commit({"data/train.parquet": body})
         hub.faults = ColumnReadsFail(len(body), num_left=RANGE_RETRIES + 1)
-        result = in_own_process(pipeline, prefect_server, hub, tmp_path / "hf")
+        result = in_own_process(pipeline, hub, tmp_path / "hf")
         assert hub.faults.num_left == 0
     task_runs = task_runs_of(flow_run_of(result), num_expected=len(STAGES))
     run_counts = {stage_of(task_run): task_run.run_count for task_run in task_runs}

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from prefect import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
 
 from flows import stack
+from flows.client import reaching
 from flows.deploy import deploy
 from tests.commands import tidemill
 from tests.flows.conftest import eventually, free_port
@@ -49,7 +49,7 @@ def test_a_stack_that_was_down_across_due_times_catches_up_and_computes_nothing_
     assert up(home, port) == first | {"state": "running"}
     started = stack.running(home)
     assert started is not None
-    with temporary_settings({PREFECT_API_URL: started.url}), get_client(sync_client=True) as client:
+    with reaching(started.url), get_client(sync_client=True) as client:
         deploy(client, [(pipeline, tmp_path / "reviews.toml")])
         deployment = client.read_deployment_by_name("tidemill-run/reviews")
         soon = datetime.now(UTC) + timedelta(seconds=20)

@@ -44,10 +44,10 @@ def test_servers_started_at_once_are_servers_of_their_own_and_leave_nothing():
     before = folders()
     with temporary_server() as first, temporary_server() as second, ThreadPoolExecutor() as pool:
         assert first != second
-        assert list(pool.map(answers, [first, second])) == [True, True]
+        assert list(pool.map(answers, [first.url, second.url])) == [True, True]
         assert len(folders() - before) == 2
-    assert not answers(first)
-    assert not answers(second)
+    assert not answers(first.url)
+    assert not answers(second.url)
     assert folders() == before
 
 
@@ -55,7 +55,7 @@ def test_a_server_ends_when_its_run_is_killed():
     before = folders()
     script = (
         "import time\nfrom flows.server import temporary_server\n"
-        "with temporary_server() as url:\n    print(url, flush=True)\n    time.sleep(600)\n"
+        "with temporary_server() as server:\n    print(server.url, flush=True)\n    time.sleep(600)\n"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}

@@ -88,6 +88,7 @@ def _refuse_other_stack(found: Any, port: int, pools: list[str]) -> None:
 
 
 def _stack_facts(found: Any, state: str) -> dict[str, Any]:
+    from flows.password import given_password, password_file
     from tidemill.places import home
 
     return {
@@ -97,13 +98,16 @@ def _stack_facts(found: Any, state: str) -> dict[str, Any]:
         "pools": found.pools,
         "pid": found.pid,
         "logs": str((home() / "logs").absolute()),
+        "password_file": None if given_password() else str(password_file(home()).absolute()),
     }
 
 
 def _stack(facts: dict[str, Any]) -> str:
+    password = facts["password_file"]
     return (
         f"{'Up' if facts['state'] == 'started' else 'Up already'}: {facts['ui']}, a worker for each of: "
         f"{', '.join(facts['pools'])}. Logs are in {facts['logs']}.\n"
+        f"The UI asks for the password, which is {f'in {password}' if password else 'what the environment has'}.\n"
         f"export PREFECT_API_URL={facts['api']}"
     )
 
