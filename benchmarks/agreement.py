@@ -39,7 +39,7 @@ def table(dataset: str, keep: Sequence[str]) -> list[dict[str, object]]:
     assert Run(pipeline).execute().state == "done"
     with Lake(pipeline.lake, read_only=True) as lake:
         cursor = lake.cursor().execute(
-            "SELECT t.* FROM sample t JOIN _shards s USING (shard_id) ORDER BY s.path, t.row_number"
+            "SELECT t.* FROM sample t JOIN _target_shards s USING (shard_id) ORDER BY s.path, t.row_number"
         )
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

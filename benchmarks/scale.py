@@ -80,7 +80,7 @@ def fill_lake(pipeline: Path, *, one_transaction: bool = False) -> None:
     with Lake(loaded.lake) as lake:
         ensure_system_tables(lake)
         assert adopt(lake, target, adoption_of(plan))
-        shards = lake.cursor().execute("SELECT shard_id FROM _shards ORDER BY path, first_row").fetchall()
+        shards = lake.cursor().execute("SELECT shard_id FROM _target_shards ORDER BY path, first_row").fetchall()
         size = len(shards) if one_transaction else ROWS_PER_TRANSACTION
         for start in range(0, len(shards), size):
             ids = [shard_id for (shard_id,) in shards[start : start + size]]
@@ -94,7 +94,7 @@ def _fill(cursor: Cursor, target: Target, ids: list[str]) -> None:
         "$run AS run_id, s.revision, $kept AS kept, num_rows, 0 AS num_quarantined, num_rows AS num_distinct, "
         "6 AS num_tokens, 6 AS num_computed_tokens, 8 AS num_padded_tokens, 0.01 AS ingest_seconds, "
         "0.01 AS tokenize_seconds, 0.02 AS infer_seconds, 'cpu' AS device, now() AS committed_at "
-        "FROM (SELECT * FROM _shards WHERE shard_id IN (SELECT unnest($ids::VARCHAR[]))) s "
+        "FROM (SELECT * FROM _revision_shards WHERE shard_id IN (SELECT unnest($ids::VARCHAR[]))) s "
         "JOIN (SELECT shard_id, request_id FROM _requests WHERE shard_id IN (SELECT unnest($ids::VARCHAR[]))) r "
         "USING (shard_id)",
         {"version": target.version, "run": target.run_id, "kept": target.kept, "ids": ids},
@@ -102,7 +102,7 @@ def _fill(cursor: Cursor, target: Target, ids: list[str]) -> None:
     cursor.execute(
         f"INSERT INTO {identifier(target.table.name)} BY NAME SELECT hash(shard_id) // 2 AS id, 'POSITIVE' AS label, "
         "0.9 AS score, 6 AS num_tokens, false AS truncated, shard_id, first_row AS row_number, "
-        "revision AS dataset_revision FROM _shards WHERE shard_id IN (SELECT unnest($ids::VARCHAR[]))",
+        "revision AS dataset_revision FROM _revision_shards WHERE shard_id IN (SELECT unnest($ids::VARCHAR[]))",
         {"ids": ids},
     )
 

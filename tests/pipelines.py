@@ -98,7 +98,7 @@ def _all_of(pipeline: Pipeline) -> tuple[Table, dict[tuple[str, int], tuple[str,
 
 def _table(cursor: Any, pipeline: Pipeline) -> Table:
     result = cursor.execute(
-        f'SELECT s.path, t.* FROM "{pipeline.name}" t JOIN _shards s ON s.shard_id = t.shard_id '
+        f'SELECT s.path, t.* FROM "{pipeline.name}" t JOIN _revision_shards s ON s.shard_id = t.shard_id '
         "AND s.pipeline = ? AND s.revision = ?",
         [pipeline.name, _target(cursor, pipeline)],
     )
@@ -118,7 +118,7 @@ def _quarantine(cursor: Any) -> dict[tuple[str, int], tuple[str, str]]:
 
 def _shards(cursor: Any, pipeline: Pipeline) -> set[tuple[Any, ...]]:
     listed = cursor.execute(
-        "SELECT path, shard_id, content, first_row, num_rows, start_byte, stop_byte FROM _shards "
+        "SELECT path, shard_id, content, first_row, num_rows, start_byte, stop_byte FROM _revision_shards "
         "WHERE pipeline = ? AND revision = ?",
         [pipeline.name, _target(cursor, pipeline)],
     )

@@ -85,7 +85,7 @@ def _last_fresh_stage(cursor: Cursor, pipeline: str) -> datetime | None:
     found = cursor.execute(
         "WITH still_open AS (SELECT min(r.requested_at) AS since FROM _requests r "
         "JOIN _pipelines p ON p.pipeline = r.pipeline AND p.promoted_version = r.version "
-        "JOIN _shards s ON s.pipeline = r.pipeline AND s.revision = p.target_revision AND s.shard_id = r.shard_id "
+        "JOIN _target_shards s ON s.pipeline = r.pipeline AND s.shard_id = r.shard_id "
         "ANTI JOIN _ledger l ON l.pipeline = r.pipeline AND l.version = r.version AND l.shard_id = r.shard_id "
         "AND l.request_id = r.request_id WHERE r.pipeline = $pipeline AND r.backfill_id IS NULL) "
         "SELECT max(finished_at) FROM _runs, still_open WHERE pipeline = $pipeline AND state = 'done' "

@@ -141,7 +141,7 @@ def plan_backfill(pipeline: Pipeline, lake: Lake, selection: Selection, *, devic
     notes: list[str] = []
     if name == state.promoted_version:
         selected, notes = _without_replacing(selected, listed, done)
-    notes += _unread_note(cursor, pipeline, state)
+    notes += _unread_note(cursor, pipeline)
     shards, reason = _wanted(selected, done, selection, again=name == state.promoted_version)
     resumes = _stopped_before(cursor, pipeline.name, name, selection)
     if resumes:
@@ -385,8 +385,9 @@ def _select(
     """
     if unknown := sorted(set(selection.shards) - {shard.shard_id for shard in listed}):
         raise ConfigError(
-            f"--shards: {', '.join(unknown)} is no shard of {pipeline.name}'s dataset now. They are in _shards: "
-            f"tidemill sql PIPELINE.toml \"SELECT shard_id, path FROM _shards WHERE pipeline = '{pipeline.name}'\""
+            f"--shards: {', '.join(unknown)} is no shard of {pipeline.name}'s dataset now. They are in "
+            "_target_shards: tidemill sql PIPELINE.toml "
+            f"\"SELECT shard_id, path FROM _target_shards WHERE pipeline = '{pipeline.name}'\""
         )
     selected = [
         shard
@@ -424,10 +425,9 @@ def _without_replacing(
     return [shard for shard in selected if shard.file.path not in outdated], [note]
 
 
-def _unread_note(cursor: Cursor, pipeline: Pipeline, state: PipelineState) -> list[str]:
+def _unread_note(cursor: Cursor, pipeline: Pipeline) -> list[str]:
     found = cursor.execute(
-        "SELECT count(*) FROM _files WHERE pipeline = ? AND revision = ? AND num_shards IS NULL",
-        [pipeline.name, state.target_revision],
+        "SELECT count(*) FROM _target_files WHERE pipeline = ? AND num_shards IS NULL", [pipeline.name]
     ).fetchall()[0][0]
     return [f"{found} files are not read to their end yet: `tidemill run` first."] if found else []
 

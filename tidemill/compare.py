@@ -58,7 +58,7 @@ def compare_versions(
     cursor = lake.cursor()
     cursor.execute("BEGIN")
     state = existing_state(cursor, pipeline)
-    by_name = {standing.version: standing for standing in standings(cursor, pipeline, state.target_revision)}
+    by_name = {standing.version: standing for standing in standings(cursor, pipeline)}
     a, b = (
         load_table(cursor, pipeline, find_version(list(by_name), asked, state.promoted_version))
         for asked in (first, second)

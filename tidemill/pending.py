@@ -42,7 +42,7 @@ def pending_files(cursor: Cursor, target: Target) -> list[PendingFile]:
     outdated = {shard.path for shard_id, shard in done.items() if shard_id not in listed}
     cut: dict[str, int | None] = dict(
         cursor.execute(
-            "SELECT path, num_shards FROM _files WHERE pipeline = ? AND revision = ?",
+            "SELECT path, num_shards FROM _revision_files WHERE pipeline = ? AND revision = ?",
             [target.pipeline, target.revision],
         ).fetchall()
     )

@@ -36,9 +36,9 @@ def pipeline_status(pipeline: Pipeline) -> dict[str, Any]:
         if state is None:
             return _without_table(pipeline)
         name, promoted = pipeline.name, state.promoted_version
-        every = standings(cursor, name, state.target_revision)
+        every = standings(cursor, name)
         standing = next(version for version in every if version.version == promoted)
-        requests = _open_requests(cursor, name, state.target_revision)
+        requests = _open_requests(cursor, name)
         return {
             "pipeline": name,
             "target_revision": state.target_revision,
@@ -122,16 +122,16 @@ def _throughput(cursor: Cursor, pipeline: str, version: str) -> list[dict[str, A
     )
 
 
-def _open_requests(cursor: Cursor, pipeline: str, revision: str) -> list[dict[str, Any]]:
+def _open_requests(cursor: Cursor, pipeline: str) -> list[dict[str, Any]]:
     """What is wanted at the target revision and not done: by version, why, and for which backfill."""
     return _records(
         cursor,
         "SELECT version, reason, backfill_id, count(*) AS shards "
         "FROM (SELECT * FROM _requests WHERE pipeline = $pipeline) "
-        "SEMI JOIN (SELECT shard_id FROM _shards WHERE pipeline = $pipeline AND revision = $revision) USING (shard_id) "
+        "SEMI JOIN (SELECT shard_id FROM _target_shards WHERE pipeline = $pipeline) USING (shard_id) "
         "ANTI JOIN (SELECT version, shard_id, request_id FROM _ledger WHERE pipeline = $pipeline) "
         "USING (version, shard_id, request_id) GROUP BY ALL ORDER BY ALL",
-        {"pipeline": pipeline, "revision": revision},
+        {"pipeline": pipeline},
     )
 
 

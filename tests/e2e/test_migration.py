@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from tests.commands import tidemill
-from tests.pipelines import make_pipeline, problems_of, reviews, run, table_of, write_parquet
+from tests.pipelines import make_pipeline, problems_of, query, reviews, run, table_of, write_parquet
 from tidemill.config import Pipeline
 from tidemill.errors import LakeError
 from tidemill.lake import Lake
-from tidemill.lake.migration import STEPS, migrate, to_layout_2
-from tidemill.lake.tables import SYSTEM_TABLES, existing_columns
+from tidemill.lake.connection import LAYOUT_VERSION
+from tidemill.lake.migration import STEPS, migrate, to_layout_2, to_layout_3
+from tidemill.lake.tables import SYSTEM_TABLES, SYSTEM_VIEWS, existing_columns
+from tidemill.plan import make_plan
 from tidemill.status import pipeline_status
 
 LAYOUT_1 = {
@@ -37,8 +39,21 @@ LAYOUT_1 = {
 """The tables that layout 2 changed, as the release before it made them; `_backfills` and `_forgotten` are new."""
 
 
+def take_listings_back_to_layout_2(cursor: Any) -> None:
+    """Each revision with all its files and shards, as layout 2 had them."""
+    for table in ("_files", "_shards"):
+        cursor.execute(f"CREATE TABLE {table}__old AS SELECT * EXCLUDE (since) FROM _revision{table}")
+    for view in SYSTEM_VIEWS:
+        cursor.execute(f"DROP VIEW {view}")
+    for table in ("_files", "_shards"):
+        cursor.execute(f"DROP TABLE {table}")
+        cursor.execute(f"ALTER TABLE {table}__old RENAME TO {table}")
+    cursor.execute("DROP TABLE _revisions")
+
+
 def take_back_to_layout_1(pipeline: Pipeline) -> None:
     def body(cursor: Any) -> None:
+        take_listings_back_to_layout_2(cursor)
         for table, columns in LAYOUT_1.items():
             cursor.execute(f"CREATE TABLE {table}__old ({columns})")
             names = ", ".join(name for name, _ in existing_columns(cursor, f"{table}__old"))
@@ -57,7 +72,7 @@ def take_back_to_layout_1(pipeline: Pipeline) -> None:
 
 def columns_of(pipeline: Pipeline) -> dict[str, set[tuple[str, str]]]:
     with Lake(pipeline.lake, read_only=True, any_layout=True) as lake:
-        return {table: set(existing_columns(lake.cursor(), table)) for table in SYSTEM_TABLES}
+        return {table: set(existing_columns(lake.cursor(), table)) for table in (*SYSTEM_TABLES, *SYSTEM_VIEWS)}
 
 
 @pytest.fixture
@@ -81,7 +96,7 @@ def test_an_older_lake_is_refused_until_it_is_migrated_and_works_then(old, tmp_p
     first, again = (tidemill("migrate", catalog, home=home) for _ in range(2))
 
     assert first.returncode == 0, first.stderr
-    assert "from layout 1 to 2" in first.stdout
+    assert f"from layout 1 to {LAYOUT_VERSION}" in first.stdout
     assert "new in _ledger: num_forgotten" in first.stdout
     assert (again.returncode, "is current" in again.stdout) == (0, True)
     fresh = make_pipeline(tmp_path / "fresh", f"{tmp_path}/data/*")
@@ -93,6 +108,50 @@ def test_an_older_lake_is_refused_until_it_is_migrated_and_works_then(old, tmp_p
     assert table_of(old).keys() == table_of(fresh).keys() != before.keys()
     assert problems_of(old) == []
     assert pipeline_status(old)["rows"] == 70
+
+
+def test_listings_of_every_revision_survive_the_step_that_writes_each_file_once(tmp_path):
+    """Four revisions of a folder, of which the last is the first again."""
+    data = tmp_path / "data"
+    write_parquet(data / "a.parquet", reviews(0, 20))
+    write_parquet(data / "b.parquet", reviews(40, 20))
+    pipeline = make_pipeline(tmp_path / "one", f"{data}/*")
+    run(pipeline)
+    write_parquet(data / "b.parquet", reviews(80, 30))
+    run(pipeline)
+    write_parquet(data / "c.parquet", reviews(120, 20))
+    run(pipeline)
+    (data / "c.parquet").unlink()
+    write_parquet(data / "b.parquet", reviews(40, 20))
+    run(pipeline, yes=True)
+    before, table = listings_of(pipeline), table_of(pipeline)
+    with Lake(pipeline.lake) as lake:
+        lake.write(take_listings_back_to_layout_2, message="as layout 2 was")
+        old = listings_of(pipeline, "_files", "_shards")
+        lake.write(to_layout_3, message="migrate")
+
+    assert before == listings_of(pipeline) == old
+    assert len({revision for revision, *_ in before}) == 3
+    assert query(pipeline.lake, "SELECT path, count(*) FROM _files GROUP BY path ORDER BY path") == [
+        ("a.parquet", 1),
+        ("b.parquet", 2),
+        ("c.parquet", 1),
+    ]
+    with Lake(pipeline.lake, read_only=True) as lake:
+        plan, _ = make_plan(pipeline, lake)
+    assert plan.is_up_to_date
+    assert (table_of(pipeline), problems_of(pipeline)) == (table, [])
+    write_parquet(data / "a.parquet", reviews(0, 25))
+    assert run(pipeline).num_shards == 1
+    assert problems_of(pipeline) == []
+
+
+def listings_of(pipeline: Pipeline, files: str = "_revision_files", shards: str = "_revision_shards") -> list[Any]:
+    return query(
+        pipeline.lake,
+        "SELECT f.revision, path, f.url, f.size, f.content, f.num_shards, s.shard_id, s.first_row, s.num_rows "
+        f"FROM {files} f LEFT JOIN {shards} s USING (pipeline, revision, path) ORDER BY ALL",
+    )
 
 
 def test_a_step_that_raises_leaves_the_lake_as_it_was(old):
@@ -135,6 +194,4 @@ def test_there_is_nothing_to_migrate_where_no_lake_is(tmp_path):
 
 
 def test_there_is_a_step_from_every_layout_to_the_next():
-    from tidemill.lake.connection import LAYOUT_VERSION
-
     assert len(STEPS) == LAYOUT_VERSION - 1

@@ -91,7 +91,7 @@ def promoted(two: Two, version: str) -> str:
 def joined(two: Two) -> str:
     """Rows of both versions by file and row number, as someone would write it by hand."""
     of_version = (
-        "SELECT s.path, t.* FROM reviews__{} t JOIN _shards s ON s.shard_id = t.shard_id "
+        "SELECT s.path, t.* FROM reviews__{} t JOIN _revision_shards s ON s.shard_id = t.shard_id "
         "AND s.revision = (SELECT target_revision FROM _pipelines)"
     )
     return (

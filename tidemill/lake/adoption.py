@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from tidemill.lake.connection import Cursor, Lake
-from tidemill.lake.ledger import files_table, has_done_shards, load_kept, shards_table
+from tidemill.lake.ledger import has_done_shards, load_kept
+from tidemill.lake.listings import list_revision, list_shards
 from tidemill.lake.retirement import retire_elsewhere
 from tidemill.lake.tables import (
     ResultTable,
@@ -92,8 +93,8 @@ def adopt(lake: Lake, target: Target, adoption: Adoption) -> bool:
                 "UPDATE _pipelines SET target_revision = ?, adopted_at = ?, updated_at = ? WHERE pipeline = ?",
                 [target.revision, now, now, target.pipeline],
             )
-        _list_files(cursor, target, adoption.files)
-        list_shards(cursor, target, adoption.shards)
+        list_revision(cursor, target.pipeline, target.revision, adoption.files, now=now)
+        list_shards(cursor, target.pipeline, adoption.shards)
         request(cursor, target, adoption.requests, now)
         retire_elsewhere(cursor, target.pipeline, target.version)
         return True
@@ -107,7 +108,7 @@ def request_shards(lake: Lake, target: Target, shards: Sequence[Shard], reason: 
     def body(cursor: Cursor) -> dict[str, str]:
         if not is_target(cursor, target):
             return {}
-        list_shards(cursor, target, shards)
+        list_shards(cursor, target.pipeline, shards)
         request(cursor, target, [(shard.shard_id, reason) for shard in shards], datetime.now(UTC))
         return request_ids(cursor, target, [shard.shard_id for shard in shards])
 
@@ -184,17 +185,6 @@ def is_target(cursor: Cursor, target: Target) -> bool:
     return found == (target.revision,)
 
 
-def list_shards(cursor: Cursor, target: Target, shards: Sequence[Shard]) -> None:
-    if not shards:
-        return
-    cursor.register("_incoming", shards_table(target.pipeline, target.revision, shards))
-    cursor.execute(
-        "INSERT INTO _shards BY NAME SELECT * FROM _incoming i WHERE NOT EXISTS (SELECT 1 FROM _shards s "
-        "WHERE s.pipeline = i.pipeline AND s.revision = i.revision AND s.shard_id = i.shard_id)"
-    )
-    cursor.unregister("_incoming")
-
-
 def create_version(
     cursor: Cursor, table: ResultTable, *, spec: dict[str, Any], kept: list[dict[str, str]], now: datetime
 ) -> None:
@@ -216,15 +206,6 @@ def create_version(
             }
         ],
     )
-
-
-def _list_files(cursor: Cursor, target: Target, files: Sequence[tuple[SourceFile, int | None]]) -> None:
-    cursor.register("_incoming", files_table(target.pipeline, target.revision, files))
-    cursor.execute(
-        "INSERT INTO _files BY NAME SELECT * FROM _incoming i WHERE NOT EXISTS (SELECT 1 FROM _files f "
-        "WHERE f.pipeline = i.pipeline AND f.revision = i.revision AND f.path = i.path)"
-    )
-    cursor.unregister("_incoming")
 
 
 def request(cursor: Cursor, target: Target, wanted: Sequence[tuple[str, str]], now: datetime) -> None:

@@ -20,9 +20,10 @@ import pyarrow.compute as pc
 
 from tidemill.errors import InvariantBroken, ShardGone
 from tidemill.formats import KEPT_PREFIX
-from tidemill.lake.adoption import Target, is_asked_for, is_target, list_shards
+from tidemill.lake.adoption import Target, is_asked_for, is_target
 from tidemill.lake.connection import Cursor, Lake
 from tidemill.lake.forgotten import without_forgotten
+from tidemill.lake.listings import mark_cut
 from tidemill.lake.retirement import remove_shards, retire_elsewhere
 from tidemill.lake.tables import identifier, insert_records, insert_rows
 from tidemill.shards import Shard
@@ -87,7 +88,8 @@ def commit_shards(
     def body(cursor: Cursor) -> Outcome:
         if not is_target(cursor, target):
             return _commit_what_stays(cursor, target, items)
-        _mark_cut(cursor, target, cut)
+        for path, shards in cut:
+            mark_cut(cursor, target.pipeline, path, shards)
         written = [_write(cursor, target, item) for item in items]
         if cut:
             retire_elsewhere(cursor, target.pipeline, target.version)
@@ -108,9 +110,7 @@ def _commit_what_stays(cursor: Cursor, target: Target, items: Sequence[Computed 
     listed = {
         shard_id
         for (shard_id,) in cursor.execute(
-            "SELECT s.shard_id FROM _shards s JOIN _pipelines p ON p.pipeline = s.pipeline "
-            "AND p.target_revision = s.revision WHERE s.pipeline = ?",
-            [target.pipeline],
+            "SELECT shard_id FROM _target_shards WHERE pipeline = ?", [target.pipeline]
         ).fetchall()
     }
     old = {
@@ -157,16 +157,6 @@ def remove_vanished(lake: Lake, target: Target) -> int:
     if not _vanished(lake.cursor(), target):
         return 0
     return lake.write(body, message=f"remove vanished files: {target.message}")
-
-
-def _mark_cut(cursor: Cursor, target: Target, cut: Sequence[tuple[str, Sequence[Shard]]]) -> None:
-    for path, shards in cut:
-        list_shards(cursor, target, shards)
-        cursor.execute(
-            "UPDATE _files SET num_shards = ? WHERE pipeline = ? AND revision = ? AND path = ? "
-            "AND num_shards IS DISTINCT FROM ?",
-            [len(shards), target.pipeline, target.revision, path, len(shards)],
-        )
 
 
 def _write(cursor: Cursor, target: Target, item: Computed | Copied) -> tuple[int, int] | None:
@@ -356,22 +346,20 @@ def _retire_replaced(cursor: Cursor, target: Target, path: str) -> int:
     facts = {
         "pipeline": target.pipeline,
         "version": target.version,
-        "revision": target.revision,
         "path": path,
     }
     old = cursor.execute(
         "SELECT shard_id FROM _ledger WHERE pipeline = $pipeline AND version = $version AND path = $path "
-        "AND shard_id NOT IN (SELECT shard_id FROM _shards WHERE pipeline = $pipeline AND revision = $revision "
-        "AND path = $path)",
+        "AND shard_id NOT IN (SELECT shard_id FROM _target_shards WHERE pipeline = $pipeline AND path = $path)",
         facts,
     ).fetchall()
     if not old:
         return 0
     complete = cursor.execute(
-        "SELECT f.num_shards = (SELECT count(*) FROM _shards s SEMI JOIN (SELECT shard_id FROM _ledger "
+        "SELECT f.num_shards = (SELECT count(*) FROM _target_shards s SEMI JOIN (SELECT shard_id FROM _ledger "
         "WHERE pipeline = $pipeline AND version = $version) l USING (shard_id) "
-        "WHERE s.pipeline = $pipeline AND s.revision = $revision AND s.path = $path) "
-        "FROM _files f WHERE f.pipeline = $pipeline AND f.revision = $revision AND f.path = $path",
+        "WHERE s.pipeline = $pipeline AND s.path = $path) "
+        "FROM _target_files f WHERE f.pipeline = $pipeline AND f.path = $path",
         facts,
     ).fetchone()
     return _remove(cursor, target, [shard_id for (shard_id,) in old]) if complete == (True,) else 0
@@ -381,8 +369,8 @@ def _vanished(cursor: Cursor, target: Target) -> list[tuple[str, str]]:
     """(shard id, path) of done shards whose file the target revision does not have."""
     return cursor.execute(
         "SELECT shard_id, path FROM _ledger WHERE pipeline = $pipeline AND version = $version AND path NOT IN "
-        "(SELECT path FROM _files WHERE pipeline = $pipeline AND revision = $revision)",
-        {"pipeline": target.pipeline, "version": target.version, "revision": target.revision},
+        "(SELECT path FROM _target_files WHERE pipeline = $pipeline)",
+        {"pipeline": target.pipeline, "version": target.version},
     ).fetchall()
 
 

@@ -20,7 +20,7 @@ from tidemill.errors import ConfigError, LakeError, LakeLocked
 from tidemill.masking import shown_catalog, split_conninfo
 from tidemill.places import is_s3, make_folder
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 NUM_COMMIT_ATTEMPTS = 10
 SETTINGS = {
     "autoinstall_known_extensions": "false",

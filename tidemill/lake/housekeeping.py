@@ -25,6 +25,7 @@ from tidemill.errors import InputError, LakeLocked, SourceUnavailable
 from tidemill.lake.claims import open_claims
 from tidemill.lake.connection import CATALOG, Cursor, Lake
 from tidemill.lake.data import DataFolder, is_ducklakes
+from tidemill.lake.listings import LEFT_OVER
 from tidemill.lake.requests import open_requests, versions_in_demand
 from tidemill.lake.runs import RunRecord, record_run
 from tidemill.lake.tables import identifier
@@ -74,21 +75,12 @@ def drop_abandoned_rewrites(work: Housekeeping) -> Facts:
 
 
 def remove_left_over_rows(work: Housekeeping) -> Facts:
-    """Listings of dataset revisions that no pipeline aims at and no ledger row names, and requests for their shards.
-
-    A revision goes whole, files and shards together: a file's listing without
-    its shards would say that it has none.
-    """
-    old = (
-        "(pipeline, revision) NOT IN (SELECT (pipeline, target_revision) FROM _pipelines) "
-        "AND (pipeline, revision) NOT IN (SELECT (pipeline, revision) FROM _ledger WHERE revision IS NOT NULL)"
-    )
+    """Listings of dataset revisions that no pipeline aims at and no ledger row names, and requests for their shards."""
     pointless = (
-        "(pipeline, shard_id) NOT IN (SELECT (s.pipeline, s.shard_id) FROM _shards s JOIN _pipelines p "
-        "ON p.pipeline = s.pipeline AND p.target_revision = s.revision) "
+        "(pipeline, shard_id) NOT IN (SELECT (pipeline, shard_id) FROM _target_shards) "
         "AND (pipeline, version, shard_id) NOT IN (SELECT (pipeline, version, shard_id) FROM _ledger)"
     )
-    conditions = {"_requests": pointless, "_shards": old, "_files": old}
+    conditions = {"_requests": pointless, **LEFT_OVER}
 
     def count(cursor: Cursor) -> dict[str, int]:
         return {

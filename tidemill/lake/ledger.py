@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from tidemill.lake.connection import Cursor
 from tidemill.lake.requests import ONLY_QUARANTINED
 from tidemill.lake.tables import existing_columns
@@ -103,11 +101,11 @@ def committed_by(cursor: Cursor, pipeline: str, run_id: str) -> list[tuple[str, 
 def cut_files(cursor: Cursor, pipeline: str) -> dict[str, list[Slice]]:
     """File content → the slices it was cut into, for every file that was once cut to its end."""
     rows = cursor.execute(
-        "WITH whole AS (SELECT content AS file_content, any_value({'revision': revision, 'path': path}) AS place "
-        "FROM (SELECT * FROM _files WHERE pipeline = $pipeline AND num_shards IS NOT NULL) GROUP BY content) "
-        "SELECT w.file_content, s.first_row, s.num_rows, s.start_byte, s.stop_byte, s.content, s.text_bytes "
-        "FROM whole w LEFT JOIN _shards s ON s.pipeline = $pipeline AND s.revision = w.place.revision "
-        "AND s.path = w.place.path ORDER BY w.file_content, s.first_row",
+        "WITH whole AS (SELECT content, any_value({'path': path, 'since': since}) AS place FROM _files "
+        "WHERE pipeline = $pipeline AND num_shards IS NOT NULL GROUP BY content) "
+        "SELECT w.content, s.first_row, s.num_rows, s.start_byte, s.stop_byte, s.content, s.text_bytes "
+        "FROM whole w LEFT JOIN _shards s ON s.pipeline = $pipeline AND s.path = w.place.path "
+        "AND s.since = w.place.since ORDER BY w.content, s.first_row",
         {"pipeline": pipeline},
     ).fetchall()
     slices: dict[str, list[Slice]] = defaultdict(list)
@@ -120,8 +118,8 @@ def slices_at(cursor: Cursor, pipeline: str, revision: str, paths: Sequence[str]
     """path → (file content, slices known so far) at one revision, in file order; slices of `paths` alone."""
     rows = cursor.execute(
         "SELECT f.path, f.content, s.first_row, s.num_rows, s.start_byte, s.stop_byte, s.content, s.text_bytes "
-        "FROM _files f LEFT JOIN (SELECT * FROM _shards WHERE path IN (SELECT unnest(?::VARCHAR[]))) s "
-        "USING (pipeline, revision, path) WHERE f.pipeline = ? AND f.revision = ? ORDER BY f.path, s.first_row",
+        "FROM _revision_files f LEFT JOIN (SELECT * FROM _shards WHERE path IN (SELECT unnest(?::VARCHAR[]))) s "
+        "USING (pipeline, path, since) WHERE f.pipeline = ? AND f.revision = ? ORDER BY f.path, s.first_row",
         [list(paths), pipeline, revision],
     ).fetchall()
     found: dict[str, tuple[str, list[Slice]]] = {}
@@ -135,40 +133,8 @@ def target_shards(cursor: Cursor, pipeline: str, revision: str) -> list[Shard]:
     """Every shard listed at a revision, by path and row."""
     rows = cursor.execute(
         "SELECT f.path, f.url, f.size, f.content, s.first_row, s.num_rows, s.start_byte, s.stop_byte, s.content, "
-        "s.text_bytes FROM _shards s JOIN _files f USING (pipeline, revision, path) "
-        "WHERE s.pipeline = ? AND s.revision = ? ORDER BY f.path, s.first_row",
+        "s.text_bytes FROM _revision_files f JOIN _shards s USING (pipeline, path, since) "
+        "WHERE f.pipeline = ? AND f.revision = ? ORDER BY f.path, s.first_row",
         [pipeline, revision],
     ).fetchall()
     return [Shard(SourceFile(*row[:4]), Slice(*row[4:])) for row in rows]
-
-
-def files_table(pipeline: str, revision: str, files: Sequence[tuple[SourceFile, int | None]]) -> pa.Table:
-    """`_files` rows; the number is how many shards the file has, None while it is not cut to its end."""
-    return pa.table(
-        {
-            "pipeline": [pipeline] * len(files),
-            "revision": [revision] * len(files),
-            "path": [file.path for file, _ in files],
-            "url": [file.url for file, _ in files],
-            "size": pa.array([file.size for file, _ in files], pa.int64()),
-            "content": [file.content for file, _ in files],
-            "num_shards": pa.array([num_shards for _, num_shards in files], pa.int32()),
-        }
-    )
-
-
-def shards_table(pipeline: str, revision: str, shards: Sequence[Shard]) -> pa.Table:
-    return pa.table(
-        {
-            "pipeline": [pipeline] * len(shards),
-            "revision": [revision] * len(shards),
-            "shard_id": [shard.shard_id for shard in shards],
-            "path": [shard.file.path for shard in shards],
-            "content": [shard.slice.content for shard in shards],
-            "first_row": pa.array([shard.slice.first_row for shard in shards], pa.int64()),
-            "num_rows": pa.array([shard.slice.num_rows for shard in shards], pa.int64()),
-            "start_byte": pa.array([shard.slice.start for shard in shards], pa.int64()),
-            "stop_byte": pa.array([shard.slice.stop for shard in shards], pa.int64()),
-            "text_bytes": pa.array([shard.slice.text_bytes for shard in shards], pa.int64()),
-        }
-    )

@@ -65,7 +65,81 @@ def to_layout_2(cursor: Cursor) -> list[str]:
     ]
 
 
-STEPS: tuple[Step, ...] = (to_layout_2,)
+def to_layout_3(cursor: Cursor) -> list[str]:
+    """A file and its shards are listed once for all the dataset revisions in a row that have them."""
+    changes = [
+        _make_table(cursor, "_revisions", "pipeline VARCHAR, number BIGINT, revision VARCHAR, adopted_at TIMESTAMPTZ")
+    ]
+    # In the order in which runs began with them, the target last.
+    cursor.execute("""
+        INSERT INTO _revisions BY NAME
+        SELECT l.pipeline, l.revision, r.adopted_at, row_number() OVER (
+            PARTITION BY l.pipeline ORDER BY l.revision = p.target_revision, r.adopted_at NULLS FIRST, l.revision
+        ) AS number
+        FROM (SELECT DISTINCT pipeline, revision FROM _files) l
+        JOIN _pipelines p ON p.pipeline = l.pipeline
+        LEFT JOIN (SELECT pipeline, revision, min(started_at) AS adopted_at FROM _runs GROUP BY ALL) r
+            ON r.pipeline = l.pipeline AND r.revision = l.revision""")
+    # One row for each stretch of revisions in which a file had the same content and the same shards.
+    changes.append(
+        _replace_table(
+            cursor,
+            "_files",
+            "pipeline VARCHAR, path VARCHAR, since BIGINT, until BIGINT, url VARCHAR, size BIGINT, content VARCHAR, "
+            "num_shards INTEGER",
+            """
+            WITH listed AS (
+                SELECT f.*, r.number, s.shards, max(r.number) OVER (PARTITION BY f.pipeline) AS latest
+                FROM _files f
+                JOIN _revisions r ON r.pipeline = f.pipeline AND r.revision = f.revision
+                LEFT JOIN (
+                    SELECT pipeline, revision, path, list(shard_id ORDER BY first_row, shard_id) AS shards
+                    FROM _shards GROUP BY ALL
+                ) s ON s.pipeline = f.pipeline AND s.revision = f.revision AND s.path = f.path),
+            stretches AS (
+                SELECT *, number - row_number() OVER (
+                    PARTITION BY pipeline, path, content, num_shards, shards ORDER BY number
+                ) AS stretch
+                FROM listed)
+            SELECT pipeline, path, content, num_shards, min(number) AS since,
+                   CASE WHEN max(number) < max(latest) THEN max(number) + 1 END AS until,
+                   arg_max(url, number) AS url, arg_max(size, number) AS size
+            FROM stretches GROUP BY pipeline, path, content, num_shards, shards, stretch""",
+        )
+    )
+    changes.append(
+        _replace_table(
+            cursor,
+            "_shards",
+            "pipeline VARCHAR, path VARCHAR, since BIGINT, until BIGINT, shard_id VARCHAR, content VARCHAR, "
+            "first_row BIGINT, num_rows BIGINT, start_byte BIGINT, stop_byte BIGINT, text_bytes BIGINT",
+            """
+            SELECT f.since, f.until, s.* EXCLUDE (revision)
+            FROM _files f
+            JOIN _revisions r ON r.pipeline = f.pipeline AND r.number = f.since
+            JOIN _shards s ON s.pipeline = f.pipeline AND s.revision = r.revision AND s.path = f.path""",
+        )
+    )
+    of_revisions = (
+        "FROM _revisions r JOIN {} t ON t.pipeline = r.pipeline AND t.since <= r.number "
+        "AND (t.until IS NULL OR r.number < t.until)"
+    )
+    url = (
+        "CASE WHEN starts_with(url, 'hf://') "
+        r"THEN regexp_replace(url, '^([^@]*)@[^/]*/', '\1@' || r.revision || '/') ELSE url END AS url"
+    )
+    views = {
+        "_target_files": "SELECT * EXCLUDE (until) FROM _files WHERE until IS NULL",
+        "_target_shards": "SELECT * EXCLUDE (until) FROM _shards WHERE until IS NULL",
+        "_revision_files": (f"SELECT r.revision, t.* EXCLUDE (until) REPLACE ({url}) {of_revisions.format('_files')}"),
+        "_revision_shards": f"SELECT r.revision, t.* EXCLUDE (until) {of_revisions.format('_shards')}",
+    }
+    for name, query in views.items():
+        cursor.execute(f"CREATE VIEW {name} AS {query}")
+    return [*changes, f"new views {', '.join(views)}"]
+
+
+STEPS: tuple[Step, ...] = (to_layout_2, to_layout_3)
 """The first takes a lake from layout 1 to 2, and so on."""
 
 
@@ -105,6 +179,18 @@ def _layout(cursor: Cursor) -> int | None:
 def _make_table(cursor: Cursor, name: str, columns: str) -> str:
     cursor.execute(f"CREATE TABLE {name} ({columns})")
     return f"new table {name}"
+
+
+def _replace_table(cursor: Cursor, name: str, columns: str, query: str) -> str:
+    """Give a table other columns, with the rows that the query makes of the old ones."""
+    cursor.execute(f"CREATE TABLE {name}__anew ({columns})")
+    cursor.execute(f"INSERT INTO {name}__anew BY NAME {query}")
+    (before,), (after,) = (
+        cursor.execute(f"SELECT count(*) FROM {table}").fetchall()[0] for table in (name, f"{name}__anew")
+    )
+    cursor.execute(f"DROP TABLE {name}")
+    cursor.execute(f"ALTER TABLE {name}__anew RENAME TO {name}")
+    return f"{name}: {before:,} rows became {after:,}"
 
 
 def _add_columns(cursor: Cursor, table: str, *columns: str) -> str:

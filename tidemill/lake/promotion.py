@@ -87,17 +87,16 @@ class Promotion:
         }
 
 
-def standings(cursor: Cursor, pipeline: str, revision: str) -> list[Standing]:
-    """Every version of a pipeline against the shards of `revision`, oldest first."""
-    facts = {"pipeline": pipeline, "revision": revision}
+def standings(cursor: Cursor, pipeline: str) -> list[Standing]:
+    """Every version of a pipeline against the shards of the target revision, oldest first."""
+    facts = {"pipeline": pipeline}
     listed, unread = cursor.execute(
-        "SELECT (SELECT count(*) FROM _shards WHERE pipeline = $pipeline AND revision = $revision), "
-        "(SELECT count(*) FROM _files WHERE pipeline = $pipeline AND revision = $revision AND num_shards IS NULL)",
+        "SELECT (SELECT count(*) FROM _target_shards WHERE pipeline = $pipeline), "
+        "(SELECT count(*) FROM _target_files WHERE pipeline = $pipeline AND num_shards IS NULL)",
         facts,
     ).fetchall()[0]
     rows = cursor.execute(
-        "WITH target AS (SELECT shard_id, true AS listed FROM _shards "
-        "WHERE pipeline = $pipeline AND revision = $revision), "
+        "WITH target AS (SELECT shard_id, true AS listed FROM _target_shards WHERE pipeline = $pipeline), "
         "done AS (SELECT version, count(listed) AS num_done, count(*) AS num_shards, "
         "sum(num_rows)::BIGINT AS num_rows, sum(num_quarantined)::BIGINT AS num_quarantined "
         "FROM (SELECT * FROM _ledger WHERE pipeline = $pipeline) LEFT JOIN target USING (shard_id) GROUP BY version) "
@@ -146,7 +145,7 @@ def find_standing(cursor: Cursor, pipeline: str, asked: str) -> Standing:
         LakeError: there is no such pipeline or version.
     """
     state = existing_state(cursor, pipeline)
-    by_name = {standing.version: standing for standing in standings(cursor, pipeline, state.target_revision)}
+    by_name = {standing.version: standing for standing in standings(cursor, pipeline)}
     return by_name[find_version(list(by_name), asked, state.promoted_version)]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tidemill.lake.connection import Cursor
+from tidemill.lake.tables import address_at
 from tidemill.shards import Shard, Slice, SourceFile
 
 ONLY_QUARANTINED = "quarantined"
@@ -30,7 +31,7 @@ class Request:
 _OPEN = """
     FROM _requests r
     JOIN _pipelines p ON p.pipeline = r.pipeline
-    JOIN _shards s ON s.pipeline = r.pipeline AND s.revision = p.target_revision AND s.shard_id = r.shard_id
+    JOIN _target_shards s ON s.pipeline = r.pipeline AND s.shard_id = r.shard_id
     LEFT JOIN _ledger l ON l.pipeline = r.pipeline AND l.version = r.version AND l.shard_id = r.shard_id
         AND l.request_id = r.request_id
     WHERE r.pipeline = $pipeline AND l.shard_id IS NULL
@@ -53,10 +54,10 @@ def open_requests(
     if shard_ids is not None:
         narrowed, facts["shards"] = f"{narrowed} AND r.shard_id IN (SELECT unnest($shards::VARCHAR[]))", list(shard_ids)
     rows = cursor.execute(
-        "SELECT o.request_id, o.reason, f.path, f.url, f.size, f.content, o.first_row, o.num_rows, o.start_byte, "
-        f"o.stop_byte, o.content, o.text_bytes FROM (SELECT r.request_id, r.reason, p.target_revision, s.* {_OPEN} "
-        f"{narrowed}) o JOIN _files f ON f.pipeline = o.pipeline AND f.revision = o.target_revision "
-        "AND f.path = o.path ORDER BY f.path, o.first_row",
+        f"SELECT o.request_id, o.reason, f.path, {address_at('o.target_revision')}, f.size, f.content, o.first_row, "
+        "o.num_rows, o.start_byte, o.stop_byte, o.content, o.text_bytes "
+        f"FROM (SELECT r.request_id, r.reason, p.target_revision, s.* {_OPEN} {narrowed}) o "
+        "JOIN _target_files f ON f.pipeline = o.pipeline AND f.path = o.path ORDER BY f.path, o.first_row",
         facts,
     ).fetchall()
     requests = [Request(Shard(SourceFile(*row[2:6]), Slice(*row[6:])), row[0]) for row in rows]

@@ -17,10 +17,10 @@ def retire_elsewhere(cursor: Cursor, pipeline: str, version: str) -> None:
     """
     gone = cursor.execute(
         "SELECT l.version, list(l.shard_id) FROM _ledger l JOIN _pipelines p ON p.pipeline = l.pipeline "
-        "LEFT JOIN _files f ON f.pipeline = l.pipeline AND f.revision = p.target_revision AND f.path = l.path "
+        "LEFT JOIN _target_files f ON f.pipeline = l.pipeline AND f.path = l.path "
         "WHERE l.pipeline = $pipeline AND l.version NOT IN ($version, p.promoted_version) "
         "AND (f.path IS NULL OR f.num_shards IS NOT NULL) AND l.shard_id NOT IN "
-        "(SELECT shard_id FROM _shards WHERE pipeline = $pipeline AND revision = p.target_revision) GROUP BY l.version",
+        "(SELECT shard_id FROM _target_shards WHERE pipeline = $pipeline) GROUP BY l.version",
         {"pipeline": pipeline, "version": version},
     ).fetchall()
     for other, shard_ids in gone:

@@ -19,11 +19,12 @@ SYSTEM_TABLES = {
         adopted_at TIMESTAMPTZ, updated_at TIMESTAMPTZ""",
     "_versions": """
         pipeline VARCHAR, version VARCHAR, spec JSON, kept JSON, results JSON, created_at TIMESTAMPTZ""",
+    "_revisions": "pipeline VARCHAR, number BIGINT, revision VARCHAR, adopted_at TIMESTAMPTZ",
     "_files": """
-        pipeline VARCHAR, revision VARCHAR, path VARCHAR, url VARCHAR, size BIGINT, content VARCHAR,
+        pipeline VARCHAR, path VARCHAR, since BIGINT, until BIGINT, url VARCHAR, size BIGINT, content VARCHAR,
         num_shards INTEGER""",
     "_shards": """
-        pipeline VARCHAR, revision VARCHAR, shard_id VARCHAR, path VARCHAR, content VARCHAR,
+        pipeline VARCHAR, path VARCHAR, since BIGINT, until BIGINT, shard_id VARCHAR, content VARCHAR,
         first_row BIGINT, num_rows BIGINT, start_byte BIGINT, stop_byte BIGINT, text_bytes BIGINT""",
     "_requests": """
         pipeline VARCHAR, version VARCHAR, shard_id VARCHAR, request_id VARCHAR, run_id VARCHAR,
@@ -56,6 +57,30 @@ SYSTEM_TABLES = {
         forgotten_at TIMESTAMPTZ""",
 }
 """Name and columns of every system table; a pipeline's results lie in `<pipeline>__<version>`."""
+
+
+def address_at(revision: str) -> str:
+    """SQL: a file's address at the revision that an expression gives. On the Hub it names the commit."""
+    at_commit = rf"regexp_replace(url, '^([^@]*)@[^/]*/', '\1@' || {revision} || '/')"
+    return f"CASE WHEN starts_with(url, 'hf://') THEN {at_commit} ELSE url END"
+
+
+def _of_revisions(table: str) -> str:
+    return (
+        f"FROM _revisions r JOIN {table} t ON t.pipeline = r.pipeline AND t.since <= r.number "
+        "AND (t.until IS NULL OR r.number < t.until)"
+    )
+
+
+SYSTEM_VIEWS = {
+    "_target_files": "SELECT * EXCLUDE (until) FROM _files WHERE until IS NULL",
+    "_target_shards": "SELECT * EXCLUDE (until) FROM _shards WHERE until IS NULL",
+    "_revision_files": (
+        f"SELECT r.revision, t.* EXCLUDE (until) REPLACE ({address_at('r.revision')} AS url) {_of_revisions('_files')}"
+    ),
+    "_revision_shards": f"SELECT r.revision, t.* EXCLUDE (until) {_of_revisions('_shards')}",
+}
+"""What the target revision lists, which is the latest one; and what each dataset revision lists."""
 
 ROW_COLUMNS = {
     "num_tokens": "INTEGER",
@@ -128,6 +153,8 @@ def ensure_system_tables(lake: Lake) -> None:
         for name, columns in SYSTEM_TABLES.items():
             cursor.execute(f"CREATE TABLE {name} ({columns})")
             _write_once(cursor, name)
+        for name, query in SYSTEM_VIEWS.items():
+            cursor.execute(f"CREATE VIEW {name} AS {query}")
         cursor.execute("INSERT INTO _layout VALUES (?)", [LAYOUT_VERSION])
 
     if not existing_columns(lake.cursor(), "_layout"):

@@ -108,8 +108,8 @@ def _scope(cursor: Cursor, pipeline: str, version: str, revision: str) -> None:
         "results": f"SELECT * FROM lake.{identifier(table_name(pipeline, version))}",
         "ledger": f"SELECT * FROM lake._ledger {of_version}",
         "quarantine": f"SELECT * FROM lake._quarantine {of_version}",
-        "shards": f"SELECT * FROM lake._shards {of_revision}",
-        "files": f"SELECT * FROM lake._files {of_revision}",
+        "shards": f"SELECT * FROM lake._revision_shards {of_revision}",
+        "files": f"SELECT * FROM lake._revision_files {of_revision}",
         "forgotten": f"SELECT * FROM lake._forgotten WHERE pipeline = {quoted}",
     }.items():
         cursor.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {source}")
@@ -137,7 +137,7 @@ def _check_shard_ids(cursor: Cursor, pipeline: str, revision: str) -> Iterator[s
     recorded = {
         row[0]
         for row in cursor.execute(
-            "SELECT shard_id FROM _shards WHERE pipeline = ? AND revision = ?", [pipeline, revision]
+            "SELECT shard_id FROM _revision_shards WHERE pipeline = ? AND revision = ?", [pipeline, revision]
         ).fetchall()
     }
     wrong = recorded ^ {shard.shard_id for shard in target_shards(cursor, pipeline, revision)}
