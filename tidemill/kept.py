@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill.errors import FileChanged, RunFailed
-from tidemill.lake.ledger import target_shards
-from tidemill.lake.rewrite import finish_rewrite, rewrite_shard, rewritten_shards, start_rewrite
+from tidemill.lake.ledger import listed_first_rows, load_kept
+from tidemill.lake.rewrite import finish_rewrite, renew_shard, rewrite_shard, rewritten_shards, start_rewrite
 from tidemill.plan import Plan
 from tidemill.retry import retrying
 from tidemill.shards import Shard
@@ -21,29 +21,44 @@ from tidemill.workspace import Workspace
 def rewrite_kept(plan: Plan, workspace: Workspace, patiently: Callable[[Callable[[], Any]], Any]) -> None:
     """Give done shards the key and kept columns that are asked for now; no prediction is computed.
 
+    A shard whose content is nowhere in the dataset any more is left for later:
+    it is about to be replaced or removed, or its file comes back.
+
     Raises:
         RunFailed: other shards were committed meanwhile that have the old columns.
     """
     lake, target = workspace.lake, workspace.target
+    kept = [column.to_json() for column in plan.kept]
+    if load_kept(lake.cursor(), target.pipeline, target.version) == kept:
+        for shard_id, rows in _read(plan, workspace, frozenset()):
+            if rows is not None:
+                patiently(functools.partial(renew_shard, lake, target, shard_id, rows))
+        return
     staging = patiently(lambda: start_rewrite(lake, target))
-    written = rewritten_shards(lake.cursor(), staging)
-    before = target_shards(lake.cursor(), target.pipeline, plan.previous_revision or "")
-    first_rows = {shard.shard_id: shard.slice.first_row for shard in before}
+    unread = []
+    for shard_id, rows in _read(plan, workspace, rewritten_shards(lake.cursor(), staging)):
+        if rows is None:
+            unread.append(shard_id)
+        else:
+            patiently(functools.partial(rewrite_shard, lake, target, shard_id, rows, staging))
+    if not patiently(lambda: finish_rewrite(lake, target, staging, kept, unread)):
+        raise RunFailed("Other shards were committed while columns were rewritten. Run again to go on.")
+
+
+def _read(plan: Plan, workspace: Workspace, written: Container[str]) -> Iterator[tuple[str, pa.Table | None]]:
+    """The shards to rewrite that are not written yet, each with its key and kept columns, or None."""
+    first_rows = listed_first_rows(workspace.lake.cursor(), workspace.target.pipeline)
     now = {shard.slice.content: shard for file in plan.files for shard in file.shards}
     for done in plan.rewrite:
         if done.shard_id not in written:
             workspace.check_stop()
-            rows = _kept_rows(workspace, now.get(done.content), first_rows.get(done.shard_id))
-            patiently(functools.partial(rewrite_shard, lake, target, done.shard_id, rows, staging))
-    kept = [column.to_json() for column in plan.kept]
-    if not patiently(lambda: finish_rewrite(lake, target, staging, kept)):
-        raise RunFailed("Other shards were committed while columns were rewritten. Run again to go on.")
+            yield done.shard_id, _kept_rows(workspace, now.get(done.content), first_rows.get(done.shard_id))
 
 
 def _kept_rows(workspace: Workspace, now: Shard | None, first_row: int | None) -> pa.Table | None:
     """Key and kept columns of a done shard that starts at `first_row`, read from where its content lies now.
 
-    None where it is gone: then the shard is about to be replaced or removed.
+    None where it lies nowhere.
     """
     if now is None or first_row is None:
         return None

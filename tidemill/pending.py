@@ -61,7 +61,7 @@ def pending_copies(cursor: Cursor, target: Target) -> tuple[list[Copied], list[s
     """
     done = done_shards(cursor, target.pipeline, target.version)
     wanted = {request.shard.shard_id for request in open_requests(cursor, target.pipeline, target.version)}
-    by_content = {shard.content: shard_id for shard_id, shard in done.items()}
+    by_content = {shard.content: shard_id for shard_id, shard in done.items() if shard.kept == target.kept}
     listed = target_shards(cursor, target.pipeline, target.revision)
     ids, paths = {shard.shard_id for shard in listed}, {shard.file.path for shard in listed}
     outdated = {shard.path for shard_id, shard in done.items() if shard_id not in ids}

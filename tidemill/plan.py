@@ -205,7 +205,6 @@ def make_plan(pipeline: Pipeline, lake: Lake | None) -> tuple[Plan, sources.Data
         len(pipeline.dataset.key),
     )
     removed, renamed, num_rows_removed = _vanished(files, done)
-    wanted = kept_fingerprint(kept)
     plan = Plan(
         pipeline=pipeline,
         revision=dataset.revision,
@@ -220,13 +219,27 @@ def make_plan(pipeline: Pipeline, lake: Lake | None) -> tuple[Plan, sources.Data
         removed=removed,
         num_rows_removed=num_rows_removed,
         num_rows_before=sum(shard.num_rows for shard in done.values()),
-        rewrite=tuple(shard for shard in done.values() if shard.kept != wanted),
+        rewrite=tuple(_to_rewrite(cursor, pipeline, spec, kept, done)) if cursor and done else (),
         done=done,
         rate=_rate(cursor if state else None, pipeline.name, spec.version, dataset, files),
         notes=(*notes, *dataset.notes),
         first=state is None,
     )
     return plan, dataset
+
+
+def _to_rewrite(
+    cursor: Cursor,
+    pipeline: Pipeline,
+    spec: VersionSpec,
+    kept: Sequence[KeptColumn],
+    done: Mapping[str, DoneShard],
+) -> list[DoneShard]:
+    """Every shard where the table has other key and kept columns, else those that lack some of theirs."""
+    recorded = lake_ledger.load_kept(cursor, pipeline.name, spec.version)
+    is_settled = recorded == [column.to_json() for column in kept]
+    wanted = kept_fingerprint(kept)
+    return [shard for shard in done.values() if not is_settled or shard.kept != wanted]
 
 
 def classify(

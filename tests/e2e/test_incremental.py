@@ -26,6 +26,7 @@ from tests.pipelines import (
 from tests.prepared import Prepared
 from tidemill.errors import LimitExceeded, ModelError
 from tidemill.lake import Lake
+from tidemill.lake.verify import verify_pipeline
 from tidemill.plan import make_plan
 from tidemill.progress import Quiet
 
@@ -177,6 +178,65 @@ def test_kept_columns_and_files_may_change_at_once(folder):
     fresh = pipeline_over(folder, files, "fresh", dataset=changed)
     run(fresh)
     assert_same_tables(pipeline_over(folder, files, dataset=changed), fresh)
+
+
+def break_pages(path: Path) -> bytes:
+    """Make a Parquet file's pages unreadable and leave its footer; returns what it was."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + bytes(len(whole) // 2) + whole[4 + len(whole) // 2 :])
+    return whole
+
+
+def test_a_file_that_comes_back_gets_the_columns_that_were_asked_for_meanwhile(folder):
+    """Columns are never taken for read that were not: neither of a file that was away, nor while it is."""
+    files, broken = folder / "data", folder / "data" / "part-1.parquet"
+    pipelines = [
+        pipeline_over(folder, files, dataset={"keep": keep}) for keep in (["domain"], ["domain", "part"], ["rating"])
+    ]
+    run(pipelines[0])
+    whole = break_pages(broken)
+    assert run(pipelines[0]).state == "failed"
+    broken.write_bytes(whole)
+    assert run(pipelines[1]).state == "done"
+    assert {row["part"] for row in table_of(pipelines[1]).values()} == {"train", "test"}
+
+    break_pages(broken)
+    assert run(pipelines[2]).state == "failed"
+    assert plan_of(pipelines[2])["num_shards_rewritten"] == 1
+    assert "1 shards lack key or kept columns" in " ".join(notes_of(pipelines[2]))
+    (files / "part-0.parquet").rename(files / "moved.parquet")
+    assert run(pipelines[2]).state == "failed"
+    broken.write_bytes(whole)
+    result = run(pipelines[2])
+
+    assert (result.state, result.num_tokens, result.num_rewritten) == ("done", 0, 1)
+    fresh = pipeline_over(folder, files, "fresh", dataset={"keep": ["rating"]})
+    run(fresh)
+    assert_same_tables(pipelines[2], fresh)
+    assert (notes_of(pipelines[2]), problems_of(pipelines[2])) == ([], [])
+
+
+def test_a_shard_committed_with_former_columns_gets_its_own_and_no_other_row_is_touched(folder):
+    """As a run leaves it whose pipeline file was older than that of a run beside it."""
+    pipeline = pipeline_over(folder, folder / "data")
+    before = table_of(pipeline)
+    [(table, shard_id)] = query(
+        pipeline.lake, "SELECT 'reviews__' || version, min(shard_id) FROM _ledger GROUP BY version"
+    )
+
+    def leave(cursor):
+        cursor.execute(f"UPDATE {table} SET domain = NULL WHERE shard_id = '{shard_id}'")
+        cursor.execute(f"UPDATE _ledger SET kept = 'former' WHERE shard_id = '{shard_id}'")
+
+    with Lake(pipeline.lake) as lake:
+        lake.write(leave, message="former columns")
+    assert run(pipeline).num_rewritten == 1
+    assert (table_of(pipeline), problems_of(pipeline)) == (before, [])
+
+
+def notes_of(pipeline):
+    with Lake(pipeline.lake, read_only=True) as lake:
+        return verify_pipeline(lake, pipeline.name)["notes"]
 
 
 def test_a_changed_option_is_reported_and_not_computed(folder):

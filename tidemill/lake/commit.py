@@ -301,12 +301,14 @@ def _keys(target: Target, rows: pa.Table) -> pa.Table:
 def _write_copy(cursor: Cursor, target: Target, item: Copied) -> tuple[int, int]:
     shard, table = item.shard, identifier(target.table.name)
     source = cursor.execute(
-        "SELECT num_rows, num_quarantined FROM _ledger WHERE pipeline = ? AND version = ? AND shard_id = ?",
-        [target.pipeline, target.version, item.source_shard_id],
+        "SELECT num_rows, num_quarantined FROM _ledger "
+        "WHERE pipeline = ? AND version = ? AND shard_id = ? AND kept = ?",
+        [target.pipeline, target.version, item.source_shard_id, target.kept],
     ).fetchone()
     if source is None:
         raise ShardGone(
-            f"{shard.file.path}: the shard {item.source_shard_id} that it repeats is gone. Run again: it is computed."
+            f"{shard.file.path}: the shard {item.source_shard_id} that it repeats is gone, or its key and kept columns "
+            "are not those that are asked for. Run again: it is computed."
         )
     facts = {
         "shard_id": shard.shard_id,

@@ -29,7 +29,8 @@ class DoneShard:
     shard_id: str
     path: str
     content: str
-    kept: str
+    kept: str | None
+    """Fingerprint of the key and kept columns that its rows have; None where they could not be read."""
     request_id: str
     num_rows: int
     num_quarantined: int
@@ -127,6 +128,14 @@ def slices_at(cursor: Cursor, pipeline: str, revision: str, paths: Sequence[str]
         known = found.setdefault(path, (content, []))[1]
         known += [] if cut[0] is None else [Slice(*cut)]
     return found
+
+
+def listed_first_rows(cursor: Cursor, pipeline: str) -> dict[str, int]:
+    """shard id → the number of its first row, of every shard that a revision lists or the ledger has."""
+    rows = cursor.execute(
+        "SELECT shard_id, any_value(first_row) FROM _shards WHERE pipeline = ? GROUP BY shard_id", [pipeline]
+    ).fetchall()
+    return dict(rows)
 
 
 def target_shards(cursor: Cursor, pipeline: str, revision: str) -> list[Shard]:

@@ -148,9 +148,15 @@ def _check_shard_ids(cursor: Cursor, pipeline: str, revision: str) -> Iterator[s
 def _pending(cursor: Cursor) -> Iterator[str]:
     pending = cursor.execute("SELECT count(*) FROM shards ANTI JOIN ledger USING (shard_id)").fetchall()[0][0]
     outdated = cursor.execute("SELECT count(*) FROM ledger ANTI JOIN shards USING (shard_id)").fetchall()[0][0]
+    without_columns = cursor.execute("SELECT count(*) FROM ledger WHERE kept IS NULL").fetchall()[0][0]
     unread = cursor.execute("SELECT count(*) FROM files WHERE num_shards IS NULL").fetchall()[0][0]
     if pending or outdated or unread:
         yield (
             f"{pending} shards are pending, {outdated} are outdated and {unread} files are not read to their end: "
             "`tidemill run` goes on."
+        )
+    if without_columns:
+        yield (
+            f"{without_columns} shards lack key or kept columns, which are NULL: their content was not there to be "
+            "read. `tidemill run` reads them once it is."
         )
