@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tests.processes import Process, wait_until
 from tidemill import config
 from tidemill.lake import claims as claims_module
-from tidemill.lake.claims import CLAIM_DIGITS, is_alive, open_claims, run_claim
+from tidemill.lake.claims import CLAIM_DIGITS, is_alive, open_claims, remove_left_over, run_claim
 from tidemill.shards import fingerprint
 
 
@@ -68,7 +69,61 @@ def test_a_shard_never_waits_for_the_claim_of_its_own_run(tmp_path):
 
     assert claims.hold(same)
     claims.close()
-    assert not list(Path(f"{tmp_path}/lake.sqlite.claims").glob("run-*"))
+    assert not list(Path(f"{tmp_path}/lake.sqlite.claims").iterdir())
+
+
+def test_a_file_that_was_removed_before_it_was_locked_holds_nothing(tmp_path, monkeypatch):
+    """The holder lets go, and another takes the claim, between one's opening of the file and its locking."""
+    spec = config.Lake(catalog=f"sqlite:{tmp_path}/lake.sqlite")
+    first, second, late = (open_claims(spec) for _ in range(3))
+    assert first.hold("shard")
+    flock = fcntl.flock
+
+    def lock_late(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        first.release("shard")
+        assert second.hold("shard")
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    assert not late.hold("shard")
+    second.release("shard")
+    assert late.hold("shard")
+
+
+def take_turns(spec: config.Lake, counted: Path, num_turns: int) -> None:
+    claims = open_claims(spec)
+    for _ in range(num_turns):
+        wait_until(lambda: claims.hold("shard"), seconds=100)
+        counted.write_text(str(int(counted.read_text()) + 1))
+        claims.release("shard")
+
+
+def test_processes_that_take_and_remove_one_claim_never_hold_it_together(tmp_path):
+    spec, counted = config.Lake(catalog=f"sqlite:{tmp_path}/lake.sqlite"), tmp_path / "counted"
+    counted.write_text("0")
+
+    for process in [Process(take_turns, spec, counted, 100) for _ in range(3)]:
+        process.result()
+
+    assert counted.read_text() == "300"
+    assert not list(Path(f"{tmp_path}/lake.sqlite.claims").iterdir())
+
+
+def test_claims_that_killed_holders_left_are_removed_and_held_ones_are_not(tmp_path):
+    spec = config.Lake(catalog=f"sqlite:{tmp_path}/lake.sqlite")
+    holder = Process(hold_and_wait, spec, tmp_path / "held")
+    wait_until((tmp_path / "held").exists)
+    assert remove_left_over(spec, dry_run=False) == 0
+    assert holder.kill()
+    wait_until(lambda: remove_left_over(spec, dry_run=True) == 2)
+    claims = open_claims(spec)
+    assert claims.hold("another")
+
+    assert remove_left_over(spec, dry_run=False) == 2
+
+    assert len(list(Path(f"{tmp_path}/lake.sqlite.claims").iterdir())) == 1
+    assert not open_claims(spec).hold("another")
 
 
 def test_claims_that_cannot_be_kept_are_done_without_and_told_once(tmp_path, caplog):

@@ -3,14 +3,17 @@
 Claims keep overlapping runs from doing the same work in vain; they protect
 nothing, for that is the lock's and the commit's part. They are locks of the
 operating system beside a SQLite catalog, and advisory locks in PostgreSQL: no
-heartbeat, no lease to expire, nothing to clean up after a kill.
+heartbeat, no lease to expire. A kill leaves at most an empty file, for `gc`.
 """
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import logging
+import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,36 +44,46 @@ class Claims(Protocol):
 
 def open_claims(spec: LakeSpec) -> Claims:
     if spec.catalog.startswith("sqlite:"):
-        return FileClaims(Path(sqlite_file(spec) + ".claims"))
+        return FileClaims(_folder(spec))
     return AdvisoryClaims(spec.catalog.partition(":")[2])
 
 
+def remove_left_over(spec: LakeSpec, *, dry_run: bool) -> int:
+    """Remove the files of claims whose holders were killed; returns how many there are."""
+    num_removed = 0
+    for file in sorted(_folder(spec).glob("*")) if spec.catalog.startswith("sqlite:") else ():
+        with suppress(OSError):  # what cannot be opened is no claim
+            if (lock := _lock(file, create=False)) is not None:
+                num_removed += 1
+                if not dry_run:
+                    file.unlink()
+                os.close(lock)
+    return num_removed
+
+
 class FileClaims:
-    """Locked files in a folder beside the catalog."""
+    """Locked files in a folder beside the catalog, which are there while they are held."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._held: set[str] = set()
-        self._locks: dict[Path, Any] = {}
+        self._locks: dict[Path, int] = {}
         self._mutex = threading.Lock()
 
     def hold(self, name: str) -> bool:
-        import filelock
-
         with self._mutex:
             if name in self._held:
                 return False
             file = self._file(name)
             if file not in self._locks:
-                lock = filelock.FileLock(file, thread_local=False)
                 try:
                     make_folder(self._folder, "lake.catalog")
-                    lock.acquire(timeout=0)
-                except filelock.Timeout:
-                    return False
+                    lock = _lock(file, create=True)
                 except (ConfigError, OSError) as e:
                     _tell(str(e))
                 else:
+                    if lock is None:
+                        return False
                     self._locks[file] = lock
             self._held.add(name)
             return True
@@ -82,9 +95,8 @@ class FileClaims:
             self._held.discard(name)
             file = self._file(name)
             if file in self._locks and file not in {self._file(other) for other in self._held}:
-                self._locks.pop(file).release()
-                if name.startswith(RUN):
-                    file.unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
+                os.close(self._locks.pop(file))
 
     def close(self) -> None:
         for name in list(self._held):
@@ -98,6 +110,34 @@ class FileClaims:
 def _tell(why: str) -> None:
     """Once a process. Without claims two runs may do the same work, of which one is dropped when it commits."""
     logger.warning("Claims are done without: %s", why)
+
+
+def _folder(spec: LakeSpec) -> Path:
+    return Path(sqlite_file(spec) + ".claims")
+
+
+def _lock(file: Path, *, create: bool) -> int | None:
+    """A descriptor that holds the file's lock until it is closed; None if another has it, or there is no file.
+
+    Whoever holds a file may remove it. The lock of a file that was removed
+    before it was got holds nothing: another has made a new one, or will.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    while True:
+        try:
+            lock = os.open(file, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        if os.fstat(lock).st_nlink:
+            return lock
+        os.close(lock)
 
 
 class AdvisoryClaims:

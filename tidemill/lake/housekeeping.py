@@ -22,7 +22,7 @@ import duckdb
 from tidemill import config
 from tidemill.config import Pipeline
 from tidemill.errors import InputError, LakeLocked, SourceUnavailable
-from tidemill.lake.claims import open_claims
+from tidemill.lake.claims import open_claims, remove_left_over
 from tidemill.lake.connection import CATALOG, Cursor, Lake
 from tidemill.lake.data import DataFolder, is_ducklakes
 from tidemill.lake.listings import LEFT_OVER
@@ -177,6 +177,11 @@ def remove_store_files(work: Housekeeping) -> Facts:
     return {"store_files": len(files), "store_bytes": sum(files.values())}
 
 
+def remove_claim_files(work: Housekeeping) -> Facts:
+    """What killed runs left of their claims, beside a SQLite catalog."""
+    return {"claim_files": remove_left_over(work.lake.spec, dry_run=work.dry_run)}
+
+
 STEPS: tuple[Step, ...] = (
     drop_abandoned_rewrites,
     remove_left_over_rows,
@@ -186,6 +191,7 @@ STEPS: tuple[Step, ...] = (
     remove_old_files,
     remove_orphans,
     remove_store_files,
+    remove_claim_files,
 )
 
 
