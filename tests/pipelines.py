@@ -134,8 +134,7 @@ def problems_of(pipeline: Pipeline) -> list[str]:
     from tidemill.lake.verify import verify_pipeline
 
     with Lake(pipeline.lake, read_only=True) as lake:
-        found: list[str] = verify_pipeline(lake, pipeline.name)["problems"]
-        return found
+        return verify_pipeline(lake, pipeline.name).problems
 
 
 def _target(cursor: Any, pipeline: Pipeline) -> str:

@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from tidemill.config import Pipeline
-from tidemill.errors import Stopped
+from tidemill.errors import Stopped, TidemillError
 from tidemill.estimates import Estimate
 from tidemill.executor import Executor
 from tidemill.lake import Lake
 from tidemill.lake.claims import Claims, open_claims, run_claim
 from tidemill.lake.connection import is_interrupt
+from tidemill.lake.data_files import note_files
 from tidemill.lake.ledger import committed_by
 from tidemill.lake.requests import Request
 from tidemill.lake.runs import RunRecord, record_run
@@ -182,10 +183,18 @@ class Recording:
         per_hour = self.pipeline.cost.per_hour
         record.cost = None if per_hour is None else record.seconds / 3600 * per_hour
         record.currency = self.pipeline.cost.currency
-        self.notes += self._limit_notes()
+        self.notes += [*self._limit_notes(), *self._note_files(lake)]
         told = [*self.notes, *(f"{failure['path']}: {failure['message']}" for failure in self._failures()[:5])]
         record.message = "; ".join(told) or None
         self.patiently(lambda: record_run(lake, record))
+
+    def _note_files(self, lake: Lake) -> list[str]:
+        """Note the hashes of the data files that were written; what keeps it from that keeps nothing else."""
+        try:
+            self.patiently(lambda: note_files(lake))
+        except TidemillError as e:
+            return [f"The hashes of new data files were not noted, the next run does it: {e}"]
+        return []
 
     def _result(self) -> RunResult:
         record = self.record

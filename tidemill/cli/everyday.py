@@ -119,7 +119,7 @@ def verify(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson 
 
     loaded = load(pipeline, overrides)
     with Lake(loaded.lake, read_only=True) as lake:
-        report = verify_pipeline(lake, loaded.name)
+        report = verify_pipeline(lake, loaded.name).to_json()
     print_facts(report, render.verification, as_json)
     if report["problems"]:
         raise typer.Exit(1)

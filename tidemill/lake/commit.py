@@ -1,9 +1,10 @@
 """What changes a result table: each function here is one transaction.
 
 A transaction writes a shard's rows, its quarantined rows and its ledger row
-together, so a shard is done if and only if its rows are visible. The shards
-that replace a changed file are committed in one transaction that also retires
-the old ones: readers see the old file or the new one.
+together, so a shard is done if and only if its rows are visible, and the
+ledger row holds their checksum. The shards that replace a changed file are
+committed in one transaction that also retires the old ones: readers see the old
+file or the new one.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ import pyarrow.compute as pc
 from tidemill.errors import InvariantBroken, ShardGone
 from tidemill.formats import KEPT_PREFIX
 from tidemill.lake.adoption import Target, is_asked_for, is_target
+from tidemill.lake.checksums import METHOD, checksum_of, checksum_of_rows, checksum_with, refuse_changed_rows
 from tidemill.lake.connection import Cursor, Lake
 from tidemill.lake.forgotten import without_forgotten
 from tidemill.lake.listings import mark_cut
 from tidemill.lake.retirement import remove_shards, retire_elsewhere
-from tidemill.lake.tables import identifier, insert_records, insert_rows
+from tidemill.lake.tables import existing_columns, identifier, insert_records, insert_rows
 from tidemill.shards import Shard
 
 
@@ -195,7 +197,8 @@ def _write_computed(cursor: Cursor, target: Target, item: Computed) -> tuple[int
     good = pc.is_null(predictions["reason"])
     num_rows = int(pc.sum(good).as_py() or 0)
     num_quarantined = predictions.num_rows - num_rows
-    insert_rows(cursor, target.table.name, _result_rows(target, shard, rows, predictions).filter(good))
+    results = _result_rows(target, shard, rows, predictions).filter(good)
+    insert_rows(cursor, target.table.name, results)
     _quarantine(cursor, target, shard, rows, predictions)
     insert_records(
         cursor,
@@ -207,6 +210,8 @@ def _write_computed(cursor: Cursor, target: Target, item: Computed) -> tuple[int
                 "num_rows": num_rows,
                 "num_quarantined": num_quarantined,
                 "num_forgotten": shard.slice.num_rows - predictions.num_rows,
+                "checksum": checksum_of_rows(cursor, target.table.columns, results),
+                "checksum_by": METHOD,
                 "materialize_seconds": time.perf_counter() - started,
                 **item.facts,
             }
@@ -223,6 +228,7 @@ def _write_rows(cursor: Cursor, target: Target, item: Computed) -> tuple[int, in
     rows, predictions = without_forgotten(cursor, target, shard, rows, predictions)
     good = pc.is_null(predictions["reason"])
     num_rows = int(pc.sum(good).as_py() or 0)
+    results = _result_rows(target, shard, rows, predictions).filter(good)
     facts = {
         "pipeline": target.pipeline,
         "version": target.version,
@@ -230,6 +236,7 @@ def _write_rows(cursor: Cursor, target: Target, item: Computed) -> tuple[int, in
         "request": item.request_id,
         "run": target.run_id,
         "mended": num_rows,
+        "checksum": checksum_of_rows(cursor, target.table.columns, results),
         "numbers": predictions["row_number"].to_pylist(),
     }
     cursor.execute(
@@ -237,11 +244,11 @@ def _write_rows(cursor: Cursor, target: Target, item: Computed) -> tuple[int, in
         "AND row_number IN (SELECT unnest($numbers::BIGINT[]))",
         {name: facts[name] for name in ("pipeline", "version", "shard", "numbers")},
     )
-    insert_rows(cursor, target.table.name, _result_rows(target, shard, rows, predictions).filter(good))
+    insert_rows(cursor, target.table.name, results)
     _quarantine(cursor, target, shard, rows, predictions)
     cursor.execute(
         "UPDATE _ledger SET num_rows = num_rows + $mended, num_quarantined = num_quarantined - $mended, "
-        "request_id = $request, run_id = $run, committed_at = now() "
+        f"checksum = {checksum_with('$checksum::UBIGINT')}, request_id = $request, run_id = $run, committed_at = now() "
         "WHERE pipeline = $pipeline AND version = $version AND shard_id = $shard",
         {name: value for name, value in facts.items() if name != "numbers"},
     )
@@ -310,6 +317,7 @@ def _write_copy(cursor: Cursor, target: Target, item: Copied) -> tuple[int, int]
             f"{shard.file.path}: the shard {item.source_shard_id} that it repeats is gone, or its key and kept columns "
             "are not those that are asked for. Run again: it is computed."
         )
+    refuse_changed_rows(cursor, target.pipeline, target.version, item.source_shard_id)
     facts = {
         "shard_id": shard.shard_id,
         "first_row": shard.slice.first_row,
@@ -322,10 +330,11 @@ def _write_copy(cursor: Cursor, target: Target, item: Copied) -> tuple[int, int]
         "row_number + $first_row - (SELECT min(first_row) FROM _shards WHERE shard_id = $source "
         "AND pipeline = $pipeline) AS row_number"
     )
-    cursor.execute(
-        f"INSERT INTO {table} SELECT * REPLACE ($shard_id AS shard_id, {shift}) FROM {table} WHERE shard_id = $source",
-        {name: facts[name] for name in ("shard_id", "first_row", "source", "pipeline")},
-    )
+    copied = f"SELECT * REPLACE ($shard_id AS shard_id, {shift}) FROM {table} WHERE shard_id = $source"
+    of_rows = {name: facts[name] for name in ("shard_id", "first_row", "source", "pipeline")}
+    columns = existing_columns(cursor, target.table.name)
+    checksum = cursor.execute(f"SELECT {checksum_of(columns)} FROM ({copied})", of_rows).fetchall()[0][0]
+    cursor.execute(f"INSERT INTO {table} {copied}", of_rows)
     cursor.execute(
         f"INSERT INTO _quarantine SELECT * REPLACE ($shard_id AS shard_id, $path AS path, $run_id AS run_id, {shift}) "
         "FROM _quarantine WHERE shard_id = $source AND pipeline = $pipeline AND version = $version",
@@ -333,12 +342,14 @@ def _write_copy(cursor: Cursor, target: Target, item: Copied) -> tuple[int, int]
     )
     cursor.execute(
         "INSERT INTO _ledger SELECT * REPLACE ($shard_id AS shard_id, $path AS path, $run_id AS run_id, "
+        "$checksum::UBIGINT AS checksum, $method AS checksum_by, "
         "$revision AS revision, $source AS copied_from, 0.0 AS ingest_seconds, 0.0 AS tokenize_seconds, "
         "0.0 AS infer_seconds, now() AS committed_at, coalesce((SELECT any_value(r.request_id) FROM _requests r "
         "WHERE r.pipeline = $pipeline AND r.version = $version AND r.shard_id = $shard_id), request_id) AS request_id) "
         "FROM _ledger WHERE shard_id = $source AND pipeline = $pipeline AND version = $version",
         {name: value for name, value in facts.items() if name != "first_row"}
-        | {"path": shard.file.path, "run_id": target.run_id, "revision": target.revision},
+        | {"path": shard.file.path, "run_id": target.run_id, "revision": target.revision}
+        | {"checksum": checksum, "method": METHOD},
     )
     return int(source[0]), int(source[1])
 

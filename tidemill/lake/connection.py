@@ -20,7 +20,7 @@ from tidemill.errors import ConfigError, LakeError, LakeLocked
 from tidemill.masking import shown_catalog, split_conninfo
 from tidemill.places import is_s3, make_folder
 
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 NUM_COMMIT_ATTEMPTS = 10
 SETTINGS = {
     "autoinstall_known_extensions": "false",
@@ -175,7 +175,7 @@ class Lake:
         if create:
             if "://" not in spec.data:
                 make_folder(Path(spec.data), "lake.data")
-            options += [f"DATA_PATH '{_quoted(data_path(spec))}'", "DATA_INLINING_ROW_LIMIT 50"]
+            options += [f"DATA_PATH '{_quoted(data_path(spec))}'"]
         elif moved := self._moved_data(spec):
             options += [f"DATA_PATH '{_quoted(moved)}'", "OVERRIDE_DATA_PATH true"]
         target, given = _quoted(_absolute_catalog(spec)), f" ({', '.join(options)})" if options else ""
@@ -201,9 +201,9 @@ class Lake:
     def _check_layout(self) -> None:
         try:
             ((found,),) = self._connection.execute("SELECT max(layout_version) FROM lake._layout").fetchall()
-        except duckdb.CatalogException:  # A lake that is being made has no tables yet.
+        except duckdb.CatalogException:  # A lake that is being made has no tables yet, or an empty one.
             return
-        if found != LAYOUT_VERSION:
+        if found not in (None, LAYOUT_VERSION):
             raise LakeError(layout_message(self.spec, found))
 
 

@@ -23,6 +23,7 @@ import pyarrow as pa
 from tidemill.columns import parse_kept
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError
+from tidemill.lake.checksums import checksum_with, checksums_in
 from tidemill.lake.conditions import check_condition, check_is_boolean
 from tidemill.lake.connection import Cursor, Lake
 from tidemill.lake.data import DataFolder
@@ -221,6 +222,13 @@ def _take_out(cursor: Cursor, pipeline: Pipeline, condition: str, who: str) -> E
         [pipeline.name],
     )
     at_their_places = "(shard_id, row_number) IN (SELECT (shard_id, row_number) FROM _doomed)"
+    for version in _versions(cursor, pipeline.name):
+        gone = checksums_in(cursor, table_name(pipeline.name, version), at_their_places)
+        cursor.execute(
+            f"UPDATE _ledger l SET checksum = {checksum_with('-gone.actual::HUGEINT')} FROM ({gone}) gone "
+            "WHERE l.pipeline = ? AND l.version = ? AND l.shard_id = gone.shard_id",
+            [pipeline.name, version],
+        )
     for table in _tables_of(cursor, pipeline.name):
         cursor.execute(f"DELETE FROM {identifier(table)} WHERE {at_their_places}")
     cursor.execute(f"DELETE FROM _quarantine WHERE pipeline = ? AND {at_their_places}", [pipeline.name])

@@ -25,6 +25,7 @@ from tidemill.errors import InputError, LakeLocked, SourceUnavailable
 from tidemill.lake.claims import open_claims, remove_left_over
 from tidemill.lake.connection import CATALOG, Cursor, Lake
 from tidemill.lake.data import DataFolder, is_ducklakes
+from tidemill.lake.data_files import forget_removed_files, note_files
 from tidemill.lake.listings import LEFT_OVER
 from tidemill.lake.requests import open_requests, versions_in_demand
 from tidemill.lake.runs import RunRecord, record_run
@@ -95,9 +96,12 @@ def remove_left_over_rows(work: Housekeeping) -> Facts:
                 cursor.execute(f"DELETE FROM {table} WHERE {condition}")
         return counts
 
-    counts = count(work.lake.cursor())
-    if any(counts.values()) and not work.dry_run:
-        counts = work.write(delete, "remove listings of old revisions")
+    try:
+        counts = count(work.lake.cursor())
+        if any(counts.values()) and not work.dry_run:
+            counts = work.write(delete, "remove listings of old revisions")
+    except duckdb.Error as e:
+        return {"left_over_rows": {}, "notes": [_unread_note("The listing of old revisions", e)]}
     return {"left_over_rows": {table: num for table, num in counts.items() if num}}
 
 
@@ -110,16 +114,23 @@ def flush_inlined_rows(work: Housekeeping) -> Facts:
 
 
 def merge_small_files(work: Housekeeping) -> Facts:
-    """Adjacent small files become larger ones, and files of which much was deleted are written without it."""
-    merged = {}
+    """Adjacent small files become larger ones, and files of which much was deleted are written without it.
+
+    A table with a file that cannot be read is left as it is.
+    """
+    merged, notes = {}, []
     for table in _tables(work.lake.cursor()):
         num_small = _num_mergeable(work.lake.cursor(), table)
         if num_small and work.dry_run:
             merged[table] = num_small
         elif num_small:
-            found = work.write(functools.partial(_merge, table=table), f"merge files of {table}")
+            try:
+                found = work.write(functools.partial(_merge, table=table), f"merge files of {table}")
+            except duckdb.Error as e:
+                notes.append(_unread_note(table, e))
+                continue
             merged |= {table: found} if found else {}
-    return {"merged_files": merged}
+    return {"merged_files": merged, "notes": notes}
 
 
 def expire_snapshots(work: Housekeeping) -> Facts:
@@ -182,6 +193,14 @@ def remove_claim_files(work: Housekeeping) -> Facts:
     return {"claim_files": remove_left_over(work.lake.spec, dry_run=work.dry_run)}
 
 
+def note_data_files(work: Housekeeping) -> Facts:
+    """The hashes of files that are new, and no longer those of files that are gone."""
+    if not work.dry_run:
+        work.write(forget_removed_files, "forget removed files")
+        note_files(work.lake)
+    return {}
+
+
 STEPS: tuple[Step, ...] = (
     drop_abandoned_rewrites,
     remove_left_over_rows,
@@ -192,6 +211,7 @@ STEPS: tuple[Step, ...] = (
     remove_orphans,
     remove_store_files,
     remove_claim_files,
+    note_data_files,
 )
 
 
@@ -315,6 +335,13 @@ def _tokens_name(workspace: Workspace, shard: Any) -> set[str]:
         return {workspace.tokens_file(shard).name}
     except (InputError, SourceUnavailable):  # Without its tokenizer nobody can use the file here, and it is made again.
         return set()
+
+
+def _unread_note(table: str, error: duckdb.Error) -> str:
+    return (
+        f"{table} is left as it is, for not all of its files can be read: {str(error).splitlines()[0].rstrip('.')}. "
+        "`tidemill verify` names them, and `tidemill repair` computes what they held again."
+    )
 
 
 def _tables(cursor: Cursor) -> list[str]:

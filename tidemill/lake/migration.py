@@ -13,9 +13,13 @@ from typing import Any
 
 from tidemill import config
 from tidemill.errors import LakeError
+from tidemill.lake.checksums import fill_checksums
 from tidemill.lake.connection import LAYOUT_VERSION, Cursor, Lake, catalog_exists, layout_message
 from tidemill.lake.data import DataFolder
-from tidemill.lake.tables import existing_columns
+from tidemill.lake.data_files import note_files
+from tidemill.lake.inlined import restore_structs
+from tidemill.lake.retirement import remove_shards
+from tidemill.lake.tables import existing_columns, limit_inlining, table_name
 
 Step = Callable[[Cursor], list[str]]
 """Changes the tables, and says what it changed."""
@@ -66,6 +70,23 @@ def to_layout_2(cursor: Cursor) -> list[str]:
 
 
 def to_layout_3(cursor: Cursor) -> list[str]:
+    """Checksums of rows and hashes of files; no more result rows in the catalog, and the structs there restored."""
+    changes = [
+        _add_columns(cursor, "_ledger", "checksum UBIGINT", "checksum_by VARCHAR"),
+        _make_table(
+            cursor,
+            "_data_files",
+            "file VARCHAR, num_bytes BIGINT, hash VARCHAR, shard_ids JSON, noted_at TIMESTAMPTZ",
+        ),
+    ]
+    cursor.execute("CALL lake.set_option('data_inlining_row_limit', 0)")
+    versions = cursor.execute("SELECT pipeline, version FROM _versions ORDER BY ALL").fetchall()
+    for pipeline, version in versions:
+        changes += _restore(cursor, pipeline, version)
+    return [*changes, *(_sum_up(cursor, pipeline, version) for pipeline, version in versions)]
+
+
+def to_layout_4(cursor: Cursor) -> list[str]:
     """A file and its shards are listed once for all the dataset revisions in a row that have them."""
     changes = [
         _make_table(cursor, "_revisions", "pipeline VARCHAR, number BIGINT, revision VARCHAR, adopted_at TIMESTAMPTZ")
@@ -139,7 +160,36 @@ def to_layout_3(cursor: Cursor) -> list[str]:
     return [*changes, f"new views {', '.join(views)}"]
 
 
-STEPS: tuple[Step, ...] = (to_layout_2, to_layout_3)
+def _restore(cursor: Cursor, pipeline: str, version: str) -> list[str]:
+    """Restore a version's structs, and take out the shards of which a value is lost; says what it did."""
+    table = table_name(pipeline, version)
+    changes = []
+    for name in (table, *_rewrites_of(cursor, table)):
+        if (restored := restore_structs(cursor, name)) is None:
+            continue
+        changes.append(f"{name}: restored nested values of {restored.num_rows:,} rows from the catalog")
+        if restored.unknown:
+            remove_shards(cursor, pipeline, version, sorted(restored.unknown))
+            changes.append(
+                f"{name}: took out {len(restored.unknown):,} shards whose nested values the catalog does not tell "
+                f"({', '.join(sorted(restored.unknown))}): the next `tidemill run` computes them again"
+            )
+    return changes
+
+
+def _rewrites_of(cursor: Cursor, table: str) -> list[str]:
+    rows = cursor.execute(
+        "SELECT table_name FROM ducklake_table_info('lake') WHERE starts_with(table_name, ?) ORDER BY ALL",
+        [f"{table}__"],
+    ).fetchall()
+    return [name for (name,) in rows]
+
+
+def _sum_up(cursor: Cursor, pipeline: str, version: str) -> str:
+    return f"{table_name(pipeline, version)}: checksums of {fill_checksums(cursor, pipeline, version):,} shards"
+
+
+STEPS: tuple[Step, ...] = (to_layout_2, to_layout_3, to_layout_4)
 """The first takes a lake from layout 1 to 2, and so on."""
 
 
@@ -165,7 +215,10 @@ def migrate(spec: config.Lake, *, steps: Sequence[Step] = STEPS) -> Migration:
             return Migration(layout, LAYOUT_VERSION, tuple(changes))
 
         DataFolder(lake).mark()
-        return lake.write(body, message=f"migrate from layout {found} to {LAYOUT_VERSION}")
+        done = lake.write(body, message=f"migrate from layout {found} to {LAYOUT_VERSION}")
+        lake.write(limit_inlining, message="limit inlining")
+        note_files(lake)
+        return done
 
 
 def _layout(cursor: Cursor) -> int | None:

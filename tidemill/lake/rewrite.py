@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from tidemill.formats import KEPT_PREFIX
 from tidemill.lake.adoption import Target
+from tidemill.lake.checksums import METHOD, checksum_of_rows, refuse_changed_rows, set_checksums
 from tidemill.lake.connection import Cursor, Lake
 from tidemill.lake.tables import create_result_table, existing_columns, identifier, insert_rows, point_view
 
@@ -40,6 +41,7 @@ def rewrite_shard(lake: Lake, target: Target, shard_id: str, rows: pa.Table, sta
 
     def body(cursor: Cursor) -> None:
         if shard_id not in rewritten_shards(cursor, staging):
+            refuse_changed_rows(cursor, target.pipeline, target.version, shard_id)
             columns = _beside(cursor, target, rows)
             cursor.execute(f"INSERT INTO {identifier(staging)} {columns}", [shard_id])
 
@@ -50,12 +52,15 @@ def renew_shard(lake: Lake, target: Target, shard_id: str, rows: pa.Table) -> No
     """Put a done shard's predictions beside newly read columns that its table has already."""
 
     def body(cursor: Cursor) -> None:
+        refuse_changed_rows(cursor, target.pipeline, target.version, shard_id)
         anew = cursor.execute(_beside(cursor, target, rows), [shard_id]).to_arrow_table()
         cursor.execute(f"DELETE FROM {identifier(target.table.name)} WHERE shard_id = ?", [shard_id])
         insert_rows(cursor, target.table.name, anew)
+        checksum = checksum_of_rows(cursor, target.table.columns, anew)
         cursor.execute(
-            "UPDATE _ledger SET kept = ? WHERE pipeline = ? AND version = ? AND shard_id = ?",
-            [target.kept, target.pipeline, target.version, shard_id],
+            "UPDATE _ledger SET kept = ?, checksum = ?, checksum_by = ? "
+            "WHERE pipeline = ? AND version = ? AND shard_id = ?",
+            [target.kept, checksum, METHOD, target.pipeline, target.version, shard_id],
         )
 
     lake.write(body, message=f"rewrite columns: {target.message}")
@@ -88,6 +93,7 @@ def finish_rewrite(
             "(SELECT shard_id FROM _ledger WHERE pipeline = ? AND version = ?)",
             [target.pipeline, target.version],
         )
+        set_checksums(cursor, target.pipeline, target.version, staging)
         if promoted == (target.version,):
             cursor.execute(f"DROP VIEW {identifier(target.pipeline)}")
         cursor.execute(f"DROP TABLE {identifier(target.table.name)}")

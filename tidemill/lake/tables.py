@@ -40,7 +40,8 @@ SYSTEM_TABLES = {
         num_quarantined BIGINT, num_distinct BIGINT, num_tokens BIGINT,
         num_computed_tokens BIGINT, num_padded_tokens BIGINT,
         ingest_seconds DOUBLE, tokenize_seconds DOUBLE, infer_seconds DOUBLE, device VARCHAR, resolved JSON,
-        committed_at TIMESTAMPTZ, num_forgotten BIGINT, materialize_seconds DOUBLE, worker VARCHAR""",
+        committed_at TIMESTAMPTZ, num_forgotten BIGINT, materialize_seconds DOUBLE, worker VARCHAR,
+        checksum UBIGINT, checksum_by VARCHAR""",
     "_quarantine": """
         pipeline VARCHAR, version VARCHAR, shard_id VARCHAR, path VARCHAR, row_number BIGINT, key JSON,
         stage VARCHAR, reason VARCHAR, run_id VARCHAR""",
@@ -55,8 +56,12 @@ SYSTEM_TABLES = {
     "_forgotten": """
         pipeline VARCHAR, content VARCHAR, row_offset BIGINT, key_hash VARCHAR, who VARCHAR,
         forgotten_at TIMESTAMPTZ""",
+    "_data_files": "file VARCHAR, num_bytes BIGINT, hash VARCHAR, shard_ids JSON, noted_at TIMESTAMPTZ",
 }
 """Name and columns of every system table; a pipeline's results lie in `<pipeline>__<version>`."""
+
+INLINED_ROWS = 50
+"""So few rows of one insert into a system table stay in the catalog, until housekeeping makes a file of them."""
 
 
 def address_at(revision: str) -> str:
@@ -145,21 +150,41 @@ def duckdb_type(arrow_type: pa.DataType) -> str:
 
 
 def ensure_system_tables(lake: Lake) -> None:
-    """Make the system tables where they are missing; all of them or none."""
+    """Make the system tables where they are missing. The row of `_layout` comes last: where it is, all are there."""
 
     def create(cursor: Cursor) -> None:
-        if existing_columns(cursor, "_layout"):
-            return
         for name, columns in SYSTEM_TABLES.items():
-            cursor.execute(f"CREATE TABLE {name} ({columns})")
-            _write_once(cursor, name)
+            if not existing_columns(cursor, name):
+                cursor.execute(f"CREATE TABLE {name} ({columns})")
+                _write_once(cursor, name)
         for name, query in SYSTEM_VIEWS.items():
-            cursor.execute(f"CREATE VIEW {name} AS {query}")
-        cursor.execute("INSERT INTO _layout VALUES (?)", [LAYOUT_VERSION])
+            cursor.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
 
-    if not existing_columns(lake.cursor(), "_layout"):
-        lake.write(create, message="create the lake")
+    def finish(cursor: Cursor) -> None:
+        if not _has_layout(cursor):
+            limit_inlining(cursor)
+            cursor.execute("INSERT INTO _layout VALUES (?)", [LAYOUT_VERSION])
+
+    if not _has_layout(lake.cursor()):
+        lake.write(create, message="create the system tables")
+        lake.write(finish, message="create the lake")
         DataFolder(lake).mark()
+
+
+def _has_layout(cursor: Cursor) -> bool:
+    return bool(existing_columns(cursor, "_layout") and cursor.execute("FROM _layout").fetchall())
+
+
+def limit_inlining(cursor: Cursor) -> None:
+    """Let the catalog hold small inserts into system tables, and no row of any other table.
+
+    DuckLake 1.5.5 writes a struct into the catalog as text that it cannot read
+    back. The limit of a lake holds for every table that is made in it later;
+    that of one table can be set only once the transaction that made it is over.
+    """
+    cursor.execute("CALL lake.set_option('data_inlining_row_limit', 0)")
+    for name in SYSTEM_TABLES:
+        cursor.execute(f"CALL lake.set_option('data_inlining_row_limit', {INLINED_ROWS}, table_name => '{name}')")
 
 
 def _write_once(cursor: Cursor, table: str) -> None:

@@ -1,20 +1,29 @@
-"""Every invariant of a pipeline's tables, rechecked from the rows themselves."""
+"""Every invariant of a pipeline's tables, rechecked from the rows and the files themselves.
+
+What is damaged keeps nothing else from being checked: a file that is not as it
+was written is left unread, and all shards but those that it may hold are asked.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
 
 from tidemill.errors import LakeError
-from tidemill.lake.connection import Cursor, Lake
+from tidemill.lake.checksums import METHOD, checksum_of
+from tidemill.lake.connection import CATALOG, Cursor, Lake
+from tidemill.lake.data_files import DataFile, data_files, hash_of, noted_files, shards_in
 from tidemill.lake.ledger import load_state, target_shards
-from tidemill.lake.tables import existing_columns, identifier, table_name
+from tidemill.lake.tables import SYSTEM_TABLES, existing_columns, identifier, table_name
 
 MAX_EXAMPLES = 3
+MAX_SHARDS_NAMED = 20
 
-CHECKS = {
+SHARD_CHECKS = {
     "a shard is in the ledger more than once": """
         SELECT shard_id FROM ledger GROUP BY shard_id HAVING count(*) > 1""",
     "the table has rows of a shard that the ledger does not have": """
@@ -46,6 +55,12 @@ CHECKS = {
         FROM (SELECT shard_id, min(row_number) AS low, max(row_number) AS high FROM results GROUP BY ALL) r
         JOIN shards s USING (shard_id)
         WHERE r.low < s.first_row OR r.high >= s.first_row + s.num_rows""",
+    "a result has no prediction": """
+        SELECT shard_id FROM results WHERE num_tokens IS NULL OR truncated IS NULL""",
+}
+"""What must never be found of a shard. The names are views of one version's rows, at the target revision."""
+
+FILE_CHECKS = {
     "the shards of a file leave a gap or overlap": """
         SELECT path
         FROM (SELECT path, first_row,
@@ -55,57 +70,162 @@ CHECKS = {
     "a file has not the number of shards that was recorded": """
         SELECT f.path FROM files f LEFT JOIN (SELECT path, count(*) AS n FROM shards GROUP BY ALL) s USING (path)
         WHERE f.num_shards <> coalesce(s.n, 0)""",
-    "a result has no prediction": """
-        SELECT shard_id FROM results WHERE num_tokens IS NULL OR truncated IS NULL""",
 }
-"""What must never be found. The names are views of one version's rows, at the target revision."""
+"""What must never be found of a source file's listing; the views are the same."""
+
+CHANGED = "a shard's rows are not those that were committed"
 
 
-def verify_pipeline(lake: Lake, pipeline: str) -> dict[str, Any]:
-    """Check every version of a pipeline; `problems` is empty if all invariants hold.
+@dataclass(frozen=True)
+class Damage:
+    """A data file that is gone, or is not as it was written. No shards are known of a system table's."""
+
+    file: DataFile
+    why: str
+    shard_ids: frozenset[str]
+
+    def __str__(self) -> str:
+        shards = f"; its shards: {_named(self.shard_ids, MAX_SHARDS_NAMED)}" if self.shard_ids else ""
+        return f"{self.file.table}: the data file {self.file.path} {self.why}{shards}"
+
+
+@dataclass
+class Verification:
+    """What a check of a pipeline found. `damages` are of its own tables and of the system tables."""
+
+    pipeline: str
+    num_rows: int = 0
+    num_shards: int = 0
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    damages: list[Damage] = field(default_factory=list)
+    wrong_shards: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Version → its shards of which something is wrong."""
+    is_listing_wrong: bool = False
+    """Whether files and shards are not listed as they must be."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "pipeline": self.pipeline,
+            "num_rows": self.num_rows,
+            "num_shards": self.num_shards,
+            "problems": self.problems,
+            "notes": self.notes,
+            "damaged_files": [damage.file.path for damage in self.damages],
+            "wrong_shards": {version: sorted(ids) for version, ids in self.wrong_shards.items() if ids},
+        }
+
+
+def verify_pipeline(lake: Lake, pipeline: str) -> Verification:
+    """Check every version of a pipeline; there are no `problems` if all invariants hold.
 
     Work that is pending is no problem and is noted.
 
     Raises:
-        LakeError: the lake has no such pipeline.
+        LakeError: the lake has no such pipeline, or may not read its data.
+        SourceUnavailable: the place of its data does not answer.
     """
+    found = Verification(pipeline)
     cursor = lake.cursor()
     cursor.execute("BEGIN")  # One snapshot for all checks, whatever is written meanwhile.
+    try:
+        _check_files(cursor, pipeline, found)
+        _check_tables(cursor, pipeline, found)
+    except duckdb.Error as e:
+        found.problems.append(f"not all could be checked: {_first_line(e)}")
+    _end(cursor)
+    return found
+
+
+def _check_files(cursor: Cursor, pipeline: str, found: Verification) -> None:
+    """Hold every data file's bytes against their noted hash; one that was not noted yet is read."""
+    noted, num_new = {}, 0
+    try:
+        noted = noted_files(cursor)
+    except duckdb.Error as e:
+        found.problems.append(f"_data_files cannot be read: {_first_line(e)}")
+    for file in data_files(cursor):
+        if not (file.table in SYSTEM_TABLES or file.table.startswith(f"{pipeline}__")):
+            continue
+        known = noted.get(file.name)
+        num_new += known is None
+        try:
+            size, digest = hash_of(file.path)
+            why = "is not as it was written" if known and (known.num_bytes, known.hash) != (size, digest) else None
+        except FileNotFoundError:
+            why = "is gone"
+        if known is None and why is None:
+            why = _why_unreadable(cursor, file)
+        if why:
+            rows = noted.get(file.rows_path.rpartition("/")[2])
+            shard_ids = rows.shard_ids if rows else _possible_shards(cursor, file)
+            found.damages.append(Damage(file, why, frozenset(shard_ids)))
+    found.problems += [str(damage) for damage in found.damages]
+    if num_new:
+        found.notes.append(
+            f"{num_new:,} data files were read and not held against a hash: theirs is noted by the next run."
+        )
+
+
+def _why_unreadable(cursor: Cursor, file: DataFile) -> str | None:
+    try:
+        cursor.execute("SELECT count(COLUMNS(*)) FROM read_parquet(?)", [file.path]).fetchall()
+    except duckdb.Error as e:
+        return f"cannot be read ({_first_line(e)})"
+    return None
+
+
+def _possible_shards(cursor: Cursor, file: DataFile) -> Iterable[str]:
+    """The shards of a file that was not noted: those that it says itself, or all between the catalog's bounds."""
+    try:
+        return shards_in(cursor, file)
+    except duckdb.Error:
+        pipeline, _, version = file.table.partition("__")
+        rows = cursor.execute(
+            "SELECT l.shard_id FROM _ledger l, "
+            f"(SELECT min_value AS low, max_value AS high FROM {CATALOG}.ducklake_file_column_stats "
+            f"JOIN {CATALOG}.ducklake_data_file USING (data_file_id, table_id) "
+            f"JOIN {CATALOG}.ducklake_column USING (table_id, column_id) "
+            "WHERE column_name = 'shard_id' AND parse_filename(path) = parse_filename($path)) "
+            "WHERE l.pipeline = $pipeline AND l.version = $version AND l.shard_id BETWEEN low AND high",
+            {"path": file.rows_path, "pipeline": pipeline, "version": version},
+        ).fetchall()
+        return [shard_id for (shard_id,) in rows]
+
+
+def _check_tables(cursor: Cursor, pipeline: str, found: Verification) -> None:
     state = load_state(cursor, pipeline)
     if state is None:
         raise LakeError(f"The lake has no pipeline {pipeline}. `tidemill run` makes it.")
     names = [
         name for (name,) in cursor.execute("SELECT version FROM _versions WHERE pipeline = ?", [pipeline]).fetchall()
     ]
-    problems = [
-        *_check_view(cursor, pipeline, state.promoted_version),
-        *_check_shard_ids(cursor, pipeline, state.target_revision),
-    ]
-    num_rows = num_shards = 0
+    found.problems += _check_view(cursor, pipeline, state.promoted_version)
     for version in names:
+        damaged = [damage for damage in found.damages if damage.file.table == table_name(pipeline, version)]
+        wrong = found.wrong_shards[version]
+        wrong |= {shard_id for damage in damaged for shard_id in damage.shard_ids}
         _scope(cursor, pipeline, version, state.target_revision)
-        problems += [f"{version}: {problem}" for problem in _check_version(cursor)]
-        num_rows += cursor.execute("SELECT count(*) FROM results").fetchall()[0][0]
-        num_shards += cursor.execute("SELECT count(*) FROM ledger").fetchall()[0][0]
+        if damaged:
+            found.notes += _leave_out(cursor, pipeline, version, state.target_revision, damaged)
+        found.problems += [f"{version}: {problem}" for problem in _check_version(cursor, wrong)]
+        found.notes += [f"{version}: {note}" for note in _unsummed(cursor)]
+        found.num_rows += cursor.execute("SELECT count(*) FROM results").fetchall()[0][0]
+        found.num_shards += cursor.execute("SELECT count(*) FROM ledger").fetchall()[0][0]
     _scope(cursor, pipeline, state.promoted_version, state.target_revision)
-    notes = list(_pending(cursor))
-    cursor.execute("ROLLBACK")
-    return {
-        "pipeline": pipeline,
-        "num_rows": num_rows,
-        "num_shards": num_shards,
-        "problems": problems,
-        "notes": notes,
-    }
+    listing = list(_check_listing(cursor, pipeline, state.target_revision))
+    found.is_listing_wrong = bool(listing)
+    found.problems += listing
+    found.notes += _pending(cursor)
 
 
-def _scope(cursor: Cursor, pipeline: str, version: str, revision: str) -> None:
-    """Name one version's part of each table, as views of this connection alone."""
+def _scope(cursor: Cursor, pipeline: str, version: str, revision: str, shards: str = "true") -> None:
+    """Name one version's part of each table, as views of this connection alone; of some `shards`, by a condition."""
     quoted, at = f"'{pipeline}'", f"'{revision}'"
-    of_version = f"WHERE pipeline = {quoted} AND version = '{version}'"
+    of_version = f"WHERE pipeline = {quoted} AND version = '{version}' AND {shards}"
     of_revision = f"WHERE pipeline = {quoted} AND revision = {at}"
     for name, source in {
-        "results": f"SELECT * FROM lake.{identifier(table_name(pipeline, version))}",
+        "results": f"SELECT * FROM lake.{identifier(table_name(pipeline, version))} WHERE {shards}",
         "ledger": f"SELECT * FROM lake._ledger {of_version}",
         "quarantine": f"SELECT * FROM lake._quarantine {of_version}",
         "shards": f"SELECT * FROM lake._revision_shards {of_revision}",
@@ -115,16 +235,50 @@ def _scope(cursor: Cursor, pipeline: str, version: str, revision: str) -> None:
         cursor.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {source}")
 
 
-def _check_version(cursor: Cursor) -> Iterator[str]:
-    try:
-        cursor.execute("SELECT count(COLUMNS(*)) FROM results").fetchall()
-    except duckdb.Error as e:
-        yield f"the table cannot be read: {e}"
-        return
-    for problem, query in CHECKS.items():
-        found = [str(row[0]) for row in cursor.execute(query).fetchall()]
-        if found:
-            yield f"{problem}: {len(found)} found ({', '.join(found[:MAX_EXAMPLES])})"
+def _leave_out(cursor: Cursor, pipeline: str, version: str, revision: str, damages: Iterable[Damage]) -> list[str]:
+    """Narrow the views to shards that no query looks for in a damaged file; returns a note about the others.
+
+    DuckLake opens a file for each shard whose id lies between the least and the greatest in there.
+    """
+    ranges = [(min(damage.shard_ids), max(damage.shard_ids)) for damage in damages if damage.shard_ids]
+    done = [shard_id for (shard_id,) in cursor.execute("SELECT shard_id FROM ledger").fetchall()]
+    sound = [shard_id for shard_id in done if not any(low <= shard_id <= high for low, high in ranges)]
+    named = ", ".join(f"'{shard_id}'" for shard_id in sound) or "NULL"
+    _scope(cursor, pipeline, version, revision, f"shard_id IN ({named})")
+    num_left_out = len(done) - len(sound)
+    return [f"{version}: {num_left_out:,} shards lie in damaged files or beside those that do: not checked further."]
+
+
+def _check_version(cursor: Cursor, wrong: set[str]) -> Iterator[str]:
+    """What is wrong with the version that the views show; adds the shards to `wrong`."""
+    for problem, query in (SHARD_CHECKS | {CHANGED: _changed_rows(cursor)}).items():
+        shard_ids = {str(row[0]) for row in cursor.execute(query).fetchall()}
+        if shard_ids:
+            wrong |= shard_ids
+            yield f"{problem}: {len(shard_ids)} found ({_named(shard_ids, MAX_EXAMPLES)})"
+
+
+def _check_listing(cursor: Cursor, pipeline: str, revision: str) -> Iterator[str]:
+    for problem, query in FILE_CHECKS.items():
+        paths = {str(row[0]) for row in cursor.execute(query).fetchall()}
+        if paths:
+            yield f"{problem}: {len(paths)} found ({_named(paths, MAX_EXAMPLES)})"
+    yield from _check_shard_ids(cursor, pipeline, revision)
+
+
+def _changed_rows(cursor: Cursor) -> str:
+    columns = cursor.execute("DESCRIBE results").fetchall()
+    actual = checksum_of([(name, kind) for name, kind, *_ in columns])
+    return f"""
+        SELECT l.shard_id
+        FROM ledger l LEFT JOIN (SELECT shard_id, {actual} AS actual FROM results GROUP BY shard_id) r USING (shard_id)
+        WHERE l.checksum_by = '{METHOD}' AND l.checksum <> coalesce(r.actual, 0)"""
+
+
+def _unsummed(cursor: Cursor) -> Iterator[str]:
+    num = cursor.execute(f"SELECT count(*) FROM ledger WHERE checksum_by IS DISTINCT FROM '{METHOD}'").fetchall()[0][0]
+    if num:
+        yield f"{num:,} shards have no checksum of this release of DuckDB: `tidemill repair` gives them one."
 
 
 def _check_view(cursor: Cursor, pipeline: str, promoted: str) -> Iterator[str]:
@@ -160,3 +314,19 @@ def _pending(cursor: Cursor) -> Iterator[str]:
             f"{without_columns} shards lack key or kept columns, which are NULL: their content was not there to be "
             "read. `tidemill run` reads them once it is."
         )
+
+
+def _named(names: Iterable[str], limit: int) -> str:
+    shown = sorted(names)
+    return ", ".join(shown[:limit]) + (f" and {len(shown) - limit:,} more" if len(shown) > limit else "")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".")
+
+
+def _end(cursor: Cursor) -> None:
+    try:
+        cursor.execute("ROLLBACK")
+    except duckdb.Error:  # What failed has ended the transaction, or the database with it.
+        return

@@ -1,0 +1,90 @@
+"""What a shard's rows add up to: noted beside the shard, and reckoned again from the rows by whoever doubts them.
+
+A row's hash is of all its columns, and a shard's checksum the sum of its rows'
+hashes modulo 2^64. So the order of rows does not matter, a row that is there
+twice does not cancel, and rows that come or go change the sum by their own
+hashes: nobody vouches for the others by reading them again. DuckDB may hash
+otherwise in another release, so each checksum says which one made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import duckdb
+import pyarrow as pa
+
+from tidemill.errors import InvariantBroken
+from tidemill.lake.connection import Cursor
+from tidemill.lake.tables import existing_columns, identifier, table_name
+
+METHOD = f"duckdb {duckdb.__version__}"
+_MODULUS = 2**64
+
+
+def checksum_of(columns: Sequence[tuple[str, str]]) -> str:
+    """SQL: the checksum of rows with these columns, as the values of these types that the table keeps."""
+    values = ", ".join(f"CAST({identifier(name)} AS {kind})" for name, kind in columns)
+    return f"(coalesce(sum(hash({values})), 0) % {_MODULUS})::UBIGINT"
+
+
+def checksum_with(amount: str) -> str:
+    """SQL: the checksum of a ledger row to which rows came whose own is `amount`; of rows that left, its negative.
+
+    NULL where it was made another way: then it waits for `fill_checksums`.
+    """
+    return (
+        f"CASE WHEN checksum_by = '{METHOD}' "
+        f"THEN ((checksum::HUGEINT + {amount} + {_MODULUS}) % {_MODULUS})::UBIGINT END"
+    )
+
+
+def checksum_of_rows(cursor: Cursor, columns: Sequence[tuple[str, str]], rows: pa.Table) -> int:
+    """The checksum of rows that are about to be written to a table with these columns."""
+    cursor.register("_incoming", rows)
+    found: int = cursor.execute(f"SELECT {checksum_of(columns)} FROM _incoming").fetchall()[0][0]
+    cursor.unregister("_incoming")
+    return found
+
+
+def checksums_in(cursor: Cursor, table: str, rows: str = "true") -> str:
+    """SQL: (shard_id, actual) of each shard in a result table, of those of its rows for which `rows` holds."""
+    columns = existing_columns(cursor, table)
+    return f"SELECT shard_id, {checksum_of(columns)} AS actual FROM {identifier(table)} WHERE {rows} GROUP BY shard_id"
+
+
+def refuse_changed_rows(cursor: Cursor, pipeline: str, version: str, shard_id: str) -> None:
+    """Before a shard's rows are taken over elsewhere.
+
+    Raises:
+        InvariantBroken: they are not those that were committed.
+    """
+    actual = checksums_in(cursor, table_name(pipeline, version), "shard_id = $shard")
+    wrong = cursor.execute(
+        f"SELECT l.path FROM _ledger l LEFT JOIN ({actual}) r USING (shard_id) WHERE l.pipeline = $pipeline "
+        "AND l.version = $version AND l.shard_id = $shard "
+        f"AND l.checksum_by = '{METHOD}' AND l.checksum <> coalesce(r.actual, 0)",
+        {"pipeline": pipeline, "version": version, "shard": shard_id},
+    ).fetchone()
+    if wrong:
+        raise InvariantBroken(
+            f"{wrong[0]}: the rows of shard {shard_id} are not those that were committed. "
+            "`tidemill repair` computes them again."
+        )
+
+
+def fill_checksums(cursor: Cursor, pipeline: str, version: str) -> int:
+    """Let the ledger vouch for the rows as they are, where a shard has no checksum of `METHOD`'s; how many."""
+    unsummed = f"checksum_by IS DISTINCT FROM '{METHOD}'"
+    return set_checksums(cursor, pipeline, version, table_name(pipeline, version), unsummed)
+
+
+def set_checksums(cursor: Cursor, pipeline: str, version: str, table: str, shards: str = "true") -> int:
+    """Let the ledger vouch for the rows that lie in `table` now, of those shards for which `shards` holds; how many."""
+    changed = cursor.execute(
+        f"UPDATE _ledger SET checksum = coalesce((SELECT r.actual FROM ({checksums_in(cursor, table)}) r "
+        f"WHERE r.shard_id = _ledger.shard_id), 0), checksum_by = '{METHOD}' "
+        f"WHERE pipeline = ? AND version = ? AND {shards}",
+        [pipeline, version],
+    ).fetchone()
+    return int(changed[0]) if changed else 0

@@ -1,0 +1,128 @@
+"""What `verify` finds wrong, brought back: damaged files leave the tables, and their shards are computed again."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tidemill.backfill import BackfillRun, Selection, plan_backfill, request_backfill
+from tidemill.config import Pipeline
+from tidemill.lake import Cursor, Lake
+from tidemill.lake.adoption import Target, adopt
+from tidemill.lake.checksums import fill_checksums
+from tidemill.lake.damage import remove_from, set_aside
+from tidemill.lake.data_files import note_files
+from tidemill.lake.ledger import target_shards
+from tidemill.lake.promotion import existing_state, load_table
+from tidemill.lake.tables import point_view, table_name
+from tidemill.lake.verify import Verification, verify_pipeline
+from tidemill.plan import make_plan
+from tidemill.progress import Progress
+from tidemill.run import Run, adoption_of
+
+MAX_ROUNDS = 3
+"""What lies beside damaged files is checked only once they are out of the way."""
+LISTING = ("_files", "_shards")
+
+
+@dataclass
+class Repair:
+    """What was done; `problems` are those that are left."""
+
+    pipeline: str
+    num_files: int = 0
+    num_shards: int = 0
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return vars(self)
+
+
+def repair(pipeline: Pipeline, *, progress: Progress | None = None) -> Repair:
+    """Take out what is damaged or wrong and compute it again, at the dataset revision that the tables are at.
+
+    Killed at any moment, the same call goes on.
+
+    Raises:
+        LakeError: there is no such lake or pipeline, or what is damaged is in no other place.
+        InputError: the source, or the model, is not to be had.
+    """
+    done = Repair(pipeline.name)
+    for _ in range(MAX_ROUNDS):
+        with Lake(pipeline.lake) as lake:
+            found = verify_pipeline(lake, pipeline.name)
+            if not found.problems:
+                break
+            lost = _take_out(lake, found)
+            done.num_files += len(found.damages)
+            done.num_shards += sum(map(len, lost.values()))
+        if _is_listing_wrong(found):
+            _list_again(pipeline, progress, done)
+        for version, shard_ids in lost.items():
+            _compute_again(pipeline, version, shard_ids, progress, done)
+    with Lake(pipeline.lake) as lake:
+        lake.write(lambda cursor: _vouch(cursor, pipeline.name), message=f"checksums of {pipeline.name}")
+        note_files(lake)
+        done.problems = verify_pipeline(lake, pipeline.name).problems
+    return done
+
+
+def _take_out(lake: Lake, found: Verification) -> dict[str, set[str]]:
+    """Take wrong shards and damaged files out of all tables; version → shards that the pipeline's tables lost."""
+    set_aside(lake, found.damages)
+    lost = {version: shard_ids for version, shard_ids in found.wrong_shards.items() if shard_ids}
+    for version, shard_ids in lost.items():
+        remove_from(lake, table_name(found.pipeline, version), shard_ids)
+
+    def show(cursor: Cursor) -> None:
+        promoted = existing_state(cursor, found.pipeline).promoted_version
+        point_view(cursor, load_table(cursor, found.pipeline, promoted))
+
+    lake.write(show, message=f"repair {found.pipeline}")
+    return lost
+
+
+def _is_listing_wrong(found: Verification) -> bool:
+    return found.is_listing_wrong or any(damage.file.table in LISTING for damage in found.damages)
+
+
+def _list_again(pipeline: Pipeline, progress: Progress | None, done: Repair) -> None:
+    """List the target revision's files and shards anew, and let a run cut the text files that it must read for that."""
+
+    def forget(cursor: Cursor) -> None:
+        revision = existing_state(cursor, pipeline.name).target_revision
+        for table in LISTING:
+            cursor.execute(f"DELETE FROM {table} WHERE pipeline = ? AND revision = ?", [pipeline.name, revision])
+
+    with Lake(pipeline.lake) as lake:
+        lake.write(forget, message=f"list {pipeline.name} anew")
+        plan, _ = make_plan(pipeline, lake)
+        run_id = secrets.token_hex(6)
+        target = Target(pipeline.name, plan.version, plan.revision, run_id, plan.table, plan.kept_fingerprint)
+        adopt(lake, target, adoption_of(plan))
+    result = Run(pipeline, progress=progress, why="repair").execute()
+    done.notes += [*result.notes, *(f"{failure['path']}: {failure['message']}" for failure in result.failures)]
+
+
+def _compute_again(
+    pipeline: Pipeline, version: str, shard_ids: set[str], progress: Progress | None, done: Repair
+) -> None:
+    """Compute those of a version's shards that the target revision still has."""
+    with Lake(pipeline.lake) as lake:
+        revision = existing_state(lake.cursor(), pipeline.name).target_revision
+        listed = {shard.shard_id for shard in target_shards(lake.cursor(), pipeline.name, revision)}
+        if not (wanted := tuple(sorted(shard_ids & listed))):
+            return
+        plan = plan_backfill(pipeline, lake, Selection(shards=wanted, version=version))
+        backfill_id = request_backfill(lake, plan, why="repair")
+    result = BackfillRun(pipeline, backfill_id, progress=progress, why="repair").execute()
+    done.notes += [*plan.notes, *(f"{failure['path']}: {failure['message']}" for failure in result.failures)]
+
+
+def _vouch(cursor: Cursor, pipeline: str) -> Mapping[str, int]:
+    """Give every shard that has no checksum of this DuckDB's the one of its rows; version → how many."""
+    versions = cursor.execute("SELECT version FROM _versions WHERE pipeline = ?", [pipeline]).fetchall()
+    return {version: fill_checksums(cursor, pipeline, version) for (version,) in versions}
