@@ -1,7 +1,7 @@
 """What a shard's rows add up to: noted beside the shard, and reckoned again from the rows by whoever doubts them.
 
 A row's hash is of all its columns, and a shard's checksum the sum of its rows'
-hashes modulo 2^64. So the order of rows does not matter, a row that is there
+hashes modulo 2^63. So the order of rows does not matter, a row that is there
 twice does not cancel, and rows that come or go change the sum by their own
 hashes: nobody vouches for the others by reading them again. DuckDB may hash
 otherwise in another release, so each checksum says which one made it.
@@ -19,13 +19,13 @@ from tidemill.lake.connection import Cursor
 from tidemill.lake.tables import existing_columns, identifier, table_name
 
 METHOD = f"duckdb {duckdb.__version__}"
-_MODULUS = 2**64
+_MODULUS = 2**63
 
 
 def checksum_of(columns: Sequence[tuple[str, str]]) -> str:
     """SQL: the checksum of rows with these columns, as the values of these types that the table keeps."""
     values = ", ".join(f"CAST({identifier(name)} AS {kind})" for name, kind in columns)
-    return f"(coalesce(sum(hash({values})), 0) % {_MODULUS})::UBIGINT"
+    return f"(coalesce(sum(hash({values})), 0) % {_MODULUS})::BIGINT"
 
 
 def checksum_with(amount: str) -> str:
@@ -35,7 +35,7 @@ def checksum_with(amount: str) -> str:
     """
     return (
         f"CASE WHEN checksum_by = '{METHOD}' "
-        f"THEN ((checksum::HUGEINT + {amount} + {_MODULUS}) % {_MODULUS})::UBIGINT END"
+        f"THEN ((checksum::HUGEINT + {amount} + {_MODULUS}) % {_MODULUS})::BIGINT END"
     )
 
 

@@ -248,7 +248,7 @@ def _write_rows(cursor: Cursor, target: Target, item: Computed) -> tuple[int, in
     _quarantine(cursor, target, shard, rows, predictions)
     cursor.execute(
         "UPDATE _ledger SET num_rows = num_rows + $mended, num_quarantined = num_quarantined - $mended, "
-        f"checksum = {checksum_with('$checksum::UBIGINT')}, request_id = $request, run_id = $run, committed_at = now() "
+        f"checksum = {checksum_with('$checksum::BIGINT')}, request_id = $request, run_id = $run, committed_at = now() "
         "WHERE pipeline = $pipeline AND version = $version AND shard_id = $shard",
         {name: value for name, value in facts.items() if name != "numbers"},
     )
@@ -342,7 +342,7 @@ def _write_copy(cursor: Cursor, target: Target, item: Copied) -> tuple[int, int]
     )
     cursor.execute(
         "INSERT INTO _ledger SELECT * REPLACE ($shard_id AS shard_id, $path AS path, $run_id AS run_id, "
-        "$checksum::UBIGINT AS checksum, $method AS checksum_by, "
+        "$checksum::BIGINT AS checksum, $method AS checksum_by, "
         "$revision AS revision, $source AS copied_from, 0.0 AS ingest_seconds, 0.0 AS tokenize_seconds, "
         "0.0 AS infer_seconds, now() AS committed_at, coalesce((SELECT any_value(r.request_id) FROM _requests r "
         "WHERE r.pipeline = $pipeline AND r.version = $version AND r.shard_id = $shard_id), request_id) AS request_id) "

@@ -19,6 +19,8 @@ import duckdb
 from tidemill.lake.connection import CATALOG, Cursor
 from tidemill.lake.tables import existing_columns, identifier
 
+MOST_INLINED_ROWS = 50
+"""What the catalog took of one insert before layout 3."""
 _NULL = re.compile("NULL")
 _STRING = re.compile(r"'((?:[^']|'')*)'")
 _CAST = re.compile(r"CAST\('((?:[^']|'')*)' AS [A-Z_ ]+\)")
@@ -58,29 +60,66 @@ def restore_structs(cursor: Cursor, table: str) -> Restored | None:
     rows = [row for name in _inlined_tables(cursor, table) for row in _texts(cursor, name, columns)] if columns else []
     if not rows:
         return None
-    values, unknown = [], set()
+    known, unknown = [], set()
     with duckdb.connect() as reader:
         for shard_id, row_number, *texts in rows:
             try:
-                read = [_as_cast(reader, text, kind) for text, (_, kind) in zip(texts, columns, strict=True)]
-                values.append((shard_id, row_number, *read))
+                literals = [literal(text, kind) for text, (_, kind) in zip(texts, columns, strict=True)]
+                _check(reader, literals)
+                known.append((shard_id, row_number, literals))
             except Undetermined:
                 unknown.add(shard_id)
-    known = [value for value in values if value[0] not in unknown]
-    _write_anew(cursor, table, columns, known)
+    known = [row for row in known if row[0] not in unknown]
+    if known:
+        _write_anew(cursor, table, columns, known)
     return Restored(table, len(known), frozenset(unknown))
 
 
-def as_cast(text: str, kind: str) -> str:
-    """The text of a struct, list or map as a cast to its type reads it.
+def flushed_shards(cursor: Cursor, table: str) -> list[str]:
+    """Shards that may have lost values of their structs for good: they were moved from the catalog into a file.
+
+    Nothing tells them from others of so few rows in files that were made of several inserts, so those count as well.
+    """
+    if not any("STRUCT(" in kind for _, kind in nested_columns(cursor, table)):
+        return []
+    rows = cursor.execute(
+        f"SELECT parse_filename(f.path) FROM {CATALOG}.ducklake_data_file f JOIN {CATALOG}.ducklake_table t "
+        "USING (table_id) WHERE f.end_snapshot IS NULL AND t.end_snapshot IS NULL AND f.partial_max IS NOT NULL "
+        "AND t.table_name = ?",
+        [table],
+    ).fetchall()
+    names = {name for (name,) in rows}
+    listed = cursor.execute("SELECT data_file FROM ducklake_list_files('lake', ?)", [table]).fetchall()
+    paths = [path for (path,) in listed if path.rpartition("/")[2] in names]
+    if not paths:
+        return []
+    found = cursor.execute(
+        f"SELECT shard_id FROM read_parquet(?) GROUP BY shard_id HAVING count(*) <= {MOST_INLINED_ROWS} ORDER BY ALL",
+        [paths],
+    ).fetchall()
+    return [shard_id for (shard_id,) in found]
+
+
+@dataclass(frozen=True)
+class Literal:
+    """A nested value as SQL: an expression, and for each `?` in there a text that a cast reads."""
+
+    expression: str
+    texts: tuple[str, ...]
+    parts: tuple[tuple[str, str], ...]
+    """The lists and maps among the texts, and their types with text for JSON."""
+
+
+def literal(text: str | None, kind: str) -> Literal:
+    """What DuckLake's text of a value of a nested type says.
 
     Raises:
-        Undetermined: the text is not one that DuckLake writes.
+        Undetermined: DuckLake does not write such a text.
 
-    >>> as_cast("{'name': 'O''Brien', 'day': CAST('2020-01-02' AS DATE)}", "STRUCT(name VARCHAR, day DATE)")
-    "{'name': 'O\\\\'Brien', 'day': '2020-01-02'}"
+    >>> literal("{'name': 'O''Brien', 'day': CAST('2020-01-02' AS DATE)}", "STRUCT(name VARCHAR, day DATE)").texts
+    ("O'Brien", '2020-01-02')
     """
-    return _Literal(text).as_cast(duckdb.sqltype(kind))
+    return _Text("NULL" if text is None else text).literal(duckdb.sqltype(kind))
 
 
 def _inlined_tables(cursor: Cursor, table: str) -> list[str]:
@@ -94,45 +133,45 @@ def _inlined_tables(cursor: Cursor, table: str) -> list[str]:
 
 
 def _texts(cursor: Cursor, inlined: str, columns: Sequence[tuple[str, str]]) -> list[tuple[Any, ...]]:
-    """(shard id, row number, the nested columns' texts) of the rows that are there now."""
+    """(shard id, row number, the nested columns' texts) of the rows there are. PostgreSQL has bytes for text."""
     names = ", ".join(identifier(name) for name, _ in columns)
-    return cursor.execute(
+    rows = cursor.execute(
         f"SELECT shard_id, row_number, {names} FROM {CATALOG}.{identifier(inlined)} WHERE end_snapshot IS NULL"
     ).fetchall()
+    return [tuple(value.decode() if isinstance(value, bytes) else value for value in row) for row in rows]
 
 
-def _as_cast(reader: duckdb.DuckDBPyConnection, text: Any, kind: str) -> str | None:
-    """`as_cast`, if each list and map in there means one value: as text again, it gives what the catalog has."""
-    if text is None:
-        return None
-    literal, type_ = _Literal(str(text)), duckdb.sqltype(kind)
-    found = literal.as_cast(type_)
+def _check(reader: duckdb.DuckDBPyConnection, literals: Sequence[Literal]) -> None:
+    """
+    Raises:
+        Undetermined: a value cannot be read; or a list or map, read and written again, is not what the catalog has.
+    """
     try:
-        reader.execute(f"SELECT CAST(? AS {_without_json(type_)})", [found])
-        for part, of_part in literal.parts:
-            again = reader.execute(f"SELECT CAST(CAST(? AS {_without_json(of_part)}) AS VARCHAR)", [part]).fetchall()
-            if again != [(part,)]:
-                raise Undetermined(text)
+        for found in literals:
+            reader.execute(f"SELECT {found.expression}", list(found.texts))
+            for text, kind in found.parts:
+                again = reader.execute(f"SELECT CAST(CAST(? AS {kind}) AS VARCHAR)", [text]).fetchall()
+                if again != [(text,)]:
+                    raise Undetermined(text)
     except duckdb.Error as e:
-        raise Undetermined(text) from e
-    return found
+        raise Undetermined(str(e)) from e
 
 
 def _write_anew(
-    cursor: Cursor, table: str, columns: Sequence[tuple[str, str]], values: Sequence[tuple[Any, ...]]
+    cursor: Cursor, table: str, columns: Sequence[tuple[str, str]], rows: Sequence[tuple[str, int, list[Literal]]]
 ) -> None:
-    if not values:
-        return
-    kinds = ["VARCHAR", "BIGINT", *("VARCHAR" for _ in columns)]
-    names = ["shard_id", "row_number", *(name for name, _ in columns)]
-    listed = ", ".join(f"{identifier(name)} {kind}" for name, kind in zip(names, kinds, strict=True))
-    cursor.execute(f"CREATE OR REPLACE TEMP TABLE restored ({listed})")
-    cursor.executemany(f"INSERT INTO restored VALUES ({', '.join('?' for _ in names)})", values)
-    read = {
-        name: f"CAST(CAST(v.{identifier(name)} AS {_without_json(duckdb.sqltype(kind))}) AS {kind})"
-        for name, kind in columns
-    }
-    selected = ", ".join(read.get(name, f"t.{identifier(name)}") for name, _ in existing_columns(cursor, table))
+    """Replace rows by what they are with the literals' values; of what is there only the plain columns can be read."""
+    listed = [("shard_id", "VARCHAR"), ("row_number", "BIGINT"), *columns]
+    of_columns = ", ".join(f"{identifier(name)} {kind}" for name, kind in listed)
+    cursor.execute(f"CREATE OR REPLACE TEMP TABLE restored ({of_columns})")
+    for shard_id, row_number, literals in rows:
+        values = ", ".join(["?", "?", *(found.expression for found in literals)])
+        texts = [text for found in literals for text in found.texts]
+        cursor.execute(f"INSERT INTO restored VALUES ({values})", [shard_id, row_number, *texts])
+    nested = {name for name, _ in columns}
+    selected = ", ".join(
+        f"{'v' if name in nested else 't'}.{identifier(name)}" for name, _ in existing_columns(cursor, table)
+    )
     target = f"lake.{identifier(table)}"
     cursor.execute(
         f"CREATE OR REPLACE TEMP TABLE anew AS SELECT {selected} FROM {target} t JOIN restored v "
@@ -146,53 +185,60 @@ def _write_anew(
     cursor.execute("DROP TABLE restored")
 
 
-class _Literal:
-    """A text of DuckLake's, read from its beginning; `parts` are the lists and maps met, with their types."""
+class _Text:
+    """A text of DuckLake's, read from its beginning."""
 
     def __init__(self, text: str) -> None:
         self._text, self._at = text, 0
-        self.parts: list[tuple[str, Any]] = []
+        self._texts: list[str] = []
+        self._parts: list[tuple[str, str]] = []
 
-    def as_cast(self, kind: Any) -> str:
-        found = self._value(kind)
+    def literal(self, kind: Any) -> Literal:
+        expression = self._value(kind)
         if self._at != len(self._text):
             raise Undetermined(self._text)
-        return found
+        return Literal(expression, tuple(self._texts), tuple(self._parts))
 
     def _value(self, kind: Any) -> str:
         if self._take_match(_NULL):
             return "NULL"
         if kind.id == "struct":
             return self._struct(kind)
-        if kind.id in ("list", "map", "array"):
-            return self._part(kind)
-        if match := self._take_match(_STRING) or self._take_match(_CAST):
-            return _quoted(match[1].replace("''", "'"))
-        if match := self._take_match(_CONCAT):
-            parts = (part[1] for part in _PART.finditer(match[0]))
-            return _quoted("".join("\0" if part is None else part.replace("''", "'") for part in parts))
-        if match := self._take_match(_PLAIN):
-            return match[0]
-        raise Undetermined(self._text)
+        is_part = kind.id in ("list", "map")
+        self._texts.append(self._part() if is_part else self._leaf())
+        if not is_part:
+            return f"CAST(? AS {kind})"
+        self._parts.append((self._texts[-1], _without_json(kind)))
+        return f"CAST(CAST(? AS {_without_json(kind)}) AS {kind})"
 
     def _struct(self, kind: Any) -> str:
         fields = []
         self._take("{")
         for number, (name, of_field) in enumerate(kind.children):
-            self._take(("" if number == 0 else ", ") + "'" + name.replace("'", "''") + "': ")
-            fields.append(f"{_quoted(name)}: {self._value(of_field)}")
+            label = "'" + name.replace("'", "''") + "': "
+            self._take(("" if number == 0 else ", ") + label)
+            fields.append(label + self._value(of_field))
         self._take("}")
         return "{" + ", ".join(fields) + "}"
 
-    def _part(self, kind: Any) -> str:
+    def _leaf(self) -> str:
+        if match := self._take_match(_STRING) or self._take_match(_CAST):
+            return match[1].replace("''", "'")
+        if match := self._take_match(_CONCAT):
+            parts = (part[1] for part in _PART.finditer(match[0]))
+            return "".join("\0" if part is None else part.replace("''", "'") for part in parts)
+        if match := self._take_match(_PLAIN):
+            return match[0]
+        raise Undetermined(self._text)
+
+    def _part(self) -> str:
         """A list or a map, as a cast writes it: strings with a quote or a bracket in them are quoted."""
         start, depth = self._at, 0
         for at, character in _unquoted(self._text, start):
             depth += (character in "[{") - (character in "]}")
             if depth == 0:
                 self._at = at + 1
-                self.parts.append((self._text[start : self._at], kind))
-                return self.parts[-1][0]
+                return self._text[start : self._at]
         raise Undetermined(self._text)
 
     def _take(self, expected: str) -> None:
@@ -217,10 +263,6 @@ def _unquoted(text: str, start: int) -> Iterator[tuple[int, str]]:
         elif not quoted:
             yield at, text[at]
         at += 1
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _without_json(kind: Any) -> str:

@@ -7,8 +7,8 @@ layout goes through all that follow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tidemill import config
@@ -17,9 +17,10 @@ from tidemill.lake.checksums import fill_checksums
 from tidemill.lake.connection import LAYOUT_VERSION, Cursor, Lake, catalog_exists, layout_message
 from tidemill.lake.data import DataFolder
 from tidemill.lake.data_files import note_files
-from tidemill.lake.inlined import restore_structs
+from tidemill.lake.inlined import flushed_shards, restore_structs
+from tidemill.lake.promotion import existing_state
 from tidemill.lake.retirement import remove_shards
-from tidemill.lake.tables import existing_columns, limit_inlining, table_name
+from tidemill.lake.tables import existing_columns, identifier, limit_inlining, table_name
 
 Step = Callable[[Cursor], list[str]]
 """Changes the tables, and says what it changed."""
@@ -72,18 +73,17 @@ def to_layout_2(cursor: Cursor) -> list[str]:
 def to_layout_3(cursor: Cursor) -> list[str]:
     """Checksums of rows and hashes of files; no more result rows in the catalog, and the structs there restored."""
     changes = [
-        _add_columns(cursor, "_ledger", "checksum UBIGINT", "checksum_by VARCHAR"),
+        _add_columns(cursor, "_ledger", "checksum BIGINT", "checksum_by VARCHAR"),
         _make_table(
             cursor,
             "_data_files",
             "file VARCHAR, num_bytes BIGINT, hash VARCHAR, shard_ids JSON, noted_at TIMESTAMPTZ",
         ),
     ]
-    cursor.execute("CALL lake.set_option('data_inlining_row_limit', 0)")
     versions = cursor.execute("SELECT pipeline, version FROM _versions ORDER BY ALL").fetchall()
     for pipeline, version in versions:
         changes += _restore(cursor, pipeline, version)
-    return [*changes, *(_sum_up(cursor, pipeline, version) for pipeline, version in versions)]
+    return changes
 
 
 def to_layout_4(cursor: Cursor) -> list[str]:
@@ -163,30 +163,36 @@ def to_layout_4(cursor: Cursor) -> list[str]:
 def _restore(cursor: Cursor, pipeline: str, version: str) -> list[str]:
     """Restore a version's structs, and take out the shards of which a value is lost; says what it did."""
     table = table_name(pipeline, version)
-    changes = []
-    for name in (table, *_rewrites_of(cursor, table)):
-        if (restored := restore_structs(cursor, name)) is None:
-            continue
-        changes.append(f"{name}: restored nested values of {restored.num_rows:,} rows from the catalog")
-        if restored.unknown:
-            remove_shards(cursor, pipeline, version, sorted(restored.unknown))
-            changes.append(
-                f"{name}: took out {len(restored.unknown):,} shards whose nested values the catalog does not tell "
-                f"({', '.join(sorted(restored.unknown))}): the next `tidemill run` computes them again"
-            )
-    return changes
+    changes = _drop_rewrites(cursor, table)
+    if restored := restore_structs(cursor, table):
+        changes.append(f"{table}: restored the nested values of {restored.num_rows:,} rows from the catalog")
+        changes += _take_out(
+            cursor, pipeline, version, restored.unknown, "whose nested values the catalog does not tell"
+        )
+    flushed = flushed_shards(cursor, table)
+    return changes + _take_out(cursor, pipeline, version, flushed, "that may have lost nested values in the catalog")
 
 
-def _rewrites_of(cursor: Cursor, table: str) -> list[str]:
+def _take_out(cursor: Cursor, pipeline: str, version: str, shard_ids: Collection[str], which: str) -> list[str]:
+    if not shard_ids:
+        return []
+    remove_shards(cursor, pipeline, version, sorted(shard_ids))
+    again = "run" if existing_state(cursor, pipeline).promoted_version == version else f"backfill --version {version}"
+    return [
+        f"{table_name(pipeline, version)}: took out {len(shard_ids):,} shards {which} ({', '.join(sorted(shard_ids))}): "
+        f"the next `tidemill {again}` computes them again"
+    ]
+
+
+def _drop_rewrites(cursor: Cursor, table: str) -> list[str]:
+    """Drop the tables into which a version's columns were being rewritten: that begins anew, from the source."""
     rows = cursor.execute(
         "SELECT table_name FROM ducklake_table_info('lake') WHERE starts_with(table_name, ?) ORDER BY ALL",
         [f"{table}__"],
     ).fetchall()
-    return [name for (name,) in rows]
-
-
-def _sum_up(cursor: Cursor, pipeline: str, version: str) -> str:
-    return f"{table_name(pipeline, version)}: checksums of {fill_checksums(cursor, pipeline, version):,} shards"
+    for (name,) in rows:
+        cursor.execute(f"DROP TABLE {identifier(name)}")
+    return [f"dropped {name}: its columns are rewritten from the beginning" for (name,) in rows]
 
 
 STEPS: tuple[Step, ...] = (to_layout_2, to_layout_3, to_layout_4)
@@ -215,10 +221,23 @@ def migrate(spec: config.Lake, *, steps: Sequence[Step] = STEPS) -> Migration:
             return Migration(layout, LAYOUT_VERSION, tuple(changes))
 
         DataFolder(lake).mark()
-        done = lake.write(body, message=f"migrate from layout {found} to {LAYOUT_VERSION}")
+        # Before a table is changed: DuckLake makes its place in the catalog anew by the limit that it has then.
         lake.write(limit_inlining, message="limit inlining")
+        done = lake.write(body, message=f"migrate from layout {found} to {LAYOUT_VERSION}")
+        # What a transaction has deleted from the catalog it still reads, and a new table's options it cannot set.
+        lake.write(limit_inlining, message="limit inlining")
+        summed = lake.write(_sum_up, message="note checksums")
         note_files(lake)
-        return done
+        return replace(done, changes=(*done.changes, *summed))
+
+
+def _sum_up(cursor: Cursor) -> list[str]:
+    """Let the ledger vouch for the rows that are there, version by version."""
+    versions = cursor.execute("SELECT pipeline, version FROM _versions ORDER BY ALL").fetchall()
+    return [
+        f"{table_name(pipeline, version)}: checksums of {fill_checksums(cursor, pipeline, version):,} shards"
+        for pipeline, version in versions
+    ]
 
 
 def _layout(cursor: Cursor) -> int | None:

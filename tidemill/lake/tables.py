@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ SYSTEM_TABLES = {
         num_computed_tokens BIGINT, num_padded_tokens BIGINT,
         ingest_seconds DOUBLE, tokenize_seconds DOUBLE, infer_seconds DOUBLE, device VARCHAR, resolved JSON,
         committed_at TIMESTAMPTZ, num_forgotten BIGINT, materialize_seconds DOUBLE, worker VARCHAR,
-        checksum UBIGINT, checksum_by VARCHAR""",
+        checksum BIGINT, checksum_by VARCHAR""",
     "_quarantine": """
         pipeline VARCHAR, version VARCHAR, shard_id VARCHAR, path VARCHAR, row_number BIGINT, key JSON,
         stage VARCHAR, reason VARCHAR, run_id VARCHAR""",
@@ -183,7 +184,7 @@ def limit_inlining(cursor: Cursor) -> None:
     that of one table can be set only once the transaction that made it is over.
     """
     cursor.execute("CALL lake.set_option('data_inlining_row_limit', 0)")
-    for name in SYSTEM_TABLES:
+    for name in filter(functools.partial(existing_columns, cursor), SYSTEM_TABLES):
         cursor.execute(f"CALL lake.set_option('data_inlining_row_limit', {INLINED_ROWS}, table_name => '{name}')")
 
 

@@ -1,0 +1,112 @@
+"""Shards of made-up rows, committed as a run commits them: what a lake keeps is tried without a model or a source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tidemill import config
+from tidemill.columns import KeptColumn
+from tidemill.formats import KEPT_PREFIX
+from tidemill.lake import Lake, ResultTable, ensure_system_tables
+from tidemill.lake.adoption import Adoption, Target, adopt, request_ids
+from tidemill.lake.commit import Computed, commit_shards
+from tidemill.lake.connection import CATALOG
+from tidemill.lake.tables import existing_columns
+from tidemill.shards import Shard, Slice, SourceFile
+
+PIPELINE, VERSION = "values", "0a1b2c3d"
+TABLE = f"{PIPELINE}__{VERSION}"
+RESULTS = (("label", "VARCHAR"), ("score", "FLOAT"))
+INLINED_BEFORE_LAYOUT_3 = 50
+
+
+def lake_at(folder: Path, catalog: str | None = None) -> config.Lake:
+    return config.Lake(catalog=catalog or f"sqlite:{folder}/lake.sqlite", data=f"{folder}/lake")
+
+
+def commit_rows(spec: config.Lake, kept: pa.Table, sizes: Sequence[int], *, inlined: bool = False) -> list[Shard]:
+    """Commit the first rows of `kept` as kept columns, in shards of these sizes, each in a transaction of its own.
+
+    With `inlined`, small shards lie in the catalog, as they did before layout 3.
+    """
+    columns = [KeptColumn(name, name, kind) for name, kind in zip(kept.column_names, kept.schema.types, strict=True)]
+    table = ResultTable(PIPELINE, VERSION, tuple((column.name, column.type) for column in columns), RESULTS)
+    target = Target(PIPELINE, VERSION, "r1", "made-up", table, "kept")
+    shards, first_row = [], 0
+    for number, size in enumerate(sizes):
+        file = SourceFile(f"part-{number}", f"part-{number}", size, f"content-{number}")
+        shards.append(Shard(file, Slice(0, size, 0, 0, f"slice-{number}", size)))
+    adoption = Adoption(
+        files=[(shard.file, 1) for shard in shards],
+        shards=shards,
+        requests=[(shard.shard_id, "new") for shard in shards],
+        spec={},
+        kept=[column.to_json() for column in columns],
+        dataset={},
+        expected_target=None,
+    )
+    with Lake(spec) as lake:
+        ensure_system_tables(lake)
+        assert adopt(lake, target, adoption)
+        if inlined:
+            limit = (
+                f"CALL lake.set_option('data_inlining_row_limit', {INLINED_BEFORE_LAYOUT_3}, table_name => '{TABLE}')"
+            )
+            lake.write(lambda cursor: cursor.execute(limit), message="as before layout 3")
+        ids = request_ids(lake.cursor(), target, [shard.shard_id for shard in shards])
+        for shard in shards:
+            rows = kept.slice(first_row, shard.slice.num_rows)
+            first_row += shard.slice.num_rows
+            done = commit_shards(lake, target, [Computed(shard, ids[shard.shard_id], lambda rows=rows: _loaded(rows))])
+            assert done.num_rows == shard.slice.num_rows
+    return shards
+
+
+def kept_rows(spec: config.Lake, names: Sequence[str]) -> pa.Table:
+    """The kept columns as they are read back, in the order in which `commit_rows` was given them."""
+    columns = ", ".join(f't."{name}"' for name in names)
+    with Lake(spec, read_only=True) as lake:
+        return (
+            lake.cursor()
+            .execute(
+                f"SELECT {columns} FROM {TABLE} t JOIN _ledger USING (shard_id) ORDER BY len(path), path, row_number"
+            )
+            .to_arrow_table()
+        )
+
+
+def take_back_to_layout_2(spec: config.Lake) -> None:
+    """The system tables as the release before layout 3 made them."""
+
+    def body(cursor: Any) -> None:
+        cursor.execute("DROP TABLE _data_files")
+        for column in ("checksum", "checksum_by"):
+            cursor.execute(f"ALTER TABLE _ledger DROP COLUMN {column}")
+        cursor.execute("UPDATE _layout SET layout_version = 2")
+
+    with Lake(spec) as lake:
+        if existing_columns(lake.cursor(), "_data_files"):
+            lake.write(body, message="as layout 2 was")
+        with lake.locked():
+            lake.cursor().execute(f"DELETE FROM {CATALOG}.ducklake_metadata WHERE key = 'data_inlining_row_limit'")
+
+
+def _loaded(kept: pa.Table) -> tuple[pa.Table, pa.Table]:
+    numbers = pa.array(range(kept.num_rows), pa.int64())
+    rows = pa.table({"row_number": numbers} | {KEPT_PREFIX + name: kept[name] for name in kept.column_names})
+    predictions = pa.table(
+        {
+            "row_number": numbers,
+            "label": pa.array(["POSITIVE"] * kept.num_rows),
+            "score": pa.array([0.5] * kept.num_rows, pa.float32()),
+            "num_tokens": pa.array([3] * kept.num_rows, pa.int32()),
+            "truncated": pa.array([False] * kept.num_rows),
+            "stage": pa.nulls(kept.num_rows, pa.string()),
+            "reason": pa.nulls(kept.num_rows, pa.string()),
+        }
+    )
+    return rows, predictions
