@@ -16,7 +16,7 @@ from tidemill.errors import SchemaError
 from tidemill.formats import Columns, check_fields, without_nulls
 from tidemill.lake import Cursor
 from tidemill.lake import ledger as lake_ledger
-from tidemill.lake.tables import RESERVED_NAMES, ROW_COLUMNS, duckdb_type
+from tidemill.lake.tables import RESERVED_NAMES, ROW_COLUMNS, duckdb_type, lake_type
 from tidemill.retry import retrying
 from tidemill.shards import fingerprint
 from tidemill.versions import VersionSpec
@@ -38,7 +38,22 @@ class KeptColumn:
 
     @property
     def type(self) -> str:
-        return duckdb_type(self.arrow_type)
+        """
+        Raises:
+            SchemaError: the lake has no type for it.
+        """
+        try:
+            return duckdb_type(self.arrow_type)
+        except SchemaError as e:
+            raise SchemaError(
+                f"The column {self.source!r} has type {self.arrow_type}, which the lake cannot keep. Take it out of "
+                "dataset.key and dataset.keep, or write the files with another type."
+            ) from e
+
+    @property
+    def settled_type(self) -> Any:
+        """The Arrow type that its cells are given before they go into the table."""
+        return lake_type(self.arrow_type)
 
     def to_json(self) -> dict[str, str]:
         schema = pa.schema([pa.field(self.source, self.arrow_type)])
@@ -97,7 +112,7 @@ def read_columns(dataset: sources.Dataset, kept: Sequence[KeptColumn], num_keys:
     """What is to be read of the dataset, so that the kept columns have their types."""
     return dataset.columns(
         [(column.source, column.name) for column in kept],
-        {column.source: column.arrow_type for column in kept},
+        {column.source: column.settled_type for column in kept},
         converted=[column.source for column in kept if column.converted],
         num_keys=num_keys,
     )

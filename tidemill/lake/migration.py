@@ -179,8 +179,8 @@ def _take_out(cursor: Cursor, pipeline: str, version: str, shard_ids: Collection
     remove_shards(cursor, pipeline, version, sorted(shard_ids))
     again = "run" if existing_state(cursor, pipeline).promoted_version == version else f"backfill --version {version}"
     return [
-        f"{table_name(pipeline, version)}: took out {len(shard_ids):,} shards {which} ({', '.join(sorted(shard_ids))}): "
-        f"the next `tidemill {again}` computes them again"
+        f"{table_name(pipeline, version)}: took out {len(shard_ids):,} shards {which} "
+        f"({', '.join(sorted(shard_ids))}): the next `tidemill {again}` computes them again"
     ]
 
 

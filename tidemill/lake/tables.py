@@ -97,6 +97,8 @@ ROW_COLUMNS = {
 }
 """What every result table has behind the key, the kept and the model task's columns."""
 
+MOST_DIGITS = 38
+"""Of a decimal in the lake."""
 RESERVED_NAMES = frozenset({*ROW_COLUMNS, "row_id", "rowid", "snapshot_id"})
 
 
@@ -136,8 +138,9 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+@functools.cache
 def duckdb_type(arrow_type: pa.DataType) -> str:
-    """The DuckDB type that holds an Arrow type without loss.
+    """The DuckDB type that holds what `lake_type` says of an Arrow type, without loss.
 
     Raises:
         SchemaError: the lake has none.
@@ -145,9 +148,48 @@ def duckdb_type(arrow_type: pa.DataType) -> str:
     import duckdb
 
     try:
-        return str(duckdb.from_arrow(pa.table({"probe": pa.array([], arrow_type)})).types[0])
+        kind = str(duckdb.from_arrow(pa.table({"probe": pa.array([], lake_type(arrow_type))})).types[0])
+        with duckdb.connect() as probe:
+            probe.execute(f"CREATE TABLE probe (probe {kind})")
     except (duckdb.Error, pa.ArrowException, NotImplementedError) as e:
-        raise SchemaError(f"Columns of type {arrow_type} cannot be kept in the lake.") from e
+        raise SchemaError(f"The lake cannot keep columns of type {arrow_type}.") from e
+    return kind
+
+
+def lake_type(arrow_type: pa.DataType) -> pa.DataType:
+    """The Arrow type of a column as it is handed to the lake: cells are cast to it, and quarantined if they do not fit.
+
+    The lake has no smaller floats, fewer kinds of list and string, and
+    microseconds at most where there is a time zone.
+
+    Raises:
+        NotImplementedError: the lake would round its values.
+
+    >>> str(lake_type(pa.struct([("v", pa.list_(pa.float16(), 2)), ("at", pa.timestamp("ns", "UTC"))])))
+    'struct<v: list<item: float>, at: timestamp[us, tz=UTC]>'
+    """
+    is_type = pa.types
+    if is_type.is_float16(arrow_type):
+        return pa.float32()
+    if is_type.is_timestamp(arrow_type) and arrow_type.tz and arrow_type.unit == "ns":
+        return pa.timestamp("us", arrow_type.tz)
+    if is_type.is_dictionary(arrow_type):  # DuckDB 1.5.5 crashes where a list of them has more than 2,048 rows.
+        return lake_type(arrow_type.value_type)
+    if is_type.is_string_view(arrow_type):
+        return pa.string()
+    if is_type.is_binary_view(arrow_type):
+        return pa.binary()
+    if is_type.is_decimal256(arrow_type) and arrow_type.precision <= MOST_DIGITS:
+        return pa.decimal128(arrow_type.precision, arrow_type.scale)
+    if is_type.is_duration(arrow_type) or is_type.is_interval(arrow_type):
+        raise NotImplementedError("Parquet's intervals have whole milliseconds, none of them negative.")
+    if is_type.is_struct(arrow_type):
+        return pa.struct([field.with_type(lake_type(field.type)) for field in arrow_type])
+    if is_type.is_map(arrow_type):
+        return pa.map_(lake_type(arrow_type.key_type), lake_type(arrow_type.item_type))
+    if is_type.is_fixed_size_list(arrow_type) or is_type.is_list(arrow_type) or is_type.is_large_list(arrow_type):
+        return pa.list_(lake_type(arrow_type.value_type))
+    return arrow_type
 
 
 def ensure_system_tables(lake: Lake) -> None:
