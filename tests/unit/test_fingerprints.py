@@ -20,8 +20,9 @@ NAMES = ("a", "b", "c")
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> dict[str, str]:
-    """path → SHA-256, all of them remembered."""
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """path → SHA-256, all of them remembered, however young."""
+    monkeypatch.setattr(fingerprints, "SETTLING_NS", -(10**18))
     expected = {}
     for name in NAMES:
         path = tmp_path / name

@@ -13,7 +13,7 @@ from tidemill import fingerprints
 from tidemill.checkpoint import folder_state
 from tidemill.errors import FileChanged
 from tidemill.fingerprints import hash_files, stamp
-from tidemill.shards import SourceFile
+from tidemill.shards import SourceFile, fingerprint
 from tidemill.sources import open_source
 
 
@@ -64,7 +64,10 @@ def test_a_hash_remembered_by_size_mtime_and_inode_alone_is_not_trusted(tmp_path
     stat = path.stat()
     with memory(tmp_path / "home") as connection:
         old = f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ino}"
+        connection.execute("CREATE TABLE files (path TEXT PRIMARY KEY, stamp TEXT, sha256 TEXT)")
         connection.execute("INSERT INTO files VALUES (?, ?, ?)", (str(path), old, sha256(b"others!")))
+        seal = fingerprint(str(path), old, sha256(b"others!"))
+        connection.execute("INSERT INTO hashes VALUES (?, ?, ?, ?)", (str(path), old, sha256(b"others!"), seal))
     connection.close()
 
     assert hash_files([path]) == {str(path): sha256(b"weights")}
@@ -79,7 +82,7 @@ def test_a_file_that_was_just_written_is_not_remembered_since_its_times_cannot_t
 
     hash_files([path])
 
-    assert memory(tmp_path / "home").execute("SELECT count(*) FROM files").fetchall() == [(0,)]
+    assert memory(tmp_path / "home").execute("SELECT count(*) FROM hashes").fetchall() == [(0,)]
 
 
 def test_a_loaded_model_is_told_from_one_whose_blob_was_overwritten_in_place(tmp_path):
