@@ -141,6 +141,8 @@ def _way_out(dataset: sources.Dataset, name: str) -> str:
 def check_names(pipeline: Pipeline) -> None:
     names = [name for _, name in parse_kept(pipeline)]
     for name in names:
+        if not name:
+            raise SchemaError('A column without a name needs one in the table: keep = [" as index"].')
         if name.lower() in RESERVED_NAMES:
             raise SchemaError(
                 f"The kept column {name!r} has the name of a column of the result table. "

@@ -39,7 +39,8 @@ class JsonlReader(RecordReader):
         return self._schema
 
     def common_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
-        return common_type(a, b) or pa.string()
+        common = common_type(a, b)
+        return pa.string() if common is None else common
 
     @cached_property
     def _schema(self) -> pa.Schema:
@@ -92,16 +93,16 @@ class JsonlReader(RecordReader):
     def _table(self, lines: Sequence[bytes], types: dict[str, pa.DataType], problems: Problems) -> pa.Table:
         records = _load(lines, problems)
         names = self.columns.sources
-        values = {name: [record.get(name) for record in records] for name in names}
         if _has_more_keys(b"".join(lines), records):
-            _note_repeated_keys(lines, records, names, problems)
+            _empty_repeating(records, lines, names, problems)
         table = {}
         for name in names:
+            values = [record.get(name) for record in records]
             if name in self.columns.text:
-                table[name] = _texts(values[name], name, problems)
+                table[name] = _texts(values, name, problems)
             else:
                 column = JsonColumn(name, types[name], name in self.columns.converted, name in self.columns.keys)
-                table[name] = column.settle(lines, values[name], problems)
+                table[name] = column.settle(lines, values, problems)
         return pa.table(table)
 
 
@@ -149,14 +150,14 @@ def _load_one(line: bytes, index: int, problems: Problems) -> Any:
         return {}
 
 
-def _note_repeated_keys(
-    lines: Sequence[bytes], records: Sequence[Record], names: Sequence[str], problems: Problems
-) -> None:
+def _empty_repeating(records: list[Record], lines: Sequence[bytes], names: Sequence[str], problems: Problems) -> None:
+    """Note and empty the records in which a key that is asked for is there twice: which value is meant?"""
     for index, (line, record) in enumerate(zip(lines, records, strict=True)):
         if index in problems or not _has_more_keys(line, record):
             continue
         if path := repeated_key(read_exactly(line), names):
             problems[index] = f"malformed record: the key {path} is there twice: {excerpt(line[:_EXCERPT_BYTES])}"
+            records[index] = {}
 
 
 def _has_more_keys(data: bytes, read: Any) -> bool:

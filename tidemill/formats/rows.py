@@ -64,7 +64,7 @@ def settle_schema(shown: Mapping[str, pa.Schema], columns: Columns, common_type:
             common = common_type(known, type_) if name in united or pa.types.is_null(known) else known
             if common is None:
                 raise SchemaError(
-                    f"The column {name!r} is {known} in {origins[name]}, but {type_} in {path}. Write the files with "
+                    f"The column {name!r} is {type_} in {path}, but {known} in {origins[name]}. Write the files with "
                     f"one type, settle it by dataset.types, or leave {name!r} out of dataset.keep and dataset.key."
                 )
             if not common.equals(known) or name not in origins:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import hashlib
+import io
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,16 +14,33 @@ from tidemill.formats import format_of
 
 def test_a_row_is_a_line_without_its_newline():
     data = b"one\r\n\n  \ntwo\rthree\r"
-    assert texts(all_rows(data, "a.txt")) == ["one", "", "  ", "two\rthree\r"]
-    assert texts(all_rows(data + b"\n", "a.txt")) == ["one", "", "  ", "two\rthree"]
+    assert texts(all_rows(data, "a.txt")) == ["one", "", "  ", "two", "three"]
+    assert texts(all_rows(data + b"\n", "a.txt")) == ["one", "", "  ", "two", "three"]
     assert texts(all_rows(b"\n", "a.txt")) == [""]
+    assert texts(all_rows(b"good\rbad\rfine\r", "a.txt")) == ["good", "bad", "fine"]
+
+
+def test_only_the_breaks_that_open_knows_end_a_line():
+    line = "a\fb\vc\x1cd\x85e\u2028f"
+    assert texts(all_rows(f"{line}\n{line}\r".encode(), "a.txt")) == [line, line]
 
 
 @given(st.text(st.sampled_from("a\n\r é")), st.integers(1, 20))
 def test_lines_are_the_same_wherever_slices_are_cut(text, shard_bytes):
-    lines = text.split("\n")
-    expected = [line.removesuffix("\r") for line in lines[:-1]] + [lines[-1]] * bool(lines[-1])
+    expected = [line.removesuffix("\n") for line in io.StringIO(text, newline=None)]
     assert texts(all_rows(text.encode(), "a.txt", shard_bytes)) == expected
+
+
+@pytest.mark.parametrize(("path", "data"), [("a.txt", b"a%sb%s"), ("a.jsonl", b'{"text": "a"}%s{"text": "b"}%s')])
+def test_only_a_file_with_lone_returns_is_another_content_than_before(path, data):
+    def content(newline: bytes) -> str:
+        (cut,) = reader_of(data % (newline, newline), path).slices(shard_bytes=100)
+        return cut.content
+
+    seed = b"text" if path == "a.txt" else b"jsonl"
+    for newline in (b"\n", b"\r\n"):
+        assert content(newline) == hashlib.sha256(seed + data % (newline, newline)).hexdigest()[:32]
+    assert content(b"\r") != hashlib.sha256(seed + data % (b"\r", b"\r")).hexdigest()[:32]
 
 
 def test_invalid_bytes_spoil_only_their_line():
