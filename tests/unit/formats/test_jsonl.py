@@ -180,7 +180,7 @@ def test_a_carriage_return_alone_ends_a_record_too():
     assert texts(rows) == ["a", "b", "c"]
 
 
-MANY = b'{"text": "a", "m": {"price": 1, "tags": ["x"]}}\n'
+SHOWN = b'{"text": "a", "m": {"price": 1, "tags": ["x"]}}\n'
 
 
 @pytest.mark.parametrize(
@@ -201,8 +201,9 @@ MANY = b'{"text": "a", "m": {"price": 1, "tags": ["x"]}}\n'
     ],
 )
 def test_what_a_nested_type_would_change_or_drop_is_quarantined_with_its_path(value, reason):
-    data = MANY * 30_000 + b'{"text": "b", "m": %b}\n' % value.encode() + MANY
-    *_, bad, last = all_rows(data, "a.jsonl", kept=(("m", "m"),))
+    shown = reader_of(SHOWN, "a.jsonl").schema().field("m").type
+    data = b'{"text": "b", "m": %b}\n' % value.encode() + SHOWN
+    bad, last = all_rows(data, "a.jsonl", kept=(("m", "m"),), types=(("m", shown),))
     assert (bad["text"], bad["m"]) == (None, None)
     assert bad["reason"].startswith(reason)
     assert last["m"] == {"price": 1, "tags": ["x"]}
