@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -44,7 +45,9 @@ class JsonColumn:
         """The values of the lines; what the type would change is noted, and null."""
         try:
             natural = pa.array(values)
-            if not _may_lose_digits(natural, self.is_key and not self.converted):
+            if not (
+                _may_lose_digits(natural, self.is_key and not self.converted) or _may_hide_booleans(natural, values)
+            ):
                 return self._convert(values, natural)
         except CONVERSION_ERRORS:
             pass
@@ -119,8 +122,8 @@ def inferred_type(name: str, lines: Sequence[bytes], records: Sequence[Record], 
             natural = pa.array(values)
     except CONVERSION_ERRORS:
         return pa.string()
-    loses = is_key and any(_lost_digits(value, name) for value in values)
-    return pa.string() if loses else natural.type
+    changes = any((is_key and _lost_digits(value, name)) or misfit(value, natural.type, name) for value in values)
+    return pa.string() if changes else natural.type
 
 
 def _may_lose_digits(values: pa.Array, is_key: bool) -> bool:
@@ -130,6 +133,29 @@ def _may_lose_digits(values: pa.Array, is_key: bool) -> bool:
     if pa.types.is_struct(values.type):
         return any(_may_lose_digits(child, is_key) for child in values.flatten())
     return is_list(values.type) and _may_lose_digits(values.flatten(), is_key)
+
+
+def _may_hide_booleans(natural: pa.Array, values: Sequence[Any]) -> bool:
+    """Whether Arrow may have read booleans among doubles as 0 and 1, at any depth; they are counted."""
+    if not _has_floats(natural.type):
+        return False
+    try:
+        written = orjson.dumps(values)
+    except TypeError:
+        return True
+    return written.count(b"true") + written.count(b"false") != _num_booleans(natural)
+
+
+def _has_floats(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(type_)) or any(_has_floats(type_.field(i).type) for i in range(type_.num_fields))
+
+
+def _num_booleans(values: pa.Array) -> int:
+    if pa.types.is_boolean(values.type):
+        return len(values) - int(values.null_count)
+    if pa.types.is_struct(values.type):
+        return sum(map(_num_booleans, values.flatten()))
+    return _num_booleans(values.flatten()) if is_list(values.type) else 0
 
 
 def _lost_digits(value: Any, name: str) -> str | None:
