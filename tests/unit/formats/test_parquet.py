@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ from tests.unit.formats.sources import MemorySource, all_rows, reader_of, reason
 from tidemill.errors import FileChanged, FormatError, SchemaError, SourceUnavailable
 from tidemill.formats import Columns, open_reader
 from tidemill.formats.footer import unencoded_bytes
+from tidemill.formats.types import plain_type
 
 
 def parquet(table: pa.Table, **options: Any) -> bytes:
@@ -149,6 +151,75 @@ def test_kept_columns_pass_through_unchanged_under_their_new_names():
     rows = reader.rows(cut)
     assert rows.schema.names[3:] == [f"my_{name}" for name in names]
     assert rows.select(range(3, 8)).rename_columns(names).equals(table.select(names))
+
+
+VECTOR = pa.list_(pa.float16(), 2)
+HALVES = [np.array(pair, np.float16) for pair in ([1, 2], [0.5, 4])]
+
+
+@pytest.mark.parametrize(
+    ("type_", "values", "kept"),
+    [
+        (VECTOR, [HALVES[0], None, HALVES[1]], [[1.0, 2.0], None, [0.5, 4.0]]),
+        (pa.float16(), [HALVES[1][0], None, HALVES[0][1]], [0.5, None, 2.0]),
+        (
+            pa.struct([("v", VECTOR), ("s", pa.string())]),
+            [{"v": HALVES[0], "s": "x"}, None, {"v": None, "s": "y"}],
+            [{"v": [1.0, 2.0], "s": "x"}, None, {"v": None, "s": "y"}],
+        ),
+        (pa.list_(VECTOR), [[HALVES[0], None], None, []], [[[1.0, 2.0], None], None, []]),
+        (pa.map_(pa.string(), VECTOR), [[("k", HALVES[0])], None, []], [[("k", [1.0, 2.0])], None, []]),
+    ],
+    ids=str,
+)
+def test_lists_of_a_fixed_size_and_halves_are_kept_widened_at_any_depth(type_, values, kept):
+    data = parquet(pa.table({"text": ["a", "b", "c"], "v": pa.array(values, type_)}), row_group_size=2)
+    reader = reader_of(data, "a.parquet", kept=(("v", "v"),))
+    (cut,) = reader.slices(shard_bytes=2**20)
+    rows = reader.rows(cut)
+    assert rows["v"].to_pylist() == kept
+    assert rows.schema.field("v").type == reader.schema().field("v").type == plain_type(type_)
+    assert rows["reason"].null_count == 3
+
+
+def test_a_kept_column_that_is_missing_or_null_typed_in_a_file_is_null_there():
+    types = (("v", pa.struct([("a", pa.string()), ("b", pa.int64())])),)
+    values = [{"b": 1, "a": None}, None]
+    for v in ({}, {"v": pa.nulls(2)}, {"v": pa.array(values)}, {"v": pa.array([{"b": 1}, None])}):
+        rows = all_rows(parquet(pa.table({"text": ["x", "y"], **v})), "a.parquet", kept=(("v", "v"),), types=types)
+        assert [row["v"] for row in rows] == (
+            [{"a": None, "b": 1}, None] if v and v["v"].type != pa.null() else [None] * 2
+        )
+        assert reasons(rows) == [None, None]
+
+
+def test_a_field_that_the_table_lacks_is_not_dropped():
+    data = parquet(pa.table({"text": ["x"], "v": [[{"a": 1, "b": 2}]]}))
+    types = (("v", pa.list_(pa.struct([("a", pa.int64())]))),)
+    with pytest.raises(SchemaError, match="column 'v' has type"):
+        all_rows(data, "a.parquet", kept=(("v", "v"),), types=types)
+
+
+def test_an_integer_that_no_double_holds_is_quarantined():
+    data = parquet(pa.table({"text": ["x", "y"], "v": pa.array([2**53, 2**53 + 1])}))
+    rows = all_rows(data, "a.parquet", kept=(("v", "v"),), types=(("v", pa.float64()),))
+    assert [row["v"] for row in rows] == [2.0**53, None]
+    assert rows[1]["reason"].startswith(f"v = {2**53 + 1} is not double")
+
+
+def test_a_widened_column_is_still_checked_for_strings_that_are_no_utf8():
+    struct = pa.StructArray.from_arrays([invalid_strings([b"a", b"\xff"]), pa.array([1, 2], pa.int8())], ["s", "n"])
+    types = (("v", pa.struct([("s", pa.string()), ("n", pa.int64())])),)
+    rows = all_rows(parquet(pa.table({"text": ["x", "y"], "v": struct})), "a.parquet", kept=(("v", "v"),), types=types)
+    assert [row["v"] for row in rows] == [{"s": "a", "n": 1}, None]
+    assert reasons(rows) == [None, "v holds a string that is not valid UTF-8"]
+
+
+def test_names_that_are_there_twice_matter_only_where_they_are_asked_for():
+    data = parquet(pa.Table.from_arrays([[1], ["t"], [2], [3], [4]], names=["id", "text", "z", "z", "TEXT"]))
+    assert all_rows(data, "a.parquet", kept=(("id", "id"),))[0]["text"] == "t"
+    with pytest.raises(SchemaError, match=r"a\.parquet has 2 columns named 'z'"):
+        all_rows(data, "a.parquet", kept=(("z", "z"),))
 
 
 def invalid_strings(values: list[bytes]) -> pa.Array:
