@@ -75,15 +75,19 @@ class CsvReader(RecordReader):
     def body_start(self) -> int:
         return self._header.stop
 
-    def content_seed(self, data: bytes) -> str:
+    @property
+    def content_seed(self) -> str:
         quoted = () if self._quote == _DEFAULT_QUOTE else (f"quote {self._quote}",)
+        return fingerprint("csv", self._delimiter, *self._header.names, *quoted)
+
+    def changed_seed(self, data: bytes) -> str:
         # That a quote which is never closed spoils one line alone was not always so.
-        recovered = ("recovered",) if self._may_be_unclosed(data) and self._scan(data).unclosed is not None else ()
-        return fingerprint("csv", self._delimiter, *self._header.names, *quoted, *recovered)
+        recovers = self._may_be_unclosed(data) and self._scan(data).unclosed is not None
+        return f"{self.content_seed}, recovered" if recovers else self.content_seed
 
     def parse(self, cut: Slice, data: bytes) -> pa.Table:
         sources = [name for name in self.columns.sources if name in self._header.names]
-        table, problems = self._read_fields(data, sources)
+        table, problems = self._read_fields(data, sources, recover=not self.is_former(cut, data))
         types = {name: without_nulls(type_) for name, type_ in self.columns.types}
         types |= {field.name: without_nulls(field.type) for field in self._schema if field.name in sources}
         for index, name in enumerate(sources):
@@ -115,17 +119,18 @@ class CsvReader(RecordReader):
             raise FormatError(f"{self.path}: the header line is not CSV in UTF-8: {e}. Convert the file.") from e
         return rows[0] if rows else []
 
-    def _scan(self, data: Buffer, *, last: bool = True) -> _Scan:
-        return _scan(data, ord(self._delimiter), ord(self._quote) if self._quote else None, last=last)
+    def _scan(self, data: Buffer, *, last: bool = True, recover: bool = True) -> _Scan:
+        quote = ord(self._quote) if self._quote else None
+        return _scan(data, ord(self._delimiter), quote, last=last, recover=recover)
 
     def _may_be_unclosed(self, data: bytes) -> bool:
         """Whether the data's last quote may be one that opens a field: most often its place alone says no."""
         at = data.rfind(self._quote.encode()) if self._quote else -1
         return at == 0 or (at > 0 and chr(data[at - 1]) in ("\n", "\r", self._delimiter, self._quote))
 
-    def _read_fields(self, data: bytes, names: Sequence[str]) -> tuple[pa.Table, Problems]:
+    def _read_fields(self, data: bytes, names: Sequence[str], *, recover: bool = True) -> tuple[pa.Table, Problems]:
         """Columns as bytes, a row a record; those of malformed records are null."""
-        scan = self._scan(data)
+        scan = self._scan(data, recover=recover)
         suspects = scan.suspects()
         if not suspects:
             try:
@@ -221,13 +226,16 @@ class _Scan:
         return len(_lines(bytes(self.data[start : self.ends[index]]))) > 1
 
 
-def _scan(data: Buffer, delimiter: int, quote: int | None, *, last: bool) -> _Scan:
+def _scan(data: Buffer, delimiter: int, quote: int | None, *, last: bool, recover: bool) -> _Scan:
+    """Find the records. Behind a quote that is never closed they are lines, or without `recover` one record."""
     quotes = np.zeros(0, np.int64)
     if quote is not None:
         quotes = _field_quotes(data, positions(data, quote), delimiter)
     unclosed = None
     if last and len(quotes) % 2:
-        quotes, unclosed = _without_unclosed(quotes)
+        opening = _unclosed(quotes)
+        unclosed = int(quotes[opening])
+        quotes = quotes[:opening] if recover else quotes
     breaks = _outside(positions(data, _LF, _CR), quotes)
     # Two breaks side by side enclose a blank line, or are a CRLF.
     breaks = breaks[np.diff(breaks, prepend=-1) > 1]
@@ -242,12 +250,12 @@ def _scan(data: Buffer, delimiter: int, quote: int | None, *, last: bool) -> _Sc
     return _Scan(data, delimiter, ends, quotes, unclosed)
 
 
-def _without_unclosed(quotes: Offsets) -> tuple[Offsets, int]:
-    """The quotes before the one that is never closed, and its place. Behind it there are but doubled ones."""
+def _unclosed(quotes: Offsets) -> int:
+    """The index of the quote that is never closed. Behind it there are but doubled ones."""
     index = len(quotes) - 1
     while index >= 2 and quotes[index] - quotes[index - 1] == 1:
         index -= 2
-    return quotes[:index], int(quotes[index])
+    return index
 
 
 def _has_tail(values: npt.NDArray[np.uint8], start: int) -> bool:

@@ -21,7 +21,7 @@ import pyarrow as pa
 from tidemill.errors import FormatError
 from tidemill.formats.exact_json import kind_of, lone_surrogate, read_exactly, repeated_key
 from tidemill.formats.json_columns import JsonColumn, Record, inferred_type
-from tidemill.formats.records import Buffer, Offsets, RecordReader, line_ends, seed_of_lines
+from tidemill.formats.records import Buffer, Offsets, RecordReader, has_lone_returns, line_ends
 from tidemill.formats.rows import CONVERSION_ERRORS, Problems, build_rows, excerpt
 from tidemill.formats.types import common_type, without_nulls
 from tidemill.shards import Slice
@@ -34,6 +34,8 @@ _SPACES = np.frombuffer(b" \t\r\n\v\f", np.uint8)
 
 class JsonlReader(RecordReader):
     """A key that a record lacks is null. A number in a column of strings is kept as its JSON."""
+
+    content_seed = "jsonl"
 
     def schema(self) -> pa.Schema:
         return self._schema
@@ -76,11 +78,12 @@ class JsonlReader(RecordReader):
         blank = [i for i in suspects.tolist() if bytes(data[starts[i] : ends[i]]).isspace()]
         return np.delete(ends, blank)
 
-    def content_seed(self, data: bytes) -> str:
-        return seed_of_lines("jsonl", data)
+    def changed_seed(self, data: bytes) -> str:
+        # That a CR ends a record was not always so.
+        return f"{self.content_seed}, CR" if has_lone_returns(data) else self.content_seed
 
     def parse(self, cut: Slice, data: bytes) -> pa.Table:
-        lines = _lines(data)
+        lines = _lines(data, only_lf=self.is_former(cut, data))
         problems: Problems = {}
         types = {field.name: without_nulls(field.type) for field in self._schema}
         parts = []
@@ -106,8 +109,8 @@ class JsonlReader(RecordReader):
         return pa.table(table)
 
 
-def _lines(data: bytes) -> list[bytes]:
-    lines = data.splitlines() if b"\r" in data else data.split(b"\n")
+def _lines(data: bytes, *, only_lf: bool = False) -> list[bytes]:
+    lines = data.split(b"\n") if only_lf or b"\r" not in data else data.splitlines()
     return [line for line in lines if line and not line.isspace()]
 
 

@@ -68,9 +68,14 @@ class RecordReader(ABC):
     def parse(self, cut: Slice, data: bytes) -> pa.Table:
         """The table of rows of a slice's bytes."""
 
+    @property
     @abstractmethod
-    def content_seed(self, data: bytes) -> str:
+    def content_seed(self) -> str:
         """What gives the same bytes another meaning, beside the columns asked for."""
+
+    @abstractmethod
+    def changed_seed(self, data: bytes) -> str:
+        """The content seed where these bytes make other records than they once did; else the same."""
 
     @property
     def body_start(self) -> int:
@@ -123,9 +128,12 @@ class RecordReader(ABC):
             wanted *= 2
 
     def content(self, data: bytes) -> str:
-        digest = hashlib.sha256(self.content_seed(data).encode())
-        digest.update(data)
-        return digest.hexdigest()[:32]
+        return _digest(self.changed_seed(data), data)
+
+    def is_former(self, cut: Slice, data: bytes) -> bool:
+        """Whether a slice was cut when its bytes made other records: it keeps those until its file changes."""
+        changed = self.changed_seed(data) != self.content_seed
+        return changed and cut.content == _digest(self.content_seed, data)
 
     def _stands(self, cut: Slice, row: int, stream: Stream) -> bool:
         """Whether a known slice comes next, with the same bytes; then the stream is behind it."""
@@ -182,7 +190,7 @@ class RecordReader(ABC):
         stream = self._stream_at(cut.start)
         data = stream.take(cut.stop - cut.start)
         self._onward = stream
-        if self.content(data) != cut.content:
+        if self.content(data) != cut.content and not self.is_former(cut, data):
             raise FileChanged(
                 f"{self.path} no longer holds what was cut from its bytes {cut.start} to {cut.stop}. "
                 f"Run again: the file will be listed anew."
@@ -238,7 +246,11 @@ def lone_returns(data: Buffer, *, last: bool) -> Offsets:
     return np.append(lone, returns[-1]) if at_end and last else lone
 
 
-def seed_of_lines(format_name: str, data: bytes) -> str:
-    """The content seed of a format whose records are lines: that a lone CR ends one was not always so."""
-    ended_by_returns = b"\r" in data and len(lone_returns(data, last=True)) > 0
-    return f"{format_name}, CR ends lines" if ended_by_returns else format_name
+def has_lone_returns(data: bytes) -> bool:
+    return b"\r" in data and len(lone_returns(data, last=True)) > 0
+
+
+def _digest(seed: str, data: bytes) -> str:
+    digest = hashlib.sha256(seed.encode())
+    digest.update(data)
+    return digest.hexdigest()[:32]

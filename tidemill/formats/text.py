@@ -6,13 +6,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tidemill.formats.records import Buffer, Offsets, RecordReader, line_ends, seed_of_lines
+from tidemill.formats.records import Buffer, Offsets, RecordReader, has_lone_returns, line_ends
 from tidemill.formats.rows import build_rows
 from tidemill.shards import Slice
 
 
 class TextReader(RecordReader):
     """Lines end with LF, CRLF or CR, which is not part of the text."""
+
+    content_seed = "text"
 
     def schema(self) -> pa.Schema:
         return pa.schema([("text", pa.string())])
@@ -24,11 +26,14 @@ class TextReader(RecordReader):
     def ends(self, data: Buffer, *, last: bool) -> Offsets:
         return line_ends(data, last=last)
 
-    def content_seed(self, data: bytes) -> str:
-        return seed_of_lines("text", data)
+    def changed_seed(self, data: bytes) -> str:
+        # That a CR ends a line was not always so.
+        return f"{self.content_seed}, CR" if has_lone_returns(data) else self.content_seed
 
     def parse(self, cut: Slice, data: bytes) -> pa.Table:
-        lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        lines = data.replace(b"\r\n", b"\n")
+        if not self.is_former(cut, data):
+            lines = lines.replace(b"\r", b"\n")
         texts = pc.split_pattern(_as_cell(lines, len(lines) - lines.endswith(b"\n")), b"\n").flatten()
         return build_rows(cut.first_row, pa.table({"text": texts}), self.columns, {"text": pa.string()}, {})
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from tests.unit.formats.sources import MemorySource, compressed, reader_of, slices_and_rows, texts
 from tidemill.errors import FileChanged, FormatError, SourceUnavailable
 from tidemill.formats import Columns, open_reader, streams
+from tidemill.shards import Slice, fingerprint
 
 LINES = st.lists(st.text(st.sampled_from("ab é"), max_size=12), max_size=40)
 ENDINGS = ["", ".gz", ".zst"]
@@ -164,6 +167,26 @@ def test_what_the_source_raises_comes_through_as_it_is(ending, failure):
 def test_empty_files_have_no_slices(format_name):
     for ending in ENDINGS:
         assert slices_and_rows(reader_of(b"", f"a.{format_name}{ending}"), 10) == ([], [])
+
+
+FORMER = [
+    ("a.txt", b"text", b"a\rb\r\nc\n", 2, ["a\rb", "c"], ["a", "b", "c"]),
+    ("a.jsonl", b"jsonl", b'{"text":\r"a"}\n{"text": "b"}\r{"text": "c"}', 2, ["a", None], [None, None, "b", "c"]),
+    ("a.csv", fingerprint("csv", ",", "text").encode(), b'a\n"b\nc\n', 2, ["a", None], ["a", None, "c"]),
+]
+
+
+@pytest.mark.parametrize(("path", "seed", "body", "num_rows", "former", "now"), FORMER)
+def test_a_slice_that_was_cut_when_its_bytes_made_other_records_keeps_them(path, seed, body, num_rows, former, now):
+    header = b"text\n" if path == "a.csv" else b""
+    start = len(header)
+    content = hashlib.sha256(seed + body).hexdigest()[:32]
+    cut = Slice(0, num_rows, start, start + len(body), content, len(body))
+    rows = reader_of(header + body, path).rows(cut)
+    assert (rows.num_rows, rows["text"].to_pylist()) == (num_rows, former)
+    assert texts(slices_and_rows(reader_of(header + body, path), 10**6)[1]) == now
+    known = [cut, replace(cut, first_row=num_rows, start=cut.stop)]
+    assert texts(slices_and_rows(reader_of(header + body, path), 10**6, known=known)[1]) == now
 
 
 MEMORY = """
