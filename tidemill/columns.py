@@ -94,13 +94,14 @@ def settle_columns(
 ) -> tuple[tuple[KeptColumn, ...], Columns]:
     """Give every kept column its type: what the pipeline file says, else the table's, else what the files show.
 
+    A version that has no table yet takes after the promoted one, so that promoting it changes no type.
+
     Raises:
         SchemaError: a column is missing or there twice, the files do not agree on its type, or the lake has none.
     """
-    recorded = lake_ledger.load_kept(cursor, pipeline.name, spec.version) if cursor and state else None
-    known = {column.source: column for column in map(KeptColumn.from_json, recorded or [])}
+    known = _recorded_columns(cursor, pipeline, spec, state) if cursor and state else {}
     pairs, num_keys = parse_kept(pipeline), len(pipeline.dataset.key)
-    if pipeline.dataset.types or recorded is None or any(source not in known for source, _ in pairs):
+    if pipeline.dataset.types or any(source not in known for source, _ in pairs):
         known = _shown_columns(dataset, pairs, num_keys) | known | _declared_columns(pipeline)
     kept = [replace(known[source], name=name) for source, name in pairs]
     for column in kept:
@@ -116,6 +117,16 @@ def read_columns(dataset: sources.Dataset, kept: Sequence[KeptColumn], num_keys:
         converted=[column.source for column in kept if column.converted],
         num_keys=num_keys,
     )
+
+
+def _recorded_columns(
+    cursor: Cursor, pipeline: Pipeline, spec: VersionSpec, state: lake_ledger.PipelineState
+) -> dict[str, KeptColumn]:
+    """Source column → as the version's table has it, or else the promoted version's."""
+    recorded = lake_ledger.load_kept(cursor, pipeline.name, spec.version)
+    if recorded is None and lake_ledger.has_done_shards(cursor, pipeline.name, state.promoted_version):
+        recorded = lake_ledger.load_kept(cursor, pipeline.name, state.promoted_version)
+    return {column.source: column for column in map(KeptColumn.from_json, recorded or [])}
 
 
 def _shown_columns(dataset: sources.Dataset, pairs: Sequence[tuple[str, str]], num_keys: int) -> dict[str, KeptColumn]:

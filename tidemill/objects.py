@@ -154,12 +154,12 @@ def _request_range(file: SourceFile, start: int, stop: int) -> bytes | None:
             if is_s3(file.url):
                 body, content = _s3_range(file_system, path, start, stop)
             else:
-                body, content = bytes(file_system.cat_file(path, start=start, end=stop)), file.content
+                body, content = bytes(file_system.cat_file(path, start=start, end=stop)), file.stored
         except OSError as e:
             if _code(e) in _TOO_SHORT or (isinstance(e, FileNotFoundError) and _code(e) not in _NO_BUCKET):
                 return None
             raise
-    if content != file.content:
+    if content != file.stored:
         return None
     if len(body) != stop - start:
         raise SourceUnavailable(f"{file.url}: {len(body)} of {stop - start} bytes came.")

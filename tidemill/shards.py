@@ -20,13 +20,17 @@ def fingerprint(*parts: object) -> str:
     return digest.hexdigest()[:32]
 
 
+QUOTED = ";quote="
+
+
 @dataclass(frozen=True, slots=True)
 class SourceFile:
     """One file of a dataset revision.
 
     `path` is its place (in the repository, or as listed); `url` is what fsspec
-    opens; `content` identifies its bytes; `stamp` is what a local file's stat
-    said when it was listed, and empty where the content cannot change under us.
+    opens; `content` identifies its bytes and, behind `QUOTED`, with which quote
+    they are read, if not the usual one; `stamp` is what a local file's stat said
+    when it was listed, and empty where the content cannot change under us.
     """
 
     path: str
@@ -34,6 +38,11 @@ class SourceFile:
     size: int
     content: str
     stamp: str = ""
+
+    @property
+    def stored(self) -> str:
+        """What identifies its bytes, however they are read."""
+        return self.content.partition(QUOTED)[0]
 
 
 @dataclass(frozen=True, slots=True)

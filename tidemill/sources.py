@@ -33,7 +33,7 @@ from tidemill.formats import (
 )
 from tidemill.listing import LeftOut, Listing, fixed_part
 from tidemill.local_files import LocalFiles
-from tidemill.shards import SourceFile, fingerprint
+from tidemill.shards import QUOTED, SourceFile, fingerprint
 from tidemill.splits import beside_split, find_splits, no_such
 from tidemill.versions import VersionSpec
 
@@ -117,7 +117,7 @@ class Dataset:
         """
         shown: dict[str, pa.Schema] = {}
         failures: list[Exception] = []
-        for file in _spread(self.files, MAX_LOOKED_AT):
+        for file in spread(self.files):
             try:
                 schema = self.reader(file).schema()
             except FAILS_ALONE as e:
@@ -247,10 +247,10 @@ def open_dataset(pipeline: Pipeline, version: VersionSpec) -> Dataset:
 
 def _way_of_reading(spec: config.Dataset) -> str:
     """What makes other rows of the same bytes, behind the revision and each content; nothing by default."""
-    return "" if spec.quote == config.Dataset.model_fields["quote"].default else f";quote={spec.quote}"
+    return "" if spec.quote == config.Dataset.model_fields["quote"].default else f"{QUOTED}{spec.quote}"
 
 
-def _spread(files: Sequence[SourceFile], most: int) -> Sequence[SourceFile]:
+def spread(files: Sequence[SourceFile], most: int = MAX_LOOKED_AT) -> Sequence[SourceFile]:
     """At most so many of the files, evenly spread, the first and the last among them."""
     if len(files) <= most:
         return files
@@ -274,7 +274,7 @@ def settle(spec: config.Dataset, file: SourceFile) -> SourceFile:
         raise FileChanged(f"{file.path} is gone. `tidemill run` takes up the dataset as it is now.") from e
     except PermissionError as e:
         raise _unreadable(file.path) from e
-    if file.content.partition(";")[0] != f"sha256:{sha256}":
+    if file.stored != f"sha256:{sha256}":
         raise FileChanged(
             f"{file.path} was changed after it was listed. `tidemill run` takes up the dataset as it is now."
         )

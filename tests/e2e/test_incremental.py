@@ -417,3 +417,19 @@ def test_a_small_store_makes_room_from_what_is_committed(tmp_path, lines):
     assert run(pipeline).state == "done"
     # What a shard will take is estimated before it is read.
     assert sum(path.stat().st_size for path in (tmp_path / "one" / "store").rglob("*.arrow")) <= 1.1 * 20_000
+
+
+def test_another_quote_reads_the_same_files_anew(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.tsv").write_text('id\ttext\n1\t"x marks\n2\tfine\n3\tthe spot"\n4\tgood\n')
+
+    def pipeline(**dataset: Any):
+        settings = {"key": ["id"], "keep": [], **dataset}
+        return make_pipeline(tmp_path / "lake", f"{tmp_path}/data/*.tsv", dataset=settings)
+
+    run(pipeline())
+    assert query(pipeline().lake, "SELECT id FROM reviews ORDER BY id") == [(1,), (4,)]
+    run(pipeline(quote=""))
+    assert query(pipeline().lake, "SELECT id FROM reviews ORDER BY id") == [(1,), (2,), (3,), (4,)]
+    assert plan_of(pipeline(quote=""))["up_to_date"]
+    assert problems_of(pipeline(quote="")) == []
