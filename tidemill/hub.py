@@ -7,22 +7,26 @@ contents are read by range requests of our own, at a commit.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
-from functools import partial
 from glob import has_magic
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tidemill.errors import DatasetError, InputError, ModelError, SourceUnavailable, TidemillError
 from tidemill.listing import Listing, not_entered
-from tidemill.retry import retrying
 from tidemill.shards import SourceFile
 from tidemill.splits import Splits, beside_split, find_splits, no_such
+from tidemill.waiting import ask
+
+T = TypeVar("T")
 
 LISTING_RETRIES = 8
+LISTING_SECONDS = 330.0
+"""Longer than the windows that the Hub counts requests in."""
 RANGE_RETRIES = 4
 PATHS_ASKED_AT_ONCE = 500
 LONGEST_WAIT_SECONDS = 5.0
@@ -58,17 +62,17 @@ def list_split(repo: str, *, config: str | None, revision: str, split: str) -> L
                 what=f"The dataset {repo}",
                 instead_of_script=INSTEAD_OF_SCRIPT,
                 read_card=lambda: _cached_card(repo, commit),
-                known=partial(_meaning, kind="dataset", repo=repo, revision=revision),
+                known=functools.partial(_meaning, kind="dataset", repo=repo, revision=revision),
             )
         return splits, [f"hf://{path}" for path in paths]
 
-    splits, urls = retrying(resolve, retries=LISTING_RETRIES)
+    splits, urls = _ask_hub(resolve)
     paths = {name: [_path_of(url) for url in files] for name, files in splits.files.items()}
     beside = [] if splits.by_card else list(map(_path_of, urls))
     left_out = list(beside_split(paths, split, beside, where=f"hf://datasets/{repo}@{revision}"))
     if split not in paths:
         raise DatasetError(" ".join([no_such("split", split, paths, f"The dataset {repo}"), *map(str, left_out)]))
-    files = retrying(lambda: _describe(repo, commit, splits.files[split]), retries=LISTING_RETRIES)
+    files = _ask_hub(lambda: _describe(repo, commit, splits.files[split]))
     return Listing(commit, tuple(files), tuple(left_out))
 
 
@@ -88,7 +92,7 @@ def list_address(address: str) -> Listing:
         folders = [_path_of(f"hf://{path}") for path, info in found.items() if info["type"] == "directory"]
         return Listing(commit, tuple(_describe(repo, commit, urls)), not_entered(folders, pattern))
 
-    return retrying(find, retries=LISTING_RETRIES)
+    return _ask_hub(find)
 
 
 def _cached_card(repo: str, commit: str) -> str:
@@ -123,8 +127,12 @@ def read_range(url: str, start: int, stop: int) -> bytes:
     """
     match = FILE_URL.fullmatch(url)
     assert match is not None, url
-    return retrying(
-        lambda: _request_range(match, start, stop), retries=RANGE_RETRIES, longest_wait_seconds=LONGEST_WAIT_SECONDS
+    return ask(
+        f"the Hub, which does not answer well for {match['path']}",
+        lambda: _request_range(match, start, stop),
+        retries=RANGE_RETRIES,
+        longest_wait_seconds=LONGEST_WAIT_SECONDS,
+        told_from=2,
     )
 
 
@@ -143,7 +151,7 @@ def last_commit_dates(urls: Sequence[str]) -> dict[str, date]:
     return {
         paths[info.path]: info.last_commit.date.date()
         for (repo, commit), paths in by_revision.items()
-        for info in retrying(partial(_paths_info, repo, commit, list(paths)), retries=LISTING_RETRIES)
+        for info in _ask_hub(functools.partial(_paths_info, repo, commit, list(paths)))
         if info.last_commit is not None
     }
 
@@ -205,14 +213,14 @@ def model_snapshot(repo: str, commit: str, patterns: Sequence[str]) -> Path:
                 )
             )
 
-    return retrying(fetch, retries=LISTING_RETRIES)
+    return _ask_hub(fetch)
 
 
 def _commit(kind: str, repo: str, revision: str) -> str:
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision
 
-    def ask() -> str:
+    def look_up() -> str:
         import huggingface_hub
 
         with _translated(kind, repo, revision):
@@ -224,7 +232,7 @@ def _commit(kind: str, repo: str, revision: str) -> str:
             info = huggingface_hub.HfApi().repo_info(repo, repo_type=kind, revision=revision)
             return str(info.sha)
 
-    return retrying(ask, retries=LISTING_RETRIES)
+    return _ask_hub(look_up)
 
 
 def _describe(repo: str, commit: str, urls: Sequence[str]) -> list[SourceFile]:
@@ -252,21 +260,37 @@ def _request_range(match: re.Match[str], start: int, stop: int) -> bytes:
     import huggingface_hub
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-    url = huggingface_hub.hf_hub_url(match["repo"], match["path"], repo_type="dataset", revision=match["commit"])
-    headers = {**build_hf_headers(), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
-    with _translated("dataset", match["repo"], match["commit"]):
-        response = get_session().get(url, headers=headers, follow_redirects=True)
-        hf_raise_for_status(response)
-        body = bytes(response.content)
-    if response.status_code == 200:
-        body = body[start:stop]
-    if len(body) != stop - start:
-        raise SourceUnavailable(f"{match['path']}: the Hub sent {len(body)} of {stop - start} bytes.")
-    return body
+    from tidemill.bounded_http import read_span
+
+    repo, commit, path = match["repo"], match["commit"], match["path"]
+    url = huggingface_hub.hf_hub_url(repo, path, repo_type="dataset", revision=commit)
+    with _translated("dataset", repo, commit):
+        return read_span(
+            get_session(), url, start, stop, name=path, headers=build_hf_headers(), check=hf_raise_for_status
+        )
+
+
+def _ask_hub(call: Callable[[], T]) -> T:
+    from huggingface_hub import constants
+
+    return ask(f"the Hub at {constants.ENDPOINT}", call, retries=LISTING_RETRIES, within_seconds=LISTING_SECONDS)
+
+
+@functools.cache
+def _bound_answers() -> None:
+    """Bound what `huggingface_hub` is answered, whichever client it makes."""
+    import huggingface_hub
+    from huggingface_hub.utils import _http
+
+    from tidemill.bounded_http import bound
+
+    make_client = _http._GLOBAL_CLIENT_FACTORY
+    huggingface_hub.set_client_factory(lambda: bound(make_client()))
 
 
 @contextmanager
 def _translated(kind: str, repo: str, revision: str) -> Iterator[None]:
+    _bound_answers()
     try:
         yield
     except TidemillError:

@@ -26,14 +26,18 @@ def retrying(
     on_retry: Callable[[BaseException], None] | None = None,
     sleep: Callable[[float], None] = time.sleep,
     longest_wait_seconds: float = float("inf"),
+    within_seconds: float = float("inf"),
+    clock: Callable[[], float] = time.monotonic,
 ) -> T:
     """Call until it does not raise a retryable error, at most `retries` times more.
 
     A server's own wait is kept to and jitter only added to it, so that many
     clients do not return at once (Full Jitter: Brooker, "Exponential Backoff And
     Jitter", 2015). An error that asks for more than `longest_wait_seconds` is
-    raised: whoever called waits then, in a way that can be stopped.
+    raised: whoever called waits then, in a way that can be stopped. No attempt
+    begins later than `within_seconds` after the first.
     """
+    latest = clock() + within_seconds
     for attempt in range(retries + 1):
         try:
             return call()
@@ -43,8 +47,11 @@ def retrying(
             asked = e.wait_seconds if isinstance(e, SourceUnavailable) else None
             if asked is not None and asked > longest_wait_seconds:
                 raise
+            jitter = random.uniform(0.0, backoff_seconds(attempt))
+            pause = jitter if asked is None else asked + min(jitter, 1.0)
+            if clock() + pause > latest:
+                raise
             if on_retry is not None:
                 on_retry(e)
-            jitter = random.uniform(0.0, backoff_seconds(attempt))
-            sleep(jitter if asked is None else asked + min(jitter, 1.0))
+            sleep(pause)
     raise AssertionError("unreachable")

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-FaultKind = Literal["429", "503", "cut", "reset"]
+FaultKind = Literal["429", "503", "cut", "reset", "whole", "short", "long", "elsewhere", "endless", "stall", "trickle"]
+"""`cut` to `reset` break off. Then: the whole file for a range, fewer bytes, more, another range than was asked for;
+bytes without an end, none after the head, one at a time."""
 
 
 @dataclass

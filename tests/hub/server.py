@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import re
+import select
 import socket
 import struct
 import sys
@@ -26,7 +27,7 @@ from typing import Any, Self
 from urllib.parse import SplitResult, parse_qs, quote, unquote, urlencode, urlsplit
 
 from tests.hub.faults import Failure, FaultKind, Faults, Request
-from tests.hub.repo import Commit, Repo, RepoKind, files_in
+from tests.hub.repo import PIECE_BYTES, Commit, Repo, RepoKind, files_in
 
 __all__ = ["Failure", "Faults", "HubServer", "Repo", "Request", "files_in"]
 
@@ -47,6 +48,18 @@ def json_answer(content: object, *, status: int = 200, headers: Mapping[str, str
     body = json.dumps(content).encode()
     named = {"Content-Type": "application/json; charset=utf-8", **(headers or {})}
     return Answer(status, named, len(body), [body])
+
+
+def _misfit(fault: FaultKind, answer: Answer) -> Answer:
+    """The answer with a byte less or more than its head names, or with a head that names other bytes."""
+    body = b"".join(answer.pieces)
+    if fault == "elsewhere":
+        came = re.sub(
+            r"(\d+)-(\d+)", lambda span: f"{int(span[1]) + 1}-{int(span[2]) + 1}", answer.headers["Content-Range"]
+        )
+        return Answer(answer.status, {**answer.headers, "Content-Range": came}, len(body), [body])
+    body = body[:-1] if fault == "short" else body + b"x"
+    return Answer(answer.status, answer.headers, len(body), [body])
 
 
 class Refused(Exception):
@@ -171,6 +184,9 @@ class _Connection(BaseHTTPRequestHandler):
         request = Request(self.command, path, target.query, self.headers.get("Range"))
         answer = self._answer(target, body)
         request.fault = self._possible_fault(hub.draw_fault(request), answer)
+        if request.fault == "whole":
+            del self.headers["Range"]
+            answer = self._answer(target, body)
         if request.fault == "429":
             headers = hub.faults.rate_limit_headers()
             answer = Refused(429, "Too Many Requests", headers=headers).answer
@@ -195,14 +211,20 @@ class _Connection(BaseHTTPRequestHandler):
         socket.close(self.connection.detach())
 
     def _send(self, request: Request, answer: Answer) -> None:
+        if request.fault in ("short", "long", "elsewhere"):
+            answer = _misfit(request.fault, answer)
         request.status = answer.status
         self.server.hub.record(request)
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(answer.num_bytes))
+        if request.fault != "endless":
+            self.send_header("Content-Length", str(answer.num_bytes))
         self.end_headers()
         if self.command == "HEAD":
+            return
+        if request.fault in ("endless", "stall", "trickle"):
+            self._never_end(request)
             return
         unsent = answer.num_bytes
         if request.fault == "cut":
@@ -213,6 +235,16 @@ class _Connection(BaseHTTPRequestHandler):
             unsent -= len(piece)
             request.body_bytes += len(piece)
             self.wfile.write(piece)
+
+    def _never_end(self, request: Request) -> None:
+        """Send all too much, nothing, or a byte at a time, until the client has enough of it."""
+        self.close_connection = True
+        piece = {"endless": bytes(PIECE_BYTES), "stall": b"", "trickle": b" "}[str(request.fault)]
+        pause = None if request.fault == "stall" else 0.0 if request.fault == "endless" else 0.005
+        with contextlib.suppress(ConnectionError):
+            while not select.select([self.connection], [], [], pause)[0]:
+                self.wfile.write(piece)
+                request.body_bytes += len(piece)
 
     def _answer(self, target: SplitResult, body: bytes) -> Answer:
         try:

@@ -57,6 +57,19 @@ def test_a_wait_longer_than_the_caller_allows_is_raised():
     assert call.calls == 1
 
 
+def test_no_attempt_begins_after_the_time_that_is_given():
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    call = Failing(*[SourceUnavailable("429", wait_seconds=7.0) for _ in range(9)])
+    with pytest.raises(SourceUnavailable):
+        retrying(call, retries=8, sleep=sleep, within_seconds=20.0, clock=lambda: now)
+    assert (call.calls, now <= 20.0) == (3, True)
+
+
 def test_backoff_doubles_up_to_a_bound():
     delays = [backoff_seconds(attempt) for attempt in range(12)]
     assert delays[:4] == [0.5, 1.0, 2.0, 4.0]

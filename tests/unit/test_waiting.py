@@ -9,7 +9,8 @@ import threading
 import pytest
 
 from tidemill import waiting
-from tidemill.waiting import waiting_for
+from tidemill.errors import SourceUnavailable
+from tidemill.waiting import ask, waiting_for
 
 
 def test_a_wait_that_lasts_is_told_once_with_how_far_it_is_by_then(monkeypatch):
@@ -47,19 +48,36 @@ def test_a_wait_that_fails_is_not_told_afterwards(monkeypatch):
     assert not timers[0].is_alive()
 
 
-def test_who_names_nobody_to_tell_has_it_logged(monkeypatch, caplog):
-    monkeypatch.setattr(waiting, "QUIET_SECONDS", 0.001)
-    logged = threading.Event()
-
-    class Listening(logging.Handler):
-        def emit(self, record):
-            logged.set()
-
-    handler = Listening()
+@pytest.fixture
+def logged():
+    """What the logger `tidemill` is given, as it comes."""
+    messages: queue.Queue[str] = queue.Queue()
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.put(record.getMessage())
     logging.getLogger("tidemill").addHandler(handler)
-    try:
-        with waiting_for("the temporary server"):
-            assert logged.wait(60)
-    finally:
-        logging.getLogger("tidemill").removeHandler(handler)
-    assert "waiting for the temporary server" in caplog.text
+    yield messages
+    logging.getLogger("tidemill").removeHandler(handler)
+
+
+def test_who_names_nobody_to_tell_has_it_logged(monkeypatch, logged):
+    monkeypatch.setattr(waiting, "QUIET_SECONDS", 0.001)
+    with waiting_for("the temporary server"):
+        assert logged.get(timeout=60) == "waiting for the temporary server"
+
+
+@pytest.mark.parametrize("told_from", [1, 2])
+def test_who_does_not_answer_is_told_with_the_attempt_and_the_bound(monkeypatch, logged, told_from):
+    monkeypatch.setattr(waiting, "QUIET_SECONDS", 0.001)
+    monkeypatch.setattr("tidemill.retry.FIRST_DELAY_SECONDS", 0.0)
+    attempts, told = [], []
+
+    def call() -> str:
+        attempts.append(len(attempts) + 1)
+        if len(attempts) == told_from:
+            told.append(logged.get(timeout=60))
+            return "answered"
+        raise SourceUnavailable("503")
+
+    assert ask("the Hub at nowhere", call, retries=4, within_seconds=3600.0, told_from=told_from) == "answered"
+    assert told[0].startswith(f"waiting for the Hub at nowhere, attempt {told_from} of 5, gives up in 3")
+    assert logged.empty()

@@ -1,0 +1,150 @@
+"""What the Hub may answer, itself or through a proxy: the bytes asked for or an error, in bounded bytes and time."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.hub.faults import Failure, FaultKind, Faults
+from tests.hub.server import HubServer
+from tidemill import bounded_http, retry
+from tidemill import hub as boundary
+from tidemill.errors import DatasetError, SourceUnavailable
+from tidemill.listing import Listing
+
+BODY = bytes(range(256)) * 1024
+CSV = b"id,text\n1,good\n"
+MEBIBYTE = 2**20
+
+
+def list_split(repo: str, *, revision: str = "main") -> Listing:
+    return boundary.list_split(repo, config=None, revision=revision, split="train")
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch):
+    monkeypatch.setattr(retry, "FIRST_DELAY_SECONDS", 0.0)
+
+
+@pytest.fixture
+def url(hub: HubServer) -> str:
+    sha = hub.add_dataset("org/bytes").commit({"a.bin": BODY})
+    return f"hf://datasets/org/bytes@{sha}/a.bin"
+
+
+def fail(server: HubServer, kind: FaultKind, *, times: int = 1_000, path: str = "a.bin") -> None:
+    server.faults = Faults(script=[Failure(path, kind, times)])
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Gives up on a silent server soon, and at once on one that sends too slowly."""
+    monkeypatch.setattr(bounded_http, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(bounded_http, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(bounded_http, "LEAST_BYTES_PER_SECOND", 1e12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("cut", "closed|bytes came"),
+        ("short", "99 of 100 bytes came"),
+        ("long", "more than 100 bytes came"),
+        ("elsewhere", r"bytes 1001-1100/262144 came where bytes=1000-1099 was asked for"),
+        ("endless", "more than 100 bytes came"),
+    ],
+)
+def test_a_range_that_is_not_what_was_asked_for_is_asked_for_again_and_never_taken(hub, url, kind, said):
+    fail(hub, kind, times=2)
+    assert boundary.read_range(url, 1000, 1100) == BODY[1000:1100]
+    assert len([request for request in hub.log if request.range]) == 3
+    fail(hub, kind)
+    with pytest.raises(SourceUnavailable, match=said):
+        boundary.read_range(url, 1000, 1100)
+    assert hub.bytes_sent() < 50 * MEBIBYTE
+
+
+@pytest.mark.parametrize("kind", ["stall", "trickle"])
+def test_a_range_that_does_not_come_or_comes_too_slowly_is_given_up(hub, url, kind, impatient):
+    fail(hub, kind)
+    with pytest.raises(SourceUnavailable, match="cannot be reached"):
+        boundary.read_range(url, 0, 100)
+
+
+def test_a_hub_that_ignores_ranges_is_read_as_far_as_the_range_and_not_far_into_large_files(hub, url, monkeypatch):
+    fail(hub, "whole")
+    assert boundary.read_range(url, 1000, 1100) == BODY[1000:1100]
+    assert boundary.read_range(url, len(BODY) - 5, len(BODY)) == BODY[-5:]
+    assert [request.status for request in hub.log] == [200, 200]
+    monkeypatch.setattr(bounded_http, "MOST_SKIPPED_BYTES", 10)
+    assert boundary.read_range(url, 10, 20) == BODY[10:20]
+    with pytest.raises(SourceUnavailable, match=r"a\.bin: the server ignores Range.*bytes=1000-1099 was asked for"):
+        boundary.read_range(url, 1000, 1100)
+
+
+@pytest.mark.parametrize("kind", ["endless", "stall", "trickle"])
+@pytest.mark.parametrize("path", ["/revision/", "/tree/"])
+def test_a_listing_that_does_not_end_is_given_up(hub, kind, path, impatient, monkeypatch):
+    monkeypatch.setattr("tidemill.hub.LISTING_RETRIES", 0)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr(bounded_http, "MOST_ANSWER_BYTES", MEBIBYTE)
+    repo = f"org/listing-{kind}-{path.strip('/')}"
+    hub.add_dataset(repo).commit({"a.csv": CSV})
+    fail(hub, kind, path=path)
+    with pytest.raises(SourceUnavailable, match=f"The dataset {repo} cannot be reached"):
+        list_split(repo)
+    assert hub.bytes_sent() < 50 * MEBIBYTE
+
+
+def test_what_a_repository_holds_beside_a_split_is_named(hub):
+    files = dict.fromkeys(("train_a.csv", "other.csv", "beta-test.csv", "x.xlsx", ".gitignore", "LICENSE"), CSV)
+    hub.add_dataset("org/beside").commit({**files, "b.jsonl": b"{}", "README.md": b"# About\n"})
+    listing = list_split("org/beside")
+    assert [file.path for file in listing.files] == ["train_a.csv"]
+    notes = [str(left_out) for left_out in listing.left_out]
+    assert {path for left_out in listing.left_out for path in left_out.paths} == {
+        "other.csv",
+        "beta-test.csv",
+        "x.xlsx",
+        "b.jsonl",
+    }
+    assert notes[-1].endswith('set dataset.path = "hf://datasets/org/beside@main/**/*.xlsx".')
+
+
+def test_splits_of_a_card_are_taken_at_its_word(hub):
+    card = b"---\nconfigs:\n- {config_name: x, data_files: [{split: train, path: good.csv}]}\n---\n"
+    hub.add_dataset("org/card").commit({"good.csv": CSV, "beta-test.csv": CSV, "other.csv": CSV, "README.md": card})
+    listing = list_split("org/card")
+    assert ([file.path for file in listing.files], listing.left_out) == (["good.csv"], ())
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (
+            {"scripted.py": b"import datasets\n"},
+            r'script, scripted\.py, and scripts are not run.*"refs/convert/parquet"',
+        ),
+        (
+            {"a.csv": CSV, "README.md": b"---\nconfigs: [unclosed\n---\n"},
+            r"card, README\.md, whose YAML cannot be read",
+        ),
+        ({"a.csv": CSV, "README.md": b"---\nconfigs: 5\n---\n"}, r"cannot be read as a dataset.*README\.md"),
+        ({}, "no data files that can be read"),
+        ({"a.csv": CSV, "beta-test.csv": CSV}, r"no split 'train'; it has test\..*not read, in no split.*: a\.csv"),
+    ],
+)
+def test_a_repository_that_datasets_cannot_read_is_one_message(hub, files, said):
+    hub.add_dataset("org/scripted").commit(files)
+    with pytest.raises(DatasetError, match=f"The dataset org/scripted .*{said}") as refused:
+        list_split("org/scripted")
+    assert "\n" not in str(refused.value)
+
+
+def test_what_the_hub_keeps_as_parquet_is_read_in_place_of_a_script(hub):
+    repo = hub.add_dataset("org/converted")
+    repo.branch("refs/convert/parquet", repo.commit({"converted.py": b"import datasets\n"}))
+    sha = repo.commit({"converted.py": None, "default/train/0000.parquet": b"PAR1"}, branch="refs/convert/parquet")
+    listing = list_split("org/converted", revision="refs/convert/parquet")
+    assert (listing.revision, [file.path for file in listing.files]) == (sha, ["default/train/0000.parquet"])
+    addressed = boundary.list_address("hf://datasets/org/converted@refs/convert/parquet/default/train/*.parquet")
+    assert (addressed.revision, addressed.files) == (sha, listing.files)
