@@ -17,10 +17,12 @@ from typing import Any
 from tidemill.errors import DatasetError, InputError, SourceUnavailable, TidemillError
 from tidemill.listing import LeftOut, fixed_part, not_entered
 from tidemill.places import is_s3
-from tidemill.retry import retrying
 from tidemill.shards import SourceFile
+from tidemill.waiting import ask
 
 READ_RETRIES = 4
+PATIENCE: Mapping[str, Any] = {"retries": READ_RETRIES, "within_seconds": 120.0}
+_TIMES = ("LastModified", "mtime", "modified", "modify", "created")
 CREDENTIALS = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
 
 # What S3 calls an error, or the class that its client raises where S3 was not asked.
@@ -36,6 +38,10 @@ _WRONG_PLACE = {
 }
 _TOO_SHORT = {"InvalidRange", "416"}
 
+_NOT_THERE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+_MISUSE = (ValueError, TypeError, NotImplementedError, IsADirectoryError, NotADirectoryError)
+"""What a file system raises of an address that it can make no use of."""
+
 
 def open_address(address: str, option: str, wrong: type[InputError] = DatasetError) -> tuple[Any, str]:
     """The file system behind an address, and the path there.
@@ -47,9 +53,11 @@ def open_address(address: str, option: str, wrong: type[InputError] = DatasetErr
 
     try:
         file_system, path = fsspec.core.url_to_fs(address, use_listings_cache=False)
-    except (ImportError, ValueError) as e:
+    except Exception as e:  # What opens an archive or a connection raises errors of its own.
+        if isinstance(e, OSError) and not isinstance(e, _NOT_THERE):
+            raise SourceUnavailable(f"{address} does not answer well: {type(e).__name__}: {_line(e)}.") from e
         install = " pip install 'tidemill[s3]', or correct it." if is_s3(address) else ""
-        raise wrong(f"{option} = {address!r} cannot be opened: {e}.{install}") from e
+        raise wrong(f"{option} = {address!r} cannot be opened: {_line(e)}.{install or _archive_hint(address)}") from e
     return file_system, str(path)
 
 
@@ -76,8 +84,8 @@ def translated(address: str, option: str, wrong: type[InputError] = DatasetError
         if isinstance(e, PermissionError) or code in _NOT_ALLOWED:
             check = f"Check {CREDENTIALS}" if is_s3(address) else "Check the credentials"
             raise wrong(f"{address} may not be used: {_line(e)}. {check}, or correct {option}.") from e
-        if isinstance(e, ValueError) or code in _WRONG_PLACE:
-            check = f"Check {option}, AWS_REGION and AWS_ENDPOINT_URL"
+        if isinstance(e, _MISUSE) or code in _WRONG_PLACE:
+            check = f"Check {option}, AWS_REGION and AWS_ENDPOINT_URL" if is_s3(address) else f"Check {option}"
             raise wrong(f"{address} cannot be used: {_line(e)}. {check}.") from e
         raise SourceUnavailable(f"{address} does not answer well: {type(e).__name__}: {_line(e)}.") from e
 
@@ -98,7 +106,11 @@ def list_files(address: str) -> tuple[list[SourceFile], tuple[LeftOut, ...]]:
         DatasetError: they may not be listed, or the address cannot be opened.
         SourceUnavailable: after retries.
     """
-    file_system, pattern = open_address(address, "dataset.path")
+    if _is_http(address):
+        from tidemill import http_files
+
+        return ask(address, lambda: http_files.list_files(address), **PATIENCE), ()
+    file_system, pattern = ask(address, lambda: open_address(address, "dataset.path"), **PATIENCE)
 
     def find() -> Mapping[str, Any]:
         found: Mapping[str, Any] = {}
@@ -112,12 +124,12 @@ def list_files(address: str) -> tuple[list[SourceFile], tuple[LeftOut, ...]]:
             check_bucket(address, "dataset.path", DatasetError)
         return found
 
-    entries = retrying(find, retries=READ_RETRIES)
+    entries = ask(address, find, **PATIENCE)
     base = fixed_part(pattern) if glob.has_magic(pattern) or pattern in entries else pattern
     files = [
         SourceFile(
             path=os.path.relpath(path, base),
-            url=file_system.unstrip_protocol(path),
+            url=_chained(file_system.unstrip_protocol(path), address),
             size=int(info["size"]),
             content=content_id(info),
         )
@@ -135,19 +147,31 @@ def read_range(file: SourceFile, start: int, stop: int) -> bytes | None:
         DatasetError: it may not be read.
         SourceUnavailable: after retries; a body that is too short counts as one that was cut.
     """
-    return retrying(lambda: _request_range(file, start, stop), retries=READ_RETRIES)
+    return ask(
+        f"{file.url}, which does not answer well",
+        lambda: _request_range(file, start, stop),
+        retries=READ_RETRIES,
+        told_from=2,
+    )
 
 
 def content_id(info: Mapping[str, Any]) -> str:
     """What names an object's bytes. An ETag first: it stays when the same bytes are put again, and can be asked for."""
-    for fact in ("ETag", "etag", "VersionId", "version_id", "md5", "checksum", "sha256"):
+    for fact in ("ETag", "etag", "VersionId", "version_id", "md5", "checksum", "sha256", "CRC"):
         if info.get(fact) and info[fact] != "null":
             return f"{fact}:{info[fact]}".replace('"', "")
-    modified = info.get("LastModified") or info.get("mtime") or info.get("modified") or info.get("created")
+    modified = next((info[time] for time in _TIMES if info.get(time)), None)
     return f"modified:{info['size']}-{modified}"
 
 
 def _request_range(file: SourceFile, start: int, stop: int) -> bytes | None:
+    if _is_http(file.url):
+        from tidemill import http_files
+
+        try:
+            return http_files.read_range(file, start, stop)
+        except http_files.Gone:
+            return None
     file_system, path = open_address(file.url, "dataset.path")
     with translated(file.url, "dataset.path"):
         try:
@@ -164,6 +188,21 @@ def _request_range(file: SourceFile, start: int, stop: int) -> bytes | None:
     if len(body) != stop - start:
         raise SourceUnavailable(f"{file.url}: {len(body)} of {stop - start} bytes came.")
     return body
+
+
+def _is_http(address: str) -> bool:
+    return address.startswith(("http://", "https://"))
+
+
+def _chained(address: str, chain: str) -> str:
+    """An address with what the chain that it was found through says behind its first part."""
+    return address + chain[chain.index("::") :] if "::" in chain else address
+
+
+def _archive_hint(address: str) -> str:
+    if address.startswith(("zip://", "tar://")) and "::" not in address:
+        return " The address of a file in an archive ends with the archive's, as zip://a.csv::s3://bucket/x.zip does."
+    return ""
 
 
 def _s3_range(file_system: Any, path: str, start: int, stop: int) -> tuple[bytes, str]:
