@@ -38,6 +38,7 @@ def running_server() -> Iterator[str]:
         capture_output=True,
         cwd=folder,
     )
+    _require_passwords(folder / "data" / "pg_hba.conf", of="guarded")
     subprocess.run(
         [*control, "-o", options, "-l", str(folder / "log"), "start"], check=True, capture_output=True, cwd=folder
     )
@@ -46,6 +47,25 @@ def running_server() -> Iterator[str]:
     finally:
         subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd=folder)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_passwords(rules: Path, *, of: str) -> None:
+    """Of the members of a role; all others are trusted."""
+    rules.write_text(f"host all +{of} 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
+
+
+def create_user(conninfo: str, password: str) -> str:
+    """A user who has to give a password, and may do everything then."""
+    import psycopg
+    from psycopg import sql
+
+    name = f"user_{secrets.token_hex(6)}"
+    with psycopg.connect(f"{conninfo} dbname=postgres", autocommit=True) as connection:
+        if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = 'guarded'").fetchall():
+            connection.execute("CREATE ROLE guarded")
+        create = "CREATE ROLE {} SUPERUSER LOGIN PASSWORD {} IN ROLE guarded"
+        connection.execute(sql.SQL(create).format(sql.Identifier(name), sql.Literal(password)))
+    return name
 
 
 def create_database(conninfo: str) -> str:

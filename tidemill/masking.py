@@ -35,10 +35,11 @@ PATTERNS = (
         rf"\1{MASK}",
     ),
 )
-ROWS = re.compile(r"\b(INSERT INTO|DELETE FROM|UPDATE|MERGE INTO|VALUES|SELECT)\b.*|\bLINE \d+:.*", re.DOTALL)
+ROWS = re.compile(
+    r"\b(INSERT INTO|DELETE FROM|UPDATE|MERGE INTO|VALUES|SELECT)\b.*|\b(?:LINE \d+|DETAIL):.*", re.DOTALL
+)
 """A statement, which holds rows where they were written by value."""
-QUOTED_TEXT = re.compile(r"""(['"])(?:(?!\1)[^\n])*\s(?:(?!\1)[^\n])*\1""")
-"""Something in quotes with a blank in it: a cell, and no name of a column or a file."""
+QUOTED = re.compile(r"""(['"])(?:(?!\1)[^\n])*\1""")
 
 
 def masked(text: str) -> str:
@@ -92,6 +93,8 @@ def shown_webhook(address: str) -> str:
 def shown_override(override: str) -> str:
     """What `--set` was given, as it may be shown."""
     key, sign, value = override.partition("=")
+    if not sign:
+        return override if re.fullmatch(r"[\w.]*", override) else MASK
     shown = shown_setting(key.strip(), value.strip("\"'"))
     return override if shown == value.strip("\"'") else f"{key}{sign}{shown}"
 
@@ -115,5 +118,7 @@ def message_of(error: BaseException) -> str:
     """An error's message as it may be recorded: without secrets, and without the rows that a database repeats."""
     text = str(error)
     if type(error).__module__.partition(".")[0] in ("duckdb", "_duckdb", "psycopg", "pyarrow", "sqlite3"):
-        text = QUOTED_TEXT.sub("'…'", ROWS.sub(lambda found: f"{found[1] or ''} …".strip(), text)).strip()
+        text = ROWS.sub(lambda found: f"{found[1]} …" if found[1] else "", text).strip()
+        # With a blank in it, it is a cell, and no name of a column or a file.
+        text = QUOTED.sub(lambda found: "'…'" if re.search(r"\s", found[0]) else found[0], text)
     return masked(text)

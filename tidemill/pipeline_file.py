@@ -20,7 +20,7 @@ from tidemill.places import default_catalog, default_data
 SECTIONS = frozenset(
     ["name", "dataset", "tokenizer", "model", "inference", "schedule", "alerts", "lake", "store", "limits", "cost"]
 )
-CATALOG_PATTERN = r"^(sqlite:.+|postgres:.*)$"
+CATALOG_PATTERN = r"^(sqlite:.+|postgres:(?s:.*))$"
 
 
 class LakeToRead(NamedTuple):
