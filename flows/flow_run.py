@@ -186,7 +186,7 @@ class Teller:
         flow_run: FlowRun,
         logger: Logger | LoggerAdapter[Any],
     ) -> None:
-        self._pipeline, self._client, self._flow_run, self._logger = with_webhook(pipeline), client, flow_run, logger
+        self._pipeline, self._client, self._flow_run, self._logger = pipeline, client, flow_run, logger
 
     def ended(self, result: RunResult) -> None:
         with self._whatever_happens():
@@ -239,5 +239,5 @@ class Teller:
         return bool(found and found[0].state and not found[0].state.is_completed())
 
     def _send(self, kind: Kind, text: str, **facts: Any) -> None:
-        if wrong := alert(self._pipeline, kind, text, flow_run_id=str(self._flow_run.id), **facts):
+        if wrong := alert(with_webhook(self._pipeline), kind, text, flow_run_id=str(self._flow_run.id), **facts):
             self._logger.warning(wrong)

@@ -103,14 +103,14 @@ def test_a_command_line_in_the_docs_names_a_command_and_options_that_exist(page,
     assert {arg for arg in args if arg.startswith("--")} <= options(command) | GLOBAL_OPTIONS
 
 
-def typed_queries() -> Iterator[tuple[str, str]]:
-    """(page, query) of the pages' blocks of SQL and of their command lines."""
+def typed_queries() -> Iterator[tuple[str, str, bool]]:
+    """(page, query, whether files are allowed) of the pages' blocks of SQL and of their command lines."""
     for page in PAGES:
         # What is installed is for DuckDB by itself.
-        yield from ((name_of(page), block) for block in blocks(page, "sql") if "INSTALL" not in block)
+        yield from ((name_of(page), block, False) for block in blocks(page, "sql") if "INSTALL" not in block)
     for page, line in typed_commands():
         if line.startswith("sql ") and "QUERY" not in line:
-            yield page, shlex.split(line)[2]
+            yield page, shlex.split(line)[2], "--allow" in line
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +122,9 @@ def empty_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
         yield lake
 
 
-@pytest.mark.parametrize(("page", "query"), list(typed_queries()))
-def test_a_query_in_the_docs_is_one_that_sql_runs(empty_lake, page, query):
-    assert readable(empty_lake.cursor(), query)
+@pytest.mark.parametrize(("page", "query", "files"), list(typed_queries()))
+def test_a_query_in_the_docs_is_one_that_sql_runs(empty_lake, page, query, files):
+    assert readable(empty_lake.cursor(), query, files=files)
 
 
 def test_every_key_of_the_pipeline_file_is_described():
