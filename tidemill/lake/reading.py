@@ -61,6 +61,10 @@ DEFINITIONS = (
 TABLE_FUNCTIONS = (
     "SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE function_type IN ('table', 'table_macro')"
 )
+BESIDE_PIVOT = (
+    "A PIVOT whose columns come from the data can stand beside queries only, and be neither explained nor stored. "
+    "Name its values: PIVOT ... ON column IN (...)."
+)
 
 
 def readable(cursor: Cursor, query: str, *, files: bool = False) -> list[Any]:
@@ -73,8 +77,11 @@ def readable(cursor: Cursor, query: str, *, files: bool = False) -> list[Any]:
     statements = cursor.extract_statements(query)
     if not statements:
         raise ConfigError("There is no statement in the query.")
-    if any(_is_made_by_parser(statement) for statement in statements):
-        _check_words(cursor, query, [statement.type.name for statement in statements], files=files)
+    if made := {statement.type.name for statement in statements if _is_made_by_parser(statement)}:
+        written = {statement.type.name for statement in statements if not _is_made_by_parser(statement)}
+        if made != {"CREATE"} or written != {"SELECT"}:
+            raise ConfigError(BESIDE_PIVOT)
+        _check_words(cursor, query, files=files)
         return list(statements)
     for statement in statements:
         _check_statement(cursor, statement, files=files)
@@ -135,16 +142,11 @@ def _explained(cursor: Cursor, text: str) -> Sequence[Any]:
     raise ConfigError(f"`tidemill sql` cannot tell what is explained: {text.strip()}")
 
 
-def _check_words(cursor: Cursor, query: str, kinds: Sequence[str], *, files: bool) -> None:
+def _check_words(cursor: Cursor, query: str, *, files: bool) -> None:
     """Judge a PIVOT whose columns come from the data by its words, wherever in it they stand.
 
     DuckDB makes a type and a query of it, and shows a tree of neither.
     """
-    if set(kinds) != {"CREATE", "SELECT"}:
-        raise ConfigError(
-            "A PIVOT whose columns come from the data can be queried, but neither explained nor stored. "
-            "Name its values: PIVOT ... ON column IN (...)."
-        )
     words = set(re.findall(r"\w+", query.lower(), re.ASCII))
     table_functions = {name for (name,) in cursor.execute(TABLE_FUNCTIONS).fetchall()}
     _refuse_functions(words & table_functions - LAKE_FUNCTIONS | words & REFUSED_SCALARS, files=files)
