@@ -242,6 +242,8 @@ BESIDE_THE_FOLDER = {
     "table": "FROM '{beside}/treasure.csv'",
     "upwards": "FROM read_text('{data}/../allowed/../beside/treasure.txt')",
     "a_folder_that_is_named_alike": "FROM read_text('{data}/../allowed-not/treasure.txt')",
+    "link": "FROM '{data}/../allowed/link.csv'",
+    "link_found_by_a_pattern": "FROM read_text('{data}/../allowed/*.csv')",
     "writing": "COPY (SELECT 1) TO '{data}/../allowed/out.csv'",
     "deleting": "FROM ducklake_cleanup_old_files('lake', cleanup_all => true)",
     "catalog": "FROM sqlite_scan('{data}.sqlite', 'ducklake_metadata')",
@@ -254,6 +256,8 @@ def allowed(lake: Filled) -> Path:
     folder = lake.folder / "allowed"
     folder.mkdir(exist_ok=True)
     (folder / "names.csv").write_text("label,name\nPOSITIVE,good\n")
+    (folder / "link.csv").unlink(missing_ok=True)
+    (folder / "link.csv").symlink_to(lake.folder / "beside" / "treasure.csv")
     alike = lake.folder / "allowed-not"
     alike.mkdir(exist_ok=True)
     (alike / "treasure.txt").write_text(TREASURE)
@@ -275,7 +279,7 @@ def test_a_folder_that_is_allowed_opens_nothing_else(lake, allowed, name, capfd)
     "query",
     [
         "SELECT name, count(*) FROM reviews JOIN '{beside}/../allowed/names.csv' USING (label) GROUP BY ALL",
-        "SELECT name, 100 FROM read_csv('{beside}/../allowed/*.csv')",
+        "SELECT name, 100 FROM read_csv('{beside}/../allowed/n*.csv')",
     ],
 )
 def test_files_in_a_folder_that_is_allowed_can_be_read(lake, allowed, query, capfd):

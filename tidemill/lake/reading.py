@@ -151,8 +151,7 @@ def _check_words(cursor: Cursor, query: str, *, files: bool) -> None:
     table_functions = {name for (name,) in cursor.execute(TABLE_FUNCTIONS).fetchall()}
     _refuse_functions(words & table_functions - LAKE_FUNCTIONS | words & REFUSED_SCALARS, files=files)
     _refuse_tables(words)
-    # A backslash could stand for letters of a name.
-    if not files and (found := FILE_NAME.search(query) or re.search(r"\\", query)):
+    if not files and (found := FILE_NAME.search(query)):
         raise ConfigError(_beside_the_lake(found[0]))
 
 
