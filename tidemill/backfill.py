@@ -11,7 +11,7 @@ import functools
 import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
@@ -29,12 +29,14 @@ from tidemill.executor import Executor, ThreadExecutor
 from tidemill.lake import Cursor, DoneShard, Lake, PipelineState
 from tidemill.lake.adoption import create_version
 from tidemill.lake.claims import Claims, is_alive
+from tidemill.lake.damage import set_aside
 from tidemill.lake.ledger import done_shards, load_state, target_shards
 from tidemill.lake.promotion import find_version
 from tidemill.lake.requests import ONLY_QUARANTINED, Request, open_requests, quarantined_rows
 from tidemill.lake.retirement import retire_elsewhere
 from tidemill.lake.runs import RunRecord
 from tidemill.lake.tables import duckdb_type, insert_records
+from tidemill.lake.verify import find_damages
 from tidemill.plan import FilePlan
 from tidemill.progress import Expected, Progress
 from tidemill.recording import Recording, RunResult
@@ -170,6 +172,7 @@ def request_backfill(lake: Lake, plan: BackfillPlan, *, max_cost: float | None =
 
     A stopped backfill of the same selection is gone on with: nothing is asked for twice.
     """
+    plan = _without_damaged_files(lake, plan)
     pipeline, name = plan.pipeline.name, plan.version.spec.version
 
     def body(cursor: Cursor) -> str:
@@ -190,6 +193,17 @@ def request_backfill(lake: Lake, plan: BackfillPlan, *, max_cost: float | None =
         return backfill_id
 
     return lake.write(body, message=f"backfill {pipeline} {name}: {plan.num_shards} shards")
+
+
+def _without_damaged_files(lake: Lake, plan: BackfillPlan) -> BackfillPlan:
+    """The plan with all shards of the damaged files that hold some of its own: the files leave the table."""
+    selected = {shard.shard_id for shard in plan.shards}
+    damages, _ = find_damages(lake.cursor(), {plan.version.table.name}, shard_ids=selected)
+    left = set_aside(lake, damages).get(plan.version.table.name, set())
+    listed = target_shards(lake.cursor(), plan.pipeline.name, plan.revision)
+    others = [shard for shard in listed if shard.shard_id in left - selected]
+    num_rows = plan.num_rows + sum(shard.slice.num_rows for shard in others)
+    return replace(plan, shards=(*plan.shards, *others), num_rows=num_rows) if others else plan
 
 
 def tranches(lake: Lake, backfill_id: str, size: int) -> list[list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from tidemill.lake.damage import remove_from, set_aside
 from tidemill.lake.data_files import note_files
 from tidemill.lake.ledger import target_shards
 from tidemill.lake.promotion import existing_state, load_table
+from tidemill.lake.requests import asked_for_in_vain
 from tidemill.lake.tables import point_view, table_name
 from tidemill.lake.verify import Verification, verify_pipeline
 from tidemill.plan import make_plan
@@ -54,15 +55,14 @@ def repair(pipeline: Pipeline, *, progress: Progress | None = None) -> Repair:
     for _ in range(MAX_ROUNDS):
         with Lake(pipeline.lake) as lake:
             found = verify_pipeline(lake, pipeline.name)
-            if not found.problems:
-                break
-            lost = _take_out(lake, found)
-            done.num_files += len(found.damages)
-            done.num_shards += sum(map(len, lost.values()))
+            if found.problems:
+                _take_out(lake, found)
         if _is_listing_wrong(found):
             _list_again(pipeline, progress, done)
-        for version, shard_ids in lost.items():
-            _compute_again(pipeline, version, shard_ids, progress, done)
+        _compute_again(pipeline, found.wrong_shards, progress, done)
+        done.num_files += len(found.damages)
+        if not found.problems:
+            break
     with Lake(pipeline.lake) as lake:
         lake.write(lambda cursor: _vouch(cursor, pipeline.name), message=f"checksums of {pipeline.name}")
         note_files(lake)
@@ -70,11 +70,10 @@ def repair(pipeline: Pipeline, *, progress: Progress | None = None) -> Repair:
     return done
 
 
-def _take_out(lake: Lake, found: Verification) -> dict[str, set[str]]:
-    """Take wrong shards and damaged files out of all tables; version → shards that the pipeline's tables lost."""
+def _take_out(lake: Lake, found: Verification) -> None:
+    """Take damaged files and wrong shards out of all tables, and let the view show the promoted version."""
     set_aside(lake, found.damages)
-    lost = {version: shard_ids for version, shard_ids in found.wrong_shards.items() if shard_ids}
-    for version, shard_ids in lost.items():
+    for version, shard_ids in found.wrong_shards.items():
         remove_from(lake, table_name(found.pipeline, version), shard_ids)
 
     def show(cursor: Cursor) -> None:
@@ -82,7 +81,6 @@ def _take_out(lake: Lake, found: Verification) -> dict[str, set[str]]:
         point_view(cursor, load_table(cursor, found.pipeline, promoted))
 
     lake.write(show, message=f"repair {found.pipeline}")
-    return lost
 
 
 def _is_listing_wrong(found: Verification) -> bool:
@@ -108,17 +106,25 @@ def _list_again(pipeline: Pipeline, progress: Progress | None, done: Repair) -> 
 
 
 def _compute_again(
-    pipeline: Pipeline, version: str, shard_ids: set[str], progress: Progress | None, done: Repair
+    pipeline: Pipeline, wrong: Mapping[str, Collection[str]], progress: Progress | None, done: Repair
 ) -> None:
-    """Compute those of a version's shards that the target revision still has."""
+    """Compute what was taken out, now or by a repair that was killed, where the target revision still has it."""
     with Lake(pipeline.lake) as lake:
+        in_vain = asked_for_in_vain(lake.cursor(), pipeline.name)
         revision = existing_state(lake.cursor(), pipeline.name).target_revision
         listed = {shard.shard_id for shard in target_shards(lake.cursor(), pipeline.name, revision)}
-        if not (wanted := tuple(sorted(shard_ids & listed))):
-            return
-        plan = plan_backfill(pipeline, lake, Selection(shards=wanted, version=version))
+    for version in sorted({*wrong, *in_vain}):
+        wanted = listed & {*wrong.get(version, ()), *in_vain.get(version, ())}
+        if wanted:
+            _backfill(pipeline, Selection(shards=tuple(sorted(wanted)), version=version), progress, done)
+
+
+def _backfill(pipeline: Pipeline, selection: Selection, progress: Progress | None, done: Repair) -> None:
+    with Lake(pipeline.lake) as lake:
+        plan = plan_backfill(pipeline, lake, selection)
         backfill_id = request_backfill(lake, plan, why="repair")
     result = BackfillRun(pipeline, backfill_id, progress=progress, why="repair").execute()
+    done.num_shards += result.num_shards
     done.notes += [*plan.notes, *(f"{failure['path']}: {failure['message']}" for failure in result.failures)]
 
 

@@ -112,7 +112,7 @@ def status(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson 
 
 @app.command()
 def verify(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Recheck every invariant of the pipeline's tables; exits 1 and says what is wrong."""
+    """Recheck every invariant of the pipeline's tables from their rows and files; exits 1 and says what is wrong."""
     from tidemill.cli import render
     from tidemill.lake import Lake
     from tidemill.lake.verify import verify_pipeline
@@ -120,7 +120,7 @@ def verify(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson 
     loaded = load(pipeline, overrides)
     with Lake(loaded.lake, read_only=True) as lake:
         report = verify_pipeline(lake, loaded.name).to_json()
-    print_facts(report, render.verification, as_json)
+    print_facts(report, lambda facts: render.verification(facts, pipeline), as_json)
     if report["problems"]:
         raise typer.Exit(1)
 

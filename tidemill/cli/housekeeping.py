@@ -54,6 +54,35 @@ def forget(
 
 
 @app.command()
+def repair(
+    pipeline: PipelineFile,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring back what `verify` finds wrong: damaged files leave the tables, and their shards are computed again."""
+    from tidemill.cli import render
+    from tidemill.cli.live import live_progress
+    from tidemill.lake import Lake
+    from tidemill.lake.verify import verify_pipeline
+    from tidemill.repair import repair as repair_pipeline
+
+    loaded = load(pipeline, overrides)
+    with Lake(loaded.lake, read_only=True) as lake:
+        found = verify_pipeline(lake, loaded.name)
+    if found.problems:
+        if not as_json:
+            typer.echo(render.verification(found.to_json(), pipeline))
+        if not confirmed("Take what is wrong out of the tables and compute it again?", yes=yes):
+            raise typer.Exit(1)
+    with live_progress() as progress:
+        done = repair_pipeline(loaded, progress=progress)
+    print_facts(done.to_json(), _repaired, as_json)
+    if done.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
 def migrate(
     source: Annotated[str, typer.Argument(metavar="PIPELINE.toml|LAKE", help="A pipeline file, or a lake's catalog.")],
     overrides: Overrides = None,
@@ -112,6 +141,16 @@ def _found(facts: dict[str, Any]) -> str:
 def _erased(facts: dict[str, Any]) -> str:
     lines = [f"{facts['pipeline']}: erased rows: {facts['num_rows']:,}, and every snapshot before now with them."]
     return "\n".join([*lines, "Not reached:", *(f"  {place}" for place in facts["unreached"])])
+
+
+def _repaired(facts: dict[str, Any]) -> str:
+    lines = [f"{facts['pipeline']}: nothing to repair."]
+    if facts["num_files"] or facts["num_shards"]:
+        files, shards = f"{facts['num_files']:,} data files taken out", f"{facts['num_shards']:,} shards computed again"
+        lines = [f"{facts['pipeline']}: {files}, {shards}."]
+    lines += [f"still wrong: {problem}" for problem in facts["problems"]]
+    lines += [f"note: {note}" for note in facts["notes"]]
+    return "\n".join([*lines, *([] if facts["problems"] else ["Every invariant holds."])])
 
 
 def _migration(facts: dict[str, Any]) -> str:

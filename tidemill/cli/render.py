@@ -151,14 +151,13 @@ def _last_failure(runs: Sequence[dict[str, Any]]) -> list[str]:
     return [f"  the {failed['kind']} of {failed['started_at']:%Y-%m-%d %H:%M:%S} failed: {why}"]
 
 
-def verification(report: dict[str, Any]) -> str:
+def verification(report: dict[str, Any], pipeline_file: str) -> str:
     lines = [f"{report['pipeline']}: {report['num_rows']:,} rows in {_count(report['num_shards'], 'shard')} checked."]
     lines += [f"wrong: {problem}" for problem in report["problems"]]
     lines += [f"note: {note}" for note in report["notes"]]
-    lines.append(
-        "Every invariant holds." if not report["problems"] else f"{_count(len(report['problems']), 'problem')}."
-    )
-    return "\n".join(lines)
+    num_problems = len(report["problems"])
+    mend = f"{_count(num_problems, 'problem')}. Compute what is wrong again: tidemill repair {pipeline_file}"
+    return "\n".join([*lines, mend if num_problems else "Every invariant holds."])
 
 
 def rows(columns: Sequence[str], values: Sequence[Sequence[Any]], width: int = 60) -> str:

@@ -9,7 +9,7 @@ from tidemill.errors import LakeError
 from tidemill.lake.connection import CATALOG, Cursor, Lake
 from tidemill.lake.data_files import DataFile, data_files
 from tidemill.lake.retirement import remove_shards
-from tidemill.lake.verify import Damage
+from tidemill.lake.verify import GONE, Damage
 
 IRREPLACEABLE = frozenset({"_layout", "_pipelines", "_versions", "_backfills", "_forgotten"})
 """System tables whose rows nothing else knows, and without which the others mean something else."""
@@ -35,7 +35,10 @@ def set_aside(lake: Lake, damages: Sequence[Damage]) -> dict[str, set[str]]:
 
 
 def remove_from(lake: Lake, table: str, shard_ids: Iterable[str]) -> None:
-    """Remove shards from a version's table, its ledger and its quarantine, or from a table that is being rewritten."""
+    """Remove shards from a version's table, its ledger and its quarantine, or from a table that is being rewritten.
+
+    What asked for them asks for them again.
+    """
     pipeline, version, *rewritten = table.split("__")
     gone = sorted(shard_ids)
 
@@ -43,7 +46,7 @@ def remove_from(lake: Lake, table: str, shard_ids: Iterable[str]) -> None:
         if rewritten:
             cursor.execute(f'DELETE FROM "{table}" WHERE shard_id IN (SELECT unnest(?::VARCHAR[]))', [gone])
         else:
-            remove_shards(cursor, pipeline, version, gone)
+            remove_shards(cursor, pipeline, version, gone, also=("_quarantine", "_ledger"))
 
     if gone:
         lake.write(body, message=f"take damaged shards out of {table}")
@@ -56,7 +59,7 @@ def _refuse_what_cannot_be_replaced(lake: Lake, damages: Sequence[Damage]) -> No
             "see docs/operations.md#backup."
         )
     num_files = len(data_files(lake.cursor()))
-    if num_files > 1 and len([damage for damage in damages if damage.why == "is gone"]) == num_files:
+    if num_files > 1 and len([damage for damage in damages if damage.why == GONE]) == num_files:
         raise LakeError(f"None of the lake's files is in {lake.data}. Check that the place is there, and lake.data.")
 
 

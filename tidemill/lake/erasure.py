@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -26,7 +26,9 @@ from tidemill.errors import ConfigError
 from tidemill.lake.checksums import checksum_with, checksums_in
 from tidemill.lake.conditions import check_condition, check_is_boolean
 from tidemill.lake.connection import Cursor, Lake
+from tidemill.lake.damage import set_aside
 from tidemill.lake.data import DataFolder
+from tidemill.lake.data_files import note_files
 from tidemill.lake.forgotten import key_hashes
 from tidemill.lake.housekeeping import (
     expire,
@@ -39,8 +41,18 @@ from tidemill.lake.housekeeping import (
 )
 from tidemill.lake.promotion import existing_state, load_table
 from tidemill.lake.runs import RunRecord, record_run
-from tidemill.lake.tables import ResultTable, existing_columns, identifier, insert_rows, point_view, table_name
+from tidemill.lake.tables import (
+    ResultTable,
+    existing_columns,
+    identifier,
+    insert_rows,
+    limit_inlining,
+    point_view,
+    result_tables,
+    table_name,
+)
 from tidemill.lake.vacuum import vacuum_catalog
+from tidemill.lake.verify import find_damages
 from tidemill.store import Store
 
 UNPUBLISHED_SECONDS = 60.0
@@ -60,6 +72,8 @@ class Erasure:
     """Each version's table, and its rows and quarantined rows."""
     paths: dict[str, int] = field(default_factory=dict)
     """Source file → rows of it, most first; the first ones."""
+    has_unreadable_tables: bool = False
+    """Whether files of a table cannot be read: those leave it, with the shards in them."""
     erased: bool = False
     unreached: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -80,7 +94,7 @@ def preview(pipeline: Pipeline, condition: str, *, history: bool = False) -> Era
         found = _find(cursor, pipeline, condition)
         if _was_interrupted(cursor, pipeline.name):
             found.notes.append("An earlier `tidemill forget` was interrupted: this one finishes it.")
-        elif not (found.num_rows or history):
+        elif not (found.num_rows or history or found.has_unreadable_tables):
             raise ConfigError(
                 f"No row of {pipeline.name} matches now, in any version or in quarantine. Correct --where; or, if the "
                 "rows have left the table already, add --history: it erases every older snapshot, which may show them."
@@ -107,9 +121,14 @@ def forget(pipeline: Pipeline, condition: str, *, why: str = "forget", history: 
 
         record = RunRecord(secrets.token_hex(6), pipeline.name, "forget", why)
         record_run(lake, record)
+        damages, _ = find_damages(lake.cursor(), {*result_tables(lake.cursor(), pipeline.name), "_quarantine"})
+        left = set_aside(lake, damages)
         erasure = write(functools.partial(_take_out, pipeline=pipeline, condition=condition, who=record.who))
-        for table in [*_tables_of(lake.cursor(), pipeline.name), "_quarantine"]:
+        erasure.unreached += _unread(pipeline, left)
+        for table in [*result_tables(lake.cursor(), pipeline.name), "_quarantine"]:
             write(functools.partial(_write_anew, pipeline=pipeline.name, table=table))
+        write(limit_inlining)
+        note_files(lake)
         write(_expire_the_past)
         write(lambda cursor: remove_scheduled_files(cursor, datetime.now(UTC)))
         erasure.unreached += [*_remove_orphans(lake), *vacuum_catalog(lake), *_clean_store(lake, pipeline)]
@@ -120,6 +139,16 @@ def forget(pipeline: Pipeline, condition: str, *, why: str = "forget", history: 
         write(functools.partial(_settle, pipeline=pipeline.name))
         record_run(lake, record)
     return erasure
+
+
+def _unread(pipeline: Pipeline, left: Mapping[str, Collection[str]]) -> list[str]:
+    """What to say of shards that left the tables with damaged files, unread."""
+    if not (num_shards := sum(map(len, left.values()))):
+        return []
+    return [
+        f"{num_shards:,} shards that lay in damaged files: they were not asked, and left the tables with their files. "
+        f"`tidemill repair` computes them again; then give this command again for {pipeline.name}"
+    ]
 
 
 def out_of_reach(pipeline: Pipeline) -> list[str]:
@@ -139,9 +168,16 @@ def _find(cursor: Cursor, pipeline: Pipeline, condition: str) -> Erasure:
     """What the condition finds; `_doomed` names the places of its rows and `_present` the rows there, by version."""
     names = _versions(cursor, pipeline.name)
     erasure, errors, matches = Erasure(pipeline.name), [], []
-    for version in names:
+    for version in list(names):
         try:
             matches += [_matching(cursor, source, condition) for source in _sources(cursor, pipeline, version)]
+        except (duckdb.InvalidInputException, duckdb.IOException) as e:
+            names.remove(version)
+            erasure.has_unreadable_tables = True
+            erasure.notes.append(
+                f"Version {version} has files that cannot be read: {_first_line(e)}. Their shards leave the table with "
+                "them; what else matches there is not counted yet."
+            )
         except duckdb.Error as e:
             errors.append(e)
             erasure.notes.append(
@@ -159,7 +195,9 @@ def _find(cursor: Cursor, pipeline: Pipeline, condition: str) -> Erasure:
         {"pipeline": pipeline.name},
     ).to_arrow_table()
     _name(cursor, "_doomed", places)
-    _name(cursor, "_present", pa.concat_tables([_present(cursor, pipeline.name, version) for version in names]))
+    present = [_present(cursor, pipeline.name, version) for version in names]
+    columns = ("version", "quarantined", "shard_id", "path", "row_number")
+    _name(cursor, "_present", pa.concat_tables(present) if present else None, columns)
     counts = cursor.execute(
         "SELECT version, count(*) FILTER (NOT quarantined), count(*) FILTER (quarantined) FROM _present "
         "GROUP BY ALL ORDER BY ALL"
@@ -229,7 +267,7 @@ def _take_out(cursor: Cursor, pipeline: Pipeline, condition: str, who: str) -> E
             "WHERE l.pipeline = ? AND l.version = ? AND l.shard_id = gone.shard_id",
             [pipeline.name, version],
         )
-    for table in _tables_of(cursor, pipeline.name):
+    for table in result_tables(cursor, pipeline.name):
         cursor.execute(f"DELETE FROM {identifier(table)} WHERE {at_their_places}")
     cursor.execute(f"DELETE FROM _quarantine WHERE pipeline = ? AND {at_their_places}", [pipeline.name])
     insert_rows(cursor, "_forgotten", forgotten)
@@ -358,15 +396,6 @@ def _versions(cursor: Cursor, pipeline: str) -> list[str]:
 
 def _shown_table(cursor: Cursor, pipeline: str) -> ResultTable:
     return load_table(cursor, pipeline, existing_state(cursor, pipeline).promoted_version)
-
-
-def _tables_of(cursor: Cursor, pipeline: str) -> list[str]:
-    """Every version's table, and those in which columns are being rewritten."""
-    rows = cursor.execute(
-        "SELECT table_name FROM ducklake_table_info('lake') WHERE starts_with(table_name, ?) ORDER BY ALL",
-        [f"{pipeline}__"],
-    ).fetchall()
-    return [name for (name,) in rows]
 
 
 def _keys(pipeline: Pipeline) -> list[str]:

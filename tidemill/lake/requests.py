@@ -73,6 +73,17 @@ def open_requests(
     ]
 
 
+def asked_for_in_vain(cursor: Cursor, pipeline: str) -> dict[str, set[str]]:
+    """Version → shards that are wanted and not done, and of which no open backfill will remind anyone."""
+    rows = cursor.execute(
+        f"SELECT r.version, list(DISTINCT r.shard_id) {_OPEN} AND r.reason <> '{ONLY_QUARANTINED}' "
+        "AND r.backfill_id IS DISTINCT FROM ALL (SELECT backfill_id FROM _backfills WHERE state = 'open') "
+        "GROUP BY r.version",
+        {"pipeline": pipeline},
+    ).fetchall()
+    return {version: set(shard_ids) for version, shard_ids in rows}
+
+
 def versions_in_demand(cursor: Cursor, pipeline: str) -> list[str]:
     """The versions that have open requests, the promoted one first."""
     rows = cursor.execute(

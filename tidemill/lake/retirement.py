@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import duckdb
+
+from tidemill.errors import InvariantBroken
 from tidemill.lake.connection import Cursor
 from tidemill.lake.tables import identifier, table_name
 
@@ -38,11 +41,18 @@ def remove_shards(
     """Remove shards' results and what `also` names of them; returns result rows removed."""
     if not shard_ids:
         return 0
-    gone = list(shard_ids)
-    removed = cursor.execute(
-        f"DELETE FROM {identifier(table_name(pipeline, version))} WHERE shard_id IN (SELECT unnest(?::VARCHAR[]))",
-        [gone],
-    ).fetchone()
+    gone, table = list(shard_ids), table_name(pipeline, version)
+    try:
+        removed = cursor.execute(
+            f"DELETE FROM {identifier(table)} WHERE shard_id IN (SELECT unnest(?::VARCHAR[]))", [gone]
+        ).fetchone()
+    except (duckdb.InvalidInputException, duckdb.IOException) as e:
+        if isinstance(e, duckdb.IOException) and "No such file" not in str(e):
+            raise
+        raise InvariantBroken(
+            f"{table}: a data file cannot be read, so shards cannot be removed: {str(e).splitlines()[0].rstrip('.')}. "
+            "`tidemill repair` takes it out and computes what it held again."
+        ) from e
     for name in also:
         cursor.execute(
             f"DELETE FROM {name} WHERE pipeline = ? AND version = ? AND shard_id IN (SELECT unnest(?::VARCHAR[]))",

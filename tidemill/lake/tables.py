@@ -263,6 +263,15 @@ def existing_columns(cursor: Cursor, table: str) -> tuple[tuple[str, str], ...]:
     )
 
 
+def result_tables(cursor: Cursor, pipeline: str) -> list[str]:
+    """Every version's table, and those in which columns are being rewritten."""
+    rows = cursor.execute(
+        "SELECT table_name FROM ducklake_table_info('lake') WHERE starts_with(table_name, ?) ORDER BY ALL",
+        [f"{pipeline}__"],
+    ).fetchall()
+    return [name for (name,) in rows]
+
+
 def insert_rows(cursor: Cursor, table: str, rows: pa.Table) -> None:
     """Insert by column name; what `rows` does not have becomes NULL."""
     if rows.num_rows:

@@ -7,7 +7,7 @@ was written is left unread, and all shards but those that it may hold are asked.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +16,9 @@ import duckdb
 from tidemill.errors import LakeError
 from tidemill.lake.checksums import METHOD, checksum_of
 from tidemill.lake.connection import CATALOG, Cursor, Lake
-from tidemill.lake.data_files import DataFile, data_files, hash_of, noted_files, shards_in
+from tidemill.lake.data_files import DataFile, Noted, data_files, hash_of, noted_files, shards_in
 from tidemill.lake.ledger import load_state, target_shards
-from tidemill.lake.tables import SYSTEM_TABLES, existing_columns, identifier, table_name
+from tidemill.lake.tables import SYSTEM_TABLES, existing_columns, identifier, result_tables, table_name
 
 MAX_EXAMPLES = 3
 MAX_SHARDS_NAMED = 20
@@ -73,6 +73,7 @@ FILE_CHECKS = {
 }
 """What must never be found of a source file's listing; the views are the same."""
 
+GONE = "is gone"
 CHANGED = "a shard's rows are not those that were committed"
 
 
@@ -129,7 +130,7 @@ def verify_pipeline(lake: Lake, pipeline: str) -> Verification:
     cursor = lake.cursor()
     cursor.execute("BEGIN")  # One snapshot for all checks, whatever is written meanwhile.
     try:
-        _check_files(cursor, pipeline, found)
+        _check_files(cursor, found)
         _check_tables(cursor, pipeline, found)
     except duckdb.Error as e:
         found.problems.append(f"not all could be checked: {_first_line(e)}")
@@ -137,34 +138,38 @@ def verify_pipeline(lake: Lake, pipeline: str) -> Verification:
     return found
 
 
-def _check_files(cursor: Cursor, pipeline: str, found: Verification) -> None:
-    """Hold every data file's bytes against their noted hash; one that was not noted yet is read."""
-    noted, num_new = {}, 0
+def find_damages(
+    cursor: Cursor, tables: Collection[str], *, shard_ids: Collection[str] | None = None
+) -> tuple[list[Damage], int]:
+    """What is damaged of the data files of some tables, and how many had no hash to be held against.
+
+    Those are read instead. With `shard_ids`, only files that may hold one of these shards are looked at.
+    """
+    damages, num_new = [], 0
+    reader = cursor.cursor()  # What fails ends the transaction in which it was tried.
+    reader.execute("USE lake")
     try:
-        noted = noted_files(cursor)
-    except duckdb.Error as e:
-        found.problems.append(f"_data_files cannot be read: {_first_line(e)}")
+        noted = noted_files(reader)
+    except duckdb.Error:  # One of the files that hold the hashes is damaged itself, which reading it will tell.
+        noted = {}
     for file in data_files(cursor):
-        if not (file.table in SYSTEM_TABLES or file.table.startswith(f"{pipeline}__")):
+        known, rows = noted.get(file.name), noted.get(file.rows_path.rpartition("/")[2])
+        if file.table not in tables or (shard_ids is not None and rows and rows.shard_ids.isdisjoint(shard_ids)):
             continue
-        known = noted.get(file.name)
         num_new += known is None
-        try:
-            size, digest = hash_of(file.path)
-            why = "is not as it was written" if known and (known.num_bytes, known.hash) != (size, digest) else None
-        except FileNotFoundError:
-            why = "is gone"
-        if known is None and why is None:
-            why = _why_unreadable(cursor, file)
-        if why:
-            rows = noted.get(file.rows_path.rpartition("/")[2])
-            shard_ids = rows.shard_ids if rows else _possible_shards(cursor, file)
-            found.damages.append(Damage(file, why, frozenset(shard_ids)))
-    found.problems += [str(damage) for damage in found.damages]
-    if num_new:
-        found.notes.append(
-            f"{num_new:,} data files were read and not held against a hash: theirs is noted by the next run."
-        )
+        if why := _what_is_wrong(reader, file, known):
+            damages.append(Damage(file, why, frozenset(rows.shard_ids if rows else _possible_shards(reader, file))))
+    return damages, num_new
+
+
+def _what_is_wrong(cursor: Cursor, file: DataFile, known: Noted | None) -> str | None:
+    try:
+        size, digest = hash_of(file.path)
+    except FileNotFoundError:
+        return GONE
+    if known is None:
+        return _why_unreadable(cursor, file)
+    return None if (known.num_bytes, known.hash) == (size, digest) else "is not as it was written"
 
 
 def _why_unreadable(cursor: Cursor, file: DataFile) -> str | None:
@@ -191,6 +196,15 @@ def _possible_shards(cursor: Cursor, file: DataFile) -> Iterable[str]:
             {"path": file.rows_path, "pipeline": pipeline, "version": version},
         ).fetchall()
         return [shard_id for (shard_id,) in rows]
+
+
+def _check_files(cursor: Cursor, found: Verification) -> None:
+    found.damages, num_new = find_damages(cursor, {*SYSTEM_TABLES, *result_tables(cursor, found.pipeline)})
+    found.problems += [str(damage) for damage in found.damages]
+    if num_new:
+        found.notes.append(
+            f"{num_new:,} data files were read and not held against a hash: theirs is noted by the next run."
+        )
 
 
 def _check_tables(cursor: Cursor, pipeline: str, found: Verification) -> None:
