@@ -197,7 +197,7 @@ def model_contents(repo: str, commit: str) -> dict[str, str]:
                 if "/" not in file.rfilename
             }
 
-    return retrying(ask, retries=LISTING_RETRIES)
+    return _ask_hub(ask)
 
 
 def model_snapshot(repo: str, commit: str, patterns: Sequence[str]) -> Path:
