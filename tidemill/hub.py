@@ -87,7 +87,8 @@ def list_address(address: str) -> Listing:
     def find() -> Listing:
         with _translated("dataset", repo, revision):
             where = f"datasets/{repo}@{commit}/{pattern}"
-            found = _file_system().glob(where, detail=True) if has_magic(pattern) else _below(where)
+            matched = _file_system().glob(where, detail=True) if has_magic(pattern) else {}
+            found = matched or _below(where)
         urls = [f"hf://{path}" for path, info in found.items() if info["type"] == "file"]
         folders = [_path_of(f"hf://{path}") for path, info in found.items() if info["type"] == "directory"]
         return Listing(commit, tuple(_describe(repo, commit, urls)), not_entered(folders, pattern))

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from tidemill.errors import DatasetError, InputError, SourceUnavailable, TidemillError
 from tidemill.listing import LeftOut, fixed_part, not_entered
@@ -20,8 +20,9 @@ from tidemill.places import is_s3
 from tidemill.shards import SourceFile
 from tidemill.waiting import ask
 
+T = TypeVar("T")
 READ_RETRIES = 4
-PATIENCE: Mapping[str, Any] = {"retries": READ_RETRIES, "within_seconds": 120.0}
+LISTING_SECONDS = 120.0
 _TIMES = ("LastModified", "mtime", "modified", "modify", "created")
 CREDENTIALS = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
 
@@ -109,14 +110,17 @@ def list_files(address: str) -> tuple[list[SourceFile], tuple[LeftOut, ...]]:
     if _is_http(address):
         from tidemill import http_files
 
-        return ask(address, lambda: http_files.list_files(address), **PATIENCE), ()
-    file_system, pattern = ask(address, lambda: open_address(address, "dataset.path"), **PATIENCE)
+        return _ask(address, lambda: http_files.list_files(address)), ()
+    file_system, pattern = _ask(address, lambda: open_address(address, "dataset.path"))
 
     def find() -> Mapping[str, Any]:
         found: Mapping[str, Any] = {}
         with translated(address, "dataset.path"):
             try:
-                found = (file_system.glob if glob.has_magic(pattern) else file_system.find)(pattern, detail=True)
+                if glob.has_magic(pattern):
+                    found = file_system.glob(pattern, detail=True)
+                # A name may hold what a pattern is made of.
+                found = found or file_system.find(pattern, detail=True)
             except FileNotFoundError as e:
                 if _code(e) in _NO_BUCKET:
                     raise
@@ -124,13 +128,13 @@ def list_files(address: str) -> tuple[list[SourceFile], tuple[LeftOut, ...]]:
             check_bucket(address, "dataset.path", DatasetError)
         return found
 
-    entries = ask(address, find, **PATIENCE)
+    entries = _ask(address, find)
     base = fixed_part(pattern) if glob.has_magic(pattern) or pattern in entries else pattern
     files = [
         SourceFile(
             path=os.path.relpath(path, base),
             url=_chained(file_system.unstrip_protocol(path), address),
-            size=int(info["size"]),
+            size=_size(info, path),
             content=content_id(info),
         )
         for path, info in entries.items()
@@ -190,6 +194,16 @@ def _request_range(file: SourceFile, start: int, stop: int) -> bytes | None:
     return body
 
 
+def _ask(address: str, call: Callable[[], T]) -> T:
+    return ask(address, call, retries=READ_RETRIES, within_seconds=LISTING_SECONDS)
+
+
+def _size(info: Mapping[str, Any], path: str) -> int:
+    if info.get("size") is None:
+        raise DatasetError(f"{path}: nothing says how long the file is. Copy it, and name the copy in dataset.path.")
+    return int(info["size"])
+
+
 def _is_http(address: str) -> bool:
     return address.startswith(("http://", "https://"))
 
@@ -206,17 +220,26 @@ def _archive_hint(address: str) -> str:
 
 
 def _s3_range(file_system: Any, path: str, start: int, stop: int) -> tuple[bytes, str]:
-    """The bytes that are there now, and what names the object that they are of."""
+    """The bytes that are there now, or one more where too many come, and what names the object that they are of."""
     import fsspec.asyn
+
+    from tidemill.bounded_http import LEAST_BYTES_PER_SECOND, SLOW_SECONDS
 
     async def get() -> tuple[bytes, str]:
         bucket, key, _ = file_system.split_path(path)
-        span = f"bytes={start}-{stop - 1}"
-        answer = await file_system._call_s3("get_object", Bucket=bucket, Key=key, Range=span)
-        async with answer["Body"] as body:
-            return bytes(await body.read()), content_id(answer)
+        span = f"{start}-{stop - 1}"
+        answer = await file_system._call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes={span}")
+        came = answer.get("ContentRange", f"bytes {span}" if start == 0 else "").partition("/")[0]
+        body = bytearray()
+        async with answer["Body"] as pieces:
+            if came != f"bytes {span}":
+                raise SourceUnavailable(f"{path}: {came or 'the whole object'} came where bytes {span} were asked for.")
+            while len(body) <= stop - start and (piece := await pieces.read(stop - start + 1 - len(body))):
+                body += piece
+        return bytes(body), content_id(answer)
 
-    found: tuple[bytes, str] = fsspec.asyn.sync(file_system.loop, get)
+    bound_seconds = SLOW_SECONDS + (stop - start) / LEAST_BYTES_PER_SECOND
+    found: tuple[bytes, str] = fsspec.asyn.sync(file_system.loop, get, timeout=bound_seconds)
     return found
 
 

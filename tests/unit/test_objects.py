@@ -139,6 +139,41 @@ def test_a_file_in_an_archive_is_read_wherever_the_archive_lies(tmp_path, chain)
     assert objects.read_range(file, 100, 300) == BODY[100:300]
 
 
+class _Bucket(http.server.BaseHTTPRequestHandler):
+    """A store that speaks S3, but for ranges: it sends whole objects."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        for name, value in {"ETag": '"1"', "Content-Length": str(len(BODY))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(BODY)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_store_that_ignores_ranges_is_never_taken_for_one_that_does_not(monkeypatch):
+    from s3fs import S3FileSystem
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Bucket) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        for name, value in {"ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}", "MAX_ATTEMPTS": "1"}.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(f"AWS_{name}", "any")
+        S3FileSystem.clear_instance_cache()
+        file = SourceFile("a.csv", "s3://bucket/a.csv", len(BODY), "ETag:1")
+        assert objects.read_range(file, 0, len(BODY)) == BODY
+        with pytest.raises(SourceUnavailable, match="the whole object came where bytes 100-299 were asked for"):
+            objects.read_range(file, 100, 300)
+        with pytest.raises(SourceUnavailable, match="301 of 300 bytes"):
+            objects.read_range(file, 0, 300)
+        server.shutdown()
+    S3FileSystem.clear_instance_cache()
+
+
 def test_folders_that_a_pattern_matches_are_named():
     memory = fsspec.filesystem("memory")
     memory.pipe_file("/named/a.csv", BODY)
