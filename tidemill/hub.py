@@ -183,7 +183,7 @@ def model_contents(repo: str, commit: str) -> dict[str, str]:
         SourceUnavailable: the Hub did not answer well for long.
     """
 
-    def ask() -> dict[str, str]:
+    def look_up() -> dict[str, str]:
         import huggingface_hub
 
         with _translated("model", repo, commit):
@@ -198,7 +198,7 @@ def model_contents(repo: str, commit: str) -> dict[str, str]:
                 if "/" not in file.rfilename
             }
 
-    return _ask_hub(ask)
+    return _ask_hub(look_up)
 
 
 def model_snapshot(repo: str, commit: str, patterns: Sequence[str]) -> Path:

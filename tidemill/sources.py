@@ -125,9 +125,9 @@ class Dataset:
                 failures.append(e)
                 continue
             if len(schema):
-                shown[file.path] = schema
+                shown[file.path], readable = schema, file
         if shown:
-            return settle_schema(shown, self._columns, self.reader(self.files[0]).common_type)
+            return settle_schema(shown, self._columns, self.reader(readable).common_type)
         if failures:
             raise failures[0]
         raise DatasetError(f"The dataset {self._spec.path} has no rows. Check dataset.path, config and split.")
