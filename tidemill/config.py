@@ -26,7 +26,7 @@ from pydantic import (
 
 from tidemill.errors import ConfigError
 from tidemill.masking import masked, shown_setting
-from tidemill.pipeline_file import CATALOG_PATTERN, read_file
+from tidemill.pipeline_file import CATALOG_PATTERN, read_file, shown
 from tidemill.places import default_catalog, default_data, home
 
 
@@ -51,6 +51,10 @@ Names = Annotated[list[str], BeforeValidator(_as_list)]
 
 SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
 """Units of a duration, by their shortest name."""
+LONGEST_SECONDS = 36_500 * 86_400
+LARGEST_BYTES = 2**62
+MOST_PROBLEMS = 20
+"""Told of one pipeline file; the first ones mostly explain the rest."""
 
 
 def _as_seconds(value: object) -> object:
@@ -64,7 +68,9 @@ def _as_seconds(value: object) -> object:
     return float(found[1]) * SECONDS[unit]
 
 
-Duration = Annotated[float, BeforeValidator(_as_seconds), Field(gt=0, json_schema_extra={"format": "duration"})]
+Duration = Annotated[
+    float, BeforeValidator(_as_seconds), Field(gt=0, le=LONGEST_SECONDS, json_schema_extra={"format": "duration"})
+]
 """Seconds."""
 
 
@@ -73,7 +79,13 @@ Aggregate = Literal["mean", "max", "length_weighted"]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+    )
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
@@ -105,7 +117,7 @@ class Dataset(Section):
     """What separates the fields of a CSV file."""
     quote: str = Field(default='"', max_length=1)
     """What encloses a field of a CSV file that holds delimiters or newlines; `""` where quotes are text."""
-    shard_bytes: ByteSize = Field(default=ByteSize(16 * 2**20), gt=0)
+    shard_bytes: ByteSize = Field(default=ByteSize(16 * 2**20), gt=0, le=LARGEST_BYTES)
     """Text in one shard, about. Slices that were cut are kept whatever this says later."""
 
 
@@ -222,7 +234,7 @@ class Lake(Section):
     """`sqlite:FILE`, or `postgres:host=... dbname=...` where several machines write."""
     data: Address = Field(default_factory=default_data)
     """Where the Parquet files of the tables lie: a folder, or s3://bucket/prefix."""
-    lock_timeout_seconds: float = Field(default=120.0, gt=0)
+    lock_timeout_seconds: float = Field(default=120.0, gt=0, le=LONGEST_SECONDS)
     """How long a writer waits for the lake's lock before it fails, retryably."""
     keep_snapshots: Duration = Field(default=30 * 86_400.0)
     """How far back time travel reaches: `tidemill gc` expires older snapshots. Such as "30 days"."""
@@ -236,7 +248,7 @@ class Lake(Section):
 class Store(Section):
     path: Address = Field(default_factory=lambda: str(home() / "store"))
     """Where intermediate Arrow files lie: a folder, or s3://bucket/prefix."""
-    max_bytes: ByteSize = Field(default=ByteSize(20 * 10**9), gt=0)
+    max_bytes: ByteSize = Field(default=ByteSize(20 * 10**9), gt=0, le=LARGEST_BYTES)
     """Files that no pending work needs are evicted, oldest first, beyond this size."""
     shared: bool = False
     """Whether `path`, a folder, is the same for every worker that runs a stage, as on a network file system."""
@@ -293,8 +305,9 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
 
 
 def _explain(error: ValidationError) -> Iterator[str]:
-    for problem in error.errors():
-        dotted = ".".join(str(part) for part in problem["loc"])
+    problems = error.errors()
+    for problem in problems[:MOST_PROBLEMS]:
+        dotted = _cut(".".join(str(part) for part in problem["loc"]))
         match problem["type"]:
             case "extra_forbidden":
                 yield f"unknown key {dotted}.{_nearest(dotted)}"
@@ -303,8 +316,14 @@ def _explain(error: ValidationError) -> Iterator[str]:
             case _:
                 # A union reports each branch under the branch's own name.
                 dotted = re.sub(r"\.(int|constrained-int|literal\[.*\]|list\[.*\]|function-.*)$", "", dotted)
-                shown = shown_setting(dotted, problem["input"])
-                yield f"{dotted} = {shown!r}: {problem['msg'].removeprefix('Value error, ')}."
+                value = shown(shown_setting(dotted, problem["input"]))
+                yield f"{dotted} = {value}: {problem['msg'].removeprefix('Value error, ')}."
+    if len(problems) > MOST_PROBLEMS:
+        yield f"and {len(problems) - MOST_PROBLEMS:,} more."
+
+
+def _cut(key: str) -> str:
+    return key if len(key) <= 100 else f"{key[:97]}..."
 
 
 def _nearest(dotted: str) -> str:

@@ -8,6 +8,7 @@ million rows.
 from __future__ import annotations
 
 import re
+import reprlib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,10 @@ from tidemill.places import default_catalog, default_data
 SECTIONS = frozenset(
     ["name", "dataset", "tokenizer", "model", "inference", "schedule", "alerts", "lake", "store", "limits", "cost"]
 )
+LARGEST_FILE = 2**20
+DEEPEST = 16
+LONG_KEY = re.compile(r"(?<![\w\"'-])(?:[\w\"'-]++[ \t]*+\.[ \t]*+){200}")
+"""A dotted key that takes tomllib a time that grows with the square of its parts."""
 CATALOG_PATTERN = r"^(sqlite:.+|postgres:(?s:.*))$"
 
 
@@ -46,16 +51,82 @@ def read_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
         ConfigError: the file is missing or is not TOML, or an override is not of that form.
     """
     try:
-        raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        raw = _parse(_text_of(path))
     except FileNotFoundError as e:
         raise ConfigError(f"There is no pipeline file {path}. Give the path of a .toml file.") from e
-    except (OSError, UnicodeDecodeError) as e:
+    except (OSError, UnicodeError) as e:
         raise ConfigError(f"The pipeline file {path} cannot be read: {e}.") from e
-    except tomllib.TOMLDecodeError as e:
+    except ValueError as e:
         raise ConfigError(f"{path} is not valid TOML: {e}.") from e
     for override in overrides:
         _apply_override(raw, override)
     return raw
+
+
+def shown(value: object) -> str:
+    """A value for a message: as Python writes it, but short, and printable anywhere."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 80
+    return short.repr(value).encode("utf-8", "backslashreplace").decode()
+
+
+def _text_of(path: str | Path) -> str:
+    """The text of a file; of a pipe only where the shell made it, since another may never have a writer.
+
+    Raises:
+        OSError: it cannot be read.
+        ConfigError: it is too large for a pipeline file.
+        UnicodeError: it is not UTF-8.
+    """
+    file = Path(path)
+    if "\0" in str(path):
+        raise ConfigError(f"{shown(str(path))} is no path. Give the path of a .toml file.")
+    if not file.is_file() and not str(path).startswith(("/dev/", "/proc/")):
+        raise (OSError("it is no regular file") if file.exists() else FileNotFoundError(str(path)))
+    with file.open("rb") as opened:
+        content = opened.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise ConfigError(f"{path} is larger than {LARGEST_FILE:,} bytes, so it is no pipeline file. Check the path.")
+    return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """TOML, whose numbers have 64 bits and whose values lie no deeper than options do.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    too_deep = ValueError(f"values lie more than {DEEPEST} deep")
+    if LONG_KEY.search(text):
+        raise too_deep
+    try:
+        raw = tomllib.loads(text)
+    except RecursionError:
+        raise too_deep from None
+    _check_values(raw)
+    return raw
+
+
+def _check_values(raw: dict[str, Any]) -> None:
+    """By a list of its own, so that no depth hurts."""
+    waiting: list[tuple[object, int]] = [(raw, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise ValueError(f"values lie more than {DEEPEST} deep")
+        match value:
+            case dict():
+                waiting += [(inner, depth + 1) for pair in value.items() for inner in pair]
+            case list():
+                waiting += [(inner, depth + 1) for inner in value]
+            case bool():
+                pass
+            case int() if not -(2**63) <= value < 2**63:
+                raise ValueError(f"the number {shown(value)} has more than 64 bits")
+            case str() if "\0" in value:
+                raise ValueError(f"the text {shown(value)} holds a NUL")
+            case str():
+                value.encode()
 
 
 def lake_to_read(raw: dict[str, Any]) -> LakeToRead | None:
@@ -72,15 +143,27 @@ def lake_to_read(raw: dict[str, Any]) -> LakeToRead | None:
 def _apply_override(raw: dict[str, Any], override: str) -> None:
     dotted, sign, value = override.partition("=")
     if not sign or not dotted:
-        raise ConfigError(f"--set {shown_override(override)!r} is not key.path=value.")
+        raise ConfigError(f"--set {shown(shown_override(override))} is not key.path=value.")
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value
+        parsed = _parsed_value(value)
+        _check_values({dotted: parsed})
+    except ValueError as e:
+        raise ConfigError(f"--set {shown(shown_override(override))} is no value for the pipeline file: {e}.") from e
     *sections, last = dotted.strip().split(".")
+    if len(sections) > DEEPEST:
+        raise ConfigError(f"--set {shown(shown_override(override))}: keys lie no more than {DEEPEST} deep.")
     table = raw
     for section in sections:
         table = table.setdefault(section, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"--set {shown_override(override)!r}: {section} is not a section.")
+            raise ConfigError(f"--set {shown(shown_override(override))}: {section} is not a section.")
     table[last] = parsed
+
+
+def _parsed_value(value: str) -> object:
+    """A value in TOML, or the text itself where it is none."""
+    try:
+        table = _parse(f"value = {value}")
+    except tomllib.TOMLDecodeError:
+        return value
+    return table["value"] if table.keys() == {"value"} else value

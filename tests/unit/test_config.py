@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,85 @@ def test_where_a_lake_lies_is_not_guessed(tmp_path, text):
 
 def test_the_sections_are_those_of_the_model():
     assert frozenset(Pipeline.model_fields) == SECTIONS
+
+
+PIPELINE = f'name = "a"\n{MINIMAL}'
+ODD_FILES = {
+    "a number of 5,000 digits": f"{PIPELINE}[limits]\nretries = {'9' * 5000}\n".encode(),
+    "a number of 70 bits": f"{PIPELINE}[limits]\nretries = {2**70}\n".encode(),
+    "a number below 64 bits": f"{PIPELINE}[dataset.types]\na = {-(2**63) - 1}\n".encode(),
+    "infinity": f"{PIPELINE}[limits]\nmax_quarantine = inf\n".encode(),
+    "no number": f"{PIPELINE}[cost]\nper_hour = nan\n".encode(),
+    "a wait of ages": f"{PIPELINE}[lake]\nlock_timeout_seconds = 1e300\n".encode(),
+    "ages of snapshots": f'{PIPELINE}[lake]\nkeep_snapshots = "{"9" * 400} days"\n'.encode(),
+    "a store that no disk holds": f'{PIPELINE}[store]\nmax_bytes = "{"9" * 30} PB"\n'.encode(),
+    "deep lists": f"{PIPELINE}[inference]\ndevice = {'[' * 50_000}{']' * 50_000}\n".encode(),
+    "lists a little too deep": f"{PIPELINE}[inference]\ndevice = {'[' * 100}{']' * 100}\n".encode(),
+    "deep tables": f"{PIPELINE}[inference]\ndevice = {'{a=' * 50_000}1{'}' * 50_000}\n".encode(),
+    "a key of 100,000 parts": f"{PIPELINE}[inference]\n{'.'.join('a' * 100_000)} = 1\n".encode(),
+    "a key of many characters": f"{PIPELINE}[inference]\n{'a' * 100_000} = 1\n".encode(),
+    "many unknown keys": (PIPELINE + "".join(f"a{i} = 1\n" for i in range(20_000))).encode(),
+    "a long value": f'{PIPELINE}[inference]\nengine = "{"x" * 500_000}"\n'.encode(),
+    "a NUL": PIPELINE.encode() + b"\0",
+    "a NUL by its name": f'{PIPELINE}[inference]\ndevice = "cpu\\u0000"\n'.encode(),
+    "no UTF-8": PIPELINE.encode() + b'[inference]\ndevice = "\xff"\n',
+    "UTF-16": PIPELINE.encode("utf-16"),
+    "nothing": b"",
+}
+
+
+def assert_refused_shortly(path: str | Path, *overrides: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_pipeline(path, overrides)
+    assert len(str(refused.value)) < 10_000
+    str(refused.value).encode()
+
+
+@pytest.mark.parametrize("odd", ODD_FILES)
+def test_an_odd_pipeline_file_is_refused_in_one_short_message(tmp_path, odd):
+    path = tmp_path / "pipeline.toml"
+    path.write_bytes(ODD_FILES[odd])
+
+    assert_refused_shortly(path)
+
+
+def test_what_is_no_pipeline_file_is_refused_unread(tmp_path):
+    os.mkfifo(tmp_path / "fifo.toml")
+    with (tmp_path / "large.toml").open("wb") as file:
+        file.truncate(10**9)
+
+    for path in (tmp_path, tmp_path / "fifo.toml", tmp_path / "large.toml", f"{tmp_path}/a\0b.toml", "/dev/zero"):
+        assert_refused_shortly(path)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *(f"limits.retries={'9' * 5000}", f"limits.retries={2**64}", "limits.max_quarantine=nan"),
+        *(f"inference.device={'[' * 5000}{']' * 5000}", f"{'.'.join('a' * 5000)}=1", f"inference.{'a' * 5000}=1"),
+        *("inference.device=a\0b", "inference.device=\udcff", "=1", "inference", f"{'x' * 5000}"),
+    ],
+)
+def test_an_odd_override_is_refused_in_one_short_message(tmp_path, override):
+    assert_refused_shortly(write(tmp_path, PIPELINE), override)
+
+
+def test_an_override_of_several_lines_is_one_bare_string(tmp_path):
+    pipeline = load_pipeline(write(tmp_path, PIPELINE), ["dataset.split=1\nname = 'b'"])
+
+    assert (pipeline.name, pipeline.dataset.split) == ("a", "1\nname = 'b'")
+
+
+def test_a_file_from_another_editor_is_the_same_file(tmp_path):
+    for content in (b"\xef\xbb\xbf" + PIPELINE.encode(), PIPELINE.replace("\n", "\r\n").encode()):
+        (tmp_path / "pipeline.toml").write_bytes(content)
+        assert load_pipeline(tmp_path / "pipeline.toml").name == "a"
+
+
+def test_a_pipeline_file_may_come_from_the_shell():
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as file:
+        file.write(PIPELINE)
+
+    assert load_pipeline(f"/dev/fd/{reading}").name == "a"
+    os.close(reading)
