@@ -99,10 +99,12 @@ def settle_columns(
     Raises:
         SchemaError: a column is missing or there twice, the files do not agree on its type, or the lake has none.
     """
-    known = _recorded_columns(cursor, pipeline, spec, state) if cursor and state else {}
+    recorded = _recorded_columns(cursor, pipeline, spec, state) if cursor and state else None
     pairs, num_keys = parse_kept(pipeline), len(pipeline.dataset.key)
-    if pipeline.dataset.types or any(source not in known for source, _ in pairs):
-        known = _shown_columns(dataset, pairs, num_keys) | known | _declared_columns(pipeline)
+    known = recorded or {}
+    if recorded is None or any(source not in recorded for source, _ in pairs):
+        known = _shown_columns(dataset, pairs, num_keys) | known
+    known |= _declared_columns(pipeline)
     kept = [replace(known[source], name=name) for source, name in pairs]
     for column in kept:
         check_fields(column.source, column.arrow_type, _way_out(dataset, column.source))
@@ -121,12 +123,12 @@ def read_columns(dataset: sources.Dataset, kept: Sequence[KeptColumn], num_keys:
 
 def _recorded_columns(
     cursor: Cursor, pipeline: Pipeline, spec: VersionSpec, state: lake_ledger.PipelineState
-) -> dict[str, KeptColumn]:
-    """Source column → as the version's table has it, or else the promoted version's."""
+) -> dict[str, KeptColumn] | None:
+    """Source column → as the version's table has it, or else the promoted version's; None if there is neither."""
     recorded = lake_ledger.load_kept(cursor, pipeline.name, spec.version)
     if recorded is None and lake_ledger.has_done_shards(cursor, pipeline.name, state.promoted_version):
         recorded = lake_ledger.load_kept(cursor, pipeline.name, state.promoted_version)
-    return {column.source: column for column in map(KeptColumn.from_json, recorded or [])}
+    return None if recorded is None else {facts["source"]: KeptColumn.from_json(facts) for facts in recorded}
 
 
 def _shown_columns(dataset: sources.Dataset, pairs: Sequence[tuple[str, str]], num_keys: int) -> dict[str, KeptColumn]:

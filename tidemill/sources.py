@@ -126,6 +126,8 @@ class Dataset:
                 continue
             if len(schema):
                 shown[file.path], readable = schema, file
+                if not self._columns.kept:
+                    break
         if shown:
             return settle_schema(shown, self._columns, self.reader(readable).common_type)
         if failures:
