@@ -112,7 +112,7 @@ class Dataset(Section):
     keep: Names = []
     """Columns copied beside the predictions; `"score as rating"` renames one."""
     types: dict[str, str] = {}
-    """Arrow types of key and kept columns, in place of those that the files show: `{ rating = "double" }`."""
+    """Types of key and kept columns, Arrow's or SQL's, in place of those that files show: `{ rating = "double" }`."""
     delimiter: str = Field(default=",", min_length=1, max_length=1)
     """What separates the fields of a CSV file."""
     quote: str = Field(default='"', max_length=1)

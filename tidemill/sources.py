@@ -29,6 +29,7 @@ from tidemill.formats import (
     check_type,
     format_of,
     open_reader,
+    plain_type,
     settle_schema,
 )
 from tidemill.listing import LeftOut, Listing, fixed_part
@@ -317,11 +318,24 @@ def _local_base(path: str) -> str:
 
 
 def arrow_type_named(column: str, name: str) -> pa.DataType:
+    """A type by Arrow's name, or by the lake's SQL, which has names for nested ones: `STRUCT(price DOUBLE)[]`.
+
+    Raises:
+        SchemaError: neither knows it.
+    """
     try:
         return pa.type_for_alias(name)
-    except ValueError as e:
+    except ValueError:
+        pass
+    import duckdb
+
+    try:
+        known = duckdb.type(name)
+        return plain_type(duckdb.sql(f"SELECT NULL::{known} AS v").to_arrow_table().schema.field("v").type)
+    except duckdb.Error as e:
         raise SchemaError(
-            f"dataset.types.{column} = {name!r} is no Arrow type. Give one such as int64, double, string or bool."
+            f"dataset.types.{column} = {name!r} is no Arrow type and none of SQL. "
+            "Give one such as int64, double, string, bool, DECIMAL(10, 2) or STRUCT(price DOUBLE)[]."
         ) from e
 
 

@@ -118,6 +118,17 @@ def test_a_declared_type_is_the_tables_and_is_converted_to(tmp_path):
         planned(tmp_path / "other", files, types={"v": "int32"})
 
 
+def test_a_nested_type_can_be_declared_in_sql(tmp_path):
+    files = {"a.jsonl": lines([{"p": 1}, {"p": 2.75, "q": ["x"]}])}
+    (column,) = planned(tmp_path, files, types={"v": "STRUCT(p DOUBLE, q VARCHAR[2], r DECIMAL(10, 2))[]"}).kept
+    assert column.arrow_type == pa.list_(
+        pa.struct([("p", DOUBLE), ("q", pa.list_(STRING)), ("r", pa.decimal128(10, 2))])
+    )
+    for name in ("STRUCT(p)", "decimalish", "INT); DROP TABLE x"):
+        with pytest.raises(SchemaError, match=r"dataset\.types\.v = .* is no Arrow type and none of SQL"):
+            planned(tmp_path, {}, types={"v": name})
+
+
 def test_a_column_without_a_name_is_kept_under_one(tmp_path):
     plan = planned(tmp_path, {"a.csv": b",text\n0,a\n1,b\n"}, keep=[" as index"])
     assert [(column.source, column.name) for column in plan.kept] == [("", "index")]

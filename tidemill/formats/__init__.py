@@ -19,7 +19,7 @@ from tidemill.formats.reader import KEPT_PREFIX, ByteSource, Columns, Reader
 from tidemill.formats.rows import check_columns, settle_schema
 from tidemill.formats.streams import COMPRESSIONS
 from tidemill.formats.text import TextReader
-from tidemill.formats.types import check_fields, check_type, without_nulls
+from tidemill.formats.types import check_fields, check_type, plain_type, without_nulls
 
 __all__ = [
     "FORMATS",
@@ -32,6 +32,7 @@ __all__ = [
     "check_type",
     "format_of",
     "open_reader",
+    "plain_type",
     "settle_schema",
     "without_nulls",
 ]

@@ -138,6 +138,14 @@ def test_not_a_number_is_a_number():
     assert texts(rows) == ["a", "b"]
 
 
+def test_a_declared_nested_type_takes_what_fits_it_and_nothing_else():
+    lines = ['{"text": "a", "n": {"p": 1}}', '{"text": "b", "n": {"p": 2.75}}', '{"text": "c", "n": {"p": "1"}}']
+    to = pa.struct([("p", pa.float64()), ("q", pa.list_(pa.string()))])
+    rows = all_rows("\n".join(lines).encode(), "a.jsonl", kept=KEPT_N, types=(("n", to),), converted=("n",))
+    assert [row["n"] for row in rows] == [{"p": 1.0, "q": None}, {"p": 2.75, "q": None}, None]
+    assert rows[2]["reason"].startswith("n.p = '1' is not double;")
+
+
 def test_a_string_of_digits_is_no_number_unless_the_pipeline_says_so():
     data = b'{"text": "a", "n": 1}\n{"text": "b", "n": "7"}\n'
     options = {"kept": KEPT_N, "types": (("n", pa.int64()),)}
