@@ -49,10 +49,12 @@ class JsonColumn:
                 _may_lose_digits(natural, self.is_key and not self.converted) or _may_hide_booleans(natural, values)
             ):
                 return self._convert(values, natural)
-        except CONVERSION_ERRORS:
+        except (*CONVERSION_ERRORS, RecursionError):
             pass
-        exact = self._exact(values, lines)
-        return pa.array([self._cell(value, i, problems) for i, value in enumerate(exact)], self.type)
+        cells = [
+            self._cell(value, line, i, problems) for i, (value, line) in enumerate(zip(values, lines, strict=True))
+        ]
+        return pa.array(cells, self.type)
 
     def _convert(self, values: Sequence[Any], natural: pa.Array) -> pa.Array:
         """The values as a column; what a conversion would change is refused.
@@ -77,24 +79,26 @@ class JsonColumn:
             return self.converted
         return not pa.types.is_boolean(self.type)
 
-    def _exact(self, values: Sequence[Any], lines: Sequence[bytes]) -> list[Any]:
-        """The values, those read again of whose digits something may be lost."""
-        least = 0 if self.is_key or is_string(self.type) else _BEYOND_INTEGERS
-        return [
-            read_exactly(line).get(self.name) if any(abs(number) >= least for number in floats(value)) else value
-            for value, line in zip(values, lines, strict=True)
-        ]
-
-    def _cell(self, value: Any, index: int, problems: Problems) -> Any:
+    def _cell(self, value: Any, line: bytes, index: int, problems: Problems) -> Any:
         if value is None:
             return None
-        if is_string(self.type):
-            return self._string(value, index, problems)
-        reason = self._misfit(value)
+        try:
+            value = self._exact(value, line)
+            if is_string(self.type):
+                return self._string(value, index, problems)
+            reason = self._misfit(value)
+        except RecursionError:
+            reason = f"{self.name} is nested too deep"
         if reason is None:
             return self._convert([value], pa.array([value]))[0].as_py() if self.converted else value
         problems.setdefault(index, reason)
         return None
+
+    def _exact(self, value: Any, line: bytes) -> Any:
+        """The value, read again from its line if of its digits something may be lost."""
+        least = 0 if self.is_key or is_string(self.type) else _BEYOND_INTEGERS
+        doubtful = any(abs(number) >= least for number in floats(value))
+        return read_exactly(line).get(self.name) if doubtful else value
 
     def _misfit(self, value: Any) -> str | None:
         if not self.converted or pa.types.is_nested(self.type):
@@ -120,9 +124,9 @@ def inferred_type(name: str, lines: Sequence[bytes], records: Sequence[Record], 
         if _may_lose_digits(natural, is_key):
             values = [read_exactly(line).get(name) for line in lines]
             natural = pa.array(values)
-    except CONVERSION_ERRORS:
+        changes = any((is_key and _lost_digits(value, name)) or misfit(value, natural.type, name) for value in values)
+    except (*CONVERSION_ERRORS, RecursionError):
         return pa.string()
-    changes = any((is_key and _lost_digits(value, name)) or misfit(value, natural.type, name) for value in values)
     return pa.string() if changes else natural.type
 
 

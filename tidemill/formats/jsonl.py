@@ -158,9 +158,17 @@ def _empty_repeating(records: list[Record], lines: Sequence[bytes], names: Seque
     for index, (line, record) in enumerate(zip(lines, records, strict=True)):
         if index in problems or not _has_more_keys(line, record):
             continue
-        if path := repeated_key(read_exactly(line), names):
-            problems[index] = f"malformed record: the key {path} is there twice: {excerpt(line[:_EXCERPT_BYTES])}"
+        if what := _repetition(line, names):
+            problems[index] = f"malformed record: {what}: {excerpt(line[:_EXCERPT_BYTES])}"
             records[index] = {}
+
+
+def _repetition(line: bytes, names: Sequence[str]) -> str | None:
+    try:
+        path = repeated_key(read_exactly(line), names)
+    except RecursionError:
+        return "nested too deep"
+    return f"the key {path} is there twice" if path else None
 
 
 def _has_more_keys(data: bytes, read: Any) -> bool:

@@ -305,7 +305,10 @@ def nulled(cells: pa.Array, indices: list[int]) -> pa.Array:
 def excerpt(value: object) -> str:
     """A value for a message, cut short."""
     shown = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-    text = repr(shown)
+    try:
+        text = repr(shown)
+    except RecursionError:
+        return "nested too deep to show"
     return text if len(text) <= _EXCERPT_LENGTH else text[:_EXCERPT_LENGTH] + "…"
 
 

@@ -251,6 +251,19 @@ def test_an_integer_that_comes_late_and_is_too_large_is_quarantined(type_, numbe
     assert texts(rows) == [None, "b"]
 
 
+@pytest.mark.parametrize("depth", [100, 260, 990, 1010, 100_000])
+@pytest.mark.parametrize("brackets", ["[]", ('{"a":', "}")], ids=str)
+def test_a_value_of_any_depth_spoils_its_row_at_most(depth, brackets):
+    deep = brackets[0] * depth + "1" + brackets[1] * depth
+    for name in ("n", "other"):
+        data = f'{{"text": "a", "n": "x"}}\n{{"text": "b", "{name}": {deep}}}\n{{"text": "c", "n": "y"}}\n{deep}\n'
+        rows = all_rows(data.encode(), "a.jsonl", kept=KEPT_N)
+        assert [row["n"] for row in (rows[0], rows[2])] == ["x", "y"]
+        assert texts(rows) in (["a", "b", "c", None], ["a", None, "c", None])
+        first = all_rows(data.splitlines()[1].encode() + b'\n{"text": "d", "n": "x"}', "a.jsonl", kept=KEPT_N)
+        assert texts(first)[1:] == ["d"]
+
+
 def test_doubles_that_happen_to_be_huge_are_doubles():
     data = b'{"text": "a", "n": 1e300}\n{"text": "b", "n": -2.5e19}\n{"text": "c", "n": 0.5}\n'
     assert [row["n"] for row in all_rows(data, "a.jsonl", kept=KEPT_N)] == [1e300, -2.5e19, 0.5]
