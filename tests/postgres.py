@@ -20,33 +20,48 @@ def find_initdb() -> Path | None:
     return max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=None)
 
 
+class Server:
+    """A server of its own, which may be stopped and started again at its address."""
+
+    def __init__(self) -> None:
+        initdb = find_initdb()
+        assert initdb is not None
+        self.folder = Path(tempfile.mkdtemp(prefix="tidemill-pg-"))
+        # PostgreSQL refuses to run as root, which is who tests are in a container.
+        as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+        if as_user:
+            shutil.chown(self.folder, "postgres")
+        port = _free_port()
+        self.conninfo = f"host=127.0.0.1 port={port} user=tidemill"
+        self._options = f"-k {self.folder} -p {port} -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=200"
+        self._control = [*as_user, str(initdb.with_name("pg_ctl")), "-D", str(self.folder / "data"), "-w"]
+        self._run([*as_user, str(initdb), "-D", str(self.folder / "data"), "-A", "trust", "-U", "tidemill"])
+        _require_passwords(self.folder / "data" / "pg_hba.conf", of="guarded")
+        self.start()
+
+    def start(self) -> None:
+        self._run([*self._control, "-o", self._options, "-l", str(self.folder / "log"), "start"])
+
+    def stop(self) -> None:
+        """As a crash does: nothing is finished."""
+        self._run([*self._control, "-m", "immediate", "stop"])
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def _run(self, command: list[str]) -> None:
+        subprocess.run(command, check=True, capture_output=True, cwd=self.folder)
+
+
 @contextmanager
 def running_server() -> Iterator[str]:
-    initdb = find_initdb()
-    assert initdb is not None
-    folder = Path(tempfile.mkdtemp(prefix="tidemill-pg-"))
-    # PostgreSQL refuses to run as root, which is who tests are in a container.
-    as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-    if as_user:
-        shutil.chown(folder, "postgres")
-    port = _free_port()
-    options = f"-k {folder} -p {port} -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=200"
-    control = [*as_user, str(initdb.with_name("pg_ctl")), "-D", str(folder / "data"), "-w"]
-    subprocess.run(
-        [*as_user, str(initdb), "-D", str(folder / "data"), "-A", "trust", "-U", "tidemill"],
-        check=True,
-        capture_output=True,
-        cwd=folder,
-    )
-    _require_passwords(folder / "data" / "pg_hba.conf", of="guarded")
-    subprocess.run(
-        [*control, "-o", options, "-l", str(folder / "log"), "start"], check=True, capture_output=True, cwd=folder
-    )
+    server = Server()
     try:
-        yield f"host=127.0.0.1 port={port} user=tidemill"
+        yield server.conninfo
     finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd=folder)
-        shutil.rmtree(folder, ignore_errors=True)
+        server.stop()
+        shutil.rmtree(server.folder, ignore_errors=True)
 
 
 def _require_passwords(rules: Path, *, of: str) -> None:

@@ -21,6 +21,7 @@
         ├── SourceUnavailable         429, 5xx, a reset or a cut body, after the reader's own retries
         ├── FileChanged               a source file is not the one that was listed
         ├── LakeLocked                another writer held the lake's lock too long
+        ├── LakeUnavailable           the catalog's server does not answer, or let go of a session
         └── StoreFileInvalid          an intermediate file is missing or fails its check
 
 A message says what happened with its values, then what to change. Secrets are masked in it.
@@ -122,10 +123,6 @@ class CostReached(Stopped):
     pass
 
 
-ENDS_RUN = (Stopped, LimitExceeded, RunFailed, PlaceUnusable)
-"""What ends a run wherever it arises; other errors of a shard fail its file alone."""
-
-
 class RetryableError(TidemillError):
     retryable = True
 
@@ -161,8 +158,16 @@ class LakeLocked(RetryableError):
     pass
 
 
+class LakeUnavailable(RetryableError):
+    pass
+
+
 class StoreFileInvalid(RetryableError):
     pass
+
+
+ENDS_RUN = (Stopped, LimitExceeded, RunFailed, PlaceUnusable, LakeLocked, LakeUnavailable)
+"""What ends a run wherever it arises, after its retries; other errors of a shard fail its file alone."""
 
 
 def is_retryable(error: BaseException) -> bool:

@@ -176,7 +176,7 @@ class Recording:
 
     def _finish(self, lake: Lake, state: str) -> None:
         record = self.record
-        if state != "done":
+        if state != "done" or record.num_dropped:
             self.outcomes.count_missed(committed_by(lake.cursor(), record.pipeline, self.run_id))
         record.num_shards_failed = len(self.outcomes.failures)
         record.state, record.finished_at, record.seconds = state, datetime.now(UTC), time.monotonic() - self._started

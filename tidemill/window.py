@@ -38,15 +38,15 @@ class Outcomes:
         self._lock = threading.Lock()
         self.counted: set[str] = set()
         """Ids of the shards whose commits are in the record."""
+        self.dropped: set[str] = set()
         self.failures: list[tuple[str, BaseException]] = []
 
     def count(self, outcome: Outcome) -> None:
         """Enter a commit into the record. Whoever committed calls this at once: a stop must not come in between."""
         record = self.record
         with self._lock:
-            if outcome.committed and self.counted.issuperset(outcome.committed):
-                return  # The step was tried again after its commit.
             self.counted.update(outcome.committed)
+            self.dropped.update(outcome.dropped)
             record.num_shards += outcome.num_committed
             record.num_copied += outcome.num_copied
             record.num_rows += outcome.num_rows
@@ -56,11 +56,15 @@ class Outcomes:
             record.num_tokens += outcome.num_tokens
 
     def count_missed(self, committed: Sequence[tuple[str, int, int, int, bool]]) -> None:
-        """Enter what the ledger says this run committed, if the record does not: nobody waited for the answer."""
+        """Enter what the ledger says this run committed, if the record does not.
+
+        Nobody waited for the answer, or it was lost with its connection and the shard was found done.
+        """
         for shard_id, num_rows, num_quarantined, num_tokens, copied in committed:
             if shard_id not in self.counted:
+                self.record.num_dropped -= shard_id in self.dropped
                 tokens = 0 if copied else num_tokens
-                self.count(Outcome((shard_id,), int(copied), 0, num_rows, num_quarantined, tokens))
+                self.count(Outcome((shard_id,), (), int(copied), num_rows, num_quarantined, tokens))
 
     def show(self, outcome: Outcome, path: str) -> None:
         if outcome.num_committed:

@@ -88,15 +88,14 @@ def test_a_commit_whose_answer_was_lost_is_counted_once(pipeline):
     recording = Recording(pipeline, "run", why="test")
     recording.record.run_id = run_id
     known = query(pipeline.lake, "SELECT shard_id, num_rows, num_quarantined, num_tokens FROM _ledger")
-    for shard_id, num_rows, num_quarantined, num_tokens in known[:2]:
-        outcome = Outcome((shard_id,), 0, 0, num_rows, num_quarantined, num_tokens)
-        recording.outcomes.count(outcome)
-        recording.outcomes.count(outcome)
+    first, second = known[0], known[1][0]
+    recording.outcomes.count(Outcome(committed=(first[0],), num_rows=first[1], num_tokens=first[3]))
+    recording.outcomes.count(Outcome(dropped=(second, "of another run")))
     with Lake(pipeline.lake) as lake, pytest.raises(ZeroDivisionError), recording.failing(lake):
         raise ZeroDivisionError("in between")
     row = last_row(pipeline)
     assert (row["state"], row["num_shards"], row["num_rows"]) == ("failed", len(known), sum(n for _, n, _, _ in known))
-    assert row["message"] == "in between"
+    assert (row["num_dropped"], row["message"]) == (1, "in between")
 
 
 def no_model(pipeline: Pipeline) -> Run:

@@ -17,13 +17,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from tidemill.errors import ConfigError, LakeError
+from tidemill.errors import ConfigError
 from tidemill.lake.connection import LakeSpec, sqlite_file
+from tidemill.lake.postgres import Session, is_lost, meaning
 from tidemill.places import make_folder
 from tidemill.shards import fingerprint
 
 logger = logging.getLogger("tidemill")
 
+IN_POSTGRES = "in PostgreSQL"
 CLAIM_DIGITS = 4
 """Claims beside a SQLite catalog share 65,536 files: two that fall on one have one holder at a time."""
 RUN = "run-"
@@ -144,47 +146,57 @@ class AdvisoryClaims:
     """Advisory locks of one PostgreSQL session, which end with its connection."""
 
     def __init__(self, conninfo: str) -> None:
-        self._conninfo = conninfo
-        self._connection: Any = None
+        self._session = Session(conninfo, IN_POSTGRES)
         self._held: set[str] = set()
         self._mutex = threading.Lock()
 
     def hold(self, name: str) -> bool:
+        import psycopg
+
         with self._mutex:
-            if name in self._held:
-                return False
-            # A session may take one lock twice, so what it holds is remembered here.
-            if self._ask("SELECT pg_try_advisory_lock(%s)", name):
-                self._held.add(name)
-                return True
-            return False
+            while True:
+                connection, is_new = self._session.connected()
+                try:
+                    if is_new:
+                        self._take_again(connection)
+                    # A session may take one lock twice, so what it holds is remembered here.
+                    if name in self._held or not _take(connection, name):
+                        return False
+                    self._held.add(name)
+                    return True
+                except psycopg.Error as e:
+                    self._session.lose()
+                    if is_new or not is_lost(e):
+                        raise meaning(e, IN_POSTGRES) from e
 
     def release(self, name: str) -> None:
+        import psycopg
+
         with self._mutex:
             if name in self._held:
                 self._held.discard(name)
-                self._ask("SELECT pg_advisory_unlock(%s)", name)
+                if (connection := self._session.connection) is not None:
+                    try:
+                        connection.execute("SELECT pg_advisory_unlock(%s)", [_key(name)])
+                    except psycopg.Error:  # It is free already: it went with the session.
+                        self._session.lose()
 
     def close(self) -> None:
         with self._mutex:
             self._held.clear()
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            self._session.lose()
 
-    def _ask(self, query: str, name: str) -> bool:
-        import psycopg
+    def _take_again(self, connection: Any) -> None:
+        """What a lost session held is free for others by now; what none of them took is taken again."""
+        self._held = {name for name in self._held if _take(connection, name)}
 
-        try:
-            if self._connection is None or self._connection.closed:
-                # What a lost connection held is free for others by now.
-                self._held.clear()
-                self._connection = psycopg.connect(self._conninfo, autocommit=True)
-            row = self._connection.execute(query, [int(fingerprint(name)[:15], 16)]).fetchone()
-        except psycopg.OperationalError as e:
-            self._connection = None
-            raise LakeError(f"PostgreSQL does not answer: {e}. Check lake.catalog.") from e
-        return bool(row and row[0])
+
+def _take(connection: Any, name: str) -> bool:
+    return bool(connection.execute("SELECT pg_try_advisory_lock(%s)", [_key(name)]).fetchone()[0])
+
+
+def _key(name: str) -> int:
+    return int(fingerprint(name)[:15], 16)
 
 
 def run_claim(run_id: str) -> str:

@@ -58,10 +58,9 @@ class Outcome:
     """What a commit did. A dropped shard was done by someone else, or left the target revision."""
 
     committed: tuple[str, ...] = ()
-    """Ids of the shards."""
+    dropped: tuple[str, ...] = ()
+    """Ids of the shards, as of those that were committed."""
     num_copied: int = 0
-    """How many of them were copied."""
-    num_dropped: int = 0
     num_rows: int = 0
     num_quarantined: int = 0
     num_tokens: int = 0
@@ -70,6 +69,10 @@ class Outcome:
     @property
     def num_committed(self) -> int:
         return len(self.committed)
+
+    @property
+    def num_dropped(self) -> int:
+        return len(self.dropped)
 
 
 def commit_shards(
@@ -140,7 +143,7 @@ def _outcome(
     return Outcome(
         committed=tuple(item.shard.shard_id for item in done),
         num_copied=sum(isinstance(item, Copied) for item in done),
-        num_dropped=len(items) - len(done),
+        dropped=tuple(item.shard.shard_id for item, counts in zip(items, written, strict=True) if counts is None),
         num_rows=sum(rows for rows, _ in counted),
         num_quarantined=sum(quarantined for _, quarantined in counted),
         num_tokens=sum(item.facts.get("num_tokens", 0) for item in done if isinstance(item, Computed)),
@@ -165,17 +168,11 @@ def _write(cursor: Cursor, target: Target, item: Computed | Copied) -> tuple[int
     """Write one shard; (rows, quarantined), or None if it is not wanted any more, or done already."""
     where = [target.pipeline, target.version, item.shard.shard_id]
     done = cursor.execute(
-        "SELECT request_id, run_id, num_rows, num_quarantined FROM _ledger "
-        "WHERE pipeline = ? AND version = ? AND shard_id = ?",
-        where,
+        "SELECT request_id FROM _ledger WHERE pipeline = ? AND version = ? AND shard_id = ?", where
     ).fetchone()
     if isinstance(item, Copied):
         return _write_copy(cursor, target, item) if done is None else None
-    if done is not None and done[:2] == (item.request_id, target.run_id) and not item.only_rows:
-        return done[2], done[3]  # This run's own commit, whose answer was lost with its connection.
-    if done is not None and done[0] == item.request_id:
-        return None
-    if not is_asked_for(cursor, target, item.shard.shard_id, item.request_id):
+    if done == (item.request_id,) or not is_asked_for(cursor, target, item.shard.shard_id, item.request_id):
         return None
     if item.only_rows:
         return _write_rows(cursor, target, item) if done is not None else None

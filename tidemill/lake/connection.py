@@ -17,8 +17,10 @@ from typing import Any, Protocol, TypeVar
 import _duckdb as duckdb  # The package around it opens a database of its own when it is imported: see decision 25.
 
 from tidemill.errors import ConfigError, LakeError, LakeLocked
+from tidemill.lake import postgres
 from tidemill.masking import shown_catalog, split_conninfo
-from tidemill.places import is_s3, make_folder
+from tidemill.places import is_s3, make_folder, usable
+from tidemill.waiting import waiting_for
 
 LAYOUT_VERSION = 4
 NUM_COMMIT_ATTEMPTS = 10
@@ -127,9 +129,10 @@ class Lake:
 
         Raises:
             LakeLocked: another writer held the lock longer than `lake.lock_timeout_seconds`.
+            LakeUnavailable: the catalog's server went away; whether the transaction was committed is not known.
         """
         for attempt in range(NUM_COMMIT_ATTEMPTS):
-            with self._lock.held():
+            with self._lock.held(), self.reached():
                 cursor = self.cursor()
                 try:
                     cursor.execute("BEGIN")
@@ -149,6 +152,20 @@ class Lake:
                 finally:
                     cursor.close()
         raise AssertionError("unreachable")
+
+    @contextmanager
+    def reached(self) -> Iterator[None]:
+        """Translate what DuckDB raises where the catalog's server does not answer. A new cursor finds it when it does.
+
+        Raises:
+            LakeUnavailable: it does not.
+        """
+        try:
+            yield
+        except duckdb.Error as e:
+            if self.spec.catalog.startswith("postgres:") and postgres.is_lost(e):
+                raise postgres.meaning(e, _shown(self.spec)) from e
+            raise
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -182,6 +199,8 @@ class Lake:
         try:
             self._connection.execute(f"ATTACH 'ducklake:{target}' AS lake{given}")
         except duckdb.Error as e:
+            if spec.catalog.startswith("postgres:") and postgres.is_lost(e):
+                raise postgres.meaning(e, _shown(spec)) from e
             raise LakeError(f"The lake at {_shown(spec)} cannot be opened: {e}. Check lake.catalog.") from e
         if create and spec.catalog.startswith("sqlite:") and (file := _identity(spec)):
             _DATA_PATHS[file] = data_path(spec)
@@ -229,14 +248,27 @@ class FileLock:
 
         make_folder(self._path.parent, "lake.catalog")
         lock = filelock.FileLock(self._path, timeout=self._timeout_seconds, poll_interval=0.005)
-        try:
-            lock.acquire()
-        except filelock.Timeout as e:
-            raise LakeLocked(_locked_message(str(self._path), self._timeout_seconds)) from e
+        with usable(self._path, "lake.catalog"):
+            self._acquire(lock)
         try:
             yield
         finally:
             lock.release()
+
+    def _acquire(self, lock: Any) -> None:
+        import filelock
+
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            try:
+                with waiting_for(lambda: _wait_message(self._told(), self._timeout_seconds)):
+                    lock.acquire()
+            except filelock.Timeout as e:
+                raise LakeLocked(_locked_message(self._told(), self._timeout_seconds)) from e
+
+    def _told(self) -> str:
+        return f"{self._path}{held_by(self._path)}"
 
     def close(self) -> None:
         pass
@@ -245,45 +277,63 @@ class FileLock:
 class AdvisoryLock:
     """The lock of a lake with a PostgreSQL catalog: session-level, on a connection of its own."""
 
-    def __init__(self, conninfo: str, timeout_seconds: float) -> None:
-        self._conninfo, self._timeout_seconds = conninfo, timeout_seconds
-        self._connection: Any = None
+    def __init__(self, conninfo: str, shown: str, timeout_seconds: float) -> None:
+        self._session, self._shown, self._timeout_seconds = postgres.Session(conninfo, shown), shown, timeout_seconds
         self._thread_lock = threading.Lock()
 
     @contextmanager
     def held(self) -> Iterator[None]:
+        """Hold the lock. If its session is lost meanwhile, another writer may enter.
+
+        Of two that overlap so, the one that commits last fails and is made anew: see `_connect`.
+        """
         import psycopg
 
         if not self._thread_lock.acquire(timeout=self._timeout_seconds):
-            raise LakeLocked(_locked_message("PostgreSQL", self._timeout_seconds))
+            raise LakeLocked(_locked_message(self._shown, self._timeout_seconds))
         try:
-            try:
-                connection = self._connected()
-                connection.execute(f"SET lock_timeout = {int(self._timeout_seconds * 1000)}")
-                connection.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK_KEY])
-            except psycopg.errors.LockNotAvailable as e:
-                raise LakeLocked(_locked_message("PostgreSQL", self._timeout_seconds)) from e
-            except psycopg.OperationalError as e:
-                self.close()
-                raise LakeError(f"PostgreSQL does not answer: {e}. Check lake.catalog.") from e
+            connection = self._locked()
             try:
                 yield
             finally:
-                connection.execute("SELECT pg_advisory_unlock(%s)", [ADVISORY_LOCK_KEY])
+                try:
+                    connection.execute("SELECT pg_advisory_unlock(%s)", [ADVISORY_LOCK_KEY])
+                except psycopg.Error:  # The lock went with the session, and what was committed under it stays.
+                    self._session.lose()
         finally:
             self._thread_lock.release()
 
-    def _connected(self) -> Any:
+    def _locked(self) -> Any:
+        """The connection that holds the lock; one that turns out to be lost is begun anew once."""
         import psycopg
 
-        if self._connection is None or self._connection.closed:
-            self._connection = psycopg.connect(self._conninfo, autocommit=True)
-        return self._connection
+        while True:
+            connection, is_new = self._session.connected()
+            try:
+                self._take(connection)
+                return connection
+            except psycopg.errors.LockNotAvailable as e:
+                raise LakeLocked(_locked_message(self._shown, self._timeout_seconds)) from e
+            except psycopg.Error as e:
+                self._session.lose()
+                if is_new or not postgres.is_lost(e):
+                    raise postgres.meaning(e, self._shown) from e
+
+    def _take(self, connection: Any) -> None:
+        if connection.execute("SELECT pg_try_advisory_lock(%s)", [ADVISORY_LOCK_KEY]).fetchone()[0]:
+            return
+        holder = connection.execute(
+            "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' "
+            "AND granted AND objsubid = 1 AND (classid::BIGINT << 32) + objid::BIGINT = %s",
+            [ADVISORY_LOCK_KEY],
+        ).fetchone()
+        held = f", held by {holder[0]}" if holder else ""
+        connection.execute(f"SET lock_timeout = {int(self._timeout_seconds * 1000)}")
+        with waiting_for(_wait_message(self._shown + held, self._timeout_seconds)):
+            connection.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK_KEY])
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._session.lose()
 
 
 def open_lock(spec: LakeSpec) -> FileLock | AdvisoryLock:
@@ -291,7 +341,7 @@ def open_lock(spec: LakeSpec) -> FileLock | AdvisoryLock:
     if kind == "sqlite":
         return FileLock(Path(sqlite_file(spec) + ".lock"), spec.lock_timeout_seconds)
     if kind == "postgres":
-        return AdvisoryLock(where, spec.lock_timeout_seconds)
+        return AdvisoryLock(where, _shown(spec), spec.lock_timeout_seconds)
     raise LakeError(f"lake.catalog = {_shown(spec)!r}: give sqlite:FILE or postgres:host=... dbname=...")
 
 
@@ -348,7 +398,7 @@ def recorded_data_path(spec: LakeSpec) -> str | None:
     except psycopg.errors.UndefinedTable:
         return None
     except psycopg.Error as e:
-        raise LakeError(f"PostgreSQL does not answer at {_shown(spec)}: {e}. Check lake.catalog.") from e
+        raise postgres.meaning(e, _shown(spec)) from e
     return str(row[0]) if row else None
 
 
@@ -374,6 +424,9 @@ def _connect(spec: LakeSpec, data: str) -> Cursor:
         # Whatever DuckDB attaches by, it shows in its messages and in its list of databases.
         given = "".join(f", {name.upper()} '{_quoted(value)}'" for name, value in secret.items())
         connection.execute(f"CREATE SECRET (TYPE postgres{given})")
+    # A commit that another one came before fails, and is made anew on what that one left. DuckLake by itself would
+    # commit two transactions that replace one shard, and the lock that keeps them apart can be lost with its session.
+    connection.execute("SET ducklake_max_retry_count = 0")
     if is_s3(data):
         from tidemill.lake import s3
 
@@ -413,7 +466,8 @@ def _rollback(cursor: Cursor) -> None:
 
 def _is_conflict(error: duckdb.Error) -> bool:
     text = str(error).lower()
-    return any(sign in text for sign in ("conflict", "database is locked", "could not serialize", "deadlock"))
+    signs = ("conflict", "database is locked", "could not serialize", "deadlock", "maximum retry count")
+    return any(sign in text for sign in signs)
 
 
 def _reachable(path: str) -> bool:
@@ -438,6 +492,21 @@ def _postgres(spec: LakeSpec) -> tuple[str, dict[str, str]]:
 
 def _shown(spec: LakeSpec) -> str:
     return shown_catalog(spec.catalog)
+
+
+def _wait_message(what: str, seconds: float) -> str:
+    return f"the lake's lock {what}, for up to {seconds:g} s (lake.lock_timeout_seconds)"
+
+
+def held_by(path: Path) -> str:
+    """Which process of this machine holds a lock on a file, as far as its system tells; empty if it does not."""
+    try:
+        inode = path.stat().st_ino
+        locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        return ""
+    holders = {lock[4] for lock in locks if "->" not in lock and lock[5].rpartition(":")[2] == str(inode)}
+    return "".join(f", held by process {pid}" for pid in sorted(holders) if pid.isdecimal() and pid != "0")
 
 
 def _locked_message(what: str, seconds: float) -> str:
