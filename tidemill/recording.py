@@ -119,7 +119,8 @@ class Recording:
     def failing(self, lake: Lake) -> Iterator[None]:
         """What is raised in the block has its row in `_runs`, wherever the lake still takes one, and is raised."""
         try:
-            yield
+            with lake.reached():
+                yield
         except BaseException as e:
             self.notes.append(message_of(e) or type(e).__name__)
             stopped = isinstance(e, Stopped) or is_interrupt(e) or not isinstance(e, Exception)

@@ -28,7 +28,7 @@ from tidemill.shards import Shard
 from tidemill.sources import Dataset
 from tidemill.stages import Cutting
 from tidemill.store import Store
-from tidemill.window import CLAIM_POLL_SECONDS, Window
+from tidemill.window import Window
 from tidemill.workspace import Version, Workspace, predictions_file
 
 __all__ = ["Run", "RunResult"]
@@ -201,9 +201,8 @@ class Run:
             elsewhere += self._stream_files(plan, workspace, executor, window, files)
         window.release_held()
         for file in elsewhere:
-            while not workspace.claim(file.file.path):
-                workspace.pause(CLAIM_POLL_SECONDS)
-            workspace.release(file.file.path)
+            if workspace.wait_for_claim(file.file.path, file.file.path):
+                workspace.release(file.file.path)
         return not elsewhere
 
     def _stream_files(
@@ -249,7 +248,7 @@ class Run:
         if not file.uncut:
             computed = [item for item in file.todo if item.action == "compute" or file.replaces]
             repeats += [Copied(item.shard, item.copy_from or "") for item in file.todo if item not in computed]
-            ids = request_ids(workspace.lake.cursor(), workspace.target, [item.shard.shard_id for item in computed])
+            ids = self._patiently(lambda: _request_ids(workspace, [item.shard.shard_id for item in computed]))
             yield from (
                 Request(item.shard, ids[item.shard.shard_id]) for item in computed if item.shard.shard_id in ids
             )
@@ -285,6 +284,11 @@ class Run:
         return bool(self._outcomes.failures) and all(
             isinstance(error, FileChanged | ShardGone) for _, error in self._outcomes.failures
         )
+
+
+def _request_ids(workspace: Workspace, shard_ids: Sequence[str]) -> dict[str, str]:
+    with workspace.lake.reached():
+        return request_ids(workspace.lake.cursor(), workspace.target, shard_ids)
 
 
 def refuse_removal(plan: Plan) -> None:

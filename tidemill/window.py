@@ -25,7 +25,6 @@ from tidemill.workspace import Workspace
 
 STORE_BYTES_PER_TEXT_BYTE = 3
 STORE_WAIT_SECONDS = 600.0
-CLAIM_POLL_SECONDS = 0.2
 Cut = tuple[str, Sequence[Shard]]
 """A file's path and all its shards."""
 
@@ -131,7 +130,7 @@ class Window:
     def _send_claimed(self, file: FilePlan, request: Request) -> None:
         workspace = self._workspace
         try:
-            if not is_wanted(workspace.lake.cursor(), workspace.target, request.shard.shard_id, request.request_id):
+            if not retrying(lambda: self._is_wanted(request), retries=workspace.pipeline.limits.retries):
                 workspace.release(request)
                 return
             self._budget.check(request, self._outcomes.record)
@@ -154,17 +153,23 @@ class Window:
         if self._group is not None:
             self._group.append(sent)
 
+    def _is_wanted(self, request: Request) -> bool:
+        lake, target = self._workspace.lake, self._workspace.target
+        with lake.reached():
+            return is_wanted(lake.cursor(), target, request.shard.shard_id, request.request_id)
+
     def send_claimed_by_others(self) -> None:
         """Wait for what another run was at, and do what it left undone.
 
         Nothing is claimed while this waits, so two runs never wait for each other.
+        One that keeps its claim too long, for it is stopped or hangs, is not waited
+        for: what both do is committed once.
         """
         claimed, self._claimed = self._claimed, []
         for file, request in claimed:
             self._settle_all()
-            while not self._workspace.claim(request):
-                time.sleep(CLAIM_POLL_SECONDS)
-                self._workspace.check_stop()
+            if not self._workspace.wait_for_claim(request, f"a shard of {file.file.path}"):
+                self._outcomes.progress.note(f"Another run keeps a shard of {file.file.path}; it is computed here too.")
             self._send_claimed(file, request)
         self._settle_all()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,10 @@ from tidemill.sources import Dataset, reopen_dataset, settle
 from tidemill.store import Store, StoreFile
 from tidemill.tokenization import TextTokenizer
 from tidemill.versions import VersionSpec
+from tidemill.waiting import waiting_for
 from tidemill.windows import Pooling
+
+CLAIM_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,21 @@ class Workspace:
     def claim(self, what: Request | str) -> bool:
         """Whether this run may work on a request, or a file by its path: nobody else is at it."""
         return self._claims.hold(self._claim_name(what))
+
+    def wait_for_claim(self, what: Request | str, told: str) -> bool:
+        """As `claim`, waiting for whoever is at it; False if that takes longer than `lake.lock_timeout_seconds`."""
+        if self.claim(what):
+            return True
+        longest = self.pipeline.lake.lock_timeout_seconds
+        deadline = time.monotonic() + longest
+        holder = self._claims.holder(self._claim_name(what))
+        bound = f"for up to {longest:g} s (lake.lock_timeout_seconds)"
+        with waiting_for(f"{told}, at which another run is{holder}, {bound}"):
+            while not self.claim(what):
+                if time.monotonic() >= deadline:
+                    return False
+                self.pause(CLAIM_POLL_SECONDS)
+        return True
 
     def release(self, what: Request | str) -> None:
         self._claims.release(self._claim_name(what))

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tidemill.errors import ConfigError
-from tidemill.lake.connection import LakeSpec, sqlite_file
-from tidemill.lake.postgres import Session, is_lost, meaning
+from tidemill.lake.connection import LakeSpec, held_by, sqlite_file
+from tidemill.lake.postgres import Session, held_lock, is_lost, meaning
 from tidemill.places import make_folder
 from tidemill.shards import fingerprint
 
@@ -39,6 +39,9 @@ class Claims(Protocol):
         """Take the claim; False if someone has it, this holder included."""
 
     def release(self, name: str) -> None: ...
+
+    def holder(self, name: str) -> str:
+        """Who has the claim, to be added to a message; empty where that is not known."""
 
     def close(self) -> None:
         """Give back all that is held."""
@@ -99,6 +102,9 @@ class FileClaims:
             if file in self._locks and file not in {self._file(other) for other in self._held}:
                 file.unlink(missing_ok=True)
                 os.close(self._locks.pop(file))
+
+    def holder(self, name: str) -> str:
+        return held_by(self._file(name))
 
     def close(self) -> None:
         for name in list(self._held):
@@ -185,6 +191,10 @@ class AdvisoryClaims:
         with self._mutex:
             self._held.clear()
             self._session.lose()
+
+    def holder(self, name: str) -> str:
+        with self._mutex:
+            return held_lock(self._session.connected()[0], _key(name))
 
     def _take_again(self, connection: Any) -> None:
         """What a lost session held is free for others by now; what none of them took is taken again."""

@@ -322,12 +322,7 @@ class AdvisoryLock:
     def _take(self, connection: Any) -> None:
         if connection.execute("SELECT pg_try_advisory_lock(%s)", [ADVISORY_LOCK_KEY]).fetchone()[0]:
             return
-        holder = connection.execute(
-            "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' "
-            "AND granted AND objsubid = 1 AND (classid::BIGINT << 32) + objid::BIGINT = %s",
-            [ADVISORY_LOCK_KEY],
-        ).fetchone()
-        held = f", held by {holder[0]}" if holder else ""
+        held = postgres.held_lock(connection, ADVISORY_LOCK_KEY)
         connection.execute(f"SET lock_timeout = {int(self._timeout_seconds * 1000)}")
         with waiting_for(_wait_message(self._shown + held, self._timeout_seconds)):
             connection.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK_KEY])
@@ -393,7 +388,7 @@ def recorded_data_path(spec: LakeSpec) -> str | None:
 
     _postgres(spec)
     try:
-        with psycopg.connect(spec.catalog.partition(":")[2], autocommit=True) as session:
+        with postgres.connect(spec.catalog.partition(":")[2]) as session:
             row = session.execute(query).fetchone()
     except psycopg.errors.UndefinedTable:
         return None

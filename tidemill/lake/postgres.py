@@ -12,6 +12,13 @@ from tidemill.waiting import waiting_for
 
 RECONNECT_SECONDS = 30.0
 """How long a server that was there may be away: one that restarts is back by then."""
+CONNECT_SECONDS = 10
+BOUNDS = {
+    "connect_timeout": CONNECT_SECONDS,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
 POLL_SECONDS = 0.2
 _LOST = (
     "server closed the connection",
@@ -58,6 +65,15 @@ def meaning(error: BaseException, shown: str) -> TidemillError:
     return LakeError(f"PostgreSQL refuses {shown}: {_line(error)}. Check lake.catalog.")
 
 
+def connect(conninfo: str) -> Any:
+    """A connection that says whose it is, and that neither begins nor answers for ever where the network is cut."""
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+    own: dict[str, Any] = {"application_name": f"tidemill, process {os.getpid()} on {socket.gethostname()}", **BOUNDS}
+    return psycopg.connect(make_conninfo(**{**own, **conninfo_to_dict(conninfo)}), autocommit=True)
+
+
 class Session:
     """One session, begun when it is first used. `shown` is the catalog without its password."""
 
@@ -81,8 +97,9 @@ class Session:
         """
         if self.connection is not None:
             return self.connection, False
-        deadline = time.monotonic() + (RECONNECT_SECONDS if self._is_patient else 0.0)
-        with waiting_for(f"PostgreSQL at {self._shown}, up to {RECONNECT_SECONDS:g} s"):
+        patience = RECONNECT_SECONDS if self._is_patient else 0.0
+        deadline = time.monotonic() + patience
+        with waiting_for(f"PostgreSQL at {self._shown}, for up to {max(patience, CONNECT_SECONDS):g} s"):
             while (found := self._connect(last=time.monotonic() >= deadline)) is None:
                 time.sleep(POLL_SECONDS)
         self._connection, self._is_patient = found, True
@@ -91,9 +108,8 @@ class Session:
     def _connect(self, *, last: bool) -> Any:
         import psycopg
 
-        name = f"tidemill, process {os.getpid()} on {socket.gethostname()}"
         try:
-            return psycopg.connect(self._conninfo, autocommit=True, application_name=name)
+            return connect(self._conninfo)
         except psycopg.Error as e:
             if last or not is_lost(e):
                 self._is_patient = False
@@ -105,6 +121,16 @@ class Session:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def held_lock(connection: Any, key: int) -> str:
+    """Who holds an advisory lock, to be added to a message; empty if nobody does any more."""
+    holder = connection.execute(
+        "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' "
+        "AND granted AND objsubid = 1 AND (classid::BIGINT << 32) + objid::BIGINT = %s",
+        [key],
+    ).fetchone()
+    return f", held by {holder[0]}" if holder else ""
 
 
 def _line(error: BaseException) -> str:
