@@ -77,7 +77,7 @@ def asked_for_in_vain(cursor: Cursor, pipeline: str) -> dict[str, set[str]]:
     """Version → shards that are wanted and not done, and of which no open backfill will remind anyone."""
     rows = cursor.execute(
         f"SELECT r.version, list(DISTINCT r.shard_id) {_OPEN} AND r.reason <> '{ONLY_QUARANTINED}' "
-        "AND r.backfill_id IS DISTINCT FROM ALL (SELECT backfill_id FROM _backfills WHERE state = 'open') "
+        "AND NOT EXISTS (SELECT 1 FROM _backfills b WHERE b.backfill_id = r.backfill_id AND b.state = 'open') "
         "GROUP BY r.version",
         {"pipeline": pipeline},
     ).fetchall()
