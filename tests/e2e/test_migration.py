@@ -36,7 +36,7 @@ LAYOUT_1 = {
         num_quarantined BIGINT, num_rows_removed BIGINT, num_tokens BIGINT, num_retries BIGINT,
         estimated_seconds DOUBLE, seconds DOUBLE, cost DOUBLE, currency VARCHAR, message VARCHAR""",
 }
-"""The tables that layout 2 changed, as the release before it made them; `_backfills` and `_forgotten` are new."""
+"""The tables that later layouts changed, as the first release made them; those that are missing are new."""
 
 
 def take_listings_back_to_layout_2(cursor: Any) -> None:
@@ -60,7 +60,7 @@ def take_back_to_layout_1(pipeline: Pipeline) -> None:
             cursor.execute(f"INSERT INTO {table}__old SELECT {names} FROM {table}")
             cursor.execute(f"DROP TABLE {table}")
             cursor.execute(f"ALTER TABLE {table}__old RENAME TO {table}")
-        for table in ("_backfills", "_forgotten"):
+        for table in ("_backfills", "_forgotten", "_data_files"):
             cursor.execute(f"DROP TABLE {table}")
         cursor.execute("UPDATE _layout SET layout_version = 1")
 
