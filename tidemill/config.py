@@ -24,9 +24,10 @@ from pydantic import (
     field_validator,
 )
 
+from tidemill.catalogs import settled
 from tidemill.errors import ConfigError
 from tidemill.masking import masked, shown_setting
-from tidemill.pipeline_file import CATALOG_PATTERN, read_file, shown
+from tidemill.pipeline_file import read_file, shown
 from tidemill.places import default_catalog, default_data, home
 
 
@@ -230,8 +231,8 @@ class Alerts(Section):
 
 
 class Lake(Section):
-    catalog: str = Field(default_factory=default_catalog, pattern=CATALOG_PATTERN)
-    """`sqlite:FILE`, or `postgres:host=... dbname=...` where several machines write."""
+    catalog: Annotated[str, AfterValidator(settled)] = Field(default_factory=default_catalog)
+    """`sqlite:FILE`; where several machines write, `postgres:host=... dbname=...` or a `postgresql://` address."""
     data: Address = Field(default_factory=default_data)
     """Where the Parquet files of the tables lie: a folder, or s3://bucket/prefix."""
     lock_timeout_seconds: float = Field(default=120.0, gt=0, le=LONGEST_SECONDS)

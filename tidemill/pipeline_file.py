@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tidemill.catalogs import settled
 from tidemill.errors import ConfigError
 from tidemill.masking import shown_override
 from tidemill.places import default_catalog, default_data
@@ -25,7 +26,6 @@ LARGEST_FILE = 2**20
 DEEPEST = 16
 LONG_KEY = re.compile(r"(?<![\w\"'-])(?:[\w\"'-]++[ \t]*+\.[ \t]*+){200}")
 """A dotted key that takes tomllib a time that grows with the square of its parts."""
-CATALOG_PATTERN = r"^(sqlite:.+|postgres:(?s:.*))$"
 
 
 class LakeToRead(NamedTuple):
@@ -40,8 +40,15 @@ class LakeToRead(NamedTuple):
 
 
 def named_catalog(source: str) -> str:
-    """The catalog that a user names in place of a pipeline file: a SQLite file's path will do."""
-    return source if source.startswith(("sqlite:", "postgres:")) else f"sqlite:{Path(source)}"
+    """The catalog that a user names in place of a pipeline file: a SQLite file's path will do.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return settled(source if source.startswith(("sqlite:", "postgres:", "postgresql:")) else f"sqlite:{source}")
+    except ValueError as e:
+        raise ConfigError(f"The lake's catalog {e}.") from None
 
 
 def read_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -135,9 +142,12 @@ def lake_to_read(raw: dict[str, Any]) -> LakeToRead | None:
     if not raw.keys() <= SECTIONS or not isinstance(section, dict) or not section.keys() <= {"catalog", "data"}:
         return None
     catalog, data = section.get("catalog", default_catalog()), section.get("data", default_data())
-    if not isinstance(catalog, str) or not isinstance(data, str) or re.match(CATALOG_PATTERN, catalog) is None:
+    if not isinstance(catalog, str) or not isinstance(data, str):
         return None
-    return LakeToRead(catalog, data, names_data="data" in section)
+    try:
+        return LakeToRead(settled(catalog), data, names_data="data" in section)
+    except ValueError:
+        return None
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:

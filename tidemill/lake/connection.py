@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import sqlite3
+import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -18,12 +19,15 @@ import _duckdb as duckdb  # The package around it opens a database of its own wh
 
 from tidemill.errors import ConfigError, LakeError, LakeLocked
 from tidemill.lake import postgres
+from tidemill.lake.marks import marks_in
 from tidemill.masking import shown_catalog, split_conninfo
 from tidemill.places import is_s3, make_folder, usable
 from tidemill.waiting import waiting_for
 
 LAYOUT_VERSION = 4
 NUM_COMMIT_ATTEMPTS = 10
+BUSY_SECONDS = 30
+"""How long another program may keep a SQLite catalog for itself."""
 SETTINGS = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
@@ -186,7 +190,9 @@ class Lake:
     def _attach(self, spec: LakeSpec, *, create: bool) -> None:
         options = ["READ_ONLY"] if self.read_only else []
         if spec.catalog.startswith("sqlite:"):
-            options += ["META_BUSY_TIMEOUT 30000"] + ([] if self.read_only else ["META_JOURNAL_MODE 'WAL'"])
+            options += [f"META_BUSY_TIMEOUT {1000 * BUSY_SECONDS}"] + (
+                [] if self.read_only else ["META_JOURNAL_MODE 'WAL'"]
+            )
             if create:
                 make_folder(Path(sqlite_file(spec)).parent, "lake.catalog")
         if create:
@@ -352,35 +358,93 @@ def catalog_exists(spec: LakeSpec) -> bool:
     return recorded_data_path(spec) is not None
 
 
+RESTORE = "Put it back from a backup if it was damaged, or check lake.catalog and who may read it."
+
 _DATA_PATHS: dict[tuple[str, int], str] = {}
 """What catalogs that this process has opened say. Python's SQLite must not open one that DuckDB's has open here: it
 would drop, when it closes the file, the locks that the system keeps by process and file."""
 
 
 def _identity(spec: LakeSpec) -> tuple[str, int] | None:
-    """A SQLite catalog's path and inode; None where there is no such file."""
+    """A SQLite catalog's path and inode; None where there is no such file.
+
+    Raises:
+        LakeError: something else is there, or it may not be looked at.
+    """
+    file = Path(sqlite_file(spec))
     try:
-        return sqlite_file(spec), Path(sqlite_file(spec)).stat().st_ino
+        found = file.stat()
     except FileNotFoundError:
         return None
+    except OSError as e:
+        raise _cannot_open(spec, e.strerror or str(e)) from e
+    if not stat.S_ISREG(found.st_mode):
+        raise _cannot_open(spec, "it is a directory" if file.is_dir() else "it is no file")
+    return str(file), found.st_ino
 
 
 def recorded_data_path(spec: LakeSpec) -> str | None:
-    """The data path that the catalog holds; None where no lake was made yet."""
+    """The data path that the catalog holds; None where no lake was made yet.
+
+    Raises:
+        LakeError: the catalog is there and cannot be read, or has lost the lake whose data lies in `lake.data`.
+        LakeLocked: another program kept the catalog for itself.
+    """
+    found = _read_data_path(spec)
+    if found is None:
+        _refuse_emptied(spec)
+    return found
+
+
+def _refuse_emptied(spec: LakeSpec) -> None:
+    """Of a catalog that holds no lake, find out whether it did.
+
+    Several lakes may keep their data in one folder, so the catalog of a new one
+    has to be told from one that was emptied: a file by being there, a database
+    by its name.
+    """
+    if spec.catalog.startswith("sqlite:") and _identity(spec) is None:
+        return
+    marks = marks_in(data_path(spec))
+    own = set(marks) if spec.catalog.startswith("sqlite:") else _own_marks(spec, marks)
+    if own:
+        raise LakeError(
+            f"The catalog {_shown(spec)} is there but holds no lake, and {data_path(spec)} holds the data of one "
+            f"({min(own)}). If the catalog was emptied or replaced, put it back from a backup. For a new lake, set "
+            "lake.data to another folder, or move what lies in this one."
+        )
+
+
+def _own_marks(spec: LakeSpec, marks: Mapping[str, str | None]) -> set[str]:
+    identity = catalog_identity(spec) if marks else ""
+    return {name for name, catalog in marks.items() if catalog in (None, identity)}
+
+
+def catalog_identity(spec: LakeSpec) -> str:
+    """What names a catalog however it is reached: a file's path, or a database's name."""
+    if spec.catalog.startswith("sqlite:"):
+        return f"sqlite:{sqlite_file(spec)}"
+    import psycopg
+
+    with psycopg.connect(spec.catalog.partition(":")[2]) as session:
+        return f"postgres:{session.info.dbname}"
+
+
+def _read_data_path(spec: LakeSpec) -> str | None:
     query = "SELECT value FROM ducklake_metadata WHERE key = 'data_path'"
     if spec.catalog.startswith("sqlite:"):
         file = _identity(spec)
         if file is None or file in _DATA_PATHS:
             return _DATA_PATHS[file] if file else None
-        connection = sqlite3.connect(sqlite_file(spec), timeout=30)
         try:
-            found = connection.execute(query).fetchone()
-        except sqlite3.OperationalError:
-            return None
+            with closing(sqlite3.connect(sqlite_file(spec), timeout=BUSY_SECONDS)) as connection:
+                found = connection.execute(query).fetchone()
         except sqlite3.DatabaseError as e:
-            raise LakeError(f"{_shown(spec)} is not a lake's catalog: {e}. Check lake.catalog.") from e
-        finally:
-            connection.close()
+            if "no such table" in str(e):
+                return None
+            if "locked" in str(e):
+                raise LakeLocked(f"Another program kept {_shown(spec)} for itself: {e}. Wait for it to end.") from e
+            raise _cannot_open(spec, str(e)) from e
         if found:
             _DATA_PATHS[file] = found[0]
         return found[0] if found else None
@@ -395,6 +459,10 @@ def recorded_data_path(spec: LakeSpec) -> str | None:
     except psycopg.Error as e:
         raise postgres.meaning(e, _shown(spec)) from e
     return str(row[0]) if row else None
+
+
+def _cannot_open(spec: LakeSpec, why: str) -> LakeError:
+    return LakeError(f"The lake's catalog {_shown(spec)} is there and cannot be opened: {why}. {RESTORE}")
 
 
 def _connect(spec: LakeSpec, data: str) -> Cursor:

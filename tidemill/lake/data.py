@@ -8,21 +8,22 @@ DuckLake's making.
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Iterable
 from functools import cached_property
 
 from tidemill.errors import LakeError
-from tidemill.lake.connection import CATALOG, Lake
+from tidemill.lake.connection import CATALOG, Lake, catalog_identity
+from tidemill.lake.marks import MARK
 from tidemill.objects import open_address, translated
 
-MARK = "tidemill-lake-"
 WRITTEN_BY_DUCKLAKE = re.compile(r"ducklake-[0-9a-f-]{36}(-delete)?\.parquet")
 
 
 class DataFolder:
     def __init__(self, lake: Lake) -> None:
-        self._root, self._cursor = lake.data, lake.cursor()
+        self._root, self._cursor, self._spec = lake.data, lake.cursor(), lake.spec
         uuid = self._cursor.execute(f"SELECT schema_uuid FROM {CATALOG}.ducklake_schema ORDER BY schema_id LIMIT 1")
         self._mark = f"{MARK}{uuid.fetchall()[0][0]}"
 
@@ -30,7 +31,8 @@ class DataFolder:
         """Say that this lake keeps its data here."""
         if self._mark not in self._marks():
             quoted = f"{self._root}/{self._mark}".replace("'", "''")
-            self._cursor.execute(f"COPY (SELECT 'data of a lake' AS what) TO '{quoted}' (FORMAT csv)")
+            says = catalog_identity(self._spec).replace("'", "''")
+            self._cursor.execute(f"COPY (SELECT '{says}' AS catalog) TO '{quoted}' (FORMAT csv, HEADER)")
 
     def is_shared(self) -> bool:
         """Whether another lake keeps its data here too."""
@@ -53,7 +55,7 @@ class DataFolder:
             return {_name(path): int(info["size"]) for path, info in file_system.find(root, detail=True).items()}
 
     def _marks(self) -> set[str]:
-        found = self._cursor.execute("SELECT file FROM glob(?)", [f"{self._root}/{MARK}*"]).fetchall()
+        found = self._cursor.execute("SELECT file FROM glob(?)", [f"{glob.escape(self._root)}/{MARK}*"]).fetchall()
         return {_name(path) for (path,) in found}
 
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import duckdb
 
 from tidemill import config
+from tidemill.catalogs import with_options
 from tidemill.config import Pipeline
 from tidemill.errors import InputError, LakeLocked, SourceUnavailable
 from tidemill.lake.claims import open_claims, remove_left_over
@@ -260,8 +261,8 @@ def impatient(spec: config.Lake) -> config.Lake:
     """
     if spec.catalog.startswith("sqlite:"):
         return spec
-    waiting = f"options='-c lock_timeout={READER_WAIT_SECONDS}s'"
-    return spec.model_copy(update={"catalog": f"{spec.catalog} {waiting}"})
+    waiting = with_options(spec.catalog, f"-c lock_timeout={READER_WAIT_SECONDS}s")
+    return spec.model_copy(update={"catalog": waiting})
 
 
 def write_patiently(lake: Lake, pipeline: Pipeline, body: Callable[[Cursor], T], message: str) -> T:

@@ -209,9 +209,9 @@ def ensure_system_tables(lake: Lake) -> None:
             cursor.execute("INSERT INTO _layout VALUES (?)", [LAYOUT_VERSION])
 
     if not _has_layout(lake.cursor()):
+        DataFolder(lake).mark()
         lake.write(create, message="create the system tables")
         lake.write(finish, message="create the lake")
-        DataFolder(lake).mark()
 
 
 def _has_layout(cursor: Cursor) -> bool:
