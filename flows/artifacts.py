@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from logging import Logger, LoggerAdapter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import httpx
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
     from tidemill.recording import RunResult
 
+T = TypeVar("T")
+
 
 class Artifacts:
-    """The artifacts of one flow run. A server that does not take them is told of in the log, and that is all."""
+    """The artifacts of one flow run. That a server does not take them is told once, and no more are sent."""
 
     def __init__(
         self,
@@ -27,20 +29,23 @@ class Artifacts:
         flow_run_id: UUID,
         pipeline: Pipeline,
         kind: str,
-        logger: Logger | LoggerAdapter[Any],
+        refused: Callable[[httpx.HTTPError], None],
     ) -> None:
-        self._client, self._flow_run_id, self._logger = client, flow_run_id, logger
+        self._client, self._flow_run_id, self._refused = client, flow_run_id, refused
+        self._taken = True
         self._key = f"{pipeline.name.replace('_', '-')}-{kind}"
         self._pipeline = pipeline
         self._progress = self._create("progress", "progress", 0.0, "Share of the rows that are committed.")
         self._create("data", "markdown", _link(pipeline), "Where the data lies.")
 
+    def name(self, name: str) -> None:
+        """Give the flow run its name."""
+        self._send(lambda: self._client.set_flow_run_name(self._flow_run_id, name))
+
     def progress(self, percent: float) -> None:
         if self._progress is not None:
-            try:
-                self._client.update_artifact(self._progress, ArtifactUpdate(data=percent))
-            except httpx.HTTPError as e:
-                self._logger.warning("The progress artifact could not be written: %s", e)
+            progress, data = self._progress, ArtifactUpdate(data=percent)
+            self._send(lambda: self._client.update_artifact(progress, data))
 
     def result(self, result: RunResult) -> None:
         if result.state == "done":
@@ -55,10 +60,17 @@ class Artifacts:
         artifact = ArtifactCreate(
             key=f"{self._key}-{name}", type=kind, data=data, description=description, flow_run_id=self._flow_run_id
         )
+        created = self._send(lambda: self._client.create_artifact(artifact))
+        return None if created is None else created.id
+
+    def _send(self, call: Callable[[], T]) -> T | None:
+        if not self._taken:
+            return None
         try:
-            return self._client.create_artifact(artifact).id
+            return call()
         except httpx.HTTPError as e:
-            self._logger.warning("The artifact %s could not be written: %s", artifact.key, e)
+            self._taken = False
+            self._refused(e)
             return None
 
 

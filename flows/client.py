@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from flows import stack
 from flows.names import LOOPBACK
 from flows.password import password_file, read_password
-from tidemill.errors import ConfigError
+from tidemill.errors import ConfigError, RunFailed
 from tidemill.places import home
 
 if TYPE_CHECKING:
@@ -50,16 +50,21 @@ def configured_server() -> Iterator[SyncPrefectClient]:
 
     Raises:
         ConfigError: none is configured, or it does not answer, or it wants credentials.
+        RunFailed: it stopped answering meanwhile.
     """
     url = server_url()
     if url is None:
         raise ConfigError(NONE_CONFIGURED)
     with reaching(url):
         check_server(url, ANSWER_SECONDS, way_out=CONFIGURED)
+        import httpx
         from prefect import get_client
 
-        with get_client(sync_client=True) as client:
-            yield client
+        try:
+            with get_client(sync_client=True) as client:
+                yield client
+        except httpx.HTTPError as e:
+            raise RunFailed(_told(e, url, "The same command goes on from there.")) from e
 
 
 @contextmanager

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prefect import Task
+from prefect.context import TagsContext
 from prefect.futures import PrefectFuture
-from prefect.utilities.annotations import opaque
+from prefect.utilities.annotations import BaseAnnotation, opaque
 
 from flows.stopping import tell_when_stopping
 from tasks.cut import cut_next
@@ -27,6 +28,10 @@ STEPS: dict[str, Task[..., Any]] = {
     "materialize_one": materialize_one,
     "materialize": materialize,
 }
+
+
+class Awaited(BaseAnnotation):
+    """An input to wait for. Of a future that is given as it is, Prefect also asks its server for the state."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,9 @@ class PrefectExecutor:
         name = f"{self._tasks[step].name} {label}".replace("{", "{{").replace("}", "}}")
         task = self._tasks[step].with_options(task_run_name=name)
         options = {key: opaque(value) for key, value in kwargs.items()}
-        future = task.submit(opaque(self._workspace), *[_given(arg) for arg in args], **options)
+        # For a task run with tags Prefect asks its server for a slot first, and waits a minute for one that is gone.
+        with TagsContext(current_tags=set()):
+            future = task.submit(opaque(self._workspace), *[_given(arg) for arg in args], **options)
         self._futures.append(future)
         return Submitted(future, [arg for arg in args if isinstance(arg, Submitted)])
 
@@ -80,5 +87,5 @@ class PrefectExecutor:
 def _given(arg: Any) -> Any:
     """What Prefect gets for an argument: a future to wait for, a list to look into for inputs, else a closed box."""
     if isinstance(arg, Submitted):
-        return arg.future
+        return Awaited(arg.future)
     return arg if isinstance(arg, list) else opaque(arg)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from logging import Logger, LoggerAdapter
 from typing import TYPE_CHECKING, Any, Protocol
 
+import httpx
 from prefect import get_run_logger
 from prefect.client.schemas import FlowRun, State
 from prefect.client.schemas.filters import FlowRunFilter
@@ -36,6 +37,8 @@ from tidemill.run import Run
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
+IN_VAIN_SECONDS = 0.1
+
 
 class Engine(Protocol):
     """A run of the engine, ready to be executed."""
@@ -55,6 +58,16 @@ class Here:
     run: Run | None = None
     """A run that is planned already."""
     result: RunResult | None = None
+    server_lost: bool = False
+
+    def lose_server(self, error: httpx.HTTPError) -> None:
+        """Go on without the server, and say so once."""
+        if not self.server_lost:
+            self.server_lost = True
+            self.progress.note(
+                f"The Prefect server stopped answering ({str(error) or type(error).__name__}). It is not needed: "
+                "`tidemill status` tells how it ended."
+            )
 
 
 HERE: ContextVar[Here | None] = ContextVar("HERE", default=None)
@@ -106,12 +119,18 @@ def carry_out(
         os.environ.setdefault("TIDEMILL_WORKER", worker)
     here = HERE.get() or Here(read_pipeline(given, overrides or []), Logged(logger))
     pipeline = here.pipeline
-    artifacts = Artifacts(client, flow_run.id, pipeline, kind, logger)
+
+    def lose_server(error: httpx.HTTPError) -> None:
+        here.lose_server(error)
+        if flow_run.deployment_id is None:  # Someone waits for this process: what Prefect still asks, it asks in vain.
+            client._client.timeout = httpx.Timeout(IN_VAIN_SECONDS)
+
+    artifacts = Artifacts(client, flow_run.id, pipeline, kind, lose_server)
     around = Surroundings(pipeline, Shown(here.progress, artifacts), flow_run)
     teller = Teller(pipeline, client, flow_run, logger) if around.deployed else None
     try:
         run = make(around)
-        client.set_flow_run_name(flow_run.id, f"{pipeline.name}-{run.run_id}")
+        artifacts.name(f"{pipeline.name}-{run.run_id}")
         with stopping_gently() if around.deployed else nullcontext():
             here.result = result = run.execute()
         artifacts.result(result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 from prefect import flow, get_run_logger
 from prefect.context import FlowRunContext
 
@@ -19,7 +20,11 @@ def collect(pipeline: dict[str, Any] | str, overrides: list[str] | None = None, 
     assert context is not None
     assert context.flow_run is not None
     loaded, logger = read_pipeline(pipeline, overrides or []), get_run_logger()
-    artifacts = Artifacts(context.client, context.flow_run.id, loaded, "gc", logger)  # type: ignore[arg-type]
+
+    def refused(error: httpx.HTTPError) -> None:
+        logger.warning("The Prefect server does not take artifacts: %s", error)
+
+    artifacts = Artifacts(context.client, context.flow_run.id, loaded, "gc", refused)  # type: ignore[arg-type]
     facts = collect_garbage(loaded, dry_run=dry_run)
     artifacts.facts(facts)
     for note in facts["notes"]:

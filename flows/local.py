@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 
 START_SECONDS = 120.0
 DRAIN_SECONDS = 10.0
+REQUEST_SECONDS = 8.0
+"""For one answer in mid-run, which is asked for twice."""
+OF_PREFECT = ("prefect", "EventsWorker", "APILogWorker")
+"""The loggers that Prefect names so."""
+LEFT_BEHIND = threading.Event()
+"""Set where threads of Prefect's still wait for a server: the process is not to wait for them."""
 CONFIGURED = "Start it, set PREFECT_API_URL to another, unset it to get a temporary one, or run with --direct."
 TEMPORARY = "It was to serve this run only. Set PREFECT_API_URL to one that runs, or run with --direct."
 
@@ -73,9 +80,10 @@ def run_here(here: Here, flow: Callable[[], Any]) -> RunResult:
     except httpx.HTTPError as e:
         if here.result is None:
             raise RunFailed(f"The Prefect server stopped answering: {e}. Run again, or with --direct.") from e
-        here.progress.note(f"The Prefect server could not be told how the run ended: {e}.")
+        here.lose_server(e)
     finally:
         HERE.reset(token)
+        _part(from_lost_server=here.server_lost)
     assert here.result is not None
     return here.result
 
@@ -95,23 +103,39 @@ def quietly(url: str, *, password: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    """Without heartbeats, whose thread takes a second to end: a terminal sees for itself when its run is gone."""
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    """With a server that is gone, someone waits at the terminal: each request is given up soon.
 
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        try:
-            yield
-        finally:
-            _drain()
+    And without heartbeats, whose thread takes a second to end: a terminal sees for
+    itself when its run is gone.
+    """
+    from prefect.settings import (
+        PREFECT_API_REQUEST_TIMEOUT,
+        PREFECT_CLIENT_MAX_RETRIES,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        temporary_settings,
+    )
+
+    patience = {PREFECT_API_REQUEST_TIMEOUT: REQUEST_SECONDS, PREFECT_CLIENT_MAX_RETRIES: 1}
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, **patience}):
+        yield
 
 
-def _drain() -> None:
-    """Send what is still queued for the server: it may be gone afterwards."""
+def _part(*, from_lost_server: bool) -> None:
+    """Send what is still queued for the server, which may be gone afterwards; what it does not take in time is left.
+
+    Then, and after Ctrl-C, Prefect's threads would keep the process: it asks seven
+    seconds for each event, and waits for all of them when the interpreter ends.
+    """
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
-    EventsWorker.drain_all(timeout=DRAIN_SECONDS, at_exit=False)
-    APILogWorker.drain_all(timeout=DRAIN_SECONDS, at_exit=False)
+    LEFT_BEHIND.set()
+    if from_lost_server:
+        return
+    events: Any = EventsWorker.drain_all(timeout=DRAIN_SECONDS, at_exit=False)
+    logs: Any = APILogWorker.drain_all(timeout=DRAIN_SECONDS, at_exit=False)
+    if not events.not_done and not logs.not_done:
+        LEFT_BEHIND.clear()
 
 
 @contextmanager
@@ -121,13 +145,19 @@ def _quiet_console() -> Iterator[None]:
     from prefect.logging.handlers import PrefectConsoleHandler
 
     def from_elsewhere(record: logging.LogRecord) -> bool:
-        return "PREFECT_LOGGING_LEVEL" in os.environ or not record.name.startswith("prefect")
+        return "PREFECT_LOGGING_LEVEL" in os.environ or not record.name.startswith(OF_PREFECT)
 
-    consoles = [handler for handler in logging.getLogger().handlers if isinstance(handler, PrefectConsoleHandler)]
+    consoles = [
+        *(handler for handler in logging.getLogger().handlers if isinstance(handler, PrefectConsoleHandler)),
+        *logging.getLogger("prefect._internal").handlers,
+    ]
     for console in consoles:
         console.addFilter(from_elsewhere)
+    # Where it is true, Prefect writes to stderr itself what it could not send to its server.
+    raise_exceptions, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         yield
     finally:
+        logging.raiseExceptions = raise_exceptions
         for console in consoles:
             console.removeFilter(from_elsewhere)

@@ -35,7 +35,7 @@ def make_password(home: Path) -> str:
     """
     path = password_file(home)
     if not path.exists():
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor, draft = tempfile.mkstemp(dir=home, prefix=f"{path.name}.")  # Its owner alone reads it.
         try:
             with os.fdopen(descriptor, "w") as file:

@@ -20,7 +20,7 @@ from tidemill.retry import backoff_seconds
 LONGEST_DELAY_SECONDS = 8.0
 """Prefect sleeps through it whatever happens, so it bounds what Ctrl-C waits for."""
 JITTER = 0.5
-TASK: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "tags": ["tidemill"]}
+TASK: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
 
 OnRetry = Callable[[str, BaseException], None]
 

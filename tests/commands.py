@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,11 @@ def environment(home: Path, *, hub: str | None = None, **extra: str) -> dict[str
     own = {"TIDEMILL_HOME": str(home), "HF_HOME": str(home / "hf"), "PYTHONPATH": str(ROOT)}
     own |= {"HF_ENDPOINT": hub} if hub else {"HF_HUB_OFFLINE": "1"}
     return {**inherited, **own, **extra}
+
+
+def heed_ctrl_c() -> None:
+    """For a child process: a shell that runs the tests in the background has it ignore Ctrl-C, and with it its own."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def tidemill(

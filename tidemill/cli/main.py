@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
+from typing import NoReturn
 
 from tidemill.cli.terminal import printable
 from tidemill.errors import TidemillError
@@ -17,16 +21,28 @@ PLAIN_FORMATS: dict[tuple[str, ...], str] = {
     **{("--format", name): name for name in ("table", "csv", "json", "parquet")},
 }
 """What may follow the query of `tidemill sql` without a parser, and how it prints then."""
+STOPPED = "stopped. What was committed stays; the same command goes on from there."
+SAME_MOMENT_SECONDS = 0.5
+SHOW_CURSOR = "\x1b[?25h"
+
+_asked: float | None = None
+"""When the process was first asked to stop."""
 
 
 def main() -> None:
     """Run a command; every error that Tidemill raises ends in one message and an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     sys.excepthook = _print_traceback
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Else whoever started the command ignores it.
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         _run(sys.argv[1:])
+    except SystemExit as e:
+        _end_if_threads_wait(e.code if isinstance(e.code, int) else 0)
+        raise
     except TidemillError as e:
         _say(str(e))
+        _end_if_threads_wait(e.exit_code)
         sys.exit(e.exit_code)
     except KeyboardInterrupt:
         _say_stopped()
@@ -72,13 +88,38 @@ def _print_traceback(kind: type[BaseException], error: BaseException, traceback:
     sys.stderr.write(masked("".join(format_exception(kind, error, traceback))))
 
 
-def _say_stopped() -> None:
-    _say("stopped. What was committed stays; the same command goes on from there.")
-    sys.exit(1)
+def _say_stopped() -> NoReturn:
+    _say(STOPPED)
+    _end(1)
+
+
+def _end_if_threads_wait(code: int) -> None:
+    local = sys.modules.get("flows.local")
+    if local is not None and local.LEFT_BEHIND.is_set():
+        _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """End the process without waiting for threads, which the interpreter would do: all is said and done."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+    """The first time, stop as soon as nothing is half done; when asked again, at once.
+
+    Whoever is asked by a group of processes may be asked twice in one moment.
+    """
+    global _asked
+    now, before = time.monotonic(), _asked
+    _asked = before or now
+    if before is None:
+        raise KeyboardInterrupt
+    if now - before > SAME_MOMENT_SECONDS:
+        os.write(2, f"{SHOW_CURSOR if os.isatty(2) else ''}tidemill: {STOPPED}\n".encode())
+        os._exit(1)
 
 
 if __name__ == "__main__":
