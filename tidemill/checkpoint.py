@@ -56,7 +56,7 @@ def load_config(folder: str | Path, *, trust_remote_code: bool = False) -> Pretr
         config: PretrainedConfig = AutoConfig.from_pretrained(
             Path(folder).absolute(), trust_remote_code=trust_remote_code, local_files_only=True
         )
-        if config._attn_implementation not in ("eager", "sdpa"):
+        if config._attn_implementation not in (None, "eager", "sdpa"):
             # The same function from a package that may be installed or not: Transformers then takes PyTorch's.
             config._attn_implementation = None
         config.return_dict = True

@@ -69,7 +69,7 @@ def matching(folder: str | Path, patterns: Iterable[str]) -> list[str]:
     """Names of the files directly in the folder that any of the patterns means; hidden ones never."""
     return sorted(
         path.name
-        for path in Path(folder).iterdir()
+        for path in Path(folder).glob("*")
         if not path.name.startswith(".")
         and any(fnmatchcase(path.name, pattern) for pattern in patterns)
         and path.is_file()

@@ -137,8 +137,9 @@ def edit_config(folder, **changes):
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(ModelError, match=r"no config\.json in .* Set model\.path"):
-        load_config(tmp_path)
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(ModelError, match=r"no config\.json in .* Set model\.path"):
+            load_config(folder)
 
 
 def test_a_configuration_that_is_not_json_is_refused(bert):
