@@ -61,12 +61,18 @@ class CsvReader(RecordReader):
         if self.is_empty:
             return pa.schema([])
         names = self._header.names
-        kept = [name for name, _ in self.columns.kept if names.count(name) == 1 and name not in self.columns.text]
+        types = self._inferred_types() | dict(self.columns.types) | dict.fromkeys(self.columns.text, pa.string())
+        return pa.schema([(name, types.get(name, pa.string())) for name in names])
+
+    def _inferred_types(self) -> dict[str, pa.DataType]:
+        """The types of key and kept columns, off the first records. One that is there twice is refused elsewhere."""
+        settled = (*self.columns.text, *dict(self.columns.types))
+        names = [name for name, _ in self.columns.kept if self._header.names.count(name) == 1 and name not in settled]
+        if not names:
+            return {}
         data, _ = self.sample(self.body_start)
-        table, _ = self._read_fields(data, kept)
-        types = {name: inferred_type(table[name]) for name in kept} | dict(self.columns.types)
-        strings = dict.fromkeys(self.columns.text, pa.string())
-        return pa.schema([(name, strings.get(name) or types.get(name, pa.string())) for name in names])
+        table, _ = self._read_fields(data, names)
+        return {name: inferred_type(table[name]) for name in names}
 
     def ends(self, data: Buffer, *, last: bool) -> Offsets:
         return self._scan(data, last=last).ends

@@ -121,13 +121,14 @@ def inferred_type(name: str, lines: Sequence[bytes], records: Sequence[Record], 
     values = [record.get(name) for record in records]
     try:
         natural = pa.array(values)
-        if _may_lose_digits(natural, is_key):
+        if _may_lose_digits(natural, is_key) or _may_hide_booleans(natural, values):
             values = [read_exactly(line).get(name) for line in lines]
             natural = pa.array(values)
-        changes = any((is_key and _lost_digits(value, name)) or misfit(value, natural.type, name) for value in values)
+            if any((is_key and _lost_digits(value, name)) or misfit(value, natural.type, name) for value in values):
+                return pa.string()
     except (*CONVERSION_ERRORS, RecursionError):
         return pa.string()
-    return pa.string() if changes else natural.type
+    return natural.type
 
 
 def _may_lose_digits(values: pa.Array, is_key: bool) -> bool:
