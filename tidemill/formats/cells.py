@@ -38,9 +38,10 @@ def as_written(cells: pa.ChunkedArray, to: pa.DataType, name: str, problems: Pro
     """The cells in their column's type, empty ones as null; one that would be shown otherwise is noted, and null."""
     texts = _filled(cells)
     typed = settled(texts, to, name, problems)
-    changed = _changed(texts, typed)
-    if not pc.any(changed).as_py():
+    shown = _shown(typed)
+    if shown.equals(texts):
         return typed
+    changed = pc.and_(texts.is_valid(), pc.fill_null(pc.not_equal(shown, texts), True))
     values, found = one_array(typed), np.flatnonzero(changed.to_numpy()).tolist()
     for index in found:
         written = texts[index].as_buffer().to_pybytes()
@@ -69,15 +70,9 @@ def _unchecked(cells: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _gives_back(texts: pa.ChunkedArray, to: pa.DataType) -> bool:
     try:
-        typed = texts.cast(to)
+        return bool(_shown(texts.cast(to)).equals(texts))
     except pa.ArrowInvalid:
         return False
-    return not pc.any(_changed(texts, typed)).as_py()
-
-
-def _changed(texts: pa.ChunkedArray, typed: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Which cells a query would not show as they were written."""
-    return pc.and_(texts.is_valid(), pc.fill_null(pc.not_equal(_shown(typed), texts), True))
 
 
 def _shown(typed: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -88,6 +83,8 @@ def _shown(typed: pa.ChunkedArray) -> pa.ChunkedArray:
     if not pa.types.is_floating(typed.type):
         return texts
     whole = pc.match_substring_regex(texts, r"^-?\d+$")
-    texts = pc.if_else(whole, pc.binary_join_element_wise(texts, ".0", ""), texts)
+    if pc.any(whole).as_py():
+        texts = pc.if_else(whole, pc.binary_join_element_wise(texts, ".0", ""), texts)
     tiny = pc.and_(pc.less(pc.abs(typed), _LEAST_WITHOUT_EXPONENT), pc.not_equal(typed, 0.0))
-    return pc.if_else(pc.or_(tiny, pc.match_substring(texts, "e")), pa.scalar(None, pa.string()), texts)
+    exponent = pc.or_(tiny, pc.match_substring(texts, "e"))
+    return pc.if_else(exponent, pa.scalar(None, pa.string()), texts) if pc.any(exponent).as_py() else texts
