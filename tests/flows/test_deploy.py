@@ -38,6 +38,8 @@ def test_deploying_again_writes_what_changed_and_nothing_else(deployed: Deployed
 
     moved = pipeline_of(tmp_path, schedule={"cron": "0 2 * * *"}, alerts={"webhook": "http://127.0.0.1:10/"})
     assert counts(deployed.deploy(moved))["updated webhook"] == 1
+    stored = deployed.client.read_deployment_by_name("tidemill-run/reviews").parameters["pipeline"]["alerts"]
+    assert stored["webhook"] == "prefect-block:tidemill-reviews"
 
 
 def test_a_new_cron_concerns_one_deployment(deployed: Deployed, tmp_path):
