@@ -75,14 +75,18 @@ def usable(place: str | Path, option: str) -> Iterator[None]:
     """
     try:
         yield
-    except FileNotFoundError:
-        raise
     except OSError as e:
+        # One without a number is a library's, and not the system's.
+        if isinstance(e, FileNotFoundError) or e.errno is None:
+            raise
         raise PlaceUnusable(system_error(e, str(place), option)) from e
 
 
-def system_error(error: OSError, place: str, option: str | None = None) -> str:
-    """What the system said of a place, and what to change; `option` names the place, if one does."""
+def system_error(error: OSError, place: str = "", option: str | None = None) -> str:
+    """What the system said of a place, and what to change; `option` names the place, if one does.
+
+    What the error names itself is where it is.
+    """
     elsewhere = f", or set {option} to another place" if option else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         way_out = f"Free space{elsewhere}."
@@ -93,7 +97,8 @@ def system_error(error: OSError, place: str, option: str | None = None) -> str:
     else:
         way_out = f"Check {option}." if option else "Check it."
     where = str(error.filename or place)
-    return f"{where} cannot be used: {error.strerror or error}. {way_out}"
+    said = error.strerror or str(error)
+    return f"{where} cannot be used: {said}. {way_out}" if where else f"{said}. {way_out}"
 
 
 def is_s3(address: str) -> bool:

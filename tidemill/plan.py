@@ -20,6 +20,7 @@ from tidemill.formats import Columns
 from tidemill.lake import Cursor, DoneShard, Lake, ResultTable
 from tidemill.lake import ledger as lake_ledger
 from tidemill.lake.tables import duckdb_type
+from tidemill.places import usable
 from tidemill.retry import retrying
 from tidemill.shards import Shard, Slice, SourceFile
 from tidemill.versions import VersionSpec
@@ -186,7 +187,8 @@ def make_plan(pipeline: Pipeline, lake: Lake | None) -> tuple[Plan, sources.Data
     declared = versions.declared(pipeline)
     state = lake_ledger.load_state(cursor, pipeline.name) if cursor else None
     spec, notes = _promoted_or(declared, cursor, pipeline, state)
-    dataset = sources.open_dataset(pipeline, spec)
+    with usable(pipeline.dataset.path, "dataset.path"):
+        dataset = sources.open_dataset(pipeline, spec)
     check_names(pipeline)
     previous = state.target_revision if state else None
     kept, columns = settle_columns(pipeline, spec, dataset, cursor, state)

@@ -53,9 +53,10 @@ def main() -> None:
         # DuckDB takes a Ctrl-C that arrives within a query for itself.
         if type(e).__name__ == "InterruptException" or str(e) == "Query interrupted":
             _say_stopped()
-        if type(e).__module__ not in ("duckdb", "_duckdb"):
+        message = _meaning(e)
+        if message is None:
             raise
-        _say(f"the lake cannot be read or written: {e}")
+        _say(message)
         sys.exit(1)
 
 
@@ -70,6 +71,17 @@ def _run(words: Sequence[str]) -> None:
             from tidemill.cli import everyday
 
             everyday.app()
+
+
+def _meaning(error: Exception) -> str | None:
+    """What the system or a database refused, wherever it was; None of an error that is Tidemill's own."""
+    if type(error).__module__ in ("duckdb", "_duckdb", "sqlite3"):
+        return f"the lake cannot be read or written: {error}"
+    if isinstance(error, OSError) and error.errno is not None:
+        from tidemill.places import system_error
+
+        return system_error(error)
+    return None
 
 
 def _has_option(*words: str) -> bool:

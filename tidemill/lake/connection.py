@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 import _duckdb as duckdb  # The package around it opens a database of its own when it is imported: see decision 25.
 
-from tidemill.errors import ConfigError, LakeError, LakeLocked
+from tidemill.errors import ConfigError, LakeError, LakeLocked, PlaceUnusable
 from tidemill.lake import postgres
 from tidemill.lake.marks import marks_in
 from tidemill.masking import shown_catalog, split_conninfo
@@ -37,6 +37,20 @@ SETTINGS = {
 CATALOG = "__ducklake_metadata_lake"
 """Under which name DuckDB shows a lake's catalog: DuckLake's own tables."""
 ADVISORY_LOCK_KEY = 0x7469_6465_6D69_6C6C  # "tidemill"
+
+SYSTEM_REFUSES = (
+    "no space left",
+    "disk is full",
+    "disk quota exceeded",
+    "file too large",
+    "permission denied",
+    "read-only file system",
+    "readonly database",
+    "disk i/o error",
+    "input/output error",
+    "too many open files",
+)
+"""What is in an error of DuckDB's or SQLite's where a place is at fault, and not the statement."""
 
 Cursor = duckdb.DuckDBPyConnection
 T = TypeVar("T")
@@ -159,16 +173,22 @@ class Lake:
 
     @contextmanager
     def reached(self) -> Iterator[None]:
-        """Translate what DuckDB raises where the catalog's server does not answer. A new cursor finds it when it does.
+        """Translate what DuckDB raises where the catalog's server does not answer, or the disk takes no more.
 
         Raises:
-            LakeUnavailable: it does not.
+            LakeUnavailable: the server does not answer; a new cursor finds it when it does.
+            PlaceUnusable: there is no space, or no right to write.
         """
         try:
             yield
         except duckdb.Error as e:
             if self.spec.catalog.startswith("postgres:") and postgres.is_lost(e):
                 raise postgres.meaning(e, _shown(self.spec)) from e
+            if line := _what_the_system_refused(e):
+                raise PlaceUnusable(
+                    f"The lake at {_shown(self.spec)}, with its data in {self._data}, cannot be used: {line}. "
+                    "Free space or give this user the right to it, or set lake.catalog and lake.data to another place."
+                ) from e
             raise
 
     @contextmanager
@@ -203,10 +223,9 @@ class Lake:
             options += [f"DATA_PATH '{_quoted(moved)}'", "OVERRIDE_DATA_PATH true"]
         target, given = _quoted(_absolute_catalog(spec)), f" ({', '.join(options)})" if options else ""
         try:
-            self._connection.execute(f"ATTACH 'ducklake:{target}' AS lake{given}")
+            with self.reached():
+                self._connection.execute(f"ATTACH 'ducklake:{target}' AS lake{given}")
         except duckdb.Error as e:
-            if spec.catalog.startswith("postgres:") and postgres.is_lost(e):
-                raise postgres.meaning(e, _shown(spec)) from e
             raise LakeError(f"The lake at {_shown(spec)} cannot be opened: {e}. Check lake.catalog.") from e
         if create and spec.catalog.startswith("sqlite:") and (file := _identity(spec)):
             _DATA_PATHS[file] = data_path(spec)
@@ -527,9 +546,15 @@ def _rollback(cursor: Cursor) -> None:
         return
 
 
+def _what_the_system_refused(error: duckdb.Error) -> str | None:
+    """The line of an error that says so; None of other errors."""
+    lines = [line.strip().rstrip(".") for line in str(error).splitlines()]
+    return next((line for line in lines if any(sign in line.lower() for sign in SYSTEM_REFUSES)), None)
+
+
 def _is_conflict(error: duckdb.Error) -> bool:
     text = str(error).lower()
-    signs = ("conflict", "database is locked", "could not serialize", "deadlock", "maximum retry count")
+    signs = ("conflict", "database is locked", "could not serialize", "deadlock", "duplicate key", "unique constraint")
     return any(sign in text for sign in signs)
 
 
