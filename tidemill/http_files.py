@@ -71,7 +71,7 @@ def read_range(file: SourceFile, start: int, stop: int) -> bytes:
     def check(response: Any) -> None:
         _refuse(response, file.url)
         now = _content(response.headers, file.size)
-        if now.partition(":")[0] == file.content.partition(":")[0] and now != file.content:
+        if now.partition(":")[0] == file.stored.partition(":")[0] and now != file.stored:
             raise Gone
 
     with _translated(file.url):

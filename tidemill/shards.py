@@ -20,6 +20,7 @@ def fingerprint(*parts: object) -> str:
     return digest.hexdigest()[:32]
 
 
+PLACED = ";folders="
 QUOTED = ";quote="
 
 
@@ -28,8 +29,9 @@ class SourceFile:
     """One file of a dataset revision.
 
     `path` is its place (in the repository, or as listed); `url` is what fsspec
-    opens; `content` identifies its bytes and, behind `QUOTED`, with which quote
-    they are read, if not the usual one; `stamp` is what a local file's stat said
+    opens; `content` identifies its bytes and, behind `PLACED`, which columns its
+    folders give, and behind `QUOTED`, with which quote they are read, if not the
+    usual one; `stamp` is what a local file's stat said
     when it was listed, and empty where the content cannot change under us.
     """
 
@@ -42,7 +44,7 @@ class SourceFile:
     @property
     def stored(self) -> str:
         """What identifies its bytes, however they are read."""
-        return self.content.partition(QUOTED)[0]
+        return self.content.partition(PLACED)[0].partition(QUOTED)[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ fingerprint of its listing.
 
 from __future__ import annotations
 
+import functools
 import glob
 import os
 from collections import OrderedDict
@@ -24,11 +25,14 @@ from tidemill.fingerprints import hash_files, stamp
 from tidemill.formats import (
     KEPT_PREFIX,
     Columns,
+    PartitionedReader,
     Reader,
     check_columns,
     check_type,
     format_of,
+    identity_of,
     open_reader,
+    partitions_of,
     plain_type,
     settle_schema,
 )
@@ -97,11 +101,17 @@ class Dataset:
 
     def reader(self, file: SourceFile) -> Reader:
         if file.url not in self._readers:
-            self._readers[file.url] = open_reader(self._format(file), open_source(file), self._columns)
+            self._readers[file.url] = self._open(file)
             if len(self._readers) > MAX_OPEN_READERS:
                 self._readers.popitem(last=False)
         self._readers.move_to_end(file.url)
         return self._readers[file.url]
+
+    def _open(self, file: SourceFile) -> Reader:
+        open_file = functools.partial(open_reader, self._format(file), open_source(file))
+        if partitions := partitions_of(file.url):
+            return PartitionedReader(open_file, self._columns, partitions)
+        return open_file(self._columns)
 
     def forget(self, file: SourceFile) -> None:
         """Open the file anew next time: after an error its reader may be anywhere."""
@@ -242,9 +252,11 @@ def open_dataset(pipeline: Pipeline, version: VersionSpec) -> Dataset:
                 ]
             )
         )
-    if way := _way_of_reading(spec):
-        files = tuple(replace(file, content=file.content + way) for file in listing.files)
-        listing = replace(listing, revision=listing.revision + way, files=files)
+    way = _way_of_reading(spec)
+    files = tuple(
+        replace(file, content=file.content + identity_of(partitions_of(file.url)) + way) for file in listing.files
+    )
+    listing = replace(listing, revision=listing.revision + way, files=files)
     return Dataset(spec, version, listing, retries=pipeline.limits.retries)
 
 

@@ -433,3 +433,15 @@ def test_another_quote_reads_the_same_files_anew(tmp_path):
     assert query(pipeline().lake, "SELECT id FROM reviews ORDER BY id") == [(1,), (2,), (3,), (4,)]
     assert plan_of(pipeline(quote=""))["up_to_date"]
     assert problems_of(pipeline(quote="")) == []
+
+
+def test_files_with_the_same_bytes_in_two_folders_keep_what_their_own_folders_say(tmp_path):
+    for day in ("2024-01-01", "2024-01-02"):
+        write_parquet(tmp_path / "data" / f"day={day}" / "a.parquet", reviews(0, 10))
+    dataset = {"key": ["day", "id"], "keep": ["rating"]}
+    pipeline = make_pipeline(tmp_path / "lake", f"{tmp_path}/data/**/*.parquet", dataset=dataset)
+    assert run(pipeline).state == "done"
+    found = query(pipeline.lake, "SELECT day, count(*) FROM reviews GROUP BY day ORDER BY day")
+    assert found == [("2024-01-01", 10), ("2024-01-02", 10)]
+    assert run(pipeline).num_shards == 0
+    assert problems_of(pipeline) == []

@@ -15,6 +15,7 @@ from tidemill.errors import FormatError
 from tidemill.formats.delimited import CsvReader
 from tidemill.formats.jsonl import JsonlReader
 from tidemill.formats.parquet import ParquetReader
+from tidemill.formats.partitions import PartitionedReader, identity_of, partitions_of
 from tidemill.formats.reader import KEPT_PREFIX, ByteSource, Columns, Reader
 from tidemill.formats.rows import check_columns, settle_schema
 from tidemill.formats.streams import COMPRESSIONS
@@ -26,12 +27,15 @@ __all__ = [
     "KEPT_PREFIX",
     "ByteSource",
     "Columns",
+    "PartitionedReader",
     "Reader",
     "check_columns",
     "check_fields",
     "check_type",
     "format_of",
+    "identity_of",
     "open_reader",
+    "partitions_of",
     "plain_type",
     "settle_schema",
     "without_nulls",
