@@ -49,6 +49,8 @@ def list_split(repo: str, *, config: str | None, revision: str, split: str) -> L
         DatasetError: there is no such dataset, revision, config or split, or it may not be read.
         SourceUnavailable: the Hub did not answer well for long.
     """
+    import datasets  # noqa: F401 — for seconds, which are none of the Hub's.
+
     commit = _commit("dataset", repo, revision)
 
     def resolve() -> tuple[Splits, list[str]]:

@@ -133,6 +133,8 @@ def _names_files(card: str) -> bool:
     """Whether a card says of any config which files are its own."""
     from huggingface_hub import DatasetCard
 
+    if not card.lstrip().startswith("---"):
+        return False
     configs = DatasetCard(card, ignore_metadata_errors=True).data.get("configs")
     return any("data_files" in found for found in configs or ())
 
