@@ -16,10 +16,9 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
-from tests.processes import wait_until
+from tests.processes import PATIENCE_SECONDS, wait_until
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-ANSWER_SECONDS = 240.0
 
 
 def find_browser() -> str | None:
@@ -38,7 +37,7 @@ class Browser:
     def open(self, url: str) -> None:
         """Show a page, and return when it is loaded."""
         self._ask("Page.navigate", url=url)
-        wait_until(lambda: self.run("document.readyState") == "complete", seconds=ANSWER_SECONDS)
+        wait_until(lambda: self.run("document.readyState") == "complete")
 
     def run(self, script: str) -> Any:
         """What a script gives in the page; a promise is awaited."""
@@ -51,7 +50,7 @@ class Browser:
         session = {"sessionId": self._session} if self._session else {}
         self._connection.send(json.dumps({"id": number, "method": method, "params": values} | session))
         while True:
-            answer = json.loads(self._connection.recv(timeout=ANSWER_SECONDS))
+            answer = json.loads(self._connection.recv(timeout=PATIENCE_SECONDS))
             if answer.get("id") == number:
                 assert "error" not in answer, answer["error"]
                 found: dict[str, Any] = answer["result"]
@@ -85,9 +84,9 @@ def running_browser(options: Sequence[str] = ()) -> Iterator[Browser]:
         )
         try:
             address = Path(folder) / "DevToolsActivePort"
-            wait_until(lambda: address.exists() and address.read_text().count("\n") == 1, seconds=ANSWER_SECONDS)
+            wait_until(lambda: address.exists() and address.read_text().count("\n") == 1)
             port, path = address.read_text().split()
-            with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, open_timeout=ANSWER_SECONDS) as connection:
+            with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, open_timeout=PATIENCE_SECONDS) as connection:
                 yield Browser(connection)
         finally:
             os.killpg(process.pid, signal.SIGKILL)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.pipelines import MODEL, ROOT
-from tests.processes import Process, run_command
+from tests.processes import PATIENCE_SECONDS, Process, run_command
 
 TIDEMILL = [sys.executable, "-m", "tidemill.cli.main"]
 
@@ -41,6 +41,23 @@ def heed_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def held_after(num_shards: int, folder: Path, go: Path | None = None) -> str:
+    """A PYTHONPATH with which a run waits once it committed so many shards: for the file `go`, or for Ctrl-C."""
+    folder.mkdir()
+    go = go or folder / "never"
+    (folder / "sitecustomize.py").write_text(
+        "import itertools, pathlib, time\n"
+        "from tidemill.cli.live import LineProgress\n"
+        f"told, numbers, go = LineProgress.committed, itertools.count(1), pathlib.Path({str(go)!r})\n"
+        "def committed(self, *args, **kwargs):\n"
+        "    told(self, *args, **kwargs)\n"
+        f"    while next(numbers) >= {num_shards} and not go.exists():\n"
+        "        time.sleep(0.05)\n"
+        "LineProgress.committed = committed\n"
+    )
+    return f"{folder}:{ROOT}"
+
+
 def tidemill(
     *args: str | Path, home: Path, hub: str | None = None, cwd: Path | None = None, **extra: str
 ) -> subprocess.CompletedProcess[str]:
@@ -48,11 +65,17 @@ def tidemill(
     words, where, own = list(map(str, args)), cwd or home.parent, environment(home, hub=hub, **extra)
     if hub or extra:
         return subprocess.run(
-            [*TIDEMILL, *words], env=own, cwd=where, capture_output=True, text=True, timeout=300, check=False
+            [*TIDEMILL, *words],
+            env=own,
+            cwd=where,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
         )
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder)
-        code = Process(run_command, words, own, where, output).result(timeout=300)
+        code = Process(run_command, words, own, where, output).result()
         return subprocess.CompletedProcess(
             words, code, (output / "stdout").read_text(), (output / "stderr").read_text()
         )

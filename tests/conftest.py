@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from tests.hub.server import Faults, HubServer
@@ -25,6 +26,9 @@ os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="tidemill-tests-")
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 # Several test processes share the cores: threads that spin while they wait would take them from each other.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+# Examples may take any time: others may keep all cores busy.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session", autouse=True)

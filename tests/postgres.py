@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.processes import PATIENCE_SECONDS
+
 
 def find_initdb() -> Path | None:
     """Debian keeps it off the PATH."""
@@ -34,7 +36,8 @@ class Server:
         port = _free_port()
         self.conninfo = f"host=127.0.0.1 port={port} user=tidemill"
         self._options = f"-k {self.folder} -p {port} -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=200"
-        self._control = [*as_user, str(initdb.with_name("pg_ctl")), "-D", str(self.folder / "data"), "-w"]
+        control = [*as_user, str(initdb.with_name("pg_ctl")), "-D", str(self.folder / "data")]
+        self._control = [*control, "-w", "-t", str(int(PATIENCE_SECONDS))]
         self._run([*as_user, str(initdb), "-D", str(self.folder / "data"), "-A", "trust", "-U", "tidemill"])
         _require_passwords(self.folder / "data" / "pg_hba.conf", of="guarded")
         self.start()

@@ -33,6 +33,10 @@ _context.set_forkserver_preload(
 )
 
 
+PATIENCE_SECONDS = 900.0
+"""How long anything may take before a test gives it up: others may keep all cores busy."""
+
+
 class Process:
     """A function in a process of its own; what it raises is raised by `result`."""
 
@@ -49,7 +53,7 @@ class Process:
         self._process.join()
         return running
 
-    def result(self, timeout: float = 240) -> Any:
+    def result(self, timeout: float = PATIENCE_SECONDS) -> Any:
         self._process.join(timeout)
         assert self._process.exitcode == 0, f"exit code {self._process.exitcode}"
         answer = json.loads(self._answers.get())
@@ -86,7 +90,7 @@ def run_command(args: Sequence[str], environment: Mapping[str, str], folder: Pat
     return 0
 
 
-def wait_until(condition: Callable[[], bool], *, seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], *, seconds: float = PATIENCE_SECONDS) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"

@@ -17,7 +17,7 @@ from typing import Any
 import boto3
 import httpx
 
-from tests.processes import wait_until
+from tests.processes import PATIENCE_SECONDS, wait_until
 
 EVERYTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
 
@@ -96,7 +96,7 @@ def running_server(log: Path) -> Iterator[S3Server]:
         yield _with_a_user(S3Server(f"http://127.0.0.1:{port}", "nobody", "nothing"))
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait()
 
 
 def _with_a_user(server: S3Server) -> S3Server:
@@ -132,6 +132,6 @@ def free_ports(number: int) -> list[int]:
 def is_up(url: str) -> bool:
     """Whether somebody answers there, and well."""
     try:
-        return httpx.get(url, timeout=5).is_success
+        return httpx.get(url, timeout=PATIENCE_SECONDS).is_success
     except httpx.TransportError:
         return False

@@ -25,12 +25,11 @@ from prefect.states import Scheduled
 from flows import stack
 from flows.deploy import Change, deploy, remove
 from flows.password import read_password
+from tests.processes import PATIENCE_SECONDS
 from tidemill.config import Pipeline
 from tidemill.run import RunResult
 
 T = TypeVar("T")
-FLOW_RUN_SECONDS = 120
-RECORD_SECONDS = 30
 
 
 @pytest.fixture(scope="session")
@@ -100,14 +99,14 @@ class Deployed:
         mine = FlowRunFilter.model_validate({"deployment_id": {"any_": [deployment.id]}})
         return self.client.read_flow_runs(flow_run_filter=mine)
 
-    def wait(self, flow_run_id: UUID, *names: str, seconds: float = FLOW_RUN_SECONDS) -> FlowRun:
+    def wait(self, flow_run_id: UUID, *names: str) -> FlowRun:
         """The flow run, once it is in one of these states; else once it has ended."""
 
         def there(found: FlowRun) -> bool:
             state = found.state
             return state is not None and (state.name in names if names else state.is_final())
 
-        return eventually(lambda: self.client.read_flow_run(flow_run_id), there, seconds=seconds)
+        return eventually(lambda: self.client.read_flow_run(flow_run_id), there)
 
 
 @pytest.fixture
@@ -117,8 +116,8 @@ def deployed(client: SyncPrefectClient, tmp_path: Path) -> Iterator[Deployed]:
     remove(client, list(found.names))
 
 
-def eventually(ask: Callable[[], T], answers: Callable[[T], bool], *, seconds: float = FLOW_RUN_SECONDS) -> T:
-    deadline = time.monotonic() + seconds
+def eventually(ask: Callable[[], T], answers: Callable[[T], bool]) -> T:
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not answers(found := ask()):
         assert time.monotonic() < deadline, found
         time.sleep(0.2)
@@ -141,15 +140,12 @@ def flow_run_of(result: RunResult | dict[str, Any]) -> FlowRun:
 
 def task_runs_of(flow_run: FlowRun, *, num_expected: int) -> list[TaskRun]:
     """The task runs, once the server, which records them from events, has recorded that all of them ended."""
-    deadline = time.monotonic() + RECORD_SECONDS
     mine = FlowRunFilter.model_validate({"id": {"any_": [flow_run.id]}})
-    while True:
-        with get_client(sync_client=True) as client:
-            found = client.read_task_runs(flow_run_filter=mine)
-        if [run.state is not None and run.state.is_final() for run in found] == [True] * num_expected:
-            return found
-        assert time.monotonic() < deadline, [(run.name, run.state_name) for run in found]
-        time.sleep(0.3)
+    with get_client(sync_client=True) as client:
+        return eventually(
+            lambda: client.read_task_runs(flow_run_filter=mine),
+            lambda found: [run.state is not None and run.state.is_final() for run in found] == [True] * num_expected,
+        )
 
 
 def states_of(task_run: TaskRun) -> list[State[Any]]:

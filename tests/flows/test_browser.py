@@ -19,7 +19,6 @@ pytestmark = pytest.mark.skipif(find_browser() is None, reason="no browser (Debi
 
 REBOUND = "rebound.example"
 """A name of somebody else's, which the browser is told to find at 127.0.0.1."""
-UI_SECONDS = 240.0
 ATTEMPTS = """
 (async () => {
   const api = %(api)s, basic = "Basic " + btoa(%(password)s), found = {};
@@ -121,9 +120,9 @@ def test_a_name_that_is_rebound_to_this_machine_is_not_the_server(browser, serve
 def test_the_servers_own_page_asks_for_the_password_and_works_with_it(browser, server, name):
     url, password = server
     browser.open(url.replace("127.0.0.1", name))
-    wait_until(lambda: browser.run("document.querySelector('input[type=password]') !== null"), seconds=UI_SECONDS)
+    wait_until(lambda: browser.run("document.querySelector('input[type=password]') !== null"))
     assert "Work Pools" not in browser.run("document.body.innerText")
     browser.run(LOG_IN % json.dumps(password))
-    wait_until(lambda: "Work Pools" in browser.run("document.body.innerText"), seconds=UI_SECONDS)
+    wait_until(lambda: "Work Pools" in browser.run("document.body.innerText"))
     browser.run("[...document.querySelectorAll('a')].find((link) => link.innerText === 'Work Pools').click()")
-    wait_until(lambda: "tidemill" in browser.run("document.querySelector('main').innerText"), seconds=UI_SECONDS)
+    wait_until(lambda: "tidemill" in browser.run("document.querySelector('main').innerText"))

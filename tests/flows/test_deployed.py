@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.pipelines import assert_same_tables, make_pipeline, problems_of, quer
 from tests.webhooks import webhook
 from tidemill.config import Pipeline
 from tidemill.lake import catalog_exists
+from tidemill.lake.connection import open_lock
 
 NUM_FILES, NUM_ROWS = 3, 25
 
@@ -111,8 +113,9 @@ def test_a_killed_flow_run_is_run_again_by_itself(deployed: Deployed, tmp_path):
     deployed.deploy(pipeline)
     flow_run_id = deployed.start("run", pipeline)
     eventually(lambda: num_written(pipeline), lambda found: found > 2)
-    [(_, _, _, pid, _)] = runs_of(pipeline)
-    os.kill(pid, signal.SIGKILL)
+    with closing(open_lock(pipeline.lake)) as lock, lock.held():  # Which the run needs to come any further.
+        [(_, _, _, pid, _)] = runs_of(pipeline)
+        os.kill(pid, signal.SIGKILL)
     flow_run = deployed.wait(flow_run_id, "Completed", "Failed", "Cancelled")
     assert (flow_run.state_name, flow_run.run_count) == ("Completed", 2)
     assert_same_tables(pipeline, undisturbed(pipeline, tmp_path))
@@ -142,7 +145,7 @@ def test_a_flow_run_that_is_killed_with_its_worker_is_run_again_by_itself(deploy
     worker = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(worker, signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
-    flow_run = deployed.wait(flow_run_id, "Completed", "Failed", "Cancelled", seconds=300)
+    flow_run = deployed.wait(flow_run_id, "Completed", "Failed", "Cancelled")
     assert (flow_run.state_name, flow_run.run_count) == ("Completed", 2)
     assert_same_tables(pipeline, undisturbed(pipeline, tmp_path))
 
@@ -153,7 +156,7 @@ def living(pipeline: Pipeline, kind: str) -> list[int]:
 
 
 def test_cancelling_stops_the_flow_run_and_what_was_committed_stays(deployed: Deployed, tmp_path):
-    pipeline = slow(tmp_path, "cancelled")
+    pipeline = slow(tmp_path, "cancelled", num_rows=7500)
     deployed.deploy(pipeline)
     flow_run_id = deployed.start("run", pipeline)
     eventually(lambda: num_written(pipeline), lambda found: found > 2)

@@ -20,10 +20,10 @@ from flows.client import configured_server, reaching
 from flows.password import VARIABLES, given_password, make_password, password_file
 from flows.server import temporary_server
 from tests.flows.conftest import free_port
+from tests.processes import PATIENCE_SECONDS
 from tidemill.errors import ConfigError
 
 SOCKETS = ("/events/in", "/events/out", "/logs/out", "/work_pools/tidemill/workers/connect")
-ANSWER_SECONDS = 240.0
 
 
 def authorization(password: str) -> str:
@@ -31,7 +31,7 @@ def authorization(password: str) -> str:
 
 
 def asked(url: str, path: str, **headers: str) -> httpx.Response:
-    return httpx.get(f"{url}{path}", headers=headers, timeout=ANSWER_SECONDS)
+    return httpx.get(f"{url}{path}", headers=headers, timeout=PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,9 @@ def test_a_foreign_origin_is_refused_before_a_browser_may_send_what_it_asked_for
     url, _ = server
     asking = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "prefect-csrf-token"}
     foreign = httpx.options(
-        f"{url}/api/flows/", headers={"Origin": "http://evil.example"} | asking, timeout=ANSWER_SECONDS
+        f"{url}/api/flows/", headers={"Origin": "http://evil.example"} | asking, timeout=PATIENCE_SECONDS
     )
-    own = httpx.options(f"{url}/api/flows/", headers={"Origin": url} | asking, timeout=ANSWER_SECONDS)
+    own = httpx.options(f"{url}/api/flows/", headers={"Origin": url} | asking, timeout=PATIENCE_SECONDS)
     assert (foreign.status_code, own.status_code) == (403, 200)
     assert own.headers["access-control-allow-origin"] == url
 
@@ -95,7 +95,7 @@ def test_a_websocket_of_another_site_is_refused(server, path, header):
             sock=socket.create_connection((where.hostname, where.port)),
             origin=origin,
             subprotocols=["prefect"],
-            open_timeout=ANSWER_SECONDS,
+            open_timeout=PATIENCE_SECONDS,
         ),
     ):
         pass

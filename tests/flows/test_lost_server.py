@@ -17,11 +17,12 @@ import pytest
 from flows.client import check_server, reaching
 from flows.local import CONFIGURED
 from flows.server import temporary_server
-from tests.commands import TIDEMILL, answer, environment, heed_ctrl_c, write_toml
+from tests.commands import TIDEMILL, answer, environment, heed_ctrl_c, held_after, write_toml
 from tests.pipelines import reviews, write_parquet
+from tests.processes import PATIENCE_SECONDS
 from tidemill.errors import ConfigError
 
-NUM_FILES = 8
+NUM_FILES, LONG = 8, PATIENCE_SECONDS
 
 
 def answering(status: int, body: bytes, kind: str = "application/json") -> Callable[[BaseHTTPRequestHandler], None]:
@@ -74,11 +75,11 @@ def server_that(answers: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[s
     [
         pytest.param(nothing, 1, "did not answer within 1 s", id="hangs"),
         pytest.param(a_byte_now_and_then, 1, "did not answer within 1 s", id="trickles"),
-        pytest.param(answering(500, b"{}"), 240, "answers 500 to GET", id="is broken"),
-        pytest.param(answering(404, b"{}"), 240, "answers 404 to GET", id="has another path"),
-        pytest.param(answering(401, b"{}"), 240, "wants credentials.*PREFECT_API_AUTH_STRING", id="wants credentials"),
-        pytest.param(answering(200, b"<html>Log in", "text/html"), 240, "is no Prefect server", id="is a web page"),
-        pytest.param(answering(200, b"[1]"), 240, "is no Prefect server", id="is another API"),
+        pytest.param(answering(500, b"{}"), LONG, "answers 500 to GET", id="is broken"),
+        pytest.param(answering(404, b"{}"), LONG, "answers 404 to GET", id="has another path"),
+        pytest.param(answering(401, b"{}"), LONG, "wants credentials.*PREFECT_API_AUTH_STRING", id="wants credentials"),
+        pytest.param(answering(200, b"<html>Log in", "text/html"), LONG, "is no Prefect server", id="is a web page"),
+        pytest.param(answering(200, b"[1]"), LONG, "is no Prefect server", id="is another API"),
     ],
 )
 def test_what_is_no_prefect_server_is_told_once_with_its_address_and_the_way_out(answers, seconds, message):
@@ -89,14 +90,15 @@ def test_what_is_no_prefect_server_is_told_once_with_its_address_and_the_way_out
         assert "credentials" in str(told.value) or "--direct" in str(told.value)
 
 
-def start_run(folder: Path, url: str, password: str) -> subprocess.Popen[str]:
-    """A run that commits file by file, at a server; it has committed some when this returns."""
+def start_run(folder: Path, go: Path, url: str, password: str) -> subprocess.Popen[str]:
+    """A run that commits file by file, at a server; it has committed some when this returns, and waits for `go`."""
     for i in range(NUM_FILES):
         write_parquet(folder / "data" / f"{i:02}.parquet", reviews(40 * i, 40))
     pipeline = write_toml(folder, f"{folder}/data/*", extra="[limits]\nshards_in_flight = 1\n")
+    path = held_after(2, folder / "held", go)
     run = subprocess.Popen(
         [*TIDEMILL, "run", str(pipeline)],
-        env=environment(folder / "home", PREFECT_API_URL=url, PREFECT_API_AUTH_STRING=password),
+        env=environment(folder / "home", PREFECT_API_URL=url, PREFECT_API_AUTH_STRING=password, PYTHONPATH=path),
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -125,13 +127,15 @@ def servers_process() -> int:
 )
 def test_a_run_whose_server_goes_away_does_without_it_and_says_so_once(tmp_path, sent, interrupted):
     with temporary_server() as server:
-        assert httpx.get(f"{server.url}/health", timeout=240).status_code == 200
-        run = start_run(tmp_path, server.url, server.password)
+        assert httpx.get(f"{server.url}/health", timeout=PATIENCE_SECONDS).status_code == 200
+        run = start_run(tmp_path, tmp_path / "go", server.url, server.password)
         process = servers_process()
         os.kill(process, sent)
         if interrupted:
             run.send_signal(signal.SIGINT)
-        out, err = run.communicate(timeout=500)
+        else:
+            (tmp_path / "go").touch()
+        out, err = run.communicate(timeout=PATIENCE_SECONDS)
         if sent == signal.SIGSTOP:
             os.kill(process, signal.SIGKILL)
     assert err.count("The Prefect server stopped answering") == 1
@@ -163,7 +167,7 @@ def test_a_second_ctrl_c_ends_a_command_at_once(tmp_path):
         env=environment(tmp_path),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_SECONDS,
         check=False,
         preexec_fn=heed_ctrl_c,
     )

@@ -6,28 +6,28 @@ Each worker has a home of its own, so that they share nothing else.
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pyarrow.parquet as pq
 import pytest
 from prefect import get_client
+from prefect.client.schemas import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from flows import backfill
 from flows.deploy import deploy
 from tests.compose import SERVICES, Here
 from tests.pipelines import make_pipeline, problems_of, query, reviews, run, table_of
-from tests.processes import wait_until
+from tests.processes import PATIENCE_SECONDS, wait_until
 from tests.s3 import Bucket, S3Server, free_ports, is_up
 from tidemill.backfill import Selection, plan_backfill, request_backfill
 from tidemill.config import Pipeline
 from tidemill.lake import Lake
+from tidemill.lake.connection import open_lock
 
 NUM_ROWS = 55
 """In a shard: more than a lake keeps in its catalog."""
@@ -62,7 +62,7 @@ class Machines:
             yield
         finally:
             process.terminate()
-            process.wait(timeout=60)
+            process.wait()
 
     def pipeline(self, folder: Path, name: str, num_files: int) -> Pipeline:
         """A pipeline over new files in the bucket, whose results and store lie there too."""
@@ -108,13 +108,14 @@ def started(tmp_path_factory: pytest.TempPathFactory, postgres_server: str, s3_s
         PREFECT_HOME=str(folder / "prefect"),
     )
     try:
-        wait_until(lambda: is_up(f"{url}/health") or server.poll() is not None, seconds=120)
+        wait_until(lambda: is_up(f"{url}/health") or server.poll() is not None)
         setup = here.start("setup", folder / "setup.log", PREFECT_HOME=str(folder / "setup"))
-        assert setup.wait(timeout=120) == 0, (folder / "server.log").read_text() + (folder / "setup.log").read_text()
+        code = setup.wait(timeout=PATIENCE_SECONDS)
+        assert code == 0, (folder / "server.log").read_text() + (folder / "setup.log").read_text()
         yield Machines(here, url, Bucket(s3_server, BUCKET), postgres_server)
     finally:
         server.terminate()
-        server.wait(timeout=60)
+        server.wait()
 
 
 @pytest.fixture
@@ -124,17 +125,16 @@ def machines(started: Machines, bucket: Bucket) -> Iterator[Machines]:
         yield started
 
 
-def wait_for(flow_runs: Sequence[Any], *, seconds: float) -> None:
-    """Until all flow runs completed; one that ends otherwise is an error at once."""
-    deadline = time.monotonic() + seconds
+def wait_for(flow_runs: Sequence[FlowRun], name: str, number: int) -> None:
+    """Until so many of the flow runs are in a state; one that does not end well is an error at once."""
     with get_client(sync_client=True) as client:
-        while True:
+
+        def there() -> bool:
             states = [client.read_flow_run(flow_run.id).state for flow_run in flow_runs]
             assert not [state for state in states if state.is_final() and not state.is_completed()], states
-            if all(state.is_completed() for state in states):
-                return
-            assert time.monotonic() < deadline, states
-            time.sleep(0.5)
+            return [state.name for state in states].count(name) == number
+
+        wait_until(there)
 
 
 @pytest.mark.parametrize(
@@ -151,9 +151,11 @@ def test_a_backfill_in_tranches_is_shared_by_the_workers_of_its_pool(
         backfill_id = request_backfill(lake, plan_backfill(pipeline, lake, Selection()))
     with machines.workers("worker-gpu", "worker-gpu"), get_client(sync_client=True) as client:
         deploy(client, [(pipeline, tmp_path / "shared.toml")])
-        flow_runs = backfill.submit_backfill(client, pipeline, backfill_id)
-        assert len(flow_runs) == num_shards / tranche
-        wait_for(flow_runs, seconds=60 + 5 * num_shards)
+        with closing(open_lock(pipeline.lake)) as lock, lock.held():  # Neither ends before the other has begun.
+            flow_runs = backfill.submit_backfill(client, pipeline, backfill_id)
+            assert len(flow_runs) == num_shards / tranche
+            wait_for(flow_runs, "Running", 2)
+        wait_for(flow_runs, "Completed", len(flow_runs))
     runs = query(
         pipeline.lake, f"SELECT worker, sum(num_shards) FROM _runs WHERE backfill_id = '{backfill_id}' GROUP BY worker"
     )
@@ -177,11 +179,11 @@ def test_stages_are_carried_out_by_the_machines_of_their_pools(tmp_path, machine
     with machines.workers("worker-cpu", "worker-gpu"), get_client(sync_client=True) as client:
         deploy(client, [(pipeline, tmp_path / "staged.toml")])
         ingest = client.read_deployment_by_name("tidemill-ingest/staged")
-        wait_for([client.create_flow_run_from_deployment(ingest.id)], seconds=120)
+        wait_for([client.create_flow_run_from_deployment(ingest.id)], "Completed", 1)
         count = "SELECT count(*) FROM staged"
-        wait_until(lambda: query(pipeline.lake, count) == [(3 * NUM_ROWS,)], seconds=240)
+        wait_until(lambda: query(pipeline.lake, count) == [(3 * NUM_ROWS,)])
         done = "SELECT kind, worker FROM _runs WHERE kind <> 'run' AND state = 'done' AND num_shards > 0"
-        wait_until(lambda: len(query(pipeline.lake, done)) == 4, seconds=60)
+        wait_until(lambda: len(query(pipeline.lake, done)) == 4)
     cpu, gpu = "tidemill-cpu@worker-cpu", GPUS[0]
     assert dict(query(pipeline.lake, done)) == {"ingest": cpu, "tokenize": cpu, "infer": gpu, "materialize": cpu}
     assert problems_of(pipeline) == []

@@ -24,6 +24,7 @@ from tests.flows.conftest import flow_run_of, states_of, task_runs_of
 from tests.hub.faults import FaultKind, Faults, Request
 from tests.hub.server import HubServer
 from tests.pipelines import ROOT, assert_same_tables, make_pipeline, reviews, run, table_of, write_parquet
+from tests.processes import PATIENCE_SECONDS
 from tidemill.config import Lake, Pipeline
 from tidemill.errors import ConfigError, DatasetError
 from tidemill.hub import RANGE_RETRIES
@@ -109,7 +110,7 @@ class LockedUntilRetried(Quiet):
     def _write(self) -> None:
         with self._lock.held():
             self._taken.set()
-            self._let_go.wait(60)
+            self._let_go.wait(PATIENCE_SECONDS)
 
 
 def test_a_commit_that_meets_a_locked_lake_is_retried_with_backoff(prefect_server, tmp_path):
@@ -162,7 +163,7 @@ def in_own_process(pipeline: Pipeline, hub: HubServer, home: Path) -> dict[str, 
         env=inherited | own,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -7,23 +7,31 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import pytest
 
 from flows.local import run_under_prefect
 from flows.server import temporary_server
 from tests.pipelines import ROOT, assert_same_tables, make_pipeline, reviews, run, write_parquet
+from tests.processes import PATIENCE_SECONDS, wait_until
 from tidemill.progress import Quiet
 
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health", timeout=60).status_code == 200
+        return httpx.get(f"{url}/health", timeout=PATIENCE_SECONDS).status_code == 200
     except httpx.TransportError:
         return False
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path, monkeypatch):
+    """Other tests start such servers at the same time."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
 
 
 def folders() -> set[Path]:
@@ -65,7 +73,4 @@ def test_a_server_ends_when_its_run_is_killed():
     assert answers(url)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    deadline = time.monotonic() + 10
-    while answers(url) or folders() != before:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: not answers(url) and folders() == before)

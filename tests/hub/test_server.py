@@ -24,6 +24,7 @@ import pytest
 from tests.hub.faults import Failure, FaultKind, Faults, Request
 from tests.hub.repo import Repo, files_in
 from tests.hub.server import HubServer
+from tests.processes import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "data/models/tiny-sentiment"
@@ -49,7 +50,7 @@ def run(hub: HubServer, home: Path, script: str, **environment: str) -> Any:
         env={**clean, "HF_ENDPOINT": hub.url, "HF_HOME": str(home), **quiet, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -58,7 +59,7 @@ def run(hub: HubServer, home: Path, script: str, **environment: str) -> Any:
 def ask(
     hub: HubServer, path: str, method: str = "GET", headers: dict[str, str] | None = None
 ) -> tuple[http.client.HTTPResponse, bytes]:
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", hub.port, timeout=5)) as line:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", hub.port, timeout=PATIENCE_SECONDS)) as line:
         line.request(method, path, headers=headers or {})
         response = line.getresponse()
         return response, response.read()
@@ -458,7 +459,7 @@ def test_a_file_that_changed_after_its_commit_is_not_served(hub: HubServer, tmp_
 def test_leaving_the_server_ends_open_connections() -> None:
     with HubServer() as hub:
         hub.add_model("org/m")
-        line = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=5)
+        line = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=PATIENCE_SECONDS)
         line.request("GET", "/api/models/org/m")
         assert line.getresponse().read()
     with contextlib.closing(line):
@@ -473,7 +474,7 @@ def test_the_command_serves_folders_until_it_is_stopped(tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as serving:
         assert serving.stdout
         port = int(serving.stdout.readline().rsplit(":", 1)[1])
-        line = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        line = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
         line.request("GET", "/org/m/resolve/main/a.txt")
         assert line.getresponse().read() == b"a"
         serving.terminate()

@@ -51,7 +51,7 @@ def test_a_claim_dies_with_its_holder(spec, tmp_path):
 
     assert holder.kill()
 
-    wait_until(lambda: claims.hold("shard"), seconds=20)
+    wait_until(lambda: claims.hold("shard"))
     assert not is_alive(claims, "r1")
     assert not is_alive(claims, "never was")
 
