@@ -69,11 +69,22 @@ def configured_server() -> Iterator[SyncPrefectClient]:
 
 @contextmanager
 def reaching(url: str, *, password: str | None = None) -> Iterator[None]:
-    """Let Prefect's clients ask the server at `url`; the one that `tidemill up` started, with its password."""
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+    """Let Prefect's clients ask the server at `url`; the one that `tidemill up` started, with its password.
 
-    known = password or PREFECT_API_AUTH_STRING.value() or _password_of(url)
-    with temporary_settings({PREFECT_API_URL: url} | ({PREFECT_API_AUTH_STRING: known} if known else {})):
+    Someone waits at a terminal: each request is tried twice, and by default six times for a minute each.
+    """
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_REQUEST_TIMEOUT,
+        PREFECT_API_URL,
+        PREFECT_CLIENT_MAX_RETRIES,
+        temporary_settings,
+    )
+
+    settings = {PREFECT_API_URL: url, PREFECT_API_REQUEST_TIMEOUT: ANSWER_SECONDS, PREFECT_CLIENT_MAX_RETRIES: 1}
+    if known := password or PREFECT_API_AUTH_STRING.value() or _password_of(url):
+        settings[PREFECT_API_AUTH_STRING] = known
+    with temporary_settings(settings):
         yield
 
 

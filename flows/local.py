@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 START_SECONDS = 120.0
 DRAIN_SECONDS = 10.0
-REQUEST_SECONDS = 8.0
-"""For one answer in mid-run, which is asked for twice."""
 OF_PREFECT = ("prefect", "EventsWorker", "APILogWorker")
 """The loggers that Prefect names so."""
 LEFT_BEHIND = threading.Event()
@@ -103,20 +101,10 @@ def quietly(url: str, *, password: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    """With a server that is gone, someone waits at the terminal: each request is given up soon.
+    """Without heartbeats, whose thread takes a second to end: a terminal sees for itself when its run is gone."""
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-    And without heartbeats, whose thread takes a second to end: a terminal sees for
-    itself when its run is gone.
-    """
-    from prefect.settings import (
-        PREFECT_API_REQUEST_TIMEOUT,
-        PREFECT_CLIENT_MAX_RETRIES,
-        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-        temporary_settings,
-    )
-
-    patience = {PREFECT_API_REQUEST_TIMEOUT: REQUEST_SECONDS, PREFECT_CLIENT_MAX_RETRIES: 1}
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, **patience}):
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield
 
 
