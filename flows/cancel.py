@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.client import ANSWER_SECONDS, CONFIGURED, check_server, reaching, server_url
+from flows.client import CONFIGURED, check_configured, reaching, server_url
 from flows.names import TAG, pipeline_tag
 from tidemill.config import Pipeline
 from tidemill.lake import Lake, catalog_exists
@@ -32,7 +32,7 @@ def cancel_pipeline(pipeline: Pipeline, backfill_id: str | None = None) -> dict[
             runs = _signal_runs(lake, pipeline, backfill_id)
     if url := server_url():
         with reaching(url):
-            check_server(url, ANSWER_SECONDS, way_out=CONFIGURED)
+            check_configured(url, way_out=CONFIGURED)
             runs = [*_cancel_flow_runs(pipeline, backfill_id), *runs]
     return {"pipeline": pipeline.name, "backfills": backfills, "runs": runs}
 

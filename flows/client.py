@@ -16,6 +16,7 @@ from flows.names import LOOPBACK
 from flows.password import password_file, read_password
 from tidemill.errors import ConfigError, RunFailed
 from tidemill.places import home
+from tidemill.waiting import waiting_for
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -56,7 +57,7 @@ def configured_server() -> Iterator[SyncPrefectClient]:
     if url is None:
         raise ConfigError(NONE_CONFIGURED)
     with reaching(url):
-        check_server(url, ANSWER_SECONDS, way_out=CONFIGURED)
+        check_configured(url, way_out=CONFIGURED)
         import httpx
         from prefect import get_client
 
@@ -97,6 +98,14 @@ def _password_of(url: str) -> str | None:
     except ValueError:  # No address; whoever asks there is told so.
         return None
     return read_password(home()) if its_own and password_file(home()).exists() else None
+
+
+def check_configured(url: str, *, way_out: str) -> None:
+    """Raises:
+    ConfigError: no Prefect server answers soon, or not to us.
+    """
+    with waiting_for(f"the Prefect server at {url}, {ANSWER_SECONDS:.0f} s at most"):
+        check_server(url, ANSWER_SECONDS, way_out=way_out)
 
 
 def check_server(url: str, seconds: float, *, way_out: str) -> None:

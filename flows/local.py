@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from flows.client import ANSWER_SECONDS, check_server, reaching, server_url
+from flows.client import check_configured, check_server, reaching, server_url
 from flows.names import TAG, pipeline_tag
 from flows.server import temporary_server
 from tidemill.config import Pipeline
@@ -44,7 +44,7 @@ def run_under_prefect(
     """
     if url := server_url():
         with quietly(url):
-            check_server(url, ANSWER_SECONDS, way_out=CONFIGURED)
+            check_configured(url, way_out=CONFIGURED)
             return _run_flow(pipeline, yes, progress, run)
     with temporary_server() as server, quietly(server.url, password=server.password):
         with waiting_for(f"Prefect's temporary server, {START_SECONDS:.0f} s at most", progress.note):

@@ -132,9 +132,11 @@ def stop(home: Path) -> bool:
     if stack is None:
         return False
     found = bool(processes(stack.stack_id))
-    if _signal(stack.pid, stack.stack_id, signal.SIGTERM):
-        _wait_until_gone([stack.pid], stack.stack_id, 2 * FLOW_RUNS_STOP_SECONDS + 3 * SERVER_STOP_SECONDS)
-    _end(processes(stack.stack_id), stack.stack_id, SERVER_STOP_SECONDS)
+    longest = 2 * FLOW_RUNS_STOP_SECONDS + 3 * SERVER_STOP_SECONDS
+    with waiting_for(f"flow runs and workers to end, {longest + 2 * SERVER_STOP_SECONDS:.0f} s at most"):
+        if _signal(stack.pid, stack.stack_id, signal.SIGTERM):
+            _wait_until_gone([stack.pid], stack.stack_id, longest)
+        _end(processes(stack.stack_id), stack.stack_id, SERVER_STOP_SECONDS)
     _state_file(home).unlink(missing_ok=True)
     return found
 
