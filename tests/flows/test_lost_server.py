@@ -14,12 +14,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.client import check_server, reaching
+from flows import client
+from flows.client import check_configured, check_server, reaching
 from flows.local import CONFIGURED
 from flows.server import temporary_server
 from tests.commands import TIDEMILL, answer, environment, heed_ctrl_c, held_after, write_toml
 from tests.pipelines import reviews, write_parquet
-from tests.processes import PATIENCE_SECONDS
+from tests.processes import PATIENCE_SECONDS, wait_until
+from tidemill import waiting
 from tidemill.errors import ConfigError
 
 NUM_FILES, LONG = 8, PATIENCE_SECONDS
@@ -88,6 +90,19 @@ def test_what_is_no_prefect_server_is_told_once_with_its_address_and_the_way_out
             check_server(url, seconds, way_out=CONFIGURED)
         assert url in str(told.value)
         assert "credentials" in str(told.value) or "--direct" in str(told.value)
+
+
+def test_a_server_that_is_waited_for_is_named_with_the_bound(monkeypatch, caplog):
+    def once_that_is_told(request: BaseHTTPRequestHandler) -> None:
+        wait_until(lambda: "waiting for the Prefect server" in caplog.text)
+        answering(500, b"{}")(request)
+
+    monkeypatch.setattr(waiting, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(client, "ANSWER_SECONDS", LONG)
+    with server_that(once_that_is_told) as url, reaching(url):
+        with pytest.raises(ConfigError, match="answers 500"):
+            check_configured(url, way_out=CONFIGURED)
+        assert f"waiting for the Prefect server at {url}, {LONG:.0f} s at most" in caplog.text
 
 
 def start_run(folder: Path, go: Path, url: str, password: str) -> subprocess.Popen[str]:
