@@ -138,7 +138,7 @@ class Store:
         for name, written, size in files:
             if total + num_bytes <= self.max_bytes:
                 break
-            is_young = time.time() - written < YOUNG_SECONDS and name not in released
+            is_young = _seconds_from_now(written) < YOUNG_SECONDS and name not in released
             if name not in needed and not is_young:
                 self._remove(name)
                 total -= size
@@ -146,19 +146,26 @@ class Store:
 
     def unneeded(self, needed: Collection[str], *, older_than_seconds: float) -> dict[str, int]:
         """Name → bytes of the published files that are not in `needed` (names) and were not written lately."""
-        written_before = time.time() - older_than_seconds
-        return {name: size for name, when, size in self._listed() if name not in needed and when <= written_before}
+        return {
+            name: size
+            for name, when, size in self._listed()
+            if name not in needed and _seconds_from_now(when) >= older_than_seconds
+        }
 
     def discard(self, names: Collection[str]) -> None:
         for name in names:
             self._remove(name)
+
+    def unpublished(self) -> int:
+        """How many files are being written, or were when their process was killed. In an object store there are none."""
+        return len(list(Path(self._root).glob("*.partial"))) if self._local else 0
 
     def sweep(self, *, older_than_seconds: float = ABANDONED_SECONDS) -> None:
         """Remove what a killed process left unpublished, by default more than a day ago."""
         if not self._local:
             return
         for entry in self._fs.ls(self._root, detail=True):
-            if entry["name"].endswith(".partial") and time.time() - _modified(entry) > older_than_seconds:
+            if entry["name"].endswith(".partial") and _seconds_from_now(_modified(entry)) > older_than_seconds:
                 Path(entry["name"]).unlink(missing_ok=True)
 
     def _listed(self) -> Iterator[tuple[str, float, int]]:
@@ -249,6 +256,11 @@ def _unlink(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
+
+
+def _seconds_from_now(when: float) -> float:
+    """How far away a time is, past or to come: what the clock has not reached yet was not written lately either."""
+    return abs(time.time() - when)
 
 
 def _modified(entry: dict[str, Any]) -> float:

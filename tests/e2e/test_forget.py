@@ -19,10 +19,11 @@ from tests.holding import Transaction
 from tests.pipelines import make_pipeline, problems_of, quarantine_of, query, reviews, run, table_of, write_parquet
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, LakeLocked
-from tidemill.lake import Lake
+from tidemill.lake import Lake, erasure
 from tidemill.lake.erasure import forget, preview
-from tidemill.lake.housekeeping import collect_garbage, has_done_something
+from tidemill.lake.housekeeping import DAY_SECONDS, collect_garbage, has_done_something
 from tidemill.lake.retirement import remove_shards
+from tidemill.lake.tables import identifier
 
 PERSON = "zzz-Wilhelmine-Quakenbrueck"
 """Sorts last, so that it is the greatest value in the statistics of its columns."""
@@ -133,6 +134,42 @@ def test_a_forgotten_person_is_nowhere(pipeline):
     assert query(pipeline.lake, "SELECT kind, state, num_rows_removed FROM _runs WHERE kind = 'forget'") == [
         ("forget", "done", 2)
     ]
+
+
+def test_a_clock_that_is_behind_leaves_nothing(tmp_path, monkeypatch):
+    """Every file was written later than it is now. Only one that is being written now is not reached, and told."""
+    made = make_lake(tmp_path)
+    leave_behind(made)
+    later = time.time() + 10 * DAY_SECONDS
+    for folder in (made.lake.data, made.store.path):
+        for path in Path(folder).rglob("*.*"):
+            os.utime(path, (later, later))
+    assert len(forget(made, CONDITION).unreached) == 4
+    assert places_of(made, PERSON) == set()
+
+    monkeypatch.setattr(erasure, "UNPUBLISHED_SECONDS", DAY_SECONDS)
+    Path(made.store.path, ".alive.partial").write_bytes(PERSON.encode())
+    told = forget(made, CONDITION, history=True).unreached
+    assert "1 files of the store that were being written" in " ".join(told)
+    assert places_of(made, PERSON) == {"store/.alive.partial"}
+
+
+def test_a_person_is_found_by_a_key_of_any_name(tmp_path):
+    names = ['we"ird', "it's", "a.b", "$", "with blank", "ünï", "a/b~c", "[0]", "*", "back\\slash", "select"]
+    rows = with_person(reviews(0, 30))
+    for name in names:
+        rows = rows.append_column(name, rows["id"])
+    write_parquet(tmp_path / "data" / "a.parquet", rows)
+    made = make_pipeline(
+        tmp_path / "one", f"{tmp_path}/data/*", dataset={"key": names, "keep": []}, limits={"max_quarantine": 0.5}
+    )
+    assert run(made).state == "done"
+
+    for name in names:
+        assert preview(made, f"{identifier(name)} LIKE '%{PERSON}%'").num_rows == 2, name
+    forget(made, f"{identifier(names[0])} LIKE '%{PERSON}%'")
+    assert places_of(made, PERSON) == set()
+    assert problems_of(made) == []
 
 
 def test_a_forgotten_row_does_not_come_back(tmp_path):

@@ -58,6 +58,8 @@ from tidemill.store import Store
 UNPUBLISHED_SECONDS = 60.0
 """An unpublished store file this old belongs to no process that still writes it."""
 MAX_PATHS = 20
+WHENEVER = datetime(9999, 1, 1, tzinfo=UTC)
+"""Later than whatever a clock said when a file was written."""
 T = TypeVar("T")
 
 
@@ -130,7 +132,7 @@ def forget(pipeline: Pipeline, condition: str, *, why: str = "forget", history: 
         write(limit_inlining)
         note_files(lake)
         write(_expire_the_past)
-        write(lambda cursor: remove_scheduled_files(cursor, datetime.now(UTC)))
+        write(lambda cursor: remove_scheduled_files(cursor, WHENEVER))
         erasure.unreached += [*_remove_orphans(lake), *vacuum_catalog(lake), *_clean_store(lake, pipeline)]
         erasure.unreached += out_of_reach(pipeline)
         erasure.erased = True
@@ -220,7 +222,7 @@ def _sources(cursor: Cursor, pipeline: Pipeline, version: str) -> Iterator[str]:
     keys = _keys(pipeline)
     yield f"SELECT * FROM {identifier(table)}"
     known = {"shard_id": "shard_id", "row_number": "row_number"}
-    known |= {name: f"json_extract_string(key, {_quoted(chr(36) + '.' + identifier(name))})" for name in keys}
+    known |= {name: f"json_extract_string(key, {_quoted(_pointer(name))})" for name in keys}
     columns = ", ".join(
         f"TRY_CAST({known.get(name, 'NULL')} AS {kind}) AS {identifier(name)}"
         for name, kind in existing_columns(cursor, table)
@@ -360,7 +362,7 @@ def _remove_orphans(lake: Lake) -> list[str]:
     if folder.is_shared():
         return [shared_note(lake)]
     with lake.locked():
-        folder.remove(orphans(lake, datetime.now(UTC)))
+        folder.remove(orphans(lake, WHENEVER))
     return []
 
 
@@ -372,7 +374,12 @@ def _clean_store(lake: Lake, pipeline: Pipeline) -> list[str]:
     needed = needed_store_files(lake, pipeline, but_not_of=contents)
     store.discard(store.unneeded(needed, older_than_seconds=0))
     store.sweep(older_than_seconds=UNPUBLISHED_SECONDS)
-    return []
+    if not (num_unpublished := store.unpublished()):
+        return []
+    return [
+        f"{num_unpublished} files of the store that were being written within the last minute. When no process works "
+        "on the pipeline any more, give the command again with --history"
+    ]
 
 
 def _was_interrupted(cursor: Cursor, pipeline: str) -> bool:
@@ -414,6 +421,11 @@ def _name(cursor: Cursor, name: str, rows: pa.Table | None, columns: Sequence[st
 
 def _column_list(names: Sequence[str]) -> str:
     return ", ".join(identifier(name) for name in names)
+
+
+def _pointer(name: str) -> str:
+    """A JSON pointer to an object's member, whatever its name."""
+    return "/" + name.replace("~", "~0").replace("/", "~1")
 
 
 def _quoted(text: str) -> str:
