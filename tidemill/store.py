@@ -157,7 +157,7 @@ class Store:
             self._remove(name)
 
     def unpublished(self) -> int:
-        """How many files are being written, or were when their process was killed. In an object store there are none."""
+        """How many files are being written, or were when their process was killed; in an object store none."""
         return len(list(Path(self._root).glob("*.partial"))) if self._local else 0
 
     def sweep(self, *, older_than_seconds: float = ABANDONED_SECONDS) -> None:
