@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,18 +42,25 @@ class KeptColumn:
         Raises:
             SchemaError: the lake has no type for it.
         """
+        return str(self._in_lake(duckdb_type))
+
+    @property
+    def settled_type(self) -> Any:
+        """The Arrow type that its cells are given before they go into the table.
+
+        Raises:
+            SchemaError: the lake has no type for it.
+        """
+        return self._in_lake(lake_type)
+
+    def _in_lake(self, convert: Callable[[Any], Any]) -> Any:
         try:
-            return duckdb_type(self.arrow_type)
-        except SchemaError as e:
+            return convert(self.arrow_type)
+        except (SchemaError, NotImplementedError) as e:
             raise SchemaError(
                 f"The column {self.source!r} has type {self.arrow_type}, which the lake cannot keep. Take it out of "
                 "dataset.key and dataset.keep, or write the files with another type."
             ) from e
-
-    @property
-    def settled_type(self) -> Any:
-        """The Arrow type that its cells are given before they go into the table."""
-        return lake_type(self.arrow_type)
 
     def to_json(self) -> dict[str, str]:
         schema = pa.schema([pa.field(self.source, self.arrow_type)])

@@ -12,11 +12,14 @@ import pyarrow as pa
 import pytest
 
 from tests.lakes import PIPELINE, commit_rows, kept_rows, lake_at
+from tests.pipelines import make_pipeline, reviews, write_parquet
 from tidemill.columns import KeptColumn
 from tidemill.errors import SchemaError
+from tidemill.formats import KEPT_PREFIX
 from tidemill.lake import Lake
 from tidemill.lake.tables import lake_type
 from tidemill.lake.verify import verify_pipeline
+from tidemill.plan import make_plan
 
 DAY, MOMENT = datetime.date(2020, 1, 2), datetime.datetime(2020, 1, 2, 3, 4, 5)
 TYPES: dict[str, tuple[pa.DataType, list[Any]]] = {
@@ -114,3 +117,28 @@ def test_a_type_that_the_lake_cannot_keep_is_refused_with_the_columns_name(name,
     column = KeptColumn("price", "price", WRAPS[wrap][0](TYPES[name][0]))
     with pytest.raises(SchemaError, match=r"column 'price' has type .* cannot keep.*dataset\.keep"):
         _ = column.type
+
+
+def test_plan_refuses_such_a_column_before_anything_is_read(tmp_path):
+    table = reviews(0, 3).append_column("took", pa.array([1, 2, 3], pa.duration("us")))
+    write_parquet(tmp_path / "data" / "part.parquet", table)
+    pipeline = make_pipeline(tmp_path / "one", f"{tmp_path}/data/*", dataset={"keep": ["took as seconds"]})
+    with pytest.raises(SchemaError, match=r"The column 'took' has type duration\[us\], which the lake cannot keep"):
+        make_plan(pipeline, None)
+
+
+def test_what_is_finer_than_the_lake_keeps_goes_to_quarantine(tmp_path):
+    seen = pa.array([1_577_934_245_000_000_000, 1_577_934_245_000_000_001, None], pa.timestamp("ns", "UTC"))
+    columns = {"seen": seen, "weights": pa.array([[0.5, 1.5]] * 3, pa.list_(pa.float32(), 2))}
+    table = pa.table({name: reviews(0, 3)[name] for name in ("id", "text")} | columns)
+    write_parquet(tmp_path / "data" / "part.parquet", table)
+    pipeline = make_pipeline(tmp_path / "one", f"{tmp_path}/data/*", dataset={"keep": ["seen", "weights"]})
+    plan, dataset = make_plan(pipeline, None)
+    [file] = plan.files
+
+    rows = dataset.reader(file.file).rows(file.shards[0].slice)
+
+    reasons = rows["reason"].to_pylist()
+    assert ([reason is None for reason in reasons], "seen = " in reasons[1]) == ([True, False, True], True)
+    assert rows.schema.field(KEPT_PREFIX + "seen").type == pa.timestamp("us", "UTC")
+    assert rows[KEPT_PREFIX + "weights"].to_pylist() == [[0.5, 1.5]] * 3

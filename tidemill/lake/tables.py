@@ -183,13 +183,21 @@ def lake_type(arrow_type: pa.DataType) -> pa.DataType:
         return pa.decimal128(arrow_type.precision, arrow_type.scale)
     if is_type.is_duration(arrow_type) or is_type.is_interval(arrow_type):
         raise NotImplementedError("Parquet's intervals have whole milliseconds, none of them negative.")
+    if not is_type.is_nested(arrow_type):
+        return arrow_type
+    settled = _settled_nested(arrow_type)
+    return arrow_type if settled.equals(arrow_type) else settled
+
+
+def _settled_nested(arrow_type: pa.DataType) -> pa.DataType:
+    is_type = pa.types
     if is_type.is_struct(arrow_type):
         return pa.struct([field.with_type(lake_type(field.type)) for field in arrow_type])
     if is_type.is_map(arrow_type):
         return pa.map_(lake_type(arrow_type.key_type), lake_type(arrow_type.item_type))
-    if is_type.is_fixed_size_list(arrow_type) or is_type.is_list(arrow_type) or is_type.is_large_list(arrow_type):
-        return pa.list_(lake_type(arrow_type.value_type))
-    return arrow_type
+    if is_type.is_union(arrow_type) or is_type.is_run_end_encoded(arrow_type):
+        raise NotImplementedError("DuckLake has no unions and no runs.")
+    return pa.list_(lake_type(arrow_type.value_type))
 
 
 def ensure_system_tables(lake: Lake) -> None:
