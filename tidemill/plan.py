@@ -378,7 +378,9 @@ def _vanished(files: Sequence[FilePlan], done: Mapping[str, DoneShard]) -> tuple
             contents[shard.path].append(shard)
     if not contents:
         return (), {}, 0
-    new_place = {shard.slice.content: file.file.path for file in files if file.state == "new" for shard in file.shards}
+    # A run that was killed once it had taken up the revision leaves files that are new to the table, and listed.
+    new = [file for file in files if file.state in ("new", "unfinished")]
+    new_place = {shard.slice.content: file.file.path for file in new for shard in file.shards}
     renamed = {
         path: new_place[shards[0].content]
         for path, shards in contents.items()

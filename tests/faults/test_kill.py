@@ -9,10 +9,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tests.pipelines import assert_same_tables, make_pipeline, problems_of, reviews, run, write_parquet
+from tests.pipelines import assert_same_tables, make_pipeline, problems_of, reviews, run, table_of, write_parquet
 from tests.processes import Process, run_in_process
+from tidemill.columns import kept_fingerprint
 from tidemill.config import Pipeline
 from tidemill.lake import Lake
+from tidemill.lake.adoption import Target, adopt
+from tidemill.run import Run, adoption_of
 from tidemill.store import Store
 from tidemill.workspace import predictions_file
 
@@ -84,3 +87,25 @@ def test_predictions_that_outlived_their_commit_leave_with_the_next_run(tmp_path
 def point(link: Path, target: Path) -> None:
     link.unlink(missing_ok=True)
     link.symlink_to(target)
+
+
+def test_a_run_killed_once_it_took_up_a_revision_leaves_a_renamed_file_renamed(tmp_path):
+    """It is no vanished file, whose rows would be too many to remove unasked."""
+    for i in range(2):
+        write_parquet(tmp_path / "files" / f"{i}.parquet", reviews(8 * i, 8))
+    pipeline = make_pipeline(tmp_path, f"{tmp_path}/files/*", limits={"max_removed": 0.0})
+    run(pipeline)
+    (tmp_path / "files" / "0.parquet").rename(tmp_path / "files" / "renamed.parquet")
+    killed = Run(pipeline)
+    plan = killed.prepare()
+    with Lake(pipeline.lake) as lake:
+        target = Target(
+            pipeline.name, plan.version, plan.revision, killed.run_id, plan.table, kept_fingerprint(plan.kept)
+        )
+        assert adopt(lake, target, adoption_of(plan))
+
+    result = run(pipeline)
+
+    assert (result.state, result.num_copied, result.num_tokens) == ("done", 1, 0)
+    assert {path for path, _ in table_of(pipeline)} == {"1.parquet", "renamed.parquet"}
+    assert problems_of(pipeline) == []
