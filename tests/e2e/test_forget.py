@@ -252,7 +252,8 @@ def test_rows_that_left_the_table_are_erased_from_the_past(tmp_path):
 
 
 def test_forgetting_goes_on_while_someone_reads_an_old_snapshot(pipeline, tmp_path):
-    reader = Transaction(pipeline.lake, tmp_path / "reader", ["SELECT count(*) FROM reviews"])
+    statements = ["SELECT count(*) FROM reviews", "SELECT count(*) FROM _quarantine"]
+    reader = Transaction(pipeline.lake, tmp_path / "reader", statements)
 
     if pipeline.lake.catalog.startswith("postgres:"):
         with pytest.raises(LakeLocked, match="same command again"):
