@@ -61,6 +61,8 @@ def find_splits(
         except Exception as e:  # What a card may hold makes it raise errors of any kind.
             raise known(e) or _meaning(e, what, instead_of_script) from e
     files = {str(name): tuple(map(str, paths)) for name, paths in (builder.config.data_files or {}).items()}
+    if not files:
+        raise DatasetError(f"{what} has no data files that can be read.")
     return Splits(files, _names_files(read_card()))
 
 
