@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -78,20 +77,6 @@ def kept_fingerprint(kept: Sequence[KeptColumn]) -> str:
     return fingerprint(*(part for column in kept for part in (column.source, column.name, column.type)))[:8]
 
 
-def parse_kept(pipeline: Pipeline) -> list[tuple[str, str]]:
-    """(source column, name in the table) of the key and kept columns, keys first.
-
-    Blanks around a source column's name are part of it, as in a header `id, text`.
-    """
-    pairs = []
-    for declaration in (*pipeline.dataset.key, *pipeline.dataset.keep):
-        source, _, name = re.sub(r"\s+as\s+", "\0", declaration, flags=re.IGNORECASE).partition("\0")
-        pair = (source, (name or source).strip())
-        if pair not in pairs:
-            pairs.append(pair)
-    return pairs
-
-
 def settle_columns(
     pipeline: Pipeline,
     spec: VersionSpec,
@@ -107,7 +92,7 @@ def settle_columns(
         SchemaError: a column is missing or there twice, the files do not agree on its type, or the lake has none.
     """
     recorded = _recorded_columns(cursor, pipeline, spec, state) if cursor and state else None
-    pairs, num_keys = parse_kept(pipeline), len(pipeline.dataset.key)
+    pairs, num_keys = pipeline.dataset.kept, len(pipeline.dataset.key)
     known = recorded or {}
     if recorded is None or any(source not in recorded for source, _ in pairs):
         known = _shown_columns(dataset, pairs, num_keys) | known
@@ -159,7 +144,7 @@ def _way_out(dataset: sources.Dataset, name: str) -> str:
 
 
 def check_names(pipeline: Pipeline) -> None:
-    names = [name for _, name in parse_kept(pipeline)]
+    names = [name for _, name in pipeline.dataset.kept]
     for name in names:
         if not name:
             raise SchemaError('A column without a name needs one in the table: keep = [" as index"].')

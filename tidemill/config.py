@@ -121,6 +121,20 @@ class Dataset(Section):
     shard_bytes: ByteSize = Field(default=ByteSize(16 * 2**20), gt=0, le=LARGEST_BYTES)
     """Text in one shard, about. Slices that were cut are kept whatever this says later."""
 
+    @property
+    def kept(self) -> list[tuple[str, str]]:
+        """(source column, name in the table) of the key and kept columns, keys first.
+
+        Blanks around a source column's name are part of it, as in a header `id, text`.
+        """
+        pairs = []
+        for declaration in (*self.key, *self.keep):
+            source, _, name = re.sub(r"\s+as\s+", "\0", declaration, flags=re.IGNORECASE).partition("\0")
+            pair = (source, (name or source).strip())
+            if pair not in pairs:
+                pairs.append(pair)
+        return pairs
+
 
 class Tokenizer(Section):
     path: Address | None = None

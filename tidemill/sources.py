@@ -109,7 +109,7 @@ class Dataset:
 
     def _open(self, file: SourceFile) -> Reader:
         open_file = functools.partial(open_reader, self._format(file), open_source(file))
-        if partitions := partitions_of(file.url):
+        if partitions := _asked_partitions(self._spec, file.url):
             return PartitionedReader(open_file, self._columns, partitions)
         return open_file(self._columns)
 
@@ -254,10 +254,17 @@ def open_dataset(pipeline: Pipeline, version: VersionSpec) -> Dataset:
         )
     way = _way_of_reading(spec)
     files = tuple(
-        replace(file, content=file.content + identity_of(partitions_of(file.url)) + way) for file in listing.files
+        replace(file, content=file.content + identity_of(_asked_partitions(spec, file.url)) + way)
+        for file in listing.files
     )
     listing = replace(listing, revision=listing.revision + way, files=files)
     return Dataset(spec, version, listing, retries=pipeline.limits.retries)
+
+
+def _asked_partitions(spec: config.Dataset, url: str) -> dict[str, str | None]:
+    """The columns of a file's folders that are kept; nothing else makes another content of the same bytes."""
+    asked = {source for source, _ in spec.kept}
+    return {name: value for name, value in partitions_of(url).items() if name in asked}
 
 
 def _way_of_reading(spec: config.Dataset) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tidemill import versions
-from tidemill.columns import KeptColumn, kept_fingerprint, parse_kept, read_columns
+from tidemill.columns import KeptColumn, kept_fingerprint, read_columns
 from tidemill.config import Pipeline
 from tidemill.errors import FileChanged, FileUnreadable, LakeError, Stopped
 from tidemill.estimates import Rate, measured_rate
@@ -65,7 +65,7 @@ def make_version(
 ) -> Version:
     columns = tuple((column.name, column.type) for column in kept)
     found = tuple((name, kind) for name, kind in results)
-    key = parse_kept(pipeline)[: len(pipeline.dataset.key)]
+    key = pipeline.dataset.kept[: len(pipeline.dataset.key)]
     # A version whose columns are not rewritten yet may not begin with the key that is declared now.
     num_keys = len(key) if [(column.source, column.name) for column in kept[: len(key)]] == key else 0
     table = ResultTable(pipeline.name, spec.version, columns, found, num_keys)

@@ -445,3 +445,16 @@ def test_files_with_the_same_bytes_in_two_folders_keep_what_their_own_folders_sa
     assert found == [("2024-01-01", 10), ("2024-01-02", 10)]
     assert run(pipeline).num_shards == 0
     assert problems_of(pipeline) == []
+
+
+def test_folders_whose_columns_are_not_kept_change_nothing_of_what_a_file_is(tmp_path):
+    folder = tmp_path / "data" / "day=1"
+    write_parquet(folder / "a.parquet", reviews(0, 10))
+    pipeline = make_pipeline(tmp_path / "lake", f"{tmp_path}/data/**/*.parquet")
+    run(pipeline)
+    folder.rename(tmp_path / "data" / "day=2")
+
+    moved = run(pipeline)
+
+    assert (moved.num_shards, moved.num_copied) == (1, 1)
+    assert query(pipeline.lake, "SELECT count(*) FROM _target_files WHERE contains(content, ';')") == [(0,)]

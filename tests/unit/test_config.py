@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tidemill.columns import parse_kept
 from tidemill.config import Pipeline, known_keys, load_pipeline
 from tidemill.errors import ConfigError
 from tidemill.pipeline_file import SECTIONS, lake_to_read, read_file
@@ -81,7 +80,7 @@ def test_every_key_has_a_docstring_but_sections():
 def test_kept_columns_may_be_renamed_and_keys_come_first(tmp_path):
     path = write(tmp_path, f'name = "a"\n{MINIMAL}')
     pipeline = load_pipeline(path, ["dataset.key=['id']", "dataset.keep=['score as rating', 'id', 'has as inside']"])
-    assert parse_kept(pipeline) == [("id", "id"), ("score", "rating"), ("has", "inside")]
+    assert pipeline.dataset.kept == [("id", "id"), ("score", "rating"), ("has", "inside")]
 
 
 def _fields(model, prefix=""):

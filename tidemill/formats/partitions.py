@@ -1,8 +1,8 @@
 """Columns that a file's folders give, as in `day=2024-01-01/a.parquet`: of text, the same in all of the file's rows.
 
 A column that the file itself has wins over the one of its folder, as a file is
-nearer to its rows. What the folders say is part of what a slice is: the same
-bytes in two folders are two contents.
+nearer to its rows. Where it is kept, what the folders say is part of what a
+slice is: the same bytes in two folders are two contents.
 """
 
 from __future__ import annotations

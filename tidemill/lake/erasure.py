@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow as pa
 
-from tidemill.columns import parse_kept
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError
 from tidemill.lake.checksums import checksum_with, checksums_in
@@ -406,7 +405,7 @@ def _shown_table(cursor: Cursor, pipeline: str) -> ResultTable:
 
 
 def _keys(pipeline: Pipeline) -> list[str]:
-    return [name for _, name in parse_kept(pipeline)[: len(pipeline.dataset.key)]]
+    return [name for _, name in pipeline.dataset.kept[: len(pipeline.dataset.key)]]
 
 
 def _tables_with_keys(cursor: Cursor, pipeline: Pipeline) -> list[str]:
