@@ -45,6 +45,8 @@ from tidemill.versions import VersionSpec
 MAX_OPEN_READERS = 64
 MAX_LOOKED_AT = MAX_OPEN_READERS
 """How many files say which types the columns have."""
+MAX_KEPT_BYTES = 1 << 21
+"""How much of each open file is kept that was fetched from another machine."""
 SAMPLE_BYTES = 1 << 16
 UNREADABLE = "unreadable:"
 """How the content id of a file begins that could not be read when it was listed."""
@@ -56,6 +58,7 @@ class Dataset:
     def __init__(self, spec: config.Dataset, version: VersionSpec, listing: Listing, *, retries: int) -> None:
         self._spec, self._version, self.retries = spec, version, retries
         self._readers: OrderedDict[str, Reader] = OrderedDict()
+        self._sources: dict[str, ByteFile] = {}
         self._columns = self.columns((), {})
         self.revision, self.files = listing.revision, listing.files
         self._left_out = listing.left_out
@@ -103,12 +106,15 @@ class Dataset:
         if file.url not in self._readers:
             self._readers[file.url] = self._open(file)
             if len(self._readers) > MAX_OPEN_READERS:
-                self._readers.popitem(last=False)
+                url, _ = self._readers.popitem(last=False)
+                del self._sources[url]
         self._readers.move_to_end(file.url)
         return self._readers[file.url]
 
     def _open(self, file: SourceFile) -> Reader:
-        open_file = functools.partial(open_reader, self._format(file), open_source(file))
+        if file.url not in self._sources:
+            self._sources[file.url] = open_source(file)
+        open_file = functools.partial(open_reader, self._format(file), self._sources[file.url])
         if partitions := _asked_partitions(self._spec, file.url):
             return PartitionedReader(open_file, self._columns, partitions)
         return open_file(self._columns)
@@ -116,6 +122,7 @@ class Dataset:
     def forget(self, file: SourceFile) -> None:
         """Open the file anew next time: after an error its reader may be anywhere."""
         self._readers.pop(file.url, None)
+        self._sources.pop(file.url, None)
 
     def schema(self) -> pa.Schema:
         """The files' columns, those in use of the type that holds what every file shows: see `settle_schema`.
@@ -183,7 +190,23 @@ class ByteFile:
         raise NotImplementedError
 
 
-class HubFile(ByteFile):
+class RemoteFile(ByteFile):
+    """A file of another machine. What is asked first is kept, for it is asked again once the columns are settled."""
+
+    def __init__(self, file: SourceFile) -> None:
+        super().__init__(file)
+        self._kept: dict[tuple[int, int], bytes] = {}
+
+    def read(self, start: int, stop: int) -> bytes:
+        if (start, stop) in self._kept:
+            return self._kept[start, stop]
+        body = self._read(start, stop)
+        if sum(map(len, self._kept.values())) + len(body) <= MAX_KEPT_BYTES:
+            self._kept[start, stop] = body
+        return body
+
+
+class HubFile(RemoteFile):
     def _read(self, start: int, stop: int) -> bytes:
         return hub.read_range(self._file.url, start, stop)
 
@@ -210,7 +233,7 @@ class LocalFile(ByteFile):
             raise FileChanged(f"{self.path} was changed after it was listed. Run again to take it up as it is now.")
 
 
-class AddressedFile(ByteFile):
+class AddressedFile(RemoteFile):
     """A file behind any other fsspec address; one that was replaced since it was listed is not read."""
 
     def _read(self, start: int, stop: int) -> bytes:
