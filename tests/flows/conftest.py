@@ -89,7 +89,7 @@ class Deployed:
         self.names.add(pipeline.name)
         return deploy(self.client, [(pipeline, self.folder / f"{pipeline.name}.toml")], **options)
 
-    def start(self, kind: str, pipeline: Pipeline, *, due: datetime | None = None, **parameters: Any) -> UUID:
+    def start(self, kind: str, pipeline: Pipeline, /, *, due: datetime | None = None, **parameters: Any) -> UUID:
         deployment = self.client.read_deployment_by_name(f"tidemill-{kind}/{pipeline.name}")
         state: State[Any] = Scheduled(scheduled_time=due)
         return self.client.create_flow_run_from_deployment(deployment.id, parameters=parameters, state=state).id
