@@ -144,6 +144,7 @@ def _ask(seconds: float) -> Exception | None:
 def _told(error: Exception, url: str, way_out: str) -> str:
     import httpx
 
+    said = str(error).rstrip(".") or type(error).__name__
     if isinstance(error, httpx.HTTPStatusError):
         answered = f"{error.response.status_code} to {error.request.method} {error.request.url.path}"
         if error.response.status_code in (401, 403):
@@ -154,5 +155,5 @@ def _told(error: Exception, url: str, way_out: str) -> str:
             )
         return f"The Prefect server at {url} answers {answered}. {way_out}"
     if isinstance(error, httpx.HTTPError | httpx.InvalidURL):
-        return f"The Prefect server at {url} does not answer: {error or type(error).__name__}. {way_out}"
-    return f"What answers at {url} is no Prefect server ({error}). {way_out}"
+        return f"The Prefect server at {url} does not answer: {said}. {way_out}"
+    return f"What answers at {url} is no Prefect server ({said}). {way_out}"
