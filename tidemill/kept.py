@@ -18,11 +18,12 @@ from tidemill.shards import Shard
 from tidemill.workspace import Workspace
 
 
-def rewrite_kept(plan: Plan, workspace: Workspace, patiently: Callable[[Callable[[], Any]], Any]) -> None:
-    """Give done shards the key and kept columns that are asked for now; no prediction is computed.
+def rewrite_kept(plan: Plan, workspace: Workspace, patiently: Callable[[Callable[[], Any]], Any]) -> int:
+    """Give done shards the key and kept columns that are asked for now; returns how many got them.
 
-    A shard whose content is nowhere in the dataset any more is left for later:
-    it is about to be replaced or removed, or its file comes back.
+    No prediction is computed. A shard whose content is nowhere in the dataset
+    any more is left for later: it is about to be replaced or removed, or its
+    file comes back.
 
     Raises:
         RunFailed: other shards were committed meanwhile that have the old columns.
@@ -30,19 +31,21 @@ def rewrite_kept(plan: Plan, workspace: Workspace, patiently: Callable[[Callable
     lake, target = workspace.lake, workspace.target
     kept = [column.to_json() for column in plan.kept]
     if load_kept(lake.cursor(), target.pipeline, target.version) == kept:
-        for shard_id, rows in _read(plan, workspace, frozenset()):
-            if rows is not None:
-                patiently(functools.partial(renew_shard, lake, target, shard_id, rows))
-        return
-    staging = patiently(lambda: start_rewrite(lake, target))
+        staging, written = None, set[str]()
+        write: Callable[[str, pa.Table], None] = functools.partial(renew_shard, lake, target)
+    else:
+        staging = patiently(lambda: start_rewrite(lake, target))
+        written = rewritten_shards(lake.cursor(), staging)
+        write = functools.partial(rewrite_shard, lake, target, staging)
     unread = []
-    for shard_id, rows in _read(plan, workspace, rewritten_shards(lake.cursor(), staging)):
+    for shard_id, rows in _read(plan, workspace, written):
         if rows is None:
             unread.append(shard_id)
         else:
-            patiently(functools.partial(rewrite_shard, lake, target, shard_id, rows, staging))
-    if not patiently(lambda: finish_rewrite(lake, target, staging, kept, unread)):
+            patiently(functools.partial(write, shard_id, rows))
+    if staging and not patiently(functools.partial(finish_rewrite, lake, target, staging, kept, unread)):
         raise RunFailed("Other shards were committed while columns were rewritten. Run again to go on.")
+    return len(plan.rewrite) - len(unread)
 
 
 def _read(plan: Plan, workspace: Workspace, written: Container[str]) -> Iterator[tuple[str, pa.Table | None]]:

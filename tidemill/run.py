@@ -166,8 +166,7 @@ class Run:
         workspace.store.sweep()
         with self._recording.executing(self.executor_type(workspace, self.progress), workspace) as executor:
             if plan.rewrite:
-                rewrite_kept(plan, workspace, self._patiently)
-                self._recording.num_rewritten += len(plan.rewrite)
+                self._recording.num_rewritten += rewrite_kept(plan, workspace, self._patiently)
             self._copy_known(plan, workspace)
             complete = self._stream(plan, workspace, executor)
         if not self._recording.over_quarantine():

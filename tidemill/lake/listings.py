@@ -34,7 +34,7 @@ def _unlisted(table: str) -> str:
 LEFT_OVER = {
     "_shards": f"{_unlisted('_shards')} AND (pipeline, shard_id) NOT IN (SELECT (pipeline, shard_id) FROM _ledger)",
     "_files": _unlisted("_files"),
-    "_revisions": f"(pipeline, number) NOT IN ({_IN_DEMAND.replace('pipeline, number', '(pipeline, number)', 1)})",
+    "_revisions": f"(pipeline, number) NOT IN (SELECT (pipeline, number) FROM ({_IN_DEMAND}))",
 }
 """Table → which of its rows nobody needs: of revisions that no pipeline aims at and no ledger row names.
 

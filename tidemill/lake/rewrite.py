@@ -36,7 +36,7 @@ def rewritten_shards(cursor: Cursor, staging: str) -> set[str]:
     return {name for (name,) in cursor.execute(f"SELECT DISTINCT shard_id FROM {identifier(staging)}").fetchall()}
 
 
-def rewrite_shard(lake: Lake, target: Target, shard_id: str, rows: pa.Table, staging: str) -> None:
+def rewrite_shard(lake: Lake, target: Target, staging: str, shard_id: str, rows: pa.Table) -> None:
     """Put a done shard's predictions beside newly read key and kept columns, in the staging table."""
 
     def body(cursor: Cursor) -> None:
