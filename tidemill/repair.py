@@ -45,7 +45,8 @@ class Repair:
 def repair(pipeline: Pipeline, *, progress: Progress | None = None) -> Repair:
     """Take out what is damaged or wrong and compute it again, at the dataset revision that the tables are at.
 
-    Killed at any moment, the same call goes on.
+    Killed at any moment, the same call goes on; a shard that was copied from another, and had left the table by then,
+    is pending as a new one is, and a run computes it.
 
     Raises:
         LakeError: there is no such lake or pipeline, or what is damaged is in no other place.
