@@ -15,7 +15,7 @@ from tidemill.lake import Lake, ResultTable, ensure_system_tables
 from tidemill.lake.adoption import Adoption, Target, adopt, request_ids
 from tidemill.lake.commit import Computed, commit_shards
 from tidemill.lake.connection import CATALOG
-from tidemill.lake.tables import existing_columns
+from tidemill.lake.tables import SYSTEM_VIEWS, existing_columns
 from tidemill.shards import Shard, Slice, SourceFile
 
 PIPELINE, VERSION = "values", "0a1b2c3d"
@@ -79,10 +79,23 @@ def kept_rows(spec: config.Lake, names: Sequence[str]) -> pa.Table:
         )
 
 
+def take_listings_back_to_layout_3(cursor: Any) -> None:
+    """Each revision with all its files and shards, as they were before layout 4."""
+    for table in ("_files", "_shards"):
+        cursor.execute(f"CREATE TABLE {table}__old AS SELECT * EXCLUDE (since) FROM _revision{table}")
+    for view in SYSTEM_VIEWS:
+        cursor.execute(f"DROP VIEW {view}")
+    for table in ("_files", "_shards"):
+        cursor.execute(f"DROP TABLE {table}")
+        cursor.execute(f"ALTER TABLE {table}__old RENAME TO {table}")
+    cursor.execute("DROP TABLE _revisions")
+
+
 def take_back_to_layout_2(spec: config.Lake) -> None:
     """The system tables as the release before layout 3 made them."""
 
     def body(cursor: Any) -> None:
+        take_listings_back_to_layout_3(cursor)
         cursor.execute("DROP TABLE _data_files")
         for column in ("checksum", "checksum_by"):
             cursor.execute(f"ALTER TABLE _ledger DROP COLUMN {column}")

@@ -45,7 +45,8 @@ def _keywords(conninfo: str) -> str:
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
     try:
-        return make_conninfo("", **conninfo_to_dict(conninfo))
+        given = conninfo_to_dict(conninfo)
     except ProgrammingError:
         # PostgreSQL's message repeats what it stumbled over, which may be a part of a password.
         raise ValueError(f"has neither name=value pairs nor an address. {WAYS}") from None
+    return make_conninfo("", **given) if "://" in conninfo.partition("=")[0] else conninfo

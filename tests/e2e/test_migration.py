@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from tests.commands import tidemill
+from tests.lakes import take_listings_back_to_layout_3
 from tests.pipelines import make_pipeline, problems_of, query, reviews, run, table_of, write_parquet
 from tidemill.config import Pipeline
 from tidemill.errors import LakeError
 from tidemill.lake import Lake
 from tidemill.lake.connection import LAYOUT_VERSION
-from tidemill.lake.migration import STEPS, migrate, to_layout_2, to_layout_3
+from tidemill.lake.migration import STEPS, migrate, to_layout_2, to_layout_4
 from tidemill.lake.tables import SYSTEM_TABLES, SYSTEM_VIEWS, existing_columns
 from tidemill.plan import make_plan
 from tidemill.status import pipeline_status
@@ -39,21 +40,9 @@ LAYOUT_1 = {
 """The tables that later layouts changed, as the first release made them; those that are missing are new."""
 
 
-def take_listings_back_to_layout_2(cursor: Any) -> None:
-    """Each revision with all its files and shards, as layout 2 had them."""
-    for table in ("_files", "_shards"):
-        cursor.execute(f"CREATE TABLE {table}__old AS SELECT * EXCLUDE (since) FROM _revision{table}")
-    for view in SYSTEM_VIEWS:
-        cursor.execute(f"DROP VIEW {view}")
-    for table in ("_files", "_shards"):
-        cursor.execute(f"DROP TABLE {table}")
-        cursor.execute(f"ALTER TABLE {table}__old RENAME TO {table}")
-    cursor.execute("DROP TABLE _revisions")
-
-
 def take_back_to_layout_1(pipeline: Pipeline) -> None:
     def body(cursor: Any) -> None:
-        take_listings_back_to_layout_2(cursor)
+        take_listings_back_to_layout_3(cursor)
         for table, columns in LAYOUT_1.items():
             cursor.execute(f"CREATE TABLE {table}__old ({columns})")
             names = ", ".join(name for name, _ in existing_columns(cursor, f"{table}__old"))
@@ -126,9 +115,9 @@ def test_listings_of_every_revision_survive_the_step_that_writes_each_file_once(
     run(pipeline, yes=True)
     before, table = listings_of(pipeline), table_of(pipeline)
     with Lake(pipeline.lake) as lake:
-        lake.write(take_listings_back_to_layout_2, message="as layout 2 was")
+        lake.write(take_listings_back_to_layout_3, message="as layout 3 was")
         old = listings_of(pipeline, "_files", "_shards")
-        lake.write(to_layout_3, message="migrate")
+        lake.write(to_layout_4, message="migrate")
 
     assert before == listings_of(pipeline) == old
     assert len({revision for revision, *_ in before}) == 3
