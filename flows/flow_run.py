@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from logging import Logger, LoggerAdapter
@@ -21,10 +21,12 @@ from prefect.states import AwaitingRetry, Cancelled, Failed
 from pydantic import ValidationError
 
 from flows.artifacts import Artifacts
+from flows.failures import record_failure
 from flows.names import pipeline_resource
 from flows.progress import Logged, Shown
 from flows.stopping import stopping_gently
 from flows.webhooks import with_webhook
+from tidemill import config
 from tidemill.alerts import Kind, alert, last_fresh, recovery, staleness
 from tidemill.config import Pipeline, load_pipeline
 from tidemill.errors import ConfigError, RunFailed, Stopped, TidemillError
@@ -117,7 +119,13 @@ def carry_out(
     flow_run = context.flow_run
     if worker := os.environ.get("PREFECT__WORKER_NAME"):
         os.environ.setdefault("TIDEMILL_WORKER", worker)
-    here = HERE.get() or Here(read_pipeline(given, overrides or []), Logged(logger))
+    here = HERE.get()
+    if here is None:
+        try:
+            here = Here(read_pipeline(given, overrides or []), Logged(logger))
+        except ConfigError as e:
+            _record_unread(given, kind, flow_run, e, logger)
+            raise
     pipeline = here.pipeline
 
     def lose_server(error: httpx.HTTPError) -> None:
@@ -128,6 +136,7 @@ def carry_out(
     artifacts = Artifacts(client, flow_run.id, pipeline, kind, lose_server)
     around = Surroundings(pipeline, Shown(here.progress, artifacts), flow_run)
     teller = Teller(pipeline, client, flow_run, logger) if around.deployed else None
+    run = None
     try:
         run = make(around)
         artifacts.name(f"{pipeline.name}-{run.run_id}")
@@ -139,6 +148,9 @@ def carry_out(
             if afterwards is not None:
                 afterwards(around)
     except Exception as e:
+        if around.deployed:
+            run_id, why = run.run_id if run else None, around.why(kind)
+            record_failure(pipeline.lake, pipeline.name, kind, flow_run, e, logger, run_id=run_id, why=why)
         if teller:
             teller.failed(message_of(e))
         if not isinstance(e, TidemillError):
@@ -156,6 +168,19 @@ def read_pipeline(given: dict[str, Any] | str, overrides: list[str]) -> Pipeline
         return Pipeline.model_validate(given)
     except ValidationError as e:
         raise ConfigError(f"The parameter pipeline is not a pipeline: {e}") from None
+
+
+def _record_unread(
+    given: dict[str, Any] | str,
+    kind: str,
+    flow_run: FlowRun,
+    error: ConfigError,
+    logger: Logger | LoggerAdapter[Any],
+) -> None:
+    """Record that a flow run's parameter is no pipeline, if it still says which lake and which name."""
+    if isinstance(given, dict) and isinstance(name := given.get("name"), str):
+        with suppress(ValidationError):
+            record_failure(config.Lake.model_validate(given.get("lake", {})), name, kind, flow_run, error, logger)
 
 
 def stopped_at_cost(result: RunResult) -> str | None:

@@ -9,6 +9,7 @@ from prefect import flow, get_run_logger
 from prefect.context import FlowRunContext
 
 from flows.artifacts import Artifacts
+from flows.failures import record_failure
 from flows.flow_run import read_pipeline
 from tidemill.lake.housekeeping import collect_garbage
 
@@ -25,7 +26,11 @@ def collect(pipeline: dict[str, Any] | str, overrides: list[str] | None = None, 
         logger.warning("The Prefect server does not take artifacts: %s", error)
 
     artifacts = Artifacts(context.client, context.flow_run.id, loaded, "gc", refused)  # type: ignore[arg-type]
-    facts = collect_garbage(loaded, dry_run=dry_run)
+    try:
+        facts = collect_garbage(loaded, dry_run=dry_run)
+    except Exception as e:
+        record_failure(loaded.lake, loaded.name, "gc", context.flow_run, e, logger)
+        raise
     artifacts.facts(facts)
     for note in facts["notes"]:
         logger.info(note)

@@ -182,6 +182,26 @@ def test_a_changed_option_is_computed_beside_the_promoted_version(deployed: Depl
     assert promoted == query(changed.lake, "SELECT arg_min(version, committed_at) FROM _ledger")[0][0]
 
 
+def test_a_flow_run_that_fails_before_anything_is_computed_is_in_the_history_with_its_reason(
+    deployed: Deployed, tmp_path
+):
+    pipeline = small(tmp_path, "failing")
+    run(pipeline)
+    deployed.deploy(pipeline)
+    facts = pipeline.model_dump(mode="json")
+    wrong = {
+        "moddel": facts | {"moddel": {}},
+        "elsewhere.parquet": facts | {"dataset": facts["dataset"] | {"path": str(tmp_path / "elsewhere.parquet")}},
+    }
+    for reason, given in wrong.items():
+        flow_run_id = deployed.start("run", pipeline, pipeline=given)
+        assert deployed.wait(flow_run_id).state_name == "Failed"
+        [(state, message)] = query(
+            pipeline.lake, f"SELECT state, message FROM _runs WHERE flow_run_id = '{flow_run_id}'"
+        )
+        assert (state, reason in message) == ("failed", True), message
+
+
 def test_failures_recoveries_and_a_table_that_nobody_refreshes_are_told(deployed: Deployed, tmp_path):
     with webhook() as (url, posted):
         pipeline = small(tmp_path, "alarmed", alerts={"webhook": url, "max_age": "10 s"})
