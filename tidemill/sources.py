@@ -46,7 +46,7 @@ MAX_OPEN_READERS = 64
 MAX_LOOKED_AT = MAX_OPEN_READERS
 """How many files say which types the columns have."""
 MAX_KEPT_BYTES = 1 << 21
-"""How much of each open file is kept that was fetched from another machine."""
+"""How much of each open file is kept that was fetched from the Hub."""
 SAMPLE_BYTES = 1 << 16
 UNREADABLE = "unreadable:"
 """How the content id of a file begins that could not be read when it was listed."""
@@ -190,8 +190,8 @@ class ByteFile:
         raise NotImplementedError
 
 
-class RemoteFile(ByteFile):
-    """A file of another machine. What is asked first is kept, for it is asked again once the columns are settled."""
+class HubFile(ByteFile):
+    """A file at a commit. What is asked first is kept, for it is asked again once the columns are settled."""
 
     def __init__(self, file: SourceFile) -> None:
         super().__init__(file)
@@ -205,8 +205,6 @@ class RemoteFile(ByteFile):
             self._kept[start, stop] = body
         return body
 
-
-class HubFile(RemoteFile):
     def _read(self, start: int, stop: int) -> bytes:
         return hub.read_range(self._file.url, start, stop)
 
@@ -233,7 +231,7 @@ class LocalFile(ByteFile):
             raise FileChanged(f"{self.path} was changed after it was listed. Run again to take it up as it is now.")
 
 
-class AddressedFile(RemoteFile):
+class AddressedFile(ByteFile):
     """A file behind any other fsspec address; one that was replaced since it was listed is not read."""
 
     def _read(self, start: int, stop: int) -> bytes:

@@ -33,12 +33,12 @@ def told(
     )
 
 
-def assert_one_message(done: subprocess.CompletedProcess[str], *said: str) -> None:
+def assert_one_message(done: subprocess.CompletedProcess[str], *said: str, exit_code: int = 1) -> None:
     [line] = [line for line in done.stderr.splitlines() if line.startswith("tidemill: ")]
     assert "Traceback" not in done.stderr
     for part in said:
         assert part in line
-    assert done.returncode == 1
+    assert done.returncode == exit_code
 
 
 @pytest.fixture
@@ -57,9 +57,10 @@ def test_a_source_that_may_not_be_read_is_named_with_the_option(folder):
     write_parquet(folder / "data" / "a.parquet", reviews(0, 8))
     toml = write_toml(folder, "data/*")
     (folder / "data" / "a.parquet").chmod(0)
-    assert_one_message(told(["plan", toml], folder=folder), "a.parquet cannot be used: Permission denied", "right")
+    told_of_file = told(["plan", toml], folder=folder)
+    assert_one_message(told_of_file, "a.parquet may not be read: permission denied", exit_code=2)
     (folder / "data").chmod(0)
-    assert_one_message(told(["plan", toml], folder=folder), "data", "Permission denied", "dataset.path")
+    assert_one_message(told(["plan", toml], folder=folder), "data", "Permission denied", "dataset.path", exit_code=2)
     (folder / "data").chmod(0o755)
 
 
