@@ -16,7 +16,7 @@ from tidemill.errors import LakeLocked
 from tidemill.lake import Lake, ensure_system_tables
 from tidemill.lake.adoption import Adoption, Target, adopt
 from tidemill.lake.commit import Computed, commit_shards
-from tidemill.lake.connection import open_lock
+from tidemill.lake.locks import open_lock
 from tidemill.lake.tables import ResultTable
 from tidemill.shards import Shard, Slice, SourceFile
 

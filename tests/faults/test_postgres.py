@@ -17,8 +17,9 @@ from tidemill import config
 from tidemill.config import Pipeline
 from tidemill.errors import LakeError, LakeUnavailable
 from tidemill.lake import Lake, ensure_system_tables, postgres
+from tidemill.lake.catalog import catalog_exists
 from tidemill.lake.claims import open_claims
-from tidemill.lake.connection import Cursor, catalog_exists
+from tidemill.lake.connection import Cursor
 from tidemill.progress import Quiet
 
 NUM_FILES, ROWS = 5, 8

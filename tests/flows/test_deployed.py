@@ -20,7 +20,7 @@ from tests.pipelines import assert_same_tables, make_pipeline, problems_of, quer
 from tests.webhooks import webhook
 from tidemill.config import Pipeline
 from tidemill.lake import catalog_exists
-from tidemill.lake.connection import open_lock
+from tidemill.lake.locks import open_lock
 
 NUM_FILES, NUM_ROWS = 3, 25
 

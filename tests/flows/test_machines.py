@@ -27,7 +27,7 @@ from tests.s3 import Bucket, S3Server, free_ports, is_up
 from tidemill.backfill import Selection, plan_backfill, request_backfill
 from tidemill.config import Pipeline
 from tidemill.lake import Lake
-from tidemill.lake.connection import open_lock
+from tidemill.lake.locks import open_lock
 
 NUM_ROWS = 55
 """In a shard: more than a lake keeps in its catalog."""

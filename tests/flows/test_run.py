@@ -28,7 +28,7 @@ from tests.processes import PATIENCE_SECONDS
 from tidemill.config import Lake, Pipeline
 from tidemill.errors import ConfigError, DatasetError
 from tidemill.hub import RANGE_RETRIES
-from tidemill.lake.connection import open_lock
+from tidemill.lake.locks import open_lock
 from tidemill.progress import Quiet
 
 NUM_FILES, NUM_ROWS = 4, 25

@@ -14,7 +14,8 @@ from psycopg.conninfo import conninfo_to_dict
 from tidemill import config
 from tidemill.catalogs import settled, with_options
 from tidemill.errors import ConfigError, InputError, LakeError, LakeLocked
-from tidemill.lake import Lake, catalog_exists, connection, ensure_system_tables
+from tidemill.lake import Lake, catalog_exists, ensure_system_tables
+from tidemill.lake import catalog as lake_catalog
 from tidemill.lake.claims import open_claims
 from tidemill.lake.data import DataFolder
 from tidemill.lake.housekeeping import impatient
@@ -134,7 +135,7 @@ def spec(request: pytest.FixtureRequest, tmp_path: Path) -> config.Lake:
     spec = config.Lake(catalog=catalog, data=f"{tmp_path}/lake")
     with Lake(spec) as lake:
         ensure_system_tables(lake)
-    connection._DATA_PATHS.clear()  # As in another process.
+    lake_catalog._DATA_PATHS.clear()  # As in another process.
     return spec
 
 
@@ -210,7 +211,7 @@ def test_a_catalog_that_cannot_be_opened_is_not_taken_for_none(tmp_path, damage,
     spec = config.Lake(catalog=f"sqlite:{folder}/lake.sqlite", data=f"{tmp_path}/lake")
     with Lake(spec) as lake:
         ensure_system_tables(lake)
-    connection._DATA_PATHS.clear()
+    lake_catalog._DATA_PATHS.clear()
     damage(folder / "lake.sqlite")
 
     for ask in (catalog_exists, lambda spec: Lake(spec, read_only=True)):
@@ -219,7 +220,7 @@ def test_a_catalog_that_cannot_be_opened_is_not_taken_for_none(tmp_path, damage,
 
 
 def test_a_catalog_that_another_program_keeps_for_itself_is_waited_for_and_then_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(connection, "BUSY_SECONDS", 0)
+    monkeypatch.setattr(lake_catalog, "BUSY_SECONDS", 0)
     file = tmp_path / "lake.sqlite"
     with sqlite3.connect(file) as holder:
         holder.execute("CREATE TABLE t (a)")

@@ -14,7 +14,7 @@ from tests.processes import Process, wait_until
 from tidemill import config, waiting
 from tidemill.errors import PlaceUnusable
 from tidemill.lake.claims import open_claims
-from tidemill.lake.connection import held_by, open_lock
+from tidemill.lake.locks import held_by, open_lock
 from tidemill.shards import fingerprint
 from tidemill.station import StageRun
 

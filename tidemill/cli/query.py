@@ -15,7 +15,8 @@ import _duckdb as duckdb  # As tidemill.lake.connection does.
 from tidemill import pipeline_file
 from tidemill.cli.terminal import printable
 from tidemill.errors import ConfigError, InputError
-from tidemill.lake.connection import Lake, LakeSpec
+from tidemill.lake.catalog import LakeSpec
+from tidemill.lake.connection import Lake
 from tidemill.lake.reading import check_definitions, readable
 from tidemill.places import default_data
 

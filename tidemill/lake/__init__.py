@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tidemill.lake.connection import Cursor, Lake, catalog_exists
+    from tidemill.lake.catalog import catalog_exists
+    from tidemill.lake.connection import Cursor, Lake
     from tidemill.lake.ledger import DoneShard, PipelineState
     from tidemill.lake.tables import ResultTable, ensure_system_tables
 
@@ -21,7 +22,7 @@ _MODULES = {
     "Lake": "connection",
     "PipelineState": "ledger",
     "ResultTable": "tables",
-    "catalog_exists": "connection",
+    "catalog_exists": "catalog",
     "ensure_system_tables": "tables",
 }
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tidemill.errors import ConfigError
-from tidemill.lake.connection import LakeSpec, held_by, sqlite_file
+from tidemill.lake.catalog import LakeSpec, sqlite_file
+from tidemill.lake.locks import held_by
 from tidemill.lake.postgres import Session, held_lock, is_lost, meaning
 from tidemill.places import make_folder
 from tidemill.shards import fingerprint

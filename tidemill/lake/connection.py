@@ -7,27 +7,31 @@ lets two transactions that replace one shard both commit. Readers take no lock.
 from __future__ import annotations
 
 import importlib.util
-import sqlite3
-import stat
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import _duckdb as duckdb  # The package around it opens a database of its own when it is imported: see decision 25.
 
-from tidemill.errors import ConfigError, LakeError, LakeLocked, PlaceUnusable
+from tidemill.errors import ConfigError, LakeError, PlaceUnusable
 from tidemill.lake import postgres
-from tidemill.lake.marks import marks_in
-from tidemill.masking import shown_catalog, split_conninfo
-from tidemill.places import is_s3, make_folder, usable
-from tidemill.waiting import waiting_for
+from tidemill.lake.catalog import (
+    BUSY_SECONDS,
+    LakeSpec,
+    address_and_passwords,
+    catalog_exists,
+    data_path,
+    recorded_data_path,
+    remember_data_path,
+    shown,
+    sqlite_file,
+)
+from tidemill.lake.locks import open_lock
+from tidemill.places import is_s3, make_folder
 
 LAYOUT_VERSION = 4
 NUM_COMMIT_ATTEMPTS = 10
-BUSY_SECONDS = 30
-"""How long another program may keep a SQLite catalog for itself."""
 SETTINGS = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
@@ -36,7 +40,6 @@ SETTINGS = {
 }
 CATALOG = "__ducklake_metadata_lake"
 """Under which name DuckDB shows a lake's catalog: DuckLake's own tables."""
-ADVISORY_LOCK_KEY = 0x7469_6465_6D69_6C6C  # "tidemill"
 
 SYSTEM_REFUSES = (
     "no space left",
@@ -54,19 +57,6 @@ SYSTEM_REFUSES = (
 
 Cursor = duckdb.DuckDBPyConnection
 T = TypeVar("T")
-
-
-class LakeSpec(Protocol):
-    """What it takes to open a lake: the section `lake` of a pipeline file has it."""
-
-    @property
-    def catalog(self) -> str: ...
-    @property
-    def data(self) -> str: ...
-    @property
-    def names_data(self) -> bool: ...
-    @property
-    def lock_timeout_seconds(self) -> float: ...
 
 
 class Lake:
@@ -89,7 +79,7 @@ class Lake:
         self._lock = open_lock(spec)
         recorded = recorded_data_path(spec)
         if read_only and recorded is None:
-            raise LakeError(f"There is no lake at {_shown(spec)} yet. `tidemill run` makes it.")
+            raise LakeError(f"There is no lake at {shown(spec)} yet. `tidemill run` makes it.")
         # A lake's own catalog may name data on S3 where its reader names none, and may be moved there.
         places = [place for place in (recorded, data_path(spec)) if place]
         self._data = next(filter(is_s3, places), places[0])
@@ -183,10 +173,10 @@ class Lake:
             yield
         except duckdb.Error as e:
             if self.spec.catalog.startswith("postgres:") and postgres.is_lost(e):
-                raise postgres.meaning(e, _shown(self.spec)) from e
+                raise postgres.meaning(e, shown(self.spec)) from e
             if line := _what_the_system_refused(e):
                 raise PlaceUnusable(
-                    f"The lake at {_shown(self.spec)}, with its data in {self._data}, cannot be used: {line}. "
+                    f"The lake at {shown(self.spec)}, with its data in {self._data}, cannot be used: {line}. "
                     "Free space or give this user the right to it, or set lake.catalog and lake.data to another place."
                 ) from e
             raise
@@ -226,9 +216,9 @@ class Lake:
             with self.reached():
                 self._connection.execute(f"ATTACH 'ducklake:{target}' AS lake{given}")
         except duckdb.Error as e:
-            raise LakeError(f"The lake at {_shown(spec)} cannot be opened: {e}. Check lake.catalog.") from e
-        if create and spec.catalog.startswith("sqlite:") and (file := _identity(spec)):
-            _DATA_PATHS[file] = data_path(spec)
+            raise LakeError(f"The lake at {shown(spec)} cannot be opened: {e}. Check lake.catalog.") from e
+        if create:
+            remember_data_path(spec)
 
     def _moved_data(self, spec: LakeSpec) -> str | None:
         """Where the data lies now, if the whole lake was moved; refuses a second place for one lake's data."""
@@ -238,7 +228,7 @@ class Lake:
         if not _reachable(recorded) and _reachable(asked):
             return asked
         raise LakeError(
-            f"The lake at {_shown(spec)} keeps its data in {recorded}, but lake.data is {asked}. "
+            f"The lake at {shown(spec)} keeps its data in {recorded}, but lake.data is {asked}. "
             f'Set lake.data = "{recorded.rstrip("/")}", or lake.catalog to another lake.'
         )
 
@@ -254,234 +244,11 @@ class Lake:
 def layout_message(spec: LakeSpec, layout: int) -> str:
     """What to do about a lake of another layout than this Tidemill's."""
     way_out = (
-        f"Back it up, then run `tidemill migrate '{_shown(spec)}'`."
+        f"Back it up, then run `tidemill migrate '{shown(spec)}'`."
         if layout < LAYOUT_VERSION
         else "Use a Tidemill as new as the one that wrote it, or another lake.catalog."
     )
-    return f"The lake at {_shown(spec)} has layout {layout}; this Tidemill uses layout {LAYOUT_VERSION}. {way_out}"
-
-
-class FileLock:
-    """The lock of a lake with a SQLite catalog: a file beside it, freed by the system if its holder dies."""
-
-    def __init__(self, path: Path, timeout_seconds: float) -> None:
-        self._path, self._timeout_seconds = path, timeout_seconds
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        import filelock
-
-        make_folder(self._path.parent, "lake.catalog")
-        lock = filelock.FileLock(self._path, timeout=self._timeout_seconds, poll_interval=0.005)
-        with usable(self._path, "lake.catalog"):
-            self._acquire(lock)
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _acquire(self, lock: Any) -> None:
-        import filelock
-
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            try:
-                with waiting_for(lambda: _wait_message(self._told(), self._timeout_seconds)):
-                    lock.acquire()
-            except filelock.Timeout as e:
-                raise LakeLocked(_locked_message(self._told(), self._timeout_seconds)) from e
-
-    def _told(self) -> str:
-        return f"{self._path}{held_by(self._path)}"
-
-    def close(self) -> None:
-        pass
-
-
-class AdvisoryLock:
-    """The lock of a lake with a PostgreSQL catalog: session-level, on a connection of its own."""
-
-    def __init__(self, conninfo: str, shown: str, timeout_seconds: float) -> None:
-        self._session, self._shown, self._timeout_seconds = postgres.Session(conninfo, shown), shown, timeout_seconds
-        self._thread_lock = threading.Lock()
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the lock. If its session is lost meanwhile, another writer may enter.
-
-        Of two that overlap so, the one that commits last fails and is made anew: see `_connect`.
-        """
-        import psycopg
-
-        if not self._thread_lock.acquire(timeout=self._timeout_seconds):
-            raise LakeLocked(_locked_message(self._shown, self._timeout_seconds))
-        try:
-            connection = self._locked()
-            try:
-                yield
-            finally:
-                try:
-                    connection.execute("SELECT pg_advisory_unlock(%s)", [ADVISORY_LOCK_KEY])
-                except psycopg.Error:  # The lock went with the session, and what was committed under it stays.
-                    self._session.lose()
-        finally:
-            self._thread_lock.release()
-
-    def _locked(self) -> Any:
-        """The connection that holds the lock; one that turns out to be lost is begun anew once."""
-        import psycopg
-
-        while True:
-            connection, is_new = self._session.connected()
-            try:
-                self._take(connection)
-                return connection
-            except psycopg.errors.LockNotAvailable as e:
-                raise LakeLocked(_locked_message(self._shown, self._timeout_seconds)) from e
-            except psycopg.Error as e:
-                self._session.lose()
-                if is_new or not postgres.is_lost(e):
-                    raise postgres.meaning(e, self._shown) from e
-
-    def _take(self, connection: Any) -> None:
-        if connection.execute("SELECT pg_try_advisory_lock(%s)", [ADVISORY_LOCK_KEY]).fetchone()[0]:
-            return
-        held = postgres.held_lock(connection, ADVISORY_LOCK_KEY)
-        connection.execute(f"SET lock_timeout = {int(self._timeout_seconds * 1000)}")
-        with waiting_for(_wait_message(self._shown + held, self._timeout_seconds)):
-            connection.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK_KEY])
-
-    def close(self) -> None:
-        self._session.lose()
-
-
-def open_lock(spec: LakeSpec) -> FileLock | AdvisoryLock:
-    kind, _, where = spec.catalog.partition(":")
-    if kind == "sqlite":
-        return FileLock(Path(sqlite_file(spec) + ".lock"), spec.lock_timeout_seconds)
-    if kind == "postgres":
-        return AdvisoryLock(where, _shown(spec), spec.lock_timeout_seconds)
-    raise LakeError(f"lake.catalog = {_shown(spec)!r}: give sqlite:FILE or postgres:host=... dbname=...")
-
-
-def sqlite_file(spec: LakeSpec) -> str:
-    return str(Path(spec.catalog.partition(":")[2]).absolute())
-
-
-def data_path(spec: LakeSpec) -> str:
-    return spec.data if "://" in spec.data else str(Path(spec.data).absolute())
-
-
-def catalog_exists(spec: LakeSpec) -> bool:
-    return recorded_data_path(spec) is not None
-
-
-RESTORE = "Put it back from a backup if it was damaged, or check lake.catalog and who may read it."
-
-_DATA_PATHS: dict[tuple[str, int], str] = {}
-"""What catalogs that this process has opened say. Python's SQLite must not open one that DuckDB's has open here: it
-would drop, when it closes the file, the locks that the system keeps by process and file."""
-
-
-def _identity(spec: LakeSpec) -> tuple[str, int] | None:
-    """A SQLite catalog's path and inode; None where there is no such file.
-
-    Raises:
-        LakeError: something else is there, or it may not be looked at.
-    """
-    file = Path(sqlite_file(spec))
-    try:
-        found = file.stat()
-    except FileNotFoundError:
-        return None
-    except OSError as e:
-        raise _cannot_open(spec, e.strerror or str(e)) from e
-    if not stat.S_ISREG(found.st_mode):
-        raise _cannot_open(spec, "it is a directory" if file.is_dir() else "it is no file")
-    return str(file), found.st_ino
-
-
-def recorded_data_path(spec: LakeSpec) -> str | None:
-    """The data path that the catalog holds; None where no lake was made yet.
-
-    Raises:
-        LakeError: the catalog is there and cannot be read, or has lost the lake whose data lies in `lake.data`.
-        LakeLocked: another program kept the catalog for itself.
-    """
-    found = _read_data_path(spec)
-    if found is None:
-        _refuse_emptied(spec)
-    return found
-
-
-def _refuse_emptied(spec: LakeSpec) -> None:
-    """Of a catalog that holds no lake, find out whether it did.
-
-    Several lakes may keep their data in one folder, so the catalog of a new one
-    has to be told from one that was emptied: a file by being there, a database
-    by its name.
-    """
-    if spec.catalog.startswith("sqlite:") and _identity(spec) is None:
-        return
-    marks = marks_in(data_path(spec))
-    own = set(marks) if spec.catalog.startswith("sqlite:") else _own_marks(spec, marks)
-    if own:
-        raise LakeError(
-            f"The catalog {_shown(spec)} is there but holds no lake, and {data_path(spec)} holds the data of one "
-            f"({min(own)}). If the catalog was emptied or replaced, put it back from a backup. For a new lake, set "
-            "lake.data to another folder, or move what lies in this one."
-        )
-
-
-def _own_marks(spec: LakeSpec, marks: Mapping[str, str | None]) -> set[str]:
-    identity = catalog_identity(spec) if marks else ""
-    return {name for name, catalog in marks.items() if catalog in (None, identity)}
-
-
-def catalog_identity(spec: LakeSpec) -> str:
-    """What names a catalog however it is reached: a file's path, or a database's name."""
-    if spec.catalog.startswith("sqlite:"):
-        return f"sqlite:{sqlite_file(spec)}"
-    import psycopg
-
-    with psycopg.connect(spec.catalog.partition(":")[2]) as session:
-        return f"postgres:{session.info.dbname}"
-
-
-def _read_data_path(spec: LakeSpec) -> str | None:
-    query = "SELECT value FROM ducklake_metadata WHERE key = 'data_path'"
-    if spec.catalog.startswith("sqlite:"):
-        file = _identity(spec)
-        if file is None or file in _DATA_PATHS:
-            return _DATA_PATHS[file] if file else None
-        try:
-            with closing(sqlite3.connect(sqlite_file(spec), timeout=BUSY_SECONDS)) as connection:
-                found = connection.execute(query).fetchone()
-        except sqlite3.DatabaseError as e:
-            if "no such table" in str(e):
-                return None
-            if "locked" in str(e):
-                raise LakeLocked(f"Another program kept {_shown(spec)} for itself: {e}. Wait for it to end.") from e
-            raise _cannot_open(spec, str(e)) from e
-        if found:
-            _DATA_PATHS[file] = found[0]
-        return found[0] if found else None
-    import psycopg
-
-    _postgres(spec)
-    try:
-        with postgres.connect(spec.catalog.partition(":")[2]) as session:
-            row = session.execute(query).fetchone()
-    except psycopg.errors.UndefinedTable:
-        return None
-    except psycopg.Error as e:
-        raise postgres.meaning(e, _shown(spec)) from e
-    return str(row[0]) if row else None
-
-
-def _cannot_open(spec: LakeSpec, why: str) -> LakeError:
-    return LakeError(f"The lake's catalog {_shown(spec)} is there and cannot be opened: {why}. {RESTORE}")
+    return f"The lake at {shown(spec)} has layout {layout}; this Tidemill uses layout {LAYOUT_VERSION}. {way_out}"
 
 
 def _connect(spec: LakeSpec, data: str) -> Cursor:
@@ -495,7 +262,7 @@ def _connect(spec: LakeSpec, data: str) -> Cursor:
     It has one thread until the lake is open: what DuckLake asks its catalog
     is so small that to share it among threads takes longer.
     """
-    secret = {} if spec.catalog.startswith("sqlite:") else _postgres(spec)[1]
+    secret = {} if spec.catalog.startswith("sqlite:") else address_and_passwords(spec)[1]
     kind = "sqlite_scanner" if spec.catalog.startswith("sqlite:") else "postgres_scanner"
     files = [extension_file(name) for name in ("ducklake", kind, *(["httpfs"] if is_s3(data) else []))]
     connection = duckdb.connect(config={**SETTINGS, "allow_unsigned_extensions": "true", "threads": "1"})
@@ -563,44 +330,10 @@ def _reachable(path: str) -> bool:
 
 
 def _absolute_catalog(spec: LakeSpec) -> str:
-    return f"sqlite:{sqlite_file(spec)}" if spec.catalog.startswith("sqlite:") else f"postgres:{_postgres(spec)[0]}"
-
-
-def _postgres(spec: LakeSpec) -> tuple[str, dict[str, str]]:
-    """How to connect to the catalog's PostgreSQL: what may be shown, and the passwords.
-
-    Raises:
-        LakeError: it says no such thing.
-    """
-    try:
-        return split_conninfo(spec.catalog.partition(":")[2])
-    except ValueError as e:
-        raise LakeError(f"lake.catalog = {_shown(spec)} names no PostgreSQL: {e}. Check lake.catalog.") from None
-
-
-def _shown(spec: LakeSpec) -> str:
-    return shown_catalog(spec.catalog)
-
-
-def _wait_message(what: str, seconds: float) -> str:
-    return f"the lake's lock {what}, for up to {seconds:g} s (lake.lock_timeout_seconds)"
-
-
-def held_by(path: Path) -> str:
-    """Which process of this machine holds a lock on a file, as far as its system tells; empty if it does not."""
-    try:
-        inode = path.stat().st_ino
-        locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-    except OSError:
-        return ""
-    holders = {lock[4] for lock in locks if "->" not in lock and lock[5].rpartition(":")[2] == str(inode)}
-    return "".join(f", held by process {pid}" for pid in sorted(holders) if pid.isdecimal() and pid != "0")
-
-
-def _locked_message(what: str, seconds: float) -> str:
     return (
-        f"Another writer held the lake's lock ({what}) for more than {seconds:g} s. "
-        "Wait for it to finish, or raise lake.lock_timeout_seconds."
+        f"sqlite:{sqlite_file(spec)}"
+        if spec.catalog.startswith("sqlite:")
+        else f"postgres:{address_and_passwords(spec)[0]}"
     )
 
 

@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from functools import cached_property
 
 from tidemill.errors import LakeError
-from tidemill.lake.connection import CATALOG, Lake, catalog_identity
+from tidemill.lake.catalog import catalog_identity
+from tidemill.lake.connection import CATALOG, Lake
 from tidemill.lake.marks import MARK
 from tidemill.objects import open_address, translated
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from tidemill import config
 from tidemill.errors import LakeError
+from tidemill.lake.catalog import catalog_exists
 from tidemill.lake.checksums import fill_checksums
-from tidemill.lake.connection import LAYOUT_VERSION, Cursor, Lake, catalog_exists, layout_message
+from tidemill.lake.connection import LAYOUT_VERSION, Cursor, Lake, layout_message
 from tidemill.lake.data import DataFolder
 from tidemill.lake.data_files import note_files
 from tidemill.lake.inlined import flushed_shards, restore_structs

@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 from tidemill.errors import LakeError
-from tidemill.lake.connection import Lake, sqlite_file
+from tidemill.lake.catalog import sqlite_file
+from tidemill.lake.connection import Lake
 
 CATALOG_WAIT_SECONDS = 2
 VACUUM = """
