@@ -15,6 +15,7 @@ from tidemill.lake.checksums import fill_checksums
 from tidemill.lake.damage import remove_from, set_aside
 from tidemill.lake.data_files import note_files
 from tidemill.lake.ledger import target_shards
+from tidemill.lake.listings import unlist_target
 from tidemill.lake.promotion import existing_state, load_table
 from tidemill.lake.requests import asked_for_in_vain
 from tidemill.lake.tables import point_view, table_name
@@ -91,13 +92,8 @@ def _is_listing_wrong(found: Verification) -> bool:
 def _list_again(pipeline: Pipeline, progress: Progress | None, done: Repair) -> None:
     """List the target revision's files and shards anew, and let a run cut the text files that it must read for that."""
 
-    def forget(cursor: Cursor) -> None:
-        revision = existing_state(cursor, pipeline.name).target_revision
-        for table in LISTING:
-            cursor.execute(f"DELETE FROM {table} WHERE pipeline = ? AND revision = ?", [pipeline.name, revision])
-
     with Lake(pipeline.lake) as lake:
-        lake.write(forget, message=f"list {pipeline.name} anew")
+        lake.write(lambda cursor: unlist_target(cursor, pipeline.name), message=f"list {pipeline.name} anew")
         plan, _ = make_plan(pipeline, lake)
         run_id = secrets.token_hex(6)
         target = Target(pipeline.name, plan.version, plan.revision, run_id, plan.table, plan.kept_fingerprint)

@@ -89,6 +89,15 @@ def mark_cut(cursor: Cursor, pipeline: str, path: str, shards: Sequence[Shard]) 
     )
 
 
+def unlist_target(cursor: Cursor, pipeline: str) -> None:
+    """Take away what the target revision lists, so that it can be listed anew; earlier revisions keep theirs."""
+    latest = "(SELECT max(number) FROM _revisions WHERE pipeline = $pipeline)"
+    for table in ("_files", "_shards"):
+        at_target = f"pipeline = $pipeline AND until IS NULL AND since {{}} {latest}"
+        cursor.execute(f"DELETE FROM {table} WHERE {at_target.format('=')}", {"pipeline": pipeline})
+        cursor.execute(f"UPDATE {table} SET until = {latest} WHERE {at_target.format('<')}", {"pipeline": pipeline})
+
+
 def _move(cursor: Cursor, pipeline: str, files: Sequence[SourceFile]) -> None:
     """Note where files lie now; on the Hub their addresses follow from the revision."""
     moved = [(file.path, file.url) for file in files if not file.url.startswith("hf://")]
