@@ -31,8 +31,8 @@ class SourceFile:
     `path` is its place (in the repository, or as listed); `url` is what fsspec
     opens; `content` identifies its bytes and, behind `PLACED`, which columns its
     folders give, and behind `QUOTED`, with which quote they are read, if not the
-    usual one; `stamp` is what a local file's stat said
-    when it was listed, and empty where the content cannot change under us.
+    usual one; `stamp` is what a local file's stat said when it was listed, and
+    empty where the content cannot change under us.
     """
 
     path: str

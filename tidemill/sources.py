@@ -274,11 +274,14 @@ def open_dataset(pipeline: Pipeline, version: VersionSpec) -> Dataset:
             )
         )
     way = _way_of_reading(spec)
+    partitions = [_asked_partitions(spec, file.url) for file in listing.files]
     files = tuple(
-        replace(file, content=file.content + identity_of(_asked_partitions(spec, file.url)) + way)
-        for file in listing.files
+        replace(file, content=file.content + identity_of(asked) + way)
+        for file, asked in zip(listing.files, partitions, strict=True)
     )
-    listing = replace(listing, revision=listing.revision + way, files=files)
+    # A revision lists one content of each file: with other columns of folders, it is another revision.
+    placed = identity_of(dict.fromkeys(name for asked in partitions for name in asked))
+    listing = replace(listing, revision=listing.revision + placed + way, files=files)
     return Dataset(spec, version, listing, retries=pipeline.limits.retries)
 
 

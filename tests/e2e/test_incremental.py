@@ -459,3 +459,18 @@ def test_folders_whose_columns_are_not_kept_change_nothing_of_what_a_file_is(tmp
 
     assert (moved.num_shards, moved.num_copied) == (1, 1)
     assert query(pipeline.lake, "SELECT count(*) FROM _target_files WHERE contains(content, ';')") == [(0,)]
+
+
+def test_a_folders_column_that_is_asked_for_later_makes_another_revision(tmp_path):
+    write_parquet(tmp_path / "data" / "day=1" / "a.parquet", reviews(0, 10))
+    pipeline = make_pipeline(tmp_path / "lake", f"{tmp_path}/data/**/*.parquet")
+    before = run(pipeline)
+    asking = make_pipeline(tmp_path / "lake", f"{tmp_path}/data/**/*.parquet", dataset={"keep": ["day"]})
+
+    asked = run(asking)
+
+    assert asked.revision.startswith(f"{before.revision};folders=")
+    assert query(pipeline.lake, "SELECT DISTINCT day FROM reviews") == [("1",)]
+    assert problems_of(asking) == []
+    assert run(pipeline).revision == before.revision
+    assert problems_of(pipeline) == []
