@@ -48,4 +48,4 @@ def record_failure(
             )
             record_run(lake, record)
     except Exception as e:  # noqa: BLE001 — the flow run has failed of something else, which it tells.
-        logger.warning("What failed could not be recorded in the lake: %s", e)
+        logger.warning("What failed could not be recorded in the lake: %s", message_of(e))

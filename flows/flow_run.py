@@ -246,7 +246,7 @@ class Teller:
         try:
             yield
         except Exception as e:  # noqa: BLE001
-            self._logger.warning("No alert could be sent: %s", e)
+            self._logger.warning("No alert could be sent: %s", message_of(e))
 
     def _ended(self, result: RunResult) -> None:
         facts = {"run_id": result.run_id, "rows": result.num_rows, "shards": result.num_shards}

@@ -30,9 +30,7 @@ LISTING_SECONDS = 330.0
 RANGE_RETRIES = 4
 PATHS_ASKED_AT_ONCE = 500
 LONGEST_WAIT_SECONDS = 5.0
-FILE_URL = re.compile(
-    r"hf://datasets/(?P<repo>[^/@]+(?:/[^/@]+)?)@(?P<commit>[0-9a-f]{40})(?:;[^/]*)?/(?P<path>.+)"
-)
+FILE_URL = re.compile(r"hf://datasets/(?P<repo>[^/@]+(?:/[^/@]+)?)@(?P<commit>[0-9a-f]{40})(?:;[^/]*)?/(?P<path>.+)")
 """Behind the commit a recorded revision may say how its files are read, as `;quote=` does."""
 ADDRESS = re.compile(
     r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?(?:/(?P<path>.+))?"

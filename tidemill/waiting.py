@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
+from tidemill.masking import masked
 from tidemill.retry import retrying
 
 QUIET_SECONDS = 3.0
@@ -30,7 +31,11 @@ def waiting_for(what: str | Callable[[], str], tell: Callable[[str], object] = l
     A callable is asked at that moment, in another thread: so it may say how far
     the wait is. The bound of the wait is the block's own; the message should name it.
     """
-    timer = threading.Timer(QUIET_SECONDS, lambda: tell(f"waiting for {what if isinstance(what, str) else what()}"))
+
+    def say() -> None:
+        tell(masked(f"waiting for {what if isinstance(what, str) else what()}"))
+
+    timer = threading.Timer(QUIET_SECONDS, say)
     timer.daemon = True
     timer.start()
     try:

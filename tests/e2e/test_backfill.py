@@ -151,7 +151,7 @@ def test_the_day_of_the_commit_counts_on_the_hub(tmp_path, hub):
 
 
 def test_files_of_the_hub_are_found_again_where_the_revision_says_how_they_are_read(tmp_path, hub):
-    hub.add_dataset("acme/tabs").commit({"data/train.tsv": b"id\ttext\n1\t\"fine\n"})
+    hub.add_dataset("acme/tabs").commit({"data/train.tsv": b'id\ttext\n1\t"fine\n'})
     dataset = {"quote": "", "keep": []}
     pipeline = make_pipeline(tmp_path / "lake", "acme/tabs", dataset=dataset)
     assert run(pipeline).revision.endswith(";quote=")

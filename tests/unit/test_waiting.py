@@ -22,6 +22,13 @@ def test_a_wait_that_lasts_is_told_once_with_how_far_it_is_by_then(monkeypatch):
     assert told.empty()
 
 
+def test_a_wait_does_not_tell_the_password_of_an_address(monkeypatch):
+    monkeypatch.setattr(waiting, "QUIET_SECONDS", 0.001)
+    told: queue.Queue[str] = queue.Queue()
+    with waiting_for("the server at http://me:hunter2@example.org/api", told.put):
+        assert told.get(timeout=60) == "waiting for the server at http://***@example.org/api"
+
+
 def test_a_short_wait_is_not_told_and_leaves_no_thread(monkeypatch):
     monkeypatch.setattr(waiting, "QUIET_SECONDS", 3600.0)
     told: list[str] = []
