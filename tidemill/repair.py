@@ -26,7 +26,7 @@ from tidemill.run import Run, adoption_of
 
 MAX_ROUNDS = 3
 """What lies beside damaged files is checked only once they are out of the way."""
-LISTING = ("_files", "_shards")
+LISTING = ("_revisions", "_files", "_shards")
 
 
 @dataclass

@@ -80,7 +80,7 @@ def damages(pipeline: Pipeline) -> Iterator[set[str]]:
 def move_to_files(pipeline: Pipeline) -> None:
     """What the catalog holds of the system tables becomes files, as housekeeping makes them of many more rows."""
     with Lake(pipeline.lake) as lake:
-        for table in ("_files", "_shards", "_ledger", "_requests", "_runs", "_pipelines", "_data_files"):
+        for table in ("_revisions", "_files", "_shards", "_ledger", "_requests", "_runs", "_pipelines", "_data_files"):
             flush = f"CALL ducklake_flush_inlined_data('lake', table_name => '{table}')"
             lake.write(lambda cursor, flush=flush: cursor.execute(flush), message="flush")
         note_files(lake)
@@ -135,7 +135,16 @@ def test_a_file_that_cannot_be_read_is_named_with_its_shards_and_brought_back(pi
     assert_same_tables(pipeline, fresh)
 
 
-@pytest.mark.parametrize("tables", [("_files", "_shards"), ("_ledger",), ("_requests", "_runs", "_data_files")])
+@pytest.mark.parametrize(
+    "tables",
+    [
+        ("_files", "_shards"),
+        ("_revisions",),
+        ("_revisions", "_files", "_shards"),
+        ("_ledger",),
+        ("_requests", "_runs", "_data_files"),
+    ],
+)
 def test_a_system_table_whose_file_is_damaged_is_made_again_from_what_else_is_known(pipeline, fresh, tables):
     move_to_files(pipeline)
     for path in [path for table in tables for path in data_files(pipeline, table)]:
@@ -146,6 +155,8 @@ def test_a_system_table_whose_file_is_damaged_is_made_again_from_what_else_is_kn
     assert repair(pipeline).problems == []
 
     assert_same_tables(pipeline, fresh)
+    listed = "SELECT shard_id FROM _revision_shards JOIN _pipelines ON revision = target_revision ORDER BY ALL"
+    assert query(pipeline.lake, listed) == query(pipeline.lake, "SELECT shard_id FROM _ledger ORDER BY ALL")
     assert run(pipeline).num_shards == 0
 
 

@@ -91,11 +91,11 @@ def mark_cut(cursor: Cursor, pipeline: str, path: str, shards: Sequence[Shard]) 
 
 def unlist_target(cursor: Cursor, pipeline: str) -> None:
     """Take away what the target revision lists, so that it can be listed anew; earlier revisions keep theirs."""
-    latest = "(SELECT max(number) FROM _revisions WHERE pipeline = $pipeline)"
+    at = {"pipeline": pipeline, "latest": _latest(cursor, pipeline)}
     for table in ("_files", "_shards"):
-        at_target = f"pipeline = $pipeline AND until IS NULL AND since {{}} {latest}"
-        cursor.execute(f"DELETE FROM {table} WHERE {at_target.format('=')}", {"pipeline": pipeline})
-        cursor.execute(f"UPDATE {table} SET until = {latest} WHERE {at_target.format('<')}", {"pipeline": pipeline})
+        at_target = "pipeline = $pipeline AND until IS NULL AND since"
+        cursor.execute(f"DELETE FROM {table} WHERE {at_target} = $latest", at)
+        cursor.execute(f"UPDATE {table} SET until = $latest WHERE {at_target} < $latest", at)
 
 
 def _move(cursor: Cursor, pipeline: str, files: Sequence[SourceFile]) -> None:
@@ -111,17 +111,28 @@ def _move(cursor: Cursor, pipeline: str, files: Sequence[SourceFile]) -> None:
 
 def _number(cursor: Cursor, pipeline: str, revision: str, now: datetime) -> int:
     """The number of the revision, which is given the next one unless it is the latest."""
-    latest, before = cursor.execute(
-        "SELECT max(number), max(number) FILTER (revision = ?) FROM _revisions WHERE pipeline = ?", [revision, pipeline]
-    ).fetchall()[0]
+    latest = _latest(cursor, pipeline)
+    ((before,),) = cursor.execute(
+        "SELECT max(number) FROM _revisions WHERE pipeline = ? AND revision = ?", [pipeline, revision]
+    ).fetchall()
     if latest is not None and latest == before:
-        return int(latest)
+        return latest
     number = 1 + (latest or 0)
     if before is not None:
         cursor.execute("DELETE FROM _revisions WHERE pipeline = ? AND revision = ?", [pipeline, revision])
     row = {"pipeline": pipeline, "number": number, "revision": revision, "adopted_at": now}
     insert_records(cursor, "_revisions", [row])
     return number
+
+
+def _latest(cursor: Cursor, pipeline: str) -> int | None:
+    """The number of the target revision. What it lists tells as well, where its row was lost with a damaged file."""
+    named = " UNION ALL ".join(
+        f"SELECT max({column}) AS number FROM {table} WHERE pipeline = $pipeline"
+        for table, column in (("_revisions", "number"), ("_files", "since"), ("_files", "until"), ("_shards", "since"))
+    )
+    latest: int | None = cursor.execute(f"SELECT max(number) FROM ({named})", {"pipeline": pipeline}).fetchall()[0][0]
+    return latest
 
 
 def _files_table(pipeline: str, number: int, files: Sequence[tuple[SourceFile, int | None]]) -> pa.Table:
