@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
+import duckdb
+
 from tidemill.config import Pipeline
 from tidemill.errors import Stopped, TidemillError
 from tidemill.estimates import Estimate
@@ -178,7 +180,9 @@ class Recording:
     def _finish(self, lake: Lake, state: str) -> None:
         record = self.record
         if state != "done" or record.num_dropped:
-            self.outcomes.count_missed(committed_by(lake.cursor(), record.pipeline, self.run_id))
+            with lake.reached():
+                committed = committed_by(lake.cursor(), record.pipeline, self.run_id)
+            self.outcomes.count_missed(committed)
         record.num_shards_failed = len(self.outcomes.failures)
         record.state, record.finished_at, record.seconds = state, datetime.now(UTC), time.monotonic() - self._started
         per_hour = self.pipeline.cost.per_hour
@@ -192,9 +196,10 @@ class Recording:
     def _note_files(self, lake: Lake) -> list[str]:
         """Note the hashes of the data files that were written; what keeps it from that keeps nothing else."""
         try:
-            self.patiently(lambda: note_files(lake))
-        except TidemillError as e:
-            return [f"The hashes of new data files were not noted, the next run does it: {e}"]
+            with lake.reached():
+                self.patiently(lambda: note_files(lake))
+        except (TidemillError, duckdb.Error) as e:
+            return [f"The hashes of new data files were not noted, the next run does it: {message_of(e)}"]
         return []
 
     def _result(self) -> RunResult:

@@ -160,6 +160,22 @@ def test_a_system_table_whose_file_is_damaged_is_made_again_from_what_else_is_kn
     assert run(pipeline).num_shards == 0
 
 
+def test_a_run_goes_on_beside_hashes_that_cannot_be_read(tmp_path):
+    write_parquet(tmp_path / "data" / "a.parquet", reviews(0, 12))
+    pipeline = make_pipeline(tmp_path, f"{tmp_path}/data/*")
+    run(pipeline)
+    move_to_files(pipeline)
+    for path in data_files(pipeline, "_data_files"):
+        path.write_bytes(b"x" * path.stat().st_size)
+    write_parquet(tmp_path / "data" / "b.parquet", reviews(12, 12))
+
+    result = run(pipeline)
+
+    assert (result.state, result.num_rows) == ("done", 12)
+    assert any("hashes of new data files" in note for note in result.notes)
+    assert query(pipeline.lake, "SELECT state FROM _runs ORDER BY started_at") == [("done",), ("done",)]
+
+
 def test_what_no_other_place_knows_is_a_matter_for_a_backup(pipeline):
     move_to_files(pipeline)
     for path in data_files(pipeline, "_pipelines"):
