@@ -122,8 +122,7 @@ class StageRun:
             if not self._recording.patiently(lambda: adopt(lake, workspace.target, adoption_of(plan))):
                 return  # Another run took up a newer revision; the next look sees it.
             if plan.rewrite:
-                rewrite_kept(plan, workspace, self._recording.patiently)
-                self._recording.num_rewritten += len(plan.rewrite)
+                self._recording.num_rewritten += rewrite_kept(plan, workspace, self._recording.patiently)
         with self._executor(workspace) as executor:
             for file in plan.uncut:
                 if workspace.claim(file.file.path):
