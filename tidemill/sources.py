@@ -180,7 +180,7 @@ class ByteFile:
     """A source file by range, wherever it lies; implements `formats.ByteSource`."""
 
     def __init__(self, file: SourceFile) -> None:
-        self.path, self.size, self.content = file.path, file.size, file.content
+        self.path, self.size, self.content = file.path, file.size, file.stored
         self._file = file
 
     def read(self, start: int, stop: int) -> bytes:

@@ -436,6 +436,18 @@ def test_another_quote_reads_the_same_files_anew(tmp_path):
     assert problems_of(pipeline(quote="")) == []
 
 
+def test_another_quote_computes_no_parquet_anew(tmp_path):
+    write_parquet(tmp_path / "data" / "day=1" / "a.parquet", reviews(0, 10))
+    folder, pattern = tmp_path / "lake", f"{tmp_path}/data/**/*.parquet"
+    run(make_pipeline(folder, pattern, dataset={"keep": ["day"]}))
+    unquoted = make_pipeline(folder, pattern, dataset={"keep": ["day"], "quote": ""})
+
+    again = run(unquoted)
+
+    assert (again.num_shards, again.num_rows_removed) == (0, 0)
+    assert problems_of(unquoted) == []
+
+
 def test_files_with_the_same_bytes_in_two_folders_keep_what_their_own_folders_say(tmp_path):
     for day in ("2024-01-01", "2024-01-02"):
         write_parquet(tmp_path / "data" / f"day={day}" / "a.parquet", reviews(0, 10))
