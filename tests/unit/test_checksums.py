@@ -7,13 +7,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.lakes import PIPELINE, TABLE, VERSION, commit_rows, lake_at
+from tests.lakes import PIPELINE, RESULTS, TABLE, VERSION, commit_rows, lake_at
 from tests.prepared import Prepared
 from tidemill import config
 from tidemill.errors import InvariantBroken
-from tidemill.lake import Lake
+from tidemill.lake import Lake, ResultTable
+from tidemill.lake.adoption import Target
 from tidemill.lake.checksums import METHOD, checksum_of_rows, fill_checksums, refuse_changed_rows
 from tidemill.lake.data_files import note_files
+from tidemill.lake.rewrite import finish_rewrite, start_rewrite
 from tidemill.lake.verify import CHANGED, Verification, verify_pipeline
 
 KEPT = pa.table(
@@ -95,6 +97,17 @@ def test_rows_that_changed_are_not_taken_over_elsewhere(spec):
     [wrong] = verified(spec).wrong_shards[VERSION]
     with Lake(spec) as lake, pytest.raises(InvariantBroken, match=f"{wrong}.*tidemill repair"):
         refuse_changed_rows(lake.cursor(), PIPELINE, VERSION, wrong)
+
+
+def test_rows_that_changed_are_not_vouched_for_by_a_rewrite_that_could_not_read_them_anew(spec):
+    write(spec, f"UPDATE {TABLE} SET name = 'z' WHERE name = 'a'")
+    table = ResultTable(PIPELINE, VERSION, (("name", "VARCHAR"),), RESULTS)
+    target = Target(PIPELINE, VERSION, "r1", "made-up", table, "other columns")
+    with Lake(spec) as lake:
+        unread = [shard_id for (shard_id,) in lake.cursor().execute("SELECT shard_id FROM _ledger").fetchall()]
+        staging = start_rewrite(lake, target)
+        with pytest.raises(InvariantBroken, match="tidemill repair"):
+            finish_rewrite(lake, target, staging, [], unread)
 
 
 def test_a_checksum_of_another_release_of_duckdb_is_no_problem_and_can_be_made_anew(spec):

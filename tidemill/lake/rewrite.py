@@ -84,6 +84,8 @@ def finish_rewrite(
         waiting = [shard_id for (shard_id,) in missing]
         if not set(waiting) <= set(unread):
             return False
+        for shard_id in waiting:
+            refuse_changed_rows(cursor, target.pipeline, target.version, shard_id)
         _take_over(cursor, target, waiting, staging)
         promoted = cursor.execute(
             "SELECT promoted_version FROM _pipelines WHERE pipeline = ?", [target.pipeline]
