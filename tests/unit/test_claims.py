@@ -91,6 +91,18 @@ def test_a_file_that_was_removed_before_it_was_locked_holds_nothing(tmp_path, mo
     assert late.hold("shard")
 
 
+def test_who_asks_for_a_holder_when_its_session_is_lost_keeps_its_own_claims(postgres_catalog):
+    spec = config.Lake(catalog=postgres_catalog)
+    mine, other = open_claims(spec), open_claims(spec)
+    assert mine.hold("shard")
+    mine._session.lose()
+
+    assert mine.holder("another") == ""
+    assert mine.hold("another")
+
+    assert not other.hold("shard")
+
+
 def take_turns(spec: config.Lake, counted: Path, num_turns: int) -> None:
     claims = open_claims(spec)
     for _ in range(num_turns):

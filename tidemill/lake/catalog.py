@@ -115,8 +115,11 @@ def catalog_identity(spec: LakeSpec) -> str:
         return f"sqlite:{sqlite_file(spec)}"
     import psycopg
 
-    with psycopg.connect(spec.catalog.partition(":")[2]) as session:
-        return f"postgres:{session.info.dbname}"
+    try:
+        with postgres.connect(spec.catalog.partition(":")[2]) as session:
+            return f"postgres:{session.info.dbname}"
+    except psycopg.Error as e:
+        raise postgres.meaning(e, shown(spec)) from e
 
 
 def _read_data_path(spec: LakeSpec) -> str | None:

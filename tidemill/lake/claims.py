@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tidemill.errors import ConfigError
-from tidemill.lake.catalog import LakeSpec, sqlite_file
+from tidemill.lake.catalog import LakeSpec, shown, sqlite_file
 from tidemill.lake.locks import held_by
 from tidemill.lake.postgres import Session, held_lock, is_lost, meaning
 from tidemill.places import make_folder
@@ -26,7 +26,6 @@ from tidemill.shards import fingerprint
 
 logger = logging.getLogger("tidemill")
 
-IN_POSTGRES = "in PostgreSQL"
 CLAIM_DIGITS = 4
 """Claims beside a SQLite catalog share 65,536 files: two that fall on one have one holder at a time."""
 RUN = "run-"
@@ -51,7 +50,7 @@ class Claims(Protocol):
 def open_claims(spec: LakeSpec) -> Claims:
     if spec.catalog.startswith("sqlite:"):
         return FileClaims(_folder(spec))
-    return AdvisoryClaims(spec.catalog.partition(":")[2])
+    return AdvisoryClaims(spec.catalog.partition(":")[2], shown(spec))
 
 
 def remove_left_over(spec: LakeSpec, *, dry_run: bool) -> int:
@@ -152,8 +151,8 @@ def _lock(file: Path, *, create: bool) -> int | None:
 class AdvisoryClaims:
     """Advisory locks of one PostgreSQL session, which end with its connection."""
 
-    def __init__(self, conninfo: str) -> None:
-        self._session = Session(conninfo, IN_POSTGRES)
+    def __init__(self, conninfo: str, shown: str) -> None:
+        self._session, self._shown = Session(conninfo, shown), shown
         self._held: set[str] = set()
         self._mutex = threading.Lock()
 
@@ -174,7 +173,7 @@ class AdvisoryClaims:
                 except psycopg.Error as e:
                     self._session.lose()
                     if is_new or not is_lost(e):
-                        raise meaning(e, IN_POSTGRES) from e
+                        raise meaning(e, self._shown) from e
 
     def release(self, name: str) -> None:
         import psycopg
@@ -194,8 +193,17 @@ class AdvisoryClaims:
             self._session.lose()
 
     def holder(self, name: str) -> str:
+        import psycopg
+
         with self._mutex:
-            return held_lock(self._session.connected()[0], _key(name))
+            # A new session would have to take again what the lost one held: that is for `hold`.
+            if (connection := self._session.connection) is None:
+                return ""
+            try:
+                return held_lock(connection, _key(name))
+            except psycopg.Error:
+                self._session.lose()
+                return ""
 
     def _take_again(self, connection: Any) -> None:
         """What a lost session held is free for others by now; what none of them took is taken again."""

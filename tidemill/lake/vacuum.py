@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 from tidemill.errors import LakeError
-from tidemill.lake.catalog import sqlite_file
+from tidemill.lake import postgres
+from tidemill.lake.catalog import shown, sqlite_file
 from tidemill.lake.connection import Lake
 
 CATALOG_WAIT_SECONDS = 2
@@ -48,14 +49,16 @@ def _vacuum_sqlite(lake: Lake) -> list[str]:
 def _vacuum_postgres(lake: Lake) -> list[str]:
     import psycopg
 
-    with psycopg.connect(lake.spec.catalog.partition(":")[2], autocommit=True) as session:
-        session.execute(f"SET lock_timeout = {CATALOG_WAIT_SECONDS * 1000}")
-        try:
+    try:
+        with postgres.connect(lake.spec.catalog.partition(":")[2]) as session:
+            session.execute(f"SET lock_timeout = {CATALOG_WAIT_SECONDS * 1000}")
             for (statement,) in session.execute(POSTGRES_VACUUM).fetchall():
                 session.execute(statement)
             in_use = session.execute(POSTGRES_SNAPSHOTS).fetchone() != (0,)
-        except psycopg.errors.LockNotAvailable:
-            in_use = True
+    except psycopg.errors.LockNotAvailable:
+        in_use = True
+    except psycopg.Error as e:
+        raise postgres.meaning(e, shown(lake.spec)) from e
     return [_in_use("dead rows of the catalog")] if in_use else []
 
 
