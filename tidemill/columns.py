@@ -64,8 +64,9 @@ class KeptColumn:
     def to_json(self) -> dict[str, str]:
         schema = pa.schema([pa.field(self.source, self.arrow_type)])
         arrow = base64.b64encode(schema.serialize().to_pybytes()).decode()
-        cells = "converted" if self.converted else "exact"
-        return {"source": self.source, "name": self.name, "type": self.type, "arrow": arrow, "cells": cells}
+        facts = {"source": self.source, "name": self.name, "type": self.type, "arrow": arrow}
+        # Only where it is so: what older lakes say of their columns stays word for word, or all would be rewritten.
+        return facts if self.converted else {**facts, "cells": "exact"}
 
     @classmethod
     def from_json(cls, facts: Mapping[str, str]) -> KeptColumn:

@@ -141,3 +141,5 @@ def test_a_column_recorded_before_cells_had_to_come_back_goes_on_as_it_was():
     assert not KeptColumn.from_json(recorded).converted
     del recorded["cells"]
     assert KeptColumn.from_json(recorded).converted
+    # Word for word, or every shard of the lake would have its columns rewritten.
+    assert KeptColumn.from_json(recorded).to_json() == recorded
