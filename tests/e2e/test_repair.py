@@ -160,6 +160,26 @@ def test_a_system_table_whose_file_is_damaged_is_made_again_from_what_else_is_kn
     assert run(pipeline).num_shards == 0
 
 
+@pytest.mark.parametrize("tables", [("_shards",), ("_revisions",), ("_revisions", "_files", "_shards")])
+def test_a_listing_of_several_revisions_is_made_again(tmp_path, tables):
+    for n in range(2):
+        write_parquet(tmp_path / "data" / f"{n}.parquet", reviews(12 * n, 12))
+        pipeline = make_pipeline(tmp_path, f"{tmp_path}/data/*")
+        run(pipeline)
+    before = table_of(pipeline)
+    move_to_files(pipeline)
+    for path in [path for table in tables for path in data_files(pipeline, table)]:
+        path.write_bytes(b"x" * path.stat().st_size)
+
+    assert repair(pipeline).problems == []
+
+    assert table_of(pipeline) == before
+    assert query(pipeline.lake, "SELECT path, num_shards FROM _target_files ORDER BY ALL") == [
+        ("0.parquet", 1),
+        ("1.parquet", 1),
+    ]
+
+
 def test_a_run_goes_on_beside_hashes_that_cannot_be_read(tmp_path):
     write_parquet(tmp_path / "data" / "a.parquet", reviews(0, 12))
     pipeline = make_pipeline(tmp_path, f"{tmp_path}/data/*")

@@ -306,8 +306,14 @@ def _write_copy(cursor: Cursor, target: Target, item: Copied) -> tuple[int, int]
     shard, table = item.shard, identifier(target.table.name)
     source = cursor.execute(
         "SELECT num_rows, num_quarantined FROM _ledger "
-        "WHERE pipeline = ? AND version = ? AND shard_id = ? AND kept = ?",
-        [target.pipeline, target.version, item.source_shard_id, target.kept],
+        "WHERE pipeline = $pipeline AND version = $version AND shard_id = $source AND kept = $kept "
+        "AND shard_id IN (SELECT shard_id FROM _shards WHERE pipeline = $pipeline)",
+        {
+            "pipeline": target.pipeline,
+            "version": target.version,
+            "source": item.source_shard_id,
+            "kept": target.kept,
+        },
     ).fetchone()
     if source is None:
         raise ShardGone(

@@ -100,10 +100,15 @@ def committed_by(cursor: Cursor, pipeline: str, run_id: str) -> list[tuple[str, 
 
 
 def cut_files(cursor: Cursor, pipeline: str) -> dict[str, list[Slice]]:
-    """File content → the slices it was cut into, for every file that was once cut to its end."""
+    """File content → the slices it was cut into, for every file that was once cut to its end.
+
+    One of whose shards some were lost, with a damaged file of the lake, is not among them: it is cut anew.
+    """
     rows = cursor.execute(
-        "WITH whole AS (SELECT content, any_value({'path': path, 'since': since}) AS place FROM _files "
-        "WHERE pipeline = $pipeline AND num_shards IS NOT NULL GROUP BY content) "
+        "WITH listed AS (SELECT path, since, count(*) AS n FROM _shards WHERE pipeline = $pipeline GROUP BY ALL), "
+        "whole AS (SELECT content, any_value({'path': path, 'since': since}) AS place "
+        "FROM _files LEFT JOIN listed USING (path, since) "
+        "WHERE pipeline = $pipeline AND num_shards = coalesce(n, 0) GROUP BY content) "
         "SELECT w.content, s.first_row, s.num_rows, s.start_byte, s.stop_byte, s.content, s.text_bytes "
         "FROM whole w LEFT JOIN _shards s ON s.pipeline = $pipeline AND s.path = w.place.path "
         "AND s.since = w.place.since ORDER BY w.content, s.first_row",
