@@ -31,6 +31,7 @@ from tidemill.lake.listings import LEFT_OVER
 from tidemill.lake.requests import open_requests, versions_in_demand
 from tidemill.lake.runs import RunRecord, record_run
 from tidemill.lake.tables import identifier
+from tidemill.masking import message_of
 from tidemill.retry import retrying
 from tidemill.store import Store
 from tidemill.workspace import Workspace, load_version
@@ -238,7 +239,7 @@ def collect_garbage(
                 found = step(work)
                 facts = {**facts, **found, "notes": [*facts["notes"], *found.get("notes", [])]}
         except Exception as e:
-            record.state, record.message = "failed", str(e)
+            record.state, record.message = "failed", message_of(e)
             with suppress(Exception):
                 _record(lake, record, started)
             raise
