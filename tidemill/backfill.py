@@ -291,7 +291,7 @@ class BackfillRun:
             self._recording.outcomes.fail(
                 left[0].shard.file.path, RunFailed(f"{len(left)} shards are left. The same command goes on with them.")
             )
-        lake.write(self._close_if_done, message=f"backfill {self.backfill_id}")
+        self._recording.patiently(lambda: lake.write(self._close_if_done, message=f"backfill {self.backfill_id}"))
 
     def _refuse_cancelled(self, lake: Lake) -> None:
         found = lake.cursor().execute("SELECT state FROM _backfills WHERE backfill_id = ?", [self.backfill_id])
