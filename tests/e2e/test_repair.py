@@ -28,6 +28,7 @@ from tidemill.lake import Lake
 from tidemill.lake.data_files import note_files
 from tidemill.lake.erasure import forget, preview
 from tidemill.lake.housekeeping import collect_garbage
+from tidemill.lake.listings import unlist_target
 from tidemill.lake.retirement import remove_shards
 from tidemill.lake.verify import verify_pipeline
 from tidemill.repair import repair
@@ -178,6 +179,17 @@ def test_a_listing_of_several_revisions_is_made_again(tmp_path, tables):
         ("0.parquet", 1),
         ("1.parquet", 1),
     ]
+
+
+def test_a_repair_that_was_killed_before_it_had_listed_anew_is_gone_on_with(pipeline, fresh):
+    with Lake(pipeline.lake) as lake:
+        lake.write(lambda cursor: unlist_target(cursor, pipeline.name), message="as a killed repair leaves it")
+    [problem] = problems_of(pipeline)
+    assert "lists no file" in problem
+
+    assert repair(pipeline).problems == []
+
+    assert_same_tables(pipeline, fresh)
 
 
 def test_a_run_goes_on_beside_hashes_that_cannot_be_read(tmp_path):
