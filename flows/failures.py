@@ -24,15 +24,17 @@ def record_failure(
     logger: Logger | LoggerAdapter[Any],
     *,
     run_id: str | None = None,
+    since: datetime | None = None,
     why: str = "",
 ) -> None:
-    """Write the row of a run that has none. A lake that cannot be reached is told of in the log, and that is all."""
+    """Write the row of a run that has none. A lake that cannot be reached is told of in the log, and that is all.
+
+    Its own row is told by `run_id`, or by this process having written one of its kind `since` it began.
+    """
     try:
         if not catalog_exists(spec):
             return
         with Lake(spec) as lake:
-            if run_id and lake.cursor().execute("SELECT 1 FROM _runs WHERE run_id = ?", [run_id]).fetchone():
-                return
             now = datetime.now(UTC)
             record = RunRecord(
                 run_id or secrets.token_hex(6),
@@ -46,6 +48,15 @@ def record_failure(
                 seconds=0.0,
                 message=f"{type(error).__name__}: {message_of(error)}",
             )
-            record_run(lake, record)
+            recorded = lake.cursor().execute(
+                "SELECT 1 FROM _runs WHERE run_id = $run_id "
+                "OR (pipeline, kind, host, pid) = ($pipeline, $kind, $host, $pid) AND started_at >= $since",
+                {
+                    **{name: getattr(record, name) for name in ("run_id", "pipeline", "kind", "host", "pid")},
+                    "since": since,
+                },
+            )
+            if not recorded.fetchone():
+                record_run(lake, record)
     except Exception as e:  # noqa: BLE001 — the flow run has failed of something else, which it tells.
         logger.warning("What failed could not be recorded in the lake: %s", message_of(e))

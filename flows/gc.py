@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -26,10 +27,11 @@ def collect(pipeline: dict[str, Any] | str, overrides: list[str] | None = None, 
         logger.warning("The Prefect server does not take artifacts: %s", error)
 
     artifacts = Artifacts(context.client, context.flow_run.id, loaded, "gc", refused)  # type: ignore[arg-type]
+    began = datetime.now(UTC)
     try:
         facts = collect_garbage(loaded, dry_run=dry_run)
     except Exception as e:
-        record_failure(loaded.lake, loaded.name, "gc", context.flow_run, e, logger)
+        record_failure(loaded.lake, loaded.name, "gc", context.flow_run, e, logger, since=began)
         raise
     artifacts.facts(facts)
     for note in facts["notes"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,6 +15,7 @@ from tests.pipelines import make_pipeline, query
 from tidemill.config import Pipeline
 from tidemill.errors import DatasetError
 from tidemill.lake import Lake, ensure_system_tables
+from tidemill.lake.runs import RunRecord, record_run
 
 LOGGER = logging.getLogger("tests.failures")
 FLOW_RUN = FlowRun(flow_id=uuid4())
@@ -31,6 +33,19 @@ def test_a_run_without_a_row_gets_one_and_a_row_that_is_there_stays(tmp_path):
     record(pipeline, "first")
     found = query(pipeline.lake, "SELECT run_id, state, message, flow_run_id, finished_at >= started_at FROM _runs")
     assert found == [("first", "failed", "DatasetError: it is gone", str(FLOW_RUN.id), True)]
+
+
+def test_what_housekeeping_recorded_itself_is_not_recorded_twice(tmp_path):
+    pipeline = make_pipeline(tmp_path, "nowhere")
+    with Lake(pipeline.lake) as lake:
+        ensure_system_tables(lake)
+        began = datetime.now(UTC)
+        record_run(lake, RunRecord("own", "reviews", "gc", "gc", state="failed", message="it is gone"))
+    record_failure(pipeline.lake, "reviews", "gc", FLOW_RUN, DatasetError("it is gone"), LOGGER, since=began)
+    assert query(pipeline.lake, "SELECT run_id FROM _runs") == [("own",)]
+    later = datetime.now(UTC)
+    record_failure(pipeline.lake, "reviews", "gc", FLOW_RUN, DatasetError("it is gone"), LOGGER, since=later)
+    assert query(pipeline.lake, "SELECT count(*) FROM _runs") == [(2,)]
 
 
 def test_a_lake_that_is_not_there_is_not_made(tmp_path):
