@@ -186,6 +186,8 @@ def test_a_repair_that_was_killed_before_it_had_listed_anew_is_gone_on_with(pipe
         lake.write(lambda cursor: unlist_target(cursor, pipeline.name), message="as a killed repair leaves it")
     [problem] = problems_of(pipeline)
     assert "lists no file" in problem
+    with pytest.raises(LakeError, match="tidemill repair"):
+        preview(pipeline, "true")
 
     assert repair(pipeline).problems == []
 

@@ -21,7 +21,7 @@ import duckdb
 import pyarrow as pa
 
 from tidemill.config import Pipeline
-from tidemill.errors import ConfigError
+from tidemill.errors import ConfigError, LakeError
 from tidemill.lake.checksums import checksum_with, checksums_in
 from tidemill.lake.conditions import check_condition, check_is_boolean
 from tidemill.lake.connection import Cursor, Lake
@@ -86,7 +86,7 @@ def preview(pipeline: Pipeline, condition: str, *, history: bool = False) -> Era
     Raises:
         ConfigError: the condition is none, or not over this table; or no row
             matches, the past is not asked for, and no `forget` was interrupted.
-        LakeError: there is no such lake or pipeline.
+        LakeError: there is no such lake or pipeline, or matching rows are in shards that it does not list.
     """
     check_condition(condition)
     with Lake(pipeline.lake, read_only=True) as lake:
@@ -187,6 +187,7 @@ def _find(cursor: Cursor, pipeline: Pipeline, condition: str) -> Erasure:
     if errors and not matches:
         raise ConfigError(f"--where cannot be asked of {pipeline.name}: {_first_line(errors[0])}.") from errors[0]
     _name(cursor, "_matching", pa.concat_tables(matches) if matches else None, ("shard_id", "row_number"))
+    _refuse_unplaced(cursor, pipeline.name)
     places = cursor.execute(
         "WITH places AS (SELECT DISTINCT shard_id, path, content, first_row FROM _shards WHERE pipeline = $pipeline), "
         "matched AS (SELECT DISTINCT content, row_number - first_row AS row_offset "
@@ -213,6 +214,21 @@ def _find(cursor: Cursor, pipeline: Pipeline, condition: str) -> Erasure:
     erasure.num_rows = int(paths[0][2]) if paths else 0
     erasure.paths = {path: num for path, num, _ in paths[:MAX_PATHS]}
     return erasure
+
+
+def _refuse_unplaced(cursor: Cursor, pipeline: str) -> None:
+    """
+    Raises:
+        LakeError: rows match of shards that nothing lists, so that not all of their places can be told.
+    """
+    if cursor.execute(
+        "SELECT 1 FROM _matching ANTI JOIN (SELECT shard_id FROM _shards WHERE pipeline = ?) USING (shard_id) LIMIT 1",
+        [pipeline],
+    ).fetchall():
+        raise LakeError(
+            f"Rows match in shards of {pipeline} that _shards does not list, so they cannot be forgotten for good. "
+            "`tidemill repair` lists them; then give this command again."
+        )
 
 
 def _sources(cursor: Cursor, pipeline: Pipeline, version: str) -> Iterator[str]:
