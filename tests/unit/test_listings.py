@@ -145,14 +145,13 @@ def test_a_file_on_the_hub_is_read_at_the_commit_of_the_revision_and_costs_nothi
         assert shard.file.url == f"hf://datasets/me/mine@{commit}/data/user@home.parquet"
 
 
-def test_a_dataset_that_moved_as_a_whole_is_read_at_its_new_place(lake):
-    for folder in ("s3://old/data", "s3://new/data"):
+@pytest.mark.parametrize("old", ["s3://old/data", "hf://datasets/me/old@same"])
+@pytest.mark.parametrize("new", ["s3://new/data", "hf://datasets/me/new@same"])
+def test_a_dataset_that_moved_as_a_whole_is_read_at_its_new_place(lake, old, new):
+    for folder in (old, new):
         adopt(lake, "one", "same", [(file_of(path, url=f"{folder}/{path}"), 1) for path in "ab"])
 
-    assert [shard.file.url for shard in target_shards(lake.cursor(), "one", "same")] == [
-        "s3://new/data/a",
-        "s3://new/data/b",
-    ]
+    assert [shard.file.url for shard in target_shards(lake.cursor(), "one", "same")] == [f"{new}/a", f"{new}/b"]
 
 
 def test_a_shard_that_the_ledger_names_stays_listed_whatever_revision_listed_it(lake):

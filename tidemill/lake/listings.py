@@ -9,6 +9,7 @@ revisions. Views spell out what the target and what every revision lists.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -64,7 +65,11 @@ def list_revision(
         )
     stay = listed.keys() - set(gone)
     insert_rows(cursor, "_files", _files_table(pipeline, number, [item for item in files if item[0].path not in stay]))
-    _move(cursor, pipeline, [file for file, _ in files if file.path in stay and file.url != listed[file.path][1]])
+    _move(
+        cursor,
+        pipeline,
+        [file for file, _ in files if file.path in stay and _place(file.url) != _place(listed[file.path][1])],
+    )
 
 
 def list_shards(cursor: Cursor, pipeline: str, shards: Sequence[Shard]) -> None:
@@ -99,14 +104,19 @@ def unlist_target(cursor: Cursor, pipeline: str) -> None:
 
 
 def _move(cursor: Cursor, pipeline: str, files: Sequence[SourceFile]) -> None:
-    """Note where files lie now; on the Hub their addresses follow from the revision."""
-    moved = [(file.path, file.url) for file in files if not file.url.startswith("hf://")]
+    """Note where files lie now."""
+    moved = [(file.path, file.url) for file in files]
     if moved:
         cursor.execute(
             "UPDATE _files f SET url = m.url FROM (SELECT unnest($paths::VARCHAR[]) AS path, "
             "unnest($urls::VARCHAR[]) AS url) m WHERE f.pipeline = $pipeline AND f.path = m.path AND until IS NULL",
             {"pipeline": pipeline, "paths": [path for path, _ in moved], "urls": [url for _, url in moved]},
         )
+
+
+def _place(url: str) -> str:
+    """Where a file lies, at whichever commit of the Hub's: that follows from the revision, as in `address_at`."""
+    return re.sub(r"^(hf://[^@]*)@[^/]*/", r"\1@/", url)
 
 
 def _number(cursor: Cursor, pipeline: str, revision: str, now: datetime) -> int:
