@@ -194,6 +194,20 @@ def test_a_forgotten_row_does_not_come_back(tmp_path):
     assert problems_of(pipeline) == []
 
 
+def test_a_forgotten_row_stays_away_when_a_column_of_its_folder_is_kept_later(tmp_path):
+    write_parquet(tmp_path / "data" / "day=1" / "a.parquet", reviews(0, 10))
+    first, later = (
+        make_pipeline(tmp_path / "one", f"{tmp_path}/data/**/*.parquet", dataset={"key": [], "keep": keep})
+        for keep in (["rating"], ["rating", "day"])
+    )
+    run(first)
+    forget(first, "row_number = 3")
+
+    assert run(later).state == "done"
+
+    assert query(later.lake, "SELECT count(*), count(*) FILTER (row_number = 3) FROM reviews") == [(9, 0)]
+
+
 @pytest.mark.soak
 def test_a_forgotten_person_is_nowhere_on_s3(tmp_path, bucket):
     write_parquet(tmp_path / "data" / "a.parquet", with_person(reviews(0, 60)))

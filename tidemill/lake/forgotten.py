@@ -16,17 +16,19 @@ import pyarrow.compute as pc
 from tidemill.formats import KEPT_PREFIX
 from tidemill.lake.adoption import Target
 from tidemill.lake.connection import Cursor
-from tidemill.shards import Shard
+from tidemill.shards import PLACED, Shard
 
 
 def without_forgotten(
     cursor: Cursor, target: Target, shard: Shard, rows: pa.Table, predictions: pa.Table
 ) -> tuple[pa.Table, pa.Table]:
     """A shard's rows and their predictions, in the same order, less those that the pipeline has forgotten."""
+    # Whichever columns of its folders were kept when it was forgotten.
+    same = "split_part(content, $placed, 1) = $content"
     known = cursor.execute(
-        "SELECT CASE WHEN content = $content THEN row_offset END, key_hash FROM _forgotten "
-        "WHERE pipeline = $pipeline AND (content = $content OR key_hash IS NOT NULL)",
-        {"pipeline": target.pipeline, "content": shard.slice.content},
+        f"SELECT CASE WHEN {same} THEN row_offset END, key_hash FROM _forgotten "
+        f"WHERE pipeline = $pipeline AND ({same} OR key_hash IS NOT NULL)",
+        {"pipeline": target.pipeline, "content": shard.slice.content.partition(PLACED)[0], "placed": PLACED},
     ).fetchall()
     if not known:
         return rows, predictions
