@@ -115,7 +115,7 @@ def test_every_flipped_bit_is_found_and_repaired(pipeline, fresh, num_flips, mer
     assert_same_tables(pipeline, fresh)
 
 
-@pytest.mark.parametrize("how", ["gone", "cut", "other bytes"])
+@pytest.mark.parametrize("how", ["gone", pytest.param("cut", marks=pytest.mark.soak), "other bytes"])
 def test_a_file_that_cannot_be_read_is_named_with_its_shards_and_brought_back(pipeline, fresh, how):
     [path, *_] = data_files(pipeline, "reviews")
     shards = query(pipeline.lake, f"SELECT DISTINCT shard_id FROM {path.parent.name} WHERE filename = '{path}'")
@@ -140,7 +140,7 @@ def test_a_file_that_cannot_be_read_is_named_with_its_shards_and_brought_back(pi
     "tables",
     [
         ("_files", "_shards"),
-        ("_revisions",),
+        pytest.param(("_revisions",), marks=pytest.mark.soak),
         ("_revisions", "_files", "_shards"),
         ("_ledger",),
         ("_requests", "_runs", "_data_files"),
@@ -161,7 +161,14 @@ def test_a_system_table_whose_file_is_damaged_is_made_again_from_what_else_is_kn
     assert run(pipeline).num_shards == 0
 
 
-@pytest.mark.parametrize("tables", [("_shards",), ("_revisions",), ("_revisions", "_files", "_shards")])
+@pytest.mark.parametrize(
+    "tables",
+    [
+        pytest.param(("_shards",), marks=pytest.mark.soak),
+        pytest.param(("_revisions",), marks=pytest.mark.soak),
+        ("_revisions", "_files", "_shards"),
+    ],
+)
 def test_a_listing_of_several_revisions_is_made_again(tmp_path, tables):
     for n in range(2):
         write_parquet(tmp_path / "data" / f"{n}.parquet", reviews(12 * n, 12))

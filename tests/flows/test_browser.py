@@ -94,7 +94,16 @@ def attempts(browser: Browser, api: str, password: str) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("name", ["evil.localhost", "127.0.0.2", "127.0.0.1", "localhost", REBOUND])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "evil.localhost",
+        pytest.param("127.0.0.2", marks=pytest.mark.soak),
+        "127.0.0.1",
+        pytest.param("localhost", marks=pytest.mark.soak),
+        REBOUND,
+    ],
+)
 def test_a_page_of_another_site_can_neither_read_nor_write_nor_listen(browser, server, client: SyncPrefectClient, name):
     url, password = server
     with site(name) as page:
