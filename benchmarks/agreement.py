@@ -20,7 +20,7 @@ from benchmarks.corpora import DATA, MAX_LENGTH, TINY_SENTIMENT
 from benchmarks.machine import this_machine
 from tidemill.config import Pipeline
 from tidemill.lake import Lake
-from tidemill.run import Run
+from tidemill.running.run import Run
 
 
 def table(dataset: str, keep: Sequence[str]) -> list[dict[str, object]]:

@@ -19,11 +19,12 @@ from typing import Any
 
 from benchmarks.filled_lake import commit_all, write_dataset
 from tidemill.config import Pipeline, load_pipeline
-from tidemill.lake import Lake, commit
+from tidemill.lake import Lake
 from tidemill.lake.checksums import checksums_in
 from tidemill.lake.data_files import data_files, hash_of, note_files
 from tidemill.lake.tables import identifier, result_tables
-from tidemill.lake.verify import verify_pipeline
+from tidemill.results import commit
+from tidemill.results.verify import verify_pipeline
 
 MODEL = Path(__file__).parents[1] / "data" / "models" / "tiny-sentiment"
 NUM_TURNS = 5

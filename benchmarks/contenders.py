@@ -243,7 +243,7 @@ def tidemill_table(work: Work) -> Run:
 def _finish(pipeline: Any) -> None:
     """Run a pipeline to its end; where it fails, its failure or its most frequent quarantine is why."""
     from tidemill.lake import Lake
-    from tidemill.run import Run as TidemillRun
+    from tidemill.running.run import Run as TidemillRun
 
     result = TidemillRun(pipeline).execute()
     if result.state == "done":
@@ -344,8 +344,8 @@ def _logits(engine: Any, batches: list[tuple[Any, Any]]) -> Iterator[Any]:
 
 def _padded_batches(shards: list[Any], token_budget: int) -> Iterator[tuple[Any, Any]]:
     """ids_BT and mask_BT (None where nothing is padded) of every batch."""
-    from tidemill.batching import plan_batches
-    from tidemill.sequences import Sequences
+    from tidemill.encoding.batching import plan_batches
+    from tidemill.encoding.sequences import Sequences
 
     for token_ids in shards:
         sequences = Sequences.of(token_ids, deduplicate=False)
@@ -355,8 +355,8 @@ def _padded_batches(shards: list[Any], token_budget: int) -> Iterator[tuple[Any,
 
 def _opened(work: Work) -> tuple[Any, Any]:
     """The tokenizer and the model as a run opens them."""
-    from tidemill.models import load_runner, load_tokenizer
-    from tidemill.versions import declared
+    from tidemill.inference.opening import load_runner, load_tokenizer
+    from tidemill.models.versions import declared
 
     pipeline = _tidemill_pipeline(work, Path(tempfile.gettempdir()), work.warm_up)
     spec = declared(pipeline)

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tidemill.tokenization import TextTokenizer
+from tidemill.encoding.tokenizer import TextTokenizer
 
 DATA = Path(__file__).parents[1] / "data"
 TINY_SENTIMENT = DATA / "models" / "tiny-sentiment"

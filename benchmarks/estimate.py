@@ -15,10 +15,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tidemill.backfill import BackfillRun, Selection, plan_backfill, request_backfill
 from tidemill.config import Pipeline
 from tidemill.lake import Lake
-from tidemill.run import Run
+from tidemill.running.backfill_run import BackfillRun, Selection, plan_backfill, request_backfill
+from tidemill.running.run import Run
 
 ROOT = Path(__file__).parents[1]
 FEWEST_ROWS, MOST_ROWS = 10, 120

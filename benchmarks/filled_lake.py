@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 from benchmarks.corpora import TINY_SENTIMENT
 from tidemill.config import Pipeline, load_pipeline
 from tidemill.lake import Lake, ensure_system_tables
-from tidemill.lake.adoption import Target, adopt, request_ids
-from tidemill.lake.commit import Computed, commit_shards
-from tidemill.lake.housekeeping import collect_garbage
-from tidemill.plan import Plan, make_plan
-from tidemill.run import adoption_of
+from tidemill.planning.plan import Plan, make_plan
+from tidemill.results.adoption import Target, adopt, request_ids
+from tidemill.results.commit import Computed, commit_shards
+from tidemill.running.run import adoption_of
 from tidemill.shards import Shard
+from tidemill.upkeep.housekeeping import collect_garbage
 
 ROWS_PER_FILE = 100_000
 DOMAINS = ("movie", "news", "product", "tweet")

@@ -31,10 +31,10 @@ import pyarrow.parquet as pq
 
 from tidemill.config import load_pipeline
 from tidemill.lake import Cursor, Lake, ensure_system_tables
-from tidemill.lake.adoption import Target, adopt
 from tidemill.lake.tables import identifier
-from tidemill.plan import make_plan
-from tidemill.run import adoption_of
+from tidemill.planning.plan import make_plan
+from tidemill.results.adoption import Target, adopt
+from tidemill.running.run import adoption_of
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "data" / "models" / "tiny-sentiment"

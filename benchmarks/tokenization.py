@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 
 from benchmarks.corpora import MAX_LENGTH, SOURCES, TINY_SENTIMENT
 from benchmarks.report import Section, number, percent
-from tidemill.store import Store, StoreFile
-from tidemill.tokenization import TextTokenizer
+from tidemill.encoding.tokenizer import TextTokenizer
+from tidemill.storage.store import Store, StoreFile
 
 NUM_TURNS = 5
 ROWS_PER_SHARD = 4_000

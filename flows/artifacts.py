@@ -15,7 +15,7 @@ from tidemill.lake import Lake, catalog_exists
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-    from tidemill.recording import RunResult
+    from tidemill.running.recording import RunResult
 
 T = TypeVar("T")
 

@@ -10,14 +10,14 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas import FlowRun, State
 from prefect.exceptions import ObjectNotFound
 
-from flows.executor import PrefectExecutor
-from flows.flow_run import Surroundings, carry_out
-from flows.names import flow_name
-from tidemill.backfill import BackfillRun, Selection, plan_backfill, request_backfill, tranches
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError
+from tidemill.flows.executor import PrefectExecutor
+from tidemill.flows.flow_run import Surroundings, carry_out
+from tidemill.flows.names import flow_name
 from tidemill.lake import Lake
-from tidemill.recording import RunResult
+from tidemill.running.backfill_run import BackfillRun, Selection, plan_backfill, request_backfill, tranches
+from tidemill.running.recording import RunResult
 from tidemill.shards import fingerprint
 
 TRANCHE_SHARDS = 20

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.client import CONFIGURED, check_configured, reaching, server_url
-from flows.names import TAG, pipeline_tag
 from tidemill.config import Pipeline
+from tidemill.flows.client import CONFIGURED, check_configured, reaching, server_url
+from tidemill.flows.names import TAG, pipeline_tag
 from tidemill.lake import Lake, catalog_exists
-from tidemill.lake.claims import is_alive, open_claims
+from tidemill.lake.ducklake.claims import is_alive, open_claims
 
 
 def cancel_pipeline(pipeline: Pipeline, backfill_id: str | None = None) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def cancel_pipeline(pipeline: Pipeline, backfill_id: str | None = None) -> dict[
     """
     backfills, runs = [], []
     if catalog_exists(pipeline.lake):
-        from tidemill.backfill import cancel_backfills
+        from tidemill.running.backfill_run import cancel_backfills
 
         with Lake(pipeline.lake) as lake:
             backfills = cancel_backfills(lake, pipeline.name, backfill_id)

@@ -11,10 +11,10 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from flows import stack
-from flows.names import LOOPBACK
-from flows.password import password_file, read_password
 from tidemill.errors import ConfigError, RunFailed
+from tidemill.flows import stack
+from tidemill.flows.names import LOOPBACK
+from tidemill.flows.password import password_file, read_password
 from tidemill.places import home
 from tidemill.waiting import waiting_for
 

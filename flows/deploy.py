@@ -21,14 +21,14 @@ from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 
-from flows import automations
-from flows.names import ENTRYPOINTS, TAG, block_name, flow_name, pipeline_tag
-from flows.wanted import Wanted, all_wanted, keeps_webhook
-from flows.webhooks import load_webhook
-from tidemill.alerts import webhook_url
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError
+from tidemill.flows import automations
+from tidemill.flows.names import ENTRYPOINTS, TAG, block_name, flow_name, pipeline_tag
+from tidemill.flows.wanted import Wanted, all_wanted, keeps_webhook
+from tidemill.flows.webhooks import load_webhook
 from tidemill.masking import shown_catalog
+from tidemill.reports.alerts import webhook_url
 
 SLUG = "cron"
 T = TypeVar("T")

@@ -10,15 +10,15 @@ from prefect.context import TagsContext
 from prefect.futures import PrefectFuture
 from prefect.utilities.annotations import BaseAnnotation, opaque
 
-from flows.stopping import tell_when_stopping
-from tasks.cut import cut_next
-from tasks.infer import infer
-from tasks.ingest import ingest
-from tasks.materialize import materialize, materialize_one
-from tasks.settings import with_retries
-from tasks.tokenize import tokenize
+from tidemill.flows.stopping import tell_when_stopping
 from tidemill.progress import Progress
-from tidemill.workspace import Workspace
+from tidemill.running.workspace import Workspace
+from tidemill.tasks.cut import cut_next
+from tidemill.tasks.infer import infer
+from tidemill.tasks.ingest import ingest
+from tidemill.tasks.materialize import materialize, materialize_one
+from tidemill.tasks.settings import with_retries
+from tidemill.tasks.tokenize import tokenize
 
 STEPS: dict[str, Task[..., Any]] = {
     "cut_next": cut_next,

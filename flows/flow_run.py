@@ -20,21 +20,21 @@ from prefect.events import emit_event
 from prefect.states import AwaitingRetry, Cancelled, Failed
 from pydantic import ValidationError
 
-from flows.artifacts import Artifacts
-from flows.failures import record_failure
-from flows.names import pipeline_resource
-from flows.progress import Logged, Shown
-from flows.stopping import stopping_gently
-from flows.webhooks import with_webhook
 from tidemill import config
-from tidemill.alerts import Kind, alert, last_fresh, recovery, staleness
 from tidemill.config import Pipeline, load_pipeline
 from tidemill.errors import ConfigError, RunFailed, Stopped, TidemillError
+from tidemill.flows.artifacts import Artifacts
+from tidemill.flows.failures import record_failure
+from tidemill.flows.names import pipeline_resource
+from tidemill.flows.progress import Logged, Shown
+from tidemill.flows.stopping import stopping_gently
+from tidemill.flows.webhooks import with_webhook
 from tidemill.lake import Lake, catalog_exists
 from tidemill.masking import message_of
 from tidemill.progress import Progress
-from tidemill.recording import RunResult
-from tidemill.run import Run
+from tidemill.reports.alerts import Kind, alert, last_fresh, recovery, staleness
+from tidemill.running.recording import RunResult
+from tidemill.running.run import Run
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

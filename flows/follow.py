@@ -11,18 +11,18 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas import FlowRun
 
-from flows.automations import NUM_RESTARTS
-from flows.backfill import run_backfill, submit_backfill
-from flows.client import configured_server
-from flows.flow_run import Here
-from flows.local import parameter, quietly, run_here
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError
+from tidemill.flows.automations import NUM_RESTARTS
+from tidemill.flows.backfill import run_backfill, submit_backfill
+from tidemill.flows.client import configured_server
+from tidemill.flows.flow_run import Here
+from tidemill.flows.local import parameter, quietly, run_here
 from tidemill.lake import Lake
 from tidemill.lake.requests import open_requests
 from tidemill.lake.tables import table_name
 from tidemill.progress import Expected, Progress
-from tidemill.recording import RunResult
+from tidemill.running.recording import RunResult
 
 POLL_SECONDS = 1.0
 SUMMED = ("num_shards", "num_rows", "num_quarantined", "num_tokens", "num_retries", "cost")

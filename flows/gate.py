@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flows.names import LOOPBACK
+from tidemill.flows.names import LOOPBACK
 
 PROTECTION = {"content-security-policy": "frame-ancestors 'none'", "cross-origin-resource-policy": "same-origin"}
 """No page shows this server's in a frame, where a click may be led astray, or takes its answers for scripts."""

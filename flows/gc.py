@@ -9,10 +9,10 @@ import httpx
 from prefect import flow, get_run_logger
 from prefect.context import FlowRunContext
 
-from flows.artifacts import Artifacts
-from flows.failures import record_failure
-from flows.flow_run import read_pipeline
-from tidemill.lake.housekeeping import collect_garbage
+from tidemill.flows.artifacts import Artifacts
+from tidemill.flows.failures import record_failure
+from tidemill.flows.flow_run import read_pipeline
+from tidemill.upkeep.housekeeping import collect_garbage
 
 
 @flow(name="tidemill-gc", persist_result=False)

@@ -9,19 +9,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from flows.client import check_configured, check_server, reaching, server_url
-from flows.names import TAG, pipeline_tag
-from flows.server import temporary_server
 from tidemill.config import Pipeline
 from tidemill.errors import RunFailed
+from tidemill.flows.client import check_configured, check_server, reaching, server_url
+from tidemill.flows.names import TAG, pipeline_tag
+from tidemill.flows.server import temporary_server
 from tidemill.masking import shown_setting
 from tidemill.progress import Progress
-from tidemill.recording import RunResult
-from tidemill.run import Run
+from tidemill.running.recording import RunResult
+from tidemill.running.run import Run
 from tidemill.waiting import waiting_for
 
 if TYPE_CHECKING:
-    from flows.flow_run import Here
+    from tidemill.flows.flow_run import Here
 
 START_SECONDS = 120.0
 DRAIN_SECONDS = 10.0
@@ -48,15 +48,15 @@ def run_under_prefect(
             return _run_flow(pipeline, yes, progress, run)
     with temporary_server() as server, quietly(server.url, password=server.password):
         with waiting_for(f"Prefect's temporary server, {START_SECONDS:.0f} s at most", progress.note):
-            import flows.run  # noqa: F401  # And with it all that the run needs, while the server starts.
+            import tidemill.flows.run  # noqa: F401  # And with it all that the run needs, while the server starts.
 
             check_server(server.url, START_SECONDS, way_out=TEMPORARY)
         return _run_flow(pipeline, yes, progress, run)
 
 
 def _run_flow(pipeline: Pipeline, yes: bool, progress: Progress, run: Run | None) -> RunResult:
-    from flows.flow_run import Here
-    from flows.run import run_pipeline
+    from tidemill.flows.flow_run import Here
+    from tidemill.flows.run import run_pipeline
 
     here = Here(pipeline, progress, run)
     return run_here(here, lambda: run_pipeline(parameter(pipeline), yes=yes, return_state=True))
@@ -67,7 +67,7 @@ def run_here(here: Here, flow: Callable[[], Any]) -> RunResult:
     import httpx
     from prefect import tags
 
-    from flows.flow_run import HERE
+    from tidemill.flows.flow_run import HERE
 
     token = HERE.set(here)
     try:

@@ -7,10 +7,10 @@ TAG = "tidemill"
 
 STAGES = ("ingest", "tokenize", "infer", "materialize")
 ENTRYPOINTS = {
-    "run": "flows.run.run_pipeline",
-    **{stage: f"flows.stage.{stage}" for stage in STAGES},
-    "backfill": "flows.backfill.run_backfill",
-    "gc": "flows.gc.collect",
+    "run": "tidemill.flows.run.run_pipeline",
+    **{stage: f"tidemill.flows.stage.{stage}" for stage in STAGES},
+    "backfill": "tidemill.flows.backfill.run_backfill",
+    "gc": "tidemill.flows.gc.collect",
 }
 """By kind: the flow, as whatever Python has Tidemill installed imports it."""
 

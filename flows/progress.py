@@ -9,7 +9,7 @@ import time
 from logging import Logger, LoggerAdapter
 from typing import Any
 
-from flows.artifacts import Artifacts
+from tidemill.flows.artifacts import Artifacts
 from tidemill.masking import masked, message_of
 from tidemill.progress import Expected, Progress, Quiet
 

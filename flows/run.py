@@ -7,9 +7,9 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas import State
 
-from flows.executor import PrefectExecutor
-from flows.flow_run import HERE, Surroundings, carry_out
-from tidemill.run import Run, RunResult
+from tidemill.flows.executor import PrefectExecutor
+from tidemill.flows.flow_run import HERE, Surroundings, carry_out
+from tidemill.running.run import Run, RunResult
 
 
 @flow(name="tidemill-run", persist_result=False)
@@ -42,6 +42,6 @@ def run_pipeline(
 
 def _follow_model(around: Surroundings) -> None:
     if around.deployed and around.pipeline.schedule.on_model_change == "backfill":
-        from flows.backfill import backfill_declared
+        from tidemill.flows.backfill import backfill_declared
 
         backfill_declared(around.pipeline)

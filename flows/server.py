@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from flows.password import VARIABLES
+from tidemill.flows.password import VARIABLES
 
 STOP_SECONDS = 5.0
 SETTINGS = {
@@ -62,7 +62,7 @@ def temporary_server() -> Iterator[TemporaryServer]:
         # -P: a folder named flows where the user stands is not ours. A session of its own: Ctrl-C is for the run,
         # which then tells the server how it ended.
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "flows.server", str(number)],
+            [sys.executable, "-P", "-m", "tidemill.flows.server", str(number)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             env=_environment() | dict.fromkeys(VARIABLES, password),
@@ -92,7 +92,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def serve(listening: socket.socket) -> None:
     """Serve until standard input ends."""
-    from flows.gate import Gate, own_origins
+    from tidemill.flows.gate import Gate, own_origins
 
     origins = own_origins(listening.getsockname()[1])
     with tempfile.TemporaryDirectory(prefix="tidemill-prefect-", ignore_cleanup_errors=True) as folder:

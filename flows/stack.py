@@ -24,8 +24,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flows.password import VARIABLES, given_password, make_password
 from tidemill.errors import ConfigError
+from tidemill.flows.password import VARIABLES, given_password, make_password
 from tidemill.places import make_folders
 from tidemill.waiting import waiting_for
 
@@ -100,7 +100,7 @@ def start(home: Path, *, port: int, pools: Sequence[str], flow_runs: int) -> Sta
     stack_id = secrets.token_hex(8)
     with (logs / "stack.log").open("ab") as log:
         process = subprocess.Popen(
-            [*PYTHON, "flows.stack", str(home.absolute()), str(port), str(flow_runs), *pools],
+            [*PYTHON, "tidemill.flows.stack", str(home.absolute()), str(port), str(flow_runs), *pools],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
@@ -317,7 +317,7 @@ def supervise(home: Path, port: int, flow_runs: int, pools: Sequence[str]) -> No
 def _server(home: Path, port: int) -> Member:
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     facts = {"PREFECT_SERVER_API_HOST": "127.0.0.1", "PREFECT_SERVER_API_PORT": str(port)}
-    return Member("server", [*PYTHON, "flows.gate"], SETTINGS | environment | _home_of_prefect(home) | facts)
+    return Member("server", [*PYTHON, "tidemill.flows.gate"], SETTINGS | environment | _home_of_prefect(home) | facts)
 
 
 def _worker(home: Path, port: int, pool: str, flow_runs: int) -> Member:

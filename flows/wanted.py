@@ -12,13 +12,13 @@ from typing import Any
 from prefect.client.schemas.schedules import CronSchedule
 from pydantic import ValidationError
 
-from flows.automations import HEARTBEAT_SECONDS
-from flows.names import ENTRYPOINTS, STAGES, TAG, flow_name, pipeline_tag
-from flows.webhooks import kept_webhook
-from tidemill.alerts import webhook_url
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError
+from tidemill.flows.automations import HEARTBEAT_SECONDS
+from tidemill.flows.names import ENTRYPOINTS, STAGES, TAG, flow_name, pipeline_tag
+from tidemill.flows.webhooks import kept_webhook
 from tidemill.masking import split_conninfo
+from tidemill.reports.alerts import webhook_url
 
 
 @dataclass(frozen=True)

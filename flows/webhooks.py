@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prefect.blocks.webhook import Webhook
 
-from flows.names import block_name
 from tidemill.config import Pipeline
+from tidemill.flows.names import block_name
 
 KEPT = "prefect-block:"
 

@@ -6,13 +6,13 @@ wrong shows here, and is tried again here.
 
 from prefect import task
 
-from tasks.settings import TASK
-from tidemill import stages
 from tidemill.lake.ledger import DoneShard
 from tidemill.lake.requests import Request
+from tidemill.running import stages
+from tidemill.running.stages import Cutting
+from tidemill.running.workspace import Workspace
 from tidemill.shards import Shard
-from tidemill.stages import Cutting
-from tidemill.workspace import Workspace
+from tidemill.tasks.settings import TASK
 
 
 @task(name="cut", **TASK)

@@ -2,10 +2,10 @@
 
 from prefect import task
 
-from tasks.settings import TASK
-from tidemill import stages
-from tidemill.stages import Predicted, Tokenized
-from tidemill.workspace import Workspace
+from tidemill.running import stages
+from tidemill.running.stages import Predicted, Tokenized
+from tidemill.running.workspace import Workspace
+from tidemill.tasks.settings import TASK
 
 
 @task(name="infer", **TASK)

@@ -2,11 +2,11 @@
 
 from prefect import task
 
-from tasks.settings import TASK
-from tidemill import stages
 from tidemill.lake.requests import Request
-from tidemill.stages import Ingested
-from tidemill.workspace import Workspace
+from tidemill.running import stages
+from tidemill.running.stages import Ingested
+from tidemill.running.workspace import Workspace
+from tidemill.tasks.settings import TASK
 
 
 @task(name="ingest", **TASK)

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from prefect import task
 
-from tasks.settings import TASK
-from tidemill import stages
-from tidemill.lake.commit import Outcome
+from tidemill.results.commit import Outcome
+from tidemill.running import stages
+from tidemill.running.stages import Held, Predicted
+from tidemill.running.workspace import Workspace
 from tidemill.shards import Shard
-from tidemill.stages import Held, Predicted
-from tidemill.workspace import Workspace
+from tidemill.tasks.settings import TASK
 
 
 @task(name="materialize", **TASK)

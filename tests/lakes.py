@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow as pa
 
 from tidemill import config
-from tidemill.columns import KeptColumn
 from tidemill.formats import KEPT_PREFIX
 from tidemill.lake import Lake, ResultTable, ensure_system_tables
-from tidemill.lake.adoption import Adoption, Target, adopt, request_ids
-from tidemill.lake.commit import Computed, commit_shards
-from tidemill.lake.connection import CATALOG
+from tidemill.lake.ducklake.connection import CATALOG
 from tidemill.lake.tables import SYSTEM_VIEWS, existing_columns
+from tidemill.planning.columns import KeptColumn
+from tidemill.results.adoption import Adoption, Target, adopt, request_ids
+from tidemill.results.commit import Computed, commit_shards
 from tidemill.shards import Shard, Slice, SourceFile
 
 PIPELINE, VERSION = "values", "0a1b2c3d"

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from tidemill import config
 from tidemill.config import Pipeline
 from tidemill.lake import Lake
-from tidemill.run import Run, RunResult
+from tidemill.running.run import Run, RunResult
 
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "data" / "models" / "tiny-sentiment"
@@ -131,7 +131,7 @@ def query(spec: config.Lake, statement: str) -> list[tuple[Any, ...]]:
 
 
 def problems_of(pipeline: Pipeline) -> list[str]:
-    from tidemill.lake.verify import verify_pipeline
+    from tidemill.results.verify import verify_pipeline
 
     with Lake(pipeline.lake, read_only=True) as lake:
         return verify_pipeline(lake, pipeline.name).problems

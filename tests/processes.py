@@ -25,9 +25,9 @@ _context.set_forkserver_preload(
         "transformers.models.auto.tokenization_auto",
         "transformers.models.bert.modeling_bert",
         "tidemill.cli.main",
-        "tidemill.encoders",
+        "tidemill.engines.encoders",
         "tidemill.engines.torch_engine",
-        "tidemill.run",
+        "tidemill.running.run",
         "tests.pipelines",
     ]
 )
@@ -63,7 +63,7 @@ class Process:
 
 def run_in_process(pipeline: Pipeline, home: Path) -> dict[str, Any]:
     """A run without Prefect, as a plain dict."""
-    from tidemill.run import Run
+    from tidemill.running.run import Run
 
     os.environ["TIDEMILL_HOME"] = str(home)
     return asdict(Run(pipeline).execute())

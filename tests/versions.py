@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tidemill.backfill import BackfillRun, Selection, plan_backfill, request_backfill
 from tidemill.config import Pipeline
 from tidemill.lake import Lake
+from tidemill.running.backfill_run import BackfillRun, Selection, plan_backfill, request_backfill
 
 
 def compute_version(pipeline: Pipeline, selection: Selection | None = None) -> str:

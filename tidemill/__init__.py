@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from tidemill.config import Pipeline, load_pipeline
     from tidemill.errors import TidemillError
     from tidemill.lake import Lake
-    from tidemill.plan import make_plan
-    from tidemill.recording import RunResult
-    from tidemill.run import Run
+    from tidemill.planning.plan import make_plan
+    from tidemill.running.recording import RunResult
+    from tidemill.running.run import Run
 
 __all__ = ["Lake", "Pipeline", "Run", "RunResult", "TidemillError", "load_pipeline", "make_plan"]
 
 _MODULES = {
     "Lake": "tidemill.lake",
     "Pipeline": "tidemill.config",
-    "Run": "tidemill.run",
-    "RunResult": "tidemill.recording",
+    "Run": "tidemill.running.run",
+    "RunResult": "tidemill.running.recording",
     "TidemillError": "tidemill.errors",
     "load_pipeline": "tidemill.config",
-    "make_plan": "tidemill.plan",
+    "make_plan": "tidemill.planning.plan",
 }
 
 

@@ -12,12 +12,12 @@ import transformers
 
 from tests.checkpoints import NUM_POSITIONS, TINY_SENTIMENT, reviews, save_checkpoint
 from tests.contract.conftest import CHECKPOINTS
-from tidemill.checkpoint import load_config, max_positions
 from tidemill.config import Inference
+from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.errors import ConfigError, ModelError
-from tidemill.inference import ModelRunner
-from tidemill.model_tasks import MODEL_TASKS, find_task
-from tidemill.tokenization import TextTokenizer
+from tidemill.inference.runner import ModelRunner
+from tidemill.models.checkpoint import load_config, max_positions
+from tidemill.models.tasks import MODEL_TASKS, find_task
 
 TEXTS = [*reviews(30), "", "a", "naïve café 電影 😀", "the film " * 300]
 

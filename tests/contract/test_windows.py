@@ -11,11 +11,11 @@ import torch
 import transformers
 
 from tests.checkpoints import NUM_POSITIONS, reviews, save_checkpoint
-from tidemill.checkpoint import load_config, max_positions
 from tidemill.config import Inference
-from tidemill.inference import ModelRunner
-from tidemill.tokenization import TextTokenizer
-from tidemill.windows import Pooling
+from tidemill.encoding.tokenizer import TextTokenizer
+from tidemill.encoding.windowing import Pooling
+from tidemill.inference.runner import ModelRunner
+from tidemill.models.checkpoint import load_config, max_positions
 
 OVERLAP = 9
 AGGREGATES = ["mean", "max", "length_weighted"]

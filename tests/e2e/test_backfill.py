@@ -22,12 +22,19 @@ from tests.pipelines import (
 )
 from tests.prepared import Prepared
 from tests.processes import Process, wait_until
-from tidemill.backfill import BackfillRun, Selection, cancel_backfills, plan_backfill, request_backfill, tranches
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, LakeError
 from tidemill.lake import Lake
-from tidemill.lake.promotion import promote
-from tidemill.station import StageRun
+from tidemill.results.promotion import promote
+from tidemill.running.backfill_run import (
+    BackfillRun,
+    Selection,
+    cancel_backfills,
+    plan_backfill,
+    request_backfill,
+    tranches,
+)
+from tidemill.running.stage_run import StageRun
 
 NUM_FILES, NUM_ROWS = 4, 6
 

@@ -15,7 +15,7 @@ from tests.postgres import create_database, find_initdb
 from tests.processes import Process, run_in_process, wait_until
 from tidemill.config import Pipeline
 from tidemill.errors import LakeError
-from tidemill.lake.catalog import catalog_exists
+from tidemill.lake.ducklake.catalog import catalog_exists
 
 NUM_FILES = 5
 

@@ -24,8 +24,8 @@ from tests.pipelines import (
 )
 from tidemill.config import load_pipeline
 from tidemill.errors import ConfigError, InputError
-from tidemill.plan import make_plan
-from tidemill.station import StageRun
+from tidemill.planning.plan import make_plan
+from tidemill.running.stage_run import StageRun
 
 
 @pytest.fixture
@@ -286,7 +286,7 @@ def test_strange_lines_of_json_are_quarantined_by_row(tmp_path):
 
 
 def test_duplicate_keys_are_kept_and_counted(tmp_path):
-    from tidemill.status import pipeline_status
+    from tidemill.reports.status import pipeline_status
 
     table = reviews(0, 10)
     write_parquet(tmp_path / "data" / "a.parquet", pa.concat_tables([table, table.slice(0, 4)]))

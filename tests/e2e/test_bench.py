@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.pipelines import make_pipeline, reviews, write_parquet
-from tidemill.bottleneck import find_bottleneck
 from tidemill.cli.everyday import app
 from tidemill.errors import InputError
+from tidemill.reports.bottleneck import find_bottleneck
 
 
 def test_a_sample_is_measured_stage_by_stage_and_nothing_is_left_behind(tmp_path):

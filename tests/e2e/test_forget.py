@@ -19,11 +19,12 @@ from tests.holding import Transaction
 from tests.pipelines import make_pipeline, problems_of, quarantine_of, query, reviews, run, table_of, write_parquet
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, LakeLocked
-from tidemill.lake import Lake, erasure
-from tidemill.lake.erasure import forget, preview
-from tidemill.lake.housekeeping import DAY_SECONDS, collect_garbage, has_done_something
-from tidemill.lake.retirement import remove_shards
+from tidemill.lake import Lake
 from tidemill.lake.tables import identifier
+from tidemill.results.retirement import remove_shards
+from tidemill.upkeep import erasure
+from tidemill.upkeep.erasure import forget, preview
+from tidemill.upkeep.housekeeping import DAY_SECONDS, collect_garbage, has_done_something
 
 PERSON = "zzz-Wilhelmine-Quakenbrueck"
 """Sorts last, so that it is the greatest value in the statistics of its columns."""

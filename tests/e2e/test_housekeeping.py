@@ -14,9 +14,9 @@ from tests.holding import Transaction
 from tests.pipelines import make_pipeline, problems_of, query, reviews, run, table_of, write_parquet
 from tidemill.config import Pipeline
 from tidemill.lake import Lake
-from tidemill.lake.connection import CATALOG
-from tidemill.lake.housekeeping import DAY_SECONDS, collect_garbage, has_done_something
-from tidemill.lake.retirement import remove_shards
+from tidemill.lake.ducklake.connection import CATALOG
+from tidemill.results.retirement import remove_shards
+from tidemill.upkeep.housekeeping import DAY_SECONDS, collect_garbage, has_done_something
 
 ORPHAN = "ducklake-00000000-0000-7000-8000-000000000000.parquet"
 

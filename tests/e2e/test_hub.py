@@ -16,7 +16,7 @@ from tests.hub.server import Failure, Faults, files_in
 from tests.pipelines import MODEL, assert_same_tables, make_pipeline, problems_of, query, reviews, run
 from tidemill.errors import DatasetError
 from tidemill.lake import Lake
-from tidemill.plan import make_plan
+from tidemill.planning.plan import make_plan
 
 NUM_ROWS = 40
 

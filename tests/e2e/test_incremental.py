@@ -26,9 +26,9 @@ from tests.pipelines import (
 from tests.prepared import Prepared
 from tidemill.errors import LimitExceeded, ModelError
 from tidemill.lake import Lake
-from tidemill.lake.verify import verify_pipeline
-from tidemill.plan import make_plan
+from tidemill.planning.plan import make_plan
 from tidemill.progress import Quiet
+from tidemill.results.verify import verify_pipeline
 
 SLICED: dict[str, Any] = {"dataset": {"shard_bytes": 3000}}
 

@@ -12,13 +12,13 @@ import pytest
 from tests.commands import answer, tidemill, write_toml
 from tests.pipelines import ROOT, make_pipeline, problems_of, quarantine_of, query, run, table_of, write_parquet
 from tests.versions import compute_version
-from tidemill.backfill import Selection, plan_backfill
-from tidemill.compare import compare_versions
 from tidemill.config import Pipeline
 from tidemill.lake import Lake
-from tidemill.lake.promotion import promote
-from tidemill.plan import make_plan
-from tidemill.sample import sample
+from tidemill.planning.plan import make_plan
+from tidemill.reports.compare import compare_versions
+from tidemill.reports.sample import sample
+from tidemill.results.promotion import promote
+from tidemill.running.backfill_run import Selection, plan_backfill
 
 EMAILS = sorted((ROOT / "data" / "emails").glob("*.parquet"))
 WINDOWS = {"max_length": 64, "long_text": "windows", "overlap": 8}

@@ -13,11 +13,11 @@ from tests.pipelines import make_pipeline, problems_of, query, reviews, run, tab
 from tidemill.config import Pipeline
 from tidemill.errors import LakeError
 from tidemill.lake import Lake
-from tidemill.lake.connection import LAYOUT_VERSION
-from tidemill.lake.migration import STEPS, migrate, to_layout_2, to_layout_4
+from tidemill.lake.ducklake.connection import LAYOUT_VERSION
 from tidemill.lake.tables import SYSTEM_TABLES, SYSTEM_VIEWS, existing_columns
-from tidemill.plan import make_plan
-from tidemill.status import pipeline_status
+from tidemill.planning.plan import make_plan
+from tidemill.reports.status import pipeline_status
+from tidemill.upkeep.migration import STEPS, migrate, to_layout_2, to_layout_4
 
 LAYOUT_1 = {
     "_requests": """

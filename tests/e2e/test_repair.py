@@ -21,17 +21,17 @@ from tests.pipelines import (
     write_parquet,
 )
 from tests.prepared import Prepared
-from tidemill.backfill import BackfillRun, Selection, plan_backfill, request_backfill
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, InvariantBroken, LakeError
 from tidemill.lake import Lake
 from tidemill.lake.data_files import note_files
-from tidemill.lake.erasure import forget, preview
-from tidemill.lake.housekeeping import collect_garbage
 from tidemill.lake.listings import unlist_target
-from tidemill.lake.retirement import remove_shards
-from tidemill.lake.verify import verify_pipeline
-from tidemill.repair import repair
+from tidemill.results.retirement import remove_shards
+from tidemill.results.verify import verify_pipeline
+from tidemill.running.backfill_run import BackfillRun, Selection, plan_backfill, request_backfill
+from tidemill.upkeep.erasure import forget, preview
+from tidemill.upkeep.housekeeping import collect_garbage
+from tidemill.upkeep.repair import repair
 
 SEED = 11
 

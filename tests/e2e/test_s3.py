@@ -18,11 +18,11 @@ from tests.damage import damages
 from tests.pipelines import make_pipeline, problems_of, query, reviews, run, table_of, write_parquet
 from tests.processes import wait_until
 from tests.s3 import Bucket, S3Server, free_ports, is_up
-from tidemill import objects
 from tidemill.errors import ConfigError, DatasetError, InputError, LakeError, SourceUnavailable, StoreFileInvalid
 from tidemill.lake import Lake
 from tidemill.progress import Quiet
-from tidemill.store import Store, StoreFile
+from tidemill.sources import objects
+from tidemill.storage.store import Store, StoreFile
 
 NUM_ROWS = 60
 """In a file: more than a lake keeps in its catalog, so that they are written to the bucket."""

@@ -8,8 +8,8 @@ from benchmarks.scale import fill_lake, write_files, write_pipeline
 from tests.pipelines import problems_of, run
 from tidemill.config import Pipeline, load_pipeline
 from tidemill.lake import Lake
-from tidemill.plan import make_plan
-from tidemill.status import pipeline_status
+from tidemill.planning.plan import make_plan
+from tidemill.reports.status import pipeline_status
 
 NUM_FILES, SHARDS_PER_FILE = 20, 10
 NUM_SHARDS = NUM_FILES * SHARDS_PER_FILE

@@ -13,12 +13,12 @@ import pytest
 from tests.commands import answer, tidemill, write_toml
 from tests.pipelines import ROOT, make_pipeline, query, reviews, run, write_parquet
 from tests.versions import compute_version
-from tidemill.backfill import BackfillRun, Selection, plan_backfill, request_backfill, tranches
 from tidemill.config import Pipeline
 from tidemill.lake import Lake
-from tidemill.lake.promotion import promote
 from tidemill.lake.runs import RunRecord, record_run
-from tidemill.status import pipeline_status
+from tidemill.reports.status import pipeline_status
+from tidemill.results.promotion import promote
+from tidemill.running.backfill_run import BackfillRun, Selection, plan_backfill, request_backfill, tranches
 
 PAGE = (ROOT / "docs" / "commands" / "status.md").read_text()
 QUERIES = re.findall(r"^```sql\n(.*?)^```", (ROOT / "docs" / "history.md").read_text(), flags=re.MULTILINE | re.DOTALL)

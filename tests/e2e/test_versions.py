@@ -15,11 +15,11 @@ from tests.pipelines import make_pipeline, problems_of, query, reviews, run, tab
 from tests.prepared import Prepared
 from tests.processes import Process, wait_until
 from tests.versions import compute_version
-from tidemill.compare import compare_versions
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, LakeError
 from tidemill.lake import Lake
-from tidemill.lake.promotion import drop, promote
+from tidemill.reports.compare import compare_versions
+from tidemill.results.promotion import drop, promote
 
 NUM_FILES, ROWS_PER_FILE = 3, 30
 SECOND: dict[str, Any] = {

@@ -14,10 +14,10 @@ from tests.processes import Process, run_in_process
 from tidemill.config import Pipeline
 from tidemill.errors import LakeLocked
 from tidemill.lake import Lake, ensure_system_tables
-from tidemill.lake.adoption import Adoption, Target, adopt
-from tidemill.lake.commit import Computed, commit_shards
-from tidemill.lake.locks import open_lock
+from tidemill.lake.ducklake.locks import open_lock
 from tidemill.lake.tables import ResultTable
+from tidemill.results.adoption import Adoption, Target, adopt
+from tidemill.results.commit import Computed, commit_shards
 from tidemill.shards import Shard, Slice, SourceFile
 
 CATALOGS = ["sqlite", "postgres"]

@@ -11,13 +11,13 @@ import pytest
 
 from tests.pipelines import assert_same_tables, make_pipeline, problems_of, reviews, run, table_of, write_parquet
 from tests.processes import Process, run_in_process
-from tidemill.columns import kept_fingerprint
 from tidemill.config import Pipeline
 from tidemill.lake import Lake
-from tidemill.lake.adoption import Target, adopt
-from tidemill.run import Run, adoption_of
-from tidemill.store import Store
-from tidemill.workspace import predictions_file
+from tidemill.planning.columns import kept_fingerprint
+from tidemill.results.adoption import Target, adopt
+from tidemill.running.run import Run, adoption_of
+from tidemill.running.workspace import predictions_file
+from tidemill.storage.store import Store
 
 SEED = 7
 

@@ -16,10 +16,11 @@ from tests.postgres import Server, create_database, find_initdb
 from tidemill import config
 from tidemill.config import Pipeline
 from tidemill.errors import LakeError, LakeUnavailable
-from tidemill.lake import Lake, ensure_system_tables, postgres
-from tidemill.lake.catalog import catalog_exists
-from tidemill.lake.claims import open_claims
-from tidemill.lake.connection import Cursor
+from tidemill.lake import Lake, ensure_system_tables
+from tidemill.lake.ducklake import postgres
+from tidemill.lake.ducklake.catalog import catalog_exists
+from tidemill.lake.ducklake.claims import open_claims
+from tidemill.lake.ducklake.connection import Cursor
 from tidemill.progress import Quiet
 
 NUM_FILES, ROWS = 5, 8

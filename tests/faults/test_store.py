@@ -10,7 +10,7 @@ import pytest
 
 from tests.damage import damages
 from tests.pipelines import assert_same_tables, make_pipeline, problems_of, reviews, run, write_parquet
-from tidemill.station import Stage, StageRun
+from tidemill.running.stage_run import Stage, StageRun
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,12 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from prefect.settings.legacy import Setting
 from prefect.states import Scheduled
 
-from flows import stack
-from flows.deploy import Change, deploy, remove
-from flows.password import read_password
 from tests.processes import PATIENCE_SECONDS
 from tidemill.config import Pipeline
-from tidemill.run import RunResult
+from tidemill.flows import stack
+from tidemill.flows.deploy import Change, deploy, remove
+from tidemill.flows.password import read_password
+from tidemill.running.run import RunResult
 
 T = TypeVar("T")
 

@@ -11,14 +11,14 @@ from prefect import flow
 from prefect.events.schemas.automations import AutomationCore
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.client import configured_server
-from flows.deploy import Change, deploy, remove
-from flows.names import STAGES
-from flows.wanted import resolve
 from tests.flows.conftest import Deployed, free_port
 from tests.pipelines import make_pipeline
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError
+from tidemill.flows.client import configured_server
+from tidemill.flows.deploy import Change, deploy, remove
+from tidemill.flows.names import STAGES
+from tidemill.flows.wanted import resolve
 
 KINDS = ("run", *STAGES, "backfill", "gc")
 

@@ -13,14 +13,14 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Scheduled
 
-from flows.cancel import cancel_pipeline
-from flows.names import STAGES
 from tests.flows.conftest import Deployed, eventually
 from tests.pipelines import assert_same_tables, make_pipeline, problems_of, query, reviews, run, write_parquet
 from tests.webhooks import webhook
 from tidemill.config import Pipeline
+from tidemill.flows.cancel import cancel_pipeline
+from tidemill.flows.names import STAGES
 from tidemill.lake import catalog_exists
-from tidemill.lake.locks import open_lock
+from tidemill.lake.ducklake.locks import open_lock
 
 NUM_FILES, NUM_ROWS = 3, 25
 

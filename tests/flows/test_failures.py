@@ -10,10 +10,10 @@ from uuid import uuid4
 import pytest
 from prefect.client.schemas import FlowRun
 
-from flows.failures import record_failure
 from tests.pipelines import make_pipeline, query
 from tidemill.config import Pipeline
 from tidemill.errors import DatasetError
+from tidemill.flows.failures import record_failure
 from tidemill.lake import Lake, ensure_system_tables
 from tidemill.lake.runs import RunRecord, record_run
 

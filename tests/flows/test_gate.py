@@ -15,13 +15,13 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from flows import stack
-from flows.client import configured_server, reaching
-from flows.password import VARIABLES, given_password, make_password, password_file
-from flows.server import temporary_server
 from tests.flows.conftest import free_port
 from tests.processes import PATIENCE_SECONDS
 from tidemill.errors import ConfigError
+from tidemill.flows import stack
+from tidemill.flows.client import configured_server, reaching
+from tidemill.flows.password import VARIABLES, given_password, make_password, password_file
+from tidemill.flows.server import temporary_server
 
 SOCKETS = ("/events/in", "/events/out", "/logs/out", "/work_pools/tidemill/workers/connect")
 

@@ -14,15 +14,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows import client
-from flows.client import check_configured, check_server, reaching
-from flows.local import CONFIGURED
-from flows.server import temporary_server
 from tests.commands import TIDEMILL, answer, environment, heed_ctrl_c, held_after, write_toml
 from tests.pipelines import reviews, write_parquet
 from tests.processes import PATIENCE_SECONDS, wait_until
 from tidemill import waiting
 from tidemill.errors import ConfigError
+from tidemill.flows import client
+from tidemill.flows.client import check_configured, check_server, reaching
+from tidemill.flows.local import CONFIGURED
+from tidemill.flows.server import temporary_server
 
 NUM_FILES, LONG = 8, PATIENCE_SECONDS
 
@@ -131,7 +131,7 @@ def start_run(folder: Path, go: Path, url: str, password: str) -> subprocess.Pop
 
 def servers_process() -> int:
     children = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
-    [found] = [pid for pid in children if b"flows.server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    [found] = [pid for pid in children if b"tidemill.flows.server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return int(found)
 
 

@@ -18,16 +18,16 @@ from prefect import get_client
 from prefect.client.schemas import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from flows import backfill
-from flows.deploy import deploy
 from tests.compose import SERVICES, Here
 from tests.pipelines import make_pipeline, problems_of, query, reviews, run, table_of
 from tests.processes import PATIENCE_SECONDS, wait_until
 from tests.s3 import Bucket, S3Server, free_ports, is_up
-from tidemill.backfill import Selection, plan_backfill, request_backfill
 from tidemill.config import Pipeline
+from tidemill.flows import backfill
+from tidemill.flows.deploy import deploy
 from tidemill.lake import Lake
-from tidemill.lake.locks import open_lock
+from tidemill.lake.ducklake.locks import open_lock
+from tidemill.running.backfill_run import Selection, plan_backfill, request_backfill
 
 NUM_ROWS = 55
 """In a shard: more than a lake keeps in its catalog."""

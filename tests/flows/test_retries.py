@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from prefect import flow, task
 
-from tasks.settings import TASK, with_retries
 from tidemill.errors import SchemaError, SourceUnavailable, TidemillError
+from tidemill.tasks.settings import TASK, with_retries
 
 
 def attempts(error: TidemillError, *, stopped: bool = False) -> list[float]:

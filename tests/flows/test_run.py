@@ -18,8 +18,6 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.settings.legacy import Setting
 
-from flows.follow import how_it_ended
-from flows.local import run_under_prefect
 from tests.flows.conftest import flow_run_of, states_of, task_runs_of
 from tests.hub.faults import FaultKind, Faults, Request
 from tests.hub.server import HubServer
@@ -27,9 +25,11 @@ from tests.pipelines import ROOT, assert_same_tables, make_pipeline, reviews, ru
 from tests.processes import PATIENCE_SECONDS
 from tidemill.config import Lake, Pipeline
 from tidemill.errors import ConfigError, DatasetError
-from tidemill.hub import RANGE_RETRIES
-from tidemill.lake.locks import open_lock
+from tidemill.flows.follow import how_it_ended
+from tidemill.flows.local import run_under_prefect
+from tidemill.lake.ducklake.locks import open_lock
 from tidemill.progress import Quiet
+from tidemill.sources.hub import RANGE_RETRIES
 
 NUM_FILES, NUM_ROWS = 4, 25
 STAGES = ("ingest", "tokenize", "infer", "materialize")

@@ -14,13 +14,13 @@ from prefect import get_client
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.states import Scheduled
 
-from flows import stack
-from flows.client import reaching
-from flows.deploy import deploy
 from tests.commands import tidemill
 from tests.flows.conftest import eventually, free_port
 from tests.pipelines import make_pipeline, query, reviews, write_parquet
 from tests.processes import wait_until
+from tidemill.flows import stack
+from tidemill.flows.client import reaching
+from tidemill.flows.deploy import deploy
 
 NUM_FILES = 2
 

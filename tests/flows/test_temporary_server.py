@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.local import run_under_prefect
-from flows.server import temporary_server
 from tests.pipelines import ROOT, assert_same_tables, make_pipeline, reviews, run, write_parquet
 from tests.processes import PATIENCE_SECONDS, wait_until
+from tidemill.flows.local import run_under_prefect
+from tidemill.flows.server import temporary_server
 from tidemill.progress import Quiet
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill import batching
-from tidemill.batching import plan_batches, rounded
+from tidemill.encoding import batching
+from tidemill.encoding.batching import plan_batches, rounded
 from tidemill.errors import InputError, SequenceTooLong
 
 lengths = st.lists(st.integers(0, 60), max_size=200)

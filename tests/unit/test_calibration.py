@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 from transformers import BertConfig
 
-from tidemill import calibration, places
-from tidemill.calibration import calibrated_budget
+from tidemill import places
+from tidemill.inference import calibration
+from tidemill.inference.calibration import calibrated_budget
 
 CONFIG = BertConfig()
 

@@ -15,11 +15,11 @@ from tidemill import config
 from tidemill.catalogs import settled, with_options
 from tidemill.errors import ConfigError, InputError, LakeError, LakeLocked
 from tidemill.lake import Lake, catalog_exists, ensure_system_tables
-from tidemill.lake import catalog as lake_catalog
-from tidemill.lake.claims import open_claims
-from tidemill.lake.data import DataFolder
-from tidemill.lake.housekeeping import impatient
+from tidemill.lake.ducklake import catalog as lake_catalog
+from tidemill.lake.ducklake.claims import open_claims
+from tidemill.lake.ducklake.data import DataFolder
 from tidemill.pipeline_file import lake_to_read, named_catalog
+from tidemill.upkeep.housekeeping import impatient
 
 SECRET = "p w'd\\%@:/#?&="
 USER, DATABASE = "o'dd u\\ser", "my db'\"x"

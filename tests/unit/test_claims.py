@@ -9,8 +9,8 @@ import pytest
 
 from tests.processes import Process, wait_until
 from tidemill import config
-from tidemill.lake import claims as claims_module
-from tidemill.lake.claims import CLAIM_DIGITS, is_alive, open_claims, remove_left_over, run_claim
+from tidemill.lake.ducklake import claims as claims_module
+from tidemill.lake.ducklake.claims import CLAIM_DIGITS, is_alive, open_claims, remove_left_over, run_claim
 from tidemill.shards import fingerprint
 
 

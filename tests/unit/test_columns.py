@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 from tests.pipelines import make_pipeline, write_parquet
-from tidemill.columns import KeptColumn
 from tidemill.errors import SchemaError
-from tidemill.plan import Plan, make_plan
+from tidemill.planning.columns import KeptColumn
+from tidemill.planning.plan import Plan, make_plan
 
 
 def planned(folder: Path, files: Mapping[str, bytes | pa.Table], **dataset: Any) -> Plan:

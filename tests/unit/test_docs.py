@@ -17,9 +17,9 @@ from tidemill.cli.everyday import app
 from tidemill.config import Lake as Section
 from tidemill.config import Pipeline, known_keys, load_pipeline
 from tidemill.lake import Lake
-from tidemill.lake.reading import readable
+from tidemill.lake.ducklake.reading import readable
 from tidemill.lake.tables import ROW_COLUMNS, SYSTEM_TABLES
-from tidemill.model_tasks import MODEL_TASKS
+from tidemill.models.tasks import MODEL_TASKS
 
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md"), ROOT / "data" / "LICENSES.md"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from tidemill import encoders
+from tidemill.engines import encoders
 
 SIZES = {
     "vocab_size": 90,

@@ -13,16 +13,17 @@ from openvino import opset13 as operations
 
 from tests.checkpoints import TINY_SENTIMENT, reviews, save_checkpoint
 from tests.damage import damages
-from tidemill import drift, engines
-from tidemill.checkpoint import load_config
+from tidemill import engines
 from tidemill.config import Inference
+from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines import openvino_engine
 from tidemill.engines.openvino_attention import with_attention_spelled_out
 from tidemill.engines.torch_engine import TorchEngine
 from tidemill.errors import ConfigError, LimitExceeded, ModelError
-from tidemill.inference import ModelRunner
-from tidemill.model_tasks import find_task
-from tidemill.tokenization import TextTokenizer
+from tidemill.inference import drift
+from tidemill.inference.runner import ModelRunner
+from tidemill.models.checkpoint import load_config
+from tidemill.models.tasks import find_task
 
 
 @pytest.fixture(scope="module")

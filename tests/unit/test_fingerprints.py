@@ -12,9 +12,9 @@ import pytest
 
 from tests.damage import damages
 from tests.processes import Process
-from tidemill import fingerprints
-from tidemill.fingerprints import hash_files
 from tidemill.places import home
+from tidemill.sources import hashes as fingerprints
+from tidemill.sources.hashes import hash_files
 
 NAMES = ("a", "b", "c")
 

@@ -6,10 +6,11 @@ import pytest
 
 from tests.hub.faults import Failure, FaultKind, Faults
 from tests.hub.server import HubServer
-from tidemill import bounded_http, retry
-from tidemill import hub as boundary
+from tidemill import retry
 from tidemill.errors import DatasetError, SourceUnavailable
-from tidemill.listing import Listing
+from tidemill.sources import hub as boundary
+from tidemill.sources.listing import Listing
+from tidemill.storage import bounded_http
 
 BODY = bytes(range(256)) * 1024
 CSV = b"id,text\n1,good\n"
@@ -84,7 +85,7 @@ def test_a_hub_that_ignores_ranges_is_read_as_far_as_the_range_and_not_far_into_
 @pytest.mark.parametrize("kind", ["endless", "stall", "trickle"])
 @pytest.mark.parametrize("path", ["/revision/", "/tree/"])
 def test_a_listing_that_does_not_end_is_given_up(hub, kind, path, impatient, monkeypatch):
-    monkeypatch.setattr("tidemill.hub.LISTING_RETRIES", 0)
+    monkeypatch.setattr("tidemill.sources.hub.LISTING_RETRIES", 0)
     monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setattr(bounded_http, "MOST_ANSWER_BYTES", MEBIBYTE)
     repo = f"org/listing-{kind}-{path.strip('/')}"

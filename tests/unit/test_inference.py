@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from tests.checkpoints import NUM_POSITIONS, reviews, save_checkpoint
-from tidemill.checkpoint import load_config
 from tidemill.config import Inference
+from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines.torch_engine import TorchEngine
 from tidemill.errors import ConfigError, ModelError, RunFailed, SequenceTooLong, Stopped
-from tidemill.inference import ModelRunner, cached_runner
-from tidemill.model_tasks import find_task
-from tidemill.tokenization import TextTokenizer
+from tidemill.inference.runner import ModelRunner, cached_runner
+from tidemill.models.checkpoint import load_config
+from tidemill.models.tasks import find_task
 
 TASK = find_task("text-classification")
 CULPRIT = 77

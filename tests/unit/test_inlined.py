@@ -11,10 +11,10 @@ import pytest
 from tests.lakes import PIPELINE, TABLE, commit_rows, kept_rows, lake_at, take_back_to_layout_2
 from tidemill import config
 from tidemill.lake import Lake
-from tidemill.lake.connection import CATALOG
-from tidemill.lake.inlined import Undetermined, literal
-from tidemill.lake.migration import migrate
-from tidemill.lake.verify import verify_pipeline
+from tidemill.lake.ducklake.connection import CATALOG
+from tidemill.results.verify import verify_pipeline
+from tidemill.upkeep.inlined import Undetermined, literal
+from tidemill.upkeep.migration import migrate
 
 PERSON = pa.struct(
     [

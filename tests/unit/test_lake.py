@@ -11,7 +11,7 @@ import pytest
 from tidemill import config
 from tidemill.errors import LakeError
 from tidemill.lake import Lake, ensure_system_tables
-from tidemill.lake.connection import CATALOG, extension_file
+from tidemill.lake.ducklake.connection import CATALOG, extension_file
 from tidemill.lake.tables import SYSTEM_TABLES
 
 

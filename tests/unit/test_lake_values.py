@@ -13,13 +13,13 @@ import pytest
 
 from tests.lakes import PIPELINE, commit_rows, kept_rows, lake_at
 from tests.pipelines import make_pipeline, reviews, write_parquet
-from tidemill.columns import KeptColumn
 from tidemill.errors import SchemaError
 from tidemill.formats import KEPT_PREFIX
 from tidemill.lake import Lake
 from tidemill.lake.tables import lake_type
-from tidemill.lake.verify import verify_pipeline
-from tidemill.plan import make_plan
+from tidemill.planning.columns import KeptColumn
+from tidemill.planning.plan import make_plan
+from tidemill.results.verify import verify_pipeline
 
 DAY, MOMENT = datetime.date(2020, 1, 2), datetime.datetime(2020, 1, 2, 3, 4, 5)
 TYPES: dict[str, tuple[pa.DataType, list[Any]]] = {

@@ -13,10 +13,10 @@ from tests.pipelines import make_pipeline, problems_of, query, reviews, run, wri
 from tests.processes import Process, wait_until
 from tidemill import config, waiting
 from tidemill.errors import PlaceUnusable
-from tidemill.lake.claims import open_claims
-from tidemill.lake.locks import held_by, open_lock
+from tidemill.lake.ducklake.claims import open_claims
+from tidemill.lake.ducklake.locks import held_by, open_lock
+from tidemill.running.stage_run import StageRun
 from tidemill.shards import fingerprint
-from tidemill.station import StageRun
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -15,21 +15,21 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from flows.local import parameter
-from flows.wanted import Wanted, all_wanted
-from flows.webhooks import KEPT
 from tests.pipelines import make_pipeline
 from tests.postgres import create_database, create_user
 from tidemill.cli.query import find_lake, run_query
 from tidemill.config import Pipeline, load_pipeline
 from tidemill.errors import ConfigError, InputError, LakeError, SourceUnavailable, TidemillError
+from tidemill.flows.local import parameter
+from tidemill.flows.wanted import Wanted, all_wanted
+from tidemill.flows.webhooks import KEPT
 from tidemill.lake import Lake, catalog_exists
-from tidemill.lake.claims import open_claims
-from tidemill.lake.connection import layout_message
+from tidemill.lake.ducklake.claims import open_claims
+from tidemill.lake.ducklake.connection import layout_message
 from tidemill.lake.tables import ensure_system_tables
 from tidemill.masking import masked, message_of, shown_catalog, shown_webhook
-from tidemill.recording import Recording
-from tidemill.station import StageRun
+from tidemill.running.recording import Recording
+from tidemill.running.stage_run import StageRun
 
 PLAIN, BLANK = "Tr0ub&4dor%x", r"Tr0ub 4dor's \x"
 PIECES = ("Tr0ub", "4dor")

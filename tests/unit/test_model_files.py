@@ -14,13 +14,13 @@ import torch
 from transformers import TokenizersBackend
 
 from tests.checkpoints import NUM_POSITIONS, save_checkpoint, save_tokenizer
-from tidemill.checkpoint import load_config, max_positions
 from tidemill.config import Inference
+from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.errors import ModelError
-from tidemill.inference import ModelRunner
-from tidemill.model_files import LARGEST_JSON, LARGEST_TOKENIZER, files_read, is_read
-from tidemill.model_tasks import find_task
-from tidemill.tokenization import TextTokenizer
+from tidemill.inference.runner import ModelRunner
+from tidemill.models.checkpoint import load_config, max_positions
+from tidemill.models.files import LARGEST_JSON, LARGEST_TOKENIZER, files_read, is_read
+from tidemill.models.tasks import find_task
 
 TASK = find_task("text-classification")
 QUANTIZED = {"quant_method": "bitsandbytes", "load_in_8bit": True}

@@ -15,9 +15,11 @@ import fsspec
 import pytest
 
 from tests.hub.faults import Failure, Faults
-from tidemill import bounded_http, objects, retry
+from tidemill import retry
 from tidemill.errors import DatasetError, SourceUnavailable, TidemillError
 from tidemill.shards import SourceFile
+from tidemill.sources import objects
+from tidemill.storage import bounded_http
 
 BODY = b"id,text\n" + b"".join(b"%d,good\n" % i for i in range(1000))
 
@@ -122,7 +124,7 @@ def test_what_a_pattern_matches_among_the_links_of_a_page_is_read_and_an_endless
     file = only(f"{pages}/*.csv")
     assert (file.path, file.size, objects.read_range(file, 100, 300)) == ("a.csv", len(BODY), BODY[100:300])
     assert objects.list_files(f"{pages}/absent/*.csv") == ([], ())
-    monkeypatch.setattr("tidemill.http_files.MOST_ANSWER_BYTES", 2**20)
+    monkeypatch.setattr("tidemill.sources.http_files.MOST_ANSWER_BYTES", 2**20)
     with pytest.raises(SourceUnavailable, match="more than 1,048,576 bytes came, and no end"):
         objects.list_files(f"{pages}/endless/*.csv")
 

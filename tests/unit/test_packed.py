@@ -8,8 +8,7 @@ import transformers
 
 from tests.checkpoints import TINY_SENTIMENT
 from tests.unit.test_encoders import by_sequence, model_of
-from tidemill import encoders
-from tidemill.engines import packed
+from tidemill.engines import encoders, packed
 from tidemill.engines.packed import PackedEncoder
 
 CPU = torch.device("cpu")

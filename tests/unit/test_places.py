@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tidemill.config import Lake as Section
-from tidemill.fingerprints import hash_files
 from tidemill.lake import Lake
 from tidemill.places import home, make_folders
-from tidemill.store import Store
+from tidemill.sources.hashes import hash_files
+from tidemill.storage.store import Store
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o077])

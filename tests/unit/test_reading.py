@@ -15,7 +15,7 @@ from tidemill.cli.query import run_query
 from tidemill.config import Lake as Section
 from tidemill.errors import InputError
 from tidemill.lake import Cursor, Lake
-from tidemill.lake.reading import FILE_FUNCTIONS, LAKE_FUNCTIONS, readable
+from tidemill.lake.ducklake.reading import FILE_FUNCTIONS, LAKE_FUNCTIONS, readable
 
 TREASURE = "what lies beside the lake"
 

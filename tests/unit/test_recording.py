@@ -10,21 +10,21 @@ import pytest
 
 from tests.pipelines import make_pipeline, query, reviews, run, write_parquet
 from tests.prepared import Prepared
-from tidemill.alerts import recovery
-from tidemill.backfill import BackfillRun
 from tidemill.cli import render
 from tidemill.config import Pipeline
 from tidemill.errors import DatasetError, LakeError, ModelError, SourceUnavailable, TidemillError
 from tidemill.lake import Lake
-from tidemill.lake.commit import Outcome
-from tidemill.lake.housekeeping import collect_garbage
 from tidemill.lake.runs import RunRecord
 from tidemill.progress import Quiet
-from tidemill.recording import Recording
-from tidemill.run import Run
-from tidemill.station import StageRun
-from tidemill.status import pipeline_status
-from tidemill.window import Outcomes
+from tidemill.reports.alerts import recovery
+from tidemill.reports.status import pipeline_status
+from tidemill.results.commit import Outcome
+from tidemill.running.backfill_run import BackfillRun
+from tidemill.running.in_flight import Outcomes
+from tidemill.running.recording import Recording
+from tidemill.running.run import Run
+from tidemill.running.stage_run import StageRun
+from tidemill.upkeep.housekeeping import collect_garbage
 
 ROWS, NUM_FILES = 8, 6
 

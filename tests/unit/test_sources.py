@@ -11,7 +11,7 @@ import pytest
 
 from tests.pipelines import make_pipeline, reviews, write_parquet
 from tidemill.errors import DatasetError, FormatError, InputError
-from tidemill.plan import make_plan
+from tidemill.planning.plan import make_plan
 
 ROW = "id,text\n1,good\n"
 

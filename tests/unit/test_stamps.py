@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tidemill import fingerprints
-from tidemill.checkpoint import folder_state
 from tidemill.errors import FileChanged
-from tidemill.fingerprints import hash_files, stamp
+from tidemill.models.checkpoint import folder_state
 from tidemill.shards import SourceFile, fingerprint
-from tidemill.sources import open_source
+from tidemill.sources import hashes as fingerprints
+from tidemill.sources.dataset import open_source
+from tidemill.sources.hashes import hash_files, stamp
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.damage import damages
 from tests.pipelines import ROOT
 from tidemill.errors import LimitExceeded, PlaceUnusable, StoreFileInvalid
-from tidemill.store import YOUNG_SECONDS, Store, StoreFile
+from tidemill.storage.store import YOUNG_SECONDS, Store, StoreFile
 
 FILE = StoreFile("tokens", "abc")
 TABLE = pa.table({"row_number": [1, 2, 3], "token_ids": pa.array([[1, 2], None, []], pa.list_(pa.int32()))})
@@ -128,7 +128,8 @@ def test_a_missing_file_may_be_removed(store):
 def test_a_write_that_fails_leaves_nothing_and_names_the_place_and_the_option(store, tmp_path):
     """The limit on a file's size fails a write in its middle, as a full disk does, whoever the user is."""
     write = (
-        "import pyarrow as pa; from tidemill.store import Store, StoreFile; table = pa.table({'n': range(10**5)}); "
+        "import pyarrow as pa; from tidemill.storage.store import Store, StoreFile; "
+        "table = pa.table({'n': range(10**5)}); "
         f"Store({str(tmp_path)!r}, max_bytes=10**9).write(StoreFile('rows', 'x'), table)"
     )
     done = subprocess.run(

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.checkpoints import NUM_POSITIONS, TINY_SENTIMENT, reviews, save_checkpoint, save_tokenizer
-from tidemill import tokenization
-from tidemill.checkpoint import load_config, max_positions
+from tidemill.encoding import tokenizer as tokenization
+from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.errors import ModelError
+from tidemill.models.checkpoint import load_config, max_positions
 from tidemill.shards import fingerprint
-from tidemill.tokenization import TextTokenizer
 
 KINDS = ["wordpiece", "bpe"]
 SIDES = ["right", "left"]

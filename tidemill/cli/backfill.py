@@ -10,10 +10,10 @@ import typer
 from tidemill.cli.common import Overrides, PipelineFile, app, confirmed, load, print_facts, say
 
 if TYPE_CHECKING:
-    from tidemill.backfill import BackfillPlan, Selection
     from tidemill.config import Pipeline
     from tidemill.progress import Progress
-    from tidemill.recording import RunResult
+    from tidemill.running.backfill_run import BackfillPlan, Selection
+    from tidemill.running.recording import RunResult
 
 
 @app.command()
@@ -41,8 +41,8 @@ def backfill(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, and compute nothing.")] = False,
 ) -> None:
     """Compute a chosen past range again, or a new version beside the old. Stopped, the same command goes on."""
-    from tidemill.backfill import Selection
     from tidemill.errors import ConfigError
+    from tidemill.running.backfill_run import Selection
 
     if version and model_revision:
         raise ConfigError("--version names a version that is there, --model-revision asks for another. Give one.")
@@ -82,24 +82,24 @@ def _end(result: RunResult) -> None:
 
 
 def _plan(loaded: Pipeline, selection: Selection) -> BackfillPlan:
-    from tidemill.backfill import plan_backfill
     from tidemill.lake import Lake
+    from tidemill.running.backfill_run import plan_backfill
 
     with Lake(loaded.lake, read_only=True) as lake:
         return plan_backfill(loaded, lake, selection)
 
 
 def _request(loaded: Pipeline, made: BackfillPlan, max_cost: float | None) -> str:
-    from tidemill.backfill import request_backfill
     from tidemill.lake import Lake
+    from tidemill.running.backfill_run import request_backfill
 
     with Lake(loaded.lake) as lake:
         return request_backfill(lake, made, max_cost=max_cost)
 
 
 def _measure(loaded: Pipeline, made: BackfillPlan, max_cost: float | None) -> RunResult:
-    from tidemill.backfill import BackfillRun
     from tidemill.cli.live import live_progress
+    from tidemill.running.backfill_run import BackfillRun
 
     backfill_id = _request(loaded, made, max_cost)
     with live_progress() as progress:
@@ -108,8 +108,8 @@ def _measure(loaded: Pipeline, made: BackfillPlan, max_cost: float | None) -> Ru
 
 
 def _carry_out(loaded: Pipeline, made: BackfillPlan, max_cost: float | None, *, direct: bool) -> RunResult:
-    from tidemill.backfill import BackfillRun
     from tidemill.cli.live import live_progress
+    from tidemill.running.backfill_run import BackfillRun
 
     backfill_id = _request(loaded, made, max_cost)
     with live_progress() as progress:
@@ -119,7 +119,7 @@ def _carry_out(loaded: Pipeline, made: BackfillPlan, max_cost: float | None, *, 
 
 
 def _under_prefect(loaded: Pipeline, backfill_id: str, progress: Progress) -> RunResult:
-    from flows.follow import backfill_under_prefect
+    from tidemill.flows.follow import backfill_under_prefect
 
     return backfill_under_prefect(loaded, backfill_id, progress=progress)
 

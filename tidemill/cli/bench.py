@@ -19,7 +19,7 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Measure each stage on a sample, and all together, and say which bounds the pipeline. Writes no table."""
-    from tidemill.bottleneck import find_bottleneck
+    from tidemill.reports.bottleneck import find_bottleneck
 
     print_facts(find_bottleneck(load(pipeline, overrides), num_rows=rows), _speeds, as_json)
 

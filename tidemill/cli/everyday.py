@@ -13,7 +13,7 @@ from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, load, prin
 
 if TYPE_CHECKING:
     from tidemill.config import Pipeline
-    from tidemill.run import RunResult
+    from tidemill.running.run import RunResult
 
 __all__ = ["app"]
 
@@ -32,7 +32,7 @@ def plan(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = 
     """What `run` would do, and why: files, shards, rows, tokens, time and cost. Computes and writes nothing."""
     from tidemill.cli import render
     from tidemill.lake import Lake, catalog_exists
-    from tidemill.plan import make_plan
+    from tidemill.planning.plan import make_plan
 
     loaded = load(pipeline, overrides)
     lake = Lake(loaded.lake, read_only=True) if catalog_exists(loaded.lake) else None
@@ -66,7 +66,7 @@ def run(
 
     loaded = load(pipeline, overrides)
     if limit is not None:
-        from tidemill.sample import sample
+        from tidemill.reports.sample import sample
 
         rows = sample(loaded, limit)
         print_facts(
@@ -105,7 +105,7 @@ def sql(
 def status(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Where the table stands: shards by state, rows, quarantine, throughput, last runs."""
     from tidemill.cli import render
-    from tidemill.status import pipeline_status
+    from tidemill.reports.status import pipeline_status
 
     print_facts(pipeline_status(load(pipeline, overrides)), render.status, as_json)
 
@@ -115,7 +115,7 @@ def verify(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson 
     """Recheck every invariant of the pipeline's tables from their rows and files; exits 1 and says what is wrong."""
     from tidemill.cli import render
     from tidemill.lake import Lake
-    from tidemill.lake.verify import verify_pipeline
+    from tidemill.results.verify import verify_pipeline
 
     loaded = load(pipeline, overrides)
     with Lake(loaded.lake, read_only=True) as lake:
@@ -126,12 +126,12 @@ def verify(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson 
 
 
 def _run(loaded: Pipeline, *, direct: bool, yes: bool, progress: Any) -> RunResult:
-    from tidemill.run import Run
+    from tidemill.running.run import Run
 
     planned = Run(loaded, progress=progress, yes=yes)
     # Starting Prefect's temporary server takes seconds: not for finding that there is nothing to do.
     if direct or (planned.prepare().is_up_to_date and not os.environ.get("PREFECT_API_URL")):
         return planned.execute()
-    from flows.local import run_under_prefect
+    from tidemill.flows.local import run_under_prefect
 
     return run_under_prefect(loaded, yes=yes, progress=progress, run=planned)

@@ -17,7 +17,7 @@ def gc(
     as_json: AsJson = False,
 ) -> None:
     """Keep house: merge small files, expire old snapshots, remove what nobody needs. Says what it would do first."""
-    from tidemill.lake.housekeeping import collect_garbage
+    from tidemill.upkeep.housekeeping import collect_garbage
 
     facts = collect_garbage(load(pipeline, overrides), dry_run=not yes)
     print_facts(facts, lambda found: _garbage(found, pipeline), as_json)
@@ -39,8 +39,8 @@ def forget(
     """Erase rows for good: from every version, quarantine, old snapshots, data files and the store."""
     from dataclasses import asdict
 
-    from tidemill.lake import erasure
     from tidemill.masking import shown_catalog
+    from tidemill.upkeep import erasure
 
     loaded = load(pipeline, overrides)
     found = erasure.preview(loaded, where, history=history)
@@ -64,8 +64,8 @@ def repair(
     from tidemill.cli import render
     from tidemill.cli.live import live_progress
     from tidemill.lake import Lake
-    from tidemill.lake.verify import verify_pipeline
-    from tidemill.repair import repair as repair_pipeline
+    from tidemill.results.verify import verify_pipeline
+    from tidemill.upkeep.repair import repair as repair_pipeline
 
     loaded = load(pipeline, overrides)
     with Lake(loaded.lake, read_only=True) as lake:
@@ -91,13 +91,13 @@ def migrate(
     """Bring a lake that an older Tidemill wrote to this one's layout, all of it or none."""
     from dataclasses import asdict
 
-    from tidemill.lake.migration import migrate as migrate_lake
+    from tidemill.upkeep.migration import migrate as migrate_lake
 
     print_facts(asdict(migrate_lake(lake_spec(source, overrides))), _migration, as_json)
 
 
 def _garbage(facts: dict[str, Any], pipeline_file: str) -> str:
-    from tidemill.lake.housekeeping import has_done_something
+    from tidemill.upkeep.housekeeping import has_done_something
 
     dry_run = facts["dry_run"]
     counted = [

@@ -106,7 +106,7 @@ def _say_stopped() -> NoReturn:
 
 
 def _end_if_threads_wait(code: int) -> None:
-    local = sys.modules.get("flows.local")
+    local = sys.modules.get("tidemill.flows.local")
     if local is not None and local.LEFT_BEHIND.is_set():
         _end(code)
 

@@ -20,10 +20,10 @@ def deploy(
 ) -> None:
     """Register schedules with the Prefect server: the chain, and each stage by itself. Again, only what changed."""
     loaded = [(load(file, overrides), Path(file)) for file in pipelines]
-    from flows.client import configured_server
+    from tidemill.flows.client import configured_server
 
     with configured_server() as client:
-        from flows import deploy as deploying
+        from tidemill.flows import deploy as deploying
 
         if remove:
             changes = deploying.remove(client, [pipeline.name for pipeline, _ in loaded])
@@ -42,7 +42,7 @@ def up(
     as_json: AsJson = False,
 ) -> None:
     """Start Prefect on this machine: a server, and one worker a pool. Running it again says that it is up."""
-    from flows import stack
+    from tidemill.flows import stack
     from tidemill.places import home
 
     pools = pool or ["tidemill"]
@@ -57,7 +57,7 @@ def up(
 @app.command()
 def down(as_json: AsJson = False) -> None:
     """Stop what `up` started, flow runs included; they go on when it is started again."""
-    from flows import stack
+    from tidemill.flows import stack
     from tidemill.places import home
 
     stopped = stack.stop(home())
@@ -73,7 +73,7 @@ def cancel(
 ) -> None:
     """Stop a pipeline's runs, wherever they are, and give up its open backfills. What was committed stays."""
     loaded = load(pipeline, overrides)
-    from flows.cancel import cancel_pipeline
+    from tidemill.flows.cancel import cancel_pipeline
 
     print_facts(cancel_pipeline(loaded, backfill), _cancelled, as_json)
 
@@ -88,7 +88,7 @@ def _refuse_other_stack(found: Any, port: int, pools: list[str]) -> None:
 
 
 def _stack_facts(found: Any, state: str) -> dict[str, Any]:
-    from flows.password import given_password, password_file
+    from tidemill.flows.password import given_password, password_file
     from tidemill.places import home
 
     return {

@@ -10,14 +10,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import _duckdb as duckdb  # As tidemill.lake.connection does.
+import _duckdb as duckdb  # As tidemill.lake.ducklake.connection does.
 
 from tidemill import pipeline_file
 from tidemill.cli.terminal import printable
 from tidemill.errors import ConfigError, InputError
-from tidemill.lake.catalog import LakeSpec
-from tidemill.lake.connection import Lake
-from tidemill.lake.reading import check_definitions, readable
+from tidemill.lake.ducklake.catalog import LakeSpec
+from tidemill.lake.ducklake.connection import Lake
+from tidemill.lake.ducklake.reading import check_definitions, readable
 from tidemill.places import default_data
 
 ROWS_AT_A_TIME = 10_000

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tidemill.run import RunResult
+    from tidemill.running.run import RunResult
 
 MAX_PATHS = 10
 

@@ -33,8 +33,8 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Hold two versions against each other, row by row: flipped labels, agreement, score drift."""
-    from tidemill.compare import compare_versions
     from tidemill.lake import Lake
+    from tidemill.reports.compare import compare_versions
 
     loaded = load(pipeline, overrides)
     with Lake(loaded.lake, read_only=True) as lake:
@@ -45,7 +45,7 @@ def compare(
 @app.command()
 def promote(pipeline: PipelineFile, version: Version, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Let the pipeline's table show another version, all at once. One that is not complete is refused."""
-    from tidemill.lake import promotion
+    from tidemill.results import promotion
 
     loaded = load(pipeline, overrides)
     with _existing_lake(loaded.lake) as lake:
@@ -66,7 +66,7 @@ def drop(
     as_json: AsJson = False,
 ) -> None:
     """Remove a version that is not promoted: its table, and all that the lake knows of it."""
-    from tidemill.lake import promotion
+    from tidemill.results import promotion
 
     loaded = load(pipeline, overrides)
     with _existing_lake(loaded.lake) as lake:

@@ -15,10 +15,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tidemill import config as options
-from tidemill.checkpoint import folder_state
-from tidemill.devices import is_out_of_memory, num_cpus, resolve_device, resolve_dtype, use_all_cpus
+from tidemill.engines.devices import is_out_of_memory, num_cpus, resolve_device, resolve_dtype, use_all_cpus
 from tidemill.errors import ConfigError, ModelError
-from tidemill.model_tasks import ModelTask
+from tidemill.models.checkpoint import folder_state
+from tidemill.models.tasks import ModelTask
 from tidemill.shards import fingerprint
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _load(folder: str | Path, task: ModelTask, *, trust_remote_code: bool) -> tu
     """The model in float32 on the CPU, rewritten where that is known to be the same; and whether it is."""
     import torch
 
-    from tidemill.encoders import rewrite
+    from tidemill.engines.encoders import rewrite
 
     model = task.load(folder, dtype=torch.float32, trust_remote_code=trust_remote_code)
     encoder = rewrite(model)

@@ -27,12 +27,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tidemill.batching import plan_batches
-from tidemill.devices import device_name, num_cpus, resolve_dtype
-from tidemill.encoders import PROBE_TOLERANCE, Encoder
+from tidemill.encoding.batching import plan_batches
+from tidemill.encoding.sequences import Sequences
 from tidemill.engines import Answer, CalibrationIds, Ids, Logits
+from tidemill.engines.devices import device_name, num_cpus, resolve_dtype
+from tidemill.engines.encoders import PROBE_TOLERANCE, Encoder
 from tidemill.places import home, make_folders
-from tidemill.sequences import Sequences
 from tidemill.shards import fingerprint
 
 # Where it finds the package for that, it asks in the middle of a run for leave to send usage statistics.

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tidemill.devices import is_device_failure, is_out_of_memory
-from tidemill.encoders import Encoder, VariableAttention
+from tidemill.engines.devices import is_device_failure, is_out_of_memory
+from tidemill.engines.encoders import Encoder, VariableAttention
 
 logger = logging.getLogger("tidemill")
 

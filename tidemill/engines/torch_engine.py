@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tidemill.devices import device_name, num_cpus
-from tidemill.encoders import Encoder
 from tidemill.engines import Answer, Ids, Logits
+from tidemill.engines.devices import device_name, num_cpus
+from tidemill.engines.encoders import Encoder
 from tidemill.engines.packed import open_packed
 
 GPU_DEPTH = 16

@@ -16,11 +16,12 @@ from tidemill.formats.delimited import CsvReader
 from tidemill.formats.jsonl import JsonlReader
 from tidemill.formats.parquet import ParquetReader
 from tidemill.formats.partitions import PartitionedReader, identity_of, partitions_of
-from tidemill.formats.reader import KEPT_PREFIX, ByteSource, Columns, Reader
-from tidemill.formats.rows import check_columns, settle_schema
+from tidemill.formats.reader import ByteSource, Reader
 from tidemill.formats.streams import COMPRESSIONS
 from tidemill.formats.text import TextReader
-from tidemill.formats.types import check_fields, check_type, plain_type, without_nulls
+from tidemill.values.columns import KEPT_PREFIX, Columns
+from tidemill.values.rows import check_columns, settle_schema
+from tidemill.values.types import check_fields, check_type, plain_type, without_nulls
 
 __all__ = [
     "FORMATS",

@@ -22,12 +22,13 @@ import pyarrow as pa
 from pyarrow import csv as pacsv
 
 from tidemill.errors import ConfigError, FormatError
-from tidemill.formats.cells import as_written, inferred_type, trimmed
-from tidemill.formats.reader import ByteSource, Columns
+from tidemill.formats.reader import ByteSource
 from tidemill.formats.records import BOM, Buffer, Offsets, RecordReader, positions
-from tidemill.formats.rows import Problems, build_rows, excerpt
-from tidemill.formats.types import is_string, without_nulls
 from tidemill.shards import Slice, fingerprint
+from tidemill.values.cells import as_written, inferred_type, trimmed
+from tidemill.values.columns import Columns
+from tidemill.values.rows import Problems, build_rows, excerpt
+from tidemill.values.types import is_string, without_nulls
 
 _LF, _CR = 10, 13
 _DEFAULT_QUOTE = '"'

@@ -19,12 +19,12 @@ import orjson
 import pyarrow as pa
 
 from tidemill.errors import FormatError
-from tidemill.formats.exact_json import kind_of, lone_surrogate, read_exactly, repeated_key
-from tidemill.formats.json_columns import JsonColumn, Record, inferred_type
 from tidemill.formats.records import Buffer, Offsets, RecordReader, has_lone_returns, line_ends
-from tidemill.formats.rows import CONVERSION_ERRORS, Problems, build_rows, excerpt
-from tidemill.formats.types import common_type, without_nulls
 from tidemill.shards import Slice
+from tidemill.values.exact_json import kind_of, lone_surrogate, read_exactly, repeated_key
+from tidemill.values.json_columns import JsonColumn, Record, inferred_type
+from tidemill.values.rows import CONVERSION_ERRORS, Problems, build_rows, excerpt
+from tidemill.values.types import common_type, without_nulls
 
 _LINES_AT_ONCE = 250
 """So few that what is made of them stays in the processor's cache."""

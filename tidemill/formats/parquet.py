@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 
 from tidemill.errors import FileChanged, FormatError
 from tidemill.formats.footer import unencoded_bytes
-from tidemill.formats.reader import ByteSource, Columns
-from tidemill.formats.rows import build_rows, check_columns
-from tidemill.formats.types import common_type, plain_type
+from tidemill.formats.reader import ByteSource
 from tidemill.shards import Slice, fingerprint
+from tidemill.values.columns import Columns
+from tidemill.values.rows import build_rows, check_columns
+from tidemill.values.types import common_type, plain_type
 
 _TAIL_BYTES = 8
 _GIANT = 1.5

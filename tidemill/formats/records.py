@@ -17,10 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tidemill.errors import FileChanged, FormatError
-from tidemill.formats.reader import ByteSource, Columns
-from tidemill.formats.rows import check_columns
+from tidemill.formats.reader import ByteSource
 from tidemill.formats.streams import HEAD_BYTES, SourceBytes, Stream
 from tidemill.shards import Slice
+from tidemill.values.columns import Columns
+from tidemill.values.rows import check_columns
 
 MAX_RECORD_BYTES = 256 * 2**20
 """A longer record is taken for damage: most often a quote that is never closed."""

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill.formats.records import Buffer, Offsets, RecordReader, has_lone_returns, line_ends
-from tidemill.formats.rows import build_rows
 from tidemill.shards import Slice
+from tidemill.values.rows import build_rows
 
 
 class TextReader(RecordReader):

@@ -9,20 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tidemill.lake.catalog import catalog_exists
-    from tidemill.lake.connection import Cursor, Lake
+    from tidemill.lake.ducklake.catalog import catalog_exists
+    from tidemill.lake.ducklake.connection import Cursor, Lake
     from tidemill.lake.ledger import DoneShard, PipelineState
     from tidemill.lake.tables import ResultTable, ensure_system_tables
 
 __all__ = ["Cursor", "DoneShard", "Lake", "PipelineState", "ResultTable", "catalog_exists", "ensure_system_tables"]
 
 _MODULES = {
-    "Cursor": "connection",
+    "Cursor": "ducklake.connection",
     "DoneShard": "ledger",
-    "Lake": "connection",
+    "Lake": "ducklake.connection",
     "PipelineState": "ledger",
     "ResultTable": "tables",
-    "catalog_exists": "catalog",
+    "catalog_exists": "ducklake.catalog",
     "ensure_system_tables": "tables",
 }
 

@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from tidemill.errors import InvariantBroken
-from tidemill.lake.connection import Cursor
+from tidemill.lake.ducklake.connection import Cursor
 from tidemill.lake.tables import existing_columns, identifier, table_name
 
 METHOD = f"duckdb {duckdb.__version__}"

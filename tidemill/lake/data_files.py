@@ -17,9 +17,9 @@ import duckdb
 import xxhash
 
 from tidemill.errors import LakeError
-from tidemill.lake.connection import CATALOG, Cursor, Lake
+from tidemill.lake.ducklake.connection import CATALOG, Cursor, Lake
 from tidemill.lake.tables import existing_columns, insert_records
-from tidemill.objects import open_address, translated
+from tidemill.storage.addresses import open_address, translated
 
 READ_BYTES = 2**20
 MAX_ROUNDS = 3

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tidemill.lake.connection import Cursor
+from tidemill.lake.ducklake.connection import Cursor
 from tidemill.lake.requests import ONLY_QUARANTINED
 from tidemill.lake.tables import existing_columns
 from tidemill.shards import Shard, Slice, SourceFile

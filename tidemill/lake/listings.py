@@ -15,7 +15,7 @@ from datetime import datetime
 
 import pyarrow as pa
 
-from tidemill.lake.connection import Cursor
+from tidemill.lake.ducklake.connection import Cursor
 from tidemill.lake.tables import insert_records, insert_rows
 from tidemill.shards import Shard, SourceFile
 

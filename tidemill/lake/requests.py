@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tidemill.lake.connection import Cursor
+from tidemill.lake.ducklake.connection import Cursor
 from tidemill.lake.tables import address_at
 from tidemill.shards import Shard, Slice, SourceFile
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from tidemill.lake.connection import Cursor, Lake
+from tidemill.lake.ducklake.connection import Cursor, Lake
 from tidemill.lake.tables import insert_records
 
 

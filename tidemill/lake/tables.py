@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from tidemill.errors import SchemaError
-from tidemill.lake.connection import LAYOUT_VERSION, Cursor, Lake
-from tidemill.lake.data import DataFolder
+from tidemill.lake.ducklake.connection import LAYOUT_VERSION, Cursor, Lake
+from tidemill.lake.ducklake.data import DataFolder
 
 SYSTEM_TABLES = {
     "_layout": "layout_version INTEGER",

@@ -19,7 +19,7 @@ from tests.unit.formats.sources import MemorySource, all_rows, reader_of, reason
 from tidemill.errors import FileChanged, FormatError, SchemaError, SourceUnavailable
 from tidemill.formats import Columns, open_reader
 from tidemill.formats.footer import unencoded_bytes
-from tidemill.formats.types import plain_type
+from tidemill.values.types import plain_type
 
 
 def parquet(table: pa.Table, **options: Any) -> bytes:

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from tidemill.errors import SchemaError
-from tidemill.formats.types import check_fields, check_type, common_type, plain_type
+from tidemill.values.types import check_fields, check_type, common_type, plain_type
 
 STRUCT = pa.struct([("a", pa.int32()), ("b", pa.string())])
 

@@ -1,0 +1,1 @@
+"""Rows become prepared items, and items become batches."""

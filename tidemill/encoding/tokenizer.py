@@ -1,0 +1,382 @@
+"""Texts become token ids once per tokenizer, as Arrow columns that any model with that tokenizer can use.
+
+What a row gets is exactly what `transformers.pipeline` would give the model,
+special tokens and truncation included, or what a Transformers tokenizer gives
+with `return_overflowing_tokens`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from tidemill.config import LongText
+from tidemill.encoding.windowing import MAX_ROW_TOKENS, Windowing
+from tidemill.errors import ModelError
+from tidemill.models.checkpoint import is_panic, opening
+from tidemill.models.files import read_json, refuse_unapplied_tokenizer
+from tidemill.shards import fingerprint
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "merges.txt", "tekken.json")
+
+# A tokenizer at work takes a few hundred bytes a character, so these two bound memory.
+BATCH_BYTES = 2**20
+PIECE_CHARS = 2**20
+
+# A tokenizer saved without a length says 10**30.
+_NO_LENGTH = 10**9
+
+# The first that yields a few tokens shows which special tokens surround a text.
+_PROBES = ("a b c d e f g h", "A C G T A C G T", "1 2 3 4 5 6 7 8")
+
+
+@dataclass(frozen=True)
+class TokenColumns:
+    """One value per text, in order.
+
+    `token_ids` is null where the text is null or the row is quarantined, and where
+    long texts are read in windows, it is a list of them. `num_tokens` counts before
+    truncation, special tokens included, so a row without windows is truncated where
+    it exceeds the length of `token_ids`; `reason` says why a row is quarantined. A
+    null text has no reason here: whoever left it out knows why.
+    """
+
+    token_ids: pa.ListArray
+    num_tokens: pa.Int32Array
+    reason: pa.StringArray
+
+
+class _Row(NamedTuple):
+    ids: Sequence[int] | NDArray[np.int32] | None = None
+    num_tokens: int | None = None
+    reason: str | None = None
+
+
+class TextTokenizer:
+    """A fast tokenizer with truncation settled. Threads may share it."""
+
+    def __init__(
+        self,
+        backend: Tokenizer,
+        *,
+        max_length: int,
+        long_text: LongText,
+        truncation_side: str,
+        overlap: int | Literal["auto"] = "auto",
+    ) -> None:
+        self.max_length = max_length
+        self._backend = backend
+        self._quarantine = long_text == "quarantine"
+        self._left = truncation_side == "left"
+        self._prefix, self._suffix = _special_tokens(backend)
+        if self._room < 1:
+            raise ModelError(
+                f"tokenizer.max_length = {max_length} leaves no room for text beside the tokenizer's special tokens. "
+                f"Raise it to at least {max_length - self._room + 1}."
+            )
+        self._windowing = self._resolve_windowing(overlap) if long_text == "windows" else None
+        facts = (backend.to_str(), backend.encode_special_tokens, truncation_side, max_length, long_text)
+        self.fingerprint = fingerprint(*facts, *([self._windowing.overlap] if self._windowing else []))
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        max_length: int | Literal["auto"] = "auto",
+        long_text: LongText = "truncate",
+        overlap: int | Literal["auto"] = "auto",
+        model_max_length: int | None = None,
+        trust_remote_code: bool = False,
+    ) -> TextTokenizer:
+        """The tokenizer of a folder in Transformers' format; `overlap` counts for windows only.
+
+        `model_max_length` is the most tokens that the model takes, where it says
+        (`checkpoint.max_positions`). Truncation and padding that were saved inside
+        tokenizer.json do not count: Transformers overrides them too.
+
+        Raises:
+            ModelError: the folder yields no fast tokenizer, `max_length` does not fit the model, or `overlap` does
+                not fit `max_length`.
+        """
+        tokenizer = _load_fast(folder, trust_remote_code=trust_remote_code)
+        _require_files(Path(folder))
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        return cls(
+            backend,
+            max_length=_resolve_max_length(max_length, _stated_length(tokenizer), model_max_length),
+            long_text=long_text,
+            truncation_side=tokenizer.truncation_side,
+            overlap=overlap,
+        )
+
+    @property
+    def num_special_tokens(self) -> int:
+        """How many tokens of every sequence are none of its text."""
+        return len(self._prefix) + len(self._suffix)
+
+    @property
+    def _room(self) -> int:
+        return self.max_length - self.num_special_tokens
+
+    def _resolve_windowing(self, overlap: int | Literal["auto"]) -> Windowing:
+        if overlap == "auto":
+            overlap = self._room // 8
+        if overlap >= self._room:
+            raise ModelError(
+                f"tokenizer.overlap = {overlap} leaves a window nothing new to read: with tokenizer.max_length = "
+                f"{self.max_length} it has room for {self._room} tokens of text. Lower overlap to at most "
+                f"{self._room - 1}, or raise max_length."
+            )
+        return Windowing(self._prefix, self._suffix, room=self._room, overlap=overlap, from_the_end=self._left)
+
+    def encode(self, texts: pa.Array | pa.ChunkedArray) -> TokenColumns:
+        """Tokenize a string column. A text that fails gets a reason and takes no other row with it.
+
+        A text of more than `PIECE_CHARS` is tokenized in pieces cut at whitespace,
+        so its `num_tokens` is the sum over pieces: off by a token or so a cut.
+        """
+        chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
+        runs = [run for chunk in chunks for run in _cut_by_bytes(chunk)]
+        # Two threads: one run's ids become Arrow under the GIL while the next is in the tokenizer, which frees it.
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            batches = list(pool.map(self._encode_run, runs)) or [self._columns([])]
+        return TokenColumns(
+            token_ids=pa.concat_arrays([batch.token_ids for batch in batches]),
+            num_tokens=pa.concat_arrays([batch.num_tokens for batch in batches]),
+            reason=pa.concat_arrays([batch.reason for batch in batches]),
+        )
+
+    def _encode_run(self, texts: pa.StringArray) -> TokenColumns:
+        try:
+            return self._columns(self._encode_batch(texts.to_pylist()))
+        except BaseException as e:
+            if not _concerns_a_text(e):
+                raise
+            return self._columns([self._encode_alone(text) for text in texts])
+
+    def _encode_alone(self, text: pa.StringScalar) -> _Row:
+        try:
+            return self._encode_batch([text.as_py()])[0]
+        except BaseException as e:
+            if not _concerns_a_text(e):
+                raise
+            return _Row(reason=f"cannot be tokenized: {e}")
+
+    def _encode_batch(self, texts: list[str | None]) -> list[_Row]:
+        short = [text for text in texts if text is not None and len(text) <= PIECE_CHARS]
+        encodings = iter(self._backend.encode_batch_fast(short))
+        rows = []
+        for text in texts:
+            if text is None:
+                rows.append(_Row())
+            elif len(text) <= PIECE_CHARS:
+                ids = next(encodings).ids
+                rows.append(self._row(ids, len(ids)))
+            else:
+                rows.append(self._encode_long(text))
+        return rows
+
+    def _encode_long(self, text: str) -> _Row:
+        if self._windowing is not None:
+            return self._encode_whole(text, self._windowing)
+        kept: list[int] = []
+        num_tokens = self.num_special_tokens
+        for ids in self._ids_by_piece(text):
+            num_tokens += len(ids)
+            kept = (kept + ids)[-self._room :] if self._left else kept + ids[: self._room - len(kept)]
+        return self._row([*self._prefix, *kept, *self._suffix], num_tokens)
+
+    def _encode_whole(self, text: str, windowing: Windowing) -> _Row:
+        """All ids, in which windows are cut; those of a text that is too long even for that are only counted."""
+        kept = [np.array(self._prefix, dtype=np.int32)]
+        num_tokens = self.num_special_tokens
+        for ids in self._ids_by_piece(text):
+            num_tokens += len(ids)
+            kept.append(np.array(ids, dtype=np.int32))
+            if windowing.num_window_tokens(num_tokens) > MAX_ROW_TOKENS:
+                kept.clear()
+        if reason := self._refusal(num_tokens):
+            return _Row(num_tokens=num_tokens, reason=reason)
+        return _Row(np.concatenate([*kept, np.array(self._suffix, dtype=np.int32)]), num_tokens)
+
+    def _ids_by_piece(self, text: str) -> Iterator[list[int]]:
+        for piece in _pieces(text):
+            yield self._backend.encode_batch_fast([piece], add_special_tokens=False)[0].ids
+
+    def _row(self, ids: list[int], num_tokens: int) -> _Row:
+        if reason := self._refusal(num_tokens):
+            return _Row(num_tokens=num_tokens, reason=reason)
+        return _Row(self._truncate(ids) if self._windowing is None else ids, num_tokens)
+
+    def _refusal(self, num_tokens: int) -> str | None:
+        """Why a row of so many tokens is quarantined, if it is."""
+        if num_tokens == 0:
+            return "cannot be tokenized: it has no tokens"
+        if num_tokens <= self.max_length:
+            return None
+        if self._quarantine:
+            return f"{num_tokens} tokens exceed tokenizer.max_length {self.max_length}"
+        if self._windowing and (in_windows := self._windowing.num_window_tokens(num_tokens)) > MAX_ROW_TOKENS:
+            return f"{num_tokens} tokens are {in_windows} in windows, more than the {MAX_ROW_TOKENS} of one row"
+        return None
+
+    def _truncate(self, ids: list[int]) -> list[int]:
+        if len(ids) <= self.max_length:
+            return ids
+        if self._left:
+            return self._prefix + ids[len(ids) - self.max_length + len(self._prefix) :]
+        return ids[: self.max_length - len(self._suffix)] + self._suffix
+
+    def _columns(self, rows: list[_Row]) -> TokenColumns:
+        token_ids = _id_lists(rows)
+        return TokenColumns(
+            token_ids=token_ids if self._windowing is None else self._windowing.cut(token_ids),
+            num_tokens=pa.array([row.num_tokens for row in rows], pa.int32()),
+            reason=pa.array([row.reason for row in rows], pa.string()),
+        )
+
+
+def _require_files(folder: Path) -> None:
+    """Transformers makes up an empty vocabulary where there is none, and every word would be unknown."""
+    if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
+        raise ModelError(
+            f"There are no tokenizer files ({', '.join(TOKENIZER_FILES)}) in {folder}. Download the model again, or "
+            "set tokenizer.path to a folder or Hub id that has them."
+        )
+
+
+def _load_fast(folder: str | Path, *, trust_remote_code: bool) -> Any:
+    refuse_unapplied_tokenizer(Path(folder), trust_remote_code=trust_remote_code)
+    with opening(f"The tokenizer in {folder}"):
+        from transformers import AutoTokenizer
+
+        _refuse_unknown_class(Path(folder))
+        # Absolute, since some relative paths mean models that Transformers treats in a way of their own; and never by
+        # mistral-common, which may be installed or not.
+        tokenizer = AutoTokenizer.from_pretrained(
+            Path(folder).absolute(),
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            mistral_format=False,
+        )
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"The tokenizer in {folder} ({type(tokenizer).__name__}) has no fast version. Set tokenizer.path to a "
+            "model with the same vocabulary and a tokenizer.json."
+        )
+    return tokenizer
+
+
+def _refuse_unknown_class(folder: Path) -> None:
+    """Transformers takes a general class in place of one that it does not know, and says nothing."""
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    config = folder / "tokenizer_config.json"
+    facts = read_json(config) if config.is_file() else {}
+    name = facts.get("tokenizer_class")
+    if name is None or "auto_map" in facts:
+        return
+    base = str(name).removesuffix("Fast")
+    if tokenizer_class_from_name(base) is None and tokenizer_class_from_name(f"{base}Fast") is None:
+        raise ModelError(
+            f"{config} says tokenizer_class = {name!r}, which Transformers does not know and no code comes with. If "
+            'tokenizer.json is the whole tokenizer, set it to "PreTrainedTokenizerFast" in a copy of the model and set '
+            "tokenizer.path to that; else set tokenizer.path to another tokenizer of the same vocabulary."
+        )
+
+
+def _stated_length(tokenizer: Any) -> int:
+    try:
+        return int(tokenizer.model_max_length)
+    except (TypeError, ValueError, OverflowError):  # NaN and infinity are numbers to JSON
+        return _NO_LENGTH
+
+
+def _resolve_max_length(declared: int | Literal["auto"], tokenizer_length: int, model_length: int | None) -> int:
+    limits = [length for length in (tokenizer_length, model_length) if length is not None and length < _NO_LENGTH]
+    if declared == "auto":
+        if not limits:
+            raise ModelError(
+                "Neither the tokenizer nor the model says how many tokens it takes. Set tokenizer.max_length."
+            )
+        return min(limits)
+    if model_length is not None and declared > model_length:
+        raise ModelError(
+            f"tokenizer.max_length = {declared} is more than the {model_length} tokens that the model takes. "
+            f'Lower it to {model_length}, or leave it at "auto".'
+        )
+    return declared
+
+
+def _special_tokens(backend: Tokenizer) -> tuple[list[int], list[int]]:
+    """What the tokenizer puts before and after every text, so that truncation needs no second tokenization."""
+    for probe in _PROBES:
+        text_ids = backend.encode(probe, add_special_tokens=False).ids
+        encoding = backend.encode(probe)
+        num_special = len(encoding.ids) - len(text_ids)
+        for start in range(num_special + 1):
+            if len(text_ids) > 3 and encoding.ids[start : start + len(text_ids)] == text_ids:
+                # Such ids are a second input to the model, which token shards do not hold.
+                if any(encoding.type_ids):
+                    raise ModelError("The tokenizer marks texts with token type ids, which Tidemill does not pass on.")
+                return encoding.ids[:start], encoding.ids[start + len(text_ids) :]
+    raise ModelError(
+        "The tokenizer adds special tokens inside texts, or knows neither letters nor digits, and Tidemill cannot "
+        "truncate for it. Set tokenizer.path to another tokenizer of the same vocabulary."
+    )
+
+
+def _concerns_a_text(error: BaseException) -> bool:
+    return isinstance(error, Exception) or is_panic(error)
+
+
+def _cut_by_bytes(texts: pa.Array) -> Iterator[pa.StringArray]:
+    """Consecutive runs of texts of about `BATCH_BYTES` together; a text alone may be more."""
+    sizes = pc.fill_null(pc.binary_length(texts), 0).to_numpy(zero_copy_only=False)
+    ends = np.cumsum(sizes, dtype=np.int64)
+    cuts = np.flatnonzero(np.diff((ends - sizes) // BATCH_BYTES)) + 1
+    for start, stop in zip([0, *cuts], [*cuts, len(texts)], strict=True):
+        yield texts.slice(start, stop - start)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    start = 0
+    while start < len(text):
+        stop = start + PIECE_CHARS
+        if stop < len(text):
+            stop = _last_space(text, start, stop)
+        yield text[start:stop]
+        start = stop
+
+
+def _last_space(text: str, start: int, stop: int) -> int:
+    """Where the last word of text[start:stop] begins, or `stop` where it is all one word."""
+    for i in range(stop, start, -1):
+        if text[i].isspace():
+            return i
+    return stop
+
+
+def _id_lists(rows: list[_Row]) -> pa.ListArray:
+    id_lists = [[] if row.ids is None else row.ids for row in rows]
+    offsets = np.zeros(len(rows) + 1, dtype=np.int32)
+    np.cumsum([len(ids) for ids in id_lists], out=offsets[1:])
+    values = np.fromiter(chain.from_iterable(id_lists), dtype=np.int32, count=int(offsets[-1]))
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(values), mask=pa.array([row.ids is None for row in rows], pa.bool_())
+    )

@@ -1,0 +1,167 @@
+"""A long text is read in windows: how it is cut into them, and how their scores become the row's.
+
+Shapes: R rows, W windows, S scored sequences, C outputs of the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from tidemill.config import Aggregate
+from tidemill.encoding.batching import Indices
+
+MAX_ROW_TOKENS = 2**24
+"""Most tokens in one row's windows, 64 MiB of them: this bounds memory, whatever one text is."""
+
+
+@dataclass(frozen=True)
+class Windowing:
+    """Windows of at most `room` tokens of text, with `prefix` before and `suffix` after each.
+
+    They are those of Transformers with `return_overflowing_tokens=True` and
+    `stride=overlap`: neighbours share `overlap` tokens, the first is what
+    truncation would keep, and the last, at the text's other end, may be shorter.
+    """
+
+    prefix: list[int]
+    suffix: list[int]
+    room: int
+    overlap: int
+    from_the_end: bool = False
+
+    def num_windows(self, num_tokens: Indices) -> Indices:
+        """Of texts that have so many tokens with one prefix and one suffix."""
+        beyond_first = np.maximum(num_tokens - len(self.prefix) - len(self.suffix) - self.room, 0)
+        return 1 + -(-beyond_first // (self.room - self.overlap))
+
+    def num_window_tokens(self, num_tokens: int) -> int:
+        """Tokens in all windows together, of a text that has so many with one prefix and one suffix."""
+        num_windows = int(self.num_windows(np.array([num_tokens]))[0])
+        return num_tokens + (num_windows - 1) * (self.overlap + len(self.prefix) + len(self.suffix))
+
+    def cut(self, token_ids: pa.ListArray) -> pa.ListArray:
+        """A list of windows for each list of ids, which has one prefix and one suffix; null stays null."""
+        present = token_ids.is_valid().to_numpy(zero_copy_only=False)
+        lengths_R = np.diff(token_ids.offsets.to_numpy())
+        counts_R = np.where(present, self.num_windows(lengths_R), 0)
+        ends_R = np.cumsum(counts_R)
+        row_W = np.repeat(np.arange(len(token_ids)), counts_R)
+        number_W = np.arange(len(row_W)) - (ends_R - counts_R)[row_W]
+        starts_W, text_lengths_W = self._spans(number_W, lengths_R[row_W] - len(self.prefix) - len(self.suffix))
+        starts_W += token_ids.offsets.to_numpy()[row_W] + len(self.prefix)
+        windows = self._copied(token_ids.values.to_numpy(), starts_W, text_lengths_W)
+        offsets = np.concatenate([[0], ends_R]).astype(np.int32)
+        return pa.ListArray.from_arrays(pa.array(offsets), windows, mask=pa.array(~present))
+
+    def _spans(self, number_W: Indices, text_lengths_W: Indices) -> tuple[Indices, Indices]:
+        """Where in its text each window starts, and how much of the text it has."""
+        steps_W = number_W * (self.room - self.overlap)
+        if not self.from_the_end:
+            return steps_W, np.minimum(self.room, text_lengths_W - steps_W)
+        stops_W = text_lengths_W - steps_W
+        starts_W = np.maximum(stops_W - self.room, 0)
+        return starts_W, stops_W - starts_W
+
+    def _copied(self, values: NDArray[np.int32], starts_W: Indices, text_lengths_W: Indices) -> pa.ListArray:
+        num_before, num_after = len(self.prefix), len(self.suffix)
+        offsets = np.zeros(len(starts_W) + 1, dtype=np.int64)
+        np.cumsum(text_lengths_W + num_before + num_after, out=offsets[1:])
+        copied = np.empty(offsets[-1], dtype=np.int32)
+        copied[offsets[:-1, None] + np.arange(num_before)] = self.prefix
+        copied[offsets[1:, None] - num_after + np.arange(num_after)] = self.suffix
+        # Slices, for an index of all tokens would take four times the memory of the tokens.
+        places = (offsets[:-1] + num_before).tolist()
+        for place, start, length in zip(places, starts_W.tolist(), text_lengths_W.tolist(), strict=True):
+            copied[place : place + length] = values[start : start + length]
+        return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(copied))
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How the scores of a row's windows become the row's.
+
+    `mean` is of each class over the windows; `length_weighted` is a mean in which
+    a window weighs as many tokens as it has of the text, which are all but
+    `num_special`; `max` is each class's largest score, so that scores of one label
+    among several no longer sum to one.
+    """
+
+    aggregate: Aggregate
+    num_special: int
+
+    def pool(self, scores_WC: NDArray[np.float32], lengths_W: Indices, firsts_R: Indices) -> NDArray[np.float32]:
+        """`firsts_R` is where each row's windows begin; every row has one. A row's scores depend on no other row."""
+        if self.aggregate == "max":
+            return np.asarray(np.maximum.reduceat(scores_WC, firsts_R, axis=0), dtype=np.float32)
+        # The only window of an empty text has no text, and still counts.
+        weights_W = np.ones(len(lengths_W)) if self.aggregate == "mean" else np.maximum(lengths_W - self.num_special, 1)
+        sums_RC = np.add.reduceat(scores_WC * weights_W[:, None].astype(np.float64), firsts_R, axis=0)
+        return np.asarray(sums_RC / np.add.reduceat(weights_W, firsts_R)[:, None], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A column of rows of windows, flat: the windows of all rows, in order, and how many each row has; null has 0."""
+
+    token_ids: pa.ListArray
+    num_windows: Indices
+    pooling: Pooling
+
+    @classmethod
+    def of(cls, token_ids: pa.ListArray | pa.ChunkedArray, pooling: Pooling) -> Windows:
+        if isinstance(token_ids, pa.ChunkedArray):
+            token_ids = token_ids.combine_chunks()
+        counts = pc.fill_null(pc.list_value_length(token_ids), 0)
+        return cls(token_ids.flatten(), counts.to_numpy(zero_copy_only=False).astype(np.int64), pooling)
+
+    def to_rows(
+        self, scores_SC: NDArray[np.float32], index_W: pa.Array, reason_W: pa.Array
+    ) -> tuple[NDArray[np.float32], pa.Array, pa.Array]:
+        """From windows to rows: scores of the rows that have them, which of those is each row's, and each row's reason.
+
+        `index_W` says which scores are a window's, and is null for a window that
+        failed: its row then has none. The reason is the first such window's.
+        """
+        row_W = np.repeat(np.arange(len(self.num_windows)), self.num_windows)
+        whole_R = self.num_windows > 0
+        whole_R[row_W[index_W.is_null().to_numpy(zero_copy_only=False)]] = False
+        counts = self.num_windows[whole_R]
+        lengths_W = pc.list_value_length(self.token_ids).to_numpy(zero_copy_only=False)
+        of_whole_W = whole_R[row_W]
+        scores_RC = self.pooling.pool(
+            scores_SC[index_W.filter(pa.array(of_whole_W)).to_numpy(zero_copy_only=False)],
+            lengths_W[of_whole_W],
+            np.cumsum(counts) - counts,
+        )
+        index_R = np.full(len(whole_R), -1, dtype=np.int64)
+        index_R[whole_R] = np.arange(len(scores_RC))
+        return scores_RC, pa.array(index_R, mask=~whole_R), self._reasons(reason_W, row_W)
+
+    def _reasons(self, reason_W: pa.Array, row_W: Indices) -> pa.Array:
+        reasons: dict[int, str] = {}
+        for window in np.flatnonzero(reason_W.is_valid().to_numpy(zero_copy_only=False)).tolist():
+            row = int(row_W[window])
+            number, count = window - int(np.searchsorted(row_W, row)) + 1, self.num_windows[row]
+            where = f"window {number} of {count}: " if count > 1 else ""
+            reasons.setdefault(row, f"{where}{reason_W[window]}")
+        return pa.array([reasons.get(row) for row in range(len(self.num_windows))], pa.string())
+
+
+def are_windows(token_ids: pa.Array | pa.ChunkedArray) -> bool:
+    """Whether each row of the column is a list of windows, and not one sequence."""
+    return bool(pa.types.is_list(token_ids.type.value_type))
+
+
+def sequences(token_ids: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """What a model is given: every window, or every row where there are none."""
+    return pc.list_flatten(token_ids) if are_windows(token_ids) else token_ids
+
+
+def num_tokens(token_ids: pa.Array | pa.ChunkedArray) -> int:
+    """Tokens of all rows, those that windows share as often as they are read."""
+    return int(pc.sum(pc.list_value_length(sequences(token_ids))).as_py() or 0)

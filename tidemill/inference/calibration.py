@@ -1,0 +1,111 @@
+"""The token budget by which a model is fastest on its device: tried once, kept for next time.
+
+What is kept are JSON files under `TIDEMILL_HOME`, one for each model shape, engine,
+dtype, device and number of CPUs. Removing them makes the next large run try again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tidemill.engines import Engine
+from tidemill.engines.devices import is_out_of_memory, num_cpus
+from tidemill.places import home, make_folders, published
+from tidemill.shards import fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+logger = logging.getLogger("tidemill")
+
+CANDIDATES = {"cpu": (1_024, 2_048, 4_096, 8_192), "cuda": (16_384, 32_768, 65_536, 131_072)}
+"""Padded tokens of one batch."""
+WIDTH = 256
+"""Tokens of each row in a trial."""
+ENOUGH_SECONDS = 0.3
+MIN_TRIES = 2
+"""A candidate is tried until it has taken so long, and so often: the best counts, for noise only adds time."""
+AS_GOOD = 0.97
+"""A smaller budget that reaches this share of the best speed is better: it pads less and needs less memory."""
+
+
+def calibrated_budget(engine: Engine, config: PretrainedConfig, *, longest: int | None) -> int | None:
+    """Most padded tokens a batch, by trial or by what is kept of one; None if not even the smallest can be tried.
+
+    `longest` is the most tokens of a row that the model takes.
+    """
+    path = _path(engine, config)
+    speeds = _read(path)
+    if not speeds:
+        speeds = _try_all(engine, longest=longest)
+        _write(path, speeds)
+    if not speeds:
+        return None
+    best = max(speeds.values())
+    return min(budget for budget, speed in speeds.items() if speed >= AS_GOOD * best)
+
+
+def _try_all(engine: Engine, *, longest: int | None) -> dict[int, float]:
+    """Tokens a second by budget, until two in a row are slower than the best, or memory runs out."""
+    width = min(WIDTH, longest or WIDTH)
+    speeds: dict[int, float] = {}
+    num_slower = 0
+    for budget in CANDIDATES[engine.facts()["device"].partition(":")[0]]:
+        try:
+            speeds[budget] = _speed(engine, num_rows=max(1, budget // width), width=width)
+        except Exception as e:
+            if is_out_of_memory(e):
+                engine.release_memory()
+                break
+            raise
+        num_slower = num_slower + 1 if speeds[budget] < max(speeds.values()) else 0
+        if num_slower == 2:
+            break
+    return speeds
+
+
+def _speed(engine: Engine, *, num_rows: int, width: int) -> float:
+    ids_BT = np.ones((num_rows, width), dtype=np.int64)
+    # The last row is half padding, as in most batches.
+    mask_BT = np.ones_like(ids_BT)
+    mask_BT[-1, width // 2 :] = 0
+    engine.submit(ids_BT, mask_BT).result()
+    best, spent, num_tries = float("inf"), 0.0, 0
+    while spent < ENOUGH_SECONDS or num_tries < MIN_TRIES:
+        started = time.perf_counter()
+        answers = [engine.submit(ids_BT, mask_BT) for _ in range(engine.depth)]
+        for answer in answers:
+            answer.result()
+        seconds = time.perf_counter() - started
+        best, spent, num_tries = min(best, seconds / engine.depth), spent + seconds, num_tries + 1
+    return ids_BT.size / best
+
+
+def _path(engine: Engine, config: PretrainedConfig) -> Path:
+    facts = {**engine.facts(), "num_cpus": num_cpus()}
+    return home() / "calibrations" / f"{fingerprint(config.to_json_string(), json.dumps(facts, sort_keys=True))}.json"
+
+
+def _read(path: Path) -> dict[int, float]:
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        speeds = {int(budget): float(speed) for budget, speed in kept["tokens_per_second"].items()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return {}
+    known = {budget for candidates in CANDIDATES.values() for budget in candidates}
+    return speeds if known.issuperset(speeds) and all(0 < speed < float("inf") for speed in speeds.values()) else {}
+
+
+def _write(path: Path, speeds: dict[int, float]) -> None:
+    """Not being able to keep it costs the next run a trial, and no more."""
+    with suppress(OSError):
+        make_folders(path.parent)
+        with published(path) as unpublished:
+            unpublished.write_text(json.dumps({"tokens_per_second": speeds}), encoding="utf-8")

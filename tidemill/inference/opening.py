@@ -1,0 +1,60 @@
+"""A version's tokenizer and model, opened."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from tidemill.config import Inference
+from tidemill.encoding.tokenizer import TextTokenizer
+from tidemill.encoding.windowing import Pooling, sequences
+from tidemill.engines.calibration_texts import calibration_texts
+from tidemill.inference.runner import ModelRunner, cached_runner
+from tidemill.models import versions
+from tidemill.models.checkpoint import load_config, max_positions
+from tidemill.models.versions import VersionSpec
+
+
+def load_tokenizer(spec: VersionSpec) -> TextTokenizer:
+    """The version's tokenizer, cut to what its model takes.
+
+    Raises:
+        ModelError: it cannot be loaded, or `max_length` does not fit the model, or `overlap` not `max_length`.
+    """
+    config = load_config(versions.model_folder(spec, weights=False), trust_remote_code=spec.trust_remote_code)
+    return TextTokenizer.load(
+        versions.tokenizer_folder(spec),
+        max_length=spec.max_length,  # type: ignore[arg-type]
+        long_text=spec.long_text,  # type: ignore[arg-type]
+        overlap="auto" if spec.overlap is None else spec.overlap,  # type: ignore[arg-type]
+        model_max_length=max_positions(config),
+        trust_remote_code=spec.trust_remote_code,
+    )
+
+
+def pooling_of(spec: VersionSpec, tokenizer: TextTokenizer) -> Pooling | None:
+    """How a row's windows become one; None where a row is one sequence."""
+    if spec.aggregate is None:
+        return None
+    return Pooling(spec.aggregate, tokenizer.num_special_tokens)  # type: ignore[arg-type]
+
+
+def load_runner(spec: VersionSpec, inference: Inference) -> ModelRunner:
+    """The version's model on its device, once a process. Its dtype is the version's, the rest is `inference`'s.
+
+    Raises:
+        ModelError: it cannot be loaded or does not fit the model task.
+        ConfigError: there is no such device.
+    """
+    return cached_runner(
+        versions.model_folder(spec),
+        task=spec.task,
+        inference=Inference(**{**inference.model_dump(), "dtype": spec.dtype}),
+        all_scores=spec.all_scores,
+        trust_remote_code=spec.trust_remote_code,
+        calibration=lambda: _calibration_ids(spec),
+    )
+
+
+def _calibration_ids(spec: VersionSpec) -> pa.ListArray:
+    """Sample texts as the version's model gets them: a long one in windows, where it does."""
+    return sequences(load_tokenizer(spec).encode(pa.array(calibration_texts())).token_ids)

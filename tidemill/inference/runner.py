@@ -1,0 +1,439 @@
+"""Token ids become predictions: longest batches first, identical rows once, and no row kills its batch.
+
+Shapes: B rows of a batch, T tokens, C outputs of the model.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from tidemill import config as options
+from tidemill.encoding.batching import Indices, plan_batches, rounded
+from tidemill.encoding.sequences import Sequences
+from tidemill.encoding.windowing import Pooling, Windows
+from tidemill.engines import Answer, CalibrationIds, Engine, Logits, open_engine
+from tidemill.engines.devices import AUTO_TOKEN_BUDGET, is_device_failure, is_out_of_memory
+from tidemill.errors import ModelError, RunFailed, SequenceTooLong, Stopped
+from tidemill.inference.calibration import calibrated_budget
+from tidemill.inference.drift import Drift, measure_drift
+from tidemill.models.checkpoint import folder_state, load_config, max_positions
+from tidemill.models.tasks import ModelTask, find_task
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+T = TypeVar("T")
+
+NO_BOUND = 2**31
+
+WORTH_CALIBRATING = {"cpu": 500, "cuda": 50}
+"""Batches of a shard from which a trial of other token budgets is paid back by it, or by the next few."""
+
+logger = logging.getLogger("tidemill")
+
+
+@dataclass
+class Stats:
+    """`num_tokens` were computed, each distinct row or window once; `num_padded_tokens` is what the device saw."""
+
+    num_rows: int = 0
+    num_distinct: int = 0
+    num_tokens: int = 0
+    num_padded_tokens: int = 0
+    seconds: float = 0.0
+    oom_halvings: int = 0
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One value per row, in order.
+
+    `columns` has the task's result columns, null where there is no prediction;
+    `reason` says why there is none, and is null for rows without token ids.
+    """
+
+    columns: pa.Table
+    reason: pa.StringArray
+    stats: Stats
+
+
+class ModelRunner:
+    """A model in its engine. Threads may share it; one at a time starts batches."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: PretrainedConfig,
+        *,
+        task: ModelTask,
+        inference: options.Inference,
+        all_scores: bool = False,
+    ) -> None:
+        self.engine, self.config = engine, config
+        self.result_schema = task.result_schema(config, all_scores=all_scores)
+        self.token_budget = _default_budget(inference, engine)
+        self._task, self._inference, self._all_scores = task, inference, all_scores
+        self._is_calibrated = inference.token_budget != "auto"
+        self._measured_drift: Drift | None = None
+        self._lock = threading.Lock()
+        self._vocabulary_size = getattr(config.get_text_config(), "vocab_size", None)
+        self._max_positions = max_positions(config)
+        self._pad_id = self._resolve_pad_id()
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        task: str,
+        inference: options.Inference,
+        all_scores: bool = False,
+        trust_remote_code: bool = False,
+        calibration: CalibrationIds | None = None,
+    ) -> ModelRunner:
+        """Load a model folder in Transformers' format into the engine that `inference` means.
+
+        `calibration` gives the token ids by which int8 sets its ranges; other dtypes do not ask.
+
+        Raises:
+            ModelError: the model cannot be loaded, or does not fit the task, the engine or the device.
+            ConfigError: there is no such task or device, or the engine is not installed.
+        """
+        found = find_task(task)
+        config = load_config(folder, trust_remote_code=trust_remote_code)
+        found.check(config)
+        engine = open_engine(
+            folder,
+            task=found,
+            inference=inference,
+            longest=max_positions(config),
+            trust_remote_code=trust_remote_code,
+            calibration=calibration,
+        )
+        return cls(engine, config, task=found, inference=inference, all_scores=all_scores)
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """What `auto` came to, for lineage; `token_budget` as it is now, after any halving."""
+        drift = {} if self._measured_drift is None else {"int8": asdict(self._measured_drift)}
+        return {**self.engine.facts(), "token_budget": self.token_budget, **drift}
+
+    def predict(
+        self,
+        token_ids: pa.ListArray | pa.ChunkedArray,
+        *,
+        pooling: Pooling | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Predictions:
+        """Predict every row that has token ids.
+
+        With `pooling` a row is a list of windows. Those of all rows are batched
+        together, and their scores become the row's; one that fails fails its row.
+
+        `should_stop` is asked before each batch. Out of memory halves the token
+        budget, for later shards too. Scores differ in their last digits with the
+        token budget and the other rows, since padding changes the order of sums.
+
+        Raises:
+            SequenceTooLong: a row is longer than the declared token budget.
+            Stopped: `should_stop` said so; nothing is kept.
+            RunFailed: the device broke, and for this process it stays broken.
+            LimitExceeded: int8 drifts too far.
+        """
+        work = _Work.on(token_ids, pooling, deduplicate=self._inference.deduplicate)
+        self._refuse_unfit(work)
+        self._run(work, should_stop)
+        return self._predictions(work)
+
+    def _refuse_unfit(self, work: _Work) -> None:
+        """Keep from the model what would index outside of its tables: a GPU does not survive that."""
+        lengths = work.sequences.lengths
+        longest = int(lengths.max(initial=0))
+        declared = self._inference.token_budget
+        if declared != "auto" and longest > declared:
+            raise SequenceTooLong(num_tokens=longest, token_budget=declared)
+        for i in np.flatnonzero(lengths == 0).tolist():
+            work.reasons[i] = "there are no tokens"
+        for i in np.flatnonzero(lengths > (self._max_positions or longest)).tolist():
+            work.reasons[i] = f"{lengths[i]} tokens exceed the model's {self._max_positions}"
+        if self._vocabulary_size is not None:
+            for i, largest in work.sequences.with_ids_from(self._vocabulary_size):
+                work.reasons[i] = f"token id {largest} is outside of the model's vocabulary of {self._vocabulary_size}"
+
+    def _prepare(self, work: _Work) -> None:
+        """What the first shard pays for the rest: int8 is measured, and a shard that is worth it finds the budget."""
+        if self.engine.reference is not None:
+            self._measured_drift = measure_drift(
+                self.engine,
+                work.sequences,
+                work.without_reason(),
+                scores=lambda logits_BC: self._task.scores(logits_BC, self.config),
+                pad_id=self._pad_id,
+                bound=self._inference.max_drift,
+                before=self._measured_drift,
+            )
+        if not self._is_calibrated and work.num_tokens_left() >= self._tokens_worth_calibrating():
+            self._is_calibrated = True
+            found = calibrated_budget(self.engine, self.config, longest=self._max_positions)
+            self.token_budget = found or self.token_budget
+
+    def _tokens_worth_calibrating(self) -> int:
+        return WORTH_CALIBRATING[_device_type(self.engine)] * self.token_budget
+
+    def _run(self, work: _Work, should_stop: Callable[[], bool]) -> None:
+        """Keep `engine.depth` batches on their way; while the last ones are, another shard may start its own."""
+        started: deque[tuple[Indices, Answer | Exception]] = deque()
+        try:
+            with self._lock:
+                started_at = time.perf_counter()
+                self._prepare(work)
+                waiting = deque(self._plan(work, work.without_reason()))
+                waiting = self._start_all(work, waiting, started, should_stop)
+            while started or waiting:
+                while started and not waiting:
+                    waiting = self._settle(work, *started.popleft(), waiting)
+                with self._lock:
+                    waiting = self._start_all(work, waiting, started, should_stop)
+            work.stats.seconds = time.perf_counter() - started_at
+        except BaseException:
+            _abandon(answer for _, answer in started)
+            raise
+
+    def _start_all(
+        self,
+        work: _Work,
+        waiting: deque[Indices],
+        started: deque[tuple[Indices, Answer | Exception]],
+        should_stop: Callable[[], bool],
+    ) -> deque[Indices]:
+        while waiting:
+            if len(started) >= self._depth(work, [waiting[0], *(batch for batch, _ in started)]):
+                waiting = self._settle(work, *started.popleft(), waiting)
+                continue
+            if should_stop():
+                raise Stopped("Stopped between two batches. The shard starts again on the next run.")
+            batch = waiting.popleft()
+            started.append((batch, self._start(work, batch)))
+        return waiting
+
+    def _depth(self, work: _Work, batches: Iterable[Indices]) -> int:
+        """How many batches may be on their way: one, where any of these is to be alone."""
+        return 1 if any(map(work.is_alone, batches)) else self.engine.depth
+
+    def _settle(
+        self, work: _Work, batch: Indices, answer: Answer | Exception, waiting: deque[Indices]
+    ) -> deque[Indices]:
+        """Take a batch's logits, or see what can be done without them; returns what is to be computed still."""
+        outcome = self._finish(answer)
+        if not isinstance(outcome, Exception):
+            work.record(batch, outcome, num_padded=len(batch) * self._width(work, batch) if self.engine.pads else None)
+        elif is_out_of_memory(outcome):
+            return self._after_out_of_memory(work, batch, waiting)
+        elif len(batch) > 1:
+            waiting.extendleft(_one_by_one(batch))
+        else:
+            work.reasons[int(batch[0])] = f"the model failed: {_first_line(outcome)}"
+        return waiting
+
+    def _plan(self, work: _Work, rows: Indices) -> list[Indices]:
+        """Rows longer than the budget, which `auto` or a halved one can meet, are batches of one."""
+        # Another thread, settling its own batches, may lower the budget meanwhile.
+        lengths, token_budget = self._widths(work.sequences.lengths[rows]), self.token_budget
+        fits = (lengths <= token_budget) & ~np.isin(rows, list(work.alone))
+        batches = plan_batches(lengths[fits], token_budget=token_budget)
+        return [*_one_by_one(rows[~fits]), *(rows[fits][batch] for batch in batches)]
+
+    def _widths(self, lengths: Indices) -> Indices:
+        """What lengths are padded to if they are the longest of a batch."""
+        return np.minimum(rounded(lengths), self._max_positions or NO_BOUND) if self.engine.rounds_widths else lengths
+
+    def _width(self, work: _Work, batch: Indices) -> int:
+        return int(self._widths(work.sequences.lengths[batch]).max())
+
+    def _start(self, work: _Work, batch: Indices) -> Answer | Exception:
+        width = self._width(work, batch)
+        return self._guarded(
+            lambda: self.engine.submit(*work.sequences.padded(batch, pad_id=self._pad_id, width=width))
+        )
+
+    def _finish(self, answer: Answer | Exception) -> Logits | Exception:
+        return answer if isinstance(answer, Exception) else self._guarded(answer.result)
+
+    def _guarded(self, call: Callable[[], T]) -> T | Exception:
+        try:
+            return call()
+        except Exception as e:
+            if is_device_failure(e):
+                device = self.engine.facts()["device"]
+                raise RunFailed(
+                    f"The device {device} failed: {_first_line(e)}. Start the run again in a new process."
+                ) from e
+            # Its frames hold the activations, whose memory the next batch needs.
+            return e.with_traceback(None)
+
+    def _after_out_of_memory(self, work: _Work, batch: Indices, waiting: Iterable[Indices]) -> deque[Indices]:
+        self.engine.release_memory()
+        num_padded = len(batch) * self._width(work, batch)
+        if work.is_alone(batch):
+            work.reasons[int(batch[0])] = f"out of memory: its {num_padded} tokens alone do not fit the device"
+            return deque(waiting)
+        if len(batch) == 1:
+            work.alone.add(int(batch[0]))
+            return deque([*waiting, batch])
+        # Others were on their way under the same budget: they fail with this one, and say nothing of the lower one.
+        if num_padded <= self.token_budget:
+            self.token_budget = num_padded // 2
+            work.stats.oom_halvings += 1
+            logger.warning(
+                "Out of memory with %d tokens in a batch: inference.token_budget is now %d.",
+                num_padded,
+                self.token_budget,
+            )
+        return deque(self._plan(work, np.concatenate([batch, *waiting])))
+
+    def _predictions(self, work: _Work) -> Predictions:
+        logits_BC = np.concatenate([np.zeros((0, self.config.num_labels), dtype=np.float32), *work.logits])
+        computed = np.concatenate([np.zeros(0, dtype=np.int64), *work.computed])
+        finite = np.isfinite(logits_BC).all(axis=1)
+        for i, logits_C in zip(computed[~finite], logits_BC[~finite], strict=True):
+            work.reasons[int(i)] = f"the model returned {'NaN' if np.isnan(logits_C).any() else 'infinity'}"
+        scores_BC = self._task.scores(logits_BC[finite], self.config)
+        index_of_sequence = np.full(len(work.sequences), -1, dtype=np.int64)
+        index_of_sequence[computed[finite]] = np.arange(len(scores_BC))
+        index = work.sequences.spread(pa.array(index_of_sequence, mask=index_of_sequence < 0))
+        reason = work.sequences.spread(work.reason_column())
+        if work.windows is not None:
+            scores_BC, index, reason = work.windows.to_rows(scores_BC, index, reason)
+        decoded = self._task.decode(scores_BC, self.config, all_scores=self._all_scores)
+        return Predictions(columns=decoded.take(index), reason=reason, stats=work.stats)
+
+    def _resolve_pad_id(self) -> int:
+        pad_id = getattr(self.config.get_text_config(), "pad_token_id", None)
+        if pad_id is None and not self._needs_pad_id():
+            return 0
+        if pad_id is None or not 0 <= pad_id < (self._vocabulary_size or pad_id + 1):
+            raise ModelError(
+                f"The model's config.json says pad_token_id = {pad_id}, and {self.config.model_type} models find the "
+                "end of a text by it. Set it there to the tokenizer's pad token id."
+            )
+        return int(pad_id)
+
+    def _needs_pad_id(self) -> bool:
+        """Whether the model is one that reads a text's last token, and refuses to guess which that is."""
+        try:
+            self.engine.submit(np.zeros((2, 2), dtype=np.int64), np.ones((2, 2), dtype=np.int64)).result()
+        except (ValueError, TypeError):
+            return True
+        return False
+
+
+@dataclass
+class _Work:
+    """What became of each distinct sequence of a shard so far: `logits` of the `computed`, `reasons` of the failed."""
+
+    sequences: Sequences
+    stats: Stats
+    windows: Windows | None = None
+    reasons: dict[int, str] = field(default_factory=dict)
+    alone: set[int] = field(default_factory=set)
+    """What ran out of memory by itself, perhaps for what else was on its way: it is tried once more, beside nothing."""
+    computed: list[Indices] = field(default_factory=list)
+    logits: list[Logits] = field(default_factory=list)
+
+    @classmethod
+    def on(cls, token_ids: pa.ListArray | pa.ChunkedArray, pooling: Pooling | None, *, deduplicate: bool) -> _Work:
+        windows = Windows.of(token_ids, pooling) if pooling else None
+        sequences = Sequences.of(windows.token_ids if windows else token_ids, deduplicate=deduplicate)
+        return cls(sequences, Stats(num_rows=len(token_ids), num_distinct=len(sequences)), windows)
+
+    def is_alone(self, batch: Indices) -> bool:
+        return len(batch) == 1 and int(batch[0]) in self.alone
+
+    def without_reason(self) -> Indices:
+        fit = np.ones(len(self.sequences), dtype=bool)
+        fit[list(self.reasons)] = False
+        return np.flatnonzero(fit)
+
+    def num_tokens_left(self) -> int:
+        return int(self.sequences.lengths[self.without_reason()].sum())
+
+    def record(self, batch: Indices, logits_BC: Logits, *, num_padded: int | None) -> None:
+        """`num_padded` is None where nothing is padded."""
+        num_tokens = int(self.sequences.lengths[batch].sum())
+        self.computed.append(batch)
+        self.logits.append(logits_BC)
+        self.stats.num_tokens += num_tokens
+        self.stats.num_padded_tokens += num_tokens if num_padded is None else num_padded
+
+    def reason_column(self) -> pa.StringArray:
+        return pa.array([self.reasons.get(i) for i in range(len(self.sequences))], pa.string())
+
+
+def _default_budget(inference: options.Inference, engine: Engine) -> int:
+    """What is declared, or what is good enough where there is too little to compute for a trial."""
+    if inference.token_budget != "auto":
+        return inference.token_budget
+    return AUTO_TOKEN_BUDGET[_device_type(engine)]
+
+
+def _device_type(engine: Engine) -> str:
+    return str(engine.facts()["device"].partition(":")[0])
+
+
+def _abandon(answers: Iterable[Answer | Exception]) -> None:
+    """Wait for what is on its way: its requests and memory are used again."""
+    for answer in answers:
+        if not isinstance(answer, Exception):
+            with suppress(Exception):
+                answer.result()
+
+
+def _one_by_one(batch: Indices) -> list[Indices]:
+    return [batch[i : i + 1] for i in range(len(batch))]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+_loaded: dict[tuple[object, ...], ModelRunner] = {}
+_loading = threading.Lock()
+
+
+def cached_runner(
+    folder: str | Path,
+    *,
+    task: str,
+    inference: options.Inference,
+    all_scores: bool = False,
+    trust_remote_code: bool = False,
+    calibration: CalibrationIds | None = None,
+) -> ModelRunner:
+    """`ModelRunner.load`, once a process for the same files and options.
+
+    Only the last one is kept: two models may not fit a device together.
+    """
+    key = (folder_state(folder), task, inference, all_scores, trust_remote_code)
+    with _loading:
+        if key not in _loaded:
+            _loaded.clear()
+            _loaded[key] = ModelRunner.load(
+                folder,
+                task=task,
+                inference=inference,
+                all_scores=all_scores,
+                trust_remote_code=trust_remote_code,
+                calibration=calibration,
+            )
+        return _loaded[key]

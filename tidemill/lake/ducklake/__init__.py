@@ -1,0 +1,1 @@
+"""The DuckLake itself: its catalog, its locks, its connection, its files."""

@@ -1,0 +1,174 @@
+"""A model folder in Transformers' format: what opens it, and what is wrong when it does not open.
+
+This is the one boundary to Transformers' loaders: whatever they raise leaves
+here as a ModelError.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tidemill.errors import ModelError
+from tidemill.models.files import MODEL_FILES, matching, refuse_unapplied
+from tidemill.sources.hashes import stamp
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
+
+# Torch reads it once, when it is imported. Its threads spin while they wait for each other: on a machine with other
+# work, the tokenizer of the next shard included, that cost up to nine tenths of the speed; sleeping costs a tenth.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+# Their first tokens have position pad_token_id + 1, so that many positions are never used.
+_POSITIONS_AFTER_PADDING = {
+    *("camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet"),
+    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+}
+
+
+def folder_state(folder: str | Path) -> tuple[object, ...]:
+    """What differs if the folder's files do, without reading them."""
+    return (str(folder), *((name, stamp(Path(folder) / name)) for name in matching(folder, MODEL_FILES)))
+
+
+def load_config(folder: str | Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The model's configuration; reads no weights and, unless trusted, runs no code of the model's.
+
+    Raises:
+        ModelError: no config.json, one that is broken or of an unknown architecture, or files that ask for what is
+            not applied.
+    """
+    refuse_unapplied(Path(folder), trust_remote_code=trust_remote_code)
+    if not (Path(folder) / "config.json").is_file():
+        raise ModelError(
+            f"There is no config.json in {folder}. Set model.path to a Hub model id or to the folder of a model "
+            "in Transformers' format."
+        )
+    from transformers import AutoConfig
+
+    with opening(f"The model's configuration in {folder}"):
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            Path(folder).absolute(), trust_remote_code=trust_remote_code, local_files_only=True
+        )
+        if config._attn_implementation not in (None, "eager", "sdpa"):
+            # The same function from a package that may be installed or not: Transformers then takes PyTorch's.
+            config._attn_implementation = None
+        config.return_dict = True
+    return config
+
+
+def load_weights(auto_class: str, folder: str | Path, *, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    """A module in eval mode on the CPU, every weight of which comes from the folder's safetensors files.
+
+    Raises:
+        ModelError: the weights are missing, pickled, of another shape, or do not cover the model.
+    """
+    _require_safetensors(Path(folder))
+    config = load_config(folder, trust_remote_code=trust_remote_code)
+    import transformers
+
+    # dtype is always given: left out, Transformers takes the one that the checkpoint was saved in.
+    with opening(f"The model in {folder}"):
+        model, info = getattr(transformers, auto_class).from_pretrained(
+            Path(folder).absolute(),
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    if absent := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"The weights in {folder} lack {_some(absent)} of {type(model).__name__}, which would stay random. "
+            "Choose a model that was fine-tuned for model.task."
+        )
+    model.config.use_cache = False  # of keys and values for generating, which nothing here does
+    return model.eval()
+
+
+def _require_safetensors(folder: Path) -> None:
+    if any(folder.glob("*.safetensors")):
+        return
+    if pickled := sorted(path.name for path in folder.glob("*.bin")):
+        raise ModelError(
+            f"The weights in {folder} are pickled ({_some(pickled)}), and unpickling runs code. Set model.revision to "
+            "one with model.safetensors (on the Hub often refs/pr/N, opened by its conversion bot), or convert the "
+            "model where you trust it: load it with Transformers and save it with save_pretrained."
+        )
+    raise ModelError(f"There are no weights (*.safetensors) in {folder}. Download the model again.")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def max_positions(config: PretrainedConfig) -> int | None:
+    """Most tokens of one sequence, special tokens included, by the model's positions; None if it states no bound.
+
+    Raises:
+        ModelError: it has no position for any token.
+    """
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0:
+        return None
+    if text.model_type not in _POSITIONS_AFTER_PADDING:
+        return positions
+    padding = 1 if text.pad_token_id is None else text.pad_token_id
+    if padding + 1 >= positions:
+        raise ModelError(
+            f"The model's config.json says max_position_embeddings = {positions} and pad_token_id = {padding}, and "
+            f"{text.model_type} models count positions from there: none is left. Correct it there."
+        )
+    return positions - padding - 1
+
+
+@contextmanager
+def opening(what: str) -> Iterator[None]:
+    """Transformers at work: silent, and any error of its a ModelError about `what`."""
+    with _silence():
+        try:
+            yield
+        except ModelError:
+            raise
+        # Its loaders raise whatever their parts raise, bare Exception and ImportError included.
+        except BaseException as e:
+            if not isinstance(e, Exception) and not is_panic(e):
+                raise
+            raise ModelError(f"{what} cannot be loaded: {_meaning(e)}") from e
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether it comes out of Rust code that gave up: that is no Exception, and its class cannot be imported."""
+    return type(error).__name__ == "PanicException"
+
+
+def _meaning(error: BaseException) -> str:
+    if "`ignore_mismatched_sizes`" in str(error):
+        return "its weights are of other shapes than config.json says. Download the model again."
+    if isinstance(error, KeyError):
+        return f"{error} is missing."
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

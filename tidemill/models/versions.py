@@ -1,0 +1,269 @@
+"""What a version is: everything that can change a prediction, except the shard.
+
+A moving name is resolved to a commit before anything is computed. What a
+version was made of lies in the lake, so that `run` keeps using the promoted
+version's model and options when the pipeline file or a branch moves on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tidemill.config import Pipeline
+from tidemill.errors import ModelError
+from tidemill.models.files import (
+    MODEL_FILES,
+    files_read,
+    is_read,
+    matching,
+    refuse_adapter,
+    refuse_unapplied_tokenizer,
+)
+from tidemill.shards import fingerprint
+from tidemill.sources import hub
+from tidemill.sources.hashes import hash_folder
+from tidemill.values.columns import JoinedText
+
+NUM_WINDOWS = "num_windows"
+"""The result column of versions that read long texts in windows."""
+TOKENIZER_FILES = tuple(pattern for pattern in MODEL_FILES if pattern != "*.safetensors")
+"""What is fetched where no weights are needed."""
+
+
+@dataclass(frozen=True)
+class VersionSpec:
+    """A version's ingredients, as declared: `auto` stays `auto`.
+
+    `model` and `tokenizer` identify content: `commit:<hash>` on the Hub,
+    `sha256:<hash>` of the files that are read of a folder. The paths say where
+    it was found. What is None does not apply, and is no ingredient.
+    """
+
+    task: str
+    model_path: str
+    model: str
+    tokenizer_path: str
+    tokenizer: str
+    text: tuple[str, ...]
+    text_separator: str
+    max_length: int | str
+    long_text: str
+    dtype: str
+    all_scores: bool
+    trust_remote_code: bool
+    overlap: int | str | None = None
+    """None unless `long_text` is "windows", as `aggregate`."""
+    aggregate: str | None = None
+
+    @property
+    def version(self) -> str:
+        """Eight hex digits that name the version."""
+        facts = {key: value for key, value in self.to_json().items() if not key.endswith("_path")}
+        return fingerprint(json.dumps(facts, sort_keys=True))[:8]
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_json(cls, facts: dict[str, Any]) -> VersionSpec:
+        return cls(**{**facts, "text": tuple(facts["text"])})
+
+    @property
+    def joined_text(self) -> JoinedText:
+        return JoinedText(self.text, self.text_separator)
+
+    def differences(self, other: VersionSpec) -> list[str]:
+        """What `other` has differently, in words."""
+        mine, theirs = asdict(self), asdict(other)
+        return [
+            f"{key}: {_shown(mine[key])} → {_shown(theirs[key])}"
+            for key in mine
+            if mine[key] != theirs[key] and not key.endswith("_path")
+        ]
+
+
+def declared(pipeline: Pipeline) -> VersionSpec:
+    """The version that the pipeline file asks for now; asks the Hub what a branch points to.
+
+    Raises:
+        ModelError: the model or tokenizer does not exist, or may not be read.
+    """
+    model, tokenizer = pipeline.model, pipeline.tokenizer
+    windows, trusted = tokenizer.long_text == "windows", model.trust_remote_code
+    identity = _identify(model.path, model.revision, trusted=trusted)
+    return VersionSpec(
+        task=model.task,
+        model_path=model.path,
+        model=identity,
+        tokenizer_path=tokenizer.path or model.path,
+        tokenizer=_identify(tokenizer.path, tokenizer.revision, trusted=trusted, weights=False)
+        if tokenizer.path is not None
+        else identity,
+        text=tuple(pipeline.dataset.text),
+        text_separator=pipeline.dataset.text_separator,
+        max_length=tokenizer.max_length,
+        long_text=tokenizer.long_text,
+        dtype=pipeline.inference.dtype,
+        all_scores=model.all_scores,
+        trust_remote_code=trusted,
+        overlap=tokenizer.overlap if windows else None,
+        aggregate=tokenizer.aggregate if windows else None,
+    )
+
+
+def recognized(declared: VersionSpec, recorded: Iterable[VersionSpec]) -> VersionSpec:
+    """What is declared, under the identity of a recorded version if every file that is read is the same.
+
+    A commit that changes nothing but a model's card is no other version, nor is
+    a folder whose unrelated files counted when its version was recorded.
+
+    Raises:
+        SourceUnavailable: the Hub does not answer.
+    """
+    known = {spec.version: spec for spec in recorded}
+    if declared.version in known:
+        return declared
+    for name, spec in known.items():
+        same = replace(declared, model=spec.model, tokenizer=spec.tokenizer)
+        if same.version == name and _has_content_of(declared, same):
+            return same
+    return declared
+
+
+def _has_content_of(declared: VersionSpec, same: VersionSpec) -> bool:
+    own = _is_own(declared)
+    return (
+        own == _is_own(same)
+        and _same_files(declared, declared.model_path, declared.model, same.model)
+        and _same_files(declared, declared.tokenizer_path, declared.tokenizer, same.tokenizer, weights=own)
+    )
+
+
+def _is_own(spec: VersionSpec) -> bool:
+    """Whether the tokenizer is the model's, so that both are identified by the same files."""
+    return spec.tokenizer == spec.model
+
+
+def _same_files(spec: VersionSpec, path: str, found: str, recorded: str, *, weights: bool = True) -> bool:
+    """Whether two identities are of the same files, as far as they are read."""
+    if found == recorded:
+        return True
+    match found.partition(":")[0], recorded.partition(":")[0]:
+        case "sha256", "sha256":
+            return _lies_at(spec, path, recorded, weights=weights)
+        case "commit", "commit":
+            now, then = (_read_at(spec, path, identity, weights=weights) for identity in (found, recorded))
+            return bool(now) and now == then
+    return False
+
+
+def _read_at(spec: VersionSpec, repo: str, identity: str, *, weights: bool) -> dict[str, str]:
+    """Contents by name of the files that are read of a repository at a commit; none where that is gone."""
+    try:
+        contents = hub.model_contents(repo, identity.partition(":")[2])
+    except ModelError:
+        return {}
+    return {
+        name: content
+        for name, content in contents.items()
+        if is_read(name, trust_remote_code=spec.trust_remote_code, weights=weights)
+    }
+
+
+def relocated(spec: VersionSpec, pipeline: Pipeline) -> VersionSpec:
+    """The version with the paths of the pipeline file where its local folders have moved there, content unchanged."""
+    model, tokenizer = pipeline.model.path, pipeline.tokenizer.path or pipeline.model.path
+    own = _is_own(spec)
+    if not _lies_at(spec, spec.model_path, spec.model) and _lies_at(spec, model, spec.model):
+        spec = replace(spec, model_path=model)
+    if not _lies_at(spec, spec.tokenizer_path, spec.tokenizer, weights=own) and _lies_at(
+        spec, tokenizer, spec.tokenizer, weights=own
+    ):
+        spec = replace(spec, tokenizer_path=tokenizer)
+    return spec
+
+
+def _lies_at(spec: VersionSpec, path: str, identity: str, *, weights: bool = True) -> bool:
+    """Whether a folder here has this content; what is on the Hub lies where it lies."""
+    kind, _, value = identity.partition(":")
+    if kind == "commit":
+        return True
+    if not Path(path).is_dir():
+        return False
+    counted_before = matching(path, MODEL_FILES if weights else TOKENIZER_FILES)
+    read = files_read(path, trust_remote_code=spec.trust_remote_code, weights=weights)
+    return any(hash_folder(path, names) == value for names in (read, counted_before))
+
+
+def model_folder(spec: VersionSpec, *, weights: bool = True) -> Path:
+    """A local folder with the model's files at the version's commit; fetches what is missing.
+
+    Raises:
+        ModelError: a local folder no longer holds what the version was made with.
+    """
+    return _folder(spec, spec.model_path, spec.model, MODEL_FILES if weights else TOKENIZER_FILES)
+
+
+def tokenizer_folder(spec: VersionSpec) -> Path:
+    """As `model_folder`, for the tokenizer."""
+    return _folder(spec, spec.tokenizer_path, spec.tokenizer, TOKENIZER_FILES, weights=_is_own(spec))
+
+
+def _identify(path: str, revision: str, *, trusted: bool, weights: bool = True) -> str:
+    if _is_local(path):
+        return f"sha256:{hash_folder(path, files_read(path, trust_remote_code=trusted, weights=weights))}"
+    return f"commit:{hub.model_commit(path, revision)}"
+
+
+def _folder(spec: VersionSpec, path: str, identity: str, fetched: tuple[str, ...], *, weights: bool = True) -> Path:
+    kind, _, value = identity.partition(":")
+    if kind == "commit":
+        return hub.model_snapshot(path, value, fetched)
+    if not _lies_at(spec, path, identity, weights=weights):
+        raise ModelError(
+            f"The folder {path} no longer holds the model that this table's version was computed with "
+            f"({identity[:19]}). Put it back, or compute the new model beside it: `tidemill backfill`."
+        )
+    return Path(path)
+
+
+def _is_local(path: str) -> bool:
+    if Path(path).is_dir():
+        refuse_adapter(Path(path))
+        if not (Path(path) / "config.json").exists() and not (Path(path) / "tokenizer.json").exists():
+            raise ModelError(f"There is no config.json in {path}. Give a folder in Transformers' format.")
+        return True
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise ModelError(f"There is no model folder {path}. Give a folder in Transformers' format, or a Hub model id.")
+    return False
+
+
+def _shown(value: object) -> str:
+    text = "none" if value is None else str(value)
+    return text[:19] if text.startswith(("commit:", "sha256:")) else text
+
+
+def result_schema(spec: VersionSpec) -> pa.Schema:
+    """The columns that a version has beside those of every table: its model task's, by the model's configuration.
+
+    Where long texts are read in windows, the number of a row's windows follows.
+
+    Raises:
+        ModelError: the model's configuration does not fit the task, or its files ask for what is not applied.
+        ConfigError: there is no such model task.
+    """
+    from tidemill.models.checkpoint import load_config
+    from tidemill.models.tasks import find_task
+
+    task = find_task(spec.task)
+    config = load_config(model_folder(spec, weights=False), trust_remote_code=spec.trust_remote_code)
+    task.check(config)
+    refuse_unapplied_tokenizer(tokenizer_folder(spec), trust_remote_code=spec.trust_remote_code)
+    schema = task.result_schema(config, all_scores=spec.all_scores)
+    return schema if spec.aggregate is None else schema.append(pa.field(NUM_WINDOWS, pa.int32()))

@@ -1,0 +1,1 @@
+"""What would run, why, how long and at what cost."""

@@ -1,0 +1,58 @@
+"""What a run may cost: it stops before the shard that would pass it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from tidemill.config import Pipeline
+from tidemill.errors import ConfigError, CostReached
+from tidemill.lake.requests import Request
+from tidemill.lake.runs import RunRecord
+from tidemill.planning.estimates import Rate
+
+
+class Budget:
+    """The cost of a run so far, and what the shards on their way will add to it.
+
+    `spent_elsewhere` is what others spent for the same purpose until now.
+
+    Raises:
+        ConfigError: there is a bound, but no price.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        max_cost: float | None,
+        *,
+        rate: Rate,
+        spent_elsewhere: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        per_hour = pipeline.cost.per_hour
+        if max_cost is not None and per_hour is None:
+            raise ConfigError("max_cost needs a price. Set cost.per_hour to what an hour of the device costs.")
+        self._max_cost, self._per_second = max_cost, (per_hour or 0.0) / 3600
+        self._currency = pipeline.cost.currency
+        self.rate, self._spent_elsewhere = rate, spent_elsewhere
+        self._started = time.monotonic()
+        self._num_tokens_sent = 0.0
+
+    def check(self, request: Request, record: RunRecord) -> None:
+        """Count a shard as sent.
+
+        Raises:
+            CostReached: it would pass the bound.
+        """
+        if self._max_cost is None:
+            return
+        seconds = time.monotonic() - self._started
+        per_token = seconds / record.num_tokens if record.num_tokens else self.rate.seconds_per_token or 0.0
+        self._num_tokens_sent += self.rate.num_tokens(request.shard.slice.text_bytes)
+        ahead = max(0.0, self._num_tokens_sent - record.num_tokens) * per_token
+        spent = self._spent_elsewhere() + seconds * self._per_second
+        if spent + ahead * self._per_second > self._max_cost:
+            raise CostReached(
+                f"Stopped after {spent:.4f} {self._currency}: the next shard would pass max_cost = {self._max_cost:g}. "
+                "What was committed stays; raise max_cost to go on."
+            )

@@ -1,0 +1,410 @@
+"""Plan before work: which shards, why, how many rows and tokens, how long, at what cost.
+
+A plan is what the pipeline asks for, less what the ledger holds. Making one
+writes nothing. What was never read is an estimate and says so.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from tidemill.config import Pipeline
+from tidemill.errors import FAILS_ALONE, DatasetError, LakeError
+from tidemill.formats import Columns
+from tidemill.lake import Cursor, DoneShard, Lake, ResultTable
+from tidemill.lake import ledger as lake_ledger
+from tidemill.lake.tables import duckdb_type
+from tidemill.models import versions
+from tidemill.models.versions import VersionSpec
+from tidemill.places import usable
+from tidemill.planning.columns import KeptColumn, check_collisions, check_names, kept_fingerprint, settle_columns
+from tidemill.planning.estimates import Estimate, Rate, estimate, measured_rate
+from tidemill.retry import retrying
+from tidemill.shards import Shard, Slice, SourceFile
+from tidemill.sources import dataset as sources
+
+FileState = Literal["unchanged", "new", "changed", "unfinished", "failed"]
+Action = Literal["compute", "copy"]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    shard: Shard
+    action: Action
+    copy_from: str | None = None
+    """The shard id, at another place, that has this content; it may itself be computed by this plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlan:
+    """What is to be done for one file.
+
+    `shards` are all slices known so far; `uncut` says that more are found by
+    reading (text formats), `trusted` that those known are this file's own. A
+    file whose footer cannot be read is left to be read too: it fails alone then.
+    """
+
+    file: SourceFile
+    state: FileState
+    shards: tuple[Shard, ...]
+    todo: tuple[ShardPlan, ...]
+    uncut: bool = False
+    trusted: bool = False
+    replaces: bool = False
+    """Whether the table holds shards of this path that the target does not have."""
+    problem: str = ""
+    """Why the file cannot be read, if that is known."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    pipeline: Pipeline
+    revision: str
+    previous_revision: str | None
+    spec: VersionSpec
+    declared: VersionSpec
+    columns: Columns
+    kept: tuple[KeptColumn, ...]
+    table: ResultTable
+    files: tuple[FilePlan, ...]
+    renamed: Mapping[str, str]
+    """Vanished path → the path that has its content now."""
+    removed: tuple[str, ...]
+    num_rows_removed: int
+    num_rows_before: int
+    rewrite: tuple[DoneShard, ...]
+    """Done shards whose key and kept columns are not the ones asked for."""
+    done: Mapping[str, DoneShard]
+    rate: Rate
+    notes: tuple[str, ...]
+    first: bool
+    """Whether this pipeline has no table yet."""
+
+    @property
+    def version(self) -> str:
+        return self.spec.version
+
+    @property
+    def kept_fingerprint(self) -> str:
+        return kept_fingerprint(self.kept)
+
+    @property
+    def todo(self) -> list[ShardPlan]:
+        return [shard for file in self.files for shard in file.todo]
+
+    @property
+    def uncut(self) -> list[FilePlan]:
+        return [file for file in self.files if file.uncut]
+
+    @property
+    def readable(self) -> list[SourceFile]:
+        """The files but for those that are known to fail."""
+        return [file.file for file in self.files if not file.problem]
+
+    @property
+    def is_up_to_date(self) -> bool:
+        return not (self.todo or self.uncut or self.removed or self.renamed or self.rewrite or self.first) and not any(
+            file.replaces for file in self.files
+        )
+
+    @property
+    def computed(self) -> list[ShardPlan]:
+        return [item for item in self.todo if item.action == "compute"]
+
+    @property
+    def uncut_bytes(self) -> int:
+        return sum(file.file.size - _known_bytes(file) for file in self.uncut if not file.problem)
+
+    @property
+    def num_rows(self) -> int:
+        """To compute; estimated where files are not read to their end."""
+        unread = self.uncut_bytes / self.rate.bytes_per_row if self.rate.bytes_per_row else 0
+        return sum(item.shard.slice.num_rows for item in self.computed) + round(unread)
+
+    @property
+    def estimate(self) -> Estimate:
+        text_bytes = sum(item.shard.slice.text_bytes for item in self.computed) + self.uncut_bytes
+        return estimate(self.rate, self.rate.num_tokens(text_bytes), self.pipeline.cost)
+
+    def to_json(self) -> dict[str, Any]:
+        computed = self.computed
+        return {
+            "pipeline": self.pipeline.name,
+            "revision": self.revision,
+            "previous_revision": self.previous_revision,
+            "version": self.version,
+            "table": self.table.name,
+            "up_to_date": self.is_up_to_date,
+            "files": {
+                "new": [
+                    f.file.path for f in self.files if f.state == "new" and f.file.path not in self.renamed.values()
+                ],
+                "changed": [f.file.path for f in self.files if f.state == "changed"],
+                "unfinished": [f.file.path for f in self.files if f.state == "unfinished"],
+                "failed": {f.file.path: f.problem for f in self.files if f.problem},
+                "unchanged": sum(f.state == "unchanged" for f in self.files),
+                "removed": list(self.removed),
+                "renamed": dict(self.renamed),
+            },
+            "shards": [
+                {
+                    "shard_id": item.shard.shard_id,
+                    "path": file.file.path,
+                    "first_row": item.shard.slice.first_row,
+                    "rows": item.shard.slice.num_rows,
+                    "action": item.action,
+                    "reason": file.state,
+                }
+                for file in self.files
+                for item in file.todo
+            ],
+            "uncut_files": [
+                {"path": file.file.path, "bytes": file.file.size, "reason": file.state}
+                for file in self.uncut
+                if not file.problem
+            ],
+            "num_shards_computed": len(computed),
+            "num_shards_copied": len(self.todo) - len(computed),
+            "num_shards_rewritten": len(self.rewrite),
+            "rows": self.num_rows,
+            "rows_estimated": any(not file.problem for file in self.uncut),
+            "rows_removed": self.num_rows_removed,
+            "tokens_estimated": True,
+            **self.estimate.to_json(),
+            "notes": list(self.notes),
+        }
+
+
+def make_plan(pipeline: Pipeline, lake: Lake | None) -> tuple[Plan, sources.Dataset]:
+    """Hold the dataset at its revision against the lake (None: there is none yet).
+
+    Raises:
+        InputError: the dataset, a column, the model or the pipeline file is at fault.
+    """
+    cursor = lake.cursor() if lake else None
+    declared = versions.declared(pipeline)
+    state = lake_ledger.load_state(cursor, pipeline.name) if cursor else None
+    spec, notes = _promoted_or(declared, cursor, pipeline, state)
+    with usable(pipeline.dataset.path, "dataset.path"):
+        dataset = sources.open_dataset(pipeline, spec.joined_text)
+    check_names(pipeline)
+    previous = state.target_revision if state else None
+    kept, columns = settle_columns(pipeline, spec, dataset, cursor, state)
+    dataset.use(columns)
+    done = lake_ledger.done_shards(cursor, pipeline.name, spec.version) if cursor and state else {}
+    files = list(_plan_files(pipeline, dataset, cursor, done, previous, kept))
+    if not any(file.shards or file.uncut for file in files):
+        raise DatasetError(f"The dataset {pipeline.dataset.path} has no rows. Check dataset.path, config and split.")
+    results = _result_columns(spec, cursor, pipeline, state)
+    check_collisions(kept, results)
+    table = ResultTable(
+        pipeline.name,
+        spec.version,
+        tuple((column.name, column.type) for column in kept),
+        results,
+        len(pipeline.dataset.key),
+    )
+    removed, renamed, num_rows_removed = _vanished(files, done)
+    plan = Plan(
+        pipeline=pipeline,
+        revision=dataset.revision,
+        previous_revision=previous,
+        spec=spec,
+        declared=declared,
+        columns=columns,
+        kept=kept,
+        table=table,
+        files=tuple(files),
+        renamed=renamed,
+        removed=removed,
+        num_rows_removed=num_rows_removed,
+        num_rows_before=sum(shard.num_rows for shard in done.values()),
+        rewrite=tuple(_to_rewrite(cursor, pipeline, spec, kept, done)) if cursor and done else (),
+        done=done,
+        rate=_rate(cursor if state else None, pipeline.name, spec.version, dataset, files),
+        notes=(*notes, *dataset.notes),
+        first=state is None,
+    )
+    return plan, dataset
+
+
+def _to_rewrite(
+    cursor: Cursor,
+    pipeline: Pipeline,
+    spec: VersionSpec,
+    kept: Sequence[KeptColumn],
+    done: Mapping[str, DoneShard],
+) -> list[DoneShard]:
+    """Every shard where the table has other key and kept columns, else those that lack some of theirs."""
+    recorded = lake_ledger.load_kept(cursor, pipeline.name, spec.version)
+    is_settled = recorded == [column.to_json() for column in kept]
+    wanted = kept_fingerprint(kept)
+    return [shard for shard in done.values() if not is_settled or shard.kept != wanted]
+
+
+def classify(
+    shards: Sequence[Shard], done: Mapping[str, DoneShard], by_content: Mapping[str, str]
+) -> Iterator[ShardPlan]:
+    """What each shard that is not done needs: its content may have been computed at another place."""
+    for shard in shards:
+        if shard.shard_id not in done:
+            source = by_content.get(shard.slice.content)
+            yield ShardPlan(shard, "copy", source) if source else ShardPlan(shard, "compute")
+
+
+def _promoted_or(
+    declared: VersionSpec, cursor: Cursor | None, pipeline: Pipeline, state: lake_ledger.PipelineState | None
+) -> tuple[VersionSpec, list[str]]:
+    """The version to bring up to date, and what to tell about the one that the pipeline file asks for."""
+    if cursor is None or state is None:
+        return declared, []
+    recorded = lake_ledger.load_spec(cursor, pipeline.name, state.promoted_version)
+    if not lake_ledger.has_done_shards(cursor, pipeline.name, state.promoted_version):
+        return declared, []  # Nobody ever saw a row of it: the first version is the one that is asked for now.
+    if recorded is None:
+        raise LakeError(f"The lake has no record of version {state.promoted_version} of {pipeline.name}.")
+    promoted = VersionSpec.from_json(recorded)
+    declared = versions.recognized(declared, [promoted])
+    if promoted.version == declared.version:
+        return declared, []
+    changes = "; ".join(promoted.differences(declared))
+    note = (
+        f"The pipeline file now asks for version {declared.version} ({changes}). This keeps version "
+        f"{promoted.version} up to date as it was made; `tidemill backfill` computes the new one beside it."
+    )
+    return promoted, [note]
+
+
+def _result_columns(
+    spec: VersionSpec, cursor: Cursor | None, pipeline: Pipeline, state: lake_ledger.PipelineState | None
+) -> tuple[tuple[str, str], ...]:
+    """The model task's columns: the recorded ones, so that a run with nothing to do opens no model."""
+    recorded = lake_ledger.load_results(cursor, pipeline.name, spec.version) if cursor and state else None
+    if recorded is not None:
+        return recorded
+    return tuple((field.name, duckdb_type(field.type)) for field in versions.result_schema(spec))
+
+
+def _plan_files(
+    pipeline: Pipeline,
+    dataset: sources.Dataset,
+    cursor: Cursor | None,
+    done: Mapping[str, DoneShard],
+    previous: str | None,
+    kept: Sequence[KeptColumn],
+) -> Iterator[FilePlan]:
+    cut = lake_ledger.cut_files(cursor, pipeline.name) if cursor and previous else {}
+    unsettled = [file.path for file in dataset.files if file.content not in cut]
+    before = lake_ledger.slices_at(cursor, pipeline.name, previous, unsettled) if cursor and previous else {}
+    done_paths = _ids_by_path(done)
+    by_content = {shard.content: shard_id for shard_id, shard in done.items()}
+    for file in dataset.files:
+        slices, uncut, trusted, problem = _slices(file, dataset, cut, before, kept)
+        shards = tuple(Shard(file, cut_slice) for cut_slice in slices)
+        todo = tuple(classify(shards, done, by_content)) if not uncut else ()
+        for item in todo:
+            by_content.setdefault(item.shard.slice.content, item.shard.shard_id)
+        old = done_paths.get(file.path, set())
+        # A text file that changed may keep its first slices; which ones, only reading tells.
+        replaces = bool(old) if uncut and not trusted else bool(old - {shard.shard_id for shard in shards})
+        yield FilePlan(
+            file=file,
+            state="failed" if problem else _file_state(file, bool(todo) or uncut, replaces, before, bool(old)),
+            shards=shards,
+            todo=todo,
+            uncut=uncut,
+            trusted=trusted,
+            replaces=replaces,
+            problem=problem,
+        )
+
+
+def _slices(
+    file: SourceFile,
+    dataset: sources.Dataset,
+    cut: Mapping[str, list[Slice]],
+    before: Mapping[str, tuple[str, list[Slice]]],
+    kept: Sequence[KeptColumn],
+) -> tuple[Sequence[Slice], bool, bool, str]:
+    """The slices of a file known without reading its rows.
+
+    And whether there may be more, whether they are its own, and why the file cannot be read, if it cannot.
+    """
+    if file.content in cut:
+        return cut[file.content], False, True, ""
+    content, known = before.get(file.path, ("", []))
+    problem = ""
+    if dataset.cut_from_footer:
+        types = [(column.source, column.arrow_type) for column in kept]
+        try:
+            retrying(lambda: dataset.check_types(file, types), retries=dataset.retries)
+            read = retrying(
+                lambda: list(dataset.reader(file).slices(shard_bytes=dataset.shard_bytes)), retries=dataset.retries
+            )
+        except FAILS_ALONE as e:
+            dataset.forget(file)
+            problem = str(e)
+        else:
+            return read, False, True, ""
+    return known, True, content == file.content, problem
+
+
+def _file_state(
+    file: SourceFile, todo: bool, replaces: bool, before: Mapping[str, tuple[str, list[Slice]]], has_rows: bool
+) -> FileState:
+    content = before.get(file.path, (None,))[0]
+    if content == file.content:
+        return "unfinished" if todo or replaces else "unchanged"
+    if has_rows or content is not None:
+        return "changed" if todo or replaces else "unchanged"
+    return "new" if todo else "unchanged"
+
+
+def _ids_by_path(done: Mapping[str, DoneShard]) -> dict[str, set[str]]:
+    by_path: dict[str, set[str]] = defaultdict(set)
+    for shard_id, shard in done.items():
+        by_path[shard.path].add(shard_id)
+    return by_path
+
+
+def _vanished(files: Sequence[FilePlan], done: Mapping[str, DoneShard]) -> tuple[tuple[str, ...], dict[str, str], int]:
+    """Paths that left the dataset for good; those that only moved; and the rows that go with the first."""
+    listed = {file.file.path for file in files}
+    contents: dict[str, list[DoneShard]] = defaultdict(list)
+    for shard in done.values():
+        if shard.path not in listed:
+            contents[shard.path].append(shard)
+    if not contents:
+        return (), {}, 0
+    # A run that was killed once it had taken up the revision leaves files that are new to the table, and listed.
+    new = [file for file in files if file.state in ("new", "unfinished")]
+    new_place = {shard.slice.content: file.file.path for file in new for shard in file.shards}
+    renamed = {
+        path: new_place[shards[0].content]
+        for path, shards in contents.items()
+        if all(shard.content in new_place for shard in shards)
+    }
+    removed = sorted(set(contents) - set(renamed))
+    return tuple(removed), renamed, sum(shard.num_rows for path in removed for shard in contents[path])
+
+
+def _known_bytes(file: FilePlan) -> int:
+    return max((shard.slice.stop for shard in file.shards), default=0) if file.trusted else 0
+
+
+def _rate(
+    cursor: Cursor | None, pipeline: str, version: str, dataset: sources.Dataset, files: Sequence[FilePlan]
+) -> Rate:
+    rate = measured_rate(cursor, pipeline, version) if cursor else Rate()
+    if rate.bytes_per_row is not None:
+        return rate
+    for file in files:
+        if file.uncut and not file.problem:
+            try:
+                return replace(rate, bytes_per_row=dataset.bytes_per_row(file.file))
+            except FAILS_ALONE:
+                dataset.forget(file.file)
+    return rate

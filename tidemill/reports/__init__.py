@@ -1,0 +1,1 @@
+"""Telling people: status, alerts, comparisons, samples and where the time goes."""

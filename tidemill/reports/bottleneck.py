@@ -1,0 +1,204 @@
+"""A pipeline measured on a sample of its own data: each stage alone, all together, and which one bounds it.
+
+Nothing of it reaches the pipeline's lake or store: the run is a real one, into a lake that is thrown away.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tidemill.config import Inference, Pipeline
+from tidemill.encoding import windowing as windows
+from tidemill.encoding.batching import plan_batches
+from tidemill.encoding.sequences import Sequences
+from tidemill.engines import Answer
+from tidemill.engines.devices import num_cpus
+from tidemill.errors import InputError
+from tidemill.inference.opening import load_runner, load_tokenizer, pooling_of
+from tidemill.inference.runner import ModelRunner
+from tidemill.lake import Lake
+from tidemill.models.versions import VersionSpec
+from tidemill.planning.plan import make_plan
+from tidemill.running.run import Run
+from tidemill.shards import SourceFile
+from tidemill.sources.dataset import Dataset
+
+NUM_SHARDS = 6
+"""Files that the sample is written to, so that the stages have something to overlap."""
+GOOD_RATIO = 1.10
+"""A whole pipeline that takes no longer than this, over the bare engine, is bounded by its model."""
+MUCH_PADDING = 0.05
+
+
+@dataclass(frozen=True)
+class StageSpeed:
+    """One stage alone: it had the machine to itself, but for `materialize`, which is taken from the whole run."""
+
+    stage: str
+    seconds: float
+    rows_per_second: float
+    tokens_per_second: float
+
+
+def find_bottleneck(pipeline: Pipeline, *, num_rows: int) -> dict[str, Any]:
+    """Measure the pipeline on about its first `num_rows` rows.
+
+    Raises:
+        InputError: as for a plan; or the dataset has no rows with text.
+    """
+    plan, dataset = make_plan(pipeline, None)
+    started = time.perf_counter()
+    rows, num_read = _read(dataset, plan.readable, num_rows)
+    ingest_seconds = (time.perf_counter() - started) * rows.num_rows / max(1, num_read)
+    if rows.num_rows == 0:
+        raise InputError(f"The dataset {pipeline.dataset.path} has no rows with text to measure.")
+    started = time.perf_counter()
+    tokenizer, runner = load_tokenizer(plan.spec), load_runner(plan.spec, pipeline.inference)
+    load_seconds = time.perf_counter() - started
+
+    tokenize_seconds, columns = _timed(lambda: tokenizer.encode(rows["text"]))
+    pooling = pooling_of(plan.spec, tokenizer)
+    runner.predict(columns.token_ids, pooling=pooling)  # calibrates, and compiles what comes up often
+    infer_seconds, predictions = _timed(lambda: runner.predict(columns.token_ids, pooling=pooling))
+    bare_seconds, _ = _timed(lambda: _bare_loop(runner, columns.token_ids, pipeline.inference))
+    whole = _run_whole(pipeline, plan.spec, rows)
+
+    num_tokens = windows.num_tokens(columns.token_ids)
+    stages = [
+        StageSpeed(name, seconds, _rate(rows.num_rows, seconds), _rate(num_tokens, seconds))
+        for name, seconds in (
+            ("ingest", ingest_seconds),
+            ("tokenize", tokenize_seconds),
+            ("infer", infer_seconds),
+            ("materialize", whole["materialize_seconds"]),
+        )
+    ]
+    slowest = max(stages, key=lambda each: each.seconds)
+    padding = predictions.stats.num_padded_tokens / max(1, predictions.stats.num_tokens) - 1
+    facts = {
+        "pipeline": pipeline.name,
+        "num_rows": rows.num_rows,
+        "num_tokens": num_tokens,
+        "num_cpus": num_cpus(),
+        "resolved": runner.resolved,
+        "load_seconds": load_seconds,
+        "stages": [asdict(each) for each in stages],
+        "bare_engine_seconds": bare_seconds,
+        "padding": padding,
+        "duplicates": 1 - predictions.stats.num_distinct / max(1, predictions.stats.num_rows),
+        "whole": whole,
+        "ratio_to_bare_engine": whole["seconds"] / bare_seconds,
+        "bottleneck": slowest.stage,
+    }
+    return facts | {"advice": list(_advice(facts))}
+
+
+def _read(dataset: Dataset, files: Sequence[SourceFile], num_rows: int) -> tuple[pa.Table, int]:
+    """The first rows that have text, and how many rows were read to get them."""
+    parts: list[pa.Table] = []
+    num_read = 0
+    for file in files:
+        reader = dataset.reader(file)
+        for cut in reader.slices(shard_bytes=dataset.shard_bytes):
+            rows = reader.rows(cut).select(["text"])
+            parts.append(rows.filter(rows["text"].is_valid()))
+            num_read += rows.num_rows
+            if sum(part.num_rows for part in parts) >= num_rows:
+                return pa.concat_tables(parts).slice(0, num_rows), num_read
+    return (pa.concat_tables(parts) if parts else pa.table({"text": pa.array([], pa.string())})), num_read
+
+
+def _bare_loop(runner: ModelRunner, token_ids: pa.Array, inference: Inference) -> None:
+    """The same batches through the engine, as many on their way as it takes, and nothing else."""
+    sequences = Sequences.of(windows.sequences(token_ids), deduplicate=inference.deduplicate)
+    budget = max(runner.token_budget, int(sequences.lengths.max(initial=1)))
+    started: deque[Answer] = deque()
+    for batch in plan_batches(sequences.lengths, token_budget=budget):
+        if len(started) >= runner.engine.depth:
+            started.popleft().result()
+        started.append(runner.engine.submit(*sequences.padded(batch, pad_id=0)))
+    for answer in started:
+        answer.result()
+
+
+def _run_whole(pipeline: Pipeline, spec: VersionSpec, rows: pa.Table) -> dict[str, Any]:
+    """Files to table, in a lake of its own."""
+    with tempfile.TemporaryDirectory(prefix="tidemill-bench-") as folder:
+        per_file = math.ceil(rows.num_rows / NUM_SHARDS)
+        for number, start in enumerate(range(0, rows.num_rows, per_file)):
+            pq.write_table(rows.slice(start, per_file), Path(folder, f"{number}.parquet"))
+        sample = pipeline.model_copy(
+            update={
+                "dataset": pipeline.dataset.model_copy(
+                    update={
+                        "path": f"{folder}/*.parquet",
+                        "config": None,
+                        "format": "parquet",
+                        "text": ["text"],
+                        "key": [],
+                        "keep": [],
+                        "types": {},
+                    }
+                ),
+                "lake": pipeline.lake.model_copy(
+                    update={"catalog": f"sqlite:{folder}/lake.sqlite", "data": f"{folder}/lake"}
+                ),
+                "store": pipeline.store.model_copy(update={"path": f"{folder}/store"}),
+            }
+        )
+        before = os.times()
+        result = Run(sample).execute()
+        after = os.times()
+        with Lake(sample.lake, read_only=True) as lake:
+            [(materialize_seconds,)] = lake.cursor().execute("SELECT sum(materialize_seconds) FROM _ledger").fetchall()
+        return {
+            "state": result.state,
+            "seconds": result.seconds,
+            "rows_per_second": _rate(result.num_rows, result.seconds),
+            "tokens_per_second": _rate(result.num_tokens, result.seconds),
+            "cpu_use": (after.user + after.system - before.user - before.system) / result.seconds / num_cpus(),
+            "materialize_seconds": materialize_seconds or 0.0,
+        }
+
+
+def _advice(facts: dict[str, Any]) -> Iterator[str]:
+    resolved, bottleneck = facts["resolved"], facts["bottleneck"]
+    if bottleneck == "ingest":
+        yield "Reading bounds it. Parquet with its text in a column of its own reads least; a near mirror helps most."
+    if bottleneck == "tokenize":
+        yield "Tokenizing bounds it. It takes all CPUs it gets: give the tokenize stage a machine of its own."
+    if bottleneck == "materialize":
+        yield "Committing bounds it: shards are small. Raise dataset.shard_bytes."
+    if bottleneck == "infer":
+        yield "The model bounds it, as it should."
+        if resolved["device"] == "cpu" and resolved["engine"] == "torch" and "fallback" not in resolved:
+            yield 'On a CPU OpenVINO is often faster: pip install "tidemill[openvino]".'
+        if resolved["dtype"] == "float32":
+            yield "It computes in float32: this device has no faster bfloat16, or inference.dtype asks for it."
+        if facts["padding"] > MUCH_PADDING:
+            yield f"{facts['padding']:.1%} of it is padding. Larger shards sort better: raise dataset.shard_bytes."
+        if facts["ratio_to_bare_engine"] > GOOD_RATIO:
+            yield "The other stages take their CPU time from the model: larger shards commit less often."
+    if fallback := resolved.get("fallback"):
+        yield fallback
+
+
+def _timed(call: Any) -> tuple[float, Any]:
+    started = time.perf_counter()
+    result = call()
+    return time.perf_counter() - started, result
+
+
+def _rate(amount: int, seconds: float) -> float:
+    return amount / seconds if seconds > 0 else 0.0

@@ -1,0 +1,48 @@
+"""A pipeline tried on a few rows: nothing is written to the lake or the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from tidemill.config import Pipeline
+from tidemill.formats import KEPT_PREFIX
+from tidemill.inference.opening import load_runner, load_tokenizer, pooling_of
+from tidemill.planning.plan import make_plan
+from tidemill.running.stages import with_reasons
+from tidemill.shards import SourceFile
+from tidemill.sources.dataset import Dataset
+
+
+def sample(pipeline: Pipeline, num_rows: int) -> list[dict[str, Any]]:
+    """The first rows of the first shards with their predictions: path, row number, text, key, kept and result columns.
+
+    Raises:
+        InputError: as for a plan; this finds what is wrong with a pipeline at the least cost.
+    """
+    plan, dataset = make_plan(pipeline, None)
+    spec = plan.spec
+    tokenizer, runner = load_tokenizer(spec), load_runner(spec, pipeline.inference)
+    found: list[dict[str, Any]] = []
+    for path, rows in _first_rows(dataset, plan.readable, num_rows):
+        columns = tokenizer.encode(rows["text"])
+        predicted = runner.predict(columns.token_ids, pooling=pooling_of(spec, tokenizer))
+        tokens = pa.table({"token_ids": columns.token_ids, "num_tokens": columns.num_tokens, "reason": columns.reason})
+        results = with_reasons(rows, tokens, predicted.columns, predicted.reason)
+        for row, result in zip(rows.drop_columns(["reason"]).to_pylist(), results.to_pylist(), strict=True):
+            found.append({"path": path, **{name.removeprefix(KEPT_PREFIX): v for name, v in row.items()}, **result})
+    return found
+
+
+def _first_rows(dataset: Dataset, files: Sequence[SourceFile], num_rows: int) -> Iterator[tuple[str, pa.Table]]:
+    left = num_rows
+    for file in files:
+        reader = dataset.reader(file)
+        for cut in reader.slices(shard_bytes=dataset.shard_bytes):
+            rows = reader.rows(cut).slice(0, left)
+            left -= rows.num_rows
+            yield file.path, rows
+            if left <= 0:
+                return

@@ -1,0 +1,204 @@
+"""Where a pipeline stands, from the lake alone but for one question: what does its file ask for now."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+
+from tidemill.config import Pipeline
+from tidemill.errors import InputError, RetryableError
+from tidemill.lake import Cursor, Lake, catalog_exists
+from tidemill.lake.ducklake.claims import is_alive, open_claims
+from tidemill.lake.ledger import committed_by, load_kept, load_spec, load_state
+from tidemill.lake.runs import last_runs
+from tidemill.lake.tables import identifier, table_name
+from tidemill.models import versions
+from tidemill.models.versions import VersionSpec
+from tidemill.reports.alerts import last_fresh, staleness
+from tidemill.results.promotion import Standing, standings
+
+NUM_RUNS = 5
+NUM_REASONS = 10
+MOST_KEYS_COUNTED = 2_000_000
+"""Keys of a larger table are not held against each other: `status` is to answer at once."""
+
+
+def pipeline_status(pipeline: Pipeline) -> dict[str, Any]:
+    """A page of the pipeline's history, in one snapshot. Its keys are always the same, whatever there is to tell."""
+    if not catalog_exists(pipeline.lake):
+        return _without_table(pipeline)
+    with Lake(pipeline.lake, read_only=True) as lake:
+        cursor = lake.cursor()
+        cursor.execute("BEGIN")
+        state = load_state(cursor, pipeline.name)
+        if state is None:
+            return _without_table(pipeline)
+        name, promoted = pipeline.name, state.promoted_version
+        every = standings(cursor, name)
+        standing = next(version for version in every if version.version == promoted)
+        requests = _open_requests(cursor, name)
+        return {
+            "pipeline": name,
+            "target_revision": state.target_revision,
+            "promoted_version": promoted,
+            "freshness": _freshness(cursor, pipeline),
+            "shards": {
+                "done": standing.num_done,
+                "pending": standing.num_missing,
+                "outdated": standing.num_outdated,
+                "unread_files": standing.num_unread_files,
+            },
+            "rows": standing.num_rows,
+            "rows_quarantined": standing.num_quarantined,
+            "duplicate_keys": _duplicate_keys(cursor, pipeline, standing),
+            "quarantine": _quarantine_reasons(cursor, name, promoted),
+            "throughput": _throughput(cursor, name, promoted),
+            "versions": [{**version.to_json(), "promoted": version.version == promoted} for version in every],
+            "open_requests": requests,
+            "backfills": _open_backfills(cursor, name, requests),
+            "runs": _runs(cursor, pipeline),
+            "notes": _notes(cursor, pipeline, promoted),
+        }
+
+
+def _without_table(pipeline: Pipeline) -> dict[str, Any]:
+    return {
+        "pipeline": pipeline.name,
+        "target_revision": None,
+        "promoted_version": None,
+        "freshness": {"last_fresh": None, "age_seconds": None, "max_age_seconds": pipeline.alerts.max_age},
+        "shards": {"done": 0, "pending": 0, "outdated": 0, "unread_files": 0},
+        "rows": 0,
+        "rows_quarantined": 0,
+        "duplicate_keys": 0,
+        **{key: [] for key in ("quarantine", "throughput", "versions", "open_requests", "backfills", "runs", "notes")},
+    }
+
+
+def _freshness(cursor: Cursor, pipeline: Pipeline) -> dict[str, Any]:
+    last = last_fresh(cursor, pipeline.name)
+    age = None if last is None else (datetime.now(UTC) - last).total_seconds()
+    return {"last_fresh": last, "age_seconds": age, "max_age_seconds": pipeline.alerts.max_age}
+
+
+def _duplicate_keys(cursor: Cursor, pipeline: Pipeline, standing: Standing) -> int | None:
+    """Rows whose key another row has as well: kept, because a row is named by its file and row number."""
+    names = {column["name"] for column in load_kept(cursor, pipeline.name, standing.version) or []}
+    key = [name for name in pipeline.dataset.key if name in names]
+    if not key:
+        return 0
+    if standing.num_rows > MOST_KEYS_COUNTED:
+        return None
+    columns = ", ".join(identifier(name) for name in key)
+    table = identifier(table_name(pipeline.name, standing.version))
+    found = cursor.execute(
+        f"SELECT coalesce(sum(n), 0) FROM (SELECT count(*) AS n FROM {table} GROUP BY {columns} HAVING n > 1)"
+    ).fetchall()
+    return int(found[0][0])
+
+
+def _quarantine_reasons(cursor: Cursor, pipeline: str, version: str) -> list[dict[str, Any]]:
+    return _records(
+        cursor,
+        "SELECT stage, reason, count(*) AS rows FROM _quarantine WHERE pipeline = ? AND version = ? "
+        f"GROUP BY ALL ORDER BY rows DESC, stage, reason LIMIT {NUM_REASONS}",
+        [pipeline, version],
+    )
+
+
+def _throughput(cursor: Cursor, pipeline: str, version: str) -> list[dict[str, Any]]:
+    """What was measured on each kind of device, the one with the most tokens first."""
+    return _records(
+        cursor,
+        "SELECT device, count(*) AS shards, sum(num_tokens)::BIGINT AS tokens, "
+        "sum(num_tokens) / nullif(sum(tokenize_seconds + infer_seconds), 0) AS tokens_per_second, "
+        "sum(num_rows) / nullif(sum(tokenize_seconds + infer_seconds), 0) AS rows_per_second, "
+        "1 - sum(num_computed_tokens) / nullif(sum(num_padded_tokens), 0) AS padding_waste "
+        "FROM _ledger WHERE pipeline = ? AND version = ? AND copied_from IS NULL "
+        "GROUP BY device ORDER BY tokens DESC, device",
+        [pipeline, version],
+    )
+
+
+def _open_requests(cursor: Cursor, pipeline: str) -> list[dict[str, Any]]:
+    """What is wanted at the target revision and not done: by version, why, and for which backfill."""
+    return _records(
+        cursor,
+        "SELECT version, reason, backfill_id, count(*) AS shards "
+        "FROM (SELECT * FROM _requests WHERE pipeline = $pipeline) "
+        "SEMI JOIN (SELECT shard_id FROM _target_shards WHERE pipeline = $pipeline) USING (shard_id) "
+        "ANTI JOIN (SELECT version, shard_id, request_id FROM _ledger WHERE pipeline = $pipeline) "
+        "USING (version, shard_id, request_id) GROUP BY ALL ORDER BY ALL",
+        {"pipeline": pipeline},
+    )
+
+
+def _open_backfills(cursor: Cursor, pipeline: str, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Backfills that are not at their end, with what is done of them and what they cost until now."""
+    backfills = _records(
+        cursor,
+        "SELECT backfill_id, version, why, who, created_at, num_shards AS shards, estimated_seconds, "
+        "estimated_seconds_low, estimated_seconds_high, estimated_cost, max_cost, currency, "
+        "(SELECT coalesce(sum(r.cost), 0) FROM _runs r WHERE r.backfill_id = b.backfill_id) AS cost "
+        "FROM _backfills b WHERE pipeline = ? AND state = 'open' ORDER BY created_at",
+        [pipeline],
+    )
+    still_open: Counter[str | None] = Counter()
+    for request in requests:
+        still_open[request["backfill_id"]] += request["shards"]
+    return [
+        {**backfill, "shards_done": backfill["shards"] - still_open[backfill["backfill_id"]]} for backfill in backfills
+    ]
+
+
+def _notes(cursor: Cursor, pipeline: Pipeline, promoted: str) -> list[str]:
+    stale = staleness(cursor, pipeline)
+    return [
+        *([f"{stale} `tidemill run` brings it up to date."] if stale else []),
+        *_asked_for(cursor, pipeline, promoted),
+    ]
+
+
+def _runs(cursor: Cursor, pipeline: Pipeline) -> list[dict[str, Any]]:
+    """The last runs; of each that did not end, whether its process is still there, and what it committed."""
+    runs = [{**run, "alive": None} for run in last_runs(cursor, pipeline.name, limit=NUM_RUNS)]
+    with closing(open_claims(pipeline.lake)) as claims:
+        for run in runs:
+            if run["state"] == "running":
+                run |= {"alive": is_alive(claims, run["run_id"]), **_committed(cursor, pipeline.name, run["run_id"])}
+    return runs
+
+
+def _committed(cursor: Cursor, pipeline: str, run_id: str) -> dict[str, int]:
+    """What `_runs` will say, or would have said, of a run that did not get to its end."""
+    rows = committed_by(cursor, pipeline, run_id)
+    return {
+        "num_shards": len(rows),
+        "num_rows": sum(row[1] for row in rows),
+        "num_quarantined": sum(row[2] for row in rows),
+        "num_tokens": sum(row[3] for row in rows if not row[4]),
+        "num_copied": sum(row[4] for row in rows),
+    }
+
+
+def _asked_for(cursor: Cursor, pipeline: Pipeline, promoted: str) -> list[str]:
+    facts = load_spec(cursor, pipeline.name, promoted)
+    recorded = [VersionSpec.from_json(facts)] if facts else []
+    try:
+        declared = versions.recognized(versions.declared(pipeline), recorded)
+    except (InputError, RetryableError) as e:
+        return [f"What the pipeline file asks for now could not be told: {e}"]
+    if declared.version == promoted:
+        return []
+    changes = recorded[0].differences(declared) if recorded else []
+    return [
+        f"The pipeline file now asks for version {declared.version} ({'; '.join(changes)}); {promoted} is promoted."
+    ]
+
+
+def _records(cursor: Cursor, query: str, facts: Any) -> list[dict[str, Any]]:
+    result = cursor.execute(query, facts)
+    names = [column[0] for column in result.description or []]
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]

@@ -1,0 +1,1 @@
+"""What changes a result table, and what holds of it: each change is one transaction."""

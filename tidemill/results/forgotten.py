@@ -1,0 +1,52 @@
+"""Rows that were forgotten, recognized so that no later computing brings them back.
+
+A row is known by the content of its shard and its place in there; and, where no
+other row had its key, by a hash of the key, so that it is known in another
+shard as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tidemill.formats import KEPT_PREFIX
+from tidemill.lake.ducklake.connection import Cursor
+from tidemill.results.adoption import Target
+from tidemill.shards import PLACED, Shard
+
+
+def without_forgotten(
+    cursor: Cursor, target: Target, shard: Shard, rows: pa.Table, predictions: pa.Table
+) -> tuple[pa.Table, pa.Table]:
+    """A shard's rows and their predictions, in the same order, less those that the pipeline has forgotten."""
+    # Whichever columns of its folders were kept when it was forgotten.
+    same = "split_part(content, $placed, 1) = $content"
+    known = cursor.execute(
+        f"SELECT CASE WHEN {same} THEN row_offset END, key_hash FROM _forgotten "
+        f"WHERE pipeline = $pipeline AND ({same} OR key_hash IS NOT NULL)",
+        {"pipeline": target.pipeline, "content": shard.slice.content.partition(PLACED)[0], "placed": PLACED},
+    ).fetchall()
+    if not known:
+        return rows, predictions
+    numbers = [offset + shard.slice.first_row for offset, _ in known if offset is not None]
+    stays = pc.invert(pc.is_in(predictions["row_number"], pa.array(numbers, predictions["row_number"].type)))
+    hashes = {key_hash for _, key_hash in known} - {None}
+    if hashes and target.table.keys:
+        names = [name for name, _ in target.table.keys]
+        keys = rows.select([KEPT_PREFIX + name for name in names]).rename_columns(names)
+        unknown = pa.array([key_hash not in hashes for key_hash in key_hashes(keys)], pa.bool_())
+        stays = pc.and_(stays, pa.chunked_array([unknown]))
+    return rows.filter(stays), predictions.filter(stays)
+
+
+def key_hashes(keys: pa.Table) -> list[str | None]:
+    """The hash of each row's key, as the quarantine writes keys; None where every part of it is null."""
+    return [None if all(value is None for value in key.values()) else _key_hash(key) for key in keys.to_pylist()]
+
+
+def _key_hash(key: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(key, default=str).encode()).hexdigest()

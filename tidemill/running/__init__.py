@@ -1,0 +1,1 @@
+"""Carrying a plan out: shards through the stages, their failures, and the run's own record."""

@@ -1,0 +1,598 @@
+"""Compute a chosen past range again, or beside it a version that is not there yet.
+
+A backfill is asked for in one transaction: its requests are all that is needed
+to go on with it, from wherever and however often. Each shard's results are
+replaced in one transaction; until then readers see the old ones.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from typing import Any
+
+import pyarrow as pa
+
+from tidemill.config import Pipeline
+from tidemill.errors import ENDS_RUN, ConfigError, LakeError, RunFailed, Stopped
+from tidemill.lake import Cursor, DoneShard, Lake, PipelineState
+from tidemill.lake.ducklake.claims import Claims, is_alive
+from tidemill.lake.ledger import done_shards, load_state, target_shards
+from tidemill.lake.requests import ONLY_QUARANTINED, Request, open_requests, quarantined_rows
+from tidemill.lake.runs import RunRecord
+from tidemill.lake.tables import duckdb_type, insert_records
+from tidemill.models import versions
+from tidemill.models.versions import VersionSpec
+from tidemill.planning.columns import check_collisions, check_names, settle_columns
+from tidemill.planning.cost_limit import Budget
+from tidemill.planning.dates import file_dates, parse_date
+from tidemill.planning.estimates import Estimate, Rate, estimate, measured_rate
+from tidemill.planning.plan import FilePlan
+from tidemill.progress import Expected, Progress
+from tidemill.results.adoption import create_version
+from tidemill.results.damage import set_aside
+from tidemill.results.promotion import find_version
+from tidemill.results.retirement import retire_elsewhere
+from tidemill.results.verify import find_damages
+from tidemill.running.executor import Executor, ThreadExecutor
+from tidemill.running.in_flight import Window
+from tidemill.running.recording import Recording, RunResult
+from tidemill.running.workspace import Version, Workspace, load_version, make_version, reopen
+from tidemill.shards import Shard
+from tidemill.sources.dataset import reopen_dataset, settle_first
+
+MAX_ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which shards: all that are given must hold. Nothing given selects every shard.
+
+    `files` is a glob over paths, `shards` are shard ids, `since` and `until`
+    are dates (both included) of a file: one in its path, else that of the
+    commit that last changed it. `version` names a recorded version; without
+    it, it is what the pipeline file asks for. Its beginning will do, or `promoted`.
+    """
+
+    files: str | None = None
+    shards: tuple[str, ...] = ()
+    since: str | None = None
+    until: str | None = None
+    quarantined: bool = False
+    version: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What was given, version aside."""
+        given = {key: value for key, value in asdict(self).items() if value and key != "version"}
+        return given | ({"shards": sorted(self.shards)} if self.shards else {})
+
+
+@dataclass(frozen=True)
+class BackfillPlan:
+    """What a backfill would compute, why, how long and at what cost."""
+
+    pipeline: Pipeline
+    version: Version
+    promoted: str
+    revision: str
+    selection: Selection
+    shards: tuple[Shard, ...]
+    num_rows: int
+    reason: str
+    resumes: str | None
+    """The backfill of the same selection that was stopped and goes on."""
+    estimate: Estimate
+    notes: tuple[str, ...]
+
+    @property
+    def num_shards(self) -> int:
+        return len(self.shards)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "pipeline": self.pipeline.name,
+            "version": self.version.spec.version,
+            "promoted_version": self.promoted,
+            "table": self.version.table.name,
+            "revision": self.revision,
+            "selection": self.selection.to_json(),
+            "reason": self.reason,
+            "resumes": self.resumes,
+            "num_shards": self.num_shards,
+            "num_files": len({shard.file.path for shard in self.shards}),
+            "rows": self.num_rows,
+            **self.estimate.to_json(),
+            "shards": [
+                {
+                    "shard_id": shard.shard_id,
+                    "path": shard.file.path,
+                    "first_row": shard.slice.first_row,
+                    "rows": shard.slice.num_rows,
+                }
+                for shard in self.shards
+            ],
+            "notes": list(self.notes),
+        }
+
+
+def plan_backfill(pipeline: Pipeline, lake: Lake, selection: Selection, *, device: str | None = None) -> BackfillPlan:
+    """Find out what a selection means at the target revision. Writes nothing, and lists nothing anew.
+
+    Shards that the version lacks are computed. Where it is the promoted one,
+    or lacks none of what is selected, they are computed again.
+
+    Raises:
+        LakeError: the pipeline never ran, or has no such version.
+        ConfigError: the selection matches nothing, or a date is none.
+    """
+    cursor = lake.cursor()
+    state = load_state(cursor, pipeline.name)
+    if state is None:
+        raise LakeError(f"{pipeline.name} has no table yet, so there is nothing past. `tidemill run` makes it.")
+    version = _version(pipeline, cursor, state, selection)
+    name = version.spec.version
+    listed = target_shards(cursor, pipeline.name, state.target_revision)
+    done = done_shards(cursor, pipeline.name, name)
+    quarantined = quarantined_rows(cursor, pipeline.name, name) if selection.quarantined else {}
+    selected = _select(cursor, pipeline, selection, listed, quarantined)
+    notes: list[str] = []
+    if name == state.promoted_version:
+        selected, notes = _without_replacing(selected, listed, done)
+    notes += _unread_note(cursor, pipeline)
+    shards, reason = _wanted(selected, done, selection, again=name == state.promoted_version)
+    resumes = _stopped_before(cursor, pipeline.name, name, selection)
+    if resumes:
+        # None is left if it was killed after its last commit: then it is only to be closed.
+        shards = [request.shard for request in open_requests(cursor, pipeline.name, name, backfill_id=resumes)]
+    rate = measured_rate(cursor, pipeline.name, name, device=device)
+    num_rows = sum(_num_rows(shard, quarantined) for shard in shards)
+    tokens = _num_tokens(cursor, pipeline.name, version.spec, rate, shards, quarantined)
+    return BackfillPlan(
+        pipeline=pipeline,
+        version=version,
+        promoted=state.promoted_version,
+        revision=state.target_revision,
+        selection=selection,
+        shards=tuple(shards),
+        num_rows=num_rows,
+        reason=reason,
+        resumes=resumes,
+        estimate=estimate(rate, tokens, pipeline.cost),
+        notes=tuple(notes),
+    )
+
+
+def request_backfill(lake: Lake, plan: BackfillPlan, *, max_cost: float | None = None, why: str = "backfill") -> str:
+    """Write what the plan asks for, with the version's table if it has none; returns the backfill's id.
+
+    A stopped backfill of the same selection is gone on with: nothing is asked for twice.
+    """
+    plan = _without_damaged_files(lake, plan)
+    pipeline, name = plan.pipeline.name, plan.version.spec.version
+
+    def body(cursor: Cursor) -> str:
+        if going_on := _stopped_before(cursor, pipeline, name, plan.selection):
+            cursor.execute("UPDATE _backfills SET max_cost = ? WHERE backfill_id = ?", [max_cost, going_on])
+            return going_on
+        now, backfill_id = datetime.now(UTC), secrets.token_hex(4)
+        retire_elsewhere(cursor, pipeline, plan.promoted)
+        create_version(
+            cursor,
+            plan.version.table,
+            spec=plan.version.spec.to_json(),
+            kept=[column.to_json() for column in plan.version.kept],
+            now=now,
+        )
+        _ask(cursor, plan, backfill_id, now)
+        insert_records(cursor, "_backfills", [_record(plan, backfill_id, now, why, max_cost)])
+        return backfill_id
+
+    return lake.write(body, message=f"backfill {pipeline} {name}: {plan.num_shards} shards")
+
+
+def _without_damaged_files(lake: Lake, plan: BackfillPlan) -> BackfillPlan:
+    """The plan with all shards of the damaged files that hold some of its own: the files leave the table."""
+    selected = {shard.shard_id for shard in plan.shards}
+    damages, _ = find_damages(lake.cursor(), {plan.version.table.name}, shard_ids=selected)
+    left = set_aside(lake, damages).get(plan.version.table.name, set())
+    listed = target_shards(lake.cursor(), plan.pipeline.name, plan.revision)
+    others = [shard for shard in listed if shard.shard_id in left - selected]
+    num_rows = plan.num_rows + sum(shard.slice.num_rows for shard in others)
+    return replace(plan, shards=(*plan.shards, *others), num_rows=num_rows) if others else plan
+
+
+def tranches(lake: Lake, backfill_id: str, size: int) -> list[list[str]]:
+    """What is still open of a backfill, as lists of at most `size` shard ids, in the order of the files."""
+    cursor = lake.cursor()
+    pipeline, version, _ = _asked(cursor, backfill_id)
+    ids = [request.shard.shard_id for request in open_requests(cursor, pipeline, version, backfill_id=backfill_id)]
+    return [ids[i : i + size] for i in range(0, len(ids), size)]
+
+
+def cancel_backfills(lake: Lake, pipeline: str, backfill_id: str | None = None) -> list[str]:
+    """Take back what is asked for and not done; returns the ids. What was committed stays.
+
+    Raises:
+        LakeError: there is no such open backfill.
+    """
+
+    def body(cursor: Cursor) -> list[str]:
+        rows = cursor.execute(
+            "SELECT backfill_id FROM _backfills WHERE pipeline = $pipeline AND state = 'open' "
+            "AND backfill_id = coalesce($backfill, backfill_id)",
+            {"pipeline": pipeline, "backfill": backfill_id},
+        ).fetchall()
+        for (found,) in rows:
+            cursor.execute(
+                "DELETE FROM _requests WHERE backfill_id = ? AND request_id NOT IN "
+                "(SELECT request_id FROM _ledger WHERE pipeline = ?)",
+                [found, pipeline],
+            )
+            cursor.execute(
+                "UPDATE _backfills SET state = 'cancelled', finished_at = now() WHERE backfill_id = ?", [found]
+            )
+        return [found for (found,) in rows]
+
+    cancelled = lake.write(body, message=f"cancel backfills of {pipeline}")
+    if backfill_id is not None and not cancelled:
+        raise LakeError(f"{pipeline} has no open backfill {backfill_id}. `tidemill status` lists those there are.")
+    return cancelled
+
+
+class BackfillRun:
+    """Work on a backfill: on all that is open of it, or on one tranche's shards."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        backfill_id: str,
+        *,
+        shards: Sequence[str] | None = None,
+        progress: Progress | None = None,
+        why: str = "",
+        flow_run_id: str | None = None,
+        executor: Callable[[Workspace, Progress], Executor] = ThreadExecutor,
+    ) -> None:
+        self.pipeline, self.backfill_id, self._shards = pipeline, backfill_id, shards
+        self._recording = Recording(
+            pipeline, "backfill", why=why, flow_run_id=flow_run_id, progress=progress, backfill_id=backfill_id
+        )
+        self._executor_type = executor
+
+    @property
+    def run_id(self) -> str:
+        return self._recording.run_id
+
+    def execute(self) -> RunResult:
+        """Compute and commit, shard by shard.
+
+        Raises:
+            LakeError: there is no such backfill.
+        """
+        with Lake(self.pipeline.lake) as lake:
+            with self._recording.failing(lake):
+                _, version, _ = _asked(lake.cursor(), self.backfill_id)
+            self._recording.record.version = version
+            return self._recording.carry_out(lake, functools.partial(self._rounds, lake, version))
+
+    def _rounds(self, lake: Lake, version: str, claims: Claims) -> None:
+        for number in range(MAX_ROUNDS):
+            requests = self._open(lake, version)
+            if not requests or (number and self._recording.outcomes.failures):
+                break
+            self._work(lake, version, claims, requests, first=number == 0)
+        self._refuse_cancelled(lake)
+        if (left := self._open(lake, version)) and not self._recording.outcomes.failures:
+            self._recording.outcomes.fail(
+                left[0].shard.file.path, RunFailed(f"{len(left)} shards are left. The same command goes on with them.")
+            )
+        self._recording.patiently(lambda: lake.write(self._close_if_done, message=f"backfill {self.backfill_id}"))
+
+    def _refuse_cancelled(self, lake: Lake) -> None:
+        found = lake.cursor().execute("SELECT state FROM _backfills WHERE backfill_id = ?", [self.backfill_id])
+        if found.fetchone() == ("cancelled",):
+            self._recording.notes.append(f"The backfill {self.backfill_id} was cancelled.")
+            raise Stopped("The backfill was cancelled.")
+
+    def _open(self, lake: Lake, version: str) -> list[Request]:
+        return open_requests(
+            lake.cursor(), self.pipeline.name, version, backfill_id=self.backfill_id, shard_ids=self._shards
+        )
+
+    def _work(self, lake: Lake, version: str, claims: Claims, requests: Sequence[Request], *, first: bool) -> None:
+        recording = self._recording
+        workspace = reopen(
+            self.pipeline, lake, claims, version, run_id=self.run_id, tally=recording.tally, requests=requests
+        )
+        recording.record.revision = workspace.target.revision
+        rate = workspace.rate()
+        if first:
+            self._expect(lake, workspace, rate, requests)
+        with recording.executing(self._executor_type(workspace, recording.progress), workspace) as executor:
+            window = Window(recording.outcomes, workspace, executor, self._budget(lake, claims, rate))
+            for file, of_file in _by_file(recording.unchanged(workspace, requests)):
+                try:
+                    window.begin_file(file)
+                    for request in of_file:
+                        window.send(file, request)
+                    window.end_file(file)
+                except ENDS_RUN:
+                    raise
+                except Exception as e:  # noqa: BLE001 — a file that fails, for whatever reason, fails alone.
+                    recording.outcomes.fail(file.file.path, e)
+                    window.abandon_file(file)
+            window.drain()
+
+    def _expect(self, lake: Lake, workspace: Workspace, rate: Rate, requests: Sequence[Request]) -> None:
+        shards = [request.shard for request in requests]
+        only = {request.shard.shard_id: request.rows for request in requests if request.rows is not None}
+        num_rows = sum(_num_rows(shard, only) for shard in shards)
+        target = workspace.target
+        num_tokens = _num_tokens(lake.cursor(), target.pipeline, workspace.spec, rate, shards, only)
+        self._recording.expect(estimate(rate, num_tokens, self.pipeline.cost))
+        self._recording.progress.planned(
+            Expected(target.pipeline, target.version, target.revision, len(shards), num_rows)
+        )
+
+    def _budget(self, lake: Lake, claims: Claims, rate: Rate) -> Budget:
+        _, _, max_cost = _asked(lake.cursor(), self.backfill_id)
+        return Budget(
+            self.pipeline,
+            max_cost,
+            rate=rate,
+            spent_elsewhere=lambda: _spent(lake, claims, self.pipeline, self.backfill_id, self._recording.record),
+        )
+
+    def _close_if_done(self, cursor: Cursor) -> None:
+        pipeline, version, _ = _asked(cursor, self.backfill_id)
+        if not open_requests(cursor, pipeline, version, backfill_id=self.backfill_id):
+            cursor.execute(
+                "UPDATE _backfills SET state = 'done', finished_at = now() WHERE backfill_id = ? AND state = 'open'",
+                [self.backfill_id],
+            )
+
+
+def _version(pipeline: Pipeline, cursor: Cursor, state: PipelineState, selection: Selection) -> Version:
+    rows = cursor.execute("SELECT version, spec FROM _versions WHERE pipeline = ?", [pipeline.name]).fetchall()
+    known = [version for version, _ in rows]
+    if selection.version is not None:
+        return load_version(cursor, pipeline, find_version(known, selection.version, state.promoted_version))
+    recorded = [VersionSpec.from_json(json.loads(facts)) for _, facts in rows]
+    spec = versions.recognized(versions.declared(pipeline), recorded)
+    if spec.version in known:
+        return load_version(cursor, pipeline, spec.version)
+    return _new_version(pipeline, cursor, state, spec)
+
+
+def _new_version(pipeline: Pipeline, cursor: Cursor, state: PipelineState, spec: VersionSpec) -> Version:
+    """A version that is not there yet: its columns from the pipeline file, the source and the model."""
+    check_names(pipeline)
+    shards = target_shards(cursor, pipeline.name, state.target_revision)
+    files = list({shard.file.path: shard.file for shard in shards}.values())
+    if not files:
+        raise LakeError(f"{pipeline.name} has no shards yet. `tidemill run` finds them.")
+    first = settle_first(pipeline.dataset, files)
+    dataset = reopen_dataset(pipeline, spec.joined_text, state.target_revision, [first])
+    kept, _ = settle_columns(pipeline, spec, dataset, cursor, state)
+    schema: pa.Schema = versions.result_schema(spec)
+    results = [(field.name, duckdb_type(field.type)) for field in schema]
+    check_collisions(kept, results)
+    return make_version(pipeline, spec, kept, results)
+
+
+def _select(
+    cursor: Cursor,
+    pipeline: Pipeline,
+    selection: Selection,
+    listed: Sequence[Shard],
+    quarantined: Mapping[str, Sequence[int]],
+) -> list[Shard]:
+    """The listed shards that a selection means.
+
+    Raises:
+        ConfigError: none is.
+    """
+    if unknown := sorted(set(selection.shards) - {shard.shard_id for shard in listed}):
+        raise ConfigError(
+            f"--shards: {', '.join(unknown)} is no shard of {pipeline.name}'s dataset now. They are in "
+            "_target_shards: tidemill sql PIPELINE.toml "
+            f"\"SELECT shard_id, path FROM _target_shards WHERE pipeline = '{pipeline.name}'\""
+        )
+    selected = [
+        shard
+        for shard in listed
+        if (not selection.files or fnmatchcase(shard.file.path, selection.files))
+        and (not selection.shards or shard.shard_id in selection.shards)
+        and (not selection.quarantined or shard.shard_id in quarantined)
+    ]
+    since, until = parse_date("--since", selection.since), parse_date("--until", selection.until, last=True)
+    if selected and (since or until):
+        dates = file_dates({shard.file.path: shard.file for shard in selected}.values())
+        selected = [
+            shard
+            for shard in selected
+            if (since is None or dates[shard.file.path] >= since) and (until is None or dates[shard.file.path] <= until)
+        ]
+    if not selected:
+        paths = sorted({shard.file.path for shard in listed})
+        some = ", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")
+        given = json.dumps(selection.to_json())
+        raise ConfigError(f"Nothing matches {given}. The dataset has {len(paths)} files: {some}.")
+    return selected
+
+
+def _without_replacing(
+    selected: Sequence[Shard], listed: Sequence[Shard], done: Mapping[str, DoneShard]
+) -> tuple[list[Shard], list[str]]:
+    """Leave out files whose new rows `run` is about to swap in whole: shard by shard, readers would see both."""
+    ids = {shard.shard_id for shard in listed}
+    outdated = {shard.path for shard_id, shard in done.items() if shard_id not in ids}
+    left_out = sorted({shard.file.path for shard in selected} & outdated)
+    if not left_out:
+        return list(selected), []
+    note = f"{len(left_out)} files have changed and are left to `tidemill run`: {', '.join(left_out[:3])}"
+    return [shard for shard in selected if shard.file.path not in outdated], [note]
+
+
+def _unread_note(cursor: Cursor, pipeline: Pipeline) -> list[str]:
+    found = cursor.execute(
+        "SELECT count(*) FROM _target_files WHERE pipeline = ? AND num_shards IS NULL", [pipeline.name]
+    ).fetchall()[0][0]
+    return [f"{found} files are not read to their end yet: `tidemill run` first."] if found else []
+
+
+def _wanted(
+    selected: Sequence[Shard], done: Mapping[str, DoneShard], selection: Selection, *, again: bool
+) -> tuple[list[Shard], str]:
+    if selection.quarantined:
+        return list(selected), ONLY_QUARANTINED
+    missing = [shard for shard in selected if shard.shard_id not in done]
+    if missing and not again:
+        return missing, "missing"
+    return list(selected), "again"
+
+
+def _stopped_before(cursor: Cursor, pipeline: str, version: str, selection: Selection) -> str | None:
+    """The backfill of the same selection that was not closed."""
+    rows = cursor.execute(
+        "SELECT backfill_id, selection FROM _backfills WHERE pipeline = ? AND version = ? AND state = 'open' "
+        "ORDER BY created_at DESC",
+        [pipeline, version],
+    ).fetchall()
+    for backfill_id, asked in rows:
+        if json.loads(asked) == selection.to_json():
+            return str(backfill_id)
+    return None
+
+
+def _ask(cursor: Cursor, plan: BackfillPlan, backfill_id: str, now: datetime) -> None:
+    """Request the plan's shards. One that somebody asked for and nobody did keeps its request."""
+    name, ids = plan.version.spec.version, [shard.shard_id for shard in plan.shards]
+    where = "pipeline = $pipeline AND version = $version AND shard_id IN (SELECT unnest($shards::VARCHAR[]))"
+    facts = {"pipeline": plan.pipeline.name, "version": name, "shards": ids}
+    is_done = "request_id IN (SELECT request_id FROM _ledger WHERE pipeline = $pipeline AND version = $version)"
+    # Of rows in quarantine and of whole shards one is asked for at a time: the whole shard is more.
+    cursor.execute(f"DELETE FROM _requests WHERE {where} AND ({is_done} OR reason = '{ONLY_QUARANTINED}')", facts)
+    cursor.execute(f"UPDATE _requests SET backfill_id = $backfill WHERE {where}", facts | {"backfill": backfill_id})
+    table = pa.table(
+        {
+            "pipeline": [plan.pipeline.name] * len(ids),
+            "version": [name] * len(ids),
+            "shard_id": ids,
+            "request_id": [f"{backfill_id}-{shard_id}" for shard_id in ids],
+            "run_id": pa.nulls(len(ids), pa.string()),
+            "reason": [plan.reason] * len(ids),
+            "requested_at": pa.array([now] * len(ids), pa.timestamp("us", "UTC")),
+            "backfill_id": [backfill_id] * len(ids),
+        }
+    )
+    cursor.register("_incoming", table)
+    cursor.execute(
+        "INSERT INTO _requests BY NAME SELECT * FROM _incoming i WHERE NOT EXISTS (SELECT 1 FROM _requests r "
+        "WHERE r.pipeline = i.pipeline AND r.version = i.version AND r.shard_id = i.shard_id)"
+    )
+    cursor.unregister("_incoming")
+
+
+def _record(plan: BackfillPlan, backfill_id: str, now: datetime, why: str, max_cost: float | None) -> dict[str, object]:
+    expected = plan.estimate
+    return {
+        "backfill_id": backfill_id,
+        "pipeline": plan.pipeline.name,
+        "version": plan.version.spec.version,
+        "revision": plan.revision,
+        "selection": plan.selection.to_json(),
+        "why": why,
+        "who": RunRecord("", "", kind="", why="").who,
+        "state": "open",
+        "created_at": now,
+        "num_shards": plan.num_shards,
+        "num_rows": plan.num_rows,
+        "num_tokens": expected.num_tokens,
+        "estimated_seconds": expected.seconds,
+        "estimated_seconds_low": expected.seconds_low,
+        "estimated_seconds_high": expected.seconds_high,
+        "estimated_cost": expected.cost,
+        "currency": plan.pipeline.cost.currency,
+        "max_cost": max_cost,
+    }
+
+
+def _asked(cursor: Cursor, backfill_id: str) -> tuple[str, str, float | None]:
+    """(pipeline, version, bound on the cost) of a backfill."""
+    found = cursor.execute(
+        "SELECT pipeline, version, max_cost FROM _backfills WHERE backfill_id = ?", [backfill_id]
+    ).fetchone()
+    if found is None:
+        raise LakeError(f"The lake has no backfill {backfill_id}. `tidemill status` lists those there are.")
+    return found
+
+
+def _by_file(requests: Sequence[Request]) -> Iterator[tuple[FilePlan, list[Request]]]:
+    """The requests of each file, in order."""
+    of_file: dict[str, list[Request]] = {}
+    for request in requests:
+        of_file.setdefault(request.shard.file.path, []).append(request)
+    for found in of_file.values():
+        yield FilePlan(found[0].shard.file, "unfinished", tuple(request.shard for request in found), ()), found
+
+
+def _num_rows(shard: Shard, quarantined: Mapping[str, Sequence[int]]) -> int:
+    return len(quarantined[shard.shard_id]) if shard.shard_id in quarantined else shard.slice.num_rows
+
+
+def _num_tokens(
+    cursor: Cursor,
+    pipeline: str,
+    spec: VersionSpec,
+    rate: Rate,
+    shards: Sequence[Shard],
+    quarantined: Mapping[str, Sequence[int]],
+) -> float:
+    """Tokens to compute: as counted before, by any version that tokenizes and cuts alike, else by bytes."""
+    specs = cursor.execute("SELECT version, spec FROM _versions WHERE pipeline = ?", [pipeline]).fetchall()
+    alike = [name for name, facts in specs if _tokenizes_alike(spec, VersionSpec.from_json(json.loads(facts)))]
+    counted: dict[str, int] = dict(
+        cursor.execute(
+            "SELECT shard_id, arg_max(num_tokens, committed_at) FROM _ledger WHERE pipeline = ? "
+            "AND version IN (SELECT unnest(?::VARCHAR[])) GROUP BY shard_id",
+            [pipeline, alike],
+        ).fetchall()
+    )
+    total = 0.0
+    for shard in shards:
+        tokens = counted.get(shard.shard_id) or rate.num_tokens(shard.slice.text_bytes)
+        total += tokens * _num_rows(shard, quarantined) / max(1, shard.slice.num_rows)
+    return total
+
+
+def _tokenizes_alike(a: VersionSpec, b: VersionSpec) -> bool:
+    mine, theirs = ((s.tokenizer, s.max_length, s.overlap, s.text, s.text_separator) for s in (a, b))
+    return mine == theirs
+
+
+def _spent(lake: Lake, claims: Claims, pipeline: Pipeline, backfill_id: str, mine: RunRecord) -> float:
+    """What other runs of a backfill cost until now; one that was killed cost until its last commit."""
+    rows = (
+        lake.cursor()
+        .execute(
+            "SELECT run_id, state, cost, epoch(now()) - epoch(started_at), coalesce((SELECT epoch(max(committed_at)) "
+            "FROM _ledger l WHERE l.run_id = r.run_id) - epoch(started_at), 0) FROM _runs r "
+            "WHERE backfill_id = ? AND run_id <> ?",
+            [backfill_id, mine.run_id],
+        )
+        .fetchall()
+    )
+    per_second = (pipeline.cost.per_hour or 0.0) / 3600
+    total = 0.0
+    for run_id, state, cost, until_now, until_commit in rows:
+        if state != "running":
+            total += cost or 0.0
+        else:
+            total += per_second * (until_now if is_alive(claims, run_id) else until_commit)
+    return total

@@ -1,0 +1,246 @@
+"""One run, from its first row in `_runs` to its last: every kind of run starts, fails, stops and ends the same way."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import duckdb
+
+from tidemill.config import Pipeline
+from tidemill.errors import Stopped, TidemillError
+from tidemill.lake import Lake
+from tidemill.lake.data_files import note_files
+from tidemill.lake.ducklake.claims import Claims, open_claims, run_claim
+from tidemill.lake.ducklake.connection import is_interrupt
+from tidemill.lake.ledger import committed_by
+from tidemill.lake.requests import Request
+from tidemill.lake.runs import RunRecord, record_run
+from tidemill.lake.tables import table_name
+from tidemill.masking import message_of
+from tidemill.planning.estimates import Estimate
+from tidemill.progress import Progress, Quiet
+from tidemill.retry import retrying
+from tidemill.running.executor import Executor
+from tidemill.running.in_flight import Outcomes
+from tidemill.running.workspace import Tally, Workspace
+from tidemill.shards import Shard
+
+T = TypeVar("T")
+
+
+@dataclass
+class RunResult:
+    """What a run did. `state` is done, failed or stopped."""
+
+    run_id: str
+    pipeline: str
+    version: str
+    table: str
+    revision: str
+    kind: str = "run"
+    state: str = "done"
+    num_shards: int = 0
+    num_copied: int = 0
+    num_rewritten: int = 0
+    num_rows: int = 0
+    num_quarantined: int = 0
+    num_rows_removed: int = 0
+    num_tokens: int = 0
+    num_retries: int = 0
+    seconds: float = 0.0
+    estimated_seconds: float | None = None
+    estimated_seconds_low: float | None = None
+    estimated_seconds_high: float | None = None
+    cost: float | None = None
+    currency: str | None = None
+    backfill_id: str | None = None
+    failures: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Recording:
+    """A run's record, outcomes and end. `kind` is what `_runs.kind` says."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        kind: str,
+        *,
+        why: str,
+        flow_run_id: str | None = None,
+        progress: Progress | None = None,
+        backfill_id: str | None = None,
+    ) -> None:
+        self.pipeline, self.progress = pipeline, progress or Quiet()
+        self.record = RunRecord(
+            secrets.token_hex(6),
+            pipeline.name,
+            kind=kind,
+            why=why or kind,
+            flow_run_id=flow_run_id,
+            backfill_id=backfill_id,
+        )
+        self.outcomes = Outcomes(self.record, self.progress)
+        self.tally = Tally()
+        self.notes: list[str] = []
+        self.num_rewritten = 0
+        self._started = time.monotonic()
+
+    @property
+    def run_id(self) -> str:
+        return self.record.run_id
+
+    def carry_out(self, lake: Lake, work: Callable[[Claims], None]) -> RunResult:
+        """Do `work` between the two writes of the run's row; what it committed stays, whatever is raised."""
+        with self.failing(lake):
+            try:
+                with closing(open_claims(lake.spec)) as claims:
+                    claims.hold(run_claim(self.run_id))
+                    self.patiently(lambda: record_run(lake, self.record))
+                    work(claims)
+                state = "failed" if self.outcomes.failures or self.over_quarantine() else "done"
+            except Stopped as e:
+                self.notes += [str(e)] if type(e) is not Stopped else []
+                state = "stopped"
+            except Exception as e:
+                if not is_interrupt(e):
+                    raise
+                state = "stopped"
+            except BaseException:  # noqa: BLE001 — Ctrl-C, or an executor's own way to say that the process is to end.
+                state = "stopped"
+        self._finish(lake, state)
+        return self._result()
+
+    @contextmanager
+    def failing(self, lake: Lake) -> Iterator[None]:
+        """What is raised in the block has its row in `_runs`, wherever the lake still takes one, and is raised."""
+        try:
+            with lake.reached():
+                yield
+        except BaseException as e:
+            self.notes.append(message_of(e) or type(e).__name__)
+            stopped = isinstance(e, Stopped) or is_interrupt(e) or not isinstance(e, Exception)
+            with suppress(Exception):
+                self._finish(lake, "stopped" if stopped else "failed")
+            raise
+
+    @contextmanager
+    def executing(self, executor: Executor, workspace: Workspace) -> Iterator[Executor]:
+        """Use an executor for the length of a block; left early, its steps are asked to stop."""
+        workspace.count = self.outcomes.count
+        try:
+            yield executor
+        except BaseException:
+            workspace.stop.set()
+            executor.close(cancel=True)
+            raise
+        else:
+            executor.close(cancel=False)
+        finally:
+            self.record.num_retries += executor.num_retries
+            self.notes += [note for note in workspace.notes if note not in self.notes]
+
+    def patiently(self, call: Callable[[], T]) -> T:
+        """A write of the run's own, outside of any step: another writer's lock is waited for as a step would."""
+
+        def count(error: BaseException) -> None:
+            self.record.num_retries += 1
+            self.progress.retried("the write", error)
+
+        return retrying(call, retries=self.pipeline.limits.retries, on_retry=count)
+
+    def unchanged(self, workspace: Workspace, requests: Sequence[Request]) -> list[Request]:
+        """The requests whose files are as they were recorded, where they lie now; the other files fail alone."""
+        for path, error in workspace.changed.items():
+            self.outcomes.fail(path, error)
+        if len(workspace.changed) == len({request.shard.file.path for request in requests}):
+            return []
+        settled = {file.path: file for file in workspace.dataset.files}
+        return [
+            replace(request, shard=Shard(settled[request.shard.file.path], request.shard.slice))
+            for request in requests
+            if request.shard.file.path in settled
+        ]
+
+    def expect(self, estimate: Estimate) -> None:
+        """Note what the run should take, to be held against what it took."""
+        self.record.estimated_seconds, self.record.estimated_cost = estimate.seconds, estimate.cost
+        self.record.estimated_seconds_low = estimate.seconds_low
+        self.record.estimated_seconds_high = estimate.seconds_high
+
+    def over_quarantine(self) -> bool:
+        return self.tally.share_with() > self.pipeline.limits.max_quarantine
+
+    def _finish(self, lake: Lake, state: str) -> None:
+        record = self.record
+        if state != "done" or record.num_dropped:
+            with lake.reached():
+                committed = committed_by(lake.cursor(), record.pipeline, self.run_id)
+            self.outcomes.count_missed(committed)
+        record.num_shards_failed = len(self.outcomes.failures)
+        record.state, record.finished_at, record.seconds = state, datetime.now(UTC), time.monotonic() - self._started
+        per_hour = self.pipeline.cost.per_hour
+        record.cost = None if per_hour is None else record.seconds / 3600 * per_hour
+        record.currency = self.pipeline.cost.currency
+        self.notes += [*self._limit_notes(), *self._note_files(lake)]
+        told = [*self.notes, *(f"{failure['path']}: {failure['message']}" for failure in self._failures()[:5])]
+        record.message = "; ".join(told) or None
+        self.patiently(lambda: record_run(lake, record))
+
+    def _note_files(self, lake: Lake) -> list[str]:
+        """Note the hashes of the data files that were written; what keeps it from that keeps nothing else."""
+        try:
+            with lake.reached():
+                self.patiently(lambda: note_files(lake))
+        except (TidemillError, duckdb.Error) as e:
+            return [f"The hashes of new data files were not noted, the next run does it: {message_of(e)}"]
+        return []
+
+    def _result(self) -> RunResult:
+        record = self.record
+        return RunResult(
+            run_id=record.run_id,
+            pipeline=record.pipeline,
+            version=record.version or "",
+            table=table_name(record.pipeline, record.version) if record.version else "",
+            revision=record.revision or "",
+            kind=record.kind,
+            state=record.state,
+            num_shards=record.num_shards,
+            num_copied=record.num_copied,
+            num_rewritten=self.num_rewritten,
+            num_rows=record.num_rows,
+            num_quarantined=record.num_quarantined,
+            num_rows_removed=record.num_rows_removed,
+            num_tokens=record.num_tokens,
+            num_retries=record.num_retries,
+            seconds=record.seconds or 0.0,
+            estimated_seconds=record.estimated_seconds,
+            estimated_seconds_low=record.estimated_seconds_low,
+            estimated_seconds_high=record.estimated_seconds_high,
+            cost=record.cost,
+            currency=record.currency if record.cost is not None else None,
+            backfill_id=record.backfill_id,
+            failures=self._failures(),
+            notes=list(self.notes),
+        )
+
+    def _failures(self) -> list[dict[str, str]]:
+        """What failed and why, each once, however many shards of a file it was."""
+        found = {(path, type(error).__name__, message_of(error)): None for path, error in self.outcomes.failures}
+        return [{"path": path, "error": error, "message": message} for path, error, message in found]
+
+    def _limit_notes(self) -> list[str]:
+        if not self.over_quarantine():
+            return []
+        return [
+            f"{self.tally.num_quarantined:,} of {self.tally.num_rows:,} rows went to quarantine: more than "
+            f"limits.max_quarantine = {self.pipeline.limits.max_quarantine:g}. No old rows were removed. See why: "
+            f"SELECT stage, reason, count(*) FROM _quarantine GROUP BY ALL. If that is right, raise the limit."
+        ]

@@ -1,0 +1,347 @@
+"""Bring a table up to date: plan, adopt, and let shards stream through the stages.
+
+The steps do not know who executes them. While one shard is in the model, the
+next is read and tokenized and the one before is committed; at most
+`limits.shards_in_flight` are between ingest and commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from tidemill.config import Pipeline
+from tidemill.engines.devices import resolve_device
+from tidemill.errors import ENDS_RUN, FileChanged, LimitExceeded, RunFailed, ShardGone, TidemillError
+from tidemill.inference.opening import load_tokenizer
+from tidemill.lake import Lake, catalog_exists, ensure_system_tables
+from tidemill.lake.ducklake.claims import Claims
+from tidemill.lake.requests import Request
+from tidemill.planning.cost_limit import Budget
+from tidemill.planning.plan import FilePlan, Plan, make_plan
+from tidemill.progress import Expected, Progress
+from tidemill.results.adoption import Adoption, adopt, request_ids
+from tidemill.results.commit import Copied, commit_shards, remove_vanished
+from tidemill.running.executor import Executor, ThreadExecutor
+from tidemill.running.in_flight import Window
+from tidemill.running.kept import rewrite_kept
+from tidemill.running.recording import Recording, RunResult
+from tidemill.running.stages import Cutting
+from tidemill.running.workspace import Version, Workspace, predictions_file
+from tidemill.shards import Shard
+from tidemill.sources.dataset import Dataset
+from tidemill.storage.store import Store
+
+__all__ = ["Run", "RunResult"]
+
+MAX_ROUNDS = 4
+
+
+class Run:
+    """One run of one pipeline, from its plan to its row in `_runs`."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        progress: Progress | None = None,
+        yes: bool = False,
+        why: str = "run",
+        flow_run_id: str | None = None,
+        executor: Callable[[Workspace, Progress], Executor] = ThreadExecutor,
+        max_cost: float | None = None,
+    ) -> None:
+        self._recording = Recording(pipeline, "run", why=why, flow_run_id=flow_run_id, progress=progress)
+        self.pipeline, self.progress, self.yes = pipeline, self._recording.progress, yes
+        self.executor_type, self.max_cost = executor, max_cost
+        self._record, self._outcomes = self._recording.record, self._recording.outcomes
+        self._patiently = self._recording.patiently
+        self._prepared: tuple[Plan, Dataset, Lake] | None = None
+
+    @property
+    def run_id(self) -> str:
+        return self._recording.run_id
+
+    def under(self, executor: Callable[[Workspace, Progress], Executor], *, flow_run_id: str) -> Run:
+        """This run, as a flow run carries it out."""
+        self.executor_type, self._record.flow_run_id = executor, flow_run_id
+        return self
+
+    def prepare(self) -> Plan:
+        """Plan against the lake, which is made if there is none; `execute` carries this plan out.
+
+        Raises:
+            InputError: the pipeline cannot be worked on; nothing was written.
+            LimitExceeded: vanished files would take more rows than `limits.max_removed`; nothing was written.
+        """
+        if self._prepared is None:
+            self._prepared = self._first_plan()
+        return self._prepared[0]
+
+    def execute(self) -> RunResult:
+        """Plan, unless that is done, and work until the table is up to date, or as far as it goes.
+
+        What was committed stays, whatever is raised.
+
+        Raises:
+            InputError: the pipeline cannot be worked on; nothing was written.
+            LimitExceeded: vanished files would take more rows than `limits.max_removed`; nothing was written.
+        """
+        self.prepare()
+        assert self._prepared is not None
+        plan, dataset, lake = self._prepared
+        self._prepared = None
+        self._recording.notes += plan.notes
+        with lake:
+            return self._recording.carry_out(lake, lambda claims: self._rounds(plan, dataset, lake, claims))
+
+    def _rounds(self, plan: Plan, dataset: Dataset, lake: Lake, claims: Claims) -> None:
+        _discard_leftovers(plan)
+        for _ in range(MAX_ROUNDS):
+            self._outcomes.failures.clear()
+            if self._work(plan, dataset, lake, claims) and not self._outdated():
+                break
+            plan, dataset = make_plan(self.pipeline, lake)
+            self._refuse_removal(plan)
+        else:
+            if not self._outcomes.failures:
+                told = f"Other runs took up other revisions or files under each of {MAX_ROUNDS} attempts. Run again."
+                self._outcomes.fail(self.pipeline.dataset.path, RunFailed(told))
+
+    def _first_plan(self) -> tuple[Plan, Dataset, Lake]:
+        """Plan against the lake if there is one; it is made only once the input is known to be good."""
+        if not catalog_exists(self.pipeline.lake):
+            plan, dataset = make_plan(self.pipeline, None)
+            _open_for_the_first_time(plan)
+            lake = Lake(self.pipeline.lake)
+            ensure_system_tables(lake)
+            return plan, dataset, lake
+        lake = Lake(self.pipeline.lake)
+        try:
+            ensure_system_tables(lake)
+            with self._recording.failing(lake):
+                plan, dataset = make_plan(self.pipeline, lake)
+                self._refuse_removal(plan)
+                if not plan.done:
+                    _open_for_the_first_time(plan)
+        except BaseException:
+            lake.close()
+            raise
+        return plan, dataset, lake
+
+    def _refuse_removal(self, plan: Plan) -> None:
+        if not self.yes:
+            refuse_removal(plan)
+
+    def _work(self, plan: Plan, dataset: Dataset, lake: Lake, claims: Claims) -> bool:
+        """Carry out one plan; False if the lake moved on meanwhile and a new plan is needed."""
+        for note in plan.notes:
+            self.progress.note(note)
+        self._record.version, self._record.revision = plan.version, plan.revision
+        if plan.is_up_to_date and plan.previous_revision == plan.revision:
+            return True
+        self._recording.expect(plan.estimate)
+        self.progress.planned(
+            Expected(
+                pipeline=self.pipeline.name,
+                version=plan.version,
+                revision=plan.revision,
+                num_shards=len(plan.computed),
+                num_rows=plan.num_rows,
+                more=any(not file.problem for file in plan.uncut),
+            )
+        )
+        version = Version(plan.spec, plan.kept, plan.table)
+        workspace = Workspace(
+            self.pipeline,
+            version,
+            lake,
+            claims,
+            revision=plan.revision,
+            run_id=self.run_id,
+            dataset=dataset,
+            tally=self._recording.tally,
+        )
+        if not self._patiently(lambda: adopt(lake, workspace.target, adoption_of(plan))):
+            return False
+        workspace.store.sweep()
+        with self._recording.executing(self.executor_type(workspace, self.progress), workspace) as executor:
+            if plan.rewrite:
+                self._recording.num_rewritten += rewrite_kept(plan, workspace, self._patiently)
+            self._copy_known(plan, workspace)
+            complete = self._stream(plan, workspace, executor)
+        if not self._recording.over_quarantine():
+            self._record.num_rows_removed += self._patiently(lambda: remove_vanished(lake, workspace.target))
+        return complete
+
+    def _copy_known(self, plan: Plan, workspace: Workspace) -> None:
+        """Files all of whose shards were computed at another place are copied, all in one transaction."""
+        files = [file for file in plan.files if _is_pure_copy(file, plan)]
+        items = [Copied(item.shard, item.copy_from or "") for file in files for item in file.todo]
+        settled = [file for file in plan.files if file.replaces and not file.todo and not file.uncut]
+        cut = [(file.file.path, file.shards) for file in (*files, *settled)]
+        if items or cut or plan.renamed:
+            outcome = self._patiently(
+                lambda: commit_shards(workspace.lake, workspace.target, items, cut=cut, moved=tuple(plan.renamed))
+            )
+            self._outcomes.count(outcome)
+            self._outcomes.show(outcome, "")
+
+    def _stream(self, plan: Plan, workspace: Workspace, executor: Executor) -> bool:
+        """Send every shard that is to be computed through the stages, a bounded number at a time.
+
+        False if other runs cut text files meanwhile: what they found there is known to a new plan.
+        """
+        budget = Budget(self.pipeline, self.max_cost, rate=plan.rate)
+        window = Window(self._outcomes, workspace, executor, budget)
+        elsewhere: list[FilePlan] = []
+        # Files that replace none come first: what they repeat may be what the others replace.
+        for replaces in (False, True):
+            files = [file for file in plan.files if file.replaces is replaces]
+            elsewhere += self._stream_files(plan, workspace, executor, window, files)
+        window.release_held()
+        for file in elsewhere:
+            if workspace.wait_for_claim(file.file.path, file.file.path):
+                workspace.release(file.file.path)
+        return not elsewhere
+
+    def _stream_files(
+        self, plan: Plan, workspace: Workspace, executor: Executor, window: Window, files: Sequence[FilePlan]
+    ) -> list[FilePlan]:
+        """Returns the text files that another run is cutting."""
+        repeats: list[Copied] = []
+        elsewhere: list[FilePlan] = []
+        for file in files:
+            if _is_pure_copy(file, plan) or not (file.todo or file.uncut):
+                continue
+            if file.uncut and not workspace.claim(file.file.path):
+                elsewhere.append(file)
+                continue
+            try:
+                window.begin_file(file)
+                for request in self._requests(plan, workspace, executor, file, repeats, window):
+                    window.send(file, request)
+                window.end_file(file)
+            except ENDS_RUN:
+                raise
+            except Exception as e:  # noqa: BLE001 — a file that fails, for whatever reason, fails alone.
+                self._outcomes.fail(file.file.path, e)
+                window.abandon_file(file)
+            finally:
+                if file.uncut:
+                    workspace.release(file.file.path)
+        window.drain()
+        for repeat in repeats:
+            self._commit_repeat(workspace, repeat)
+        return elsewhere
+
+    def _requests(
+        self,
+        plan: Plan,
+        workspace: Workspace,
+        executor: Executor,
+        file: FilePlan,
+        repeats: list[Copied],
+        window: Window,
+    ) -> Iterator[Request]:
+        """The shards of one file that are to be computed, in order; a text file is cut as they are taken."""
+        if not file.uncut:
+            computed = [item for item in file.todo if item.action == "compute" or file.replaces]
+            repeats += [Copied(item.shard, item.copy_from or "") for item in file.todo if item not in computed]
+            ids = self._patiently(lambda: _request_ids(workspace, [item.shard.shard_id for item in computed]))
+            yield from (
+                Request(item.shard, ids[item.shard.shard_id]) for item in computed if item.shard.shard_id in ids
+            )
+            return
+        cutting = Cutting(file)
+        done = dict(plan.done)
+        known = {shard.content: shard.shard_id for shard in done.values()} | window.contents
+        while True:
+            window.wait_for_room()
+            found = executor.submit("cut_next", file.file.path, cutting, done).result()
+            if found is None:
+                break
+            if isinstance(found, Shard):
+                continue
+            source = known.get(found.shard.slice.content)
+            if source and not file.replaces and source != found.shard.shard_id:
+                repeats.append(Copied(found.shard, source))
+                continue
+            window.contents[found.shard.slice.content] = found.shard.shard_id
+            yield found
+        window.cut.append((file.file.path, [Shard(file.file, cut) for cut in cutting.cut]))
+
+    def _commit_repeat(self, workspace: Workspace, repeat: Copied) -> None:
+        try:
+            outcome = self._patiently(lambda: commit_shards(workspace.lake, workspace.target, [repeat]))
+            self._outcomes.count(outcome)
+            self._outcomes.show(outcome, "")
+        except TidemillError as e:
+            self._outcomes.fail(repeat.shard.file.path, e)
+
+    def _outdated(self) -> bool:
+        """Whether a new plan would mend all that failed: files changed under the run, or a shard to copy is gone."""
+        return bool(self._outcomes.failures) and all(
+            isinstance(error, FileChanged | ShardGone) for _, error in self._outcomes.failures
+        )
+
+
+def _request_ids(workspace: Workspace, shard_ids: Sequence[str]) -> dict[str, str]:
+    with workspace.lake.reached():
+        return request_ids(workspace.lake.cursor(), workspace.target, shard_ids)
+
+
+def refuse_removal(plan: Plan) -> None:
+    """Raises:
+    LimitExceeded: vanished files would take more rows than `limits.max_removed`.
+    """
+    limit = plan.pipeline.limits.max_removed
+    if plan.num_rows_removed > limit * plan.num_rows_before:
+        raise LimitExceeded(
+            f"{len(plan.removed)} files are gone from the dataset, and {plan.num_rows_removed:,} of "
+            f"{plan.num_rows_before:,} rows with them: more than limits.max_removed = {limit:g}. Nothing was done. "
+            "If that is right, run again with --yes."
+        )
+
+
+def _open_for_the_first_time(plan: Plan) -> None:
+    """Find out before anything is written whether the version can be computed here at all."""
+    load_tokenizer(plan.spec)
+    resolve_device(plan.pipeline.inference.device)
+
+
+def adoption_of(plan: Plan) -> Adoption:
+    spec = plan.pipeline.dataset
+    return Adoption(
+        files=[(file.file, None if file.uncut else len(file.shards)) for file in plan.files],
+        shards=[shard for file in plan.files if file.trusted for shard in file.shards],
+        requests=[
+            (item.shard.shard_id, file.state)
+            for file in plan.files
+            for item in file.todo
+            if item.action == "compute" or file.replaces
+        ],
+        spec=plan.spec.to_json(),
+        kept=[column.to_json() for column in plan.kept],
+        dataset={"path": spec.path, "config": spec.config, "split": spec.split},
+        expected_target=plan.previous_revision,
+    )
+
+
+def _discard_leftovers(plan: Plan) -> None:
+    """Remove predictions that are committed already, whose run was killed before it could let go of them."""
+    store = Store(plan.pipeline.store.path, max_bytes=int(plan.pipeline.store.max_bytes))
+    if found := store.names("predictions"):
+        done = [
+            predictions_file(plan.pipeline.name, plan.version, shard.shard_id, shard.request_id).name
+            for shard in plan.done.values()
+        ]
+        store.discard(found.intersection(done))
+
+
+def _is_pure_copy(file: FilePlan, plan: Plan) -> bool:
+    """Whether all that a file needs lies in the table already, at another place."""
+    return (
+        bool(file.todo)
+        and not file.uncut
+        and all(item.action == "copy" and item.copy_from in plan.done for item in file.todo)
+    )

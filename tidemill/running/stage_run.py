@@ -1,0 +1,422 @@
+"""One stage by itself: it does what is pending at its station, and nothing else.
+
+A stage looks at what is wanted (open requests), at what lies in the store and
+at the ledger, each time anew: so it does not matter whether it was missed,
+started twice, late or out of order. What another run is at is left to it.
+Only `ingest` looks at the source; only `materialize` writes results.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, get_args
+
+from tidemill.config import Pipeline
+from tidemill.errors import ENDS_RUN, CostReached, InputError, LakeError, LimitExceeded, StoreFileInvalid
+from tidemill.lake import Lake, catalog_exists, ensure_system_tables
+from tidemill.lake.ducklake.claims import Claims
+from tidemill.lake.ledger import load_state
+from tidemill.lake.requests import Request, open_requests, versions_in_demand
+from tidemill.masking import shown_catalog
+from tidemill.planning.cost_limit import Budget
+from tidemill.planning.estimates import Rate
+from tidemill.planning.pending import PendingFile, pending_copies, pending_files
+from tidemill.planning.plan import FilePlan, Plan, make_plan
+from tidemill.progress import Progress
+from tidemill.results.adoption import adopt
+from tidemill.results.commit import commit_shards, remove_vanished
+from tidemill.running.executor import Executor, Future, ThreadExecutor
+from tidemill.running.in_flight import STORE_BYTES_PER_TEXT_BYTE
+from tidemill.running.kept import rewrite_kept
+from tidemill.running.recording import Recording, RunResult
+from tidemill.running.run import adoption_of, refuse_removal
+from tidemill.running.stages import Cutting, Held, Ingested, Predicted, Tokenized, predicted_before
+from tidemill.running.workspace import Version, Workspace, reopen
+from tidemill.shards import Shard
+from tidemill.sources.dataset import Dataset
+from tidemill.storage.store import StoreFile
+
+Stage = Literal["ingest", "tokenize", "infer", "materialize"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+class StageRun:
+    """One run of one stage, with its row in `_runs`."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        stage: Stage,
+        *,
+        progress: Progress | None = None,
+        yes: bool = False,
+        why: str = "",
+        flow_run_id: str | None = None,
+        executor: Callable[[Workspace, Progress], Executor] = ThreadExecutor,
+        max_cost: float | None = None,
+    ) -> None:
+        self.pipeline, self.stage, self.yes = pipeline, stage, yes
+        self._recording = Recording(pipeline, stage, why=why, flow_run_id=flow_run_id, progress=progress)
+        self._executor_type = executor
+        self._budget = Budget(pipeline, max_cost, rate=Rate())
+
+    @property
+    def run_id(self) -> str:
+        return self._recording.run_id
+
+    def execute(self) -> RunResult:
+        """Do what is pending here. `num_shards` of the result says how much that was.
+
+        Raises:
+            InputError: the pipeline cannot be worked on; nothing was written.
+            LimitExceeded: vanished files would take more rows than `limits.max_removed`; nothing was written.
+        """
+        if self.stage == "ingest":
+            return self._ingest()
+        if not catalog_exists(self.pipeline.lake):
+            where = shown_catalog(self.pipeline.lake.catalog)
+            raise LakeError(f"There is no lake at {where} yet. The ingest stage makes it.")
+        with Lake(self.pipeline.lake) as lake:
+            ensure_system_tables(lake)
+            with self._recording.failing(lake):
+                if load_state(lake.cursor(), self.pipeline.name) is None:
+                    raise LakeError(f"The lake has no pipeline {self.pipeline.name} yet. The ingest stage makes it.")
+            return self._recording.carry_out(lake, lambda claims: self._later_stage(lake, claims))
+
+    def _ingest(self) -> RunResult:
+        lake = Lake(self.pipeline.lake) if catalog_exists(self.pipeline.lake) else None
+        if lake is not None:
+            ensure_system_tables(lake)
+        try:
+            with nullcontext() if lake is None else self._recording.failing(lake):
+                plan, dataset = make_plan(self.pipeline, lake)
+                if not self.yes:
+                    refuse_removal(plan)
+            if lake is None:
+                lake = Lake(self.pipeline.lake)
+                ensure_system_tables(lake)
+            writable = lake
+            return self._recording.carry_out(writable, lambda claims: self._read(plan, dataset, writable, claims))
+        finally:
+            if lake is not None:
+                lake.close()
+
+    def _read(self, plan: Plan, dataset: Dataset, lake: Lake, claims: Claims) -> None:
+        """Make the dataset's revision the target, cut its text files, and read every wanted shard into the store."""
+        record, tally = self._recording.record, self._recording.tally
+        record.version, record.revision = plan.version, plan.revision
+        version = Version(plan.spec, plan.kept, plan.table)
+        workspace = Workspace(
+            self.pipeline,
+            version,
+            lake,
+            claims,
+            revision=plan.revision,
+            run_id=self.run_id,
+            dataset=dataset,
+            tally=tally,
+        )
+        if not (plan.is_up_to_date and plan.previous_revision == plan.revision):
+            if not self._recording.patiently(lambda: adopt(lake, workspace.target, adoption_of(plan))):
+                return  # Another run took up a newer revision; the next look sees it.
+            if plan.rewrite:
+                self._recording.num_rewritten += rewrite_kept(plan, workspace, self._recording.patiently)
+        with self._executor(workspace) as executor:
+            for file in plan.uncut:
+                if workspace.claim(file.file.path):
+                    try:
+                        self._cut(workspace, executor, file, plan)
+                    finally:
+                        workspace.release(file.file.path)
+        for name in versions_in_demand(lake.cursor(), self.pipeline.name):
+            self._read_version(lake, claims, name)
+
+    def _read_version(self, lake: Lake, claims: Claims, name: str) -> None:
+        run: dict[str, Any] = {"run_id": self.run_id, "tally": self._recording.tally}
+        requests = open_requests(lake.cursor(), self.pipeline.name, name)
+        unread = _unread(reopen(self.pipeline, lake, claims, name, **run), requests)
+        if not unread:
+            return
+        workspace = reopen(self.pipeline, lake, claims, name, requests=unread, **run)
+        with self._executor(workspace) as executor:
+            self._each(
+                workspace,
+                self._recording.unchanged(workspace, unread),
+                lambda request: self._ingest_one(workspace, executor, request),
+            )
+
+    def _cut(self, workspace: Workspace, executor: Executor, file: FilePlan, plan: Plan) -> None:
+        cutting = Cutting(file)
+        try:
+            while True:
+                found = executor.submit("cut_next", file.file.path, cutting, dict(plan.done)).result()
+                if found is None:
+                    break
+                if isinstance(found, Request) and found.request_id and workspace.claim(found):
+                    try:
+                        self._ingest_one(workspace, executor, found)
+                    finally:
+                        workspace.release(found)
+            cut = [(file.file.path, [Shard(file.file, piece) for piece in cutting.cut])]
+            self._recording.patiently(lambda: commit_shards(workspace.lake, workspace.target, [], cut=cut))
+        except ENDS_RUN:
+            raise
+        except Exception as e:  # noqa: BLE001 — a file that fails, for whatever reason, fails alone.
+            self._recording.outcomes.fail(file.file.path, e)
+        finally:
+            workspace.dataset.forget(file.file)
+
+    def _ingest_one(self, workspace: Workspace, executor: Executor, request: Request) -> None:
+        if workspace.store.has(workspace.rows_file(request.shard)):
+            return
+        needed = STORE_BYTES_PER_TEXT_BYTE * request.shard.slice.text_bytes
+        if not workspace.store.has_room(needed) and not workspace.store.make_room(
+            needed, needed=_names_wanted(workspace)
+        ):
+            raise LimitExceeded(
+                "The store is full of files that the next stages wait for. Let them run, or raise store.max_bytes."
+            )
+        executor.submit("ingest", _label(request), request).result()
+        self._count(request)
+
+    def _later_stage(self, lake: Lake, claims: Claims) -> None:
+        cursor = lake.cursor()
+        state = load_state(cursor, self.pipeline.name)
+        assert state is not None
+        self._recording.record.version = state.promoted_version
+        self._recording.record.revision = state.target_revision
+        names = versions_in_demand(cursor, self.pipeline.name)
+        if self.stage == "materialize" and state.promoted_version not in names:
+            names.insert(0, state.promoted_version)
+        work = {"tokenize": self._tokenize, "infer": self._infer, "materialize": self._materialize}[self.stage]
+        for name in names:
+            workspace = reopen(self.pipeline, lake, claims, name, run_id=self.run_id, tally=self._recording.tally)
+            try:
+                with self._executor(workspace) as executor:
+                    work(workspace, executor)
+            except InputError as e:  # One version that cannot be opened here keeps no other from its work.
+                self._recording.outcomes.fail(name, e)
+
+    def _tokenize(self, workspace: Workspace, executor: Executor) -> None:
+        store, rows, tokens = workspace.store, workspace.store.names("rows"), workspace.store.names("tokens")
+        predictions = store.names("predictions")
+        pending = [
+            request
+            for request in self._open(workspace)
+            if workspace.rows_file(request.shard).name in rows
+            and workspace.tokens_file(request.shard).name not in tokens
+            and workspace.predictions_file(request).name not in predictions
+        ]
+
+        def submit(request: Request) -> Future | None:
+            file = workspace.rows_file(request.shard)
+            if not _is_whole(workspace, file):
+                return None
+            return executor.submit("tokenize", _label(request), Ingested(request, file))
+
+        self._pump(workspace, pending, submit, lambda request, _: self._count(request))
+
+    def _infer(self, workspace: Workspace, executor: Executor) -> None:
+        store, rows, tokens = workspace.store, workspace.store.names("rows"), workspace.store.names("tokens")
+        predictions = store.names("predictions")
+        pending = [
+            request
+            for request in self._open(workspace)
+            if workspace.rows_file(request.shard).name in rows
+            and workspace.tokens_file(request.shard).name in tokens
+            and workspace.predictions_file(request).name not in predictions
+        ]
+        record = self._recording.record
+        budget = self._budget
+        budget.rate = workspace.rate()
+
+        def submit(request: Request) -> Future | None:
+            files = (workspace.rows_file(request.shard), workspace.tokens_file(request.shard))
+            broken = [file for file in files if not _is_whole(workspace, file)]
+            if broken:
+                return None
+            budget.check(request, record)
+            return executor.submit("infer", _label(request), Tokenized(Ingested(request, files[0]), files[1]))
+
+        def count(request: Request, predicted: Predicted) -> None:
+            record.num_tokens += predicted.facts["num_tokens"]
+            record.num_quarantined += predicted.num_quarantined
+            self._count(request)
+
+        self._pump(workspace, pending, submit, count)
+
+    def _materialize(self, workspace: Workspace, executor: Executor) -> None:
+        """Commit what is predicted, copy what was computed at another place, and let go of what vanished."""
+        outcomes = self._recording.outcomes
+        self._copy(workspace)
+        held: list[PendingFile] = []
+        files = pending_files(workspace.lake.cursor(), workspace.target)
+        for file in files:
+            if not file.replaces:
+                self._each(workspace, file.requests, lambda request: self._commit_one(workspace, executor, request))
+            elif file.is_whole and not self._commit_file(workspace, executor, file):
+                held.append(file)
+        for file in held:
+            if not self._commit_file(workspace, executor, file):
+                waiting = [item for item in self._predictions_of(workspace, file) if item is not None]
+                workspace.tally.add(
+                    sum(item.num_rows for item in waiting), sum(item.num_quarantined for item in waiting)
+                )
+        self._copy(workspace)
+        if not self._recording.over_quarantine():
+            removed = self._recording.patiently(lambda: remove_vanished(workspace.lake, workspace.target))
+            outcomes.record.num_rows_removed += removed
+
+    def _copy(self, workspace: Workspace) -> None:
+        copies, moved = pending_copies(workspace.lake.cursor(), workspace.target)
+        if copies:
+            outcome = self._recording.patiently(
+                lambda: commit_shards(workspace.lake, workspace.target, copies, moved=moved)
+            )
+            self._recording.outcomes.count(outcome)
+            self._recording.outcomes.show(outcome, "")
+
+    def _commit_one(self, workspace: Workspace, executor: Executor, request: Request) -> None:
+        predicted = _predictions(workspace, request)
+        if predicted is not None:
+            outcome = executor.submit("materialize_one", _label(request), predicted).result()
+            self._recording.outcomes.show(outcome, request.shard.file.path)
+
+    def _predictions_of(self, workspace: Workspace, file: PendingFile) -> list[Predicted | None]:
+        return [_predictions(workspace, request) for request in file.requests]
+
+    def _commit_file(self, workspace: Workspace, executor: Executor, file: PendingFile) -> bool:
+        """Commit a file that replaces what readers see, if all of it is predicted; False if it is held back."""
+        predicted = self._predictions_of(workspace, file)
+        whole = [item for item in predicted if item is not None]
+        if len(whole) < len(predicted):
+            return True
+        cut = [(file.path, file.shards)]
+        try:
+            outcome = executor.submit("materialize", file.path, whole, cut=cut, replaces=True).result()
+        except ENDS_RUN:
+            raise
+        except Exception as e:  # noqa: BLE001 — a file that fails, for whatever reason, fails alone.
+            self._recording.outcomes.fail(file.path, e)
+            return True
+        if isinstance(outcome, Held):
+            return False
+        self._recording.outcomes.show(outcome, file.path)
+        return True
+
+    def _open(self, workspace: Workspace) -> list[Request]:
+        return open_requests(workspace.lake.cursor(), self.pipeline.name, workspace.target.version)
+
+    def _each(self, workspace: Workspace, requests: Iterable[Request], work: Callable[[Request], None]) -> None:
+        """Work on what nobody else is at; one that fails, fails alone."""
+        for request in requests:
+            if workspace.claim(request):
+                try:
+                    work(request)
+                except ENDS_RUN:
+                    raise
+                except Exception as e:  # noqa: BLE001
+                    self._recording.outcomes.fail(request.shard.file.path, e)
+                finally:
+                    workspace.release(request)
+
+    def _pump(
+        self,
+        workspace: Workspace,
+        requests: Sequence[Request],
+        submit: Callable[[Request], Future | None],
+        finished: Callable[[Request, Any], None],
+    ) -> None:
+        """As `_each`, with `limits.shards_in_flight` on their way at one time."""
+        waiting: deque[tuple[Request, Future]] = deque()
+
+        def settle() -> None:
+            request, future = waiting.popleft()
+            try:
+                finished(request, future.result())
+            except ENDS_RUN:
+                raise
+            except Exception as e:  # noqa: BLE001
+                self._recording.outcomes.fail(request.shard.file.path, e)
+            finally:
+                workspace.release(request)
+
+        reached: CostReached | None = None
+        for request in requests:
+            if len(waiting) >= self.pipeline.limits.shards_in_flight:
+                settle()
+            if not workspace.claim(request):
+                continue
+            try:
+                future = submit(request)
+            except CostReached as e:
+                workspace.release(request)
+                reached = e
+                break
+            if future is None:
+                workspace.release(request)
+            else:
+                waiting.append((request, future))
+        while waiting:
+            settle()
+        if reached is not None:
+            raise reached
+
+    def _count(self, request: Request) -> None:
+        record = self._recording.record
+        record.num_shards += 1
+        num_rows = len(request.rows) if request.rows is not None else request.shard.slice.num_rows
+        record.num_rows += num_rows
+        self._recording.progress.ingested(request.shard.file.path, rows=num_rows)
+
+    def _executor(self, workspace: Workspace) -> AbstractContextManager[Executor]:
+        executor = self._executor_type(workspace, self._recording.progress)
+        return self._recording.executing(executor, workspace)
+
+
+def _unread(workspace: Workspace, requests: Sequence[Request]) -> list[Request]:
+    """Requests without rows in the store; the last stage needs them too."""
+    rows = workspace.store.names("rows")
+    return [request for request in requests if workspace.rows_file(request.shard).name not in rows]
+
+
+def _names_wanted(workspace: Workspace) -> set[str]:
+    """Store files that open requests of this version need, whoever works on them."""
+    target = workspace.target
+    return {
+        name
+        for request in open_requests(workspace.lake.cursor(), target.pipeline, target.version)
+        for name in _names(workspace, request)
+    }
+
+
+def _names(workspace: Workspace, request: Request) -> Iterator[str]:
+    yield workspace.rows_file(request.shard).name
+    yield workspace.tokens_file(request.shard).name
+    yield workspace.predictions_file(request).name
+
+
+def _is_whole(workspace: Workspace, file: StoreFile) -> bool:
+    """Whether a stage's input is there and valid; one that is not is removed, so that it is made again upstream."""
+    if workspace.store.has(file):
+        return True
+    workspace.store.remove(file)
+    return False
+
+
+def _predictions(workspace: Workspace, request: Request) -> Predicted | None:
+    """The request's predictions with the rows that they belong to, if both are whole."""
+    if workspace.predictions_file(request).name not in workspace.listed_predictions:
+        return None
+    try:
+        predicted = predicted_before(workspace, request)
+    except StoreFileInvalid:
+        workspace.store.remove(workspace.predictions_file(request))
+        return None
+    return predicted if _is_whole(workspace, predicted.rows) else None
+
+
+def _label(request: Request) -> str:
+    return f"{request.shard.file.path}:{request.shard.slice.first_row}"

@@ -1,0 +1,261 @@
+"""What the stages work with: one version of one pipeline, its store, its lake, its tokenizer and model, opened once."""
+
+from __future__ import annotations
+
+import functools
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tidemill.config import Pipeline
+from tidemill.encoding.tokenizer import TextTokenizer
+from tidemill.encoding.windowing import Pooling
+from tidemill.errors import FileChanged, FileUnreadable, LakeError, Stopped
+from tidemill.inference.opening import load_runner, load_tokenizer, pooling_of
+from tidemill.inference.runner import ModelRunner
+from tidemill.lake import Cursor, Lake, ResultTable
+from tidemill.lake.ducklake.claims import Claims
+from tidemill.lake.ledger import load_state
+from tidemill.lake.requests import Request
+from tidemill.models import versions
+from tidemill.models.versions import VersionSpec
+from tidemill.planning.columns import KeptColumn, kept_fingerprint, read_columns
+from tidemill.planning.estimates import Rate, measured_rate
+from tidemill.results.adoption import Target
+from tidemill.results.commit import Outcome
+from tidemill.shards import Shard, SourceFile, fingerprint
+from tidemill.sources.dataset import Dataset, reopen_dataset, settle
+from tidemill.storage.store import Store, StoreFile
+from tidemill.waiting import waiting_for
+
+CLAIM_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version, and what its table looks like."""
+
+    spec: VersionSpec
+    kept: tuple[KeptColumn, ...]
+    table: ResultTable
+
+
+def load_version(cursor: Cursor, pipeline: Pipeline, name: str) -> Version:
+    """A version as the lake recorded it.
+
+    Raises:
+        LakeError: there is none of this name; the message lists those there are.
+    """
+    rows = cursor.execute(
+        "SELECT version, spec, kept, results FROM _versions WHERE pipeline = ? ORDER BY created_at", [pipeline.name]
+    ).fetchall()
+    for version, spec, kept_facts, results in rows:
+        if version == name:
+            kept = tuple(KeptColumn.from_json(facts) for facts in json.loads(kept_facts))
+            recorded = versions.relocated(VersionSpec.from_json(json.loads(spec)), pipeline)
+            return make_version(pipeline, recorded, kept, json.loads(results))
+    known = ", ".join(row[0] for row in rows) or "none"
+    raise LakeError(f"{pipeline.name} has no version {name}. It has: {known}.")
+
+
+def make_version(
+    pipeline: Pipeline, spec: VersionSpec, kept: Sequence[KeptColumn], results: Sequence[Sequence[str]]
+) -> Version:
+    columns = tuple((column.name, column.type) for column in kept)
+    found = tuple((name, kind) for name, kind in results)
+    key = pipeline.dataset.kept[: len(pipeline.dataset.key)]
+    # A version whose columns are not rewritten yet may not begin with the key that is declared now.
+    num_keys = len(key) if [(column.source, column.name) for column in kept[: len(key)]] == key else 0
+    table = ResultTable(pipeline.name, spec.version, columns, found, num_keys)
+    return Version(spec, tuple(kept), table)
+
+
+class Tally:
+    """Rows and quarantined rows of the run so far, over all threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.num_rows = 0
+        self.num_quarantined = 0
+
+    def add(self, num_rows: int, num_quarantined: int) -> None:
+        with self._lock:
+            self.num_rows += num_rows
+            self.num_quarantined += num_quarantined
+
+    def share_with(self, num_rows: int = 0, num_quarantined: int = 0) -> float:
+        with self._lock:
+            return (self.num_quarantined + num_quarantined) / max(1, self.num_rows + num_rows)
+
+
+class Workspace:
+    """One version at one dataset revision, for one run. `dataset` is None where no stage is to look at the source."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        version: Version,
+        lake: Lake,
+        claims: Claims,
+        *,
+        revision: str,
+        run_id: str,
+        dataset: Dataset | None = None,
+        tally: Tally | None = None,
+    ) -> None:
+        self.pipeline, self.spec, self.lake, self._dataset = pipeline, version.spec, lake, dataset
+        self.target = Target(
+            pipeline.name, version.spec.version, revision, run_id, version.table, kept_fingerprint(version.kept)
+        )
+        self.store = Store(pipeline.store.path, max_bytes=int(pipeline.store.max_bytes))
+        self.stop = threading.Event()
+        self.tally = tally or Tally()
+        self.files_in_use: set[str] = set()
+        """Names of store files of shards in flight, which are not evicted."""
+        self.files_released: set[str] = set()
+        """Names of store files of shards that this run has committed, which may be."""
+        self.changed: dict[str, FileChanged | FileUnreadable] = {}
+        """Files, by path, that are no longer what the lake recorded, or may not be read."""
+        self.count: Callable[[Outcome], None] = lambda _: None
+        """Told of every commit that a stage makes, in the thread that made it."""
+        self.notes: list[str] = []
+        """What is not as the pipeline file might make one expect, for the run's record."""
+        lake.use_one_thread()
+        self._claims = claims
+        self._opening = threading.Lock()
+
+    @property
+    def dataset(self) -> Dataset:
+        assert self._dataset is not None, "this stage does not read the source"
+        return self._dataset
+
+    def pause(self, seconds: float) -> None:
+        """Wait, unless the run is asked to stop meanwhile."""
+        if self.stop.wait(seconds):
+            self.check_stop()
+
+    def check_stop(self) -> None:
+        if self.stop.is_set():
+            raise Stopped("The run was asked to stop.")
+
+    def claim(self, what: Request | str) -> bool:
+        """Whether this run may work on a request, or a file by its path: nobody else is at it."""
+        return self._claims.hold(self._claim_name(what))
+
+    def wait_for_claim(self, what: Request | str, told: str) -> bool:
+        """As `claim`, waiting for whoever is at it; False if that takes longer than `lake.lock_timeout_seconds`."""
+        if self.claim(what):
+            return True
+        longest = self.pipeline.lake.lock_timeout_seconds
+        deadline = time.monotonic() + longest
+        holder = self._claims.holder(self._claim_name(what))
+        bound = f"for up to {longest:g} s (lake.lock_timeout_seconds)"
+        with waiting_for(f"{told}, at which another run is{holder}, {bound}"):
+            while not self.claim(what):
+                if time.monotonic() >= deadline:
+                    return False
+                self.pause(CLAIM_POLL_SECONDS)
+        return True
+
+    def release(self, what: Request | str) -> None:
+        self._claims.release(self._claim_name(what))
+
+    def _claim_name(self, what: Request | str) -> str:
+        place = what if isinstance(what, str) else what.shard.shard_id
+        return fingerprint("claim", self.target.pipeline, self.target.version, place)
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        with self._opening:
+            return self._tokenizer
+
+    @functools.cached_property
+    def _tokenizer(self) -> TextTokenizer:
+        return load_tokenizer(self.spec)
+
+    @property
+    def pooling(self) -> Pooling | None:
+        """How a row's windows become one; None where a row is one sequence."""
+        return pooling_of(self.spec, self.tokenizer)
+
+    @property
+    def runner(self) -> ModelRunner:
+        with self._opening:
+            return self._runner
+
+    @functools.cached_property
+    def _runner(self) -> ModelRunner:
+        runner = load_runner(self.spec, self.pipeline.inference)
+        if fallback := runner.resolved.get("fallback"):
+            self.notes.append(fallback)
+        return runner
+
+    @functools.cached_property
+    def listed_predictions(self) -> set[str]:
+        """Names of the predictions that lay in the store when this was first asked."""
+        return self.store.names("predictions")
+
+    def rate(self) -> Rate:
+        """What was measured of this version."""
+        return measured_rate(self.lake.cursor(), self.target.pipeline, self.target.version)
+
+    def rows_file(self, shard: Shard) -> StoreFile:
+        return StoreFile("rows", fingerprint(shard.slice.content, shard.slice.first_row, *self._read()))
+
+    def tokens_file(self, shard: Shard) -> StoreFile:
+        content = (shard.slice.content, shard.slice.first_row)
+        return StoreFile("tokens", fingerprint(*content, *self._read(), self.tokenizer.fingerprint))
+
+    def predictions_file(self, request: Request) -> StoreFile:
+        return predictions_file(self.target.pipeline, self.target.version, request.shard.shard_id, request.request_id)
+
+    def _read(self) -> tuple[object, ...]:
+        """What decides which rows a slice gives. A row whose kept cell cannot be read has no text: so these count."""
+        return self.spec.text, self.spec.text_separator, self.pipeline.dataset.delimiter, self.target.kept
+
+
+def predictions_file(pipeline: str, version: str, shard_id: str, request_id: str) -> StoreFile:
+    """Where a request's predictions lie until their commit."""
+    return StoreFile("predictions", fingerprint(pipeline, version, shard_id, request_id))
+
+
+def reopen(
+    pipeline: Pipeline,
+    lake: Lake,
+    claims: Claims,
+    version: str,
+    *,
+    run_id: str,
+    tally: Tally,
+    requests: Sequence[Request] = (),
+) -> Workspace:
+    """A workspace from what the lake recorded: the source is not listed again, and only asked for `requests`' files.
+
+    Files that are not what was recorded are in `changed`, with what is wrong.
+
+    Raises:
+        LakeError: the pipeline or the version is not in the lake.
+    """
+    cursor = lake.cursor()
+    state = load_state(cursor, pipeline.name)
+    if state is None:
+        raise LakeError(f"The lake has no pipeline {pipeline.name}. `tidemill run` makes it.")
+    found = load_version(cursor, pipeline, version)
+    files: dict[str, SourceFile] = {}
+    changed: dict[str, FileChanged | FileUnreadable] = {}
+    for path, file in {request.shard.file.path: request.shard.file for request in requests}.items():
+        try:
+            files[path] = settle(pipeline.dataset, file)
+        except (FileChanged, FileUnreadable) as e:
+            changed[path] = e
+    dataset = None
+    if files:
+        dataset = reopen_dataset(pipeline, found.spec.joined_text, state.target_revision, list(files.values()))
+        dataset.use(read_columns(dataset, found.kept, found.table.num_keys))
+    workspace = Workspace(
+        pipeline, found, lake, claims, revision=state.target_revision, run_id=run_id, dataset=dataset, tally=tally
+    )
+    workspace.changed |= changed
+    return workspace

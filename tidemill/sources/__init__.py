@@ -1,0 +1,1 @@
+"""What exists: the files of a dataset, wherever they lie."""

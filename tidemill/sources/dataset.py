@@ -1,0 +1,330 @@
+"""What exists: a dataset at a revision, as a list of files that can be read by range.
+
+A place is a path in the repository, or relative to the folder that was given;
+a content id is the Hub's, the object store's, or a hash. A dataset on the Hub
+has a commit for its revision; one given by address or path is named by the
+fingerprint of its listing.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from tidemill import config
+from tidemill.config import Pipeline
+from tidemill.errors import FAILS_ALONE, DatasetError, FileChanged, FileUnreadable, FormatError, SchemaError
+from tidemill.formats import (
+    KEPT_PREFIX,
+    Columns,
+    PartitionedReader,
+    Reader,
+    check_columns,
+    check_type,
+    format_of,
+    identity_of,
+    open_reader,
+    partitions_of,
+    plain_type,
+    settle_schema,
+)
+from tidemill.shards import QUOTED, SourceFile
+from tidemill.sources import hub, objects
+from tidemill.sources.byte_files import ByteFile, open_source, unreadable
+from tidemill.sources.hashes import hash_files, stamp
+from tidemill.sources.listing import LeftOut, Listing, named_by_listing
+from tidemill.sources.local_files import list_folder, list_pattern, local_base
+from tidemill.values.columns import JoinedText
+
+MAX_OPEN_READERS = 64
+MAX_LOOKED_AT = MAX_OPEN_READERS
+"""How many files say which types the columns have."""
+SAMPLE_BYTES = 1 << 16
+
+
+class Dataset:
+    """One dataset at one revision, and its open readers. Used by one thread at a time."""
+
+    def __init__(self, spec: config.Dataset, text: JoinedText, listing: Listing, *, retries: int) -> None:
+        self._spec, self._text, self.retries = spec, text, retries
+        self._readers: OrderedDict[str, Reader] = OrderedDict()
+        self._sources: dict[str, ByteFile] = {}
+        self._columns = self.columns((), {})
+        self.revision, self.files = listing.revision, listing.files
+        self._left_out = listing.left_out
+        self.shard_bytes = int(spec.shard_bytes)
+        formats = {self._format(file): file for file in self.files}
+        if len(formats) > 1:
+            named = ", ".join(f"{file.path} ({name})" for name, file in sorted(formats.items()))
+            raise FormatError(f"The dataset mixes formats: {named}. Narrow dataset.path to files of one format.")
+        self.cut_from_footer = next(iter(formats)) == "parquet"
+
+    @property
+    def notes(self) -> list[str]:
+        """What of the dataset is not read, though somebody may have meant it."""
+        empty = tuple(file.path for file in self.files if not file.size and not self.cut_from_footer)
+        without_rows = [LeftOut(empty, "empty")] if empty else []
+        return list(map(str, (*self._left_out, *without_rows)))
+
+    def columns(
+        self,
+        kept: Sequence[tuple[str, str]],
+        types: Mapping[str, pa.DataType],
+        *,
+        converted: Collection[str] = (),
+        num_keys: int = 0,
+    ) -> Columns:
+        declared = {name: arrow_type_named(name, kind) for name, kind in self._spec.types.items()}
+        return Columns(
+            text=self._text.columns,
+            separator=self._text.separator,
+            kept=tuple((source, KEPT_PREFIX + name) for source, name in kept),
+            types=tuple({**types, **declared}.items()),
+            converted=tuple(dict.fromkeys((*converted, *declared))),
+            num_keys=num_keys,
+            delimiter=self._spec.delimiter,
+            quote=self._spec.quote,
+        )
+
+    def use(self, columns: Columns) -> None:
+        """Read these columns from now on."""
+        if columns != self._columns:
+            self._columns = columns
+            self._readers.clear()
+
+    def reader(self, file: SourceFile) -> Reader:
+        if file.url not in self._readers:
+            self._readers[file.url] = self._open(file)
+            if len(self._readers) > MAX_OPEN_READERS:
+                url, _ = self._readers.popitem(last=False)
+                del self._sources[url]
+        self._readers.move_to_end(file.url)
+        return self._readers[file.url]
+
+    def _open(self, file: SourceFile) -> Reader:
+        if file.url not in self._sources:
+            self._sources[file.url] = open_source(file)
+        open_file = functools.partial(open_reader, self._format(file), self._sources[file.url])
+        if partitions := _asked_partitions(self._spec, file.url):
+            return PartitionedReader(open_file, self._columns, partitions)
+        return open_file(self._columns)
+
+    def forget(self, file: SourceFile) -> None:
+        """Open the file anew next time: after an error its reader may be anywhere."""
+        self._readers.pop(file.url, None)
+        self._sources.pop(file.url, None)
+
+    def schema(self) -> pa.Schema:
+        """The files' columns, those in use of the type that holds what every file shows: see `settle_schema`.
+
+        Of many files some are looked at, the first and the last among them.
+
+        Raises:
+            DatasetError: there are no rows.
+            InputError: what is wrong with the first file, if none can be read.
+        """
+        shown: dict[str, pa.Schema] = {}
+        failures: list[Exception] = []
+        for file in spread(self.files):
+            try:
+                schema = self.reader(file).schema()
+            except FAILS_ALONE as e:
+                self.forget(file)
+                failures.append(e)
+                continue
+            if len(schema):
+                shown[file.path], readable = schema, file
+                if not self._columns.kept:
+                    break
+        if shown:
+            return settle_schema(shown, self._columns, self.reader(readable).common_type)
+        if failures:
+            raise failures[0]
+        raise DatasetError(f"The dataset {self._spec.path} has no rows. Check dataset.path, config and split.")
+
+    def check(self, schema: pa.Schema, columns: Columns) -> None:
+        """Check that the columns are there in some file at least."""
+        check_columns(schema, replace(columns, types=()), self.files[0].path)
+
+    def check_types(self, file: SourceFile, kept: Sequence[tuple[str, pa.DataType]]) -> None:
+        """Refuse a file whose kept columns do not become the table's types.
+
+        Raises:
+            SchemaError: it has another type, and how to make them agree.
+        """
+        schema = self.reader(file).schema()
+        for source, expected in kept:
+            if schema.names.count(source) == 1:
+                check_type(source, schema.field(source).type, expected, file.path, declared=source in self._spec.types)
+
+    def bytes_per_row(self, file: SourceFile) -> float | None:
+        """Of a text file's first rows; None if it has none."""
+        cut = next(self.reader(file).slices(shard_bytes=SAMPLE_BYTES), None)
+        return cut.text_bytes / cut.num_rows if cut and cut.num_rows else None
+
+    def _format(self, file: SourceFile) -> str:
+        return format_of(file.path) if self._spec.format == "auto" else self._spec.format
+
+
+def open_dataset(pipeline: Pipeline, text: JoinedText) -> Dataset:
+    """Resolve the pipeline's dataset to a revision and list its files, once.
+
+    Raises:
+        DatasetError: nothing is there, or it may not be read.
+        FormatError: files of several formats, or of one that is not supported.
+    """
+    spec = pipeline.dataset
+    listing = _list(spec)
+    if not listing.files:
+        raise DatasetError(
+            " ".join(
+                [
+                    f"dataset.path = {spec.path!r} names no files. Check the path, relative to the current folder.",
+                    *map(str, listing.left_out),
+                ]
+            )
+        )
+    way = _way_of_reading(spec)
+    partitions = [_asked_partitions(spec, file.url) for file in listing.files]
+    files = tuple(
+        replace(file, content=file.content + identity_of(asked) + way)
+        for file, asked in zip(listing.files, partitions, strict=True)
+    )
+    # A revision lists one content of each file: with other columns of folders, it is another revision.
+    placed = identity_of(dict.fromkeys(name for asked in partitions for name in asked))
+    listing = replace(listing, revision=listing.revision + placed + way, files=files)
+    return Dataset(spec, text, listing, retries=pipeline.limits.retries)
+
+
+def _asked_partitions(spec: config.Dataset, url: str) -> dict[str, str | None]:
+    """The columns of a file's folders that are kept; nothing else makes another content of the same bytes."""
+    asked = {source for source, _ in spec.kept}
+    return {name: value for name, value in partitions_of(url).items() if name in asked}
+
+
+def _way_of_reading(spec: config.Dataset) -> str:
+    """What makes other rows of the same bytes, behind the revision and each content; nothing by default."""
+    return "" if spec.quote == config.Dataset.model_fields["quote"].default else f"{QUOTED}{spec.quote}"
+
+
+def spread(files: Sequence[SourceFile], most: int = MAX_LOOKED_AT) -> Sequence[SourceFile]:
+    """At most so many of the files, evenly spread, the first and the last among them."""
+    if len(files) <= most:
+        return files
+    return [files[index * (len(files) - 1) // (most - 1)] for index in range(most)]
+
+
+def settle(spec: config.Dataset, file: SourceFile) -> SourceFile:
+    """A file that was listed before, as it lies there now; a dataset's folder may have moved as a whole.
+
+    Raises:
+        FileChanged: a local file is not the one that was recorded.
+        FileUnreadable: it may not be read.
+    """
+    if "://" in file.url:
+        return file
+    moved = Path(local_base(spec.path)) / file.path
+    url = str(moved if moved.exists() else file.url)
+    try:
+        before, sha256 = stamp(url), hash_files([url])[url]
+    except FileNotFoundError as e:
+        raise FileChanged(f"{file.path} is gone. `tidemill run` takes up the dataset as it is now.") from e
+    except PermissionError as e:
+        raise unreadable(file.path) from e
+    if file.stored != f"sha256:{sha256}":
+        raise FileChanged(
+            f"{file.path} was changed after it was listed. `tidemill run` takes up the dataset as it is now."
+        )
+    return replace(file, url=url, stamp=before)
+
+
+def settle_first(spec: config.Dataset, files: Sequence[SourceFile]) -> SourceFile:
+    """The first of some files that still lies there as it was listed.
+
+    Raises:
+        TidemillError: what is wrong with the first, if none does.
+    """
+    failures: list[FileChanged | FileUnreadable] = []
+    for file in files:
+        try:
+            return settle(spec, file)
+        except (FileChanged, FileUnreadable) as e:
+            failures.append(e)
+    raise failures[0]
+
+
+def reopen_dataset(pipeline: Pipeline, text: JoinedText, revision: str, files: Sequence[SourceFile]) -> Dataset:
+    """A dataset at a revision that was listed before, of settled files: nothing is listed again."""
+    return Dataset(pipeline.dataset, text, Listing(revision, tuple(files)), retries=pipeline.limits.retries)
+
+
+def arrow_type_named(column: str, name: str) -> pa.DataType:
+    """A type by Arrow's name, or by the lake's SQL, which has names for nested ones: `STRUCT(price DOUBLE)[]`.
+
+    Raises:
+        SchemaError: neither knows it.
+    """
+    try:
+        return pa.type_for_alias(name)
+    except ValueError:
+        pass
+    import duckdb
+
+    try:
+        known = duckdb.type(name)
+        return plain_type(duckdb.sql(f"SELECT NULL::{known} AS v").to_arrow_table().schema.field("v").type)
+    except duckdb.Error as e:
+        raise SchemaError(
+            f"dataset.types.{column} = {name!r} is no Arrow type and none of SQL. "
+            "Give one such as int64, double, string, bool, DECIMAL(10, 2) or STRUCT(price DOUBLE)[]."
+        ) from e
+
+
+def _list(spec: config.Dataset) -> Listing:
+    try:
+        return _list_remote(spec) if "://" in spec.path else _list_local(spec)
+    except OSError as e:
+        raise DatasetError(f"dataset.path = {spec.path!r} cannot be listed: {e}.") from e
+
+
+def _list_remote(spec: config.Dataset) -> Listing:
+    match = hub.ADDRESS.fullmatch(spec.path)
+    if match and match["path"] is None:
+        return _list_repository(match["repo"], spec, match["revision"] or spec.revision)
+    _refuse_split(spec)
+    if spec.path.startswith("hf://"):
+        return hub.list_address(spec.path)
+    return named_by_listing(*objects.list_files(spec.path))
+
+
+def _list_local(spec: config.Dataset) -> Listing:
+    path = Path(spec.path)
+    if path.is_dir():
+        return list_folder(spec)
+    if path.is_file() or glob.has_magic(spec.path):
+        _refuse_split(spec)
+        return list_pattern(spec.path)
+    if spec.path.startswith((".", "/", "~")) or path.suffix or spec.path.count("/") > 1:
+        raise DatasetError(f"There is no file or folder {spec.path} here. Check dataset.path.")
+    return _list_repository(spec.path, spec, spec.revision)
+
+
+def _list_repository(repo: str, spec: config.Dataset, revision: str) -> Listing:
+    return hub.list_split(repo, config=spec.config, revision=revision, split=spec.split)
+
+
+def _refuse_split(spec: config.Dataset) -> None:
+    for option, value, only in (("split", spec.split, "train"), ("config", spec.config, None)):
+        if value != only:
+            raise DatasetError(
+                f"dataset.{option} = {value!r} does not apply to files given by path or address: they form one "
+                f"split, train. Remove dataset.{option}, or name the files that you mean."
+            )
+    if spec.revision != "main":
+        raise DatasetError("dataset.revision does not apply to files given by path or address. Remove it.")

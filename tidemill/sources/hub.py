@@ -1,0 +1,413 @@
+"""The one boundary to the Hugging Face Hub: what is asked of it, and what its errors mean.
+
+`huggingface_hub` and `datasets` find repositories, commits, configs and splits;
+HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are theirs to honour. File
+contents are read by range requests of our own, at a commit.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+from glob import has_magic
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tidemill.errors import DatasetError, InputError, ModelError, SourceUnavailable, TidemillError
+from tidemill.shards import SourceFile
+from tidemill.sources.listing import Listing, not_entered
+from tidemill.sources.splits import Splits, beside_split, find_splits, no_such
+from tidemill.waiting import ask
+
+T = TypeVar("T")
+
+LISTING_RETRIES = 8
+LISTING_SECONDS = 330.0
+"""Longer than the windows that the Hub counts requests in."""
+RANGE_RETRIES = 4
+PATHS_ASKED_AT_ONCE = 500
+LONGEST_WAIT_SECONDS = 5.0
+FILE_URL = re.compile(r"hf://datasets/(?P<repo>[^/@]+(?:/[^/@]+)?)@(?P<commit>[0-9a-f]{40})(?:;[^/]*)?/(?P<path>.+)")
+"""Behind the commit a recorded revision may say how its files are read, as `;quote=` does."""
+ADDRESS = re.compile(
+    r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?(?:/(?P<path>.+))?"
+)
+ASKED_TO_WAIT = 429
+INSTEAD_OF_SCRIPT = (
+    'The Hub keeps many of these as Parquet: set dataset.revision = "refs/convert/parquet", or convert what the script '
+    "makes to Parquet."
+)
+LOG_IN = "log in: `hf auth login`, or set HF_TOKEN."
+
+
+def list_split(repo: str, *, config: str | None, revision: str, split: str) -> Listing:
+    """The files of a split at the commit that `revision` names now.
+
+    Raises:
+        DatasetError: there is no such dataset, revision, config or split, or it may not be read.
+        SourceUnavailable: the Hub did not answer well for long.
+    """
+    import datasets  # noqa: F401 — for seconds, which are none of the Hub's.
+
+    commit = _commit("dataset", repo, revision)
+
+    def resolve() -> tuple[Splits, list[str]]:
+        # Listed here in whole, so that `datasets` finds every folder in the file system's memory.
+        with _translated("dataset", repo, revision), _quiet():
+            paths = _file_system().find(f"datasets/{repo}@{commit}")
+            splits = find_splits(
+                f"hf://datasets/{repo}",
+                config=config,
+                revision=commit,
+                what=f"The dataset {repo}",
+                instead_of_script=INSTEAD_OF_SCRIPT,
+                read_card=lambda: _cached_card(repo, commit),
+                known=functools.partial(_meaning, kind="dataset", repo=repo, revision=revision),
+            )
+        return splits, [f"hf://{path}" for path in paths]
+
+    splits, urls = _ask_hub(resolve)
+    paths = {name: [_path_of(url) for url in files] for name, files in splits.files.items()}
+    beside = [] if splits.by_card else list(map(_path_of, urls))
+    left_out = list(beside_split(paths, split, beside, where=f"hf://datasets/{repo}@{revision}"))
+    if split not in paths:
+        raise DatasetError(" ".join([no_such("split", split, paths, f"The dataset {repo}"), *map(str, left_out)]))
+    files = _ask_hub(lambda: _describe(repo, commit, splits.files[split]))
+    return Listing(commit, tuple(files), tuple(left_out))
+
+
+def list_address(address: str) -> Listing:
+    """The files that an hf:// address names now: a file, a folder with all below it, or a pattern."""
+    match = ADDRESS.fullmatch(address)
+    if match is None:
+        raise DatasetError(f"dataset.path = {address!r}: give hf://datasets/OWNER/NAME[@REVISION]/FILES.")
+    repo, revision, pattern = match["repo"], match["revision"] or "main", match["path"]
+    commit = _commit("dataset", repo, revision)
+
+    def find() -> Listing:
+        with _translated("dataset", repo, revision):
+            where = f"datasets/{repo}@{commit}/{pattern}"
+            matched = _file_system().glob(where, detail=True) if has_magic(pattern) else {}
+            found = matched or _below(where)
+        urls = [f"hf://{path}" for path, info in found.items() if info["type"] == "file"]
+        folders = [_path_of(f"hf://{path}") for path, info in found.items() if info["type"] == "directory"]
+        return Listing(commit, tuple(_describe(repo, commit, urls)), not_entered(folders, pattern))
+
+    return _ask_hub(find)
+
+
+def _cached_card(repo: str, commit: str) -> str:
+    """The dataset's card, which `datasets` has just fetched if there is one."""
+    import huggingface_hub
+
+    found = huggingface_hub.try_to_load_from_cache(repo, "README.md", revision=commit, repo_type="dataset")
+    return Path(found).read_text(encoding="utf-8") if isinstance(found, str) else ""
+
+
+def _below(where: str) -> dict[str, Any]:
+    """The file at a path on the Hub, or all below the folder there; nothing if neither is there."""
+    try:
+        found: dict[str, Any] = _file_system().find(where, detail=True)
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+def _path_of(url: str) -> str:
+    """A file's path in its repository."""
+    match = FILE_URL.fullmatch(url)
+    assert match is not None, url
+    return match["path"]
+
+
+def read_range(url: str, start: int, stop: int) -> bytes:
+    """The bytes [start, stop) of a file at a commit, in one request.
+
+    Raises:
+        SourceUnavailable: after retries; a body that is too short counts as one that was cut.
+    """
+    match = FILE_URL.fullmatch(url)
+    assert match is not None, url
+    return ask(
+        f"the Hub, which does not answer well for {match['path']}",
+        lambda: _request_range(match, start, stop),
+        retries=RANGE_RETRIES,
+        longest_wait_seconds=LONGEST_WAIT_SECONDS,
+        told_from=2,
+    )
+
+
+def last_commit_dates(urls: Sequence[str]) -> dict[str, date]:
+    """hf:// file URL → the day of the commit that last changed the file, at the URL's own commit.
+
+    Raises:
+        DatasetError: the repository may not be read, or is gone.
+        SourceUnavailable: the Hub did not answer well for long.
+    """
+    by_revision: dict[tuple[str, str], dict[str, str]] = {}
+    for url in urls:
+        match = FILE_URL.fullmatch(url)
+        assert match is not None, url
+        by_revision.setdefault((match["repo"], match["commit"]), {})[match["path"]] = url
+    return {
+        paths[info.path]: info.last_commit.date.date()
+        for (repo, commit), paths in by_revision.items()
+        for info in _ask_hub(functools.partial(_paths_info, repo, commit, list(paths)))
+        if info.last_commit is not None
+    }
+
+
+def _paths_info(repo: str, commit: str, paths: Sequence[str]) -> list[Any]:
+    import huggingface_hub
+
+    found: list[Any] = []
+    with _translated("dataset", repo, commit):
+        for i in range(0, len(paths), PATHS_ASKED_AT_ONCE):
+            asked = list(paths[i : i + PATHS_ASKED_AT_ONCE])
+            found += huggingface_hub.HfApi().get_paths_info(
+                repo, asked, repo_type="dataset", revision=commit, expand=True
+            )
+    return found
+
+
+def model_commit(repo: str, revision: str) -> str:
+    """The commit that a model's branch or tag points to now; offline, the one in the local cache."""
+    return _commit("model", repo, revision)
+
+
+def model_contents(repo: str, commit: str) -> dict[str, str]:
+    """Content id by name of the files at the top of a model's repository; offline, of those in the local cache.
+
+    Raises:
+        ModelError: the repository or the commit is gone.
+        SourceUnavailable: the Hub did not answer well for long.
+    """
+
+    def look_up() -> dict[str, str]:
+        import huggingface_hub
+
+        with _translated("model", repo, commit):
+            if _is_offline():
+                folder = huggingface_hub.snapshot_download(repo, revision=commit, local_files_only=True)
+                # A snapshot's files are links to blobs, which are named by their content.
+                return {path.name: path.resolve().name for path in Path(folder).iterdir() if path.is_file()}
+            info = huggingface_hub.HfApi().repo_info(repo, revision=commit, files_metadata=True)
+            return {
+                file.rfilename: str(file.lfs.sha256 if file.lfs else file.blob_id)
+                for file in info.siblings or []
+                if "/" not in file.rfilename
+            }
+
+    return _ask_hub(look_up)
+
+
+def model_snapshot(repo: str, commit: str, patterns: Sequence[str]) -> Path:
+    """A local folder with a model's files at a commit; what the local cache has is not fetched again."""
+
+    def fetch() -> Path:
+        import huggingface_hub
+
+        with _translated("model", repo, commit), _no_bars():
+            return Path(
+                huggingface_hub.snapshot_download(
+                    repo, revision=commit, allow_patterns=list(patterns), ignore_patterns=["*/*"]
+                )
+            )
+
+    return _ask_hub(fetch)
+
+
+def _commit(kind: str, repo: str, revision: str) -> str:
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+
+    def look_up() -> str:
+        import huggingface_hub
+
+        with _translated(kind, repo, revision):
+            if _is_offline() and kind == "model":
+                cached = huggingface_hub.snapshot_download(
+                    repo, revision=revision, allow_patterns=["config.json"], local_files_only=True
+                )
+                return Path(cached).name
+            info = huggingface_hub.HfApi().repo_info(repo, repo_type=kind, revision=revision)
+            return str(info.sha)
+
+    return _ask_hub(look_up)
+
+
+def _describe(repo: str, commit: str, urls: Sequence[str]) -> list[SourceFile]:
+    """Sizes and content ids, from the listing that found the files."""
+    file_system, prefix = _file_system(), f"hf://datasets/{repo}@{commit}/"
+    files = []
+    with _translated("dataset", repo, commit):
+        for url in sorted(urls):
+            info = file_system.info(url.removeprefix("hf://"))
+            lfs = info.get("lfs")
+            content = f"sha256:{lfs['sha256']}" if lfs else f"blob:{info['blob_id']}"
+            files.append(SourceFile(url.removeprefix(prefix), url, int(info["size"]), content))
+    return files
+
+
+def _file_system() -> Any:
+    """The very instance that `datasets` lists with, so that its listing is not asked for again."""
+    import datasets
+    import huggingface_hub
+
+    return huggingface_hub.HfFileSystem(token=None, endpoint=datasets.config.HF_ENDPOINT)
+
+
+def _request_range(match: re.Match[str], start: int, stop: int) -> bytes:
+    import huggingface_hub
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    from tidemill.storage.bounded_http import read_span
+
+    repo, commit, path = match["repo"], match["commit"], match["path"]
+    url = huggingface_hub.hf_hub_url(repo, path, repo_type="dataset", revision=commit)
+    with _translated("dataset", repo, commit):
+        return read_span(
+            get_session(), url, start, stop, name=path, headers=build_hf_headers(), check=hf_raise_for_status
+        )
+
+
+def _ask_hub(call: Callable[[], T]) -> T:
+    from huggingface_hub import constants
+
+    return ask(f"the Hub at {constants.ENDPOINT}", call, retries=LISTING_RETRIES, within_seconds=LISTING_SECONDS)
+
+
+@functools.cache
+def _bound_answers() -> None:
+    """Bound what `huggingface_hub` is answered, whichever client it makes."""
+    import huggingface_hub
+    from huggingface_hub.utils import _http
+
+    from tidemill.storage.bounded_http import bound
+
+    make_client = _http._GLOBAL_CLIENT_FACTORY
+    huggingface_hub.set_client_factory(lambda: bound(make_client()))
+
+
+@contextmanager
+def _translated(kind: str, repo: str, revision: str) -> Iterator[None]:
+    _bound_answers()
+    try:
+        yield
+    except TidemillError:
+        raise
+    # `datasets` raises ValueError, its own tree and the Hub's; what none of the rules knows goes on as it is.
+    except Exception as e:
+        meaning = _meaning(e, kind, repo, revision)
+        if meaning is None:
+            raise
+        raise meaning from e
+
+
+def _meaning(error: Exception, kind: str, repo: str, revision: str) -> TidemillError | None:
+    import datasets.data_files
+    from huggingface_hub import errors
+    from huggingface_hub.utils import httpx
+
+    wrong: type[InputError] = DatasetError if kind == "dataset" else ModelError
+    what = f"The {kind} {repo}"
+    for e in _chain(error):
+        match e:
+            case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError():
+                if _is_offline():
+                    return wrong(
+                        f"{what} is not in the local cache and HF_HUB_OFFLINE is set. Unset it, or use local files."
+                    )
+                continue  # An outage while downloading looks like this; its cause says which.
+            case errors.GatedRepoError():
+                return wrong(f"{what} is gated. Accept its conditions on its page on the Hub, then {LOG_IN}")
+            case errors.RevisionNotFoundError():
+                return wrong(
+                    f"{what} has no revision {revision!r}. Set {kind}.revision to a branch, tag or commit that exists."
+                )
+            case errors.RepositoryNotFoundError():
+                return wrong(f"{what} does not exist or is private. Check {kind}.path; if it is private, {LOG_IN}")
+            case errors.HFValidationError():
+                return wrong(f"{kind}.path = {repo!r} is neither a local path nor a Hub id: {_line(e)}")
+            case errors.HfHubHTTPError():
+                return _http_meaning(e, wrong, what)
+            case ConnectionError() if _is_offline():
+                return wrong(f"{what} is read from the Hub, and HF_HUB_OFFLINE is set. Unset it, or use local files.")
+            case httpx.TransportError() | ConnectionError() | TimeoutError():
+                return SourceUnavailable(f"{what} cannot be reached: {_line(e)}")
+    match error:
+        case errors.LocalEntryNotFoundError():
+            return SourceUnavailable(f"{what} cannot be reached: {_line(error)}")
+        case datasets.exceptions.DatasetNotFoundError() if "gated" in str(error):
+            return wrong(f"{what} is gated. Accept its conditions on its page on the Hub, then {LOG_IN}")
+        case datasets.exceptions.DatasetNotFoundError():
+            return wrong(f"{what} does not exist or may not be read: {_line(error)} Check {kind}.path; {LOG_IN}")
+        case (
+            datasets.exceptions.DataFilesNotFoundError() | datasets.data_files.EmptyDatasetError() | FileNotFoundError()
+        ):
+            return wrong(f"{what} has no data files that can be read: {_line(error)}")
+    return None
+
+
+def _http_meaning(error: Any, wrong: type[InputError], what: str) -> TidemillError:
+    response = error.response
+    status = response.status_code if response is not None else 0
+    if status == ASKED_TO_WAIT or status >= 500 or status == 0:
+        return SourceUnavailable(f"{what}: the Hub answered {status}.", wait_seconds=_asked_wait(response))
+    if status in (401, 403):
+        return wrong(f"{what} may not be read (the Hub answered {status}). To read it, {LOG_IN}")
+    return wrong(f"{what}: the Hub answered {status}: {_line(error)}")
+
+
+def _asked_wait(response: Any) -> float | None:
+    """Seconds that the server asks for: `Retry-After`, or the reset of the Hub's `RateLimit` header."""
+    if response is None:
+        return None
+    if (after := response.headers.get("Retry-After", "")).isdigit():
+        return float(after)
+    found = re.search(r"\bt=(\d+)", response.headers.get("RateLimit", ""))
+    return float(found[1]) if found and response.status_code == ASKED_TO_WAIT else None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    import datasets
+
+    datasets.logging.set_verbosity_error()
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+    with _no_bars():
+        yield
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    disabled = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not disabled:
+            enable_progress_bars()

@@ -1,0 +1,273 @@
+"""The store: intermediate Arrow files, published whole and checked when read.
+
+A file is written under another name and renamed, or sent by one PUT, so that it
+is there complete or not at all. Its last 16 bytes are a checksum of its name and
+of every byte before them, which is held against them before Arrow looks at any;
+a file that does not match is as good as missing, and is made again.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import time
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import pyarrow as pa
+import pyarrow.ipc
+import xxhash
+
+from tidemill.errors import ConfigError, LimitExceeded, StoreFileInvalid
+from tidemill.places import make_folder, make_folders, published, usable
+from tidemill.storage import addresses
+
+Kind = Literal["rows", "tokens", "predictions"]
+KINDS: tuple[Kind, ...] = ("rows", "tokens", "predictions")
+ABANDONED_SECONDS = 24 * 3600
+YOUNG_SECONDS = 600
+"""Another process may be about to use a file this young."""
+CHECKSUM_BYTES = 16
+
+
+@dataclass(frozen=True)
+class StoreFile:
+    """One file of the store, named by what it was made from. `fingerprint` holds no path separator."""
+
+    kind: Kind
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}/{self.fingerprint}.arrow"
+
+
+class Store:
+    def __init__(self, path: str, *, max_bytes: int) -> None:
+        self._address, self.max_bytes = path, max_bytes
+        self._fs, self._root = addresses.open_address(path, "store.path", ConfigError)
+        self._local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
+        if self._local:
+            for kind in KINDS:
+                make_folder(Path(self._root, kind), "store.path")
+        else:
+            addresses.check_bucket(path, "store.path", ConfigError)
+
+    def write(self, file: StoreFile, table: pa.Table, facts: dict[str, str] | None = None) -> int:
+        """Publish `table` under `file`'s name, replacing what was there; returns its size in bytes.
+
+        `facts` lie in the footer, for whoever reads the file.
+        """
+        if not self._local:
+            body = io.BytesIO()
+            _write(body, file, table, facts or {})
+            with self._translated():
+                self._fs.pipe_file(self._path(file), body.getvalue())
+            return body.tell()
+        with usable(self._root, "store.path"):
+            return self._publish(file, table, facts or {})
+
+    def _publish(self, file: StoreFile, table: pa.Table, facts: dict[str, str]) -> int:
+        target = Path(self._path(file))
+        make_folders(target.parent)
+        # Beside its kind's files it would be listed as one of them.
+        with published(target, Path(self._root)) as unpublished:
+            with unpublished.open("wb") as sink:
+                _write(sink, file, table, facts)
+                size = sink.tell()
+            if target.is_dir():
+                _unlink(target)
+        return size
+
+    def read(self, file: StoreFile) -> pa.Table:
+        """The whole table.
+
+        Raises:
+            StoreFileInvalid: it is missing, cannot be read, or is not what was written under its name.
+        """
+        return self.read_with_facts(file)[0]
+
+    def read_with_facts(self, file: StoreFile) -> tuple[pa.Table, dict[str, str]]:
+        """As `read`, with what `write` was given as facts."""
+        content = _content(file, self._body(file))
+        try:
+            with pa.ipc.open_file(content) as reader:
+                found = {key.decode(): value.decode() for key, value in (reader.metadata or {}).items()}
+                return reader.read_all(), found
+        except (pa.ArrowException, OSError, ValueError) as e:
+            raise StoreFileInvalid(f"The store file {file.name} cannot be read: {e}. It is made again.") from e
+
+    def has(self, file: StoreFile) -> bool:
+        """Whether a whole and valid file is there."""
+        try:
+            _content(file, self._body(file))
+        except StoreFileInvalid:
+            return False
+        return True
+
+    def remove(self, file: StoreFile) -> None:
+        self._remove(file.name)
+
+    def names(self, kind: Kind) -> set[str]:
+        """Names of all published files of a kind, whole or not."""
+        return {f"{kind}/{entry['name'].rpartition('/')[2]}" for entry in self._entries(kind)}
+
+    def has_room(self, num_bytes: int) -> bool:
+        return sum(size for _, _, size in self._listed()) + num_bytes <= self.max_bytes
+
+    def make_room(self, num_bytes: int, *, needed: Collection[str] = (), released: Collection[str] = ()) -> bool:
+        """Evict files, oldest first, until `num_bytes` more fit.
+
+        False if those in `needed` (names) and those written minutes ago, which
+        another process may need, do not leave room. Those in `released` may go
+        however young they are.
+
+        Raises:
+            LimitExceeded: `num_bytes` alone is more than the store may hold.
+        """
+        if num_bytes > self.max_bytes:
+            raise LimitExceeded(
+                f"One shard's files take about {num_bytes:,} bytes, store.max_bytes is {self.max_bytes:,}. "
+                "Raise store.max_bytes, or lower dataset.shard_bytes."
+            )
+        files = sorted(self._listed(), key=lambda listed: listed[1])
+        total = sum(size for _, _, size in files)
+        for name, written, size in files:
+            if total + num_bytes <= self.max_bytes:
+                break
+            is_young = _seconds_from_now(written) < YOUNG_SECONDS and name not in released
+            if name not in needed and not is_young:
+                self._remove(name)
+                total -= size
+        return total + num_bytes <= self.max_bytes
+
+    def unneeded(self, needed: Collection[str], *, older_than_seconds: float) -> dict[str, int]:
+        """Name → bytes of the published files that are not in `needed` (names) and were not written lately."""
+        return {
+            name: size
+            for name, when, size in self._listed()
+            if name not in needed and _seconds_from_now(when) >= older_than_seconds
+        }
+
+    def discard(self, names: Collection[str]) -> None:
+        for name in names:
+            self._remove(name)
+
+    def unpublished(self) -> int:
+        """How many files are being written, or were when their process was killed; in an object store none."""
+        return len(list(Path(self._root).glob("*.partial"))) if self._local else 0
+
+    def sweep(self, *, older_than_seconds: float = ABANDONED_SECONDS) -> None:
+        """Remove what a killed process left unpublished, by default more than a day ago."""
+        if not self._local:
+            return
+        for entry in self._fs.ls(self._root, detail=True):
+            if entry["name"].endswith(".partial") and _seconds_from_now(_modified(entry)) > older_than_seconds:
+                Path(entry["name"]).unlink(missing_ok=True)
+
+    def _listed(self) -> Iterator[tuple[str, float, int]]:
+        """(name, time written, bytes) of every published file."""
+        for kind in KINDS:
+            for entry in self._entries(kind):
+                yield f"{kind}/{entry['name'].rpartition('/')[2]}", _modified(entry), int(entry["size"])
+
+    def _entries(self, kind: Kind) -> list[dict[str, Any]]:
+        """A kind's files as they are now. In an object store, a folder without files is none."""
+        with suppress(FileNotFoundError), self._translated():
+            return [entry for entry in self._fs.ls(f"{self._root}/{kind}", detail=True) if entry["type"] == "file"]
+        return []
+
+    def _remove(self, name: str) -> None:
+        with suppress(FileNotFoundError), self._translated():
+            if self._local:
+                _unlink(Path(self._root, name))
+            else:
+                self._fs.rm_file(f"{self._root}/{name}")
+
+    def _translated(self) -> AbstractContextManager[None]:
+        if self._local:
+            return usable(self._root, "store.path")
+        return addresses.translated(self._address, "store.path", ConfigError)
+
+    def _path(self, file: StoreFile) -> str:
+        return f"{self._root}/{file.name}"
+
+    def _body(self, file: StoreFile) -> bytes:
+        """All bytes of a file. They are not mapped: a disk that fails under a mapping ends the whole process."""
+        path = self._path(file)
+        try:
+            if self._local:
+                return Path(path).read_bytes()
+            with self._translated():
+                return bytes(self._fs.cat_file(path))
+        except FileNotFoundError as e:
+            raise StoreFileInvalid(f"The store file {file.name} is missing. It is made again.") from e
+        except OSError as e:
+            raise StoreFileInvalid(f"The store file {file.name} cannot be read: {e}. It is made again.") from e
+
+
+class _Summed(io.RawIOBase):
+    """A sink that sums up what goes through it to another."""
+
+    def __init__(self, sink: BinaryIO, digest: Any) -> None:
+        self._sink, self._digest = sink, digest
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._sink.tell()
+
+    def write(self, block: Any) -> int:
+        self._digest.update(block)
+        return self._sink.write(block)
+
+
+def _write(sink: BinaryIO, file: StoreFile, table: pa.Table, facts: dict[str, str]) -> None:
+    digest = _digest(file)
+    with pa.ipc.new_file(_Summed(sink, digest), table.schema, metadata=facts) as writer:
+        for batch in table.combine_chunks().to_batches():
+            writer.write_batch(batch)
+    sink.write(digest.digest())
+
+
+def _content(file: StoreFile, body: bytes) -> pa.Buffer:
+    """A file's bytes without the checksum that they bear out.
+
+    Raises:
+        StoreFileInvalid: they do not; an older Tidemill's file, whose checksum lay elsewhere, is one of these.
+    """
+    content, digest = memoryview(body)[:-CHECKSUM_BYTES], _digest(file)
+    digest.update(content)
+    if body[-CHECKSUM_BYTES:] != digest.digest():
+        raise StoreFileInvalid(
+            f"The store file {file.name} is not what was written under its name: its checksum differs. "
+            "It is made again."
+        )
+    return pa.py_buffer(content)
+
+
+def _unlink(path: Path) -> None:
+    """Remove what lies in a store file's place, whatever it is."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _seconds_from_now(when: float) -> float:
+    """How far away a time is, past or to come: what the clock has not reached yet was not written lately either."""
+    return abs(time.time() - when)
+
+
+def _modified(entry: dict[str, Any]) -> float:
+    when = entry.get("mtime", entry.get("LastModified", 0.0))
+    return float(when if isinstance(when, int | float) else when.timestamp())
+
+
+def _digest(file: StoreFile) -> Any:
+    """The checksum of a file whose content is still to come."""
+    return xxhash.xxh3_128(file.name.encode())

@@ -1,0 +1,55 @@
+"""Which columns are read of a source, and what they become in the table of rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pyarrow as pa
+
+KEPT_PREFIX = "kept."
+"""Before the name of a key or kept column in the table of rows, so that it may be called `text` or `reason`."""
+
+
+class JoinedText(NamedTuple):
+    """The columns that the model reads, joined by a separator into one text a row."""
+
+    columns: tuple[str, ...]
+    separator: str
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns are read, and what they become.
+
+    `kept` pairs a source column with its name in the table, the `num_keys` keys
+    first. `types` gives source columns' Arrow types where they are settled: by
+    the pipeline file, or by what the dataset's files show, so that all files
+    agree. Cells of the source columns in `converted` become their type as well
+    as they can; those of the others must come back as they were written.
+    """
+
+    text: tuple[str, ...]
+    separator: str = "\n"
+    kept: tuple[tuple[str, str], ...] = ()
+    types: tuple[tuple[str, pa.DataType], ...] = ()
+    converted: tuple[str, ...] = ()
+    num_keys: int = 0
+    delimiter: str = ","
+    quote: str = '"'
+    """Empty where no character quotes."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The distinct source columns, in the order first asked for."""
+        return tuple(dict.fromkeys((*self.text, *(source for source, _ in self.kept))))
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(source for source, _ in self.kept[: self.num_keys])
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The source columns that every file must have; any other kept one is null in a file without it."""
+        settled = dict(self.types)
+        return tuple(name for name in self.sources if name in (*self.text, *self.keys) or name not in settled)

@@ -1,0 +1,329 @@
+"""The one table of rows: texts joined and checked, kept columns settled, a reason for each row that cannot be used.
+
+Whole columns are converted at once. Only where that fails are the failing cells
+looked for, by halving, so that good files never pay for bad rows.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tidemill.errors import SchemaError
+from tidemill.values.columns import Columns
+from tidemill.values.types import drops_fields, is_string, plain_type
+
+Problems = dict[int, str]
+"""Why rows cannot be processed, by their index in the table; the first reason stays."""
+
+CommonType = Callable[[pa.DataType, pa.DataType], pa.DataType | None]
+
+CONVERSION_ERRORS = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError, TypeError, ValueError)
+_MOST_STRING_BYTES = 2**31 - 1
+_EXCERPT_LENGTH = 80
+_CELLS_AT_ONCE = 256
+
+
+def check_columns(schema: pa.Schema, columns: Columns, path: str) -> None:
+    """Check that the columns asked for exist, once each, and that the text columns hold strings.
+
+    Raises:
+        SchemaError: they do not; the message lists the columns that there are, nearest first.
+    """
+    _check_once(schema, columns, path)
+    for name in columns.required:
+        if name not in schema.names:
+            raise SchemaError(_missing(name, schema.names, columns, path))
+    for name in columns.text:
+        type_ = plain_type(schema.field(name).type)
+        if not (is_string(type_) or pa.types.is_null(type_)):
+            raise SchemaError(
+                f"{path}: the text column {name!r} has type {type_}, not string. "
+                f"Choose a column of strings as dataset.text: {_string_columns(schema)}."
+            )
+
+
+def settle_schema(shown: Mapping[str, pa.Schema], columns: Columns, common_type: CommonType) -> pa.Schema:
+    """The columns of several files, by path; key and kept ones of the type that holds what every file shows.
+
+    Raises:
+        SchemaError: there is none, or a column asked for is there twice in one file.
+    """
+    settled = dict(columns.types)
+    united = {source for source, _ in columns.kept if source not in (*columns.text, *settled)}
+    types: dict[str, pa.DataType] = {}
+    origins: dict[str, str] = {}
+    for path, schema in shown.items():
+        _check_once(schema, columns, path)
+        for name, type_ in zip(schema.names, schema.types, strict=True):
+            known = types.setdefault(name, type_)
+            common = common_type(known, type_) if name in united or pa.types.is_null(known) else known
+            if common is None:
+                raise SchemaError(
+                    f"The column {name!r} is {type_} in {path}, but {known} in {origins[name]}. Write the files with "
+                    f"one type, settle it by dataset.types, or leave {name!r} out of dataset.keep and dataset.key."
+                )
+            if not common.equals(known) or name not in origins:
+                types[name], origins[name] = common, path
+    return pa.schema(list(types.items()))
+
+
+def _check_once(schema: pa.Schema, columns: Columns, path: str) -> None:
+    for name in columns.sources:
+        if (count := schema.names.count(name)) > 1:
+            raise SchemaError(f"{path} has {count} columns named {name!r}. Rename them in the file or choose another.")
+
+
+def _missing(name: str, existing: list[str], columns: Columns, path: str) -> str:
+    nearest = sorted(existing, key=lambda other: -difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio())
+    option = "dataset.text" if name in columns.text else "dataset.key or dataset.keep"
+    has = ", ".join(map(_shown_name, nearest)) or "none"
+    return f"{path} has no column {name!r}. It has: {has}. Set {option} to one of them."
+
+
+def _shown_name(name: str) -> str:
+    return name if name == name.strip() != "" else repr(name)
+
+
+def _string_columns(schema: pa.Schema) -> str:
+    return ", ".join(f.name for f in schema if is_string(plain_type(f.type))) or "there is none in this file"
+
+
+def stored(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column as an extension type stores it; another column as it is."""
+    if not isinstance(values.type, pa.BaseExtensionType):
+        return values
+    return pa.chunked_array([chunk.storage for chunk in values.chunks], values.type.storage_type)
+
+
+def build_rows(
+    first_row: int, table: pa.Table, columns: Columns, types: Mapping[str, pa.DataType], problems: Problems
+) -> pa.Table:
+    """The table of rows from the source columns, one row a record, text columns as strings or bytes.
+
+    `types` are what kept columns become; one that is missing stays as it is.
+    `problems` are the rows already known to be malformed.
+
+    Raises:
+        SchemaError: a kept column's type cannot be converted to its settled type at all.
+    """
+    problems = dict(problems)
+    text = decoded(_joined([table[name] for name in columns.text], columns.separator), "text", problems)
+    kept = [_kept_column(table, name, types.get(name), problems) for name, _ in columns.kept]
+    reason = _reasons(text, problems)
+    if problems:
+        text = pc.if_else(reason.is_null(), text, pa.scalar(None, text.type))
+    numbers = _row_numbers(first_row, table.num_rows)
+    names = [name for _, name in columns.kept]
+    return pa.table([numbers, text, reason, *kept], names=["row_number", "text", "reason", *names])
+
+
+def _kept_column(table: pa.Table, name: str, to: pa.DataType | None, problems: Problems) -> pa.ChunkedArray:
+    if name not in table.schema.names:
+        return pa.chunked_array([pa.nulls(table.num_rows, plain_type(to))])
+    return settled(table[name], table[name].type if to is None else to, name, problems)
+
+
+def _row_numbers(first_row: int, num_rows: int) -> pa.Array:
+    # Not by pa.array, which imports pandas when it sees an array of numpy.
+    numbers = np.arange(first_row, first_row + num_rows, dtype=np.int64)
+    return pa.Array.from_buffers(pa.int64(), num_rows, [None, pa.py_buffer(numbers)])
+
+
+def _joined(texts: list[pa.ChunkedArray], separator: str) -> pa.ChunkedArray:
+    if len(texts) == 1:
+        return texts[0]
+    # Joined as bytes: whether they are UTF-8 is checked once, on the result.
+    parts = [as_bytes(text) for text in texts]
+    glue = pa.scalar(separator.encode(), parts[0].type)
+    joined = pc.binary_join_element_wise(*parts, glue, null_handling="replace", null_replacement=b"")
+    some = [part.is_valid() for part in parts]
+    any_valid = some[0]
+    for valid in some[1:]:
+        any_valid = pc.or_(any_valid, valid)
+    return pc.if_else(any_valid, joined, pa.scalar(None, joined.type))
+
+
+def as_bytes(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Strings of any kind as bytes, unchecked; with large offsets where a run of them needs it."""
+    values = stored(values)
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if pa.types.is_string_view(values.type) or pa.types.is_binary_view(values.type):
+        values = values.cast(pa.large_string() if pa.types.is_string_view(values.type) else pa.large_binary())
+    if pa.types.is_null(values.type):
+        return values.cast(pa.binary())
+    wide = pa.types.is_large_string(values.type) or pa.types.is_large_binary(values.type)
+    if wide and all(chunk.nbytes < _MOST_STRING_BYTES for chunk in values.chunks):
+        return values.cast(pa.large_binary()).cast(pa.binary())
+    return values.cast(pa.large_binary() if wide else pa.binary())
+
+
+def decoded(values: pa.ChunkedArray, name: str, problems: Problems) -> pa.ChunkedArray:
+    """Bytes or unchecked strings as strings; what is not UTF-8 is noted and has its bad bytes replaced."""
+    raw = as_bytes(values)
+    to = pa.large_string() if pa.types.is_large_binary(raw.type) else pa.string()
+    try:
+        return raw.cast(to)
+    except pa.ArrowInvalid:
+        pass
+    cells = one_array(raw)
+    bad = [i for start, part in _suspects(cells, to) for i in _undecodable(part, start)]
+    texts = []
+    for index in bad:
+        cell = cells[index].as_py()
+        problems.setdefault(index, f"{name} is not valid UTF-8 {where_invalid(cell)}")
+        texts.append(cell.decode("utf-8", "replace").encode())
+    mask = np.zeros(len(cells), bool)
+    mask[bad] = True
+    fixed = pc.replace_with_mask(cells, pa.array(mask), pa.array(texts, cells.type))
+    return pa.chunked_array([fixed.cast(to)])
+
+
+def _suspects(cells: pa.Array, to: pa.DataType) -> Iterator[tuple[int, pa.Array]]:
+    """The runs of cells that hold invalid ones, and where they start."""
+    for start in range(0, len(cells), _CELLS_AT_ONCE):
+        part = cells[start : start + _CELLS_AT_ONCE]
+        try:
+            part.cast(to)
+        except pa.ArrowInvalid:
+            yield start, part
+
+
+def _undecodable(cells: pa.Array, start: int) -> Iterator[int]:
+    for index, cell in enumerate(cells):
+        raw = cell.as_py()
+        try:
+            if raw is not None:
+                raw.decode()
+        except UnicodeDecodeError:
+            yield start + index
+
+
+def where_invalid(cell: bytes) -> str:
+    """Where the first invalid byte is, and whether it begins an encoded surrogate."""
+    try:
+        cell.decode()
+    except UnicodeDecodeError as e:
+        surrogate = cell[e.start] == 0xED and cell[e.start + 1 : e.start + 2] >= b"\xa0"
+        return f"at byte {e.start}" + (" (a lone surrogate)" if surrogate else "")
+    raise AssertionError("the cell is valid UTF-8")
+
+
+def settled(values: pa.ChunkedArray, to: pa.DataType, name: str, problems: Problems) -> pa.ChunkedArray:
+    """A kept column in its settled type; cells that cannot become it are noted, and null."""
+    to = plain_type(to)
+    kind = plain_type(values.type)
+    if pa.types.is_string(to) and (pa.types.is_string(kind) or pa.types.is_binary(kind)):
+        return decoded(values, name, problems)
+    if kind != values.type:
+        values = stored(values).cast(kind)
+    if kind.equals(to):
+        return _checked_nested(values, name, problems)
+    try:
+        if drops_fields(kind, to):  # as a cast would, without a word
+            raise pa.ArrowNotImplementedError(f"{kind} has fields that {to} lacks")
+        return _checked_nested(values.cast(to), name, problems)
+    except pa.ArrowNotImplementedError as e:
+        raise SchemaError(
+            f"The column {name!r} has type {kind} in one file and {to} in the table. "
+            f"Take it out of dataset.keep, or make the files agree."
+        ) from e
+    except CONVERSION_ERRORS:
+        return _settled_cells(one_array(values), to, name, problems)
+
+
+def _settled_cells(cells: pa.Array, to: pa.DataType, name: str, problems: Problems) -> pa.ChunkedArray:
+    bad = _uncastable(cells, to)
+    for index in bad:
+        problems.setdefault(index, cannot_settle(name, _value(cells[index]), to))
+    return pa.chunked_array([nulled(cells, bad).cast(to)])
+
+
+def _uncastable(cells: pa.Array, to: pa.DataType) -> list[int]:
+    if not is_string(cells.type):
+        return failing(cells, lambda part: _alone(part).cast(to))
+    # The same wrong string is often there many times: each is tried once.
+    codes = cells.dictionary_encode()
+    wrong = failing(codes.dictionary, lambda part: part.cast(to))
+    found: list[int] = np.flatnonzero(np.isin(codes.indices.fill_null(-1).to_numpy(), wrong)).tolist()
+    return found
+
+
+def _value(cell: pa.Scalar) -> object:
+    return cell.as_buffer().to_pybytes() if is_string(cell.type) else cell.as_py()
+
+
+def cannot_settle(name: str, value: object, to: pa.DataType) -> str:
+    return f"{name} = {excerpt(value)} is not {to}; dataset.types can settle the column's type"
+
+
+def _checked_nested(values: pa.ChunkedArray, name: str, problems: Problems) -> pa.ChunkedArray:
+    # Arrow does not check strings that it reads from Parquet, and neither would
+    # the table's writer: an invalid one must not get there inside a list.
+    if not pa.types.is_nested(values.type):
+        return values
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid:
+        cells = one_array(values)
+        bad = failing(cells, lambda part: _alone(part).validate(full=True))
+        for index in bad:
+            problems.setdefault(index, f"{name} holds a string that is not valid UTF-8")
+        return pa.chunked_array([nulled(cells, bad)])
+    return values
+
+
+def failing(cells: pa.Array, attempt: Callable[[pa.Array], object]) -> list[int]:
+    """The indices of the cells at which `attempt` fails, found by halving."""
+    try:
+        attempt(cells)
+        return []
+    except CONVERSION_ERRORS:
+        if len(cells) == 1:
+            return [0]
+    half = len(cells) // 2
+    return failing(cells[:half], attempt) + [half + index for index in failing(cells[half:], attempt)]
+
+
+def _alone(part: pa.Array) -> pa.Array:
+    """A nested slice without its neighbours' children, which casts and checks would look at."""
+    return part.take(pa.array(range(len(part)))) if pa.types.is_nested(part.type) else part
+
+
+def nulled(cells: pa.Array, indices: list[int]) -> pa.Array:
+    takes = np.arange(len(cells))
+    gone = np.zeros(len(cells), bool)
+    gone[indices] = True
+    return cells.take(pa.array(takes, mask=gone))
+
+
+def excerpt(value: object) -> str:
+    """A value for a message, cut short."""
+    shown = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    try:
+        text = repr(shown)
+    except RecursionError:
+        return "nested too deep to show"
+    return text if len(text) <= _EXCERPT_LENGTH else text[:_EXCERPT_LENGTH] + "…"
+
+
+def _reasons(text: pa.ChunkedArray, problems: Problems) -> pa.Array:
+    if not problems and not text.null_count:
+        return pa.nulls(len(text), pa.string())
+    missing = one_array(text.is_null())
+    reasons = pc.if_else(missing, pa.scalar("text is null"), pa.scalar(None, pa.string()))
+    if not problems:
+        return reasons
+    mask = np.zeros(len(text), bool)
+    mask[list(problems)] = True
+    return pc.replace_with_mask(reasons, pa.array(mask), pa.array([problems[i] for i in sorted(problems)], pa.string()))
+
+
+def one_array(values: pa.ChunkedArray) -> pa.Array:
+    combined = values.combine_chunks()
+    return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
