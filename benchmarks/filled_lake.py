@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 from benchmarks.corpora import TINY_SENTIMENT
 from tidemill.config import Pipeline, load_pipeline
 from tidemill.lake import Lake, ensure_system_tables
+from tidemill.lake.pipelines import Target
+from tidemill.lake.requests import request_ids
 from tidemill.planning.plan import Plan, make_plan
-from tidemill.results.adoption import Target, adopt, request_ids
+from tidemill.results.adoption import adopt
 from tidemill.results.commit import Computed, commit_shards
 from tidemill.running.run import adoption_of
 from tidemill.shards import Shard

@@ -31,9 +31,10 @@ import pyarrow.parquet as pq
 
 from tidemill.config import load_pipeline
 from tidemill.lake import Cursor, Lake, ensure_system_tables
+from tidemill.lake.pipelines import Target
 from tidemill.lake.tables import identifier
 from tidemill.planning.plan import make_plan
-from tidemill.results.adoption import Target, adopt
+from tidemill.results.adoption import adopt
 from tidemill.running.run import adoption_of
 
 ROOT = Path(__file__).parents[1]

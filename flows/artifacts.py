@@ -11,6 +11,7 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 
 from tidemill.config import Pipeline
 from tidemill.lake import Lake, catalog_exists
+from tidemill.lake.ledger import seconds_by_stage
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -107,14 +108,7 @@ def _seconds_by_stage(pipeline: Pipeline, run_id: str) -> dict[str, float]:
     if not catalog_exists(pipeline.lake):
         return {}
     with Lake(pipeline.lake, read_only=True) as lake:
-        found = lake.cursor().execute(
-            "SELECT sum(ingest_seconds), sum(tokenize_seconds), sum(infer_seconds), sum(materialize_seconds) "
-            "FROM _ledger WHERE run_id = ?",
-            [run_id],
-        )
-        names = ["ingest_seconds", "tokenize_seconds", "infer_seconds", "materialize_seconds"]
-        row = found.fetchone() or ()
-    return {name: seconds for name, seconds in zip(names, row, strict=False) if seconds is not None}
+        return seconds_by_stage(lake.cursor(), run_id)
 
 
 def _shown(value: Any) -> str:

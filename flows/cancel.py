@@ -15,6 +15,7 @@ from tidemill.flows.client import CONFIGURED, check_configured, reaching, server
 from tidemill.flows.names import TAG, pipeline_tag
 from tidemill.lake import Lake, catalog_exists
 from tidemill.lake.ducklake.claims import is_alive, open_claims
+from tidemill.lake.runs import running_on
 
 
 def cancel_pipeline(pipeline: Pipeline, backfill_id: str | None = None) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def cancel_pipeline(pipeline: Pipeline, backfill_id: str | None = None) -> dict[
     """
     backfills, runs = [], []
     if catalog_exists(pipeline.lake):
-        from tidemill.running.backfill_run import cancel_backfills
+        from tidemill.lake.backfills import cancel_backfills
 
         with Lake(pipeline.lake) as lake:
             backfills = cancel_backfills(lake, pipeline.name, backfill_id)
@@ -39,14 +40,10 @@ def cancel_pipeline(pipeline: Pipeline, backfill_id: str | None = None) -> dict[
 
 def _signal_runs(lake: Lake, pipeline: Pipeline, backfill_id: str | None) -> list[dict[str, str]]:
     """Ctrl-C for runs that live on this machine and no worker looks after. A living run holds its claim."""
-    rows = lake.cursor().execute(
-        "SELECT run_id, pid FROM _runs WHERE pipeline = ? AND state = 'running' AND host = ? "
-        "AND (? IS NULL OR backfill_id = ?)",
-        [pipeline.name, socket.gethostname(), backfill_id, backfill_id],
-    )
+    rows = running_on(lake.cursor(), pipeline.name, socket.gethostname(), backfill_id=backfill_id)
     found = []
     with closing(open_claims(lake.spec)) as claims:
-        for run_id, pid in rows.fetchall():
+        for run_id, pid in rows:
             if pid != os.getpid() and is_alive(claims, run_id) and not _has_worker(pid):
                 os.kill(pid, signal.SIGINT)
                 found.append({"name": run_id, "how": f"process {pid}"})

@@ -11,7 +11,7 @@ from prefect.client.schemas import FlowRun
 
 from tidemill import config
 from tidemill.lake import Lake, catalog_exists
-from tidemill.lake.runs import RunRecord, record_run
+from tidemill.lake.runs import RunRecord, is_recorded, record_run
 from tidemill.masking import message_of
 
 
@@ -48,15 +48,7 @@ def record_failure(
                 seconds=0.0,
                 message=f"{type(error).__name__}: {message_of(error)}",
             )
-            recorded = lake.cursor().execute(
-                "SELECT 1 FROM _runs WHERE run_id = $run_id "
-                "OR (pipeline, kind, host, pid) = ($pipeline, $kind, $host, $pid) AND started_at >= $since",
-                {
-                    **{name: getattr(record, name) for name in ("run_id", "pipeline", "kind", "host", "pid")},
-                    "since": since,
-                },
-            )
-            if not recorded.fetchone():
+            if not is_recorded(lake.cursor(), record, since=since):
                 record_run(lake, record)
     except Exception as e:  # noqa: BLE001 — the flow run has failed of something else, which it tells.
         logger.warning("What failed could not be recorded in the lake: %s", message_of(e))

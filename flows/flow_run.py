@@ -30,6 +30,7 @@ from tidemill.flows.progress import Logged, Shown
 from tidemill.flows.stopping import stopping_gently
 from tidemill.flows.webhooks import with_webhook
 from tidemill.lake import Lake, catalog_exists
+from tidemill.lake.runs import finished_at
 from tidemill.masking import message_of
 from tidemill.progress import Progress
 from tidemill.reports.alerts import Kind, alert, last_fresh, recovery, staleness
@@ -215,8 +216,8 @@ def _emit_finished(pipeline: Pipeline, result: RunResult) -> None:
     if result.kind == "run" or result.num_shards:
         emit_event(f"tidemill.{result.kind}.finished", resource=resource, payload=counts)
     with Lake(pipeline.lake, read_only=True) as lake:
-        finished = lake.cursor().execute("SELECT finished_at FROM _runs WHERE run_id = ?", [result.run_id]).fetchone()
-        if finished and finished[0] == last_fresh(lake.cursor(), pipeline.name):
+        finished = finished_at(lake.cursor(), result.run_id)
+        if finished and finished == last_fresh(lake.cursor(), pipeline.name):
             emit_event("tidemill.pipeline.fresh", resource=resource, payload=counts)
 
 

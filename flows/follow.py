@@ -19,7 +19,9 @@ from tidemill.flows.client import configured_server
 from tidemill.flows.flow_run import Here
 from tidemill.flows.local import parameter, quietly, run_here
 from tidemill.lake import Lake
-from tidemill.lake.requests import open_requests
+from tidemill.lake.backfills import load_backfill
+from tidemill.lake.requests import done_of_backfill, open_requests
+from tidemill.lake.runs import runs_of_backfill
 from tidemill.lake.tables import table_name
 from tidemill.progress import Expected, Progress
 from tidemill.running.recording import RunResult
@@ -77,17 +79,14 @@ def _is_final(client: SyncPrefectClient, flow_run_id: UUID) -> bool:
 
 
 def _facts(pipeline: Pipeline, backfill_id: str) -> dict[str, Any]:
-    return _query(pipeline, "SELECT * FROM _backfills WHERE backfill_id = ?", [backfill_id])[0]
+    with Lake(pipeline.lake, read_only=True) as lake:
+        return load_backfill(lake.cursor(), backfill_id)
 
 
 def _tell(pipeline: Pipeline, backfill_id: str, told: int, progress: Progress) -> int:
     """Show the shards that were committed since `told` of them were."""
-    done = _query(
-        pipeline,
-        "SELECT l.path, l.num_rows, l.num_quarantined, l.num_tokens FROM _ledger l JOIN _requests r "
-        "USING (pipeline, version, shard_id, request_id) WHERE r.backfill_id = ? ORDER BY l.committed_at",
-        [backfill_id],
-    )
+    with Lake(pipeline.lake, read_only=True) as lake:
+        done = done_of_backfill(lake.cursor(), backfill_id)
     for row in done[told:]:
         progress.committed(
             row["path"], shards=1, rows=row["num_rows"], tokens=row["num_tokens"], quarantined=row["num_quarantined"]
@@ -99,8 +98,8 @@ def _result(
     pipeline: Pipeline, backfill_id: str, facts: dict[str, Any], followed: set[str], seconds: float
 ) -> RunResult:
     """All runs of the backfill, as one; it is as those of the flow runs that were followed have ended."""
-    runs = _query(pipeline, "SELECT * FROM _runs WHERE backfill_id = ? ORDER BY started_at", [backfill_id])
     with Lake(pipeline.lake, read_only=True) as lake:
+        runs = runs_of_backfill(lake.cursor(), backfill_id)
         left = open_requests(lake.cursor(), pipeline.name, facts["version"], backfill_id=backfill_id)
     # A flow run that is run again has more than one row: its last is how it ended.
     ended = {run["flow_run_id"]: run["state"] for run in runs if run["flow_run_id"] in followed}
@@ -135,10 +134,3 @@ def how_it_ended(states: Sequence[str], *, is_complete: bool) -> str:
     if is_complete:
         return "done"
     return "stopped" if "stopped" in states else "failed"
-
-
-def _query(pipeline: Pipeline, query: str, values: list[Any]) -> list[dict[str, Any]]:
-    with Lake(pipeline.lake, read_only=True) as lake:
-        result = lake.cursor().execute(query, values)
-        names = [column[0] for column in result.description or []]
-        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]

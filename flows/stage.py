@@ -13,7 +13,7 @@ from tidemill.flows.executor import PrefectExecutor
 from tidemill.flows.flow_run import Surroundings, carry_out, read_pipeline
 from tidemill.flows.names import flow_name
 from tidemill.lake import Lake, catalog_exists
-from tidemill.lake.ledger import load_state
+from tidemill.lake.pipelines import load_state
 from tidemill.running.recording import RunResult
 from tidemill.running.stage_run import Stage, StageRun
 

@@ -12,9 +12,11 @@ from tidemill import config
 from tidemill.formats import KEPT_PREFIX
 from tidemill.lake import Lake, ResultTable, ensure_system_tables
 from tidemill.lake.ducklake.connection import CATALOG
+from tidemill.lake.pipelines import Target
+from tidemill.lake.requests import request_ids
 from tidemill.lake.tables import SYSTEM_VIEWS, existing_columns
 from tidemill.planning.columns import KeptColumn
-from tidemill.results.adoption import Adoption, Target, adopt, request_ids
+from tidemill.results.adoption import Adoption, adopt
 from tidemill.results.commit import Computed, commit_shards
 from tidemill.shards import Shard, Slice, SourceFile
 

@@ -22,8 +22,8 @@ from tidemill.errors import ConfigError, LakeLocked
 from tidemill.lake import Lake
 from tidemill.lake.tables import identifier
 from tidemill.results.retirement import remove_shards
-from tidemill.upkeep import erasure
-from tidemill.upkeep.erasure import forget, preview
+from tidemill.upkeep import forget as erasure
+from tidemill.upkeep.forget import forget, preview
 from tidemill.upkeep.housekeeping import DAY_SECONDS, collect_garbage, has_done_something
 
 PERSON = "zzz-Wilhelmine-Quakenbrueck"

@@ -17,7 +17,7 @@ from tidemill.lake.ducklake.connection import LAYOUT_VERSION
 from tidemill.lake.tables import SYSTEM_TABLES, SYSTEM_VIEWS, existing_columns
 from tidemill.planning.plan import make_plan
 from tidemill.reports.status import pipeline_status
-from tidemill.upkeep.migration import STEPS, migrate, to_layout_2, to_layout_4
+from tidemill.results.migration.layouts import STEPS, migrate, to_layout_2, to_layout_4
 
 LAYOUT_1 = {
     "_requests": """

@@ -29,7 +29,7 @@ from tidemill.lake.listings import unlist_target
 from tidemill.results.retirement import remove_shards
 from tidemill.results.verify import verify_pipeline
 from tidemill.running.backfill_run import BackfillRun, Selection, plan_backfill, request_backfill
-from tidemill.upkeep.erasure import forget, preview
+from tidemill.upkeep.forget import forget, preview
 from tidemill.upkeep.housekeeping import collect_garbage
 from tidemill.upkeep.repair import repair
 

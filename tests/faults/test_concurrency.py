@@ -15,8 +15,9 @@ from tidemill.config import Pipeline
 from tidemill.errors import LakeLocked
 from tidemill.lake import Lake, ensure_system_tables
 from tidemill.lake.ducklake.locks import open_lock
+from tidemill.lake.pipelines import Target
 from tidemill.lake.tables import ResultTable
-from tidemill.results.adoption import Adoption, Target, adopt
+from tidemill.results.adoption import Adoption, adopt
 from tidemill.results.commit import Computed, commit_shards
 from tidemill.shards import Shard, Slice, SourceFile
 

@@ -13,8 +13,9 @@ from tests.pipelines import assert_same_tables, make_pipeline, problems_of, revi
 from tests.processes import Process, run_in_process
 from tidemill.config import Pipeline
 from tidemill.lake import Lake
+from tidemill.lake.pipelines import Target
 from tidemill.planning.columns import kept_fingerprint
-from tidemill.results.adoption import Target, adopt
+from tidemill.results.adoption import adopt
 from tidemill.running.run import Run, adoption_of
 from tidemill.running.workspace import predictions_file
 from tidemill.storage.store import Store

@@ -14,7 +14,7 @@ from tidemill.errors import InvariantBroken
 from tidemill.lake import Lake, ResultTable
 from tidemill.lake.checksums import METHOD, checksum_of_rows, fill_checksums, refuse_changed_rows
 from tidemill.lake.data_files import note_files
-from tidemill.results.adoption import Target
+from tidemill.lake.pipelines import Target
 from tidemill.results.rewrite import finish_rewrite, start_rewrite
 from tidemill.results.verify import CHANGED, Verification, verify_pipeline
 

@@ -12,9 +12,9 @@ from tests.lakes import PIPELINE, TABLE, commit_rows, kept_rows, lake_at, take_b
 from tidemill import config
 from tidemill.lake import Lake
 from tidemill.lake.ducklake.connection import CATALOG
+from tidemill.results.migration.inlined import Undetermined, literal
+from tidemill.results.migration.layouts import migrate
 from tidemill.results.verify import verify_pipeline
-from tidemill.upkeep.inlined import Undetermined, literal
-from tidemill.upkeep.migration import migrate
 
 PERSON = pa.struct(
     [

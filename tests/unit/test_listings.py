@@ -11,8 +11,7 @@ import pytest
 
 from tidemill import config
 from tidemill.lake import Cursor, Lake, ensure_system_tables
-from tidemill.lake.ledger import cut_files, target_shards
-from tidemill.lake.listings import LEFT_OVER, list_revision, list_shards, mark_cut
+from tidemill.lake.listings import cut_files, list_revision, list_shards, mark_cut, remove_stale, target_shards
 from tidemill.lake.tables import insert_records
 from tidemill.shards import Shard, Slice, SourceFile
 
@@ -50,11 +49,7 @@ def adopt(lake: Lake, pipeline: str, revision: str, listed: Sequence[tuple[Sourc
 
 
 def collect(lake: Lake) -> None:
-    def body(cursor: Cursor) -> None:
-        for table, condition in LEFT_OVER.items():
-            cursor.execute(f"DELETE FROM {table} WHERE {condition}")
-
-    lake.write(body, message="gc")
+    lake.write(remove_stale, message="gc")
 
 
 def rows_of(lake: Lake, *tables: str) -> list[int]:

@@ -40,16 +40,17 @@ def forget(
     from dataclasses import asdict
 
     from tidemill.masking import shown_catalog
-    from tidemill.upkeep import erasure
+    from tidemill.upkeep.forget import forget as forget_rows
+    from tidemill.upkeep.forget import preview
 
     loaded = load(pipeline, overrides)
-    found = erasure.preview(loaded, where, history=history)
+    found = preview(loaded, where, history=history)
     if not as_json:
         say(_found(asdict(found)))
     question = f"Erase them for good, and every older snapshot of the lake {shown_catalog(loaded.lake.catalog)}?"
     if not confirmed(question, yes=yes):
         raise typer.Exit(1)
-    done = erasure.forget(loaded, where, history=history)
+    done = forget_rows(loaded, where, history=history)
     print_facts(asdict(done), _erased, as_json)
 
 
@@ -91,7 +92,7 @@ def migrate(
     """Bring a lake that an older Tidemill wrote to this one's layout, all of it or none."""
     from dataclasses import asdict
 
-    from tidemill.upkeep.migration import migrate as migrate_lake
+    from tidemill.results.migration.layouts import migrate as migrate_lake
 
     print_facts(asdict(migrate_lake(lake_spec(source, overrides))), _migration, as_json)
 

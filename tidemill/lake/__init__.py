@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tidemill.lake.ducklake.catalog import catalog_exists
     from tidemill.lake.ducklake.connection import Cursor, Lake
-    from tidemill.lake.ledger import DoneShard, PipelineState
+    from tidemill.lake.ledger import DoneShard
+    from tidemill.lake.pipelines import PipelineState
     from tidemill.lake.tables import ResultTable, ensure_system_tables
 
 __all__ = ["Cursor", "DoneShard", "Lake", "PipelineState", "ResultTable", "catalog_exists", "ensure_system_tables"]

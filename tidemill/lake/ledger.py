@@ -1,25 +1,16 @@
-"""What the lake knows: which shards a revision has, what is wanted, and what is done."""
+"""What is done: which shards at which version, and what they took; and the rows that could not be processed."""
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tidemill.lake.ducklake.connection import Cursor
-from tidemill.lake.requests import ONLY_QUARANTINED
-from tidemill.lake.tables import existing_columns
-from tidemill.shards import Shard, Slice, SourceFile
+from tidemill.lake.tables import records
 
-
-@dataclass(frozen=True)
-class PipelineState:
-    """Where a pipeline stands, once it has run."""
-
-    target_revision: str
-    promoted_version: str
+PATHS_OF_SHARDS = "SELECT shard_id, path FROM _ledger WHERE pipeline = ? AND version = ?"
+"""A query, to be joined: the file of each shard that is done at a version."""
 
 
 @dataclass(frozen=True)
@@ -34,40 +25,6 @@ class DoneShard:
     request_id: str
     num_rows: int
     num_quarantined: int
-
-
-def load_state(cursor: Cursor, pipeline: str) -> PipelineState | None:
-    """None if the pipeline never ran, or the lake was made a moment ago and has no tables yet."""
-    if not existing_columns(cursor, "_pipelines"):
-        return None
-    found = cursor.execute(
-        "SELECT target_revision, promoted_version FROM _pipelines WHERE pipeline = ?", [pipeline]
-    ).fetchone()
-    return PipelineState(*found) if found else None
-
-
-def load_spec(cursor: Cursor, pipeline: str, version: str) -> dict[str, Any] | None:
-    """What `_versions` recorded when the version was made."""
-    found = cursor.execute(
-        "SELECT spec FROM _versions WHERE pipeline = ? AND version = ?", [pipeline, version]
-    ).fetchone()
-    return json.loads(found[0]) if found else None
-
-
-def load_kept(cursor: Cursor, pipeline: str, version: str) -> list[dict[str, str]] | None:
-    """The key and kept columns that the version's table holds now: source, name, type."""
-    found = cursor.execute(
-        "SELECT kept FROM _versions WHERE pipeline = ? AND version = ?", [pipeline, version]
-    ).fetchone()
-    return json.loads(found[0]) if found else None
-
-
-def load_results(cursor: Cursor, pipeline: str, version: str) -> tuple[tuple[str, str], ...] | None:
-    """Names and types of the model task's columns in the version's table."""
-    found = cursor.execute(
-        "SELECT results FROM _versions WHERE pipeline = ? AND version = ?", [pipeline, version]
-    ).fetchone()
-    return tuple((name, kind) for name, kind in json.loads(found[0])) if found else None
 
 
 def has_done_shards(cursor: Cursor, pipeline: str, version: str) -> bool:
@@ -86,69 +43,80 @@ def done_shards(cursor: Cursor, pipeline: str, version: str) -> dict[str, DoneSh
     return {row[0]: DoneShard(*row) for row in rows}
 
 
-def committed_by(cursor: Cursor, pipeline: str, run_id: str) -> list[tuple[str, int, int, int, bool]]:
-    """(shard id, rows, quarantined, tokens, whether it was copied) of the shards that a run made whole and still stand.
+def quarantined_rows(cursor: Cursor, pipeline: str, version: str) -> dict[str, tuple[int, ...]]:
+    """shard id → row numbers in quarantine, in order."""
+    rows = cursor.execute(
+        "SELECT shard_id, list(row_number ORDER BY row_number) FROM _quarantine "
+        "WHERE pipeline = ? AND version = ? GROUP BY shard_id",
+        [pipeline, version],
+    ).fetchall()
+    return {shard_id: tuple(numbers) for shard_id, numbers in rows}
 
-    Those of which it only tried quarantined rows again are not among them.
-    """
+
+def quarantine_reasons(cursor: Cursor, pipeline: str, version: str, *, limit: int) -> list[dict[str, Any]]:
+    """Why rows are in quarantine, and how many for each stage and reason, most first."""
+    return records(
+        cursor,
+        "SELECT stage, reason, count(*) AS rows FROM _quarantine WHERE pipeline = ? AND version = ? "
+        f"GROUP BY ALL ORDER BY rows DESC, stage, reason LIMIT {limit}",
+        [pipeline, version],
+    )
+
+
+def throughput(cursor: Cursor, pipeline: str, version: str) -> list[dict[str, Any]]:
+    """What was measured on each kind of device, the one with the most tokens first."""
+    return records(
+        cursor,
+        "SELECT device, count(*) AS shards, sum(num_tokens)::BIGINT AS tokens, "
+        "sum(num_tokens) / nullif(sum(tokenize_seconds + infer_seconds), 0) AS tokens_per_second, "
+        "sum(num_rows) / nullif(sum(tokenize_seconds + infer_seconds), 0) AS rows_per_second, "
+        "1 - sum(num_computed_tokens) / nullif(sum(num_padded_tokens), 0) AS padding_waste "
+        "FROM _ledger WHERE pipeline = ? AND version = ? AND copied_from IS NULL "
+        "GROUP BY device ORDER BY tokens DESC, device",
+        [pipeline, version],
+    )
+
+
+def measured_shards(
+    cursor: Cursor, pipeline: str, version: str, *, device: str | None, limit: int
+) -> list[tuple[str, int, float]]:
+    """(device, tokens, seconds) of the latest shards, on `device` or else on the kind that computed last."""
     return cursor.execute(
-        "SELECT shard_id, num_rows, num_quarantined, coalesce(num_tokens, 0), copied_from IS NOT NULL FROM _ledger "
-        "WHERE pipeline = $pipeline AND run_id = $run_id AND request_id NOT IN "
-        "(SELECT request_id FROM _requests WHERE pipeline = $pipeline AND reason = $reason)",
-        {"pipeline": pipeline, "run_id": run_id, "reason": ONLY_QUARANTINED},
+        "SELECT device, num_tokens, tokenize_seconds + infer_seconds FROM _ledger WHERE pipeline = $pipeline "
+        "AND version = $version AND copied_from IS NULL AND num_tokens > 0 "
+        "AND device = coalesce($device, (SELECT arg_max(device, committed_at) FROM _ledger "
+        "WHERE pipeline = $pipeline AND version = $version AND copied_from IS NULL)) "
+        f"ORDER BY committed_at DESC LIMIT {limit}",
+        {"pipeline": pipeline, "version": version, "device": device},
     ).fetchall()
 
 
-def cut_files(cursor: Cursor, pipeline: str) -> dict[str, list[Slice]]:
-    """File content → the slices it was cut into, for every file that was once cut to its end.
-
-    One of whose shards some were lost, with a damaged file of the lake, is not among them: it is cut anew.
-    """
-    rows = cursor.execute(
-        "WITH listed AS (SELECT path, since, count(*) AS n FROM _shards WHERE pipeline = $pipeline GROUP BY ALL), "
-        "whole AS (SELECT content, any_value({'path': path, 'since': since}) AS place "
-        "FROM _files LEFT JOIN listed USING (path, since) "
-        "WHERE pipeline = $pipeline AND num_shards = coalesce(n, 0) GROUP BY content) "
-        "SELECT w.content, s.first_row, s.num_rows, s.start_byte, s.stop_byte, s.content, s.text_bytes "
-        "FROM whole w LEFT JOIN _shards s ON s.pipeline = $pipeline AND s.path = w.place.path "
-        "AND s.since = w.place.since ORDER BY w.content, s.first_row",
-        {"pipeline": pipeline},
+def measured_text(cursor: Cursor, pipeline: str, version: str) -> tuple[int, int, int]:
+    """(bytes, tokens, rows) of the texts that the version has computed."""
+    [(num_bytes, num_tokens, num_rows)] = cursor.execute(
+        "SELECT sum(s.text_bytes), sum(l.num_tokens), sum(s.num_rows) "
+        "FROM (SELECT shard_id, any_value(num_tokens) AS num_tokens FROM _ledger WHERE pipeline = $pipeline "
+        "AND version = $version AND copied_from IS NULL GROUP BY shard_id) l "
+        "JOIN (SELECT shard_id, any_value(text_bytes) AS text_bytes, any_value(num_rows) AS num_rows FROM _shards "
+        "WHERE pipeline = $pipeline GROUP BY shard_id) s USING (shard_id)",
+        {"pipeline": pipeline, "version": version},
     ).fetchall()
-    slices: dict[str, list[Slice]] = defaultdict(list)
-    for content, *cut in rows:
-        slices[content] += [] if cut[0] is None else [Slice(*cut)]
-    return dict(slices)
+    return num_bytes or 0, num_tokens or 0, num_rows or 0
 
 
-def slices_at(cursor: Cursor, pipeline: str, revision: str, paths: Sequence[str]) -> dict[str, tuple[str, list[Slice]]]:
-    """path → (file content, slices known so far) at one revision, in file order; slices of `paths` alone."""
+def counted_tokens(cursor: Cursor, pipeline: str, versions: Sequence[str]) -> dict[str, int]:
+    """shard id → its tokens, as one of the versions counted them last."""
     rows = cursor.execute(
-        "SELECT f.path, f.content, s.first_row, s.num_rows, s.start_byte, s.stop_byte, s.content, s.text_bytes "
-        "FROM _revision_files f LEFT JOIN (SELECT * FROM _shards WHERE path IN (SELECT unnest(?::VARCHAR[]))) s "
-        "USING (pipeline, path, since) WHERE f.pipeline = ? AND f.revision = ? ORDER BY f.path, s.first_row",
-        [list(paths), pipeline, revision],
-    ).fetchall()
-    found: dict[str, tuple[str, list[Slice]]] = {}
-    for path, content, *cut in rows:
-        known = found.setdefault(path, (content, []))[1]
-        known += [] if cut[0] is None else [Slice(*cut)]
-    return found
-
-
-def listed_first_rows(cursor: Cursor, pipeline: str) -> dict[str, int]:
-    """shard id → the number of its first row, of every shard that a revision lists or the ledger has."""
-    rows = cursor.execute(
-        "SELECT shard_id, any_value(first_row) FROM _shards WHERE pipeline = ? GROUP BY shard_id", [pipeline]
+        "SELECT shard_id, arg_max(num_tokens, committed_at) FROM _ledger WHERE pipeline = ? "
+        "AND version IN (SELECT unnest(?::VARCHAR[])) GROUP BY shard_id",
+        [pipeline, list(versions)],
     ).fetchall()
     return dict(rows)
 
 
-def target_shards(cursor: Cursor, pipeline: str, revision: str) -> list[Shard]:
-    """Every shard listed at a revision, by path and row."""
-    rows = cursor.execute(
-        "SELECT f.path, f.url, f.size, f.content, s.first_row, s.num_rows, s.start_byte, s.stop_byte, s.content, "
-        "s.text_bytes FROM _revision_files f JOIN _shards s USING (pipeline, path, since) "
-        "WHERE f.pipeline = ? AND f.revision = ? ORDER BY f.path, s.first_row",
-        [pipeline, revision],
-    ).fetchall()
-    return [Shard(SourceFile(*row[:4]), Slice(*row[4:])) for row in rows]
+def seconds_by_stage(cursor: Cursor, run_id: str) -> dict[str, float]:
+    """What the shards took that a run committed, by stage, as far as it was measured."""
+    names = ("ingest_seconds", "tokenize_seconds", "infer_seconds", "materialize_seconds")
+    sums = ", ".join(f"sum({name}) AS {name}" for name in names)
+    [found] = records(cursor, f"SELECT {sums} FROM _ledger WHERE run_id = ?", [run_id])
+    return {name: seconds for name, seconds in found.items() if seconds is not None}

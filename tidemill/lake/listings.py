@@ -10,14 +10,15 @@ revisions. Views spell out what the target and what every revision lists.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 
 import pyarrow as pa
 
 from tidemill.lake.ducklake.connection import Cursor
-from tidemill.lake.tables import insert_records, insert_rows
-from tidemill.shards import Shard, SourceFile
+from tidemill.lake.tables import delete_where, insert_records, insert_rows
+from tidemill.shards import Shard, Slice, SourceFile
 
 _IN_DEMAND = """
     SELECT pipeline, number FROM _revisions
@@ -32,7 +33,7 @@ def _unlisted(table: str) -> str:
     )
 
 
-LEFT_OVER = {
+_LEFT_OVER = {
     "_shards": f"{_unlisted('_shards')} AND (pipeline, shard_id) NOT IN (SELECT (pipeline, shard_id) FROM _ledger)",
     "_files": _unlisted("_files"),
     "_revisions": f"(pipeline, number) NOT IN (SELECT (pipeline, number) FROM ({_IN_DEMAND}))",
@@ -173,3 +174,83 @@ def _shards_table(pipeline: str, shards: Sequence[Shard]) -> pa.Table:
             "text_bytes": pa.array([shard.slice.text_bytes for shard in shards], pa.int64()),
         }
     )
+
+
+def cut_files(cursor: Cursor, pipeline: str) -> dict[str, list[Slice]]:
+    """File content → the slices it was cut into, for every file that was once cut to its end.
+
+    One of whose shards some were lost, with a damaged file of the lake, is not among them: it is cut anew.
+    """
+    rows = cursor.execute(
+        "WITH listed AS (SELECT path, since, count(*) AS n FROM _shards WHERE pipeline = $pipeline GROUP BY ALL), "
+        "whole AS (SELECT content, any_value({'path': path, 'since': since}) AS place "
+        "FROM _files LEFT JOIN listed USING (path, since) "
+        "WHERE pipeline = $pipeline AND num_shards = coalesce(n, 0) GROUP BY content) "
+        "SELECT w.content, s.first_row, s.num_rows, s.start_byte, s.stop_byte, s.content, s.text_bytes "
+        "FROM whole w LEFT JOIN _shards s ON s.pipeline = $pipeline AND s.path = w.place.path "
+        "AND s.since = w.place.since ORDER BY w.content, s.first_row",
+        {"pipeline": pipeline},
+    ).fetchall()
+    slices: dict[str, list[Slice]] = defaultdict(list)
+    for content, *cut in rows:
+        slices[content] += [] if cut[0] is None else [Slice(*cut)]
+    return dict(slices)
+
+
+def slices_at(cursor: Cursor, pipeline: str, revision: str, paths: Sequence[str]) -> dict[str, tuple[str, list[Slice]]]:
+    """path → (file content, slices known so far) at one revision, in file order; slices of `paths` alone."""
+    rows = cursor.execute(
+        "SELECT f.path, f.content, s.first_row, s.num_rows, s.start_byte, s.stop_byte, s.content, s.text_bytes "
+        "FROM _revision_files f LEFT JOIN (SELECT * FROM _shards WHERE path IN (SELECT unnest(?::VARCHAR[]))) s "
+        "USING (pipeline, path, since) WHERE f.pipeline = ? AND f.revision = ? ORDER BY f.path, s.first_row",
+        [list(paths), pipeline, revision],
+    ).fetchall()
+    found: dict[str, tuple[str, list[Slice]]] = {}
+    for path, content, *cut in rows:
+        known = found.setdefault(path, (content, []))[1]
+        known += [] if cut[0] is None else [Slice(*cut)]
+    return found
+
+
+def listed_first_rows(cursor: Cursor, pipeline: str) -> dict[str, int]:
+    """shard id → the number of its first row, of every shard that a revision lists or the ledger has."""
+    rows = cursor.execute(
+        "SELECT shard_id, any_value(first_row) FROM _shards WHERE pipeline = ? GROUP BY shard_id", [pipeline]
+    ).fetchall()
+    return dict(rows)
+
+
+def target_shards(cursor: Cursor, pipeline: str, revision: str) -> list[Shard]:
+    """Every shard listed at a revision, by path and row."""
+    rows = cursor.execute(
+        "SELECT f.path, f.url, f.size, f.content, s.first_row, s.num_rows, s.start_byte, s.stop_byte, s.content, "
+        "s.text_bytes FROM _revision_files f JOIN _shards s USING (pipeline, path, since) "
+        "WHERE f.pipeline = ? AND f.revision = ? ORDER BY f.path, s.first_row",
+        [pipeline, revision],
+    ).fetchall()
+    return [Shard(SourceFile(*row[:4]), Slice(*row[4:])) for row in rows]
+
+
+def num_unread_files(cursor: Cursor, pipeline: str) -> int:
+    """How many of the target revision's files are not cut to their end."""
+    found: int = cursor.execute(
+        "SELECT count(*) FROM _target_files WHERE pipeline = ? AND num_shards IS NULL", [pipeline]
+    ).fetchall()[0][0]
+    return found
+
+
+def num_shards_by_path(cursor: Cursor, pipeline: str, revision: str) -> dict[str, int | None]:
+    """path → how many shards a revision's file has, None while it is not cut to its end."""
+    rows = cursor.execute(
+        "SELECT path, num_shards FROM _revision_files WHERE pipeline = ? AND revision = ?", [pipeline, revision]
+    ).fetchall()
+    return dict(rows)
+
+
+def remove_stale(cursor: Cursor, *, dry_run: bool = False) -> dict[str, int]:
+    """Remove what only revisions list that no pipeline aims at and no ledger row names; table → rows of it."""
+    counts = {table: delete_where(cursor, table, condition, dry_run=True) for table, condition in _LEFT_OVER.items()}
+    for table, condition in _LEFT_OVER.items():
+        if counts[table] and not dry_run:
+            delete_where(cursor, table, condition)
+    return counts

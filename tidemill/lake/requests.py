@@ -1,18 +1,24 @@
-"""What is wanted and not done yet: open requests, read from the lake alone.
+"""What is wanted: `_requests`, which only this module reads and writes.
 
 A request asks for one shard at one version. It is open until the ledger has a
-row for it. `run` and `backfill` write requests; the stages and whoever works
-for a backfill read them here, so that none of them has to look at the source
-to know what is to be done.
+row for it. `run` and `backfill` ask; the stages and whoever works for a
+backfill find here what is to be done, so that none of them has to look at the
+source.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
 
 from tidemill.lake.ducklake.connection import Cursor
-from tidemill.lake.tables import address_at
+from tidemill.lake.ledger import quarantined_rows
+from tidemill.lake.pipelines import Target
+from tidemill.lake.tables import address_at, delete_where, records
 from tidemill.shards import Shard, Slice, SourceFile
 
 ONLY_QUARANTINED = "quarantined"
@@ -94,11 +100,164 @@ def versions_in_demand(cursor: Cursor, pipeline: str) -> list[str]:
     return [version for (version,) in rows]
 
 
-def quarantined_rows(cursor: Cursor, pipeline: str, version: str) -> dict[str, tuple[int, ...]]:
-    """shard id → row numbers in quarantine, in order."""
-    rows = cursor.execute(
-        "SELECT shard_id, list(row_number ORDER BY row_number) FROM _quarantine "
-        "WHERE pipeline = ? AND version = ? GROUP BY shard_id",
-        [pipeline, version],
+def committed_by(cursor: Cursor, pipeline: str, run_id: str) -> list[tuple[str, int, int, int, bool]]:
+    """(shard id, rows, quarantined, tokens, whether it was copied) of the shards that a run made whole and still stand.
+
+    Those of which it only tried quarantined rows again are not among them.
+    """
+    return cursor.execute(
+        "SELECT shard_id, num_rows, num_quarantined, coalesce(num_tokens, 0), copied_from IS NOT NULL FROM _ledger "
+        "WHERE pipeline = $pipeline AND run_id = $run_id AND request_id NOT IN "
+        "(SELECT request_id FROM _requests WHERE pipeline = $pipeline AND reason = $reason)",
+        {"pipeline": pipeline, "run_id": run_id, "reason": ONLY_QUARANTINED},
     ).fetchall()
-    return {shard_id: tuple(numbers) for shard_id, numbers in rows}
+
+
+def is_wanted(cursor: Cursor, target: Target, shard_id: str, request_id: str) -> bool:
+    """Whether a ask still stands and is not done."""
+    found = cursor.execute(
+        "SELECT count(*) FROM _requests r ANTI JOIN _ledger l USING (pipeline, version, shard_id, request_id) "
+        "WHERE r.pipeline = ? AND r.version = ? AND r.shard_id = ? AND r.request_id = ?",
+        [target.pipeline, target.version, shard_id, request_id],
+    ).fetchone()
+    return found != (0,)
+
+
+def is_asked_for(cursor: Cursor, target: Target, shard_id: str, request_id: str) -> bool:
+    """Whether a ask still stands, done or not: it may have been cancelled, or left the dataset."""
+    found = cursor.execute(
+        "SELECT count(*) FROM _requests WHERE pipeline = ? AND version = ? AND shard_id = ? AND request_id = ?",
+        [target.pipeline, target.version, shard_id, request_id],
+    ).fetchone()
+    return found != (0,)
+
+
+def request_ids(cursor: Cursor, target: Target, shard_ids: Sequence[str]) -> dict[str, str]:
+    rows = cursor.execute(
+        "SELECT shard_id, request_id FROM _requests WHERE pipeline = ? AND version = ? AND shard_id IN "
+        "(SELECT unnest(?::VARCHAR[]))",
+        [target.pipeline, target.version, list(shard_ids)],
+    ).fetchall()
+    return dict(rows)
+
+
+def ask(cursor: Cursor, target: Target, wanted: Sequence[tuple[str, str]], now: datetime) -> None:
+    """Ask for shards, given as (shard id, reason). Overlapping runs share one request for a shard."""
+    ids, reasons = [shard_id for shard_id, _ in wanted], [reason for _, reason in wanted]
+    _insert(cursor, target.pipeline, target.version, ids, reasons, now, run_id=target.run_id)
+
+
+def ask_for_backfill(
+    cursor: Cursor, pipeline: str, version: str, shard_ids: Sequence[str], reason: str, backfill_id: str, now: datetime
+) -> None:
+    """Ask for shards that may be done already. One that somebody asked for and nobody did keeps its request."""
+    where = "pipeline = $pipeline AND version = $version AND shard_id IN (SELECT unnest($shards::VARCHAR[]))"
+    facts = {"pipeline": pipeline, "version": version, "shards": list(shard_ids)}
+    is_done = "request_id IN (SELECT request_id FROM _ledger WHERE pipeline = $pipeline AND version = $version)"
+    # Of rows in quarantine and of whole shards one is asked for at a time: the whole shard is more.
+    cursor.execute(f"DELETE FROM _requests WHERE {where} AND ({is_done} OR reason = '{ONLY_QUARANTINED}')", facts)
+    cursor.execute(f"UPDATE _requests SET backfill_id = $backfill WHERE {where}", facts | {"backfill": backfill_id})
+    _insert(cursor, pipeline, version, shard_ids, [reason] * len(shard_ids), now, backfill_id=backfill_id)
+
+
+def _insert(
+    cursor: Cursor,
+    pipeline: str,
+    version: str,
+    shard_ids: Sequence[str],
+    reasons: Sequence[str],
+    now: datetime,
+    *,
+    run_id: str | None = None,
+    backfill_id: str | None = None,
+) -> None:
+    """Insert requests for the shards that have none; a request is named after the run or the backfill that asks."""
+    if not shard_ids:
+        return
+    count = len(shard_ids)
+    incoming = pa.table(
+        {
+            "pipeline": [pipeline] * count,
+            "version": [version] * count,
+            "shard_id": list(shard_ids),
+            "request_id": [f"{backfill_id or run_id}-{shard_id}" for shard_id in shard_ids],
+            "run_id": pa.array([run_id] * count, pa.string()),
+            "reason": list(reasons),
+            "requested_at": pa.array([now] * count, pa.timestamp("us", "UTC")),
+            "backfill_id": pa.array([backfill_id] * count, pa.string()),
+        }
+    )
+    cursor.register("_incoming", incoming)
+    cursor.execute(
+        "INSERT INTO _requests BY NAME SELECT * FROM _incoming i WHERE NOT EXISTS (SELECT 1 FROM _requests r "
+        "WHERE r.pipeline = i.pipeline AND r.version = i.version AND r.shard_id = i.shard_id)"
+    )
+    cursor.unregister("_incoming")
+
+
+def withdraw(cursor: Cursor, pipeline: str, version: str, shard_ids: Sequence[str] | None = None) -> None:
+    """Take back the requests for some shards of a version, or for all."""
+    only = "" if shard_ids is None else " AND shard_id IN (SELECT unnest($shards::VARCHAR[]))"
+    facts: dict[str, object] = {"pipeline": pipeline, "version": version}
+    cursor.execute(
+        f"DELETE FROM _requests WHERE pipeline = $pipeline AND version = $version{only}",
+        facts if shard_ids is None else facts | {"shards": list(shard_ids)},
+    )
+
+
+def withdraw_backfill(cursor: Cursor, pipeline: str, backfill_id: str) -> None:
+    """Take back what a backfill asks for and is not done."""
+    cursor.execute(
+        "DELETE FROM _requests WHERE backfill_id = ? AND request_id NOT IN "
+        "(SELECT request_id FROM _ledger WHERE pipeline = ?)",
+        [backfill_id, pipeline],
+    )
+
+
+def withdraw_unstarted(cursor: Cursor, pipeline: str, version: str) -> None:
+    """Take back what runs asked for of the promoted version, if that is another than `version` and never got a row."""
+    cursor.execute(
+        "DELETE FROM _requests r WHERE r.pipeline = $pipeline AND r.version <> $version AND r.backfill_id IS NULL "
+        "AND r.version = (SELECT promoted_version FROM _pipelines p WHERE p.pipeline = r.pipeline) "
+        "AND NOT EXISTS (SELECT 1 FROM _ledger l WHERE l.pipeline = r.pipeline AND l.version = r.version)",
+        {"pipeline": pipeline, "version": version},
+    )
+
+
+def waiting_since(cursor: Cursor, pipeline: str) -> datetime | None:
+    """When the oldest request was made that a run asked for, at the promoted version, and nobody has done."""
+    found = cursor.execute(
+        f"SELECT min(r.requested_at) {_OPEN} AND r.version = p.promoted_version AND r.backfill_id IS NULL",
+        {"pipeline": pipeline},
+    ).fetchone()
+    return found[0] if found else None
+
+
+def count_open(cursor: Cursor, pipeline: str) -> list[dict[str, Any]]:
+    """What is wanted at the target revision and not done: by version, why, and for which backfill."""
+    return records(
+        cursor,
+        f"SELECT r.version, r.reason, r.backfill_id, count(*) AS shards {_OPEN} GROUP BY ALL ORDER BY ALL",
+        {"pipeline": pipeline},
+    )
+
+
+def done_of_backfill(cursor: Cursor, backfill_id: str) -> list[dict[str, Any]]:
+    """The ledger's facts of the shards that a backfill asked for and that are done, in the order of their commits."""
+    return records(
+        cursor,
+        "SELECT l.path, l.num_rows, l.num_quarantined, l.num_tokens FROM _ledger l JOIN _requests r "
+        "USING (pipeline, version, shard_id, request_id) WHERE r.backfill_id = ? ORDER BY l.committed_at",
+        [backfill_id],
+    )
+
+
+def remove_pointless(cursor: Cursor, *, dry_run: bool = False) -> int:
+    """Take back requests for shards that no target revision has and no ledger row names; returns how many there are."""
+    return delete_where(
+        cursor,
+        "_requests",
+        "(pipeline, shard_id) NOT IN (SELECT (pipeline, shard_id) FROM _target_shards) "
+        "AND (pipeline, version, shard_id) NOT IN (SELECT (pipeline, version, shard_id) FROM _ledger)",
+        dry_run=dry_run,
+    )

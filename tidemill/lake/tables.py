@@ -6,6 +6,7 @@ import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -297,3 +298,18 @@ def insert_records(cursor: Cursor, table: str, records: Sequence[dict[str, objec
 
 def _encoded(value: object) -> object:
     return json.dumps(value) if isinstance(value, dict | list) else value
+
+
+def records(cursor: Cursor, query: str, values: Any = None) -> list[dict[str, Any]]:
+    """The rows of a query, a dict each."""
+    result = cursor.execute(query, values)
+    names = [column[0] for column in result.description or []]
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
+def delete_where(cursor: Cursor, table: str, condition: str, *, dry_run: bool = False) -> int:
+    """How many rows of a system table a condition holds for; a dry run leaves them there."""
+    num_rows = int(cursor.execute(f"SELECT count(*) FROM {table} WHERE {condition}").fetchall()[0][0])
+    if num_rows and not dry_run:
+        cursor.execute(f"DELETE FROM {table} WHERE {condition}")
+    return num_rows

@@ -15,6 +15,8 @@ from typing import Any
 
 from tidemill.config import Cost
 from tidemill.lake import Cursor
+from tidemill.lake.ledger import measured_shards, measured_text
+from tidemill.lake.runs import start_seconds
 
 BYTES_PER_TOKEN = 4.5
 """English text under a WordPiece vocabulary, about; used only until the ledger has measured it."""
@@ -87,14 +89,7 @@ def estimate(rate: Rate, num_tokens: float, price: Cost) -> Estimate:
 
 def measured_rate(cursor: Cursor, pipeline: str, version: str, *, device: str | None = None) -> Rate:
     """By the latest shards of `version`, on `device` or else on the kind of device that computed last."""
-    rows = cursor.execute(
-        "SELECT device, num_tokens, tokenize_seconds + infer_seconds FROM _ledger WHERE pipeline = $pipeline "
-        "AND version = $version AND copied_from IS NULL AND num_tokens > 0 "
-        "AND device = coalesce($device, (SELECT arg_max(device, committed_at) FROM _ledger "
-        "WHERE pipeline = $pipeline AND version = $version AND copied_from IS NULL)) "
-        f"ORDER BY committed_at DESC LIMIT {MOST_SHARDS}",
-        {"pipeline": pipeline, "version": version, "device": device},
-    ).fetchall()
+    rows = measured_shards(cursor, pipeline, version, device=device, limit=MOST_SHARDS)
     bytes_per_token, bytes_per_row = _measured_text(cursor, pipeline, version)
     if not rows:
         return Rate(bytes_per_token=bytes_per_token, bytes_per_row=bytes_per_row)
@@ -113,29 +108,16 @@ def measured_rate(cursor: Cursor, pipeline: str, version: str, *, device: str | 
 
 def _measured_text(cursor: Cursor, pipeline: str, version: str) -> tuple[float, float | None]:
     """(bytes per token, bytes per row) of what the version has computed: another may cut its texts elsewhere."""
-    found = cursor.execute(
-        "SELECT sum(s.text_bytes), sum(l.num_tokens), sum(s.num_rows) "
-        "FROM (SELECT shard_id, any_value(num_tokens) AS num_tokens FROM _ledger WHERE pipeline = $pipeline "
-        "AND version = $version AND copied_from IS NULL GROUP BY shard_id) l "
-        "JOIN (SELECT shard_id, any_value(text_bytes) AS text_bytes, any_value(num_rows) AS num_rows FROM _shards "
-        "WHERE pipeline = $pipeline GROUP BY shard_id) s USING (shard_id)",
-        {"pipeline": pipeline, "version": version},
-    ).fetchone()
-    if not found or not found[1]:
+    text_bytes, num_tokens, num_rows = measured_text(cursor, pipeline, version)
+    if not num_tokens:
         return BYTES_PER_TOKEN, None
-    return found[0] / found[1] or BYTES_PER_TOKEN, found[0] / found[2] if found[2] else None
+    return text_bytes / num_tokens or BYTES_PER_TOKEN, text_bytes / num_rows if num_rows else None
 
 
 def _start_seconds(cursor: Cursor, pipeline: str, version: str) -> float:
     """What a run takes beside computing, by the latest runs that finished."""
-    rows = cursor.execute(
-        "SELECT greatest(0, r.seconds - l.busy) FROM _runs r JOIN (SELECT run_id, "
-        "sum(tokenize_seconds + infer_seconds) AS busy FROM _ledger WHERE pipeline = $pipeline AND version = $version "
-        "GROUP BY run_id) l USING (run_id) WHERE r.pipeline = $pipeline AND r.version = $version AND r.state = 'done' "
-        f"ORDER BY r.started_at DESC LIMIT {MOST_RUNS}",
-        {"pipeline": pipeline, "version": version},
-    ).fetchall()
-    return median(row[0] for row in rows) if rows else 0.0
+    found = start_seconds(cursor, pipeline, version, limit=MOST_RUNS)
+    return median(found) if found else 0.0
 
 
 def _margin(tokens: Sequence[int], seconds: Sequence[float], mean: float) -> float:

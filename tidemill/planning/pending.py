@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tidemill.lake import Cursor
-from tidemill.lake.ledger import done_shards, target_shards
+from tidemill.lake.ledger import done_shards
+from tidemill.lake.listings import num_shards_by_path, target_shards
+from tidemill.lake.pipelines import Target
 from tidemill.lake.requests import Request, open_requests
-from tidemill.results.adoption import Target
 from tidemill.results.commit import Copied
 from tidemill.shards import Shard
 
@@ -40,12 +41,7 @@ def pending_files(cursor: Cursor, target: Target) -> list[PendingFile]:
     done = done_shards(cursor, target.pipeline, target.version)
     listed = {shard.shard_id for pieces in shards.values() for shard in pieces}
     outdated = {shard.path for shard_id, shard in done.items() if shard_id not in listed}
-    cut: dict[str, int | None] = dict(
-        cursor.execute(
-            "SELECT path, num_shards FROM _revision_files WHERE pipeline = ? AND revision = ?",
-            [target.pipeline, target.revision],
-        ).fetchall()
-    )
+    cut = num_shards_by_path(cursor, target.pipeline, target.revision)
     found = []
     for path in sorted({*requests, *(outdated & cut.keys())}):
         available = {request.shard.shard_id for request in requests[path]} | done.keys()

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError
 from tidemill.lake import Cursor
+from tidemill.lake.runs import last_fresh, num_quarantined_by_failed
 
 Kind = Literal["failed", "stale", "max_cost", "recovered"]
 ANSWER_SECONDS = 10.0
@@ -66,35 +67,6 @@ def webhook_url(pipeline: Pipeline) -> str:
     return url
 
 
-def last_fresh(cursor: Cursor, pipeline: str) -> datetime | None:
-    """When the table was last known to be up to date; None if never.
-
-    That is the end of a run, or of a stage that left nothing open before it.
-    """
-    found = cursor.execute(
-        "SELECT max(finished_at) FILTER (kind = 'run'), max(finished_at) FROM _runs "
-        "WHERE pipeline = ? AND state = 'done' AND kind IN ('run', 'ingest', 'materialize')",
-        [pipeline],
-    ).fetchone()
-    by_run, latest = found or (None, None)
-    # Whether a stage left anything open takes a look at every request.
-    return by_run if by_run == latest else _last_fresh_stage(cursor, pipeline)
-
-
-def _last_fresh_stage(cursor: Cursor, pipeline: str) -> datetime | None:
-    found = cursor.execute(
-        "WITH still_open AS (SELECT min(r.requested_at) AS since FROM _requests r "
-        "JOIN _pipelines p ON p.pipeline = r.pipeline AND p.promoted_version = r.version "
-        "JOIN _target_shards s ON s.pipeline = r.pipeline AND s.shard_id = r.shard_id "
-        "ANTI JOIN _ledger l ON l.pipeline = r.pipeline AND l.version = r.version AND l.shard_id = r.shard_id "
-        "AND l.request_id = r.request_id WHERE r.pipeline = $pipeline AND r.backfill_id IS NULL) "
-        "SELECT max(finished_at) FROM _runs, still_open WHERE pipeline = $pipeline AND state = 'done' "
-        "AND (kind = 'run' OR kind IN ('ingest', 'materialize') AND (since IS NULL OR finished_at < since))",
-        {"pipeline": pipeline},
-    ).fetchone()
-    return found[0] if found else None
-
-
 def staleness(cursor: Cursor, pipeline: Pipeline) -> str | None:
     """What to say of a table that is older than `alerts.max_age`; None of one that is not."""
     if pipeline.alerts.max_age is None:
@@ -113,12 +85,7 @@ def recovery(cursor: Cursor, pipeline: Pipeline, num_rows: int) -> str | None:
     None while rows are still in quarantine of which a run found more than
     `limits.max_quarantine`: one that had nothing to do mends nothing.
     """
-    ((num_left,),) = cursor.execute(
-        "SELECT count(*) FROM _quarantine q JOIN _pipelines p ON p.pipeline = q.pipeline "
-        "AND p.promoted_version = q.version JOIN _runs r ON r.run_id = q.run_id WHERE q.pipeline = $pipeline "
-        "AND r.state = 'failed' AND r.num_quarantined > $limit * (r.num_rows + r.num_quarantined)",
-        {"pipeline": pipeline.name, "limit": pipeline.limits.max_quarantine},
-    ).fetchall()
+    num_left = num_quarantined_by_failed(cursor, pipeline.name, pipeline.limits.max_quarantine)
     return None if num_left else f"{pipeline.name} works again: {num_rows:,} rows."
 
 

@@ -28,6 +28,7 @@ from tidemill.errors import InputError
 from tidemill.inference.opening import load_runner, load_tokenizer, pooling_of
 from tidemill.inference.runner import ModelRunner
 from tidemill.lake import Lake
+from tidemill.lake.ledger import seconds_by_stage
 from tidemill.models.versions import VersionSpec
 from tidemill.planning.plan import make_plan
 from tidemill.running.run import Run
@@ -161,14 +162,14 @@ def _run_whole(pipeline: Pipeline, spec: VersionSpec, rows: pa.Table) -> dict[st
         result = Run(sample).execute()
         after = os.times()
         with Lake(sample.lake, read_only=True) as lake:
-            [(materialize_seconds,)] = lake.cursor().execute("SELECT sum(materialize_seconds) FROM _ledger").fetchall()
+            seconds = seconds_by_stage(lake.cursor(), result.run_id)
         return {
             "state": result.state,
             "seconds": result.seconds,
             "rows_per_second": _rate(result.num_rows, result.seconds),
             "tokens_per_second": _rate(result.num_tokens, result.seconds),
             "cpu_use": (after.user + after.system - before.user - before.system) / result.seconds / num_cpus(),
-            "materialize_seconds": materialize_seconds or 0.0,
+            "materialize_seconds": seconds.get("materialize_seconds", 0.0),
         }
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from tidemill.errors import ConfigError
 from tidemill.lake import Cursor, Lake, ResultTable
-from tidemill.lake.ledger import load_spec
+from tidemill.lake.ledger import PATHS_OF_SHARDS
+from tidemill.lake.pipelines import load_spec
 from tidemill.lake.tables import identifier
 from tidemill.models.versions import NUM_WINDOWS, VersionSpec
 from tidemill.results.promotion import existing_state, find_version, load_table, standings
@@ -177,7 +178,7 @@ def _examples(cursor: Cursor, a: ResultTable, shared: Shared, num_examples: int)
     surest = [f"least({_of('a', name)}, {_of('b', name)}) DESC" for name in shared.scores]
     rows = cursor.execute(
         f"SELECT {', '.join(['l.path', '_row_number', *map(identifier, shared.kept), *sides])} FROM pairs "
-        "JOIN (SELECT shard_id, path FROM _ledger WHERE pipeline = ? AND version = ?) l ON l.shard_id = _shard_id "
+        f"JOIN ({PATHS_OF_SHARDS}) l ON l.shard_id = _shard_id "
         f"WHERE {' OR '.join(_flips(name) for name in shared.labels)} "
         f"ORDER BY {', '.join([*surest, 'l.path', '_row_number'])} LIMIT ?",
         [a.pipeline, a.version, num_examples],

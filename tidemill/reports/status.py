@@ -10,8 +10,11 @@ from typing import Any
 from tidemill.config import Pipeline
 from tidemill.errors import InputError, RetryableError
 from tidemill.lake import Cursor, Lake, catalog_exists
+from tidemill.lake.backfills import open_backfills
 from tidemill.lake.ducklake.claims import is_alive, open_claims
-from tidemill.lake.ledger import committed_by, load_kept, load_spec, load_state
+from tidemill.lake.ledger import quarantine_reasons, throughput
+from tidemill.lake.pipelines import load_kept, load_spec, load_state
+from tidemill.lake.requests import committed_by, count_open
 from tidemill.lake.runs import last_runs
 from tidemill.lake.tables import identifier, table_name
 from tidemill.models import versions
@@ -38,7 +41,7 @@ def pipeline_status(pipeline: Pipeline) -> dict[str, Any]:
         name, promoted = pipeline.name, state.promoted_version
         every = standings(cursor, name)
         standing = next(version for version in every if version.version == promoted)
-        requests = _open_requests(cursor, name)
+        requests = count_open(cursor, name)
         return {
             "pipeline": name,
             "target_revision": state.target_revision,
@@ -53,8 +56,8 @@ def pipeline_status(pipeline: Pipeline) -> dict[str, Any]:
             "rows": standing.num_rows,
             "rows_quarantined": standing.num_quarantined,
             "duplicate_keys": _duplicate_keys(cursor, pipeline, standing),
-            "quarantine": _quarantine_reasons(cursor, name, promoted),
-            "throughput": _throughput(cursor, name, promoted),
+            "quarantine": quarantine_reasons(cursor, name, promoted, limit=NUM_REASONS),
+            "throughput": throughput(cursor, name, promoted),
             "versions": [{**version.to_json(), "promoted": version.version == promoted} for version in every],
             "open_requests": requests,
             "backfills": _open_backfills(cursor, name, requests),
@@ -99,52 +102,9 @@ def _duplicate_keys(cursor: Cursor, pipeline: Pipeline, standing: Standing) -> i
     return int(found[0][0])
 
 
-def _quarantine_reasons(cursor: Cursor, pipeline: str, version: str) -> list[dict[str, Any]]:
-    return _records(
-        cursor,
-        "SELECT stage, reason, count(*) AS rows FROM _quarantine WHERE pipeline = ? AND version = ? "
-        f"GROUP BY ALL ORDER BY rows DESC, stage, reason LIMIT {NUM_REASONS}",
-        [pipeline, version],
-    )
-
-
-def _throughput(cursor: Cursor, pipeline: str, version: str) -> list[dict[str, Any]]:
-    """What was measured on each kind of device, the one with the most tokens first."""
-    return _records(
-        cursor,
-        "SELECT device, count(*) AS shards, sum(num_tokens)::BIGINT AS tokens, "
-        "sum(num_tokens) / nullif(sum(tokenize_seconds + infer_seconds), 0) AS tokens_per_second, "
-        "sum(num_rows) / nullif(sum(tokenize_seconds + infer_seconds), 0) AS rows_per_second, "
-        "1 - sum(num_computed_tokens) / nullif(sum(num_padded_tokens), 0) AS padding_waste "
-        "FROM _ledger WHERE pipeline = ? AND version = ? AND copied_from IS NULL "
-        "GROUP BY device ORDER BY tokens DESC, device",
-        [pipeline, version],
-    )
-
-
-def _open_requests(cursor: Cursor, pipeline: str) -> list[dict[str, Any]]:
-    """What is wanted at the target revision and not done: by version, why, and for which backfill."""
-    return _records(
-        cursor,
-        "SELECT version, reason, backfill_id, count(*) AS shards "
-        "FROM (SELECT * FROM _requests WHERE pipeline = $pipeline) "
-        "SEMI JOIN (SELECT shard_id FROM _target_shards WHERE pipeline = $pipeline) USING (shard_id) "
-        "ANTI JOIN (SELECT version, shard_id, request_id FROM _ledger WHERE pipeline = $pipeline) "
-        "USING (version, shard_id, request_id) GROUP BY ALL ORDER BY ALL",
-        {"pipeline": pipeline},
-    )
-
-
 def _open_backfills(cursor: Cursor, pipeline: str, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Backfills that are not at their end, with what is done of them and what they cost until now."""
-    backfills = _records(
-        cursor,
-        "SELECT backfill_id, version, why, who, created_at, num_shards AS shards, estimated_seconds, "
-        "estimated_seconds_low, estimated_seconds_high, estimated_cost, max_cost, currency, "
-        "(SELECT coalesce(sum(r.cost), 0) FROM _runs r WHERE r.backfill_id = b.backfill_id) AS cost "
-        "FROM _backfills b WHERE pipeline = ? AND state = 'open' ORDER BY created_at",
-        [pipeline],
-    )
+    backfills = open_backfills(cursor, pipeline)
     still_open: Counter[str | None] = Counter()
     for request in requests:
         still_open[request["backfill_id"]] += request["shards"]
@@ -196,9 +156,3 @@ def _asked_for(cursor: Cursor, pipeline: Pipeline, promoted: str) -> list[str]:
     return [
         f"The pipeline file now asks for version {declared.version} ({'; '.join(changes)}); {promoted} is promoted."
     ]
-
-
-def _records(cursor: Cursor, query: str, facts: Any) -> list[dict[str, Any]]:
-    result = cursor.execute(query, facts)
-    names = [column[0] for column in result.description or []]
-    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import pyarrow as pa
-
 from tidemill.lake.ducklake.connection import Cursor, Lake
-from tidemill.lake.ledger import has_done_shards, load_kept
+from tidemill.lake.ledger import has_done_shards
 from tidemill.lake.listings import list_revision, list_shards
+from tidemill.lake.pipelines import Target, load_kept
+from tidemill.lake.requests import ask, request_ids, withdraw_unstarted
 from tidemill.lake.tables import (
     ResultTable,
     create_result_table,
@@ -22,22 +22,6 @@ from tidemill.lake.tables import (
 )
 from tidemill.results.retirement import retire_elsewhere
 from tidemill.shards import Shard, SourceFile
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a run brings up to date: one version of one pipeline, at one dataset revision."""
-
-    pipeline: str
-    version: str
-    revision: str
-    run_id: str
-    table: ResultTable
-    kept: str
-
-    @property
-    def message(self) -> str:
-        return f"{self.pipeline} {self.version} at {self.revision[:12]}, run {self.run_id}"
 
 
 @dataclass(frozen=True)
@@ -95,7 +79,7 @@ def adopt(lake: Lake, target: Target, adoption: Adoption) -> bool:
             )
         list_revision(cursor, target.pipeline, target.revision, adoption.files, now=now)
         list_shards(cursor, target.pipeline, adoption.shards)
-        request(cursor, target, adoption.requests, now)
+        ask(cursor, target, adoption.requests, now)
         retire_elsewhere(cursor, target.pipeline, target.version)
         return True
 
@@ -103,16 +87,16 @@ def adopt(lake: Lake, target: Target, adoption: Adoption) -> bool:
 
 
 def request_shards(lake: Lake, target: Target, shards: Sequence[Shard], reason: str) -> dict[str, str]:
-    """List shards that were found by reading and ask for them; returns shard id → request id."""
+    """List shards that were found by reading and ask for them; returns shard id → ask id."""
 
     def body(cursor: Cursor) -> dict[str, str]:
         if not is_target(cursor, target):
             return {}
         list_shards(cursor, target.pipeline, shards)
-        request(cursor, target, [(shard.shard_id, reason) for shard in shards], datetime.now(UTC))
+        ask(cursor, target, [(shard.shard_id, reason) for shard in shards], datetime.now(UTC))
         return request_ids(cursor, target, [shard.shard_id for shard in shards])
 
-    return lake.write(body, message=f"request: {target.message}")
+    return lake.write(body, message=f"ask: {target.message}")
 
 
 def _forget_columns_of_nothing(cursor: Cursor, target: Target, kept: list[dict[str, str]]) -> None:
@@ -131,12 +115,7 @@ def _forget_columns_of_nothing(cursor: Cursor, target: Target, kept: list[dict[s
 
 def _promote_in_place_of_nothing(cursor: Cursor, target: Target) -> None:
     """Promote the target's version if the promoted one never got a row; nobody wants that one any more."""
-    cursor.execute(
-        "DELETE FROM _requests r WHERE r.pipeline = $pipeline AND r.version <> $version AND r.backfill_id IS NULL "
-        "AND r.version = (SELECT promoted_version FROM _pipelines p WHERE p.pipeline = r.pipeline) "
-        "AND NOT EXISTS (SELECT 1 FROM _ledger l WHERE l.pipeline = r.pipeline AND l.version = r.version)",
-        {"pipeline": target.pipeline, "version": target.version},
-    )
+    withdraw_unstarted(cursor, target.pipeline, target.version)
     cursor.execute(
         "UPDATE _pipelines p SET promoted_version = $version "
         "WHERE pipeline = $pipeline AND promoted_version <> $version "
@@ -150,34 +129,6 @@ def _promote_in_place_of_nothing(cursor: Cursor, target: Target) -> None:
         cursor, target.table.name
     ):
         point_view(cursor, target.table)
-
-
-def is_wanted(cursor: Cursor, target: Target, shard_id: str, request_id: str) -> bool:
-    """Whether a request still stands and is not done."""
-    found = cursor.execute(
-        "SELECT count(*) FROM _requests r ANTI JOIN _ledger l USING (pipeline, version, shard_id, request_id) "
-        "WHERE r.pipeline = ? AND r.version = ? AND r.shard_id = ? AND r.request_id = ?",
-        [target.pipeline, target.version, shard_id, request_id],
-    ).fetchone()
-    return found != (0,)
-
-
-def is_asked_for(cursor: Cursor, target: Target, shard_id: str, request_id: str) -> bool:
-    """Whether a request still stands, done or not: it may have been cancelled, or left the dataset."""
-    found = cursor.execute(
-        "SELECT count(*) FROM _requests WHERE pipeline = ? AND version = ? AND shard_id = ? AND request_id = ?",
-        [target.pipeline, target.version, shard_id, request_id],
-    ).fetchone()
-    return found != (0,)
-
-
-def request_ids(cursor: Cursor, target: Target, shard_ids: Sequence[str]) -> dict[str, str]:
-    rows = cursor.execute(
-        "SELECT shard_id, request_id FROM _requests WHERE pipeline = ? AND version = ? AND shard_id IN "
-        "(SELECT unnest(?::VARCHAR[]))",
-        [target.pipeline, target.version, list(shard_ids)],
-    ).fetchall()
-    return dict(rows)
 
 
 def is_target(cursor: Cursor, target: Target) -> bool:
@@ -206,26 +157,3 @@ def create_version(
             }
         ],
     )
-
-
-def request(cursor: Cursor, target: Target, wanted: Sequence[tuple[str, str]], now: datetime) -> None:
-    """Ask for shards, unless they are done or asked for already: overlapping runs share one request."""
-    if not wanted:
-        return
-    incoming = pa.table(
-        {
-            "pipeline": [target.pipeline] * len(wanted),
-            "version": [target.version] * len(wanted),
-            "shard_id": [shard_id for shard_id, _ in wanted],
-            "request_id": [f"{target.run_id}-{shard_id}" for shard_id, _ in wanted],
-            "run_id": [target.run_id] * len(wanted),
-            "reason": [reason for _, reason in wanted],
-            "requested_at": pa.array([now] * len(wanted), pa.timestamp("us", "UTC")),
-        }
-    )
-    cursor.register("_incoming", incoming)
-    cursor.execute(
-        "INSERT INTO _requests BY NAME SELECT * FROM _incoming i WHERE NOT EXISTS (SELECT 1 FROM _requests r "
-        "WHERE r.pipeline = i.pipeline AND r.version = i.version AND r.shard_id = i.shard_id)"
-    )
-    cursor.unregister("_incoming")

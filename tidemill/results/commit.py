@@ -24,8 +24,10 @@ from tidemill.formats import KEPT_PREFIX
 from tidemill.lake.checksums import METHOD, checksum_of, checksum_of_rows, checksum_with, refuse_changed_rows
 from tidemill.lake.ducklake.connection import Cursor, Lake
 from tidemill.lake.listings import mark_cut
+from tidemill.lake.pipelines import Target
+from tidemill.lake.requests import is_asked_for, request_ids
 from tidemill.lake.tables import existing_columns, identifier, insert_records, insert_rows
-from tidemill.results.adoption import Target, is_asked_for, is_target
+from tidemill.results.adoption import is_target
 from tidemill.results.forgotten import without_forgotten
 from tidemill.results.retirement import remove_shards, retire_elsewhere
 from tidemill.shards import Shard
@@ -101,7 +103,12 @@ def commit_shards(
         paths = {item.shard.file.path for item in items} | {path for path, _ in cut}
         removed = sum(_retire_replaced(cursor, target, path) for path in sorted(paths))
         if moved:
-            _remove(cursor, target, [shard for shard, path in _vanished(cursor, target) if path in moved])
+            remove_shards(
+                cursor,
+                target.pipeline,
+                target.version,
+                [shard for shard, path in _vanished(cursor, target) if path in moved],
+            )
         return _outcome(items, written, num_rows_removed=removed)
 
     return lake.write(body, message=target.message)
@@ -157,7 +164,9 @@ def remove_vanished(lake: Lake, target: Target) -> int:
     def body(cursor: Cursor) -> int:
         if not is_target(cursor, target):
             return 0
-        return _remove(cursor, target, [shard_id for shard_id, _ in _vanished(cursor, target)])
+        return remove_shards(
+            cursor, target.pipeline, target.version, [shard_id for shard_id, _ in _vanished(cursor, target)]
+        )
 
     if not _vanished(lake.cursor(), target):
         return 0
@@ -177,7 +186,7 @@ def _write(cursor: Cursor, target: Target, item: Computed | Copied) -> tuple[int
     if item.only_rows:
         return _write_rows(cursor, target, item) if done is not None else None
     if done is not None:
-        _remove(cursor, target, [item.shard.shard_id], also=("_quarantine", "_ledger"))
+        remove_shards(cursor, target.pipeline, target.version, [item.shard.shard_id], wanted_still=True)
     return _write_computed(cursor, target, item)
 
 
@@ -230,7 +239,7 @@ def _write_rows(cursor: Cursor, target: Target, item: Computed) -> tuple[int, in
         "pipeline": target.pipeline,
         "version": target.version,
         "shard": shard.shard_id,
-        "request": item.request_id,
+        "ask": item.request_id,
         "run": target.run_id,
         "mended": num_rows,
         "checksum": checksum_of_rows(cursor, target.table.columns, results),
@@ -245,7 +254,7 @@ def _write_rows(cursor: Cursor, target: Target, item: Computed) -> tuple[int, in
     _quarantine(cursor, target, shard, rows, predictions)
     cursor.execute(
         "UPDATE _ledger SET num_rows = num_rows + $mended, num_quarantined = num_quarantined - $mended, "
-        f"checksum = {checksum_with('$checksum::BIGINT')}, request_id = $request, run_id = $run, committed_at = now() "
+        f"checksum = {checksum_with('$checksum::BIGINT')}, request_id = $ask, run_id = $run, committed_at = now() "
         "WHERE pipeline = $pipeline AND version = $version AND shard_id = $shard",
         {name: value for name, value in facts.items() if name != "numbers"},
     )
@@ -343,16 +352,16 @@ def _write_copy(cursor: Cursor, target: Target, item: Copied) -> tuple[int, int]
         "FROM _quarantine WHERE shard_id = $source AND pipeline = $pipeline AND version = $version",
         facts | {"path": shard.file.path, "run_id": target.run_id},
     )
+    asked = request_ids(cursor, target, [shard.shard_id])
     cursor.execute(
         "INSERT INTO _ledger SELECT * REPLACE ($shard_id AS shard_id, $path AS path, $run_id AS run_id, "
         "$checksum::BIGINT AS checksum, $method AS checksum_by, "
         "$revision AS revision, $source AS copied_from, 0.0 AS ingest_seconds, 0.0 AS tokenize_seconds, "
-        "0.0 AS infer_seconds, now() AS committed_at, coalesce((SELECT any_value(r.request_id) FROM _requests r "
-        "WHERE r.pipeline = $pipeline AND r.version = $version AND r.shard_id = $shard_id), request_id) AS request_id) "
+        "0.0 AS infer_seconds, now() AS committed_at, coalesce($request::VARCHAR, request_id) AS request_id) "
         "FROM _ledger WHERE shard_id = $source AND pipeline = $pipeline AND version = $version",
         {name: value for name, value in facts.items() if name != "first_row"}
         | {"path": shard.file.path, "run_id": target.run_id, "revision": target.revision}
-        | {"checksum": checksum, "method": METHOD},
+        | {"checksum": checksum, "method": METHOD, "request": asked.get(shard.shard_id)},
     )
     return int(source[0]), int(source[1])
 
@@ -378,7 +387,11 @@ def _retire_replaced(cursor: Cursor, target: Target, path: str) -> int:
         "FROM _target_files f WHERE f.pipeline = $pipeline AND f.path = $path",
         facts,
     ).fetchone()
-    return _remove(cursor, target, [shard_id for (shard_id,) in old]) if complete == (True,) else 0
+    return (
+        remove_shards(cursor, target.pipeline, target.version, [shard_id for (shard_id,) in old])
+        if complete == (True,)
+        else 0
+    )
 
 
 def _vanished(cursor: Cursor, target: Target) -> list[tuple[str, str]]:
@@ -388,13 +401,3 @@ def _vanished(cursor: Cursor, target: Target) -> list[tuple[str, str]]:
         "(SELECT path FROM _target_files WHERE pipeline = $pipeline)",
         {"pipeline": target.pipeline, "version": target.version},
     ).fetchall()
-
-
-def _remove(
-    cursor: Cursor,
-    target: Target,
-    shard_ids: Sequence[str],
-    *,
-    also: Sequence[str] = ("_quarantine", "_ledger", "_requests"),
-) -> int:
-    return remove_shards(cursor, target.pipeline, target.version, shard_ids, also=also)

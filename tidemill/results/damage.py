@@ -46,7 +46,7 @@ def remove_from(lake: Lake, table: str, shard_ids: Iterable[str]) -> None:
         if rewritten:
             cursor.execute(f'DELETE FROM "{table}" WHERE shard_id IN (SELECT unnest(?::VARCHAR[]))', [gone])
         else:
-            remove_shards(cursor, pipeline, version, gone, also=("_quarantine", "_ledger"))
+            remove_shards(cursor, pipeline, version, gone, wanted_still=True)
 
     if gone:
         lake.write(body, message=f"take damaged shards out of {table}")

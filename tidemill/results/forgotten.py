@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from tidemill.formats import KEPT_PREFIX
 from tidemill.lake.ducklake.connection import Cursor
-from tidemill.results.adoption import Target
+from tidemill.lake.pipelines import Target
 from tidemill.shards import PLACED, Shard
 
 
@@ -50,3 +50,9 @@ def key_hashes(keys: pa.Table) -> list[str | None]:
 
 def _key_hash(key: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps(key, default=str).encode()).hexdigest()
+
+
+def forgotten_contents(cursor: Cursor, pipeline: str) -> frozenset[str]:
+    """The contents of the slices of which rows were forgotten."""
+    rows = cursor.execute("SELECT DISTINCT content FROM _forgotten WHERE pipeline = ?", [pipeline])
+    return frozenset(content for (content,) in rows.fetchall())

@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from tidemill.errors import LakeError
+from tidemill.lake.backfills import cancel_of_version
 from tidemill.lake.ducklake.connection import Cursor, Lake
-from tidemill.lake.ledger import PipelineState, load_kept, load_results, load_state
+from tidemill.lake.pipelines import PipelineState, load_kept, load_results, load_state
+from tidemill.lake.requests import withdraw
 from tidemill.lake.runs import RunRecord
 from tidemill.lake.tables import ResultTable, identifier, insert_records, point_view, table_name
 from tidemill.results.retirement import retire_elsewhere
@@ -197,13 +199,10 @@ def drop(lake: Lake, pipeline: str, asked: str) -> None:
         refuse_promoted(cursor, pipeline, version)
         for name in _tables_of(cursor, table_name(pipeline, version)):
             cursor.execute(f"DROP TABLE {identifier(name)}")
-        for name in ("_ledger", "_quarantine", "_requests", "_versions"):
+        withdraw(cursor, pipeline, version)
+        for name in ("_ledger", "_quarantine", "_versions"):
             cursor.execute(f"DELETE FROM {name} WHERE pipeline = ? AND version = ?", [pipeline, version])
-        cursor.execute(
-            "UPDATE _backfills SET state = 'cancelled', finished_at = now() "
-            "WHERE pipeline = ? AND version = ? AND state = 'open'",
-            [pipeline, version],
-        )
+        cancel_of_version(cursor, pipeline, version)
         _record(cursor, "drop", pipeline, version, "drop")
 
     lake.write(body, message=f"drop {pipeline} {asked}")

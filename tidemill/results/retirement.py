@@ -8,6 +8,7 @@ import duckdb
 
 from tidemill.errors import InvariantBroken
 from tidemill.lake.ducklake.connection import Cursor
+from tidemill.lake.requests import withdraw
 from tidemill.lake.tables import identifier, table_name
 
 
@@ -36,9 +37,9 @@ def remove_shards(
     version: str,
     shard_ids: Sequence[str],
     *,
-    also: Sequence[str] = ("_quarantine", "_ledger", "_requests"),
+    wanted_still: bool = False,
 ) -> int:
-    """Remove shards' results and what `also` names of them; returns result rows removed."""
+    """Remove shards' results and, unless they are `wanted_still`, their requests; returns result rows removed."""
     if not shard_ids:
         return 0
     gone, table = list(shard_ids), table_name(pipeline, version)
@@ -53,7 +54,9 @@ def remove_shards(
             f"{table}: a data file cannot be read, so shards cannot be removed: {str(e).splitlines()[0].rstrip('.')}. "
             "`tidemill repair` takes it out and computes what it held again."
         ) from e
-    for name in also:
+    if not wanted_still:
+        withdraw(cursor, pipeline, version, gone)
+    for name in ("_quarantine", "_ledger"):
         cursor.execute(
             f"DELETE FROM {name} WHERE pipeline = ? AND version = ? AND shard_id IN (SELECT unnest(?::VARCHAR[]))",
             [pipeline, version, gone],

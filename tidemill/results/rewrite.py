@@ -16,8 +16,8 @@ import pyarrow as pa
 from tidemill.formats import KEPT_PREFIX
 from tidemill.lake.checksums import METHOD, checksum_of_rows, refuse_changed_rows, set_checksums
 from tidemill.lake.ducklake.connection import Cursor, Lake
+from tidemill.lake.pipelines import Target
 from tidemill.lake.tables import create_result_table, existing_columns, identifier, insert_rows, point_view
-from tidemill.results.adoption import Target
 
 
 def start_rewrite(lake: Lake, target: Target) -> str:

@@ -17,7 +17,8 @@ from tidemill.errors import LakeError
 from tidemill.lake.checksums import METHOD, checksum_of
 from tidemill.lake.data_files import DataFile, Noted, data_files, hash_of, noted_files, shards_in
 from tidemill.lake.ducklake.connection import CATALOG, Cursor, Lake
-from tidemill.lake.ledger import load_state, target_shards
+from tidemill.lake.listings import target_shards
+from tidemill.lake.pipelines import load_state
 from tidemill.lake.tables import SYSTEM_TABLES, existing_columns, identifier, result_tables, table_name
 
 MAX_EXAMPLES = 3

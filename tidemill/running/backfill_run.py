@@ -21,11 +21,14 @@ import pyarrow as pa
 from tidemill.config import Pipeline
 from tidemill.errors import ENDS_RUN, ConfigError, LakeError, RunFailed, Stopped
 from tidemill.lake import Cursor, DoneShard, Lake, PipelineState
+from tidemill.lake.backfills import close_if_done, insert_backfill, load_backfill, open_backfill_of, set_max_cost
 from tidemill.lake.ducklake.claims import Claims, is_alive
-from tidemill.lake.ledger import done_shards, load_state, target_shards
-from tidemill.lake.requests import ONLY_QUARANTINED, Request, open_requests, quarantined_rows
-from tidemill.lake.runs import RunRecord
-from tidemill.lake.tables import duckdb_type, insert_records
+from tidemill.lake.ledger import counted_tokens, done_shards, quarantined_rows
+from tidemill.lake.listings import num_unread_files, target_shards
+from tidemill.lake.pipelines import load_state, recorded_versions
+from tidemill.lake.requests import ONLY_QUARANTINED, Request, ask_for_backfill, open_requests
+from tidemill.lake.runs import RunRecord, costs_of_backfill
+from tidemill.lake.tables import duckdb_type
 from tidemill.models import versions
 from tidemill.models.versions import VersionSpec
 from tidemill.planning.columns import check_collisions, check_names, settle_columns
@@ -145,7 +148,7 @@ def plan_backfill(pipeline: Pipeline, lake: Lake, selection: Selection, *, devic
         selected, notes = _without_replacing(selected, listed, done)
     notes += _unread_note(cursor, pipeline)
     shards, reason = _wanted(selected, done, selection, again=name == state.promoted_version)
-    resumes = _stopped_before(cursor, pipeline.name, name, selection)
+    resumes = open_backfill_of(cursor, pipeline.name, name, selection.to_json())
     if resumes:
         # None is left if it was killed after its last commit: then it is only to be closed.
         shards = [request.shard for request in open_requests(cursor, pipeline.name, name, backfill_id=resumes)]
@@ -176,8 +179,8 @@ def request_backfill(lake: Lake, plan: BackfillPlan, *, max_cost: float | None =
     pipeline, name = plan.pipeline.name, plan.version.spec.version
 
     def body(cursor: Cursor) -> str:
-        if going_on := _stopped_before(cursor, pipeline, name, plan.selection):
-            cursor.execute("UPDATE _backfills SET max_cost = ? WHERE backfill_id = ?", [max_cost, going_on])
+        if going_on := open_backfill_of(cursor, pipeline, name, plan.selection.to_json()):
+            set_max_cost(cursor, going_on, max_cost)
             return going_on
         now, backfill_id = datetime.now(UTC), secrets.token_hex(4)
         retire_elsewhere(cursor, pipeline, plan.promoted)
@@ -188,8 +191,9 @@ def request_backfill(lake: Lake, plan: BackfillPlan, *, max_cost: float | None =
             kept=[column.to_json() for column in plan.version.kept],
             now=now,
         )
-        _ask(cursor, plan, backfill_id, now)
-        insert_records(cursor, "_backfills", [_record(plan, backfill_id, now, why, max_cost)])
+        ids = [shard.shard_id for shard in plan.shards]
+        ask_for_backfill(cursor, pipeline, name, ids, plan.reason, backfill_id, now)
+        insert_backfill(cursor, _record(plan, backfill_id, now, why, max_cost))
         return backfill_id
 
     return lake.write(body, message=f"backfill {pipeline} {name}: {plan.num_shards} shards")
@@ -209,39 +213,10 @@ def _without_damaged_files(lake: Lake, plan: BackfillPlan) -> BackfillPlan:
 def tranches(lake: Lake, backfill_id: str, size: int) -> list[list[str]]:
     """What is still open of a backfill, as lists of at most `size` shard ids, in the order of the files."""
     cursor = lake.cursor()
-    pipeline, version, _ = _asked(cursor, backfill_id)
+    asked = load_backfill(cursor, backfill_id)
+    pipeline, version = asked["pipeline"], asked["version"]
     ids = [request.shard.shard_id for request in open_requests(cursor, pipeline, version, backfill_id=backfill_id)]
     return [ids[i : i + size] for i in range(0, len(ids), size)]
-
-
-def cancel_backfills(lake: Lake, pipeline: str, backfill_id: str | None = None) -> list[str]:
-    """Take back what is asked for and not done; returns the ids. What was committed stays.
-
-    Raises:
-        LakeError: there is no such open backfill.
-    """
-
-    def body(cursor: Cursor) -> list[str]:
-        rows = cursor.execute(
-            "SELECT backfill_id FROM _backfills WHERE pipeline = $pipeline AND state = 'open' "
-            "AND backfill_id = coalesce($backfill, backfill_id)",
-            {"pipeline": pipeline, "backfill": backfill_id},
-        ).fetchall()
-        for (found,) in rows:
-            cursor.execute(
-                "DELETE FROM _requests WHERE backfill_id = ? AND request_id NOT IN "
-                "(SELECT request_id FROM _ledger WHERE pipeline = ?)",
-                [found, pipeline],
-            )
-            cursor.execute(
-                "UPDATE _backfills SET state = 'cancelled', finished_at = now() WHERE backfill_id = ?", [found]
-            )
-        return [found for (found,) in rows]
-
-    cancelled = lake.write(body, message=f"cancel backfills of {pipeline}")
-    if backfill_id is not None and not cancelled:
-        raise LakeError(f"{pipeline} has no open backfill {backfill_id}. `tidemill status` lists those there are.")
-    return cancelled
 
 
 class BackfillRun:
@@ -276,7 +251,7 @@ class BackfillRun:
         """
         with Lake(self.pipeline.lake) as lake:
             with self._recording.failing(lake):
-                _, version, _ = _asked(lake.cursor(), self.backfill_id)
+                version = load_backfill(lake.cursor(), self.backfill_id)["version"]
             self._recording.record.version = version
             return self._recording.carry_out(lake, functools.partial(self._rounds, lake, version))
 
@@ -291,11 +266,11 @@ class BackfillRun:
             self._recording.outcomes.fail(
                 left[0].shard.file.path, RunFailed(f"{len(left)} shards are left. The same command goes on with them.")
             )
-        self._recording.patiently(lambda: lake.write(self._close_if_done, message=f"backfill {self.backfill_id}"))
+        closing = functools.partial(close_if_done, backfill_id=self.backfill_id)
+        self._recording.patiently(lambda: lake.write(closing, message=f"backfill {self.backfill_id}"))
 
     def _refuse_cancelled(self, lake: Lake) -> None:
-        found = lake.cursor().execute("SELECT state FROM _backfills WHERE backfill_id = ?", [self.backfill_id])
-        if found.fetchone() == ("cancelled",):
+        if load_backfill(lake.cursor(), self.backfill_id)["state"] == "cancelled":
             self._recording.notes.append(f"The backfill {self.backfill_id} was cancelled.")
             raise Stopped("The backfill was cancelled.")
 
@@ -340,7 +315,7 @@ class BackfillRun:
         )
 
     def _budget(self, lake: Lake, claims: Claims, rate: Rate) -> Budget:
-        _, _, max_cost = _asked(lake.cursor(), self.backfill_id)
+        max_cost = load_backfill(lake.cursor(), self.backfill_id)["max_cost"]
         return Budget(
             self.pipeline,
             max_cost,
@@ -348,21 +323,13 @@ class BackfillRun:
             spent_elsewhere=lambda: _spent(lake, claims, self.pipeline, self.backfill_id, self._recording.record),
         )
 
-    def _close_if_done(self, cursor: Cursor) -> None:
-        pipeline, version, _ = _asked(cursor, self.backfill_id)
-        if not open_requests(cursor, pipeline, version, backfill_id=self.backfill_id):
-            cursor.execute(
-                "UPDATE _backfills SET state = 'done', finished_at = now() WHERE backfill_id = ? AND state = 'open'",
-                [self.backfill_id],
-            )
-
 
 def _version(pipeline: Pipeline, cursor: Cursor, state: PipelineState, selection: Selection) -> Version:
-    rows = cursor.execute("SELECT version, spec FROM _versions WHERE pipeline = ?", [pipeline.name]).fetchall()
-    known = [version for version, _ in rows]
+    recorded_before = recorded_versions(cursor, pipeline.name)
+    known = list(recorded_before)
     if selection.version is not None:
         return load_version(cursor, pipeline, find_version(known, selection.version, state.promoted_version))
-    recorded = [VersionSpec.from_json(json.loads(facts)) for _, facts in rows]
+    recorded = [VersionSpec.from_json(version.spec) for version in recorded_before.values()]
     spec = versions.recognized(versions.declared(pipeline), recorded)
     if spec.version in known:
         return load_version(cursor, pipeline, spec.version)
@@ -440,9 +407,7 @@ def _without_replacing(
 
 
 def _unread_note(cursor: Cursor, pipeline: Pipeline) -> list[str]:
-    found = cursor.execute(
-        "SELECT count(*) FROM _target_files WHERE pipeline = ? AND num_shards IS NULL", [pipeline.name]
-    ).fetchall()[0][0]
+    found = num_unread_files(cursor, pipeline.name)
     return [f"{found} files are not read to their end yet: `tidemill run` first."] if found else []
 
 
@@ -455,48 +420,6 @@ def _wanted(
     if missing and not again:
         return missing, "missing"
     return list(selected), "again"
-
-
-def _stopped_before(cursor: Cursor, pipeline: str, version: str, selection: Selection) -> str | None:
-    """The backfill of the same selection that was not closed."""
-    rows = cursor.execute(
-        "SELECT backfill_id, selection FROM _backfills WHERE pipeline = ? AND version = ? AND state = 'open' "
-        "ORDER BY created_at DESC",
-        [pipeline, version],
-    ).fetchall()
-    for backfill_id, asked in rows:
-        if json.loads(asked) == selection.to_json():
-            return str(backfill_id)
-    return None
-
-
-def _ask(cursor: Cursor, plan: BackfillPlan, backfill_id: str, now: datetime) -> None:
-    """Request the plan's shards. One that somebody asked for and nobody did keeps its request."""
-    name, ids = plan.version.spec.version, [shard.shard_id for shard in plan.shards]
-    where = "pipeline = $pipeline AND version = $version AND shard_id IN (SELECT unnest($shards::VARCHAR[]))"
-    facts = {"pipeline": plan.pipeline.name, "version": name, "shards": ids}
-    is_done = "request_id IN (SELECT request_id FROM _ledger WHERE pipeline = $pipeline AND version = $version)"
-    # Of rows in quarantine and of whole shards one is asked for at a time: the whole shard is more.
-    cursor.execute(f"DELETE FROM _requests WHERE {where} AND ({is_done} OR reason = '{ONLY_QUARANTINED}')", facts)
-    cursor.execute(f"UPDATE _requests SET backfill_id = $backfill WHERE {where}", facts | {"backfill": backfill_id})
-    table = pa.table(
-        {
-            "pipeline": [plan.pipeline.name] * len(ids),
-            "version": [name] * len(ids),
-            "shard_id": ids,
-            "request_id": [f"{backfill_id}-{shard_id}" for shard_id in ids],
-            "run_id": pa.nulls(len(ids), pa.string()),
-            "reason": [plan.reason] * len(ids),
-            "requested_at": pa.array([now] * len(ids), pa.timestamp("us", "UTC")),
-            "backfill_id": [backfill_id] * len(ids),
-        }
-    )
-    cursor.register("_incoming", table)
-    cursor.execute(
-        "INSERT INTO _requests BY NAME SELECT * FROM _incoming i WHERE NOT EXISTS (SELECT 1 FROM _requests r "
-        "WHERE r.pipeline = i.pipeline AND r.version = i.version AND r.shard_id = i.shard_id)"
-    )
-    cursor.unregister("_incoming")
 
 
 def _record(plan: BackfillPlan, backfill_id: str, now: datetime, why: str, max_cost: float | None) -> dict[str, object]:
@@ -523,16 +446,6 @@ def _record(plan: BackfillPlan, backfill_id: str, now: datetime, why: str, max_c
     }
 
 
-def _asked(cursor: Cursor, backfill_id: str) -> tuple[str, str, float | None]:
-    """(pipeline, version, bound on the cost) of a backfill."""
-    found = cursor.execute(
-        "SELECT pipeline, version, max_cost FROM _backfills WHERE backfill_id = ?", [backfill_id]
-    ).fetchone()
-    if found is None:
-        raise LakeError(f"The lake has no backfill {backfill_id}. `tidemill status` lists those there are.")
-    return found
-
-
 def _by_file(requests: Sequence[Request]) -> Iterator[tuple[FilePlan, list[Request]]]:
     """The requests of each file, in order."""
     of_file: dict[str, list[Request]] = {}
@@ -555,15 +468,9 @@ def _num_tokens(
     quarantined: Mapping[str, Sequence[int]],
 ) -> float:
     """Tokens to compute: as counted before, by any version that tokenizes and cuts alike, else by bytes."""
-    specs = cursor.execute("SELECT version, spec FROM _versions WHERE pipeline = ?", [pipeline]).fetchall()
-    alike = [name for name, facts in specs if _tokenizes_alike(spec, VersionSpec.from_json(json.loads(facts)))]
-    counted: dict[str, int] = dict(
-        cursor.execute(
-            "SELECT shard_id, arg_max(num_tokens, committed_at) FROM _ledger WHERE pipeline = ? "
-            "AND version IN (SELECT unnest(?::VARCHAR[])) GROUP BY shard_id",
-            [pipeline, alike],
-        ).fetchall()
-    )
+    known = recorded_versions(cursor, pipeline)
+    alike = [name for name, other in known.items() if _tokenizes_alike(spec, VersionSpec.from_json(other.spec))]
+    counted = counted_tokens(cursor, pipeline, alike)
     total = 0.0
     for shard in shards:
         tokens = counted.get(shard.shard_id) or rate.num_tokens(shard.slice.text_bytes)
@@ -578,16 +485,7 @@ def _tokenizes_alike(a: VersionSpec, b: VersionSpec) -> bool:
 
 def _spent(lake: Lake, claims: Claims, pipeline: Pipeline, backfill_id: str, mine: RunRecord) -> float:
     """What other runs of a backfill cost until now; one that was killed cost until its last commit."""
-    rows = (
-        lake.cursor()
-        .execute(
-            "SELECT run_id, state, cost, epoch(now()) - epoch(started_at), coalesce((SELECT epoch(max(committed_at)) "
-            "FROM _ledger l WHERE l.run_id = r.run_id) - epoch(started_at), 0) FROM _runs r "
-            "WHERE backfill_id = ? AND run_id <> ?",
-            [backfill_id, mine.run_id],
-        )
-        .fetchall()
-    )
+    rows = costs_of_backfill(lake.cursor(), backfill_id, but_not=mine.run_id)
     per_second = (pipeline.cost.per_hour or 0.0) / 3600
     total = 0.0
     for run_id, state, cost, until_now, until_commit in rows:

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 
 from tidemill.errors import ENDS_RUN, FileChanged, LimitExceeded, Stopped, TidemillError
 from tidemill.lake.ducklake.connection import is_interrupt
-from tidemill.lake.requests import Request
+from tidemill.lake.requests import Request, is_wanted
 from tidemill.lake.runs import RunRecord
 from tidemill.planning.cost_limit import Budget
 from tidemill.planning.plan import FilePlan
 from tidemill.progress import Progress
-from tidemill.results.adoption import is_wanted
 from tidemill.results.commit import Outcome, commit_shards
 from tidemill.retry import retrying
 from tidemill.running.executor import Executor, Future
@@ -96,7 +95,7 @@ class _Sent:
     """A shard on its way: its last step that was submitted, and what the step belongs to."""
 
     file: FilePlan
-    request: Request
+    ask: Request
     predicted: Future
     committed: Future | None
 
@@ -119,44 +118,44 @@ class Window:
         self._group = [] if file.replaces else None
         self.cut = []
 
-    def send(self, file: FilePlan, request: Request) -> None:
+    def send(self, file: FilePlan, ask: Request) -> None:
         """Ingest now, and queue the other stages behind it; later, if another run is at it."""
         self.wait_for_room()
-        if self._workspace.claim(request):
-            self._send_claimed(file, request)
+        if self._workspace.claim(ask):
+            self._send_claimed(file, ask)
         else:
-            self._claimed.append((file, request))
+            self._claimed.append((file, ask))
 
-    def _send_claimed(self, file: FilePlan, request: Request) -> None:
+    def _send_claimed(self, file: FilePlan, ask: Request) -> None:
         workspace = self._workspace
         try:
-            if not retrying(lambda: self._is_wanted(request), retries=workspace.pipeline.limits.retries):
-                workspace.release(request)
+            if not retrying(lambda: self._is_wanted(ask), retries=workspace.pipeline.limits.retries):
+                workspace.release(ask)
                 return
-            self._budget.check(request, self._outcomes.record)
-            self._make_room_in_store(request)
-            submit, label = self._executor.submit, _label(request.shard)
-            ingested = submit("ingest", label, request).result()
+            self._budget.check(ask, self._outcomes.record)
+            self._make_room_in_store(ask)
+            submit, label = self._executor.submit, _label(ask.shard)
+            ingested = submit("ingest", label, ask).result()
         except TidemillError as e:
-            workspace.release(request)
+            workspace.release(ask)
             if isinstance(e, Stopped | FileChanged):
                 raise
-            self._outcomes.fail(request.shard.file.path, e)
+            self._outcomes.fail(ask.shard.file.path, e)
             if self._group is not None:
                 raise
             return
-        self._outcomes.progress.ingested(request.shard.file.path, rows=request.shard.slice.num_rows)
+        self._outcomes.progress.ingested(ask.shard.file.path, rows=ask.shard.slice.num_rows)
         predicted = submit("infer", label, submit("tokenize", label, ingested))
         committed = None if self._group is not None else submit("materialize_one", label, predicted)
-        sent = _Sent(file, request, predicted, committed)
+        sent = _Sent(file, ask, predicted, committed)
         self._sent.append(sent)
         if self._group is not None:
             self._group.append(sent)
 
-    def _is_wanted(self, request: Request) -> bool:
+    def _is_wanted(self, ask: Request) -> bool:
         lake, target = self._workspace.lake, self._workspace.target
         with lake.reached():
-            return is_wanted(lake.cursor(), target, request.shard.shard_id, request.request_id)
+            return is_wanted(lake.cursor(), target, ask.shard.shard_id, ask.request_id)
 
     def send_claimed_by_others(self) -> None:
         """Wait for what another run was at, and do what it left undone.
@@ -166,11 +165,11 @@ class Window:
         for: what both do is committed once.
         """
         claimed, self._claimed = self._claimed, []
-        for file, request in claimed:
+        for file, ask in claimed:
             self._settle_all()
-            if not self._workspace.wait_for_claim(request, f"a shard of {file.file.path}"):
+            if not self._workspace.wait_for_claim(ask, f"a shard of {file.file.path}"):
                 self._outcomes.progress.note(f"Another run keeps a shard of {file.file.path}; it is computed here too.")
-            self._send_claimed(file, request)
+            self._send_claimed(file, ask)
         self._settle_all()
 
     def end_file(self, file: FilePlan) -> None:
@@ -196,10 +195,10 @@ class Window:
         self._settle_all()
         self._group, self._claimed = None, [item for item in self._claimed if item[0] is not file]
 
-    def _make_room_in_store(self, request: Request) -> None:
+    def _make_room_in_store(self, ask: Request) -> None:
         """At the store's bound, wait until shards in flight are committed and what they needed may go."""
         workspace, waited = self._workspace, 0.0
-        needed = STORE_BYTES_PER_TEXT_BYTE * request.shard.slice.text_bytes
+        needed = STORE_BYTES_PER_TEXT_BYTE * ask.shard.slice.text_bytes
         while not workspace.store.make_room(needed, needed=workspace.files_in_use, released=workspace.files_released):
             if self._sent:
                 self._settle(self._sent.popleft())

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill.errors import FileChanged, RunFailed
-from tidemill.lake.ledger import listed_first_rows, load_kept
+from tidemill.lake.listings import listed_first_rows
+from tidemill.lake.pipelines import load_kept
 from tidemill.planning.plan import Plan
 from tidemill.results.rewrite import finish_rewrite, renew_shard, rewrite_shard, rewritten_shards, start_rewrite
 from tidemill.retry import retrying

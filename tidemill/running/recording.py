@@ -18,8 +18,7 @@ from tidemill.lake import Lake
 from tidemill.lake.data_files import note_files
 from tidemill.lake.ducklake.claims import Claims, open_claims, run_claim
 from tidemill.lake.ducklake.connection import is_interrupt
-from tidemill.lake.ledger import committed_by
-from tidemill.lake.requests import Request
+from tidemill.lake.requests import Request, committed_by
 from tidemill.lake.runs import RunRecord, record_run
 from tidemill.lake.tables import table_name
 from tidemill.masking import message_of

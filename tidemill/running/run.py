@@ -15,11 +15,11 @@ from tidemill.errors import ENDS_RUN, FileChanged, LimitExceeded, RunFailed, Sha
 from tidemill.inference.opening import load_tokenizer
 from tidemill.lake import Lake, catalog_exists, ensure_system_tables
 from tidemill.lake.ducklake.claims import Claims
-from tidemill.lake.requests import Request
+from tidemill.lake.requests import Request, request_ids
 from tidemill.planning.cost_limit import Budget
 from tidemill.planning.plan import FilePlan, Plan, make_plan
 from tidemill.progress import Expected, Progress
-from tidemill.results.adoption import Adoption, adopt, request_ids
+from tidemill.results.adoption import Adoption, adopt
 from tidemill.results.commit import Copied, commit_shards, remove_vanished
 from tidemill.running.executor import Executor, ThreadExecutor
 from tidemill.running.in_flight import Window
@@ -218,8 +218,8 @@ class Run:
                 continue
             try:
                 window.begin_file(file)
-                for request in self._requests(plan, workspace, executor, file, repeats, window):
-                    window.send(file, request)
+                for ask in self._requests(plan, workspace, executor, file, repeats, window):
+                    window.send(file, ask)
                 window.end_file(file)
             except ENDS_RUN:
                 raise

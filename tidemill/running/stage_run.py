@@ -17,7 +17,7 @@ from tidemill.config import Pipeline
 from tidemill.errors import ENDS_RUN, CostReached, InputError, LakeError, LimitExceeded, StoreFileInvalid
 from tidemill.lake import Lake, catalog_exists, ensure_system_tables
 from tidemill.lake.ducklake.claims import Claims
-from tidemill.lake.ledger import load_state
+from tidemill.lake.pipelines import load_state
 from tidemill.lake.requests import Request, open_requests, versions_in_demand
 from tidemill.masking import shown_catalog
 from tidemill.planning.cost_limit import Budget

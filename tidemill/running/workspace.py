@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,13 +16,12 @@ from tidemill.inference.opening import load_runner, load_tokenizer, pooling_of
 from tidemill.inference.runner import ModelRunner
 from tidemill.lake import Cursor, Lake, ResultTable
 from tidemill.lake.ducklake.claims import Claims
-from tidemill.lake.ledger import load_state
+from tidemill.lake.pipelines import Target, load_state, recorded_versions
 from tidemill.lake.requests import Request
 from tidemill.models import versions
 from tidemill.models.versions import VersionSpec
 from tidemill.planning.columns import KeptColumn, kept_fingerprint, read_columns
 from tidemill.planning.estimates import Rate, measured_rate
-from tidemill.results.adoption import Target
 from tidemill.results.commit import Outcome
 from tidemill.shards import Shard, SourceFile, fingerprint
 from tidemill.sources.dataset import Dataset, reopen_dataset, settle
@@ -48,16 +46,12 @@ def load_version(cursor: Cursor, pipeline: Pipeline, name: str) -> Version:
     Raises:
         LakeError: there is none of this name; the message lists those there are.
     """
-    rows = cursor.execute(
-        "SELECT version, spec, kept, results FROM _versions WHERE pipeline = ? ORDER BY created_at", [pipeline.name]
-    ).fetchall()
-    for version, spec, kept_facts, results in rows:
-        if version == name:
-            kept = tuple(KeptColumn.from_json(facts) for facts in json.loads(kept_facts))
-            recorded = versions.relocated(VersionSpec.from_json(json.loads(spec)), pipeline)
-            return make_version(pipeline, recorded, kept, json.loads(results))
-    known = ", ".join(row[0] for row in rows) or "none"
-    raise LakeError(f"{pipeline.name} has no version {name}. It has: {known}.")
+    known = recorded_versions(cursor, pipeline.name)
+    if name not in known:
+        raise LakeError(f"{pipeline.name} has no version {name}. It has: {', '.join(known) or 'none'}.")
+    recorded = known[name]
+    spec = versions.relocated(VersionSpec.from_json(recorded.spec), pipeline)
+    return make_version(pipeline, spec, [KeptColumn.from_json(facts) for facts in recorded.kept], recorded.results)
 
 
 def make_version(

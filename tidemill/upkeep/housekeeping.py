@@ -27,8 +27,9 @@ from tidemill.lake.data_files import forget_removed_files, note_files
 from tidemill.lake.ducklake.claims import open_claims, remove_left_over
 from tidemill.lake.ducklake.connection import CATALOG, Cursor, Lake
 from tidemill.lake.ducklake.data import DataFolder, is_ducklakes
-from tidemill.lake.listings import LEFT_OVER
-from tidemill.lake.requests import open_requests, versions_in_demand
+from tidemill.lake.listings import remove_stale
+from tidemill.lake.pipelines import target_revisions
+from tidemill.lake.requests import open_requests, remove_pointless, versions_in_demand
 from tidemill.lake.runs import RunRecord, record_run
 from tidemill.lake.tables import identifier
 from tidemill.masking import message_of
@@ -79,32 +80,18 @@ def drop_abandoned_rewrites(work: Housekeeping) -> Facts:
 
 def remove_left_over_rows(work: Housekeeping) -> Facts:
     """Listings of dataset revisions that no pipeline aims at and no ledger row names, and requests for their shards."""
-    pointless = (
-        "(pipeline, shard_id) NOT IN (SELECT (pipeline, shard_id) FROM _target_shards) "
-        "AND (pipeline, version, shard_id) NOT IN (SELECT (pipeline, version, shard_id) FROM _ledger)"
-    )
-    conditions = {"_requests": pointless, **LEFT_OVER}
-
-    def count(cursor: Cursor) -> dict[str, int]:
-        return {
-            table: cursor.execute(f"SELECT count(*) FROM {table} WHERE {condition}").fetchall()[0][0]
-            for table, condition in conditions.items()
-        }
-
-    def delete(cursor: Cursor) -> dict[str, int]:
-        counts = count(cursor)
-        for table, condition in conditions.items():
-            if counts[table]:
-                cursor.execute(f"DELETE FROM {table} WHERE {condition}")
-        return counts
-
     try:
-        counts = count(work.lake.cursor())
+        counts = _remove_left_over(work.lake.cursor(), dry_run=True)
         if any(counts.values()) and not work.dry_run:
-            counts = work.write(delete, "remove listings of old revisions")
+            counts = work.write(_remove_left_over, "remove listings of old revisions")
     except duckdb.Error as e:
         return {"left_over_rows": {}, "notes": [_unread_note("The listing of old revisions", e)]}
     return {"left_over_rows": {table: num for table, num in counts.items() if num}}
+
+
+def _remove_left_over(cursor: Cursor, *, dry_run: bool = False) -> dict[str, int]:
+    pointless = remove_pointless(cursor, dry_run=dry_run)
+    return {"_requests": pointless, **remove_stale(cursor, dry_run=dry_run)}
 
 
 def flush_inlined_rows(work: Housekeeping) -> Facts:
@@ -319,7 +306,7 @@ def needed_store_files(lake: Lake, pipeline: Pipeline, *, but_not_of: frozenset[
     """Names of the store files that open requests of the lake's pipelines need; less those of some contents."""
     cursor, claims = lake.cursor(), open_claims(lake.spec)
     needed: set[str] = set()
-    for name, revision in cursor.execute("SELECT pipeline, target_revision FROM _pipelines").fetchall():
+    for name, revision in target_revisions(cursor):
         asking = pipeline.model_copy(update={"name": name})
         for version in versions_in_demand(cursor, name):
             workspace = Workspace(

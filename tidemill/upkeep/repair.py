@@ -11,13 +11,13 @@ from tidemill.config import Pipeline
 from tidemill.lake import Cursor, Lake
 from tidemill.lake.checksums import fill_checksums
 from tidemill.lake.data_files import note_files
-from tidemill.lake.ledger import target_shards
-from tidemill.lake.listings import unlist_target
+from tidemill.lake.listings import target_shards, unlist_target
+from tidemill.lake.pipelines import Target, recorded_versions
 from tidemill.lake.requests import asked_for_in_vain
 from tidemill.lake.tables import point_view, table_name
 from tidemill.planning.plan import make_plan
 from tidemill.progress import Progress
-from tidemill.results.adoption import Target, adopt
+from tidemill.results.adoption import adopt
 from tidemill.results.damage import remove_from, set_aside
 from tidemill.results.promotion import existing_state, load_table
 from tidemill.results.verify import Verification, verify_pipeline
@@ -127,5 +127,4 @@ def _backfill(pipeline: Pipeline, selection: Selection, progress: Progress | Non
 
 def _vouch(cursor: Cursor, pipeline: str) -> Mapping[str, int]:
     """Give every shard that has no checksum of this DuckDB's the one of its rows; version → how many."""
-    versions = cursor.execute("SELECT version FROM _versions WHERE pipeline = ?", [pipeline]).fetchall()
-    return {version: fill_checksums(cursor, pipeline, version) for (version,) in versions}
+    return {version: fill_checksums(cursor, pipeline, version) for version in recorded_versions(cursor, pipeline)}

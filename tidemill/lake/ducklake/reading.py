@@ -1,4 +1,4 @@
-"""What a user's SQL may do: read the tables of the lake, and files where `--allow` names their folder.
+"""What a user's SQL may do: read the tables of the lake, and files where `--allow` names their folder; or be one condition.
 
 DuckDB's own parser says what a statement is and which functions it calls. That
 is judged before anything runs, as a table function can delete files or ask
@@ -7,6 +7,7 @@ another server from within a SELECT. `Lake.seal` closes the rest of the machine.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,6 +16,9 @@ import _duckdb as duckdb  # As tidemill.lake.ducklake.connection does.
 
 from tidemill.errors import ConfigError, LakeError
 from tidemill.lake.ducklake.connection import CATALOG, Cursor
+
+ONE_CONDITION = "Give one condition over the columns of the result table, such as \"id = 'a17'\"."
+OTHER_CLAUSES = ("where_clause", "group_expressions", "having", "qualify", "modifiers")
 
 LAKE_FUNCTIONS = frozenset(
     [
@@ -198,3 +202,51 @@ def _refuse_tables(names: set[str]) -> None:
 
 def _beside_the_lake(what: str) -> str:
     return f"`tidemill sql` reads the lake, and {what} reads files. Name their folder: --allow FOLDER."
+
+
+def check_condition(condition: str) -> None:
+    """
+    Raises:
+        ConfigError: it is not one expression: a statement, a subquery, several, or none.
+    """
+    with duckdb.connect() as parser:
+        (text,) = parser.execute("SELECT json_serialize_sql(?)", [f"SELECT (\n{condition}\n)"]).fetchall()[0]
+    parsed = json.loads(text)
+    if parsed["error"]:
+        raise ConfigError(f"--where cannot be read as SQL: {parsed['error_message']}. {ONE_CONDITION}")
+    nodes = [statement["node"] for statement in parsed["statements"]]
+    if len(nodes) != 1 or not _is_one_expression(nodes[0]):
+        raise ConfigError(
+            f"--where is more than a condition: no statement and no subquery may be in it. {ONE_CONDITION}"
+        )
+    if refused := _all(nodes[0], "function_name") & REFUSED_SCALARS:
+        raise ConfigError(f"--where calls {min(refused)}(), which prepares SQL of its own. {ONE_CONDITION}")
+
+
+def check_is_boolean(cursor: Cursor, source: str, condition: str) -> None:
+    """
+    Raises:
+        ConfigError: it gives something else than true or false.
+        duckdb.Error: it does not fit the source's columns.
+    """
+    found = cursor.execute(f"SELECT (\n{condition}\n) FROM ({source}) LIMIT 0").description or []
+    kinds = {str(column[1]) for column in found}
+    if kinds != {"BOOLEAN"}:
+        raise ConfigError(f"--where gives {', '.join(sorted(kinds))}, not true or false. {ONE_CONDITION}")
+
+
+def _is_one_expression(node: dict[str, Any]) -> bool:
+    return (
+        node["type"] == "SELECT_NODE"
+        and len(node["select_list"]) == 1
+        and node["from_table"]["type"] == "EMPTY"
+        and not any(node[clause] for clause in OTHER_CLAUSES)
+        and "SUBQUERY" not in _all(node["select_list"][0], "class")
+    )
+
+
+def _all(node: Any, key: str) -> set[str]:
+    """What a tree says at a key, anywhere in it."""
+    parts = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    own = {str(node[key])} if isinstance(node, dict) and key in node else set()
+    return own.union(*(_all(part, key) for part in parts))

@@ -1,21 +1,11 @@
-"""Rows erased for good: from every version, the quarantine, the past, and the files that hold them.
-
-One transaction takes the rows out of all tables and notes them as forgotten, so
-that nothing computed later brings them back. Then the tables are written anew,
-every older snapshot is expired, and the files that they needed are removed.
-That second part erases whatever the tables no longer show, so it is repeated
-whole where it was interrupted.
-"""
+"""Rows taken out of every table at once, and noted as forgotten: the part of `forget` that is one transaction."""
 
 from __future__ import annotations
 
-import functools
-import secrets
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -23,43 +13,22 @@ import pyarrow as pa
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, LakeError
 from tidemill.lake.checksums import checksum_with, checksums_in
-from tidemill.lake.data_files import note_files
-from tidemill.lake.ducklake.connection import Cursor, Lake
-from tidemill.lake.ducklake.data import DataFolder
-from tidemill.lake.runs import RunRecord, record_run
+from tidemill.lake.ducklake.connection import Cursor
+from tidemill.lake.ducklake.reading import check_is_boolean
+from tidemill.lake.pipelines import recorded_versions
 from tidemill.lake.tables import (
     ResultTable,
     existing_columns,
     identifier,
     insert_rows,
-    limit_inlining,
     point_view,
     result_tables,
     table_name,
 )
-from tidemill.results.damage import set_aside
 from tidemill.results.forgotten import key_hashes
 from tidemill.results.promotion import existing_state, load_table
-from tidemill.results.verify import find_damages
-from tidemill.storage.store import Store
-from tidemill.upkeep.conditions import check_condition, check_is_boolean
-from tidemill.upkeep.housekeeping import (
-    expire,
-    impatient,
-    needed_store_files,
-    orphans,
-    remove_scheduled_files,
-    shared_note,
-    write_patiently,
-)
-from tidemill.upkeep.vacuum import vacuum_catalog
 
-UNPUBLISHED_SECONDS = 60.0
-"""An unpublished store file this old belongs to no process that still writes it."""
 MAX_PATHS = 20
-WHENEVER = datetime(9999, 1, 1, tzinfo=UTC)
-"""Later than whatever a clock said when a file was written."""
-T = TypeVar("T")
 
 
 @dataclass
@@ -80,92 +49,7 @@ class Erasure:
     notes: list[str] = field(default_factory=list)
 
 
-def preview(pipeline: Pipeline, condition: str, *, history: bool = False) -> Erasure:
-    """What `forget` would erase.
-
-    Raises:
-        ConfigError: the condition is none, or not over this table; or no row
-            matches, the past is not asked for, and no `forget` was interrupted.
-        LakeError: there is no such lake or pipeline, or matching rows are in shards that it does not list.
-    """
-    check_condition(condition)
-    with Lake(pipeline.lake, read_only=True) as lake:
-        cursor = lake.cursor()
-        existing_state(cursor, pipeline.name)
-        found = _find(cursor, pipeline, condition)
-        if _was_interrupted(cursor, pipeline.name):
-            found.notes.append("An earlier `tidemill forget` was interrupted: this one finishes it.")
-        elif not (found.num_rows or history or found.has_unreadable_tables):
-            raise ConfigError(
-                f"No row of {pipeline.name} matches now, in any version or in quarantine. Correct --where; or, if the "
-                "rows have left the table already, add --history: it erases every older snapshot, which may show them."
-            )
-    return found
-
-
-def forget(pipeline: Pipeline, condition: str, *, why: str = "forget", history: bool = False) -> Erasure:
-    """Erase the rows for which `condition` holds, and every older snapshot of the lake.
-
-    With `history`, the past is erased even if no row matches now. The condition
-    is recorded nowhere. Readers that are on an older snapshot lose it.
-
-    Raises:
-        InputError: as `preview`.
-        LakeLocked: a reader was in the way, on PostgreSQL. The rows are out of the tables; the same call goes on.
-    """
-    started = time.monotonic()
-    preview(pipeline, condition, history=history)
-    with Lake(impatient(pipeline.lake)) as lake:
-
-        def write(body: Callable[[Cursor], T]) -> T:
-            return write_patiently(lake, pipeline, body, f"forget rows of {pipeline.name}")
-
-        record = RunRecord(secrets.token_hex(6), pipeline.name, "forget", why)
-        record_run(lake, record)
-        damages, _ = find_damages(lake.cursor(), {*result_tables(lake.cursor(), pipeline.name), "_quarantine"})
-        left = set_aside(lake, damages)
-        erasure = write(functools.partial(_take_out, pipeline=pipeline, condition=condition, who=record.who))
-        erasure.unreached += _unread(pipeline, left)
-        for table in [*result_tables(lake.cursor(), pipeline.name), "_quarantine"]:
-            write(functools.partial(_write_anew, pipeline=pipeline.name, table=table))
-        write(limit_inlining)
-        note_files(lake)
-        write(_expire_the_past)
-        write(lambda cursor: remove_scheduled_files(cursor, WHENEVER))
-        erasure.unreached += [*_remove_orphans(lake), *vacuum_catalog(lake), *_clean_store(lake, pipeline)]
-        erasure.unreached += out_of_reach(pipeline)
-        erasure.erased = True
-        record.state, record.finished_at, record.seconds = "done", datetime.now(UTC), time.monotonic() - started
-        record.num_rows_removed = sum(version["rows"] for version in erasure.versions)
-        write(functools.partial(_settle, pipeline=pipeline.name))
-        record_run(lake, record)
-    return erasure
-
-
-def _unread(pipeline: Pipeline, left: Mapping[str, Collection[str]]) -> list[str]:
-    """What to say of shards that left the tables with damaged files, unread."""
-    if not (num_shards := sum(map(len, left.values()))):
-        return []
-    return [
-        f"{num_shards:,} shards that lay in damaged files: they were not asked, and left the tables with their files. "
-        f"`tidemill repair` computes them again; then give this command again for {pipeline.name}"
-    ]
-
-
-def out_of_reach(pipeline: Pipeline) -> list[str]:
-    """What may hold the rows still, whatever this does."""
-    dataset = pipeline.dataset
-    archives = "" if pipeline.lake.catalog.startswith("sqlite:") else ", PostgreSQL's archived WAL and its replicas"
-    return [
-        f"the source, {dataset.path} at revision {dataset.revision}: take the rows out there too; until then a stage "
-        "that reads their shard again puts its text into the store, though never into a table",
-        f"backups and copies of the lake, the store or their disks{archives}",
-        "other pipelines and other lakes over the same dataset: forget there too",
-        "what a process that is running now holds in memory",
-    ]
-
-
-def _find(cursor: Cursor, pipeline: Pipeline, condition: str) -> Erasure:
+def find_rows(cursor: Cursor, pipeline: Pipeline, condition: str) -> Erasure:
     """What the condition finds; `_doomed` names the places of its rows and `_present` the rows there, by version."""
     names = _versions(cursor, pipeline.name)
     erasure, errors, matches = Erasure(pipeline.name), [], []
@@ -262,9 +146,9 @@ def _present(cursor: Cursor, pipeline: str, version: str) -> pa.Table:
     ).to_arrow_table()
 
 
-def _take_out(cursor: Cursor, pipeline: Pipeline, condition: str, who: str) -> Erasure:
+def take_out(cursor: Cursor, pipeline: Pipeline, condition: str, who: str) -> Erasure:
     """Take the rows out of all tables, and note them as forgotten."""
-    erasure = _find(cursor, pipeline, condition)
+    erasure = find_rows(cursor, pipeline, condition)
     if not erasure.num_rows:
         return erasure
     forgotten = _forgotten_rows(cursor, pipeline, who)
@@ -352,7 +236,7 @@ def _hashes_that_stay(cursor: Cursor, pipeline: Pipeline, hashes: set[str]) -> s
     return hashes & (stay | {key_hash for (key_hash,) in quarantined})
 
 
-def _write_anew(cursor: Cursor, pipeline: str, table: str) -> None:
+def write_anew(cursor: Cursor, pipeline: str, table: str) -> None:
     """Write a table's rows into new files, and a new table in the catalog, which knows nothing of the old rows."""
     anew, shown = f"{table}__anew", _shown_table(cursor, pipeline)
     if shown.name == table:
@@ -364,56 +248,8 @@ def _write_anew(cursor: Cursor, pipeline: str, table: str) -> None:
         point_view(cursor, shown)
 
 
-def _expire_the_past(cursor: Cursor) -> None:
-    """All snapshots but the latest: each may show a row, and keeps the files of its time."""
-    rows = cursor.execute("SELECT snapshot_id FROM ducklake_snapshots('lake') ORDER BY ALL").fetchall()
-    if past := [snapshot_id for (snapshot_id,) in rows[:-1]]:
-        expire(cursor, past)
-
-
-def _remove_orphans(lake: Lake) -> list[str]:
-    """Files of inserts that were killed before they could commit; returns what was not reached."""
-    folder = DataFolder(lake)
-    if folder.is_shared():
-        return [shared_note(lake)]
-    with lake.locked():
-        folder.remove(orphans(lake, WHENEVER))
-    return []
-
-
-def _clean_store(lake: Lake, pipeline: Pipeline) -> list[str]:
-    """Everything but what open requests for other shards need; returns what was not reached."""
-    rows = lake.cursor().execute("SELECT DISTINCT content FROM _forgotten WHERE pipeline = ?", [pipeline.name])
-    contents = frozenset(content for (content,) in rows.fetchall())
-    store = Store(pipeline.store.path, max_bytes=int(pipeline.store.max_bytes))
-    needed = needed_store_files(lake, pipeline, but_not_of=contents)
-    store.discard(store.unneeded(needed, older_than_seconds=0))
-    store.sweep(older_than_seconds=UNPUBLISHED_SECONDS)
-    if not (num_unpublished := store.unpublished()):
-        return []
-    return [
-        f"{num_unpublished} files of the store that were being written within the last minute. When no process works "
-        "on the pipeline any more, give the command again with --history"
-    ]
-
-
-def _was_interrupted(cursor: Cursor, pipeline: str) -> bool:
-    found = cursor.execute(
-        "SELECT count(*) FROM _runs WHERE pipeline = ? AND kind = 'forget' AND state <> 'done'", [pipeline]
-    ).fetchone()
-    return found != (0,)
-
-
-def _settle(cursor: Cursor, pipeline: str) -> None:
-    """What was interrupted before is done by now as well."""
-    cursor.execute(
-        "UPDATE _runs SET state = 'done' WHERE pipeline = ? AND kind = 'forget' AND state <> 'done'", [pipeline]
-    )
-
-
 def _versions(cursor: Cursor, pipeline: str) -> list[str]:
-    rows = cursor.execute("SELECT version FROM _versions WHERE pipeline = ? ORDER BY created_at", [pipeline]).fetchall()
-    return [version for (version,) in rows]
+    return list(recorded_versions(cursor, pipeline))
 
 
 def _shown_table(cursor: Cursor, pipeline: str) -> ResultTable:

@@ -19,9 +19,9 @@ from tidemill.lake.ducklake.catalog import catalog_exists
 from tidemill.lake.ducklake.connection import LAYOUT_VERSION, Cursor, Lake, layout_message
 from tidemill.lake.ducklake.data import DataFolder
 from tidemill.lake.tables import existing_columns, identifier, limit_inlining, table_name
+from tidemill.results.migration.inlined import flushed_shards, restore_structs
 from tidemill.results.promotion import existing_state
 from tidemill.results.retirement import remove_shards
-from tidemill.upkeep.inlined import flushed_shards, restore_structs
 
 Step = Callable[[Cursor], list[str]]
 """Changes the tables, and says what it changed."""
