@@ -1,4 +1,4 @@
-"""The run's steps as Prefect tasks, in threads of the flow's process."""
+"""The functions of `stages` as Prefect tasks, in threads of the flow's process."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ from prefect.utilities.annotations import BaseAnnotation, opaque
 
 from tidemill.flows.stopping import tell_when_stopping
 from tidemill.progress import Progress
+from tidemill.running import stages
+from tidemill.running.executor import Call
 from tidemill.running.workspace import Workspace
-from tidemill.tasks.cut import cut_next
-from tidemill.tasks.infer import infer
-from tidemill.tasks.ingest import ingest
-from tidemill.tasks.materialize import materialize, materialize_one
+from tidemill.tasks import cut, infer, ingest, materialize, tokenize
 from tidemill.tasks.settings import with_retries
-from tidemill.tasks.tokenize import tokenize
 
-STEPS: dict[str, Task[..., Any]] = {
-    "cut_next": cut_next,
-    "ingest": ingest,
-    "tokenize": tokenize,
-    "infer": infer,
-    "materialize_one": materialize_one,
-    "materialize": materialize,
+TASKS: dict[Call, Task[..., Any]] = {
+    stages.cut_next: cut.cut_next,
+    stages.ingest: ingest.ingest,
+    stages.tokenize: tokenize.tokenize,
+    stages.infer: infer.infer,
+    stages.materialize_one: materialize.materialize_one,
+    stages.materialize: materialize.materialize,
 }
 
 
@@ -58,13 +56,13 @@ class PrefectExecutor:
         self._workspace, self._progress = workspace, progress
         tell_when_stopping(workspace.stop)
         rule: dict[str, Any] = {"retries": workspace.pipeline.limits.retries, "stop": workspace.stop}
-        self._tasks = {step: with_retries(task, on_retry=self._count, **rule) for step, task in STEPS.items()}
+        self._tasks = {call: with_retries(task, on_retry=self._count, **rule) for call, task in TASKS.items()}
         self._futures: list[PrefectFuture[Any]] = []
         self.num_retries = 0
 
-    def submit(self, step: str, label: str, *args: Any, **kwargs: Any) -> Submitted:
-        name = f"{self._tasks[step].name} {label}".replace("{", "{{").replace("}", "}}")
-        task = self._tasks[step].with_options(task_run_name=name)
+    def submit(self, call: Call, label: str, *args: Any, **kwargs: Any) -> Submitted:
+        name = f"{self._tasks[call].name} {label}".replace("{", "{{").replace("}", "}}")
+        task = self._tasks[call].with_options(task_run_name=name)
         options = {key: opaque(value) for key, value in kwargs.items()}
         # For a task run with tags Prefect asks its server for a slot first, and waits a minute for one that is gone.
         with TagsContext(current_tags=set()):
@@ -73,15 +71,15 @@ class PrefectExecutor:
         return Submitted(future, [arg for arg in args if isinstance(arg, Submitted)])
 
     def close(self, *, cancel: bool) -> None:
-        """Wait for every task run. Steps ask the workspace whether to stop, so one that is cancelled ends soon."""
+        """Wait for every task run. Stages ask the workspace whether to stop, so one that is cancelled ends soon."""
         if cancel:
             self._workspace.stop.set()
         for future in self._futures:
             future.wait()
 
-    def _count(self, step: str, error: BaseException) -> None:
+    def _count(self, task: str, error: BaseException) -> None:
         self.num_retries += 1
-        self._progress.retried(step, error)
+        self._progress.retried(task, error)
 
 
 def _given(arg: Any) -> Any:

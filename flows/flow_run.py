@@ -184,14 +184,9 @@ def _record_unread(
             record_failure(config.Lake.model_validate(given.get("lake", {})), name, kind, flow_run, error, logger)
 
 
-def stopped_at_cost(result: RunResult) -> str | None:
-    """What the run said when the next shard would have passed `max_cost`."""
-    return next((note for note in result.notes if result.state == "stopped" and "max_cost" in note), None)
-
-
 def _state(result: RunResult, *, waits: bool) -> RunResult | State[Any]:
     if result.state == "stopped":
-        if message := stopped_at_cost(result):
+        if message := result.stopped_at_cost:
             return Cancelled(message=message, data=Stopped(message))
         if waits:
             return AwaitingRetry(message="Its worker ended. What was committed stays; it goes on with the next one.")
@@ -253,7 +248,7 @@ class Teller:
         facts = {"run_id": result.run_id, "rows": result.num_rows, "shards": result.num_shards}
         if result.state == "failed":
             self._failed(result.notes[0] if result.notes else f"{len(result.failures)} files failed.", **facts)
-        elif message := stopped_at_cost(result):
+        elif message := result.stopped_at_cost:
             self._send("max_cost", f"{self._pipeline.name}: {message}", **facts)
         elif result.state == "done" and self._failed_before():
             with Lake(self._pipeline.lake, read_only=True) as lake:

@@ -73,6 +73,11 @@ class Shard:
     slice: Slice
     shard_id: str = field(init=False, repr=False, compare=False)
 
+    @property
+    def label(self) -> str:
+        """How it is named to people: `path:first_row`."""
+        return f"{self.file.path}:{self.slice.first_row}"
+
     def __post_init__(self) -> None:
         cut = self.slice
         shard_id = fingerprint(self.file.path, cut.first_row, cut.start, cut.content)[:16]

@@ -22,7 +22,7 @@ from tidemill.errors import ConfigError, LakeLocked
 from tidemill.lake import Lake
 from tidemill.lake.tables import identifier
 from tidemill.results.retirement import remove_shards
-from tidemill.upkeep import forget as erasure
+from tidemill.upkeep import forget as forgetting
 from tidemill.upkeep.forget import forget, preview
 from tidemill.upkeep.housekeeping import DAY_SECONDS, collect_garbage, has_done_something
 
@@ -148,7 +148,7 @@ def test_a_clock_that_is_behind_leaves_nothing(tmp_path, monkeypatch):
     assert len(forget(made, CONDITION).unreached) == 4
     assert places_of(made, PERSON) == set()
 
-    monkeypatch.setattr(erasure, "UNPUBLISHED_SECONDS", DAY_SECONDS)
+    monkeypatch.setattr(forgetting, "UNPUBLISHED_SECONDS", DAY_SECONDS)
     Path(made.store.path, ".alive.partial").write_bytes(PERSON.encode())
     told = forget(made, CONDITION, history=True).unreached
     assert "1 files of the store that were being written" in " ".join(told)

@@ -96,7 +96,7 @@ def request_shards(lake: Lake, target: Target, shards: Sequence[Shard], reason: 
         ask(cursor, target, [(shard.shard_id, reason) for shard in shards], datetime.now(UTC))
         return request_ids(cursor, target, [shard.shard_id for shard in shards])
 
-    return lake.write(body, message=f"ask: {target.message}")
+    return lake.write(body, message=f"request: {target.message}")
 
 
 def _forget_columns_of_nothing(cursor: Cursor, target: Target, kept: list[dict[str, str]]) -> None:

@@ -239,7 +239,7 @@ def _write_rows(cursor: Cursor, target: Target, item: Computed) -> tuple[int, in
         "pipeline": target.pipeline,
         "version": target.version,
         "shard": shard.shard_id,
-        "ask": item.request_id,
+        "request": item.request_id,
         "run": target.run_id,
         "mended": num_rows,
         "checksum": checksum_of_rows(cursor, target.table.columns, results),
@@ -254,7 +254,7 @@ def _write_rows(cursor: Cursor, target: Target, item: Computed) -> tuple[int, in
     _quarantine(cursor, target, shard, rows, predictions)
     cursor.execute(
         "UPDATE _ledger SET num_rows = num_rows + $mended, num_quarantined = num_quarantined - $mended, "
-        f"checksum = {checksum_with('$checksum::BIGINT')}, request_id = $ask, run_id = $run, committed_at = now() "
+        f"checksum = {checksum_with('$checksum::BIGINT')}, request_id = $request, run_id = $run, committed_at = now() "
         "WHERE pipeline = $pipeline AND version = $version AND shard_id = $shard",
         {name: value for name, value in facts.items() if name != "numbers"},
     )

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from tidemill.config import Pipeline
-from tidemill.errors import ENDS_RUN, ConfigError, LakeError, RunFailed, Stopped
+from tidemill.errors import ConfigError, LakeError, RunFailed, Stopped
 from tidemill.lake import Cursor, DoneShard, Lake, PipelineState
 from tidemill.lake.backfills import close_if_done, insert_backfill, load_backfill, open_backfill_of, set_max_cost
 from tidemill.lake.ducklake.claims import Claims, is_alive
@@ -291,16 +291,9 @@ class BackfillRun:
         with recording.executing(self._executor_type(workspace, recording.progress), workspace) as executor:
             window = Window(recording.outcomes, workspace, executor, self._budget(lake, claims, rate))
             for file, of_file in _by_file(recording.unchanged(workspace, requests)):
-                try:
-                    window.begin_file(file)
+                with window.file(file):
                     for request in of_file:
                         window.send(file, request)
-                    window.end_file(file)
-                except ENDS_RUN:
-                    raise
-                except Exception as e:  # noqa: BLE001 — a file that fails, for whatever reason, fails alone.
-                    recording.outcomes.fail(file.file.path, e)
-                    window.abandon_file(file)
             window.drain()
 
     def _expect(self, lake: Lake, workspace: Workspace, rate: Rate, requests: Sequence[Request]) -> None:

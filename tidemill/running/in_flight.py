@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import threading
+import functools
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tidemill.errors import ENDS_RUN, FileChanged, LimitExceeded, Stopped, TidemillError
-from tidemill.lake.ducklake.connection import is_interrupt
 from tidemill.lake.requests import Request, is_wanted
-from tidemill.lake.runs import RunRecord
 from tidemill.planning.cost_limit import Budget
 from tidemill.planning.plan import FilePlan
-from tidemill.progress import Progress
-from tidemill.results.commit import Outcome, commit_shards
+from tidemill.results.commit import commit_shards
 from tidemill.retry import retrying
+from tidemill.running import stages
 from tidemill.running.executor import Executor, Future
+from tidemill.running.recording import Outcomes
 from tidemill.running.stages import Held, Predicted
 from tidemill.running.workspace import Workspace
 from tidemill.shards import Shard
@@ -28,74 +28,12 @@ Cut = tuple[str, Sequence[Shard]]
 """A file's path and all its shards."""
 
 
-class Outcomes:
-    """What the run did so far: its record, its failures, and whoever shows them."""
-
-    def __init__(self, record: RunRecord, progress: Progress) -> None:
-        self.record, self.progress = record, progress
-        self._lock = threading.Lock()
-        self.counted: set[str] = set()
-        """Ids of the shards whose commits are in the record."""
-        self.dropped: set[str] = set()
-        self.failures: list[tuple[str, BaseException]] = []
-
-    def count(self, outcome: Outcome) -> None:
-        """Enter a commit into the record. Whoever committed calls this at once: a stop must not come in between."""
-        record = self.record
-        with self._lock:
-            self.counted.update(outcome.committed)
-            self.dropped.update(outcome.dropped)
-            record.num_shards += outcome.num_committed
-            record.num_copied += outcome.num_copied
-            record.num_rows += outcome.num_rows
-            record.num_quarantined += outcome.num_quarantined
-            record.num_rows_removed += outcome.num_rows_removed
-            record.num_dropped += outcome.num_dropped
-            record.num_tokens += outcome.num_tokens
-
-    def count_missed(self, committed: Sequence[tuple[str, int, int, int, bool]]) -> None:
-        """Enter what the ledger says this run committed, if the record does not.
-
-        Nobody waited for the answer, or it was lost with its connection and the shard was found done.
-        """
-        for shard_id, num_rows, num_quarantined, num_tokens, copied in committed:
-            if shard_id not in self.counted:
-                self.record.num_dropped -= shard_id in self.dropped
-                tokens = 0 if copied else num_tokens
-                self.count(Outcome((shard_id,), (), int(copied), num_rows, num_quarantined, tokens))
-
-    def show(self, outcome: Outcome, path: str) -> None:
-        if outcome.num_committed:
-            self.progress.committed(
-                path,
-                shards=outcome.num_committed,
-                rows=outcome.num_rows,
-                tokens=outcome.num_tokens,
-                quarantined=outcome.num_quarantined,
-            )
-
-    def fail(self, path: str, error: BaseException) -> None:
-        """Record that a shard or a file failed; what was told already, by another shard or of its file, is not again.
-
-        Raises:
-            Stopped: nothing failed; DuckDB took the user's Ctrl-C for itself.
-        """
-        if is_interrupt(error):
-            raise Stopped("The run was asked to stop.") from error
-        if any(error is known for _, known in self.failures):
-            return
-        told = (path, str(error)) in {(where, str(known)) for where, known in self.failures}
-        self.failures.append((path, error))
-        if not told:
-            self.progress.failed(path, error)
-
-
 @dataclass
 class _Sent:
     """A shard on its way: its last step that was submitted, and what the step belongs to."""
 
     file: FilePlan
-    ask: Request
+    request: Request
     predicted: Future
     committed: Future | None
 
@@ -114,48 +52,48 @@ class Window:
         self.contents: dict[str, str] = {}
         self.cut: list[Cut] = []
 
-    def begin_file(self, file: FilePlan) -> None:
+    def _begin(self, file: FilePlan) -> None:
         self._group = [] if file.replaces else None
         self.cut = []
 
-    def send(self, file: FilePlan, ask: Request) -> None:
+    def send(self, file: FilePlan, request: Request) -> None:
         """Ingest now, and queue the other stages behind it; later, if another run is at it."""
         self.wait_for_room()
-        if self._workspace.claim(ask):
-            self._send_claimed(file, ask)
+        if self._workspace.claim(request):
+            self._send_claimed(file, request)
         else:
-            self._claimed.append((file, ask))
+            self._claimed.append((file, request))
 
-    def _send_claimed(self, file: FilePlan, ask: Request) -> None:
+    def _send_claimed(self, file: FilePlan, request: Request) -> None:
         workspace = self._workspace
         try:
-            if not retrying(lambda: self._is_wanted(ask), retries=workspace.pipeline.limits.retries):
-                workspace.release(ask)
+            if not retrying(lambda: self._is_wanted(request), retries=workspace.pipeline.limits.retries):
+                workspace.release(request)
                 return
-            self._budget.check(ask, self._outcomes.record)
-            self._make_room_in_store(ask)
-            submit, label = self._executor.submit, _label(ask.shard)
-            ingested = submit("ingest", label, ask).result()
+            self._budget.check(request, self._outcomes.record)
+            self._make_room_in_store(request)
+            submit, label = self._executor.submit, request.shard.label
+            ingested = submit(stages.ingest, label, request).result()
         except TidemillError as e:
-            workspace.release(ask)
+            workspace.release(request)
             if isinstance(e, Stopped | FileChanged):
                 raise
-            self._outcomes.fail(ask.shard.file.path, e)
+            self._outcomes.fail(request.shard.file.path, e)
             if self._group is not None:
                 raise
             return
-        self._outcomes.progress.ingested(ask.shard.file.path, rows=ask.shard.slice.num_rows)
-        predicted = submit("infer", label, submit("tokenize", label, ingested))
-        committed = None if self._group is not None else submit("materialize_one", label, predicted)
-        sent = _Sent(file, ask, predicted, committed)
+        self._outcomes.progress.ingested(request.shard.file.path, rows=request.shard.slice.num_rows)
+        predicted = submit(stages.infer, label, submit(stages.tokenize, label, ingested))
+        committed = None if self._group is not None else submit(stages.materialize_one, label, predicted)
+        sent = _Sent(file, request, predicted, committed)
         self._sent.append(sent)
         if self._group is not None:
             self._group.append(sent)
 
-    def _is_wanted(self, ask: Request) -> bool:
+    def _is_wanted(self, request: Request) -> bool:
         lake, target = self._workspace.lake, self._workspace.target
         with lake.reached():
-            return is_wanted(lake.cursor(), target, ask.shard.shard_id, ask.request_id)
+            return is_wanted(lake.cursor(), target, request.shard.shard_id, request.request_id)
 
     def send_claimed_by_others(self) -> None:
         """Wait for what another run was at, and do what it left undone.
@@ -165,14 +103,14 @@ class Window:
         for: what both do is committed once.
         """
         claimed, self._claimed = self._claimed, []
-        for file, ask in claimed:
+        for file, request in claimed:
             self._settle_all()
-            if not self._workspace.wait_for_claim(ask, f"a shard of {file.file.path}"):
+            if not self._workspace.wait_for_claim(request, f"a shard of {file.file.path}"):
                 self._outcomes.progress.note(f"Another run keeps a shard of {file.file.path}; it is computed here too.")
-            self._send_claimed(file, ask)
+            self._send_claimed(file, request)
         self._settle_all()
 
-    def end_file(self, file: FilePlan) -> None:
+    def _end(self, file: FilePlan) -> None:
         """All shards of the file are on their way: commit together those that replace what readers see."""
         # Its reader holds the buffers of a row group that was read to its end.
         self._workspace.dataset.forget(file.file)
@@ -190,15 +128,26 @@ class Window:
         cut = self.cut or [(file.file.path, file.shards)]
         self._commit_group(file, predicted, cut)
 
-    def abandon_file(self, file: FilePlan) -> None:
+    @contextmanager
+    def file(self, file: FilePlan) -> Iterator[None]:
+        """The shards of one file are sent in the block; at its end those that replace what readers see are committed.
+
+        A file that fails, fails alone: its shards on their way are waited for.
+        """
+        with self._outcomes.failing_alone(file.file.path, then=functools.partial(self._abandon, file)):
+            self._begin(file)
+            yield
+            self._end(file)
+
+    def _abandon(self, file: FilePlan) -> None:
         self._workspace.dataset.forget(file.file)
         self._settle_all()
         self._group, self._claimed = None, [item for item in self._claimed if item[0] is not file]
 
-    def _make_room_in_store(self, ask: Request) -> None:
+    def _make_room_in_store(self, request: Request) -> None:
         """At the store's bound, wait until shards in flight are committed and what they needed may go."""
         workspace, waited = self._workspace, 0.0
-        needed = STORE_BYTES_PER_TEXT_BYTE * ask.shard.slice.text_bytes
+        needed = STORE_BYTES_PER_TEXT_BYTE * request.shard.slice.text_bytes
         while not workspace.store.make_room(needed, needed=workspace.files_in_use, released=workspace.files_released):
             if self._sent:
                 self._settle(self._sent.popleft())
@@ -230,7 +179,7 @@ class Window:
             self._workspace.tally.add(sum(item.num_rows for item in predicted), num_quarantined)
 
     def _commit_group(self, file: FilePlan, predicted: list[Predicted], cut: list[Cut]) -> None:
-        outcome = self._executor.submit("materialize", file.file.path, predicted, cut=cut, replaces=True).result()
+        outcome = self._executor.submit(stages.materialize, file.file.path, predicted, cut=cut, replaces=True).result()
         if isinstance(outcome, Held):
             self._held.append((file, predicted, cut))
             return
@@ -239,17 +188,21 @@ class Window:
     def _settle(self, sent: _Sent) -> None:
         path = sent.file.file.path
         try:
-            sent.predicted.result()
-            if sent.committed is not None:
+            if sent.committed is None:
+                _wait(sent.predicted)
+                return
+            with self._outcomes.failing_alone(path):
+                sent.predicted.result()
                 self._outcomes.show(sent.committed.result(), path)
-        except ENDS_RUN:
-            raise
-        except Exception as e:  # noqa: BLE001 — a shard that fails, for whatever reason, fails alone.
-            if sent.committed is not None:
-                self._outcomes.fail(path, e)
         finally:
             self._workspace.release(sent.request)
 
 
-def _label(shard: Shard) -> str:
-    return f"{shard.file.path}:{shard.slice.first_row}"
+def _wait(future: Future) -> None:
+    """Until it is there, or has failed: the end of its file raises that."""
+    try:
+        future.result()
+    except ENDS_RUN:
+        raise
+    except Exception:  # noqa: BLE001, S110
+        pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -13,7 +14,7 @@ from typing import TypeVar
 import duckdb
 
 from tidemill.config import Pipeline
-from tidemill.errors import Stopped, TidemillError
+from tidemill.errors import ENDS_RUN, CostReached, Stopped, TidemillError
 from tidemill.lake import Lake
 from tidemill.lake.data_files import note_files
 from tidemill.lake.ducklake.claims import Claims, open_claims, run_claim
@@ -24,9 +25,9 @@ from tidemill.lake.tables import table_name
 from tidemill.masking import message_of
 from tidemill.planning.estimates import Estimate
 from tidemill.progress import Progress, Quiet
+from tidemill.results.commit import Outcome
 from tidemill.retry import retrying
 from tidemill.running.executor import Executor
-from tidemill.running.in_flight import Outcomes
 from tidemill.running.workspace import Tally, Workspace
 from tidemill.shards import Shard
 
@@ -61,6 +62,84 @@ class RunResult:
     backfill_id: str | None = None
     failures: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    stopped_at_cost: str | None = None
+    """What it said of the cost that it would have passed, if that is why it stopped."""
+
+
+class Outcomes:
+    """What the run did so far: its record, its failures, and whoever shows them."""
+
+    def __init__(self, record: RunRecord, progress: Progress) -> None:
+        self.record, self.progress = record, progress
+        self._lock = threading.Lock()
+        self.counted: set[str] = set()
+        """Ids of the shards whose commits are in the record."""
+        self.dropped: set[str] = set()
+        self.failures: list[tuple[str, BaseException]] = []
+
+    def count(self, outcome: Outcome) -> None:
+        """Enter a commit into the record. Whoever committed calls this at once: a stop must not come in between."""
+        record = self.record
+        with self._lock:
+            self.counted.update(outcome.committed)
+            self.dropped.update(outcome.dropped)
+            record.num_shards += outcome.num_committed
+            record.num_copied += outcome.num_copied
+            record.num_rows += outcome.num_rows
+            record.num_quarantined += outcome.num_quarantined
+            record.num_rows_removed += outcome.num_rows_removed
+            record.num_dropped += outcome.num_dropped
+            record.num_tokens += outcome.num_tokens
+
+    def count_missed(self, committed: Sequence[tuple[str, int, int, int, bool]]) -> None:
+        """Enter what the ledger says this run committed, if the record does not.
+
+        Nobody waited for the answer, or it was lost with its connection and the shard was found done.
+        """
+        for shard_id, num_rows, num_quarantined, num_tokens, copied in committed:
+            if shard_id not in self.counted:
+                self.record.num_dropped -= shard_id in self.dropped
+                tokens = 0 if copied else num_tokens
+                self.count(Outcome((shard_id,), (), int(copied), num_rows, num_quarantined, tokens))
+
+    def show(self, outcome: Outcome, path: str) -> None:
+        if outcome.num_committed:
+            self.progress.committed(
+                path,
+                shards=outcome.num_committed,
+                rows=outcome.num_rows,
+                tokens=outcome.num_tokens,
+                quarantined=outcome.num_quarantined,
+            )
+
+    @contextmanager
+    def failing_alone(self, path: str, *, then: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """A shard or a file that fails in the block, for whatever reason, fails alone, and the run goes on.
+
+        `then` is called after a failure. What ends a run wherever it arises is raised: `ENDS_RUN`.
+        """
+        try:
+            yield
+        except ENDS_RUN:
+            raise
+        except Exception as e:  # noqa: BLE001
+            self.fail(path, e)
+            then()
+
+    def fail(self, path: str, error: BaseException) -> None:
+        """Record that a shard or a file failed; what was told already, by another shard or of its file, is not again.
+
+        Raises:
+            Stopped: nothing failed; DuckDB took the user's Ctrl-C for itself.
+        """
+        if is_interrupt(error):
+            raise Stopped("The run was asked to stop.") from error
+        if any(error is known for _, known in self.failures):
+            return
+        told = (path, str(error)) in {(where, str(known)) for where, known in self.failures}
+        self.failures.append((path, error))
+        if not told:
+            self.progress.failed(path, error)
 
 
 class Recording:
@@ -89,6 +168,8 @@ class Recording:
         self.tally = Tally()
         self.notes: list[str] = []
         self.num_rewritten = 0
+        self.stopped_at_cost: str | None = None
+        """What the run said when the next shard would have passed the cost that was allowed."""
         self._started = time.monotonic()
 
     @property
@@ -104,8 +185,11 @@ class Recording:
                     self.patiently(lambda: record_run(lake, self.record))
                     work(claims)
                 state = "failed" if self.outcomes.failures or self.over_quarantine() else "done"
-            except Stopped as e:
-                self.notes += [str(e)] if type(e) is not Stopped else []
+            except CostReached as e:
+                self.stopped_at_cost = str(e)
+                self.notes.append(str(e))
+                state = "stopped"
+            except Stopped:
                 state = "stopped"
             except Exception as e:
                 if not is_interrupt(e):
@@ -228,6 +312,7 @@ class Recording:
             backfill_id=record.backfill_id,
             failures=self._failures(),
             notes=list(self.notes),
+            stopped_at_cost=self.stopped_at_cost,
         )
 
     def _failures(self) -> list[dict[str, str]]:

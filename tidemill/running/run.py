@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tidemill.config import Pipeline
 from tidemill.engines.devices import resolve_device
-from tidemill.errors import ENDS_RUN, FileChanged, LimitExceeded, RunFailed, ShardGone, TidemillError
+from tidemill.errors import FileChanged, LimitExceeded, RunFailed, ShardGone, TidemillError
 from tidemill.inference.opening import load_tokenizer
 from tidemill.lake import Lake, catalog_exists, ensure_system_tables
 from tidemill.lake.ducklake.claims import Claims
@@ -21,6 +21,7 @@ from tidemill.planning.plan import FilePlan, Plan, make_plan
 from tidemill.progress import Expected, Progress
 from tidemill.results.adoption import Adoption, adopt
 from tidemill.results.commit import Copied, commit_shards, remove_vanished
+from tidemill.running import stages
 from tidemill.running.executor import Executor, ThreadExecutor
 from tidemill.running.in_flight import Window
 from tidemill.running.kept import rewrite_kept
@@ -217,15 +218,9 @@ class Run:
                 elsewhere.append(file)
                 continue
             try:
-                window.begin_file(file)
-                for ask in self._requests(plan, workspace, executor, file, repeats, window):
-                    window.send(file, ask)
-                window.end_file(file)
-            except ENDS_RUN:
-                raise
-            except Exception as e:  # noqa: BLE001 — a file that fails, for whatever reason, fails alone.
-                self._outcomes.fail(file.file.path, e)
-                window.abandon_file(file)
+                with window.file(file):
+                    for request in self._requests(plan, workspace, executor, file, repeats, window):
+                        window.send(file, request)
             finally:
                 if file.uncut:
                     workspace.release(file.file.path)
@@ -257,7 +252,7 @@ class Run:
         known = {shard.content: shard.shard_id for shard in done.values()} | window.contents
         while True:
             window.wait_for_room()
-            found = executor.submit("cut_next", file.file.path, cutting, done).result()
+            found = executor.submit(stages.cut_next, file.file.path, cutting, done).result()
             if found is None:
                 break
             if isinstance(found, Shard):

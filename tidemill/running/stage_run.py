@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, get_args
 
 from tidemill.config import Pipeline
-from tidemill.errors import ENDS_RUN, CostReached, InputError, LakeError, LimitExceeded, StoreFileInvalid
+from tidemill.errors import CostReached, InputError, LakeError, LimitExceeded, StoreFileInvalid
 from tidemill.lake import Lake, catalog_exists, ensure_system_tables
 from tidemill.lake.ducklake.claims import Claims
 from tidemill.lake.pipelines import load_state
@@ -27,6 +27,7 @@ from tidemill.planning.plan import FilePlan, Plan, make_plan
 from tidemill.progress import Progress
 from tidemill.results.adoption import adopt
 from tidemill.results.commit import commit_shards, remove_vanished
+from tidemill.running import stages
 from tidemill.running.executor import Executor, Future, ThreadExecutor
 from tidemill.running.in_flight import STORE_BYTES_PER_TEXT_BYTE
 from tidemill.running.kept import rewrite_kept
@@ -148,10 +149,10 @@ class StageRun:
             )
 
     def _cut(self, workspace: Workspace, executor: Executor, file: FilePlan, plan: Plan) -> None:
-        cutting = Cutting(file)
-        try:
+        cutting, outcomes = Cutting(file), self._recording.outcomes
+        with outcomes.failing_alone(file.file.path):
             while True:
-                found = executor.submit("cut_next", file.file.path, cutting, dict(plan.done)).result()
+                found = executor.submit(stages.cut_next, file.file.path, cutting, dict(plan.done)).result()
                 if found is None:
                     break
                 if isinstance(found, Request) and found.request_id and workspace.claim(found):
@@ -161,12 +162,7 @@ class StageRun:
                         workspace.release(found)
             cut = [(file.file.path, [Shard(file.file, piece) for piece in cutting.cut])]
             self._recording.patiently(lambda: commit_shards(workspace.lake, workspace.target, [], cut=cut))
-        except ENDS_RUN:
-            raise
-        except Exception as e:  # noqa: BLE001 — a file that fails, for whatever reason, fails alone.
-            self._recording.outcomes.fail(file.file.path, e)
-        finally:
-            workspace.dataset.forget(file.file)
+        workspace.dataset.forget(file.file)
 
     def _ingest_one(self, workspace: Workspace, executor: Executor, request: Request) -> None:
         if workspace.store.has(workspace.rows_file(request.shard)):
@@ -178,7 +174,7 @@ class StageRun:
             raise LimitExceeded(
                 "The store is full of files that the next stages wait for. Let them run, or raise store.max_bytes."
             )
-        executor.submit("ingest", _label(request), request).result()
+        executor.submit(stages.ingest, request.shard.label, request).result()
         self._count(request)
 
     def _later_stage(self, lake: Lake, claims: Claims) -> None:
@@ -214,7 +210,7 @@ class StageRun:
             file = workspace.rows_file(request.shard)
             if not _is_whole(workspace, file):
                 return None
-            return executor.submit("tokenize", _label(request), Ingested(request, file))
+            return executor.submit(stages.tokenize, request.shard.label, Ingested(request, file))
 
         self._pump(workspace, pending, submit, lambda request, _: self._count(request))
 
@@ -238,7 +234,7 @@ class StageRun:
             if broken:
                 return None
             budget.check(request, record)
-            return executor.submit("infer", _label(request), Tokenized(Ingested(request, files[0]), files[1]))
+            return executor.submit(stages.infer, request.shard.label, Tokenized(Ingested(request, files[0]), files[1]))
 
         def count(request: Request, predicted: Predicted) -> None:
             record.num_tokens += predicted.facts["num_tokens"]
@@ -281,7 +277,7 @@ class StageRun:
     def _commit_one(self, workspace: Workspace, executor: Executor, request: Request) -> None:
         predicted = _predictions(workspace, request)
         if predicted is not None:
-            outcome = executor.submit("materialize_one", _label(request), predicted).result()
+            outcome = executor.submit(stages.materialize_one, request.shard.label, predicted).result()
             self._recording.outcomes.show(outcome, request.shard.file.path)
 
     def _predictions_of(self, workspace: Workspace, file: PendingFile) -> list[Predicted | None]:
@@ -294,16 +290,11 @@ class StageRun:
         if len(whole) < len(predicted):
             return True
         cut = [(file.path, file.shards)]
-        try:
-            outcome = executor.submit("materialize", file.path, whole, cut=cut, replaces=True).result()
-        except ENDS_RUN:
-            raise
-        except Exception as e:  # noqa: BLE001 — a file that fails, for whatever reason, fails alone.
-            self._recording.outcomes.fail(file.path, e)
-            return True
-        if isinstance(outcome, Held):
-            return False
-        self._recording.outcomes.show(outcome, file.path)
+        with self._recording.outcomes.failing_alone(file.path):
+            outcome = executor.submit(stages.materialize, file.path, whole, cut=cut, replaces=True).result()
+            if isinstance(outcome, Held):
+                return False
+            self._recording.outcomes.show(outcome, file.path)
         return True
 
     def _open(self, workspace: Workspace) -> list[Request]:
@@ -314,11 +305,8 @@ class StageRun:
         for request in requests:
             if workspace.claim(request):
                 try:
-                    work(request)
-                except ENDS_RUN:
-                    raise
-                except Exception as e:  # noqa: BLE001
-                    self._recording.outcomes.fail(request.shard.file.path, e)
+                    with self._recording.outcomes.failing_alone(request.shard.file.path):
+                        work(request)
                 finally:
                     workspace.release(request)
 
@@ -335,11 +323,8 @@ class StageRun:
         def settle() -> None:
             request, future = waiting.popleft()
             try:
-                finished(request, future.result())
-            except ENDS_RUN:
-                raise
-            except Exception as e:  # noqa: BLE001
-                self._recording.outcomes.fail(request.shard.file.path, e)
+                with self._recording.outcomes.failing_alone(request.shard.file.path):
+                    finished(request, future.result())
             finally:
                 workspace.release(request)
 
@@ -416,7 +401,3 @@ def _predictions(workspace: Workspace, request: Request) -> Predicted | None:
         workspace.store.remove(workspace.predictions_file(request))
         return None
     return predicted if _is_whole(workspace, predicted.rows) else None
-
-
-def _label(request: Request) -> str:
-    return f"{request.shard.file.path}:{request.shard.slice.first_row}"

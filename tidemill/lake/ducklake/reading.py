@@ -1,4 +1,4 @@
-"""What a user's SQL may do: read the tables of the lake, and files where `--allow` names their folder; or be one condition.
+"""What a user's SQL may be: a query of the lake, and of files where `--allow` names their folder; or one condition.
 
 DuckDB's own parser says what a statement is and which functions it calls. That
 is judged before anything runs, as a table function can delete files or ask
@@ -17,7 +17,7 @@ import _duckdb as duckdb  # As tidemill.lake.ducklake.connection does.
 from tidemill.errors import ConfigError, LakeError
 from tidemill.lake.ducklake.connection import CATALOG, Cursor
 
-ONE_CONDITION = "Give one condition over the columns of the result table, such as \"id = 'a17'\"."
+GIVE_ONE = "Give one condition over the columns of the result table, such as \"id = 'a17'\"."
 OTHER_CLAUSES = ("where_clause", "group_expressions", "having", "qualify", "modifiers")
 
 LAKE_FUNCTIONS = frozenset(
@@ -213,14 +213,12 @@ def check_condition(condition: str) -> None:
         (text,) = parser.execute("SELECT json_serialize_sql(?)", [f"SELECT (\n{condition}\n)"]).fetchall()[0]
     parsed = json.loads(text)
     if parsed["error"]:
-        raise ConfigError(f"--where cannot be read as SQL: {parsed['error_message']}. {ONE_CONDITION}")
+        raise ConfigError(f"--where cannot be read as SQL: {parsed['error_message']}. {GIVE_ONE}")
     nodes = [statement["node"] for statement in parsed["statements"]]
     if len(nodes) != 1 or not _is_one_expression(nodes[0]):
-        raise ConfigError(
-            f"--where is more than a condition: no statement and no subquery may be in it. {ONE_CONDITION}"
-        )
+        raise ConfigError(f"--where is more than a condition: no statement and no subquery may be in it. {GIVE_ONE}")
     if refused := _all(nodes[0], "function_name") & REFUSED_SCALARS:
-        raise ConfigError(f"--where calls {min(refused)}(), which prepares SQL of its own. {ONE_CONDITION}")
+        raise ConfigError(f"--where calls {min(refused)}(), which prepares SQL of its own. {GIVE_ONE}")
 
 
 def check_is_boolean(cursor: Cursor, source: str, condition: str) -> None:
@@ -232,7 +230,7 @@ def check_is_boolean(cursor: Cursor, source: str, condition: str) -> None:
     found = cursor.execute(f"SELECT (\n{condition}\n) FROM ({source}) LIMIT 0").description or []
     kinds = {str(column[1]) for column in found}
     if kinds != {"BOOLEAN"}:
-        raise ConfigError(f"--where gives {', '.join(sorted(kinds))}, not true or false. {ONE_CONDITION}")
+        raise ConfigError(f"--where gives {', '.join(sorted(kinds))}, not true or false. {GIVE_ONE}")
 
 
 def _is_one_expression(node: dict[str, Any]) -> bool:
