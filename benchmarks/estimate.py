@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from tidemill.config import Pipeline
 from tidemill.lake import Lake
-from tidemill.running.backfill_run import BackfillRun, Selection, plan_backfill, request_backfill
+from tidemill.planning.backfill_plan import Selection, plan_backfill, request_backfill
+from tidemill.running.backfill_run import BackfillRun
 from tidemill.running.run import Run
 
 ROOT = Path(__file__).parents[1]

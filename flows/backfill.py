@@ -16,7 +16,8 @@ from tidemill.flows.executor import PrefectExecutor
 from tidemill.flows.flow_run import Surroundings, carry_out
 from tidemill.flows.names import flow_name
 from tidemill.lake import Lake
-from tidemill.running.backfill_run import BackfillRun, Selection, plan_backfill, request_backfill, tranches
+from tidemill.planning.backfill_plan import Selection, plan_backfill, request_backfill, tranches
+from tidemill.running.backfill_run import BackfillRun
 from tidemill.running.recording import RunResult
 from tidemill.shards import fingerprint
 

@@ -30,10 +30,10 @@ from tidemill.flows.progress import Logged, Shown
 from tidemill.flows.stopping import stopping_gently
 from tidemill.flows.webhooks import with_webhook
 from tidemill.lake import Lake, catalog_exists
-from tidemill.lake.runs import finished_at
+from tidemill.lake.runs import finished_at, last_fresh
 from tidemill.masking import message_of
 from tidemill.progress import Progress
-from tidemill.reports.alerts import Kind, alert, last_fresh, recovery, staleness
+from tidemill.reports.alerts import Kind, alert, recovery, staleness
 from tidemill.running.recording import RunResult
 from tidemill.running.run import Run
 

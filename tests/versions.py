@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tidemill.config import Pipeline
 from tidemill.lake import Lake
-from tidemill.running.backfill_run import BackfillRun, Selection, plan_backfill, request_backfill
+from tidemill.planning.backfill_plan import Selection, plan_backfill, request_backfill
+from tidemill.running.backfill_run import BackfillRun
 
 
 def compute_version(pipeline: Pipeline, selection: Selection | None = None) -> str:

@@ -173,3 +173,9 @@ ENDS_RUN = (Stopped, LimitExceeded, RunFailed, PlaceUnusable, LakeLocked, LakeUn
 def is_retryable(error: BaseException) -> bool:
     """The one retry rule, for the engine's retries and for every Prefect task."""
     return isinstance(error, TidemillError) and error.retryable
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, less its full stop; the name of its class where it says nothing."""
+    lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

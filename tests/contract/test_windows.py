@@ -13,7 +13,7 @@ import transformers
 from tests.checkpoints import NUM_POSITIONS, reviews, save_checkpoint
 from tidemill.config import Inference
 from tidemill.encoding.tokenizer import TextTokenizer
-from tidemill.encoding.windowing import Pooling
+from tidemill.inference.pooling import Pooling
 from tidemill.inference.runner import ModelRunner
 from tidemill.models.checkpoint import load_config, max_positions
 

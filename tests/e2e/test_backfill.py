@@ -26,8 +26,9 @@ from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, LakeError
 from tidemill.lake import Lake
 from tidemill.lake.backfills import cancel
+from tidemill.planning.backfill_plan import Selection, plan_backfill, request_backfill, tranches
 from tidemill.results.promotion import promote
-from tidemill.running.backfill_run import BackfillRun, Selection, plan_backfill, request_backfill, tranches
+from tidemill.running.backfill_run import BackfillRun
 from tidemill.running.stage_run import StageRun
 
 NUM_FILES, NUM_ROWS = 4, 6

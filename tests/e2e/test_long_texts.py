@@ -14,11 +14,11 @@ from tests.pipelines import ROOT, make_pipeline, problems_of, quarantine_of, que
 from tests.versions import compute_version
 from tidemill.config import Pipeline
 from tidemill.lake import Lake
+from tidemill.planning.backfill_plan import Selection, plan_backfill
 from tidemill.planning.plan import make_plan
 from tidemill.reports.compare import compare_versions
 from tidemill.reports.sample import sample
 from tidemill.results.promotion import promote
-from tidemill.running.backfill_run import Selection, plan_backfill
 
 EMAILS = sorted((ROOT / "data" / "emails").glob("*.parquet"))
 WINDOWS = {"max_length": 64, "long_text": "windows", "overlap": 8}

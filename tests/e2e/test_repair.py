@@ -26,9 +26,10 @@ from tidemill.errors import ConfigError, InvariantBroken, LakeError
 from tidemill.lake import Lake
 from tidemill.lake.data_files import note_files
 from tidemill.lake.listings import unlist_target
+from tidemill.planning.backfill_plan import Selection, plan_backfill, request_backfill
 from tidemill.results.retirement import remove_shards
 from tidemill.results.verify import verify_pipeline
-from tidemill.running.backfill_run import BackfillRun, Selection, plan_backfill, request_backfill
+from tidemill.running.backfill_run import BackfillRun
 from tidemill.upkeep.forget import forget, preview
 from tidemill.upkeep.housekeeping import collect_garbage
 from tidemill.upkeep.repair import repair

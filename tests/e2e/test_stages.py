@@ -25,7 +25,7 @@ from tests.processes import Process
 from tidemill.config import Pipeline
 from tidemill.errors import LakeError, LimitExceeded
 from tidemill.lake import Lake
-from tidemill.running.backfill_run import Selection, plan_backfill, request_backfill
+from tidemill.planning.backfill_plan import Selection, plan_backfill, request_backfill
 from tidemill.running.stage_run import STAGES, StageRun
 
 NUM_ROWS = 12

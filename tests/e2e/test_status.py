@@ -16,9 +16,10 @@ from tests.versions import compute_version
 from tidemill.config import Pipeline
 from tidemill.lake import Lake
 from tidemill.lake.runs import RunRecord, record_run
+from tidemill.planning.backfill_plan import Selection, plan_backfill, request_backfill, tranches
 from tidemill.reports.status import pipeline_status
 from tidemill.results.promotion import promote
-from tidemill.running.backfill_run import BackfillRun, Selection, plan_backfill, request_backfill, tranches
+from tidemill.running.backfill_run import BackfillRun
 
 PAGE = (ROOT / "docs" / "commands" / "status.md").read_text()
 QUERIES = re.findall(r"^```sql\n(.*?)^```", (ROOT / "docs" / "history.md").read_text(), flags=re.MULTILINE | re.DOTALL)

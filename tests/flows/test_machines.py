@@ -27,7 +27,7 @@ from tidemill.flows import backfill
 from tidemill.flows.deploy import deploy
 from tidemill.lake import Lake
 from tidemill.lake.ducklake.locks import open_lock
-from tidemill.running.backfill_run import Selection, plan_backfill, request_backfill
+from tidemill.planning.backfill_plan import Selection, plan_backfill, request_backfill
 
 NUM_ROWS = 55
 """In a shard: more than a lake keeps in its catalog."""

@@ -13,9 +13,9 @@ import pytest
 from tests.pipelines import make_pipeline, reviews, run, write_parquet
 from tests.webhooks import webhook
 from tidemill.lake import Lake
-from tidemill.lake.runs import RunRecord, record_run
+from tidemill.lake.runs import RunRecord, last_fresh, record_run
 from tidemill.reports import alerts
-from tidemill.reports.alerts import alert, last_fresh, staleness
+from tidemill.reports.alerts import alert, staleness
 
 
 def test_an_alert_is_json_with_a_text(tmp_path, monkeypatch):

@@ -13,7 +13,8 @@ from tidemill.config import Inference
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines.torch_engine import TorchEngine
 from tidemill.errors import ConfigError, ModelError, RunFailed, SequenceTooLong, Stopped
-from tidemill.inference.runner import ModelRunner, cached_runner
+from tidemill.inference.opening import cached_runner
+from tidemill.inference.runner import ModelRunner
 from tidemill.models.checkpoint import load_config
 from tidemill.models.tasks import find_task
 

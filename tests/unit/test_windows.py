@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidemill.encoding.windowing import Pooling, Windowing, Windows, are_windows, num_tokens, sequences
+from tidemill.encoding.windowing import Windowing, are_windows, num_tokens, sequences
+from tidemill.inference.pooling import Pooling, Windows
 
 AGGREGATES = ["mean", "max", "length_weighted"]
 NESTED = pa.list_(pa.list_(pa.int32()))

@@ -11,8 +11,8 @@ from tidemill.cli.common import Overrides, PipelineFile, app, confirmed, load, p
 
 if TYPE_CHECKING:
     from tidemill.config import Pipeline
+    from tidemill.planning.backfill_plan import BackfillPlan, Selection
     from tidemill.progress import Progress
-    from tidemill.running.backfill_run import BackfillPlan, Selection
     from tidemill.running.recording import RunResult
 
 
@@ -42,7 +42,7 @@ def backfill(
 ) -> None:
     """Compute a chosen past range again, or a new version beside the old. Stopped, the same command goes on."""
     from tidemill.errors import ConfigError
-    from tidemill.running.backfill_run import Selection
+    from tidemill.planning.backfill_plan import Selection
 
     if version and model_revision:
         raise ConfigError("--version names a version that is there, --model-revision asks for another. Give one.")
@@ -83,7 +83,7 @@ def _end(result: RunResult) -> None:
 
 def _plan(loaded: Pipeline, selection: Selection) -> BackfillPlan:
     from tidemill.lake import Lake
-    from tidemill.running.backfill_run import plan_backfill
+    from tidemill.planning.backfill_plan import plan_backfill
 
     with Lake(loaded.lake, read_only=True) as lake:
         return plan_backfill(loaded, lake, selection)
@@ -91,7 +91,7 @@ def _plan(loaded: Pipeline, selection: Selection) -> BackfillPlan:
 
 def _request(loaded: Pipeline, made: BackfillPlan, max_cost: float | None) -> str:
     from tidemill.lake import Lake
-    from tidemill.running.backfill_run import request_backfill
+    from tidemill.planning.backfill_plan import request_backfill
 
     with Lake(loaded.lake) as lake:
         return request_backfill(lake, made, max_cost=max_cost)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+
 import pyarrow as pa
 
+from tidemill import config as options
 from tidemill.config import Inference
 from tidemill.encoding.tokenizer import TextTokenizer
-from tidemill.encoding.windowing import Pooling, sequences
+from tidemill.encoding.windowing import sequences
+from tidemill.engines import CalibrationIds
 from tidemill.engines.calibration_texts import calibration_texts
-from tidemill.inference.runner import ModelRunner, cached_runner
+from tidemill.inference.pooling import Pooling
+from tidemill.inference.runner import ModelRunner
 from tidemill.models import versions
-from tidemill.models.checkpoint import load_config, max_positions
+from tidemill.models.checkpoint import folder_state, load_config, max_positions
 from tidemill.models.versions import VersionSpec
+
+_loaded: dict[tuple[object, ...], ModelRunner] = {}
+_loading = threading.Lock()
 
 
 def load_tokenizer(spec: VersionSpec) -> TextTokenizer:
@@ -58,3 +67,31 @@ def load_runner(spec: VersionSpec, inference: Inference) -> ModelRunner:
 def _calibration_ids(spec: VersionSpec) -> pa.ListArray:
     """Sample texts as the version's model gets them: a long one in windows, where it does."""
     return sequences(load_tokenizer(spec).encode(pa.array(calibration_texts())).token_ids)
+
+
+def cached_runner(
+    folder: str | Path,
+    *,
+    task: str,
+    inference: options.Inference,
+    all_scores: bool = False,
+    trust_remote_code: bool = False,
+    calibration: CalibrationIds | None = None,
+) -> ModelRunner:
+    """`ModelRunner.load`, once a process for the same files and options.
+
+    Only the last one is kept: two models may not fit a device together.
+    """
+    key = (folder_state(folder), task, inference, all_scores, trust_remote_code)
+    with _loading:
+        if key not in _loaded:
+            _loaded.clear()
+            _loaded[key] = ModelRunner.load(
+                folder,
+                task=task,
+                inference=inference,
+                all_scores=all_scores,
+                trust_remote_code=trust_remote_code,
+                calibration=calibration,
+            )
+        return _loaded[key]

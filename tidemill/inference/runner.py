@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,14 +20,14 @@ import pyarrow as pa
 
 from tidemill import config as options
 from tidemill.encoding.batching import Indices, plan_batches, rounded
-from tidemill.encoding.sequences import Sequences
-from tidemill.encoding.windowing import Pooling, Windows
 from tidemill.engines import Answer, CalibrationIds, Engine, Logits, open_engine
 from tidemill.engines.devices import AUTO_TOKEN_BUDGET, is_device_failure, is_out_of_memory
-from tidemill.errors import ModelError, RunFailed, SequenceTooLong, Stopped
+from tidemill.errors import ModelError, RunFailed, SequenceTooLong, Stopped, first_line
 from tidemill.inference.calibration import calibrated_budget
 from tidemill.inference.drift import Drift, measure_drift
-from tidemill.models.checkpoint import folder_state, load_config, max_positions
+from tidemill.inference.pooling import Pooling
+from tidemill.inference.work import Predictions, Work
+from tidemill.models.checkpoint import load_config, max_positions
 from tidemill.models.tasks import ModelTask, find_task
 
 if TYPE_CHECKING:
@@ -41,31 +41,6 @@ WORTH_CALIBRATING = {"cpu": 500, "cuda": 50}
 """Batches of a shard from which a trial of other token budgets is paid back by it, or by the next few."""
 
 logger = logging.getLogger("tidemill")
-
-
-@dataclass
-class Stats:
-    """`num_tokens` were computed, each distinct row or window once; `num_padded_tokens` is what the device saw."""
-
-    num_rows: int = 0
-    num_distinct: int = 0
-    num_tokens: int = 0
-    num_padded_tokens: int = 0
-    seconds: float = 0.0
-    oom_halvings: int = 0
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """One value per row, in order.
-
-    `columns` has the task's result columns, null where there is no prediction;
-    `reason` says why there is none, and is null for rows without token ids.
-    """
-
-    columns: pa.Table
-    reason: pa.StringArray
-    stats: Stats
 
 
 class ModelRunner:
@@ -151,12 +126,12 @@ class ModelRunner:
             RunFailed: the device broke, and for this process it stays broken.
             LimitExceeded: int8 drifts too far.
         """
-        work = _Work.on(token_ids, pooling, deduplicate=self._inference.deduplicate)
+        work = Work.on(token_ids, pooling, deduplicate=self._inference.deduplicate)
         self._refuse_unfit(work)
         self._run(work, should_stop)
         return self._predictions(work)
 
-    def _refuse_unfit(self, work: _Work) -> None:
+    def _refuse_unfit(self, work: Work) -> None:
         """Keep from the model what would index outside of its tables: a GPU does not survive that."""
         lengths = work.sequences.lengths
         longest = int(lengths.max(initial=0))
@@ -171,7 +146,7 @@ class ModelRunner:
             for i, largest in work.sequences.with_ids_from(self._vocabulary_size):
                 work.reasons[i] = f"token id {largest} is outside of the model's vocabulary of {self._vocabulary_size}"
 
-    def _prepare(self, work: _Work) -> None:
+    def _prepare(self, work: Work) -> None:
         """What the first shard pays for the rest: int8 is measured, and a shard that is worth it finds the budget."""
         if self.engine.reference is not None:
             self._measured_drift = measure_drift(
@@ -191,7 +166,7 @@ class ModelRunner:
     def _tokens_worth_calibrating(self) -> int:
         return WORTH_CALIBRATING[_device_type(self.engine)] * self.token_budget
 
-    def _run(self, work: _Work, should_stop: Callable[[], bool]) -> None:
+    def _run(self, work: Work, should_stop: Callable[[], bool]) -> None:
         """Keep `engine.depth` batches on their way; while the last ones are, another shard may start its own."""
         started: deque[tuple[Indices, Answer | Exception]] = deque()
         try:
@@ -212,7 +187,7 @@ class ModelRunner:
 
     def _start_all(
         self,
-        work: _Work,
+        work: Work,
         waiting: deque[Indices],
         started: deque[tuple[Indices, Answer | Exception]],
         should_stop: Callable[[], bool],
@@ -227,12 +202,12 @@ class ModelRunner:
             started.append((batch, self._start(work, batch)))
         return waiting
 
-    def _depth(self, work: _Work, batches: Iterable[Indices]) -> int:
+    def _depth(self, work: Work, batches: Iterable[Indices]) -> int:
         """How many batches may be on their way: one, where any of these is to be alone."""
         return 1 if any(map(work.is_alone, batches)) else self.engine.depth
 
     def _settle(
-        self, work: _Work, batch: Indices, answer: Answer | Exception, waiting: deque[Indices]
+        self, work: Work, batch: Indices, answer: Answer | Exception, waiting: deque[Indices]
     ) -> deque[Indices]:
         """Take a batch's logits, or see what can be done without them; returns what is to be computed still."""
         outcome = self._finish(answer)
@@ -243,10 +218,10 @@ class ModelRunner:
         elif len(batch) > 1:
             waiting.extendleft(_one_by_one(batch))
         else:
-            work.reasons[int(batch[0])] = f"the model failed: {_first_line(outcome)}"
+            work.reasons[int(batch[0])] = f"the model failed: {first_line(outcome)}"
         return waiting
 
-    def _plan(self, work: _Work, rows: Indices) -> list[Indices]:
+    def _plan(self, work: Work, rows: Indices) -> list[Indices]:
         """Rows longer than the budget, which `auto` or a halved one can meet, are batches of one."""
         # Another thread, settling its own batches, may lower the budget meanwhile.
         lengths, token_budget = self._widths(work.sequences.lengths[rows]), self.token_budget
@@ -258,10 +233,10 @@ class ModelRunner:
         """What lengths are padded to if they are the longest of a batch."""
         return np.minimum(rounded(lengths), self._max_positions or NO_BOUND) if self.engine.rounds_widths else lengths
 
-    def _width(self, work: _Work, batch: Indices) -> int:
+    def _width(self, work: Work, batch: Indices) -> int:
         return int(self._widths(work.sequences.lengths[batch]).max())
 
-    def _start(self, work: _Work, batch: Indices) -> Answer | Exception:
+    def _start(self, work: Work, batch: Indices) -> Answer | Exception:
         width = self._width(work, batch)
         return self._guarded(
             lambda: self.engine.submit(*work.sequences.padded(batch, pad_id=self._pad_id, width=width))
@@ -277,12 +252,12 @@ class ModelRunner:
             if is_device_failure(e):
                 device = self.engine.facts()["device"]
                 raise RunFailed(
-                    f"The device {device} failed: {_first_line(e)}. Start the run again in a new process."
+                    f"The device {device} failed: {first_line(e)}. Start the run again in a new process."
                 ) from e
             # Its frames hold the activations, whose memory the next batch needs.
             return e.with_traceback(None)
 
-    def _after_out_of_memory(self, work: _Work, batch: Indices, waiting: Iterable[Indices]) -> deque[Indices]:
+    def _after_out_of_memory(self, work: Work, batch: Indices, waiting: Iterable[Indices]) -> deque[Indices]:
         self.engine.release_memory()
         num_padded = len(batch) * self._width(work, batch)
         if work.is_alone(batch):
@@ -302,7 +277,7 @@ class ModelRunner:
             )
         return deque(self._plan(work, np.concatenate([batch, *waiting])))
 
-    def _predictions(self, work: _Work) -> Predictions:
+    def _predictions(self, work: Work) -> Predictions:
         logits_BC = np.concatenate([np.zeros((0, self.config.num_labels), dtype=np.float32), *work.logits])
         computed = np.concatenate([np.zeros(0, dtype=np.int64), *work.computed])
         finite = np.isfinite(logits_BC).all(axis=1)
@@ -338,48 +313,6 @@ class ModelRunner:
         return False
 
 
-@dataclass
-class _Work:
-    """What became of each distinct sequence of a shard so far: `logits` of the `computed`, `reasons` of the failed."""
-
-    sequences: Sequences
-    stats: Stats
-    windows: Windows | None = None
-    reasons: dict[int, str] = field(default_factory=dict)
-    alone: set[int] = field(default_factory=set)
-    """What ran out of memory by itself, perhaps for what else was on its way: it is tried once more, beside nothing."""
-    computed: list[Indices] = field(default_factory=list)
-    logits: list[Logits] = field(default_factory=list)
-
-    @classmethod
-    def on(cls, token_ids: pa.ListArray | pa.ChunkedArray, pooling: Pooling | None, *, deduplicate: bool) -> _Work:
-        windows = Windows.of(token_ids, pooling) if pooling else None
-        sequences = Sequences.of(windows.token_ids if windows else token_ids, deduplicate=deduplicate)
-        return cls(sequences, Stats(num_rows=len(token_ids), num_distinct=len(sequences)), windows)
-
-    def is_alone(self, batch: Indices) -> bool:
-        return len(batch) == 1 and int(batch[0]) in self.alone
-
-    def without_reason(self) -> Indices:
-        fit = np.ones(len(self.sequences), dtype=bool)
-        fit[list(self.reasons)] = False
-        return np.flatnonzero(fit)
-
-    def num_tokens_left(self) -> int:
-        return int(self.sequences.lengths[self.without_reason()].sum())
-
-    def record(self, batch: Indices, logits_BC: Logits, *, num_padded: int | None) -> None:
-        """`num_padded` is None where nothing is padded."""
-        num_tokens = int(self.sequences.lengths[batch].sum())
-        self.computed.append(batch)
-        self.logits.append(logits_BC)
-        self.stats.num_tokens += num_tokens
-        self.stats.num_padded_tokens += num_tokens if num_padded is None else num_padded
-
-    def reason_column(self) -> pa.StringArray:
-        return pa.array([self.reasons.get(i) for i in range(len(self.sequences))], pa.string())
-
-
 def _default_budget(inference: options.Inference, engine: Engine) -> int:
     """What is declared, or what is good enough where there is too little to compute for a trial."""
     if inference.token_budget != "auto":
@@ -401,39 +334,3 @@ def _abandon(answers: Iterable[Answer | Exception]) -> None:
 
 def _one_by_one(batch: Indices) -> list[Indices]:
     return [batch[i : i + 1] for i in range(len(batch))]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
-
-
-_loaded: dict[tuple[object, ...], ModelRunner] = {}
-_loading = threading.Lock()
-
-
-def cached_runner(
-    folder: str | Path,
-    *,
-    task: str,
-    inference: options.Inference,
-    all_scores: bool = False,
-    trust_remote_code: bool = False,
-    calibration: CalibrationIds | None = None,
-) -> ModelRunner:
-    """`ModelRunner.load`, once a process for the same files and options.
-
-    Only the last one is kept: two models may not fit a device together.
-    """
-    key = (folder_state(folder), task, inference, all_scores, trust_remote_code)
-    with _loading:
-        if key not in _loaded:
-            _loaded.clear()
-            _loaded[key] = ModelRunner.load(
-                folder,
-                task=task,
-                inference=inference,
-                all_scores=all_scores,
-                trust_remote_code=trust_remote_code,
-                calibration=calibration,
-            )
-        return _loaded[key]

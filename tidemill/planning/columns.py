@@ -13,7 +13,8 @@ from tidemill.config import Pipeline
 from tidemill.errors import SchemaError
 from tidemill.formats import Columns, check_fields, without_nulls
 from tidemill.lake import Cursor
-from tidemill.lake import ledger as lake_ledger
+from tidemill.lake.ledger import has_done_shards
+from tidemill.lake.pipelines import PipelineState, load_kept
 from tidemill.lake.tables import RESERVED_NAMES, ROW_COLUMNS, duckdb_type, lake_type
 from tidemill.models.versions import VersionSpec
 from tidemill.retry import retrying
@@ -83,7 +84,7 @@ def settle_columns(
     spec: VersionSpec,
     dataset: sources.Dataset,
     cursor: Cursor | None,
-    state: lake_ledger.PipelineState | None,
+    state: PipelineState | None,
 ) -> tuple[tuple[KeptColumn, ...], Columns]:
     """Give every kept column its type: what the pipeline file says, else the table's, else what the files show.
 
@@ -115,12 +116,12 @@ def read_columns(dataset: sources.Dataset, kept: Sequence[KeptColumn], num_keys:
 
 
 def _recorded_columns(
-    cursor: Cursor, pipeline: Pipeline, spec: VersionSpec, state: lake_ledger.PipelineState
+    cursor: Cursor, pipeline: Pipeline, spec: VersionSpec, state: PipelineState
 ) -> dict[str, KeptColumn] | None:
     """Source column → as the version's table has it, or else the promoted version's; None if there is neither."""
-    recorded = lake_ledger.load_kept(cursor, pipeline.name, spec.version)
-    if recorded is None and lake_ledger.has_done_shards(cursor, pipeline.name, state.promoted_version):
-        recorded = lake_ledger.load_kept(cursor, pipeline.name, state.promoted_version)
+    recorded = load_kept(cursor, pipeline.name, spec.version)
+    if recorded is None and has_done_shards(cursor, pipeline.name, state.promoted_version):
+        recorded = load_kept(cursor, pipeline.name, state.promoted_version)
     return None if recorded is None else {facts["source"]: KeptColumn.from_json(facts) for facts in recorded}
 
 

@@ -15,7 +15,9 @@ from tidemill.config import Pipeline
 from tidemill.errors import FAILS_ALONE, DatasetError, LakeError
 from tidemill.formats import Columns
 from tidemill.lake import Cursor, DoneShard, Lake, ResultTable
-from tidemill.lake import ledger as lake_ledger
+from tidemill.lake.ledger import done_shards, has_done_shards
+from tidemill.lake.listings import cut_files, slices_at
+from tidemill.lake.pipelines import PipelineState, load_kept, load_results, load_spec, load_state
 from tidemill.lake.tables import duckdb_type
 from tidemill.models import versions
 from tidemill.models.versions import VersionSpec
@@ -186,7 +188,7 @@ def make_plan(pipeline: Pipeline, lake: Lake | None) -> tuple[Plan, sources.Data
     """
     cursor = lake.cursor() if lake else None
     declared = versions.declared(pipeline)
-    state = lake_ledger.load_state(cursor, pipeline.name) if cursor else None
+    state = load_state(cursor, pipeline.name) if cursor else None
     spec, notes = _promoted_or(declared, cursor, pipeline, state)
     with usable(pipeline.dataset.path, "dataset.path"):
         dataset = sources.open_dataset(pipeline, spec.joined_text)
@@ -194,7 +196,7 @@ def make_plan(pipeline: Pipeline, lake: Lake | None) -> tuple[Plan, sources.Data
     previous = state.target_revision if state else None
     kept, columns = settle_columns(pipeline, spec, dataset, cursor, state)
     dataset.use(columns)
-    done = lake_ledger.done_shards(cursor, pipeline.name, spec.version) if cursor and state else {}
+    done = done_shards(cursor, pipeline.name, spec.version) if cursor and state else {}
     files = list(_plan_files(pipeline, dataset, cursor, done, previous, kept))
     if not any(file.shards or file.uncut for file in files):
         raise DatasetError(f"The dataset {pipeline.dataset.path} has no rows. Check dataset.path, config and split.")
@@ -239,7 +241,7 @@ def _to_rewrite(
     done: Mapping[str, DoneShard],
 ) -> list[DoneShard]:
     """Every shard where the table has other key and kept columns, else those that lack some of theirs."""
-    recorded = lake_ledger.load_kept(cursor, pipeline.name, spec.version)
+    recorded = load_kept(cursor, pipeline.name, spec.version)
     is_settled = recorded == [column.to_json() for column in kept]
     wanted = kept_fingerprint(kept)
     return [shard for shard in done.values() if not is_settled or shard.kept != wanted]
@@ -256,13 +258,13 @@ def classify(
 
 
 def _promoted_or(
-    declared: VersionSpec, cursor: Cursor | None, pipeline: Pipeline, state: lake_ledger.PipelineState | None
+    declared: VersionSpec, cursor: Cursor | None, pipeline: Pipeline, state: PipelineState | None
 ) -> tuple[VersionSpec, list[str]]:
     """The version to bring up to date, and what to tell about the one that the pipeline file asks for."""
     if cursor is None or state is None:
         return declared, []
-    recorded = lake_ledger.load_spec(cursor, pipeline.name, state.promoted_version)
-    if not lake_ledger.has_done_shards(cursor, pipeline.name, state.promoted_version):
+    recorded = load_spec(cursor, pipeline.name, state.promoted_version)
+    if not has_done_shards(cursor, pipeline.name, state.promoted_version):
         return declared, []  # Nobody ever saw a row of it: the first version is the one that is asked for now.
     if recorded is None:
         raise LakeError(f"The lake has no record of version {state.promoted_version} of {pipeline.name}.")
@@ -279,10 +281,10 @@ def _promoted_or(
 
 
 def _result_columns(
-    spec: VersionSpec, cursor: Cursor | None, pipeline: Pipeline, state: lake_ledger.PipelineState | None
+    spec: VersionSpec, cursor: Cursor | None, pipeline: Pipeline, state: PipelineState | None
 ) -> tuple[tuple[str, str], ...]:
     """The model task's columns: the recorded ones, so that a run with nothing to do opens no model."""
-    recorded = lake_ledger.load_results(cursor, pipeline.name, spec.version) if cursor and state else None
+    recorded = load_results(cursor, pipeline.name, spec.version) if cursor and state else None
     if recorded is not None:
         return recorded
     return tuple((field.name, duckdb_type(field.type)) for field in versions.result_schema(spec))
@@ -296,9 +298,9 @@ def _plan_files(
     previous: str | None,
     kept: Sequence[KeptColumn],
 ) -> Iterator[FilePlan]:
-    cut = lake_ledger.cut_files(cursor, pipeline.name) if cursor and previous else {}
+    cut = cut_files(cursor, pipeline.name) if cursor and previous else {}
     unsettled = [file.path for file in dataset.files if file.content not in cut]
-    before = lake_ledger.slices_at(cursor, pipeline.name, previous, unsettled) if cursor and previous else {}
+    before = slices_at(cursor, pipeline.name, previous, unsettled) if cursor and previous else {}
     done_paths = _ids_by_path(done)
     by_content = {shard.content: shard_id for shard_id, shard in done.items()}
     for file in dataset.files:

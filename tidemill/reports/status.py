@@ -15,11 +15,11 @@ from tidemill.lake.ducklake.claims import is_alive, open_claims
 from tidemill.lake.ledger import quarantine_reasons, throughput
 from tidemill.lake.pipelines import load_kept, load_spec, load_state
 from tidemill.lake.requests import committed_by, count_open
-from tidemill.lake.runs import last_runs
+from tidemill.lake.runs import last_fresh, last_runs
 from tidemill.lake.tables import identifier, table_name
 from tidemill.models import versions
 from tidemill.models.versions import VersionSpec
-from tidemill.reports.alerts import last_fresh, staleness
+from tidemill.reports.alerts import staleness
 from tidemill.results.promotion import Standing, standings
 
 NUM_RUNS = 5

@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from tidemill.config import Pipeline
-from tidemill.errors import ConfigError, LakeError
+from tidemill.errors import ConfigError, LakeError, first_line
 from tidemill.lake.checksums import checksum_with, checksums_in
 from tidemill.lake.ducklake.connection import Cursor
 from tidemill.lake.ducklake.reading import check_is_boolean
@@ -60,16 +60,16 @@ def find_rows(cursor: Cursor, pipeline: Pipeline, condition: str) -> Erasure:
             names.remove(version)
             erasure.has_unreadable_tables = True
             erasure.notes.append(
-                f"Version {version} has files that cannot be read: {_first_line(e)}. Their shards leave the table with "
+                f"Version {version} has files that cannot be read: {first_line(e)}. Their shards leave the table with "
                 "them; what else matches there is not counted yet."
             )
         except duckdb.Error as e:
             errors.append(e)
             erasure.notes.append(
-                f"Version {version} cannot be asked this: {_first_line(e)}. It loses the rows found in other versions."
+                f"Version {version} cannot be asked this: {first_line(e)}. It loses the rows found in other versions."
             )
     if errors and not matches:
-        raise ConfigError(f"--where cannot be asked of {pipeline.name}: {_first_line(errors[0])}.") from errors[0]
+        raise ConfigError(f"--where cannot be asked of {pipeline.name}: {first_line(errors[0])}.") from errors[0]
     _name(cursor, "_matching", pa.concat_tables(matches) if matches else None, ("shard_id", "row_number"))
     _refuse_unplaced(cursor, pipeline.name)
     places = cursor.execute(
@@ -281,7 +281,3 @@ def _pointer(name: str) -> str:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import duckdb
 
-from tidemill.errors import InvariantBroken
+from tidemill.errors import InvariantBroken, first_line
 from tidemill.lake.ducklake.connection import Cursor
 from tidemill.lake.requests import withdraw
 from tidemill.lake.tables import identifier, table_name
@@ -51,7 +51,7 @@ def remove_shards(
         if isinstance(e, duckdb.IOException) and "No such file" not in str(e):
             raise
         raise InvariantBroken(
-            f"{table}: a data file cannot be read, so shards cannot be removed: {str(e).splitlines()[0].rstrip('.')}. "
+            f"{table}: a data file cannot be read, so shards cannot be removed: {first_line(e)}. "
             "`tidemill repair` takes it out and computes what it held again."
         ) from e
     if not wanted_still:

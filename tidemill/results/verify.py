@@ -13,7 +13,7 @@ from typing import Any
 
 import duckdb
 
-from tidemill.errors import LakeError
+from tidemill.errors import LakeError, first_line
 from tidemill.lake.checksums import METHOD, checksum_of
 from tidemill.lake.data_files import DataFile, Noted, data_files, hash_of, noted_files, shards_in
 from tidemill.lake.ducklake.connection import CATALOG, Cursor, Lake
@@ -134,7 +134,7 @@ def verify_pipeline(lake: Lake, pipeline: str) -> Verification:
         _check_files(cursor, found)
         _check_tables(cursor, pipeline, found)
     except duckdb.Error as e:
-        found.problems.append(f"not all could be checked: {_first_line(e)}")
+        found.problems.append(f"not all could be checked: {first_line(e)}")
     _end(cursor)
     return found
 
@@ -177,7 +177,7 @@ def _why_unreadable(cursor: Cursor, file: DataFile) -> str | None:
     try:
         cursor.execute("SELECT count(COLUMNS(*)) FROM read_parquet(?)", [file.path]).fetchall()
     except duckdb.Error as e:
-        return f"cannot be read ({_first_line(e)})"
+        return f"cannot be read ({first_line(e)})"
     return None
 
 
@@ -337,10 +337,6 @@ def _pending(cursor: Cursor) -> Iterator[str]:
 def _named(names: Iterable[str], limit: int) -> str:
     shown = sorted(names)
     return ", ".join(shown[:limit]) + (f" and {len(shown) - limit:,} more" if len(shown) > limit else "")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".")
 
 
 def _end(cursor: Cursor) -> None:

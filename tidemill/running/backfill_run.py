@@ -1,222 +1,28 @@
-"""Compute a chosen past range again, or beside it a version that is not there yet.
-
-A backfill is asked for in one transaction: its requests are all that is needed
-to go on with it, from wherever and however often. Each shard's results are
-replaced in one transaction; until then readers see the old ones.
-"""
+"""A backfill carried out. Each shard's results are replaced in one transaction; until then readers see the old ones."""
 
 from __future__ import annotations
 
 import functools
-import json
-import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from fnmatch import fnmatchcase
-from typing import Any
-
-import pyarrow as pa
+from collections.abc import Callable, Iterator, Sequence
 
 from tidemill.config import Pipeline
-from tidemill.errors import ConfigError, LakeError, RunFailed, Stopped
-from tidemill.lake import Cursor, DoneShard, Lake, PipelineState
-from tidemill.lake.backfills import close_if_done, insert_backfill, load_backfill, open_backfill_of, set_max_cost
+from tidemill.errors import RunFailed, Stopped
+from tidemill.lake import Lake
+from tidemill.lake.backfills import close_if_done, load_backfill
 from tidemill.lake.ducklake.claims import Claims, is_alive
-from tidemill.lake.ledger import counted_tokens, done_shards, quarantined_rows
-from tidemill.lake.listings import num_unread_files, target_shards
-from tidemill.lake.pipelines import load_state, recorded_versions
-from tidemill.lake.requests import ONLY_QUARANTINED, Request, ask_for_backfill, open_requests
+from tidemill.lake.requests import Request, open_requests
 from tidemill.lake.runs import RunRecord, costs_of_backfill
-from tidemill.lake.tables import duckdb_type
-from tidemill.models import versions
-from tidemill.models.versions import VersionSpec
-from tidemill.planning.columns import check_collisions, check_names, settle_columns
+from tidemill.planning.backfill_plan import rows_to_compute, tokens_to_compute
 from tidemill.planning.cost_limit import Budget
-from tidemill.planning.dates import file_dates, parse_date
-from tidemill.planning.estimates import Estimate, Rate, estimate, measured_rate
+from tidemill.planning.estimates import Rate, estimate
 from tidemill.planning.plan import FilePlan
 from tidemill.progress import Expected, Progress
-from tidemill.results.adoption import create_version
-from tidemill.results.damage import set_aside
-from tidemill.results.promotion import find_version
-from tidemill.results.retirement import retire_elsewhere
-from tidemill.results.verify import find_damages
 from tidemill.running.executor import Executor, ThreadExecutor
 from tidemill.running.in_flight import Window
 from tidemill.running.recording import Recording, RunResult
-from tidemill.running.workspace import Version, Workspace, load_version, make_version, reopen
-from tidemill.shards import Shard
-from tidemill.sources.dataset import reopen_dataset, settle_first
+from tidemill.running.workspace import Workspace, reopen
 
 MAX_ROUNDS = 4
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which shards: all that are given must hold. Nothing given selects every shard.
-
-    `files` is a glob over paths, `shards` are shard ids, `since` and `until`
-    are dates (both included) of a file: one in its path, else that of the
-    commit that last changed it. `version` names a recorded version; without
-    it, it is what the pipeline file asks for. Its beginning will do, or `promoted`.
-    """
-
-    files: str | None = None
-    shards: tuple[str, ...] = ()
-    since: str | None = None
-    until: str | None = None
-    quarantined: bool = False
-    version: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """What was given, version aside."""
-        given = {key: value for key, value in asdict(self).items() if value and key != "version"}
-        return given | ({"shards": sorted(self.shards)} if self.shards else {})
-
-
-@dataclass(frozen=True)
-class BackfillPlan:
-    """What a backfill would compute, why, how long and at what cost."""
-
-    pipeline: Pipeline
-    version: Version
-    promoted: str
-    revision: str
-    selection: Selection
-    shards: tuple[Shard, ...]
-    num_rows: int
-    reason: str
-    resumes: str | None
-    """The backfill of the same selection that was stopped and goes on."""
-    estimate: Estimate
-    notes: tuple[str, ...]
-
-    @property
-    def num_shards(self) -> int:
-        return len(self.shards)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "pipeline": self.pipeline.name,
-            "version": self.version.spec.version,
-            "promoted_version": self.promoted,
-            "table": self.version.table.name,
-            "revision": self.revision,
-            "selection": self.selection.to_json(),
-            "reason": self.reason,
-            "resumes": self.resumes,
-            "num_shards": self.num_shards,
-            "num_files": len({shard.file.path for shard in self.shards}),
-            "rows": self.num_rows,
-            **self.estimate.to_json(),
-            "shards": [
-                {
-                    "shard_id": shard.shard_id,
-                    "path": shard.file.path,
-                    "first_row": shard.slice.first_row,
-                    "rows": shard.slice.num_rows,
-                }
-                for shard in self.shards
-            ],
-            "notes": list(self.notes),
-        }
-
-
-def plan_backfill(pipeline: Pipeline, lake: Lake, selection: Selection, *, device: str | None = None) -> BackfillPlan:
-    """Find out what a selection means at the target revision. Writes nothing, and lists nothing anew.
-
-    Shards that the version lacks are computed. Where it is the promoted one,
-    or lacks none of what is selected, they are computed again.
-
-    Raises:
-        LakeError: the pipeline never ran, or has no such version.
-        ConfigError: the selection matches nothing, or a date is none.
-    """
-    cursor = lake.cursor()
-    state = load_state(cursor, pipeline.name)
-    if state is None:
-        raise LakeError(f"{pipeline.name} has no table yet, so there is nothing past. `tidemill run` makes it.")
-    version = _version(pipeline, cursor, state, selection)
-    name = version.spec.version
-    listed = target_shards(cursor, pipeline.name, state.target_revision)
-    done = done_shards(cursor, pipeline.name, name)
-    quarantined = quarantined_rows(cursor, pipeline.name, name) if selection.quarantined else {}
-    selected = _select(cursor, pipeline, selection, listed, quarantined)
-    notes: list[str] = []
-    if name == state.promoted_version:
-        selected, notes = _without_replacing(selected, listed, done)
-    notes += _unread_note(cursor, pipeline)
-    shards, reason = _wanted(selected, done, selection, again=name == state.promoted_version)
-    resumes = open_backfill_of(cursor, pipeline.name, name, selection.to_json())
-    if resumes:
-        # None is left if it was killed after its last commit: then it is only to be closed.
-        shards = [request.shard for request in open_requests(cursor, pipeline.name, name, backfill_id=resumes)]
-    rate = measured_rate(cursor, pipeline.name, name, device=device)
-    num_rows = sum(_num_rows(shard, quarantined) for shard in shards)
-    tokens = _num_tokens(cursor, pipeline.name, version.spec, rate, shards, quarantined)
-    return BackfillPlan(
-        pipeline=pipeline,
-        version=version,
-        promoted=state.promoted_version,
-        revision=state.target_revision,
-        selection=selection,
-        shards=tuple(shards),
-        num_rows=num_rows,
-        reason=reason,
-        resumes=resumes,
-        estimate=estimate(rate, tokens, pipeline.cost),
-        notes=tuple(notes),
-    )
-
-
-def request_backfill(lake: Lake, plan: BackfillPlan, *, max_cost: float | None = None, why: str = "backfill") -> str:
-    """Write what the plan asks for, with the version's table if it has none; returns the backfill's id.
-
-    A stopped backfill of the same selection is gone on with: nothing is asked for twice.
-    """
-    plan = _without_damaged_files(lake, plan)
-    pipeline, name = plan.pipeline.name, plan.version.spec.version
-
-    def body(cursor: Cursor) -> str:
-        if going_on := open_backfill_of(cursor, pipeline, name, plan.selection.to_json()):
-            set_max_cost(cursor, going_on, max_cost)
-            return going_on
-        now, backfill_id = datetime.now(UTC), secrets.token_hex(4)
-        retire_elsewhere(cursor, pipeline, plan.promoted)
-        create_version(
-            cursor,
-            plan.version.table,
-            spec=plan.version.spec.to_json(),
-            kept=[column.to_json() for column in plan.version.kept],
-            now=now,
-        )
-        ids = [shard.shard_id for shard in plan.shards]
-        ask_for_backfill(cursor, pipeline, name, ids, plan.reason, backfill_id, now)
-        insert_backfill(cursor, _record(plan, backfill_id, now, why, max_cost))
-        return backfill_id
-
-    return lake.write(body, message=f"backfill {pipeline} {name}: {plan.num_shards} shards")
-
-
-def _without_damaged_files(lake: Lake, plan: BackfillPlan) -> BackfillPlan:
-    """The plan with all shards of the damaged files that hold some of its own: the files leave the table."""
-    selected = {shard.shard_id for shard in plan.shards}
-    damages, _ = find_damages(lake.cursor(), {plan.version.table.name}, shard_ids=selected)
-    left = set_aside(lake, damages).get(plan.version.table.name, set())
-    listed = target_shards(lake.cursor(), plan.pipeline.name, plan.revision)
-    others = [shard for shard in listed if shard.shard_id in left - selected]
-    num_rows = plan.num_rows + sum(shard.slice.num_rows for shard in others)
-    return replace(plan, shards=(*plan.shards, *others), num_rows=num_rows) if others else plan
-
-
-def tranches(lake: Lake, backfill_id: str, size: int) -> list[list[str]]:
-    """What is still open of a backfill, as lists of at most `size` shard ids, in the order of the files."""
-    cursor = lake.cursor()
-    asked = load_backfill(cursor, backfill_id)
-    pipeline, version = asked["pipeline"], asked["version"]
-    ids = [request.shard.shard_id for request in open_requests(cursor, pipeline, version, backfill_id=backfill_id)]
-    return [ids[i : i + size] for i in range(0, len(ids), size)]
 
 
 class BackfillRun:
@@ -299,9 +105,9 @@ class BackfillRun:
     def _expect(self, lake: Lake, workspace: Workspace, rate: Rate, requests: Sequence[Request]) -> None:
         shards = [request.shard for request in requests]
         only = {request.shard.shard_id: request.rows for request in requests if request.rows is not None}
-        num_rows = sum(_num_rows(shard, only) for shard in shards)
+        num_rows = sum(rows_to_compute(shard, only) for shard in shards)
         target = workspace.target
-        num_tokens = _num_tokens(lake.cursor(), target.pipeline, workspace.spec, rate, shards, only)
+        num_tokens = tokens_to_compute(lake.cursor(), target.pipeline, workspace.spec, rate, shards, only)
         self._recording.expect(estimate(rate, num_tokens, self.pipeline.cost))
         self._recording.progress.planned(
             Expected(target.pipeline, target.version, target.revision, len(shards), num_rows)
@@ -317,128 +123,6 @@ class BackfillRun:
         )
 
 
-def _version(pipeline: Pipeline, cursor: Cursor, state: PipelineState, selection: Selection) -> Version:
-    recorded_before = recorded_versions(cursor, pipeline.name)
-    known = list(recorded_before)
-    if selection.version is not None:
-        return load_version(cursor, pipeline, find_version(known, selection.version, state.promoted_version))
-    recorded = [VersionSpec.from_json(version.spec) for version in recorded_before.values()]
-    spec = versions.recognized(versions.declared(pipeline), recorded)
-    if spec.version in known:
-        return load_version(cursor, pipeline, spec.version)
-    return _new_version(pipeline, cursor, state, spec)
-
-
-def _new_version(pipeline: Pipeline, cursor: Cursor, state: PipelineState, spec: VersionSpec) -> Version:
-    """A version that is not there yet: its columns from the pipeline file, the source and the model."""
-    check_names(pipeline)
-    shards = target_shards(cursor, pipeline.name, state.target_revision)
-    files = list({shard.file.path: shard.file for shard in shards}.values())
-    if not files:
-        raise LakeError(f"{pipeline.name} has no shards yet. `tidemill run` finds them.")
-    first = settle_first(pipeline.dataset, files)
-    dataset = reopen_dataset(pipeline, spec.joined_text, state.target_revision, [first])
-    kept, _ = settle_columns(pipeline, spec, dataset, cursor, state)
-    schema: pa.Schema = versions.result_schema(spec)
-    results = [(field.name, duckdb_type(field.type)) for field in schema]
-    check_collisions(kept, results)
-    return make_version(pipeline, spec, kept, results)
-
-
-def _select(
-    cursor: Cursor,
-    pipeline: Pipeline,
-    selection: Selection,
-    listed: Sequence[Shard],
-    quarantined: Mapping[str, Sequence[int]],
-) -> list[Shard]:
-    """The listed shards that a selection means.
-
-    Raises:
-        ConfigError: none is.
-    """
-    if unknown := sorted(set(selection.shards) - {shard.shard_id for shard in listed}):
-        raise ConfigError(
-            f"--shards: {', '.join(unknown)} is no shard of {pipeline.name}'s dataset now. They are in "
-            "_target_shards: tidemill sql PIPELINE.toml "
-            f"\"SELECT shard_id, path FROM _target_shards WHERE pipeline = '{pipeline.name}'\""
-        )
-    selected = [
-        shard
-        for shard in listed
-        if (not selection.files or fnmatchcase(shard.file.path, selection.files))
-        and (not selection.shards or shard.shard_id in selection.shards)
-        and (not selection.quarantined or shard.shard_id in quarantined)
-    ]
-    since, until = parse_date("--since", selection.since), parse_date("--until", selection.until, last=True)
-    if selected and (since or until):
-        dates = file_dates({shard.file.path: shard.file for shard in selected}.values())
-        selected = [
-            shard
-            for shard in selected
-            if (since is None or dates[shard.file.path] >= since) and (until is None or dates[shard.file.path] <= until)
-        ]
-    if not selected:
-        paths = sorted({shard.file.path for shard in listed})
-        some = ", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")
-        given = json.dumps(selection.to_json())
-        raise ConfigError(f"Nothing matches {given}. The dataset has {len(paths)} files: {some}.")
-    return selected
-
-
-def _without_replacing(
-    selected: Sequence[Shard], listed: Sequence[Shard], done: Mapping[str, DoneShard]
-) -> tuple[list[Shard], list[str]]:
-    """Leave out files whose new rows `run` is about to swap in whole: shard by shard, readers would see both."""
-    ids = {shard.shard_id for shard in listed}
-    outdated = {shard.path for shard_id, shard in done.items() if shard_id not in ids}
-    left_out = sorted({shard.file.path for shard in selected} & outdated)
-    if not left_out:
-        return list(selected), []
-    note = f"{len(left_out)} files have changed and are left to `tidemill run`: {', '.join(left_out[:3])}"
-    return [shard for shard in selected if shard.file.path not in outdated], [note]
-
-
-def _unread_note(cursor: Cursor, pipeline: Pipeline) -> list[str]:
-    found = num_unread_files(cursor, pipeline.name)
-    return [f"{found} files are not read to their end yet: `tidemill run` first."] if found else []
-
-
-def _wanted(
-    selected: Sequence[Shard], done: Mapping[str, DoneShard], selection: Selection, *, again: bool
-) -> tuple[list[Shard], str]:
-    if selection.quarantined:
-        return list(selected), ONLY_QUARANTINED
-    missing = [shard for shard in selected if shard.shard_id not in done]
-    if missing and not again:
-        return missing, "missing"
-    return list(selected), "again"
-
-
-def _record(plan: BackfillPlan, backfill_id: str, now: datetime, why: str, max_cost: float | None) -> dict[str, object]:
-    expected = plan.estimate
-    return {
-        "backfill_id": backfill_id,
-        "pipeline": plan.pipeline.name,
-        "version": plan.version.spec.version,
-        "revision": plan.revision,
-        "selection": plan.selection.to_json(),
-        "why": why,
-        "who": RunRecord("", "", kind="", why="").who,
-        "state": "open",
-        "created_at": now,
-        "num_shards": plan.num_shards,
-        "num_rows": plan.num_rows,
-        "num_tokens": expected.num_tokens,
-        "estimated_seconds": expected.seconds,
-        "estimated_seconds_low": expected.seconds_low,
-        "estimated_seconds_high": expected.seconds_high,
-        "estimated_cost": expected.cost,
-        "currency": plan.pipeline.cost.currency,
-        "max_cost": max_cost,
-    }
-
-
 def _by_file(requests: Sequence[Request]) -> Iterator[tuple[FilePlan, list[Request]]]:
     """The requests of each file, in order."""
     of_file: dict[str, list[Request]] = {}
@@ -446,34 +130,6 @@ def _by_file(requests: Sequence[Request]) -> Iterator[tuple[FilePlan, list[Reque
         of_file.setdefault(request.shard.file.path, []).append(request)
     for found in of_file.values():
         yield FilePlan(found[0].shard.file, "unfinished", tuple(request.shard for request in found), ()), found
-
-
-def _num_rows(shard: Shard, quarantined: Mapping[str, Sequence[int]]) -> int:
-    return len(quarantined[shard.shard_id]) if shard.shard_id in quarantined else shard.slice.num_rows
-
-
-def _num_tokens(
-    cursor: Cursor,
-    pipeline: str,
-    spec: VersionSpec,
-    rate: Rate,
-    shards: Sequence[Shard],
-    quarantined: Mapping[str, Sequence[int]],
-) -> float:
-    """Tokens to compute: as counted before, by any version that tokenizes and cuts alike, else by bytes."""
-    known = recorded_versions(cursor, pipeline)
-    alike = [name for name, other in known.items() if _tokenizes_alike(spec, VersionSpec.from_json(other.spec))]
-    counted = counted_tokens(cursor, pipeline, alike)
-    total = 0.0
-    for shard in shards:
-        tokens = counted.get(shard.shard_id) or rate.num_tokens(shard.slice.text_bytes)
-        total += tokens * _num_rows(shard, quarantined) / max(1, shard.slice.num_rows)
-    return total
-
-
-def _tokenizes_alike(a: VersionSpec, b: VersionSpec) -> bool:
-    mine, theirs = ((s.tokenizer, s.max_length, s.overlap, s.text, s.text_separator) for s in (a, b))
-    return mine == theirs
 
 
 def _spent(lake: Lake, claims: Claims, pipeline: Pipeline, backfill_id: str, mine: RunRecord) -> float:

@@ -18,6 +18,7 @@ from tidemill.lake.ducklake.claims import Claims
 from tidemill.lake.requests import Request, request_ids
 from tidemill.planning.cost_limit import Budget
 from tidemill.planning.plan import FilePlan, Plan, make_plan
+from tidemill.planning.version_tables import Version
 from tidemill.progress import Expected, Progress
 from tidemill.results.adoption import Adoption, adopt
 from tidemill.results.commit import Copied, commit_shards, remove_vanished
@@ -27,7 +28,7 @@ from tidemill.running.in_flight import Window
 from tidemill.running.kept import rewrite_kept
 from tidemill.running.recording import Recording, RunResult
 from tidemill.running.stages import Cutting
-from tidemill.running.workspace import Version, Workspace, predictions_file
+from tidemill.running.workspace import Workspace, predictions_file
 from tidemill.shards import Shard
 from tidemill.sources.dataset import Dataset
 from tidemill.storage.store import Store

@@ -24,6 +24,7 @@ from tidemill.planning.cost_limit import Budget
 from tidemill.planning.estimates import Rate
 from tidemill.planning.pending import PendingFile, pending_copies, pending_files
 from tidemill.planning.plan import FilePlan, Plan, make_plan
+from tidemill.planning.version_tables import Version
 from tidemill.progress import Progress
 from tidemill.results.adoption import adopt
 from tidemill.results.commit import commit_shards, remove_vanished
@@ -34,7 +35,7 @@ from tidemill.running.kept import rewrite_kept
 from tidemill.running.recording import Recording, RunResult
 from tidemill.running.run import adoption_of, refuse_removal
 from tidemill.running.stages import Cutting, Held, Ingested, Predicted, Tokenized, predicted_before
-from tidemill.running.workspace import Version, Workspace, reopen
+from tidemill.running.workspace import Workspace, reopen
 from tidemill.shards import Shard
 from tidemill.sources.dataset import Dataset
 from tidemill.storage.store import StoreFile

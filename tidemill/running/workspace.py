@@ -6,22 +6,20 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from tidemill.config import Pipeline
 from tidemill.encoding.tokenizer import TextTokenizer
-from tidemill.encoding.windowing import Pooling
 from tidemill.errors import FileChanged, FileUnreadable, LakeError, Stopped
 from tidemill.inference.opening import load_runner, load_tokenizer, pooling_of
+from tidemill.inference.pooling import Pooling
 from tidemill.inference.runner import ModelRunner
-from tidemill.lake import Cursor, Lake, ResultTable
+from tidemill.lake import Lake
 from tidemill.lake.ducklake.claims import Claims
-from tidemill.lake.pipelines import Target, load_state, recorded_versions
+from tidemill.lake.pipelines import Target, load_state
 from tidemill.lake.requests import Request
-from tidemill.models import versions
-from tidemill.models.versions import VersionSpec
-from tidemill.planning.columns import KeptColumn, kept_fingerprint, read_columns
+from tidemill.planning.columns import kept_fingerprint, read_columns
 from tidemill.planning.estimates import Rate, measured_rate
+from tidemill.planning.version_tables import Version, load_version
 from tidemill.results.commit import Outcome
 from tidemill.shards import Shard, SourceFile, fingerprint
 from tidemill.sources.dataset import Dataset, reopen_dataset, settle
@@ -29,41 +27,6 @@ from tidemill.storage.store import Store, StoreFile
 from tidemill.waiting import waiting_for
 
 CLAIM_POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Version:
-    """A version, and what its table looks like."""
-
-    spec: VersionSpec
-    kept: tuple[KeptColumn, ...]
-    table: ResultTable
-
-
-def load_version(cursor: Cursor, pipeline: Pipeline, name: str) -> Version:
-    """A version as the lake recorded it.
-
-    Raises:
-        LakeError: there is none of this name; the message lists those there are.
-    """
-    known = recorded_versions(cursor, pipeline.name)
-    if name not in known:
-        raise LakeError(f"{pipeline.name} has no version {name}. It has: {', '.join(known) or 'none'}.")
-    recorded = known[name]
-    spec = versions.relocated(VersionSpec.from_json(recorded.spec), pipeline)
-    return make_version(pipeline, spec, [KeptColumn.from_json(facts) for facts in recorded.kept], recorded.results)
-
-
-def make_version(
-    pipeline: Pipeline, spec: VersionSpec, kept: Sequence[KeptColumn], results: Sequence[Sequence[str]]
-) -> Version:
-    columns = tuple((column.name, column.type) for column in kept)
-    found = tuple((name, kind) for name, kind in results)
-    key = pipeline.dataset.kept[: len(pipeline.dataset.key)]
-    # A version whose columns are not rewritten yet may not begin with the key that is declared now.
-    num_keys = len(key) if [(column.source, column.name) for column in kept[: len(key)]] == key else 0
-    table = ResultTable(pipeline.name, spec.version, columns, found, num_keys)
-    return Version(spec, tuple(kept), table)
 
 
 class Tally:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from tidemill.errors import DatasetError, InputError, SourceUnavailable, TidemillError
+from tidemill.errors import DatasetError, InputError, SourceUnavailable, TidemillError, first_line
 from tidemill.places import is_s3
 
 CREDENTIALS = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
@@ -44,9 +44,11 @@ def open_address(address: str, option: str, wrong: type[InputError] = DatasetErr
         file_system, path = fsspec.core.url_to_fs(address, use_listings_cache=False)
     except Exception as e:  # What opens an archive or a connection raises errors of its own.
         if isinstance(e, OSError) and not isinstance(e, _NOT_THERE):
-            raise SourceUnavailable(f"{address} does not answer well: {type(e).__name__}: {_line(e)}.") from e
+            raise SourceUnavailable(f"{address} does not answer well: {type(e).__name__}: {first_line(e)}.") from e
         install = " pip install 'tidemill[s3]', or correct it." if is_s3(address) else ""
-        raise wrong(f"{option} = {address!r} cannot be opened: {_line(e)}.{install or _archive_hint(address)}") from e
+        raise wrong(
+            f"{option} = {address!r} cannot be opened: {first_line(e)}.{install or _archive_hint(address)}"
+        ) from e
     return file_system, str(path)
 
 
@@ -72,11 +74,11 @@ def translated(address: str, option: str, wrong: type[InputError] = DatasetError
             raise
         if isinstance(e, PermissionError) or code in _NOT_ALLOWED:
             check = f"Check {CREDENTIALS}" if is_s3(address) else "Check the credentials"
-            raise wrong(f"{address} may not be used: {_line(e)}. {check}, or correct {option}.") from e
+            raise wrong(f"{address} may not be used: {first_line(e)}. {check}, or correct {option}.") from e
         if isinstance(e, _MISUSE) or code in _WRONG_PLACE:
             check = f"Check {option}, AWS_REGION and AWS_ENDPOINT_URL" if is_s3(address) else f"Check {option}"
-            raise wrong(f"{address} cannot be used: {_line(e)}. {check}.") from e
-        raise SourceUnavailable(f"{address} does not answer well: {type(e).__name__}: {_line(e)}.") from e
+            raise wrong(f"{address} cannot be used: {first_line(e)}. {check}.") from e
+        raise SourceUnavailable(f"{address} does not answer well: {type(e).__name__}: {first_line(e)}.") from e
 
 
 def check_bucket(address: str, option: str, wrong: type[InputError]) -> None:
@@ -94,11 +96,6 @@ def error_code(error: BaseException) -> str:
         if isinstance(response := getattr(found, "response", None), Mapping):
             return str(response.get("Error", {}).get("Code", ""))
     return type(error).__name__
-
-
-def _line(error: BaseException) -> str:
-    lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def _archive_hint(address: str) -> str:

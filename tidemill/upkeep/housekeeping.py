@@ -22,7 +22,7 @@ import duckdb
 from tidemill import config
 from tidemill.catalogs import with_options
 from tidemill.config import Pipeline
-from tidemill.errors import InputError, LakeLocked, SourceUnavailable
+from tidemill.errors import InputError, LakeLocked, SourceUnavailable, first_line
 from tidemill.lake.data_files import forget_removed_files, note_files
 from tidemill.lake.ducklake.claims import open_claims, remove_left_over
 from tidemill.lake.ducklake.connection import CATALOG, Cursor, Lake
@@ -33,8 +33,9 @@ from tidemill.lake.requests import open_requests, remove_pointless, versions_in_
 from tidemill.lake.runs import RunRecord, record_run
 from tidemill.lake.tables import identifier
 from tidemill.masking import message_of
+from tidemill.planning.version_tables import load_version
 from tidemill.retry import retrying
-from tidemill.running.workspace import Workspace, load_version
+from tidemill.running.workspace import Workspace
 from tidemill.storage.store import Store
 
 T = TypeVar("T")
@@ -328,7 +329,7 @@ def _tokens_name(workspace: Workspace, shard: Any) -> set[str]:
 
 def _unread_note(table: str, error: duckdb.Error) -> str:
     return (
-        f"{table} is left as it is, for not all of its files can be read: {str(error).splitlines()[0].rstrip('.')}. "
+        f"{table} is left as it is, for not all of its files can be read: {first_line(error)}. "
         "`tidemill verify` names them, and `tidemill repair` computes what they held again."
     )
 

@@ -15,13 +15,14 @@ from tidemill.lake.listings import target_shards, unlist_target
 from tidemill.lake.pipelines import Target, recorded_versions
 from tidemill.lake.requests import asked_for_in_vain
 from tidemill.lake.tables import point_view, table_name
+from tidemill.planning.backfill_plan import Selection, plan_backfill, request_backfill
 from tidemill.planning.plan import make_plan
 from tidemill.progress import Progress
 from tidemill.results.adoption import adopt
 from tidemill.results.damage import remove_from, set_aside
 from tidemill.results.promotion import existing_state, load_table
 from tidemill.results.verify import Verification, verify_pipeline
-from tidemill.running.backfill_run import BackfillRun, Selection, plan_backfill, request_backfill
+from tidemill.running.backfill_run import BackfillRun
 from tidemill.running.run import Run, adoption_of
 
 MAX_ROUNDS = 3

@@ -1,0 +1,80 @@
+"""What became of each distinct sequence of a shard so far, and what is told of it in the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from tidemill.encoding.batching import Indices
+from tidemill.encoding.sequences import Sequences
+from tidemill.engines import Logits
+from tidemill.inference.pooling import Pooling, Windows
+
+
+@dataclass
+class Stats:
+    """`num_tokens` were computed, each distinct row or window once; `num_padded_tokens` is what the device saw."""
+
+    num_rows: int = 0
+    num_distinct: int = 0
+    num_tokens: int = 0
+    num_padded_tokens: int = 0
+    seconds: float = 0.0
+    oom_halvings: int = 0
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One value per row, in order.
+
+    `columns` has the task's result columns, null where there is no prediction;
+    `reason` says why there is none, and is null for rows without token ids.
+    """
+
+    columns: pa.Table
+    reason: pa.StringArray
+    stats: Stats
+
+
+@dataclass
+class Work:
+    """What became of each distinct sequence of a shard so far: `logits` of the `computed`, `reasons` of the failed."""
+
+    sequences: Sequences
+    stats: Stats
+    windows: Windows | None = None
+    reasons: dict[int, str] = field(default_factory=dict)
+    alone: set[int] = field(default_factory=set)
+    """What ran out of memory by itself, perhaps for what else was on its way: it is tried once more, beside nothing."""
+    computed: list[Indices] = field(default_factory=list)
+    logits: list[Logits] = field(default_factory=list)
+
+    @classmethod
+    def on(cls, token_ids: pa.ListArray | pa.ChunkedArray, pooling: Pooling | None, *, deduplicate: bool) -> Work:
+        windows = Windows.of(token_ids, pooling) if pooling else None
+        sequences = Sequences.of(windows.token_ids if windows else token_ids, deduplicate=deduplicate)
+        return cls(sequences, Stats(num_rows=len(token_ids), num_distinct=len(sequences)), windows)
+
+    def is_alone(self, batch: Indices) -> bool:
+        return len(batch) == 1 and int(batch[0]) in self.alone
+
+    def without_reason(self) -> Indices:
+        fit = np.ones(len(self.sequences), dtype=bool)
+        fit[list(self.reasons)] = False
+        return np.flatnonzero(fit)
+
+    def num_tokens_left(self) -> int:
+        return int(self.sequences.lengths[self.without_reason()].sum())
+
+    def record(self, batch: Indices, logits_BC: Logits, *, num_padded: int | None) -> None:
+        """`num_padded` is None where nothing is padded."""
+        num_tokens = int(self.sequences.lengths[batch].sum())
+        self.computed.append(batch)
+        self.logits.append(logits_BC)
+        self.stats.num_tokens += num_tokens
+        self.stats.num_padded_tokens += num_tokens if num_padded is None else num_padded
+
+    def reason_column(self) -> pa.StringArray:
+        return pa.array([self.reasons.get(i) for i in range(len(self.sequences))], pa.string())
