@@ -24,11 +24,10 @@ from pydantic import (
     field_validator,
 )
 
-from tidemill.catalogs import settled
 from tidemill.errors import ConfigError
 from tidemill.masking import masked, shown_setting
 from tidemill.pipeline_file import read_file, shown
-from tidemill.places import default_catalog, default_data, home
+from tidemill.places import default_catalog, default_data, home, settled_catalog
 
 
 def _as_list(value: object) -> object:
@@ -245,7 +244,7 @@ class Alerts(Section):
 
 
 class Lake(Section):
-    catalog: Annotated[str, AfterValidator(settled)] = Field(default_factory=default_catalog)
+    catalog: Annotated[str, AfterValidator(settled_catalog)] = Field(default_factory=default_catalog)
     """`sqlite:FILE`; where several machines write, `postgres:host=... dbname=...` or a `postgresql://` address."""
     data: Address = Field(default_factory=default_data)
     """Where the Parquet files of the tables lie: a folder, or s3://bucket/prefix."""

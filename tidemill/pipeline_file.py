@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tidemill.catalogs import settled
 from tidemill.errors import ConfigError
 from tidemill.masking import shown_override
-from tidemill.places import default_catalog, default_data
+from tidemill.places import default_catalog, default_data, settled_catalog
 
 SECTIONS = frozenset(
     ["name", "dataset", "tokenizer", "model", "inference", "schedule", "alerts", "lake", "store", "limits", "cost"]
@@ -46,7 +45,9 @@ def named_catalog(source: str) -> str:
         ConfigError: it is none.
     """
     try:
-        return settled(source if source.startswith(("sqlite:", "postgres:", "postgresql:")) else f"sqlite:{source}")
+        return settled_catalog(
+            source if source.startswith(("sqlite:", "postgres:", "postgresql:")) else f"sqlite:{source}"
+        )
     except ValueError as e:
         raise ConfigError(f"The lake's catalog {e}.") from None
 
@@ -145,7 +146,7 @@ def lake_to_read(raw: dict[str, Any]) -> LakeToRead | None:
     if not isinstance(catalog, str) or not isinstance(data, str):
         return None
     try:
-        return LakeToRead(settled(catalog), data, names_data="data" in section)
+        return LakeToRead(settled_catalog(catalog), data, names_data="data" in section)
     except ValueError:
         return None
 

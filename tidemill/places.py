@@ -1,4 +1,4 @@
-"""Folders and addresses, and where Tidemill keeps what it is not told to keep elsewhere."""
+"""Folders, addresses and catalogs, and where Tidemill keeps what it is not told to keep elsewhere."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from tidemill.errors import ConfigError, PlaceUnusable
+
+CATALOG_WAYS = "Give sqlite:FILE, postgres:host=... dbname=..., or a postgresql:// address"
 
 
 def home() -> Path:
@@ -103,3 +106,47 @@ def system_error(error: OSError, place: str = "", option: str | None = None) -> 
 
 def is_s3(address: str) -> bool:
     return address.startswith(("s3://", "s3a://"))
+
+
+def settled_catalog(catalog: str) -> str:
+    """The catalog as everything else takes it.
+
+    Raises:
+        ValueError: it is none of the spellings. The message holds nothing of it.
+    """
+    kind, _, where = catalog.partition(":")
+    if kind == "sqlite" and where:
+        return f"sqlite:{_sqlite_path(where)}"
+    if kind not in ("postgres", "postgresql"):
+        raise ValueError(f"is no lake's catalog. {CATALOG_WAYS}")
+    return f"postgres:{_postgres_keywords(catalog if where.startswith('//') else where)}"
+
+
+def catalog_with_options(catalog: str, options: str) -> str:
+    """A settled_catalog PostgreSQL catalog, whose sessions have these command-line options too."""
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+    _, _, conninfo = catalog.partition(":")
+    given = conninfo_to_dict(conninfo).get("options")
+    return f"postgres:{make_conninfo(conninfo, options=f'{given} {options}' if given else options)}"
+
+
+def _sqlite_path(where: str) -> str:
+    if not where.startswith("file:"):
+        return str(Path(where).expanduser()) if where.startswith("~/") else where
+    address = urlsplit(where)
+    if address.netloc not in ("", "localhost") or address.query or address.fragment or not address.path:
+        raise ValueError("is no file of this machine, or has options after a question mark. Give sqlite:FILE")
+    return unquote(address.path)
+
+
+def _postgres_keywords(conninfo: str) -> str:
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+    try:
+        given = conninfo_to_dict(conninfo)
+    except ProgrammingError:
+        # PostgreSQL's message repeats what it stumbled over, which may be a part of a password.
+        raise ValueError(f"has neither name=value pairs nor an address. {CATALOG_WAYS}") from None
+    return make_conninfo("", **given) if "://" in conninfo.partition("=")[0] else conninfo

@@ -12,13 +12,13 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from tidemill import config
-from tidemill.catalogs import settled, with_options
 from tidemill.errors import ConfigError, InputError, LakeError, LakeLocked
 from tidemill.lake import Lake, catalog_exists, ensure_system_tables
 from tidemill.lake.ducklake import catalog as lake_catalog
 from tidemill.lake.ducklake.claims import open_claims
 from tidemill.lake.ducklake.data import DataFolder
 from tidemill.pipeline_file import lake_to_read, named_catalog
+from tidemill.places import catalog_with_options, settled_catalog
 from tidemill.upkeep.housekeeping import impatient
 
 SECRET = "p w'd\\%@:/#?&="
@@ -43,7 +43,7 @@ def addresses(host: str, port: str) -> list[str]:
 
 
 def test_a_database_has_one_spelling_whichever_it_was_given_in():
-    spelled = [settled(address) for address in addresses("db.internal", "5433")]
+    spelled = [settled_catalog(address) for address in addresses("db.internal", "5433")]
     facts = [conninfo_to_dict(catalog.removeprefix("postgres:")) for catalog in spelled]
 
     assert facts == len(facts) * [
@@ -57,10 +57,10 @@ def test_a_database_has_one_spelling_whichever_it_was_given_in():
             "options": "-c work_mem=8MB",
         }
     ]
-    assert [settled(catalog) for catalog in spelled] == spelled
-    assert conninfo_to_dict(with_options(spelled[0], "-c lock_timeout=1s").removeprefix("postgres:")) == facts[0] | {
-        "options": "-c work_mem=8MB -c lock_timeout=1s"
-    }
+    assert [settled_catalog(catalog) for catalog in spelled] == spelled
+    assert conninfo_to_dict(catalog_with_options(spelled[0], "-c lock_timeout=1s").removeprefix("postgres:")) == facts[
+        0
+    ] | {"options": "-c work_mem=8MB -c lock_timeout=1s"}
 
 
 def test_a_database_is_one_lake_in_every_spelling(postgres_server, tmp_path):
@@ -84,9 +84,14 @@ def test_a_database_is_one_lake_in_every_spelling(postgres_server, tmp_path):
 
 def test_a_file_has_one_spelling_whichever_it_was_given_in(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert settled("sqlite:~/a b.sqlite") == f"sqlite:{tmp_path}/a b.sqlite"
-    assert settled(f"sqlite:file://{quote(str(tmp_path))}/it%27s%20%23.sqlite") == f"sqlite:{tmp_path}/it's #.sqlite"
-    assert settled("sqlite:file:a/b.sqlite") == settled("sqlite:a/b.sqlite") == named_catalog("a/b.sqlite")
+    assert settled_catalog("sqlite:~/a b.sqlite") == f"sqlite:{tmp_path}/a b.sqlite"
+    assert (
+        settled_catalog(f"sqlite:file://{quote(str(tmp_path))}/it%27s%20%23.sqlite")
+        == f"sqlite:{tmp_path}/it's #.sqlite"
+    )
+    assert (
+        settled_catalog("sqlite:file:a/b.sqlite") == settled_catalog("sqlite:a/b.sqlite") == named_catalog("a/b.sqlite")
+    )
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
@@ -120,7 +125,7 @@ def test_names_of_any_kind_are_places_for_catalog_and_data(tmp_path, name):
 )
 def test_what_is_no_catalog_is_refused_without_its_password(catalog):
     with pytest.raises(ValueError, match="Give sqlite:FILE") as refused:
-        settled(catalog)
+        settled_catalog(catalog)
     assert "hidden" not in str(refused.value)
     if not catalog.startswith("mysql"):
         with pytest.raises(ConfigError, match="The lake's catalog"):

@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 import duckdb
 
 from tidemill import config
-from tidemill.catalogs import with_options
 from tidemill.config import Pipeline
 from tidemill.errors import InputError, LakeLocked, SourceUnavailable, first_line
 from tidemill.lake.data_files import forget_removed_files, note_files
@@ -33,6 +32,7 @@ from tidemill.lake.requests import open_requests, remove_pointless, versions_in_
 from tidemill.lake.runs import RunRecord, record_run
 from tidemill.lake.tables import identifier
 from tidemill.masking import message_of
+from tidemill.places import catalog_with_options
 from tidemill.planning.version_tables import load_version
 from tidemill.retry import retrying
 from tidemill.running.workspace import Workspace
@@ -250,7 +250,7 @@ def impatient(spec: config.Lake) -> config.Lake:
     """
     if spec.catalog.startswith("sqlite:"):
         return spec
-    waiting = with_options(spec.catalog, f"-c lock_timeout={READER_WAIT_SECONDS}s")
+    waiting = catalog_with_options(spec.catalog, f"-c lock_timeout={READER_WAIT_SECONDS}s")
     return spec.model_copy(update={"catalog": waiting})
 
 
