@@ -172,9 +172,9 @@ def test_a_store_on_s3_shows_what_others_wrote_and_removed_a_moment_ago(bucket):
     store = Store(bucket.address("store"), max_bytes=10_000)
     assert store.names("tokens") == set()
     assert store.make_room(10_000)
-    size = store.write(FILE, TABLE)
+    store.write(FILE, TABLE)
     assert store.read(FILE).equals(TABLE)
-    assert len(bucket.get("store/tokens/abc.arrow")) == size
+    size = len(bucket.get("store/tokens/abc.arrow"))
     bucket.put("store/tokens/another.arrow", bucket.get("store/tokens/abc.arrow"))
     assert store.names("tokens") == {"tokens/abc.arrow", "tokens/another.arrow"}
     assert not store.make_room(10_000 - size)

@@ -40,7 +40,7 @@ def test_what_housekeeping_recorded_itself_is_not_recorded_twice(tmp_path):
     with Lake(pipeline.lake) as lake:
         ensure_system_tables(lake)
         began = datetime.now(UTC)
-        record_run(lake, RunRecord("own", "reviews", "gc", "gc", state="failed", message="it is gone"))
+        record_run(lake, RunRecord("own", "reviews", "gc", why="gc", state="failed", message="it is gone"))
     record_failure(pipeline.lake, "reviews", "gc", FLOW_RUN, DatasetError("it is gone"), LOGGER, since=began)
     assert query(pipeline.lake, "SELECT run_id FROM _runs") == [("own",)]
     later = datetime.now(UTC)

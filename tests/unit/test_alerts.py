@@ -117,7 +117,7 @@ def test_a_table_is_fresh_from_the_end_of_a_run_and_stale_after_max_age(tmp_path
         fresh = last_fresh(lake.cursor(), pipeline.name)
         assert fresh is not None
         assert staleness(lake.cursor(), pipeline) is None
-        failed = RunRecord("later", pipeline.name, "run", "test", state="failed")
+        failed = RunRecord("later", pipeline.name, "run", why="test", state="failed")
         failed.finished_at = datetime.now(UTC) + timedelta(hours=1)
         record_run(lake, failed)
         assert last_fresh(lake.cursor(), pipeline.name) == fresh

@@ -174,7 +174,7 @@ def test_copies_count_as_rows_and_shards_and_cost_no_tokens(pipeline):
 
 def test_a_failure_is_told_once_however_many_shards_and_steps_it_meets():
     telling = Telling()
-    outcomes = Outcomes(RunRecord("r", "reviews", "run", "test"), telling)
+    outcomes = Outcomes(RunRecord("r", "reviews", "run", why="test"), telling)
     error = SourceUnavailable("It is cut short.")
     outcomes.fail("a.parquet", error)
     outcomes.fail("a.parquet", error)

@@ -163,11 +163,11 @@ def test_a_store_that_cannot_be_written_ends_in_one_message(store, tmp_path):
 
 def test_the_oldest_files_are_evicted_and_needed_or_young_ones_never(store):
     files = [StoreFile("rows", str(i)) for i in range(4)]
-    size = 0
     for age, file in enumerate(reversed(files)):
-        size = store.write(file, TABLE)
+        store.write(file, TABLE)
         old = path_of(store, file).stat().st_mtime - 2 * YOUNG_SECONDS - age
         os.utime(path_of(store, file), (old, old))
+    size = path_of(store, files[0]).stat().st_size
     store.max_bytes = 4 * size
     assert store.make_room(2 * size, needed={files[0].name})
     assert [store.has(file) for file in files] == [True, False, False, True]

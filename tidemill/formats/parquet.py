@@ -41,8 +41,6 @@ _DECODING_ERRORS = (pa.ArrowException, OSError, OverflowError, ValueError)
 class ParquetReader:
     """Reads `source` by range. Asking for slices out of order rereads their row group from its start."""
 
-    cut_from_footer = True
-
     def __init__(self, source: ByteSource, columns: Columns) -> None:
         self._source = source
         self._columns = columns

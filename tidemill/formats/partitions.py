@@ -44,7 +44,6 @@ class PartitionedReader:
         self._open, self._columns, self._all_partitions = open_file, columns, partitions
         self._identity = identity_of(partitions)
         self._bare = open_file(_without(columns, partitions))
-        self.cut_from_footer = self._bare.cut_from_footer
 
     def schema(self) -> pa.Schema:
         own = self._file.schema()

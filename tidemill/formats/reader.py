@@ -28,9 +28,6 @@ class ByteSource(Protocol):
 class Reader(Protocol):
     """One open file of one format. Not for several threads at once."""
 
-    cut_from_footer: bool
-    """Whether `slices` reads only the footer; else slices are found by reading the file."""
-
     def schema(self) -> pa.Schema:
         """All the file's columns; reads the footer or the first records only.
 

@@ -45,8 +45,6 @@ class _Held:
 class RecordReader(ABC):
     """Reads `source` forward. Slices that were just cut or come next in the file are not read again."""
 
-    cut_from_footer = False
-
     def __init__(self, source: ByteSource, columns: Columns) -> None:
         self.path = source.path
         self.columns = columns

@@ -20,35 +20,44 @@ def worker_name() -> str:
 
 
 @dataclass
-class RunRecord:
-    """One row of `_runs`. `state` is running, done, failed or stopped; a killed run stays running."""
+class RunFacts:
+    """What is told of a run, to whoever started it and to whoever reads `_runs`.
+
+    `state` is running, done, failed or stopped; a killed run stays running.
+    """
 
     run_id: str
     pipeline: str
-    kind: str
-    why: str
+    kind: str = "run"
     version: str | None = None
     revision: str | None = None
-    flow_run_id: str | None = None
     state: str = "running"
-    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    finished_at: datetime | None = None
     num_shards: int = 0
-    num_shards_failed: int = 0
     num_copied: int = 0
     num_rows: int = 0
     num_quarantined: int = 0
     num_rows_removed: int = 0
     num_tokens: int = 0
     num_retries: int = 0
-    estimated_seconds: float | None = None
     seconds: float | None = None
-    cost: float | None = None
-    currency: str | None = None
-    message: str | None = None
-    backfill_id: str | None = None
+    estimated_seconds: float | None = None
     estimated_seconds_low: float | None = None
     estimated_seconds_high: float | None = None
+    cost: float | None = None
+    currency: str | None = None
+    backfill_id: str | None = None
+
+
+@dataclass
+class RunRecord(RunFacts):
+    """One row of `_runs`."""
+
+    why: str = "run"
+    flow_run_id: str | None = None
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    finished_at: datetime | None = None
+    num_shards_failed: int = 0
+    message: str | None = None
     estimated_cost: float | None = None
     num_dropped: int = 0
     """Shards computed in vain: someone else had committed them, or the dataset moved on."""

@@ -232,5 +232,5 @@ def _tables_of(cursor: Cursor, table: str) -> list[str]:
 def _record(cursor: Cursor, kind: str, pipeline: str, version: str, why: str) -> None:
     """A row of `_runs` for what is done at once, in the transaction that does it."""
     revision = existing_state(cursor, pipeline).target_revision
-    run = RunRecord(secrets.token_hex(6), pipeline, kind, why, version=version, revision=revision, state="done")
+    run = RunRecord(secrets.token_hex(6), pipeline, kind, why=why, version=version, revision=revision, state="done")
     insert_records(cursor, "_runs", [{**vars(run), "finished_at": run.started_at, "seconds": 0.0}])

@@ -7,9 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import duckdb
 
@@ -20,7 +20,7 @@ from tidemill.lake.data_files import note_files
 from tidemill.lake.ducklake.claims import Claims, open_claims, run_claim
 from tidemill.lake.ducklake.connection import is_interrupt
 from tidemill.lake.requests import Request, committed_by
-from tidemill.lake.runs import RunRecord, record_run
+from tidemill.lake.runs import RunFacts, RunRecord, record_run
 from tidemill.lake.tables import table_name
 from tidemill.masking import message_of
 from tidemill.planning.estimates import Estimate
@@ -35,35 +35,29 @@ T = TypeVar("T")
 
 
 @dataclass
-class RunResult:
-    """What a run did. `state` is done, failed or stopped."""
+class RunResult(RunFacts):
+    """What a run did. `state` is done, failed or stopped; the version is empty where none was settled."""
 
-    run_id: str
-    pipeline: str
-    version: str
-    table: str
-    revision: str
-    kind: str = "run"
-    state: str = "done"
-    num_shards: int = 0
-    num_copied: int = 0
-    num_rewritten: int = 0
-    num_rows: int = 0
-    num_quarantined: int = 0
-    num_rows_removed: int = 0
-    num_tokens: int = 0
-    num_retries: int = 0
+    version: str = ""
+    revision: str = ""
     seconds: float = 0.0
-    estimated_seconds: float | None = None
-    estimated_seconds_low: float | None = None
-    estimated_seconds_high: float | None = None
-    cost: float | None = None
-    currency: str | None = None
-    backfill_id: str | None = None
+    table: str = ""
+    num_rewritten: int = 0
     failures: list[dict[str, str]] = field(default_factory=list)
+    """What failed and why, each once: path, error and message."""
     notes: list[str] = field(default_factory=list)
     stopped_at_cost: str | None = None
     """What it said of the cost that it would have passed, if that is why it stopped."""
+
+
+def _told(record: RunRecord) -> dict[str, Any]:
+    """Where a result says it otherwise than the record."""
+    return {
+        "version": record.version or "",
+        "revision": record.revision or "",
+        "seconds": record.seconds or 0.0,
+        "currency": record.currency if record.cost is not None else None,
+    }
 
 
 class Outcomes:
@@ -287,29 +281,11 @@ class Recording:
 
     def _result(self) -> RunResult:
         record = self.record
+        facts: dict[str, Any] = {name.name: getattr(record, name.name) for name in fields(RunFacts)}
         return RunResult(
-            run_id=record.run_id,
-            pipeline=record.pipeline,
-            version=record.version or "",
+            **facts | _told(record),
             table=table_name(record.pipeline, record.version) if record.version else "",
-            revision=record.revision or "",
-            kind=record.kind,
-            state=record.state,
-            num_shards=record.num_shards,
-            num_copied=record.num_copied,
             num_rewritten=self.num_rewritten,
-            num_rows=record.num_rows,
-            num_quarantined=record.num_quarantined,
-            num_rows_removed=record.num_rows_removed,
-            num_tokens=record.num_tokens,
-            num_retries=record.num_retries,
-            seconds=record.seconds or 0.0,
-            estimated_seconds=record.estimated_seconds,
-            estimated_seconds_low=record.estimated_seconds_low,
-            estimated_seconds_high=record.estimated_seconds_high,
-            cost=record.cost,
-            currency=record.currency if record.cost is not None else None,
-            backfill_id=record.backfill_id,
             failures=self._failures(),
             notes=list(self.notes),
             stopped_at_cost=self.stopped_at_cost,

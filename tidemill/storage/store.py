@@ -56,8 +56,8 @@ class Store:
         else:
             addresses.check_bucket(path, "store.path", ConfigError)
 
-    def write(self, file: StoreFile, table: pa.Table, facts: dict[str, str] | None = None) -> int:
-        """Publish `table` under `file`'s name, replacing what was there; returns its size in bytes.
+    def write(self, file: StoreFile, table: pa.Table, facts: dict[str, str] | None = None) -> None:
+        """Publish `table` under `file`'s name, replacing what was there.
 
         `facts` lie in the footer, for whoever reads the file.
         """
@@ -66,21 +66,19 @@ class Store:
             _write(body, file, table, facts or {})
             with self._translated():
                 self._fs.pipe_file(self._path(file), body.getvalue())
-            return body.tell()
-        with usable(self._root, "store.path"):
-            return self._publish(file, table, facts or {})
+        else:
+            with usable(self._root, "store.path"):
+                self._publish(file, table, facts or {})
 
-    def _publish(self, file: StoreFile, table: pa.Table, facts: dict[str, str]) -> int:
+    def _publish(self, file: StoreFile, table: pa.Table, facts: dict[str, str]) -> None:
         target = Path(self._path(file))
         make_folders(target.parent)
         # Beside its kind's files it would be listed as one of them.
         with published(target, Path(self._root)) as unpublished:
             with unpublished.open("wb") as sink:
                 _write(sink, file, table, facts)
-                size = sink.tell()
             if target.is_dir():
                 _unlink(target)
-        return size
 
     def read(self, file: StoreFile) -> pa.Table:
         """The whole table.

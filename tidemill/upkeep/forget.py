@@ -88,7 +88,7 @@ def forget(pipeline: Pipeline, condition: str, *, why: str = "forget", history: 
         def write(body: Callable[[Cursor], T]) -> T:
             return write_patiently(lake, pipeline, body, f"forget rows of {pipeline.name}")
 
-        record = RunRecord(secrets.token_hex(6), pipeline.name, "forget", why)
+        record = RunRecord(secrets.token_hex(6), pipeline.name, "forget", why=why)
         record_run(lake, record)
         damages, _ = find_damages(lake.cursor(), {*result_tables(lake.cursor(), pipeline.name), "_quarantine"})
         left = set_aside(lake, damages)

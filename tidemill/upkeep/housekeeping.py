@@ -221,7 +221,7 @@ def collect_garbage(
     with Lake(impatient(pipeline.lake)) as lake:
         work = Housekeeping(pipeline, lake, dry_run, min_age_seconds)
         facts: Facts = {"pipeline": pipeline.name, "dry_run": dry_run, "notes": []}
-        record = RunRecord(secrets.token_hex(6), pipeline.name, "gc", why, state="done")
+        record = RunRecord(secrets.token_hex(6), pipeline.name, "gc", why=why, state="done")
         try:
             for step in STEPS:
                 found = step(work)
