@@ -21,7 +21,7 @@ _MODULES = {
     "Cursor": "ducklake.connection",
     "DoneShard": "ledger",
     "Lake": "ducklake.connection",
-    "PipelineState": "ledger",
+    "PipelineState": "pipelines",
     "ResultTable": "tables",
     "catalog_exists": "ducklake.catalog",
     "ensure_system_tables": "tables",

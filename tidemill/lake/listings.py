@@ -254,3 +254,8 @@ def remove_stale(cursor: Cursor, *, dry_run: bool = False) -> dict[str, int]:
         if counts[table] and not dry_run:
             delete_where(cursor, table, condition)
     return counts
+
+
+def query_of_shards(pipeline: str) -> str:
+    """What a user may ask to see the ids of the target revision's shards."""
+    return f"SELECT shard_id, path FROM _target_shards WHERE pipeline = '{pipeline}'"

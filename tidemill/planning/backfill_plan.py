@@ -21,7 +21,7 @@ from tidemill.errors import ConfigError, LakeError
 from tidemill.lake import Cursor, DoneShard, Lake, PipelineState
 from tidemill.lake.backfills import insert_backfill, load_backfill, open_backfill_of, set_max_cost
 from tidemill.lake.ledger import counted_tokens, done_shards, quarantined_rows
-from tidemill.lake.listings import num_unread_files, target_shards
+from tidemill.lake.listings import num_unread_files, query_of_shards, target_shards
 from tidemill.lake.pipelines import load_state, recorded_versions
 from tidemill.lake.requests import ONLY_QUARANTINED, ask_for_backfill, open_requests
 from tidemill.lake.runs import RunRecord
@@ -251,8 +251,7 @@ def _select(
     if unknown := sorted(set(selection.shards) - {shard.shard_id for shard in listed}):
         raise ConfigError(
             f"--shards: {', '.join(unknown)} is no shard of {pipeline.name}'s dataset now. They are in "
-            "_target_shards: tidemill sql PIPELINE.toml "
-            f"\"SELECT shard_id, path FROM _target_shards WHERE pipeline = '{pipeline.name}'\""
+            f'_target_shards: tidemill sql PIPELINE.toml "{query_of_shards(pipeline.name)}"'
         )
     selected = [
         shard

@@ -1,0 +1,55 @@
+"""How the engine is laid out: which files may lie in a room, and who may write SQL on system tables."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.pipelines import ROOT
+from tidemill.lake.tables import SYSTEM_TABLES, SYSTEM_VIEWS
+
+PACKAGE = ROOT / "tidemill"
+LARGE = {"cli", "flows"}
+MOST_FILES = 10
+NAMES = "|".join({*SYSTEM_TABLES, *SYSTEM_VIEWS})
+SQL = re.compile(rf"\b(FROM|JOIN|INTO|UPDATE|TABLE|DELETE FROM)\s+({NAMES})\b")
+REQUESTS = re.compile(r"\b(FROM|JOIN|INTO|UPDATE)\s+_requests\b")
+
+
+def modules() -> list[Path]:
+    """Flows and tasks are reached through links, which `rglob` does not follow."""
+    linked = [path for name in ("flows", "tasks") for path in (PACKAGE / name).glob("*.py")]
+    return [*(path for path in PACKAGE.rglob("*.py") if path not in linked), *linked]
+
+
+def strings(path: Path) -> str:
+    """What a module's strings say, one a line, docstrings and messages to people left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return "\n".join(text for text in found if not text.rstrip().endswith("."))
+
+
+def with_sql(pattern: re.Pattern[str]) -> set[str]:
+    return {str(path.relative_to(PACKAGE)) for path in modules() if pattern.search(strings(path))}
+
+
+def test_no_room_has_more_files_than_one_can_know():
+    rooms = Counter(path.parent.relative_to(PACKAGE).as_posix() for path in modules())
+    assert {room: count for room, count in rooms.items() if count > MOST_FILES and room not in LARGE} == {}
+
+
+def test_sql_on_system_tables_is_at_home_in_lake_and_results():
+    assert {path for path in with_sql(SQL) if path.partition("/")[0] not in ("lake", "results")} == set()
+
+
+def test_requests_are_read_and_written_in_one_module():
+    assert with_sql(REQUESTS) - {"results/migration/layouts.py"} == {"lake/requests.py"}
+
+
+@pytest.mark.parametrize("path", ["running/run.py", "flows/run.py", "tasks/infer.py", "lake/ledger.py"])
+def test_the_search_sees_every_kind_of_module(path):
+    assert PACKAGE / path in modules()
