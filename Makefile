@@ -4,9 +4,11 @@ PYTHON ?= python3
 JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
+# Hashes are checked of what has some: torch and this checkout have none.
+PINNED := $(BIN)/pip install --quiet --no-require-hashes -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test postgres browser soak lint lint-docker docs bench bench-full clean
+.PHONY: help setup demo test postgres browser soak lint lint-docker docs constraints bench bench-full clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,9 +17,9 @@ setup: $(VENV)/.ready  ## the virtual environment, with everything in it
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet torch -c constraints.txt
-	$(BIN)/pip install --quiet -e '.[dev,s3,int8]' -c constraints.txt
+	$(BIN)/pip install --quiet --upgrade 'pip>=26.3'
+	$(PINNED) torch
+	$(PINNED) -e '.[dev,s3,int8]'
 	touch $@
 
 demo: setup  ## the main job on bundled real data: reviews to a table of sentiments
@@ -69,12 +71,15 @@ lint-docker: setup  ## hadolint on the Dockerfile, and compose's own check of it
 docs: setup  ## the tables of docs/pipeline-file.md, from the code
 	$(BIN)/python docs/keys.py
 
+constraints:  ## the hashes of what constraints.txt pins, from the package index
+	$(PYTHON) .ci/constraints.py
+
 bench: setup  ## a few minutes of the benchmark: Tidemill beside what people write, and its limits
-	$(BIN)/pip install --quiet -e '.[bench]' -c constraints.txt
+	$(PINNED) -e '.[bench]'
 	$(BIN)/python -m benchmarks.bench --quick $(ARGS)
 
 bench-full: setup  ## the whole benchmark, which takes hours
-	$(BIN)/pip install --quiet -e '.[bench]' -c constraints.txt
+	$(PINNED) -e '.[bench]'
 	$(BIN)/python -m benchmarks.bench --full $(ARGS)
 
 clean:  ## everything that make made
