@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,12 @@ def held_after(num_shards: int, folder: Path, go: Path | None = None) -> str:
 
 
 def tidemill(
-    *args: str | Path, home: Path, hub: str | None = None, cwd: Path | None = None, **extra: str
+    *args: str | Path,
+    home: Path,
+    hub: str | None = None,
+    cwd: Path | None = None,
+    absent: Sequence[str] = (),
+    **extra: str,
 ) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own; in a new Python where its imports depend on the environment."""
     words, where, own = list(map(str, args)), cwd or home.parent, environment(home, hub=hub, **extra)
@@ -75,7 +81,7 @@ def tidemill(
         )
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder)
-        code = Process(run_command, words, own, where, output).result()
+        code = Process(run_command, words, own, where, output, absent).result()
         return subprocess.CompletedProcess(
             words, code, (output / "stdout").read_text(), (output / "stderr").read_text()
         )

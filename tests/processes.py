@@ -69,8 +69,14 @@ def run_in_process(pipeline: Pipeline, home: Path) -> dict[str, Any]:
     return asdict(Run(pipeline).execute())
 
 
-def run_command(args: Sequence[str], environment: Mapping[str, str], folder: Path, output: Path) -> int:
-    """The exit code of a command of Tidemill's, run in `folder`; what it writes lies in `output`."""
+def run_command(
+    args: Sequence[str], environment: Mapping[str, str], folder: Path, output: Path, absent: Sequence[str] = ()
+) -> int:
+    """The exit code of a command of Tidemill's, run in `folder`; what it writes lies in `output`.
+
+    Packages that are `absent` cannot be imported any more.
+    """
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
     from tidemill.cli.main import main
 
     os.environ.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -190,3 +191,9 @@ def test_the_readmes_pipeline_is_the_bundled_one(tmp_path):
     bundled = load_pipeline(ROOT / "data" / "pipelines" / "reviews.toml")
 
     assert load_pipeline(tmp_path / "readme.toml") == bundled
+
+
+def test_the_top_of_the_changelog_is_the_packages_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    [top, *_] = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert top == version
