@@ -156,4 +156,4 @@ def _told(error: Exception, url: str, way_out: str) -> str:
         return f"The Prefect server at {url} answers {answered}. {way_out}"
     if isinstance(error, httpx.HTTPError | httpx.InvalidURL):
         return f"The Prefect server at {url} does not answer: {said}. {way_out}"
-    return f"What answers at {url} is no Prefect server ({said}). {way_out}"
+    return f"What answers at {url} is not a Prefect server ({said}). {way_out}"

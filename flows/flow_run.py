@@ -178,7 +178,7 @@ def _record_unread(
     error: ConfigError,
     logger: Logger | LoggerAdapter[Any],
 ) -> None:
-    """Record that a flow run's parameter is no pipeline, if it still says which lake and which name."""
+    """Record that a flow run's parameter is not a pipeline, if it still says which lake and which name."""
     if isinstance(given, dict) and isinstance(name := given.get("name"), str):
         with suppress(ValidationError):
             record_failure(config.Lake.model_validate(given.get("lake", {})), name, kind, flow_run, error, logger)

@@ -46,7 +46,7 @@ class Wanted:
     @property
     def schedule(self) -> CronSchedule | None:
         """Raises:
-        ConfigError: its cron is none, or its time zone.
+        ConfigError: its cron expression or its time zone cannot be read.
         """
         cron, timezone = getattr(self._schedule, "cron", None), self.pipeline.schedule.timezone
         if cron is None:
@@ -56,12 +56,12 @@ class Wanted:
         except ValidationError as e:
             if any("timezone" in problem["loc"] for problem in e.errors()):
                 raise ConfigError(
-                    f"{self.pipeline.name}: schedule.timezone = {timezone!r} is no time zone. Give one of the tz "
+                    f"{self.pipeline.name}: schedule.timezone = {timezone!r} is not a time zone. Give one of the tz "
                     'database, such as "Europe/Berlin", or "UTC".'
                 ) from e
             key = "schedule.cron" if self.kind == "run" else f"schedule.{self.kind}.cron"
             raise ConfigError(
-                f"{self.pipeline.name}: {key} = {cron!r} is no cron. Give five fields: minute, hour, day of the month, "
+                f"{self.pipeline.name}: {key} = {cron!r} is not a cron expression. Give five fields: minute, hour, day of the month, "
                 'month, day of the week, such as "0 2 * * *".'
             ) from e
 

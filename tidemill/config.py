@@ -63,7 +63,7 @@ def _as_seconds(value: object) -> object:
         return value
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|seconds?|min|minutes?|h|hours?|d|days?)\s*", value)
     if found is None:
-        raise ValueError('is no duration: give a number and s, min, h or days, such as "30 days"')
+        raise ValueError('is not a duration: give a number and s, min, h or days, such as "30 days"')
     unit = next(name for name in ("min", "s", "h", "d") if found[2].startswith(name))
     return float(found[1]) * SECONDS[unit]
 

@@ -53,7 +53,7 @@ def split_conninfo(conninfo: str) -> tuple[str, dict[str, str]]:
     """A PostgreSQL connection string without what is secret in it, as keywords and values; and that, by keyword.
 
     Raises:
-        ValueError: it is none. The message holds nothing of it.
+        ValueError: it is not a connection string. The message holds nothing of it.
     """
     from psycopg import ProgrammingError
     from psycopg.conninfo import conninfo_to_dict, make_conninfo

@@ -42,7 +42,7 @@ def named_catalog(source: str) -> str:
     """The catalog that a user names in place of a pipeline file: a SQLite file's path will do.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not a catalog.
     """
     try:
         return settled_catalog(
@@ -61,7 +61,7 @@ def read_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
     try:
         raw = _parse(_text_of(path))
     except FileNotFoundError as e:
-        raise ConfigError(f"There is no pipeline file {path}. Give the path of a .toml file.") from e
+        raise ConfigError(f"There is not a pipeline file {path}. Give the path of a .toml file.") from e
     except (OSError, UnicodeError) as e:
         raise ConfigError(f"The pipeline file {path} cannot be read: {e}.") from e
     except ValueError as e:
@@ -88,13 +88,15 @@ def _text_of(path: str | Path) -> str:
     """
     file = Path(path)
     if "\0" in str(path):
-        raise ConfigError(f"{shown(str(path))} is no path. Give the path of a .toml file.")
+        raise ConfigError(f"{shown(str(path))} is not a path. Give the path of a .toml file.")
     if not file.is_file() and not str(path).startswith(("/dev/", "/proc/")):
-        raise (OSError("it is no regular file") if file.exists() else FileNotFoundError(str(path)))
+        raise (OSError("it is not a regular file") if file.exists() else FileNotFoundError(str(path)))
     with file.open("rb") as opened:
         content = opened.read(LARGEST_FILE + 1)
     if len(content) > LARGEST_FILE:
-        raise ConfigError(f"{path} is larger than {LARGEST_FILE:,} bytes, so it is no pipeline file. Check the path.")
+        raise ConfigError(
+            f"{path} is larger than {LARGEST_FILE:,} bytes, so it is not a pipeline file. Check the path."
+        )
     return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -159,7 +161,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         parsed = _parsed_value(value)
         _check_values({dotted: parsed})
     except ValueError as e:
-        raise ConfigError(f"--set {shown(shown_override(override))} is no value for the pipeline file: {e}.") from e
+        raise ConfigError(f"--set {shown(shown_override(override))} is not a value for the pipeline file: {e}.") from e
     *sections, last = dotted.strip().split(".")
     if len(sections) > DEEPEST:
         raise ConfigError(f"--set {shown(shown_override(override))}: keys lie no more than {DEEPEST} deep.")
@@ -172,7 +174,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
 
 
 def _parsed_value(value: str) -> object:
-    """A value in TOML, or the text itself where it is none."""
+    """A value in TOML, or the text itself where it is not TOML."""
     try:
         table = _parse(f"value = {value}")
     except tomllib.TOMLDecodeError:

@@ -112,13 +112,13 @@ def settled_catalog(catalog: str) -> str:
     """The catalog as everything else takes it.
 
     Raises:
-        ValueError: it is none of the spellings. The message holds nothing of it.
+        ValueError: it is not one of these spellings. The message holds nothing of it.
     """
     kind, _, where = catalog.partition(":")
     if kind == "sqlite" and where:
         return f"sqlite:{_sqlite_path(where)}"
     if kind not in ("postgres", "postgresql"):
-        raise ValueError(f"is no lake's catalog. {CATALOG_WAYS}")
+        raise ValueError(f"is not a lake's catalog. {CATALOG_WAYS}")
     return f"postgres:{_postgres_keywords(catalog if where.startswith('//') else where)}"
 
 
@@ -136,7 +136,7 @@ def _sqlite_path(where: str) -> str:
         return str(Path(where).expanduser()) if where.startswith("~/") else where
     address = urlsplit(where)
     if address.netloc not in ("", "localhost") or address.query or address.fragment or not address.path:
-        raise ValueError("is no file of this machine, or has options after a question mark. Give sqlite:FILE")
+        raise ValueError("is not a file of this machine, or has options after a question mark. Give sqlite:FILE")
     return unquote(address.path)
 
 

@@ -164,9 +164,9 @@ def test_files_of_the_hub_are_found_again_where_the_revision_says_how_they_are_r
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"files": "nope*"}, r"Nothing matches .*nope.* The dataset has 4 files"),
-    ({"since": "yesterday"}, "--since 'yesterday' is no date"),
-    ({"until": "2024-13-01"}, "--until '2024-13-01' is no date"),
-    ({"shards": ("abc",)}, "abc is no shard"),
+    ({"since": "yesterday"}, "--since 'yesterday' is not a date"),
+    ({"until": "2024-13-01"}, "--until '2024-13-01' is not a date"),
+    ({"shards": ("abc",)}, "abc: no such shard"),
     ({"quarantined": True}, "Nothing matches"),
 ]
 

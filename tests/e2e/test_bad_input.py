@@ -65,7 +65,7 @@ def test_the_pipeline_file_is_refused_with_the_nearest_key(tmp_path, overrides, 
         ({"dataset": {"keep": ["rating as x", "domain as X"]}}, "is kept twice"),
         ({"model": {"path": "./nowhere"}}, "There is no model folder ./nowhere"),
         ({"model": {"task": "text-clasification"}}, 'Did you mean "text-classification"?'),
-        ({"dataset": {"path": "./nowhere/*.parquet"}}, "names no files"),
+        ({"dataset": {"path": "./nowhere/*.parquet"}}, "matches no files"),
         ({"dataset": {"path": "./nowhere"}}, "There is no file or folder"),
         ({"dataset": {"split": "test"}}, "Remove dataset.split"),
         ({"dataset": {"types": {"rating": "decimalish"}}}, "is no Arrow type"),
@@ -186,7 +186,7 @@ def test_every_refusal_is_one_message_and_exit_code_2(tmp_path, dataset):
     home = tmp_path / "home"
     pipeline = write_toml(tmp_path, dataset)
     cases = [
-        (("run", tmp_path / "absent.toml", "--direct"), "There is no pipeline file"),
+        (("run", tmp_path / "absent.toml", "--direct"), "There is not a pipeline file"),
         (("run", pipeline, "--direct", "--set", "dataset.keep=['txt']"), "has no column 'txt'"),
         (("plan", pipeline, "--set", "model.path=./nowhere"), "There is no model folder"),
         (("sql", pipeline, "SELECT 1"), "There is no lake"),

@@ -114,9 +114,9 @@ def test_what_is_deployed_means_the_same_in_any_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"schedule": {"cron": "at two"}}, r"schedule\.cron = 'at two' is no cron"),
-        ({"schedule": {"infer": {"cron": "99 * * * *"}}}, r"schedule\.infer\.cron .* is no cron"),
-        ({"schedule": {"cron": "0 2 * * *", "timezone": "Mars/North"}}, r"'Mars/North' is no time zone"),
+        ({"schedule": {"cron": "at two"}}, r"schedule\.cron = 'at two' is not a cron expression"),
+        ({"schedule": {"infer": {"cron": "99 * * * *"}}}, r"schedule\.infer\.cron .* is not a cron expression"),
+        ({"schedule": {"cron": "0 2 * * *", "timezone": "Mars/North"}}, r"'Mars/North' is not a time zone"),
         ({"schedule": {"pool": "absent"}}, r"no work pool 'absent'.*prefect work-pool create absent --type process"),
         ({"lake": {"catalog": "postgres:dbname=x password=p"}}, r"holds a password.*PGPASSWORD"),
         ({"lake": {"catalog": "postgres:postgresql://me:p@there/x"}}, r"holds a password.*PGPASSFILE"),

@@ -84,8 +84,8 @@ def server_that(answers: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[s
         pytest.param(answering(500, b"{}"), LONG, "answers 500 to GET", id="is broken"),
         pytest.param(answering(404, b"{}"), LONG, "answers 404 to GET", id="has another path"),
         pytest.param(answering(401, b"{}"), LONG, "wants credentials.*PREFECT_API_AUTH_STRING", id="wants credentials"),
-        pytest.param(answering(200, b"<html>Log in", "text/html"), LONG, "is no Prefect server", id="is a web page"),
-        pytest.param(answering(200, b"[1]"), LONG, "is no Prefect server", id="is another API"),
+        pytest.param(answering(200, b"<html>Log in", "text/html"), LONG, "is not a Prefect server", id="is a web page"),
+        pytest.param(answering(200, b"[1]"), LONG, "is not a Prefect server", id="is another API"),
     ],
 )
 def test_what_is_no_prefect_server_is_told_once_with_its_address_and_the_way_out(answers, seconds, message):

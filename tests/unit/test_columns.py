@@ -125,7 +125,7 @@ def test_a_nested_type_can_be_declared_in_sql(tmp_path):
         pa.struct([("p", DOUBLE), ("q", pa.list_(STRING)), ("r", pa.decimal128(10, 2))])
     )
     for name in ("STRUCT(p)", "decimalish", "INT); DROP TABLE x"):
-        with pytest.raises(SchemaError, match=r"dataset\.types\.v = .* is no Arrow type and none of SQL"):
+        with pytest.raises(SchemaError, match=r"dataset\.types\.v = .* is neither an Arrow type nor a type of SQL"):
             planned(tmp_path, {}, types={"v": name})
 
 

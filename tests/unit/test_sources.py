@@ -223,7 +223,7 @@ def test_an_empty_folder_and_one_without_data_are_refused(tmp_path):
     with pytest.raises(InputError):
         listed(tmp_path, lay(tmp_path / "d", "a.xlsx"))
     (tmp_path / "empty" / "a.csv").symlink_to("nowhere")
-    with pytest.raises(DatasetError, match=r"names no files.*links that lead nowhere: a\.csv"):
+    with pytest.raises(DatasetError, match=r"matches no files.*links that lead nowhere: a\.csv"):
         listed(tmp_path, tmp_path / "empty" / "*.csv")
 
 

@@ -172,7 +172,8 @@ class VariableAttention(Protocol):
 
 
 class _Layer(nn.Module):
-    """Tokens that ask, of all in a full layer and of the first of each row in the last, and all that answer."""
+    """One encoder layer. Queries come from `asking_MH`: all tokens, or in the last layer each row's first token alone;
+    keys and values come from all N tokens."""
 
     def __init__(self, layer: Layer, num_heads: int) -> None:
         super().__init__()

@@ -146,7 +146,7 @@ def opening(what: str) -> Iterator[None]:
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether it comes out of Rust code that gave up: that is no Exception, and its class cannot be imported."""
+    """Whether it comes out of Rust code that gave up: that is not an Exception, and its class cannot be imported."""
     return type(error).__name__ == "PanicException"
 
 

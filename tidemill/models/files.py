@@ -254,7 +254,7 @@ def _wrong(path: Path, key: str, value: Any, expected: str) -> ModelError:
 
 def _weights_elsewhere(path: Path, key: str, name: Any) -> ModelError:
     return ModelError(
-        f"{path} says {key} = {_shown(name)}, which is no safetensors file beside it. Download the model again, or "
+        f"{path} says {key} = {_shown(name)}, which is not a safetensors file beside it. Download the model again, or "
         "save it with save_pretrained."
     )
 

@@ -42,7 +42,7 @@ class VersionSpec:
 
     `model` and `tokenizer` identify content: `commit:<hash>` on the Hub,
     `sha256:<hash>` of the files that are read of a folder. The paths say where
-    it was found. What is None does not apply, and is no ingredient.
+    it was found. What is None does not apply, and is not an ingredient.
     """
 
     task: str
@@ -120,7 +120,7 @@ def declared(pipeline: Pipeline) -> VersionSpec:
 def recognized(declared: VersionSpec, recorded: Iterable[VersionSpec]) -> VersionSpec:
     """What is declared, under the identity of a recorded version if every file that is read is the same.
 
-    A commit that changes nothing but a model's card is no other version, nor is
+    A commit that changes nothing but a model's card is not another version, nor is
     a folder whose unrelated files counted when its version was recorded.
 
     Raises:

@@ -120,7 +120,7 @@ def plan_backfill(pipeline: Pipeline, lake: Lake, selection: Selection, *, devic
 
     Raises:
         LakeError: the pipeline never ran, or has no such version.
-        ConfigError: the selection matches nothing, or a date is none.
+        ConfigError: the selection matches nothing, or a date cannot be read.
     """
     cursor = lake.cursor()
     state = load_state(cursor, pipeline.name)
@@ -250,7 +250,7 @@ def _select(
     """
     if unknown := sorted(set(selection.shards) - {shard.shard_id for shard in listed}):
         raise ConfigError(
-            f"--shards: {', '.join(unknown)} is no shard of {pipeline.name}'s dataset now. They are in "
+            f"--shards {', '.join(unknown)}: no such shard in {pipeline.name}'s dataset now. Its shards are in "
             f'_target_shards: tidemill sql PIPELINE.toml "{query_of_shards(pipeline.name)}"'
         )
     selected = [

@@ -23,7 +23,7 @@ def parse_date(option: str, given: str | None, *, last: bool = False) -> date | 
     """`2024-06-30`, `2024-06` or `2024`; of a month or year the first day, or the `last`.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: it cannot be read as one of these.
     """
     if given is None:
         return None
@@ -34,7 +34,7 @@ def parse_date(option: str, given: str | None, *, last: bool = False) -> date | 
             return _within(year or 0, month, day, last=last)
         except ValueError:
             pass
-    raise ConfigError(f"{option} {given!r} is no date. Give one such as 2024-06-30, 2024-06 or 2024.")
+    raise ConfigError(f"{option} {given!r} is not a date. Give one such as 2024-06-30, 2024-06 or 2024.")
 
 
 def file_dates(files: Iterable[SourceFile]) -> dict[str, date]:

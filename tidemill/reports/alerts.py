@@ -63,7 +63,7 @@ def webhook_url(pipeline: Pipeline) -> str:
             raise ConfigError(f"alerts.webhook = {url}, and the environment has no {url[1:]}. Set it.")
         url = os.environ[url[1:]]
     if not url.startswith(("http://", "https://")):
-        raise ConfigError("alerts.webhook is no http:// or https:// address.")
+        raise ConfigError("alerts.webhook is not an http:// or https:// address.")
     return url
 
 

@@ -54,7 +54,7 @@ def compare_versions(
 
     Raises:
         LakeError: there is no such pipeline or version.
-        ConfigError: `by` is no key or kept column.
+        ConfigError: `by` is not a key or kept column.
     """
     cursor = lake.cursor()
     cursor.execute("BEGIN")
@@ -67,7 +67,7 @@ def compare_versions(
     shared = Shared.of(a, b)
     if by is not None and by not in shared.kept:
         raise ConfigError(
-            f"--by {by} is no key or kept column of {pipeline}. Known: {', '.join(shared.kept) or 'none'}. "
+            f"--by {by} is not a key or kept column of {pipeline}. Known: {', '.join(shared.kept) or 'none'}. "
             "Name the column in dataset.keep, and `tidemill run` puts it beside the predictions."
         )
     _pair_rows(cursor, a, b, shared)

@@ -121,7 +121,7 @@ class Verification:
 def verify_pipeline(lake: Lake, pipeline: str) -> Verification:
     """Check every version of a pipeline; there are no `problems` if all invariants hold.
 
-    Work that is pending is no problem and is noted.
+    Work that is pending is not a problem, and is noted.
 
     Raises:
         LakeError: the lake has no such pipeline, or may not read its data.

@@ -185,7 +185,7 @@ def open_dataset(pipeline: Pipeline, text: JoinedText) -> Dataset:
         raise DatasetError(
             " ".join(
                 [
-                    f"dataset.path = {spec.path!r} names no files. Check the path, relative to the current folder.",
+                    f"dataset.path = {spec.path!r} matches no files. Check the path, relative to the current folder.",
                     *map(str, listing.left_out),
                 ]
             )
@@ -281,7 +281,7 @@ def arrow_type_named(column: str, name: str) -> pa.DataType:
         return plain_type(duckdb.sql(f"SELECT NULL::{known} AS v").to_arrow_table().schema.field("v").type)
     except duckdb.Error as e:
         raise SchemaError(
-            f"dataset.types.{column} = {name!r} is no Arrow type and none of SQL. "
+            f"dataset.types.{column} = {name!r} is neither an Arrow type nor a type of SQL. "
             "Give one such as int64, double, string, bool, DECIMAL(10, 2) or STRUCT(price DOUBLE)[]."
         ) from e
 

@@ -52,7 +52,7 @@ def preview(pipeline: Pipeline, condition: str, *, history: bool = False) -> Era
     """What `forget` would erase.
 
     Raises:
-        ConfigError: the condition is none, or not over this table; or no row
+        ConfigError: the condition cannot be read, or is not over this table; or no row
             matches, the past is not asked for, and no `forget` was interrupted.
         LakeError: there is no such lake or pipeline, or matching rows are in shards that it does not list.
     """

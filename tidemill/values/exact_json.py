@@ -55,7 +55,7 @@ def read_exactly(line: bytes) -> Any:
     """The line's value, with numbers as written; NaN and lone surrogates are taken.
 
     Raises:
-        ValueError: it is no JSON; the message says where.
+        ValueError: it is not JSON; the message says where.
         RecursionError: it is nested too deep.
     """
     return json.loads(line.decode("utf-8", "replace"), parse_float=WrittenFloat, object_pairs_hook=WrittenObject)

@@ -62,7 +62,7 @@ def _identity(spec: LakeSpec) -> tuple[str, int] | None:
     except OSError as e:
         raise _cannot_open(spec, e.strerror or str(e)) from e
     if not stat.S_ISREG(found.st_mode):
-        raise _cannot_open(spec, "it is a directory" if file.is_dir() else "it is no file")
+        raise _cannot_open(spec, "it is a directory" if file.is_dir() else "it is not a file")
     return str(file), found.st_ino
 
 

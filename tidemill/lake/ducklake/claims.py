@@ -57,7 +57,7 @@ def remove_left_over(spec: LakeSpec, *, dry_run: bool) -> int:
     """Remove the files of claims whose holders were killed; returns how many there are."""
     num_removed = 0
     for file in sorted(_folder(spec).glob("*")) if spec.catalog.startswith("sqlite:") else ():
-        with suppress(OSError):  # what cannot be opened is no claim
+        with suppress(OSError):  # what cannot be opened is not a claim
             if (lock := _lock(file, create=False)) is not None:
                 num_removed += 1
                 if not dry_run:

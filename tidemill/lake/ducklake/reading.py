@@ -76,7 +76,7 @@ def readable(cursor: Cursor, query: str, *, files: bool = False) -> list[Any]:
 
     Raises:
         ConfigError: there is no statement, or one of them does more.
-        duckdb.Error: it is no SQL.
+        duckdb.Error: it is not SQL.
     """
     statements = cursor.extract_statements(query)
     if not statements:

@@ -56,4 +56,4 @@ def find_task(name: str) -> ModelTask:
         return by_tag[name]
     near = difflib.get_close_matches(name, by_tag, n=1)
     hint = f'Did you mean "{near[0]}"?' if near else f"Known: {', '.join(by_tag)}."
-    raise ConfigError(f'model.task = "{name}" is no model task of Tidemill. {hint}')
+    raise ConfigError(f'model.task = "{name}" is not a model task of Tidemill. {hint}')
