@@ -61,8 +61,8 @@ class Wanted:
                 ) from e
             key = "schedule.cron" if self.kind == "run" else f"schedule.{self.kind}.cron"
             raise ConfigError(
-                f"{self.pipeline.name}: {key} = {cron!r} is not a cron expression. Give five fields: minute, hour, day of the month, "
-                'month, day of the week, such as "0 2 * * *".'
+                f"{self.pipeline.name}: {key} = {cron!r} is not a cron expression. Give five fields: minute, hour, "
+                'day of the month, month, day of the week, such as "0 2 * * *".'
             ) from e
 
     @property
