@@ -12,6 +12,7 @@ from prefect.exceptions import ObjectNotFound
 
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError
+from tidemill.fingerprints import fingerprint
 from tidemill.flows.executor import PrefectExecutor
 from tidemill.flows.flow_run import Surroundings, carry_out
 from tidemill.flows.names import flow_name
@@ -19,7 +20,6 @@ from tidemill.lake import Lake
 from tidemill.planning.backfill_plan import Selection, plan_backfill, request_backfill, tranches
 from tidemill.running.backfill_run import BackfillRun
 from tidemill.running.recording import RunResult
-from tidemill.shards import fingerprint
 
 TRANCHE_SHARDS = 20
 """Small enough for several workers to share a backfill, large enough for the model to be opened rarely."""

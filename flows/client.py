@@ -16,7 +16,7 @@ from tidemill.flows import stack
 from tidemill.flows.names import LOOPBACK
 from tidemill.flows.password import password_file, read_password
 from tidemill.places import home
-from tidemill.waiting import waiting_for
+from tidemill.retry import waiting_for
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

@@ -16,9 +16,9 @@ from tidemill.flows.names import TAG, pipeline_tag
 from tidemill.flows.server import temporary_server
 from tidemill.masking import shown_setting
 from tidemill.progress import Progress
+from tidemill.retry import waiting_for
 from tidemill.running.recording import RunResult
 from tidemill.running.run import Run
-from tidemill.waiting import waiting_for
 
 if TYPE_CHECKING:
     from tidemill.flows.flow_run import Here

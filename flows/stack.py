@@ -27,7 +27,7 @@ from typing import Any
 from tidemill.errors import ConfigError
 from tidemill.flows.password import VARIABLES, given_password, make_password
 from tidemill.places import make_folders
-from tidemill.waiting import waiting_for
+from tidemill.retry import waiting_for
 
 MARK = "TIDEMILL_STACK"
 FLOW_RUN = b"PREFECT__FLOW_RUN_ID="

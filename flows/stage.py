@@ -1,4 +1,4 @@
-"""Each stage as a flow of its own: it does what is pending at its station, whenever and however often it is run."""
+"""Each stage as a flow of its own: it does what is pending for it, whenever and however often it is run."""
 
 from __future__ import annotations
 

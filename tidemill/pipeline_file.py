@@ -94,9 +94,7 @@ def _text_of(path: str | Path) -> str:
     with file.open("rb") as opened:
         content = opened.read(LARGEST_FILE + 1)
     if len(content) > LARGEST_FILE:
-        raise ConfigError(
-            f"{path} is larger than {LARGEST_FILE:,} bytes: not a pipeline file. Check the path."
-        )
+        raise ConfigError(f"{path} is larger than {LARGEST_FILE:,} bytes: not a pipeline file. Check the path.")
     return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -6,19 +6,9 @@ the same bytes under another path cost nothing.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 
-
-def fingerprint(*parts: object) -> str:
-    """32 hex digits that name `parts`, in order; parts are joined unambiguously."""
-    digest = hashlib.sha256()
-    for part in parts:
-        encoded = str(part).encode("utf-8", "surrogatepass")
-        digest.update(b"%d:" % len(encoded))
-        digest.update(encoded)
-    return digest.hexdigest()[:32]
-
+from tidemill.fingerprints import fingerprint
 
 PLACED = ";folders="
 QUOTED = ";quote="

@@ -17,7 +17,7 @@ import pytest
 from tests.commands import TIDEMILL, answer, environment, heed_ctrl_c, held_after, write_toml
 from tests.pipelines import reviews, write_parquet
 from tests.processes import PATIENCE_SECONDS, wait_until
-from tidemill import waiting
+from tidemill import retry
 from tidemill.errors import ConfigError
 from tidemill.flows import client
 from tidemill.flows.client import check_configured, check_server, reaching
@@ -101,7 +101,7 @@ def test_a_server_that_is_waited_for_is_named_with_the_bound(monkeypatch, caplog
         wait_until(lambda: "waiting for the Prefect server" in caplog.text)
         answering(500, b"{}")(request)
 
-    monkeypatch.setattr(waiting, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(retry, "QUIET_SECONDS", 0)
     monkeypatch.setattr(client, "ANSWER_SECONDS", LONG)
     with server_that(once_that_is_told) as url, reaching(url):
         with pytest.raises(ConfigError, match="answers 500"):

@@ -9,9 +9,9 @@ import pytest
 
 from tests.processes import Process, wait_until
 from tidemill import config
+from tidemill.fingerprints import fingerprint
 from tidemill.lake.ducklake import claims as claims_module
 from tidemill.lake.ducklake.claims import CLAIM_DIGITS, is_alive, open_claims, remove_left_over, run_claim
-from tidemill.shards import fingerprint
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

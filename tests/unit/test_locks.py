@@ -11,12 +11,12 @@ import pytest
 
 from tests.pipelines import make_pipeline, problems_of, query, reviews, run, write_parquet
 from tests.processes import Process, wait_until
-from tidemill import config, waiting
+from tidemill import config, retry
 from tidemill.errors import PlaceUnusable
+from tidemill.fingerprints import fingerprint
 from tidemill.lake.ducklake.claims import open_claims
 from tidemill.lake.ducklake.locks import held_by, open_lock
 from tidemill.running.stage_run import StageRun
-from tidemill.shards import fingerprint
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -46,7 +46,7 @@ class Heard(logging.Handler):
 
 
 def test_a_wait_for_the_lakes_lock_is_told_with_its_holder_and_ends_with_it(spec, tmp_path, monkeypatch):
-    monkeypatch.setattr(waiting, "QUIET_SECONDS", 0.001)
+    monkeypatch.setattr(retry, "QUIET_SECONDS", 0.001)
     holder = Process(hold, spec, tmp_path / "held")
     wait_until(lambda: (tmp_path / "held").exists() and (tmp_path / "held").read_text() != "")
     heard, got = Heard(), threading.Event()

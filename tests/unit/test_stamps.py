@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tidemill.errors import FileChanged
+from tidemill.fingerprints import fingerprint
 from tidemill.models.checkpoint import folder_state
-from tidemill.shards import SourceFile, fingerprint
+from tidemill.shards import SourceFile
 from tidemill.sources import hashes as fingerprints
 from tidemill.sources.dataset import open_source
 from tidemill.sources.hashes import hash_files, stamp

@@ -13,8 +13,8 @@ from tests.checkpoints import NUM_POSITIONS, TINY_SENTIMENT, reviews, save_check
 from tidemill.encoding import tokenizer as tokenization
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.errors import ModelError
+from tidemill.fingerprints import fingerprint
 from tidemill.models.checkpoint import load_config, max_positions
-from tidemill.shards import fingerprint
 
 KINDS = ["wordpiece", "bpe"]
 SIDES = ["right", "left"]

@@ -8,13 +8,13 @@ import threading
 
 import pytest
 
-from tidemill import waiting
+from tidemill import retry
 from tidemill.errors import SourceUnavailable
-from tidemill.waiting import ask, waiting_for
+from tidemill.retry import ask, waiting_for
 
 
 def test_a_wait_that_lasts_is_told_once_with_how_far_it_is_by_then(monkeypatch):
-    monkeypatch.setattr(waiting, "QUIET_SECONDS", 0.001)
+    monkeypatch.setattr(retry, "QUIET_SECONDS", 0.001)
     told: queue.Queue[str] = queue.Queue()
     attempt = 2
     with waiting_for(lambda: f"the Hub, attempt {attempt}", told.put):
@@ -23,14 +23,14 @@ def test_a_wait_that_lasts_is_told_once_with_how_far_it_is_by_then(monkeypatch):
 
 
 def test_a_wait_does_not_tell_the_password_of_an_address(monkeypatch):
-    monkeypatch.setattr(waiting, "QUIET_SECONDS", 0.001)
+    monkeypatch.setattr(retry, "QUIET_SECONDS", 0.001)
     told: queue.Queue[str] = queue.Queue()
     with waiting_for("the server at http://me:hunter2@example.org/api", told.put):
         assert told.get(timeout=60) == "waiting for the server at http://***@example.org/api"
 
 
 def test_a_short_wait_is_not_told_and_leaves_no_thread(monkeypatch):
-    monkeypatch.setattr(waiting, "QUIET_SECONDS", 3600.0)
+    monkeypatch.setattr(retry, "QUIET_SECONDS", 3600.0)
     told: list[str] = []
     before = set(threading.enumerate())
     with waiting_for("the lock", told.append):
@@ -41,7 +41,7 @@ def test_a_short_wait_is_not_told_and_leaves_no_thread(monkeypatch):
 
 
 def test_a_wait_that_fails_is_not_told_afterwards(monkeypatch):
-    monkeypatch.setattr(waiting, "QUIET_SECONDS", 3600.0)
+    monkeypatch.setattr(retry, "QUIET_SECONDS", 3600.0)
     before, timers = set(threading.enumerate()), []
 
     def wait_in_vain():
@@ -67,14 +67,14 @@ def logged():
 
 
 def test_who_names_nobody_to_tell_has_it_logged(monkeypatch, logged):
-    monkeypatch.setattr(waiting, "QUIET_SECONDS", 0.001)
+    monkeypatch.setattr(retry, "QUIET_SECONDS", 0.001)
     with waiting_for("the temporary server"):
         assert logged.get(timeout=60) == "waiting for the temporary server"
 
 
 @pytest.mark.parametrize("told_from", [1, 2])
 def test_who_does_not_answer_is_told_with_the_attempt_and_the_bound(monkeypatch, logged, told_from):
-    monkeypatch.setattr(waiting, "QUIET_SECONDS", 0.001)
+    monkeypatch.setattr(retry, "QUIET_SECONDS", 0.001)
     monkeypatch.setattr("tidemill.retry.FIRST_DELAY_SECONDS", 0.0)
     attempts, told = [], []
 

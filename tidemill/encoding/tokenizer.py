@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from tidemill.config import LongText
 from tidemill.encoding.windowing import MAX_ROW_TOKENS, Windowing
 from tidemill.errors import ModelError
+from tidemill.fingerprints import fingerprint
 from tidemill.models.checkpoint import is_panic, opening
 from tidemill.models.files import read_json, refuse_unapplied_tokenizer
-from tidemill.shards import fingerprint
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from tidemill import config as options
 from tidemill.engines.devices import is_out_of_memory, num_cpus, resolve_device, resolve_dtype, use_all_cpus
 from tidemill.errors import ConfigError, ModelError
+from tidemill.fingerprints import fingerprint
 from tidemill.models.checkpoint import folder_state
 from tidemill.models.tasks import ModelTask
-from tidemill.shards import fingerprint
 
 if TYPE_CHECKING:
     import torch

@@ -32,8 +32,8 @@ from tidemill.encoding.sequences import Sequences
 from tidemill.engines import Answer, CalibrationIds, Ids, Logits
 from tidemill.engines.devices import device_name, num_cpus, resolve_dtype
 from tidemill.engines.encoders import PROBE_TOLERANCE, Encoder
+from tidemill.fingerprints import fingerprint
 from tidemill.places import home, make_folders
-from tidemill.shards import fingerprint
 
 # Where it finds the package for that, it asks in the middle of a run for leave to send usage statistics.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

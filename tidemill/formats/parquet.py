@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tidemill.errors import FileChanged, FormatError
+from tidemill.fingerprints import fingerprint
 from tidemill.formats.footer import unencoded_bytes
 from tidemill.formats.reader import ByteSource
-from tidemill.shards import Slice, fingerprint
+from tidemill.shards import Slice
 from tidemill.values.columns import Columns
 from tidemill.values.rows import build_rows, check_columns
 from tidemill.values.types import common_type, plain_type

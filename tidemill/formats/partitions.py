@@ -15,8 +15,9 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from tidemill.errors import SchemaError
+from tidemill.fingerprints import fingerprint
 from tidemill.formats.reader import Reader
-from tidemill.shards import PLACED, Slice, fingerprint
+from tidemill.shards import PLACED, Slice
 from tidemill.values.columns import Columns
 
 _NULL = "__HIVE_DEFAULT_PARTITION__"

@@ -17,8 +17,8 @@ import numpy as np
 
 from tidemill.engines import Engine
 from tidemill.engines.devices import is_out_of_memory, num_cpus
+from tidemill.fingerprints import fingerprint
 from tidemill.places import home, make_folders, published
-from tidemill.shards import fingerprint
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

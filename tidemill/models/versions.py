@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from tidemill.config import Pipeline
 from tidemill.errors import ModelError
+from tidemill.fingerprints import fingerprint
 from tidemill.models.files import (
     MODEL_FILES,
     files_read,
@@ -25,7 +26,6 @@ from tidemill.models.files import (
     refuse_adapter,
     refuse_unapplied_tokenizer,
 )
-from tidemill.shards import fingerprint
 from tidemill.sources import hub
 from tidemill.sources.hashes import hash_folder
 from tidemill.values.columns import JoinedText

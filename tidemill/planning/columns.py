@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from tidemill.config import Pipeline
 from tidemill.errors import SchemaError
+from tidemill.fingerprints import fingerprint
 from tidemill.formats import Columns, check_fields, without_nulls
 from tidemill.lake import Cursor
 from tidemill.lake.ledger import has_done_shards
@@ -18,7 +19,6 @@ from tidemill.lake.pipelines import PipelineState, load_kept
 from tidemill.lake.tables import RESERVED_NAMES, ROW_COLUMNS, duckdb_type, lake_type
 from tidemill.models.versions import VersionSpec
 from tidemill.retry import retrying
-from tidemill.shards import fingerprint
 from tidemill.sources import dataset as sources
 
 

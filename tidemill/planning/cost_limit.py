@@ -12,7 +12,7 @@ from tidemill.lake.runs import RunRecord
 from tidemill.planning.estimates import Rate
 
 
-class Budget:
+class CostLimit:
     """The cost of a run so far, and what the shards on their way will add to it.
 
     `spent_elsewhere` is what others spent for the same purpose until now.

@@ -1,4 +1,4 @@
-"""What is pending at the last station, by the lake alone: files to complete, shards to copy."""
+"""What is pending at the last stage, by the lake alone: files to complete, shards to copy."""
 
 from __future__ import annotations
 

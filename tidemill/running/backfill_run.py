@@ -13,12 +13,12 @@ from tidemill.lake.ducklake.claims import Claims, is_alive
 from tidemill.lake.requests import Request, open_requests
 from tidemill.lake.runs import RunRecord, costs_of_backfill
 from tidemill.planning.backfill_plan import rows_to_compute, tokens_to_compute
-from tidemill.planning.cost_limit import Budget
+from tidemill.planning.cost_limit import CostLimit
 from tidemill.planning.estimates import Rate, estimate
 from tidemill.planning.plan import FilePlan
 from tidemill.progress import Expected, Progress
 from tidemill.running.executor import Executor, ThreadExecutor
-from tidemill.running.in_flight import Window
+from tidemill.running.in_flight import InFlight
 from tidemill.running.recording import Recording, RunResult
 from tidemill.running.workspace import Workspace, reopen
 
@@ -95,12 +95,12 @@ class BackfillRun:
         if first:
             self._expect(lake, workspace, rate, requests)
         with recording.executing(self._executor_type(workspace, recording.progress), workspace) as executor:
-            window = Window(recording.outcomes, workspace, executor, self._budget(lake, claims, rate))
+            in_flight = InFlight(recording.outcomes, workspace, executor, self._cost_limit(lake, claims, rate))
             for file, of_file in _by_file(recording.unchanged(workspace, requests)):
-                with window.file(file):
+                with in_flight.file(file):
                     for request in of_file:
-                        window.send(file, request)
-            window.drain()
+                        in_flight.send(file, request)
+            in_flight.drain()
 
     def _expect(self, lake: Lake, workspace: Workspace, rate: Rate, requests: Sequence[Request]) -> None:
         shards = [request.shard for request in requests]
@@ -113,9 +113,9 @@ class BackfillRun:
             Expected(target.pipeline, target.version, target.revision, len(shards), num_rows)
         )
 
-    def _budget(self, lake: Lake, claims: Claims, rate: Rate) -> Budget:
+    def _cost_limit(self, lake: Lake, claims: Claims, rate: Rate) -> CostLimit:
         max_cost = load_backfill(lake.cursor(), self.backfill_id)["max_cost"]
-        return Budget(
+        return CostLimit(
             self.pipeline,
             max_cost,
             rate=rate,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tidemill.errors import ENDS_RUN, FileChanged, LimitExceeded, Stopped, TidemillError
 from tidemill.lake.requests import Request, is_wanted
-from tidemill.planning.cost_limit import Budget
+from tidemill.planning.cost_limit import CostLimit
 from tidemill.planning.plan import FilePlan
 from tidemill.results.commit import commit_shards
 from tidemill.retry import retrying
@@ -38,11 +38,11 @@ class _Sent:
     committed: Future | None
 
 
-class Window:
+class InFlight:
     """The shards between ingest and commit; for a file that replaces another, those waiting for the rest of it."""
 
-    def __init__(self, outcomes: Outcomes, workspace: Workspace, executor: Executor, budget: Budget) -> None:
-        self._outcomes, self._workspace, self._executor, self._budget = outcomes, workspace, executor, budget
+    def __init__(self, outcomes: Outcomes, workspace: Workspace, executor: Executor, cost_limit: CostLimit) -> None:
+        self._outcomes, self._workspace, self._executor, self._cost_limit = outcomes, workspace, executor, cost_limit
         self._size = workspace.pipeline.limits.shards_in_flight
         self._sent: deque[_Sent] = deque()
         self._group: list[_Sent] | None = None
@@ -70,7 +70,7 @@ class Window:
             if not retrying(lambda: self._is_wanted(request), retries=workspace.pipeline.limits.retries):
                 workspace.release(request)
                 return
-            self._budget.check(request, self._outcomes.record)
+            self._cost_limit.check(request, self._outcomes.record)
             self._make_room_in_store(request)
             submit, label = self._executor.submit, request.shard.label
             ingested = submit(stages.ingest, label, request).result()

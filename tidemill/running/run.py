@@ -16,7 +16,7 @@ from tidemill.inference.opening import load_tokenizer
 from tidemill.lake import Lake, catalog_exists, ensure_system_tables
 from tidemill.lake.ducklake.claims import Claims
 from tidemill.lake.requests import Request, request_ids
-from tidemill.planning.cost_limit import Budget
+from tidemill.planning.cost_limit import CostLimit
 from tidemill.planning.plan import FilePlan, Plan, make_plan
 from tidemill.planning.version_tables import Version
 from tidemill.progress import Expected, Progress
@@ -24,7 +24,7 @@ from tidemill.results.adoption import Adoption, adopt
 from tidemill.results.commit import Copied, commit_shards, remove_vanished
 from tidemill.running import stages
 from tidemill.running.executor import Executor, ThreadExecutor
-from tidemill.running.in_flight import Window
+from tidemill.running.in_flight import InFlight
 from tidemill.running.kept import rewrite_kept
 from tidemill.running.recording import Recording, RunResult
 from tidemill.running.stages import Cutting
@@ -193,21 +193,21 @@ class Run:
 
         False if other runs cut text files meanwhile: what they found there is known to a new plan.
         """
-        budget = Budget(self.pipeline, self.max_cost, rate=plan.rate)
-        window = Window(self._outcomes, workspace, executor, budget)
+        cost_limit = CostLimit(self.pipeline, self.max_cost, rate=plan.rate)
+        in_flight = InFlight(self._outcomes, workspace, executor, cost_limit)
         elsewhere: list[FilePlan] = []
         # Files that replace none come first: what they repeat may be what the others replace.
         for replaces in (False, True):
             files = [file for file in plan.files if file.replaces is replaces]
-            elsewhere += self._stream_files(plan, workspace, executor, window, files)
-        window.release_held()
+            elsewhere += self._stream_files(plan, workspace, executor, in_flight, files)
+        in_flight.release_held()
         for file in elsewhere:
             if workspace.wait_for_claim(file.file.path, file.file.path):
                 workspace.release(file.file.path)
         return not elsewhere
 
     def _stream_files(
-        self, plan: Plan, workspace: Workspace, executor: Executor, window: Window, files: Sequence[FilePlan]
+        self, plan: Plan, workspace: Workspace, executor: Executor, in_flight: InFlight, files: Sequence[FilePlan]
     ) -> list[FilePlan]:
         """Returns the text files that another run is cutting."""
         repeats: list[Copied] = []
@@ -219,13 +219,13 @@ class Run:
                 elsewhere.append(file)
                 continue
             try:
-                with window.file(file):
-                    for request in self._requests(plan, workspace, executor, file, repeats, window):
-                        window.send(file, request)
+                with in_flight.file(file):
+                    for request in self._requests(plan, workspace, executor, file, repeats, in_flight):
+                        in_flight.send(file, request)
             finally:
                 if file.uncut:
                     workspace.release(file.file.path)
-        window.drain()
+        in_flight.drain()
         for repeat in repeats:
             self._commit_repeat(workspace, repeat)
         return elsewhere
@@ -237,7 +237,7 @@ class Run:
         executor: Executor,
         file: FilePlan,
         repeats: list[Copied],
-        window: Window,
+        in_flight: InFlight,
     ) -> Iterator[Request]:
         """The shards of one file that are to be computed, in order; a text file is cut as they are taken."""
         if not file.uncut:
@@ -250,9 +250,9 @@ class Run:
             return
         cutting = Cutting(file)
         done = dict(plan.done)
-        known = {shard.content: shard.shard_id for shard in done.values()} | window.contents
+        known = {shard.content: shard.shard_id for shard in done.values()} | in_flight.contents
         while True:
-            window.wait_for_room()
+            in_flight.wait_for_room()
             found = executor.submit(stages.cut_next, file.file.path, cutting, done).result()
             if found is None:
                 break
@@ -262,9 +262,9 @@ class Run:
             if source and not file.replaces and source != found.shard.shard_id:
                 repeats.append(Copied(found.shard, source))
                 continue
-            window.contents[found.shard.slice.content] = found.shard.shard_id
+            in_flight.contents[found.shard.slice.content] = found.shard.shard_id
             yield found
-        window.cut.append((file.file.path, [Shard(file.file, cut) for cut in cutting.cut]))
+        in_flight.cut.append((file.file.path, [Shard(file.file, cut) for cut in cutting.cut]))
 
     def _commit_repeat(self, workspace: Workspace, repeat: Copied) -> None:
         try:

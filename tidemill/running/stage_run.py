@@ -1,4 +1,4 @@
-"""One stage by itself: it does what is pending at its station, and nothing else.
+"""One stage by itself: it does what is pending for it, and nothing else.
 
 A stage looks at what is wanted (open requests), at what lies in the store and
 at the ledger, each time anew: so it does not matter whether it was missed,
@@ -20,7 +20,7 @@ from tidemill.lake.ducklake.claims import Claims
 from tidemill.lake.pipelines import load_state
 from tidemill.lake.requests import Request, open_requests, versions_in_demand
 from tidemill.masking import shown_catalog
-from tidemill.planning.cost_limit import Budget
+from tidemill.planning.cost_limit import CostLimit
 from tidemill.planning.estimates import Rate
 from tidemill.planning.pending import PendingFile, pending_copies, pending_files
 from tidemill.planning.plan import FilePlan, Plan, make_plan
@@ -62,7 +62,7 @@ class StageRun:
         self.pipeline, self.stage, self.yes = pipeline, stage, yes
         self._recording = Recording(pipeline, stage, why=why, flow_run_id=flow_run_id, progress=progress)
         self._executor_type = executor
-        self._budget = Budget(pipeline, max_cost, rate=Rate())
+        self._cost_limit = CostLimit(pipeline, max_cost, rate=Rate())
 
     @property
     def run_id(self) -> str:
@@ -226,15 +226,15 @@ class StageRun:
             and workspace.predictions_file(request).name not in predictions
         ]
         record = self._recording.record
-        budget = self._budget
-        budget.rate = workspace.rate()
+        cost_limit = self._cost_limit
+        cost_limit.rate = workspace.rate()
 
         def submit(request: Request) -> Future | None:
             files = (workspace.rows_file(request.shard), workspace.tokens_file(request.shard))
             broken = [file for file in files if not _is_whole(workspace, file)]
             if broken:
                 return None
-            budget.check(request, record)
+            cost_limit.check(request, record)
             return executor.submit(stages.infer, request.shard.label, Tokenized(Ingested(request, files[0]), files[1]))
 
         def count(request: Request, predicted: Predicted) -> None:

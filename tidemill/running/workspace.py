@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from tidemill.config import Pipeline
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.errors import FileChanged, FileUnreadable, LakeError, Stopped
+from tidemill.fingerprints import fingerprint
 from tidemill.inference.opening import load_runner, load_tokenizer, pooling_of
 from tidemill.inference.pooling import Pooling
 from tidemill.inference.runner import ModelRunner
@@ -21,10 +22,10 @@ from tidemill.planning.columns import kept_fingerprint, read_columns
 from tidemill.planning.estimates import Rate, measured_rate
 from tidemill.planning.version_tables import Version, load_version
 from tidemill.results.commit import Outcome
-from tidemill.shards import Shard, SourceFile, fingerprint
+from tidemill.retry import waiting_for
+from tidemill.shards import Shard, SourceFile
 from tidemill.sources.dataset import Dataset, reopen_dataset, settle
 from tidemill.storage.store import Store, StoreFile
-from tidemill.waiting import waiting_for
 
 CLAIM_POLL_SECONDS = 0.2
 

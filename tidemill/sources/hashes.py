@@ -16,8 +16,8 @@ from contextlib import closing
 from pathlib import Path
 
 from tidemill.errors import ConfigError
+from tidemill.fingerprints import fingerprint
 from tidemill.places import home, make_folder
-from tidemill.shards import fingerprint
 
 READ_BYTES = 1 << 20
 SETTLING_NS = 2_000_000_000

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tidemill.errors import DatasetError, InputError, ModelError, SourceUnavailable, TidemillError
+from tidemill.retry import ask
 from tidemill.shards import SourceFile
 from tidemill.sources.listing import Listing, not_entered
 from tidemill.sources.splits import Splits, beside_split, find_splits, no_such
-from tidemill.waiting import ask
 
 T = TypeVar("T")
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import has_magic
 
-from tidemill.shards import SourceFile, fingerprint
+from tidemill.fingerprints import fingerprint
+from tidemill.shards import SourceFile
 
 MAX_NAMES = 5
 

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 from tidemill.errors import DatasetError, SourceUnavailable
 from tidemill.places import is_s3
+from tidemill.retry import ask
 from tidemill.shards import SourceFile
 from tidemill.sources.listing import LeftOut, fixed_part, not_entered
 from tidemill.storage.addresses import NO_BUCKET, check_bucket, error_code, open_address, translated
-from tidemill.waiting import ask
 
 T = TypeVar("T")
 READ_RETRIES = 4

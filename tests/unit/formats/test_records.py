@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from tests.unit.formats.sources import MemorySource, compressed, reader_of, slices_and_rows, texts
 from tidemill.errors import FileChanged, FormatError, SourceUnavailable
+from tidemill.fingerprints import fingerprint
 from tidemill.formats import Columns, open_reader, streams
-from tidemill.shards import Slice, fingerprint
+from tidemill.shards import Slice
 
 LINES = st.lists(st.text(st.sampled_from("ab é"), max_size=12), max_size=40)
 ENDINGS = ["", ".gz", ".zst"]

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tidemill.errors import ConfigError
+from tidemill.fingerprints import fingerprint
 from tidemill.lake.ducklake.catalog import LakeSpec, shown, sqlite_file
 from tidemill.lake.ducklake.locks import held_by
 from tidemill.lake.ducklake.postgres import Session, held_lock, is_lost, meaning
 from tidemill.places import make_folder
-from tidemill.shards import fingerprint
 
 logger = logging.getLogger("tidemill")
 

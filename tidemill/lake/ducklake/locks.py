@@ -12,7 +12,7 @@ from tidemill.errors import LakeError, LakeLocked
 from tidemill.lake.ducklake import postgres
 from tidemill.lake.ducklake.catalog import LakeSpec, shown, sqlite_file
 from tidemill.places import make_folder, usable
-from tidemill.waiting import waiting_for
+from tidemill.retry import waiting_for
 
 ADVISORY_LOCK_KEY = 0x7469_6465_6D69_6C6C  # "tidemill"
 

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from tidemill.errors import LakeError, LakeUnavailable, TidemillError
-from tidemill.waiting import waiting_for
+from tidemill.retry import waiting_for
 
 RECONNECT_SECONDS = 30.0
 """How long a server that was there may be away: one that restarts is back by then."""
