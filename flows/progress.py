@@ -32,8 +32,8 @@ class Logged(Quiet):
     def failed(self, path: str, error: BaseException) -> None:
         self._logger.error("%s failed: %s", path, message_of(error))
 
-    def retried(self, step: str, error: BaseException) -> None:
-        self._logger.warning("%s is tried again: %s", step, message_of(error))
+    def retried(self, what: str, error: BaseException) -> None:
+        self._logger.warning("%s is tried again: %s", what, message_of(error))
 
     def note(self, message: str) -> None:
         self._logger.warning(masked(message))
@@ -65,8 +65,8 @@ class Shown:
     def failed(self, path: str, error: BaseException) -> None:
         self._inner.failed(path, error)
 
-    def retried(self, step: str, error: BaseException) -> None:
-        self._inner.retried(step, error)
+    def retried(self, what: str, error: BaseException) -> None:
+        self._inner.retried(what, error)
 
     def note(self, message: str) -> None:
         self._inner.note(message)

@@ -1,4 +1,4 @@
-"""SIGTERM as a request: steps are asked to stop, and the run records how far it came.
+"""SIGTERM as a request: stages are asked to stop, and the run records how far it came.
 
 Prefect raises an exception wherever the main thread happens to be, which may be
 the middle of a query or of the run's last write, and a worker that cancels can

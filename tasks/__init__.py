@@ -1,1 +1,1 @@
-"""How one step runs under Prefect: a file a step, each one engine call."""
+"""How one stage of one shard runs under Prefect: a file a stage, each one engine call."""

@@ -31,8 +31,8 @@ class Progress(Protocol):
     def failed(self, path: str, error: BaseException) -> None:
         """A shard, or the rest of a file, failed; the run goes on."""
 
-    def retried(self, step: str, error: BaseException) -> None:
-        """A step met a retryable error and is tried again."""
+    def retried(self, what: str, error: BaseException) -> None:
+        """A stage, or a write, met a retryable error and is tried again."""
 
     def note(self, message: str) -> None:
         """Something the user should know."""
@@ -53,7 +53,7 @@ class Quiet:
     def failed(self, path: str, error: BaseException) -> None:
         return
 
-    def retried(self, step: str, error: BaseException) -> None:
+    def retried(self, what: str, error: BaseException) -> None:
         return
 
     def note(self, message: str) -> None:

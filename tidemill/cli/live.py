@@ -62,8 +62,8 @@ class LineProgress(Quiet):
     def failed(self, path: str, error: BaseException) -> None:
         _say(f"failed  {path}: {message_of(error)}")
 
-    def retried(self, step: str, error: BaseException) -> None:
-        _say(f"retrying {step}: {message_of(error)}")
+    def retried(self, what: str, error: BaseException) -> None:
+        _say(f"retrying {what}: {message_of(error)}")
 
     def note(self, message: str) -> None:
         _say(message)
@@ -116,8 +116,8 @@ class LiveProgress(Quiet):
     def failed(self, path: str, error: BaseException) -> None:
         self.note(f"failed  {path}: {message_of(error)}")
 
-    def retried(self, step: str, error: BaseException) -> None:
-        self.note(f"retrying {step}: {message_of(error)}")
+    def retried(self, what: str, error: BaseException) -> None:
+        self.note(f"retrying {what}: {message_of(error)}")
 
     def note(self, message: str) -> None:
         self._bars.console.print(printable(message), markup=False, highlight=False)

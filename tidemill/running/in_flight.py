@@ -30,7 +30,7 @@ Cut = tuple[str, Sequence[Shard]]
 
 @dataclass
 class _Sent:
-    """A shard on its way: its last step that was submitted, and what the step belongs to."""
+    """A shard on its way: its last stage that was submitted, and what that belongs to."""
 
     file: FilePlan
     request: Request

@@ -209,7 +209,7 @@ class Recording:
 
     @contextmanager
     def executing(self, executor: Executor, workspace: Workspace) -> Iterator[Executor]:
-        """Use an executor for the length of a block; left early, its steps are asked to stop."""
+        """Use an executor for the length of a block; left early, its stages are asked to stop."""
         workspace.count = self.outcomes.count
         try:
             yield executor
@@ -224,7 +224,7 @@ class Recording:
             self.notes += [note for note in workspace.notes if note not in self.notes]
 
     def patiently(self, call: Callable[[], T]) -> T:
-        """A write of the run's own, outside of any step: another writer's lock is waited for as a step would."""
+        """A write of the run's own, outside of any stage: another writer's lock is waited for as a stage would."""
 
         def count(error: BaseException) -> None:
             self.record.num_retries += 1

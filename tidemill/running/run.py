@@ -1,6 +1,6 @@
 """Bring a table up to date: plan, adopt, and let shards stream through the stages.
 
-The steps do not know who executes them. While one shard is in the model, the
+The stages do not know who executes them. While one shard is in the model, the
 next is read and tokenized and the one before is committed; at most
 `limits.shards_in_flight` are between ingest and commit.
 """
