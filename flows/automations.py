@@ -15,8 +15,8 @@ from uuid import UUID
 
 from prefect.events.schemas.automations import AutomationCore
 
-from tidemill.config import Pipeline
-from tidemill.flows.names import STAGES, TAG, pipeline_resource, pipeline_tag
+from tidemill.config import STAGES, Pipeline
+from tidemill.flows.names import TAG, pipeline_resource, pipeline_tag
 
 HEARTBEAT_SECONDS = 30
 """Prefect sends none more often. After three that did not come, the process is gone."""

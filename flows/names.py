@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from tidemill.config import STAGES
+
 TAG = "tidemill"
 """Of every deployment, flow run and automation."""
 
-STAGES = ("ingest", "tokenize", "infer", "materialize")
 ENTRYPOINTS = {
     "run": "tidemill.flows.run.run_pipeline",
     **{stage: f"tidemill.flows.stage.{stage}" for stage in STAGES},

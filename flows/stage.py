@@ -8,14 +8,14 @@ from prefect import Flow, flow
 from prefect.client.schemas import State
 from prefect.states import Completed
 
-from tidemill.config import Pipeline
+from tidemill.config import Pipeline, Stage
 from tidemill.flows.executor import PrefectExecutor
 from tidemill.flows.flow_run import Surroundings, carry_out, read_pipeline
 from tidemill.flows.names import flow_name
 from tidemill.lake import Lake, catalog_exists
 from tidemill.lake.pipelines import load_state
 from tidemill.running.recording import RunResult
-from tidemill.running.stage_run import Stage, StageRun
+from tidemill.running.stage_run import StageRun
 
 
 def _stage_flow(stage: Stage) -> Flow[..., RunResult | State[Any]]:

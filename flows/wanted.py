@@ -12,10 +12,10 @@ from typing import Any
 from prefect.client.schemas.schedules import CronSchedule
 from pydantic import ValidationError
 
-from tidemill.config import Pipeline
+from tidemill.config import STAGES, Pipeline
 from tidemill.errors import ConfigError
 from tidemill.flows.automations import HEARTBEAT_SECONDS
-from tidemill.flows.names import ENTRYPOINTS, STAGES, TAG, flow_name, pipeline_tag
+from tidemill.flows.names import ENTRYPOINTS, TAG, flow_name, pipeline_tag
 from tidemill.flows.webhooks import kept_webhook
 from tidemill.masking import split_conninfo
 from tidemill.reports.alerts import webhook_url

@@ -29,6 +29,10 @@ from tidemill.masking import masked, shown_setting
 from tidemill.pipeline_file import read_file, shown
 from tidemill.places import default_catalog, default_data, home, settled_catalog
 
+Stage = Literal["ingest", "tokenize", "infer", "materialize"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+"""In the order in which a shard goes through them."""
+
 
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value

@@ -22,11 +22,11 @@ from tests.pipelines import (
     write_parquet,
 )
 from tests.processes import Process
-from tidemill.config import Pipeline
+from tidemill.config import STAGES, Pipeline
 from tidemill.errors import LakeError, LimitExceeded
 from tidemill.lake import Lake
 from tidemill.planning.backfill_plan import Selection, plan_backfill, request_backfill
-from tidemill.running.stage_run import STAGES, StageRun
+from tidemill.running.stage_run import StageRun
 
 NUM_ROWS = 12
 

@@ -10,7 +10,8 @@ import pytest
 
 from tests.damage import damages
 from tests.pipelines import assert_same_tables, make_pipeline, problems_of, reviews, run, write_parquet
-from tidemill.running.stage_run import Stage, StageRun
+from tidemill.config import Stage
+from tidemill.running.stage_run import StageRun
 
 
 @pytest.mark.parametrize(

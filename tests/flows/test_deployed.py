@@ -16,9 +16,8 @@ from prefect.states import Scheduled
 from tests.flows.conftest import Deployed, eventually
 from tests.pipelines import assert_same_tables, make_pipeline, problems_of, query, reviews, run, write_parquet
 from tests.webhooks import webhook
-from tidemill.config import Pipeline
+from tidemill.config import STAGES, Pipeline
 from tidemill.flows.cancel import cancel_pipeline
-from tidemill.flows.names import STAGES
 from tidemill.lake import catalog_exists
 from tidemill.lake.ducklake.locks import open_lock
 

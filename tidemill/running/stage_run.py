@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, get_args
+from typing import Any
 
-from tidemill.config import Pipeline
+from tidemill.config import Pipeline, Stage
 from tidemill.errors import CostReached, InputError, LakeError, LimitExceeded, StoreFileInvalid
 from tidemill.lake import Lake, catalog_exists, ensure_system_tables
 from tidemill.lake.ducklake.claims import Claims
@@ -39,9 +39,6 @@ from tidemill.running.workspace import Workspace, reopen
 from tidemill.shards import Shard
 from tidemill.sources.dataset import Dataset
 from tidemill.storage.store import StoreFile
-
-Stage = Literal["ingest", "tokenize", "infer", "materialize"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 class StageRun:
