@@ -7,7 +7,7 @@ from tidemill.config import STAGES
 TAG = "tidemill"
 """Of every deployment, flow run and automation."""
 
-ENTRYPOINTS = {
+ENTRYPOINTS: dict[str, str] = {
     "run": "tidemill.flows.run.run_pipeline",
     **{stage: f"tidemill.flows.stage.{stage}" for stage in STAGES},
     "backfill": "tidemill.flows.backfill.run_backfill",
