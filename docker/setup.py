@@ -25,7 +25,7 @@ def make_bucket(name: str) -> None:
 
 def make_pools(names: Sequence[str]) -> None:
     template = ProcessWorker.get_default_base_job_template()
-    # -P: a folder named flows where the worker stands is not Tidemill's.
+    # -P: a folder `datasets` where the worker stands is a user's data, and not the library.
     template["variables"]["properties"]["command"]["default"] = "python -P -m prefect.engine"
     with get_client(sync_client=True) as client:
         for name in names:
