@@ -59,8 +59,8 @@ def temporary_server() -> Iterator[TemporaryServer]:
         listening.bind(("127.0.0.1", 0))
         listening.listen(128)
         port, number = listening.getsockname()[1], listening.fileno()
-        # -P: a folder `datasets` where the user stands is data, and not the library. A session of its own: Ctrl-C is for the run,
-        # which then tells the server how it ended.
+        # -P: a folder `datasets` where the user stands is data, and not the library. A session of its own: Ctrl-C is
+        # for the run, which then tells the server how it ended.
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "tidemill.flows.server", str(number)],
             stdin=subprocess.PIPE,

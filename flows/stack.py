@@ -89,8 +89,8 @@ def start(home: Path, *, port: int, pools: Sequence[str], flow_runs: int) -> Sta
     if not Path("/proc/self/environ").exists():
         raise ConfigError(
             "`tidemill up` needs Linux's /proc. Here, set PREFECT_SERVER_API_AUTH_STRING and PREFECT_API_AUTH_STRING "
-            "to one user:password, start `python -P -m tidemill.flows.gate`, and in another terminal `prefect worker start "
-            "--pool tidemill --type process`."
+            "to one user:password, start `python -P -m tidemill.flows.gate`, and in another terminal "
+            "`prefect worker start --pool tidemill --type process`."
         )
     stop(home)  # What a killed supervisor left.
     _refuse_taken_port(port)
