@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 # Hashes are checked of what has some: torch and this checkout have none.
 PINNED := $(BIN)/pip install --quiet --no-require-hashes -c constraints.txt
 
+# Each of the many processes that tests start would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test postgres browser soak lint lint-docker docs constraints bench bench-full clean
 

@@ -10,13 +10,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.small_sentiment import small_sentiment
 from tidemill import config
 from tidemill.config import Pipeline
 from tidemill.lake import Lake
 from tidemill.running.run import Run, RunResult
 
 ROOT = Path(__file__).parent.parent
-MODEL = ROOT / "data" / "models" / "tiny-sentiment"
+MODEL = small_sentiment(ROOT / "data" / "models" / "tiny-sentiment", ROOT / ".pytest_cache")
 REVIEWS = ROOT / "data" / "reviews"
 
 RUN_COLUMNS = {"shard_id", "dataset_revision", "row_number"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pkgutil
 import signal
 import sys
 import time
@@ -14,21 +15,31 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import tidemill
 from tidemill.config import Pipeline
 
+
+def modules_without_prefect() -> list[str]:
+    """Every module of the engine and of the commands that do not ask a Prefect server."""
+    names = [module.name for module in pkgutil.walk_packages(tidemill.__path__, "tidemill.") if not module.ispkg]
+    asking = ("tidemill.flows.", "tidemill.tasks.", "tidemill.cli.backfill", "tidemill.cli.operate")
+    return [name for name in names if not name.startswith(asking)]
+
+
 _context = multiprocessing.get_context("forkserver")
-# All that a run would import by itself; nothing of Prefect, which reads its settings when it is imported.
+# All that a command would import by itself; nothing of Prefect, which reads its settings when it is imported.
 _context.set_forkserver_preload(
     [
+        "datasets",
+        "duckdb",
+        "pandas",
+        "pyarrow.dataset",
         "torch",
         "transformers.models.auto.modeling_auto",
         "transformers.models.auto.tokenization_auto",
         "transformers.models.bert.modeling_bert",
-        "tidemill.cli.main",
-        "tidemill.engines.encoders",
-        "tidemill.engines.torch_engine",
-        "tidemill.running.run",
         "tests.pipelines",
+        *modules_without_prefect(),
     ]
 )
 

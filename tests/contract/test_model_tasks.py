@@ -104,7 +104,7 @@ def test_pickled_weights_are_refused_with_the_way_out(checkpoint):
 
 
 def test_bfloat16_answers_as_the_float32_pipeline_on_real_reviews():
-    texts = sorted(reviews(400), key=len)
+    texts = sorted(reviews(200), key=len)
     answers = ask_pipeline("text-classification", TINY_SENTIMENT, texts, batch_size=32)
 
     ours = ask_tidemill("text-classification", TINY_SENTIMENT, texts, dtype="bfloat16")

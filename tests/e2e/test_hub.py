@@ -96,7 +96,7 @@ def test_a_new_revision_gives_the_table_of_a_fresh_run(hub, tmp_path, suffix, en
     assert problems_of(pipeline) == []
 
 
-@pytest.mark.parametrize("encode", [parquet, jsonl])
+@pytest.mark.parametrize("encode", [parquet, pytest.param(jsonl, marks=pytest.mark.soak)])
 def test_a_run_survives_a_hub_that_fails_one_time_in_five(hub, tmp_path, encode):
     name = f"faulty/{encode.__name__}"
     files = {f"train/{i}.{encode.__name__}": encode(reviews(60 * i, NUM_ROWS)) for i in range(3)}

@@ -322,7 +322,9 @@ def of_parquet(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, 
     return {number: row for (_, number), row in table_of(pipeline).items()}
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".jsonl", ".jsonl.gz"])
+@pytest.mark.parametrize(
+    "suffix", [".csv", ".jsonl.gz", *(pytest.param(suffix, marks=pytest.mark.soak) for suffix in (".csv.gz", ".jsonl"))]
+)
 def test_text_formats_give_the_table_that_parquet_gives(tmp_path, of_parquet, suffix):
     table = reviews(0, 40)
     folder = tmp_path / "text"

@@ -47,7 +47,7 @@ def pipeline_over(folder: Path, data: Path, shard_bytes: int) -> Pipeline:
 @pytest.mark.parametrize(
     ("shard_bytes", "few", "many", "giant_bytes"),
     [
-        pytest.param(2**19, 10, 40, 2**24, id="quick"),
+        pytest.param(2**18, 8, 24, 2**22, id="quick"),
         pytest.param(2**22, 10, 100, 200 * 2**20, id="full", marks=pytest.mark.soak),
     ],
 )

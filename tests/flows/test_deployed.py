@@ -181,6 +181,7 @@ def test_a_changed_option_is_computed_beside_the_promoted_version(deployed: Depl
     assert promoted == query(changed.lake, "SELECT arg_min(version, committed_at) FROM _ledger")[0][0]
 
 
+@pytest.mark.soak
 def test_a_flow_run_that_fails_before_anything_is_computed_is_in_the_history_with_its_reason(
     deployed: Deployed, tmp_path
 ):
@@ -209,6 +210,7 @@ def test_failures_recoveries_and_a_table_that_nobody_refreshes_are_told(deployed
         assert deployed.wait(deployed.start("run", pipeline)).state_name == "Failed"
         moved.rename(tmp_path / "alarmed")
         assert deployed.wait(deployed.start("run", pipeline)).state_name == "Completed"
+        assert [state for _, state, *_ in runs_of(pipeline)] == ["done"]
         kinds = [one["kind"] for one in posted if "run_id" in one or "flow_run_id" in one]
         assert kinds == ["failed", "recovered"]
         assert "alarmed failed: " in posted[0]["text"]

@@ -22,7 +22,6 @@ PIPELINES = ("one", "two")
 def lake(tmp_path: Path) -> Iterator[Lake]:
     with Lake(config.Lake(catalog=f"sqlite:{tmp_path}/lake.sqlite", data=f"{tmp_path}/lake")) as lake:
         ensure_system_tables(lake)
-        lake.use_one_thread()
         yield lake
 
 

@@ -69,7 +69,7 @@ def repair(
     from tidemill.upkeep.repair import repair as repair_pipeline
 
     loaded = load(pipeline, overrides)
-    with Lake(loaded.lake, read_only=True) as lake:
+    with Lake(loaded.lake, read_only=True, scans=True) as lake:
         found = verify_pipeline(lake, loaded.name)
     if found.problems:
         if not as_json:

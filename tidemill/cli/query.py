@@ -47,7 +47,7 @@ def run_query(spec: LakeSpec, query: str, output: str, folders: Sequence[str] = 
     Raises:
         InputError: the SQL is wrong, or would write.
     """
-    with Lake(spec, read_only=True, one_snapshot=True) as lake:
+    with Lake(spec, read_only=True, one_snapshot=True, scans=True) as lake:
         lake.seal(folders)
         cursor = lake.cursor()
         try:

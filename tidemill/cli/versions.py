@@ -37,7 +37,7 @@ def compare(
     from tidemill.reports.compare import compare_versions
 
     loaded = load(pipeline, overrides)
-    with Lake(loaded.lake, read_only=True) as lake:
+    with Lake(loaded.lake, read_only=True, scans=True) as lake:
         report = compare_versions(lake, loaded.name, first, second, by=by, num_examples=examples)
     print_facts(report, _comparison, as_json)
 

@@ -80,7 +80,6 @@ class Workspace:
         """Told of every commit that a stage makes, in the thread that made it."""
         self.notes: list[str] = []
         """What is not as the pipeline file might make one expect, for the run's record."""
-        lake.use_one_thread()
         self._claims = claims
         self._opening = threading.Lock()
 

@@ -57,7 +57,7 @@ def preview(pipeline: Pipeline, condition: str, *, history: bool = False) -> Era
         LakeError: there is no such lake or pipeline, or matching rows are in shards that it does not list.
     """
     check_condition(condition)
-    with Lake(pipeline.lake, read_only=True) as lake:
+    with Lake(pipeline.lake, read_only=True, scans=True) as lake:
         cursor = lake.cursor()
         existing_state(cursor, pipeline.name)
         found = find_rows(cursor, pipeline, condition)
@@ -83,7 +83,7 @@ def forget(pipeline: Pipeline, condition: str, *, why: str = "forget", history: 
     """
     started = time.monotonic()
     preview(pipeline, condition, history=history)
-    with Lake(impatient(pipeline.lake)) as lake:
+    with Lake(impatient(pipeline.lake), scans=True) as lake:
 
         def write(body: Callable[[Cursor], T]) -> T:
             return write_patiently(lake, pipeline, body, f"forget rows of {pipeline.name}")

@@ -218,7 +218,7 @@ def collect_garbage(
     """
     started = time.monotonic()
     Lake(pipeline.lake, read_only=True).close()
-    with Lake(impatient(pipeline.lake)) as lake:
+    with Lake(impatient(pipeline.lake), scans=True) as lake:
         work = Housekeeping(pipeline, lake, dry_run, min_age_seconds)
         facts: Facts = {"pipeline": pipeline.name, "dry_run": dry_run, "notes": []}
         record = RunRecord(secrets.token_hex(6), pipeline.name, "gc", why=why, state="done")

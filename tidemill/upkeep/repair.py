@@ -56,7 +56,7 @@ def repair(pipeline: Pipeline, *, progress: Progress | None = None) -> Repair:
     """
     done = Repair(pipeline.name)
     for _ in range(MAX_ROUNDS):
-        with Lake(pipeline.lake) as lake:
+        with Lake(pipeline.lake, scans=True) as lake:
             found = verify_pipeline(lake, pipeline.name)
             if found.problems:
                 _take_out(lake, found)
@@ -66,7 +66,7 @@ def repair(pipeline: Pipeline, *, progress: Progress | None = None) -> Repair:
         done.num_files += len(found.damages)
         if not found.problems:
             break
-    with Lake(pipeline.lake) as lake:
+    with Lake(pipeline.lake, scans=True) as lake:
         lake.write(lambda cursor: _vouch(cursor, pipeline.name), message=f"checksums of {pipeline.name}")
         note_files(lake)
         done.problems = verify_pipeline(lake, pipeline.name).problems

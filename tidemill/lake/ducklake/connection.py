@@ -64,7 +64,8 @@ class Lake:
 
     Cursors may be used from several threads, one thread a cursor. `any_layout`
     is for whoever migrates it. With `one_snapshot` there is one cursor, and all
-    of its statements see the lake as it was when it was opened.
+    of its statements see the lake as it was when it was opened. Whoever `scans`
+    whole tables gets all threads: small statements take half as long on one.
 
     Raises:
         LakeError: it does not exist (read-only), cannot be reached, keeps its
@@ -72,7 +73,13 @@ class Lake:
     """
 
     def __init__(
-        self, spec: LakeSpec, *, read_only: bool = False, any_layout: bool = False, one_snapshot: bool = False
+        self,
+        spec: LakeSpec,
+        *,
+        read_only: bool = False,
+        any_layout: bool = False,
+        one_snapshot: bool = False,
+        scans: bool = False,
     ) -> None:
         self.spec = spec
         self.read_only, self._is_one_snapshot = read_only, one_snapshot
@@ -94,7 +101,8 @@ class Lake:
             self._connection.execute("USE lake")
         if not any_layout:
             self._check_layout()
-        self._connection.execute("RESET threads")
+        if scans:
+            self._connection.execute("RESET threads")
 
     @property
     def data(self) -> str:
@@ -124,10 +132,6 @@ class Lake:
         self._connection.execute(f"SET allowed_directories = [{listed}]")
         self._connection.execute("SET enable_external_access = false")
         self._connection.execute("SET lock_configuration = true")
-
-    def use_one_thread(self) -> None:
-        """For small statements beside a model: spread over cores that are busy, they wait for the slowest part."""
-        self._connection.execute("SET threads = 1")
 
     def write(self, body: Callable[[Cursor], T], *, message: str, author: str = "tidemill") -> T:
         """Run `body` in one transaction, under the lake's lock; its snapshot carries `message`.
@@ -259,8 +263,8 @@ def _connect(spec: LakeSpec, data: str) -> Cursor:
     would take a fifth of a second of every command. Whatever a user's SQL
     loads later must be signed again, and nothing can undo that.
 
-    It has one thread until the lake is open: what DuckLake asks its catalog
-    is so small that to share it among threads takes longer.
+    It has one thread: what DuckLake asks its catalog is so small that to share
+    it among threads takes longer, the more so beside a model that keeps all cores busy.
     """
     secret = {} if spec.catalog.startswith("sqlite:") else address_and_passwords(spec)[1]
     kind = "sqlite_scanner" if spec.catalog.startswith("sqlite:") else "postgres_scanner"

@@ -208,7 +208,7 @@ def migrate(spec: config.Lake, *, steps: Sequence[Step] = STEPS) -> Migration:
     """
     if not catalog_exists(spec):
         raise LakeError("There is no lake to migrate. Check lake.catalog; `tidemill run` makes a new one.")
-    with Lake(spec, any_layout=True) as lake:
+    with Lake(spec, any_layout=True, scans=True) as lake:
         found = _layout(lake.cursor())
         if found is None or found == LAYOUT_VERSION:
             return Migration(LAYOUT_VERSION, LAYOUT_VERSION)
