@@ -62,8 +62,8 @@ def run(pipeline: Pipeline, **options: Any) -> RunResult:
 
 def table_of(pipeline: Pipeline) -> Table:
     """(path, row in file) → the row's kept and result columns."""
-    with Lake(pipeline.lake, read_only=True) as lake:
-        return _table(lake.cursor(), pipeline)
+    with Lake(pipeline.lake, read_only=True) as lake, lake.snapshot() as cursor:
+        return _table(cursor, pipeline)
 
 
 def quarantine_of(pipeline: Pipeline) -> dict[tuple[str, int], tuple[str, str]]:
@@ -73,8 +73,8 @@ def quarantine_of(pipeline: Pipeline) -> dict[tuple[str, int], tuple[str, str]]:
 
 
 def shards_of(pipeline: Pipeline) -> set[tuple[Any, ...]]:
-    with Lake(pipeline.lake, read_only=True) as lake:
-        return _shards(lake.cursor(), pipeline)
+    with Lake(pipeline.lake, read_only=True) as lake, lake.snapshot() as cursor:
+        return _shards(cursor, pipeline)
 
 
 def assert_same_tables(found: Pipeline, expected: Pipeline, *, tolerance: float = 1e-4) -> None:
@@ -92,8 +92,7 @@ def assert_same_tables(found: Pipeline, expected: Pipeline, *, tolerance: float 
 
 
 def _all_of(pipeline: Pipeline) -> tuple[Table, dict[tuple[str, int], tuple[str, str]], set[tuple[Any, ...]]]:
-    with Lake(pipeline.lake, read_only=True) as lake:
-        cursor = lake.cursor()
+    with Lake(pipeline.lake, read_only=True) as lake, lake.snapshot() as cursor:
         return _table(cursor, pipeline), _quarantine(cursor), _shards(cursor, pipeline)
 
 

@@ -205,8 +205,9 @@ def ensure_system_tables(lake: Lake) -> None:
     """Make the system tables where they are missing. The row of `_layout` comes last: where it is, all are there."""
 
     def create(cursor: Cursor) -> None:
+        existing = _table_names(cursor)
         for name, columns in SYSTEM_TABLES.items():
-            if not existing_columns(cursor, name):
+            if name not in existing:
                 cursor.execute(f"CREATE TABLE {name} ({columns})")
                 _write_once(cursor, name)
         for name, query in SYSTEM_VIEWS.items():
@@ -235,8 +236,13 @@ def limit_inlining(cursor: Cursor) -> None:
     that of one table can be set only once the transaction that made it is over.
     """
     cursor.execute("CALL lake.set_option('data_inlining_row_limit', 0)")
-    for name in filter(functools.partial(existing_columns, cursor), SYSTEM_TABLES):
+    for name in _table_names(cursor).intersection(SYSTEM_TABLES):
         cursor.execute(f"CALL lake.set_option('data_inlining_row_limit', {INLINED_ROWS}, table_name => '{name}')")
+
+
+def _table_names(cursor: Cursor) -> set[str]:
+    found = cursor.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'lake'")
+    return {name for (name,) in found.fetchall()}
 
 
 def _write_once(cursor: Cursor, table: str) -> None:

@@ -186,7 +186,13 @@ def make_plan(pipeline: Pipeline, lake: Lake | None) -> tuple[Plan, sources.Data
     Raises:
         InputError: the dataset, a column, the model or the pipeline file is at fault.
     """
-    cursor = lake.cursor() if lake else None
+    if lake is None:
+        return _make_plan(pipeline, None)
+    with lake.snapshot() as cursor:
+        return _make_plan(pipeline, cursor)
+
+
+def _make_plan(pipeline: Pipeline, cursor: Cursor | None) -> tuple[Plan, sources.Dataset]:
     declared = versions.declared(pipeline)
     state = load_state(cursor, pipeline.name) if cursor else None
     spec, notes = _promoted_or(declared, cursor, pipeline, state)

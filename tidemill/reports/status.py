@@ -32,9 +32,7 @@ def pipeline_status(pipeline: Pipeline) -> dict[str, Any]:
     """A page of the pipeline's history, in one snapshot. Its keys are always the same, whatever there is to tell."""
     if not catalog_exists(pipeline.lake):
         return _without_table(pipeline)
-    with Lake(pipeline.lake, read_only=True) as lake:
-        cursor = lake.cursor()
-        cursor.execute("BEGIN")
+    with Lake(pipeline.lake, read_only=True) as lake, lake.snapshot() as cursor:
         state = load_state(cursor, pipeline.name)
         if state is None:
             return _without_table(pipeline)

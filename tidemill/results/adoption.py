@@ -87,7 +87,7 @@ def adopt(lake: Lake, target: Target, adoption: Adoption) -> bool:
 
 
 def request_shards(lake: Lake, target: Target, shards: Sequence[Shard], reason: str) -> dict[str, str]:
-    """List shards that were found by reading and ask for them; returns shard id → ask id."""
+    """List shards that were found by reading and ask for them; returns shard id → request id."""
 
     def body(cursor: Cursor) -> dict[str, str]:
         if not is_target(cursor, target):

@@ -49,6 +49,8 @@ class InFlight:
         self._claimed: list[tuple[FilePlan, Request]] = []
         """What another run was at when its turn came."""
         self._held: list[tuple[FilePlan, list[Predicted], list[Cut]]] = []
+        self.request_ids: dict[str, str] = {}
+        """shard id → request id of the shards that were planned."""
         self.contents: dict[str, str] = {}
         self.cut: list[Cut] = []
 

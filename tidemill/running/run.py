@@ -17,7 +17,7 @@ from tidemill.lake import Lake, catalog_exists, ensure_system_tables
 from tidemill.lake.ducklake.claims import Claims
 from tidemill.lake.requests import Request, request_ids
 from tidemill.planning.cost_limit import CostLimit
-from tidemill.planning.plan import FilePlan, Plan, make_plan
+from tidemill.planning.plan import FilePlan, Plan, ShardPlan, make_plan
 from tidemill.planning.version_tables import Version
 from tidemill.progress import Expected, Progress
 from tidemill.results.adoption import Adoption, adopt
@@ -195,6 +195,8 @@ class Run:
         """
         cost_limit = CostLimit(self.pipeline, self.max_cost, rate=plan.rate)
         in_flight = InFlight(self._outcomes, workspace, executor, cost_limit)
+        planned = [item.shard.shard_id for file in plan.files if not file.uncut for item in _computed(file)]
+        in_flight.request_ids = self._patiently(lambda: _request_ids(workspace, planned))
         elsewhere: list[FilePlan] = []
         # Files that replace none come first: what they repeat may be what the others replace.
         for replaces in (False, True):
@@ -241,9 +243,9 @@ class Run:
     ) -> Iterator[Request]:
         """The shards of one file that are to be computed, in order; a text file is cut as they are taken."""
         if not file.uncut:
-            computed = [item for item in file.todo if item.action == "compute" or file.replaces]
+            computed = list(_computed(file))
             repeats += [Copied(item.shard, item.copy_from or "") for item in file.todo if item not in computed]
-            ids = self._patiently(lambda: _request_ids(workspace, [item.shard.shard_id for item in computed]))
+            ids = in_flight.request_ids
             yield from (
                 Request(item.shard, ids[item.shard.shard_id]) for item in computed if item.shard.shard_id in ids
             )
@@ -305,17 +307,17 @@ def _open_for_the_first_time(plan: Plan) -> None:
     resolve_device(plan.pipeline.inference.device)
 
 
+def _computed(file: FilePlan) -> Iterator[ShardPlan]:
+    """What is computed of a file: one that replaces another is computed whole, for its rows are swapped at once."""
+    return (item for item in file.todo if item.action == "compute" or file.replaces)
+
+
 def adoption_of(plan: Plan) -> Adoption:
     spec = plan.pipeline.dataset
     return Adoption(
         files=[(file.file, None if file.uncut else len(file.shards)) for file in plan.files],
         shards=[shard for file in plan.files if file.trusted for shard in file.shards],
-        requests=[
-            (item.shard.shard_id, file.state)
-            for file in plan.files
-            for item in file.todo
-            if item.action == "compute" or file.replaces
-        ],
+        requests=[(item.shard.shard_id, file.state) for file in plan.files for item in _computed(file)],
         spec=plan.spec.to_json(),
         kept=[column.to_json() for column in plan.kept],
         dataset={"path": spec.path, "config": spec.config, "split": spec.split},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -116,6 +116,24 @@ class Lake:
         cursor = self._connection.cursor()
         cursor.execute("USE lake")
         return cursor
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Cursor]:
+        """A cursor whose statements all see the lake as it is at the first of them.
+
+        What DuckLake has read of its catalog it keeps until the end: a look at a
+        table that was looked at before takes 1 ms, for 7 to 14 of a statement by itself.
+        """
+        cursor = self.cursor()
+        if self._is_one_snapshot:
+            yield cursor
+            return
+        cursor.execute("BEGIN")
+        try:
+            yield cursor
+        finally:
+            with suppress(duckdb.Error):  # A lost connection has nothing to end.
+                cursor.execute("ROLLBACK")
 
     def seal(self, folders: Sequence[str] = ()) -> None:
         """From now on nothing in SQL reaches files or addresses beyond the lake's data and `folders`, or undoes that.
