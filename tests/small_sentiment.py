@@ -46,6 +46,9 @@ def small_sentiment(bundled: Path, folder: Path) -> Path:
     (partial / "config.json").write_text(json.dumps(config))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(bundled / name, partial / name)
+    # Tests run as other users too.
+    partial.chmod(0o755)
+    (partial / "model.safetensors").chmod(0o644)
     try:
         os.rename(partial, made)  # noqa: PTH104  # a folder that another test process made first stays
     except OSError:

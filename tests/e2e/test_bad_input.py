@@ -68,7 +68,7 @@ def test_the_pipeline_file_is_refused_with_the_nearest_key(tmp_path, overrides, 
         ({"dataset": {"path": "./nowhere/*.parquet"}}, "matches no files"),
         ({"dataset": {"path": "./nowhere"}}, "There is no file or folder"),
         ({"dataset": {"split": "test"}}, "Remove dataset.split"),
-        ({"dataset": {"types": {"rating": "decimalish"}}}, "is no Arrow type"),
+        ({"dataset": {"types": {"rating": "decimalish"}}}, "neither an Arrow type"),
     ],
 )
 def test_what_a_pipeline_names_wrongly_is_refused_before_anything_is_written(tmp_path, dataset, sections, said):

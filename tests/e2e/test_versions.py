@@ -178,7 +178,7 @@ def test_a_versions_name_may_be_shortened_and_a_wrong_one_is_answered_with_those
         compared(two, "promoted", "nope")
     with pytest.raises(LakeError, match="'' names no version"):
         compared(two, "promoted", "")
-    with pytest.raises(ConfigError, match=r"--by nope is no .* Known: id, domain, rating, part\."):
+    with pytest.raises(ConfigError, match=r"--by nope is not .* Known: id, domain, rating, part\."):
         compared(two, by="nope")
 
 

@@ -31,7 +31,7 @@ def test_an_alert_is_json_with_a_text(tmp_path, monkeypatch):
     ("address", "told"),
     [
         ("$NOWHERE", "the environment has no NOWHERE"),
-        ("file:///etc/hostname", "no http:// or https:// address"),
+        ("file:///etc/hostname", "not an http:// or https:// address"),
         ("http://127.0.0.1:9/", "could not be sent"),
         ("http://nowhere.invalid/", "could not be sent"),
         ("https://127.0.0.1:9/", "could not be sent"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,7 @@ def test_claims_that_killed_holders_left_are_removed_and_held_ones_are_not(tmp_p
 
 def test_claims_that_cannot_be_kept_are_done_without_and_told_once(tmp_path, caplog):
     """They save work and protect nothing, so a run is not to fail for them."""
+    caplog.set_level(logging.WARNING, logger="tidemill")
     spec = config.Lake(catalog=f"sqlite:{tmp_path}/lake.sqlite")
     Path(f"{tmp_path}/lake.sqlite.claims").write_text("a file in the folder's place")
     claims = open_claims(spec)

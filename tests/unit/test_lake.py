@@ -57,10 +57,21 @@ def test_a_name_in_sql_is_never_a_variable_of_python(lake):
     assert rows.fetchall() == [(1,)]
 
 
-def test_an_open_lake_has_as_many_threads_as_duckdb_would_take(lake):
+def test_whoever_scans_tables_gets_all_threads_and_small_statements_one(lake):
     setting = "SELECT current_setting('threads')"
-    with duckdb.connect() as alone:
-        assert lake.cursor().execute(setting).fetchall() == alone.execute(setting).fetchall()
+    with duckdb.connect() as alone, Lake(lake.spec, read_only=True, scans=True) as scanning:
+        assert scanning.cursor().execute(setting).fetchall() == alone.execute(setting).fetchall()
+    assert lake.cursor().execute(setting).fetchall() == [(1,)]
+
+
+def test_all_statements_of_a_snapshot_see_the_lake_as_it_was(lake):
+    runs = "SELECT count(*) FROM _runs"
+    with lake.snapshot() as cursor:
+        assert cursor.execute(runs).fetchall() == [(0,)]
+        lake.write(lambda other: other.execute("INSERT INTO _runs (run_id) VALUES ('r')"), message="a run")
+        assert cursor.execute(runs).fetchall() == [(0,)]
+    with lake.snapshot() as cursor:
+        assert cursor.execute(runs).fetchall() == [(1,)]
 
 
 def test_every_system_table_is_empty_but_has_statistics(lake):

@@ -90,7 +90,7 @@ def whole(folder: Path, *, trust_remote_code: bool = False) -> list[dict[str, An
         ("preprocessor_config.json", {"auto_map": {"AutoImageProcessor": "p.P"}}, "asks for Python code"),
         ("config.json", {"custom_pipelines": {"text-classification": {"impl": "p.P"}}}, "custom_pipelines"),
         ("config.json", {"transformers_weights": "../model.safetensors"}, "transformers_weights = '../model"),
-        ("config.json", {"transformers_weights": "adapter_model.bin"}, "no safetensors file beside it"),
+        ("config.json", {"transformers_weights": "adapter_model.bin"}, "not a safetensors file beside it"),
         ("config.json", {"configuration_files": ["../config.4.0.0.json"]}, "configuration_files"),
         ("tokenizer_config.json", {"fast_tokenizer_files": ["../tokenizer.4.0.0.json"]}, "fast_tokenizer_files"),
         ("model.safetensors.index.json", {"weight_map": {"a": "../model.safetensors"}}, r"weight_map\['a'\]"),

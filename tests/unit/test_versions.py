@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.pipelines import MODEL
+from tests.pipelines import MODEL, ROOT
 from tidemill.config import Pipeline
 from tidemill.errors import ModelError
 from tidemill.models.versions import VersionSpec, declared, model_folder, recognized, tokenizer_folder
@@ -25,6 +25,7 @@ SPEC = VersionSpec(
     all_scores=False,
     trust_remote_code=False,
 )
+BUNDLED = ROOT / "data" / "models" / "tiny-sentiment"
 WINDOWS = replace(SPEC, long_text="windows", overlap="auto", aggregate="mean")
 
 
@@ -70,10 +71,10 @@ def test_only_a_pipeline_that_reads_windows_declares_them():
 
 def test_the_bundled_model_keeps_the_names_that_lakes_hold():
     names = {
-        "2b2f1bab": declare(),
-        "6e9ba20b": declare(path=str(MODEL)),
-        "0dfd0ae3": declare(long_text="windows"),
-        "f0ba9f9a": declare(trusted=True),
+        "2b2f1bab": declare(BUNDLED),
+        "6e9ba20b": declare(BUNDLED, path=str(BUNDLED)),
+        "0dfd0ae3": declare(BUNDLED, long_text="windows"),
+        "f0ba9f9a": declare(BUNDLED, trusted=True),
     }
 
     assert [spec.version for spec in names.values()] == list(names)
