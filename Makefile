@@ -11,7 +11,7 @@ PINNED := $(BIN)/pip install --quiet --no-require-hashes -c constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test postgres browser soak lint lint-docker docs constraints bench bench-full clean
+.PHONY: help setup demo test coverage postgres browser soak lint lint-docker docs constraints bench bench-full clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,10 @@ demo: setup  ## the main job on bundled real data: reviews to a table of sentime
 
 test: setup postgres browser  ## the whole suite
 	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+coverage: setup  ## which lines of the engine the tests of the engine reach, in a report
+	$(PINNED) pytest-cov
+	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile --cov=tidemill --cov-report=term:skip-covered tests/unit tests/contract $(ARGS)
 
 postgres:  ## PostgreSQL for its tests, where the system can install it
 	@if command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \
