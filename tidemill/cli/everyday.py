@@ -118,7 +118,7 @@ def verify(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson 
     from tidemill.results.verify import verify_pipeline
 
     loaded = load(pipeline, overrides)
-    with Lake(loaded.lake, read_only=True) as lake:
+    with Lake(loaded.lake, read_only=True, scans=True) as lake:
         report = verify_pipeline(lake, loaded.name).to_json()
     print_facts(report, lambda facts: render.verification(facts, pipeline), as_json)
     if report["problems"]:
