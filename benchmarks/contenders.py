@@ -356,7 +356,7 @@ def _padded_batches(shards: list[Any], token_budget: int) -> Iterator[tuple[Any,
 def _opened(work: Work) -> tuple[Any, Any]:
     """The tokenizer and the model as a run opens them."""
     from tidemill.inference.opening import load_runner, load_tokenizer
-    from tidemill.models.versions import declared
+    from tidemill.planning.versions import declared
 
     pipeline = _tidemill_pipeline(work, Path(tempfile.gettempdir()), work.warm_up)
     spec = declared(pipeline)

@@ -6,21 +6,12 @@ What is named here is the public surface; a script needs no more:
 
     result = Run(load_pipeline("reviews.toml")).execute()
 
-Names are imported when they are first used.
+Names are imported when they are first used; `__init__.pyi` tells type checkers what they are.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from tidemill.config import Pipeline, load_pipeline
-    from tidemill.errors import TidemillError
-    from tidemill.lake import Lake
-    from tidemill.planning.plan import make_plan
-    from tidemill.running.recording import RunResult
-    from tidemill.running.run import Run
 
 __all__ = ["Lake", "Pipeline", "Run", "RunResult", "TidemillError", "load_pipeline", "make_plan"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import subprocess
@@ -40,6 +41,12 @@ def test_the_public_names_are_these_and_no_others():
 def test_a_public_name_can_be_used(name):
     assert getattr(tidemill, name).__module__.startswith("tidemill.")
     assert name in dir(tidemill)
+
+
+def test_type_checkers_are_told_of_the_same_names_in_the_same_places():
+    stub = ast.parse((ROOT / "tidemill" / "__init__.pyi").read_text())
+    told = {name.name: node.module for node in stub.body if isinstance(node, ast.ImportFrom) for name in node.names}
+    assert told == tidemill._MODULES
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter
+from collections import Counter, defaultdict
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 from tests.pipelines import ROOT
@@ -48,6 +50,24 @@ def test_sql_on_system_tables_is_at_home_in_lake_and_results():
 
 def test_requests_are_read_and_written_in_one_module():
     assert with_sql(REQUESTS) - {"results/migration/layouts.py"} == {"lake/requests.py"}
+
+
+def test_no_room_imports_one_that_imports_it_by_whatever_way():
+    """import-linter knows of the packages right in `tidemill`; this knows of those within them too."""
+    graph = grimp.build_graph("tidemill")
+    below: dict[str, set[str]] = defaultdict(set)
+    for module in graph.modules:
+        for imported in graph.find_modules_directly_imported_by(module):
+            if room_of(module) != room_of(imported):
+                below[room_of(module)].add(room_of(imported))
+    assert len(below) > 15
+    # Raises CycleError with the rooms of a circle.
+    assert list(TopologicalSorter(below).static_order())[-1] == "tidemill.cli"
+
+
+def room_of(module: str) -> str:
+    is_package = ROOT.joinpath(*module.split("."), "__init__.py").exists()
+    return module if is_package else module.rpartition(".")[0]
 
 
 @pytest.mark.parametrize("path", ["running/run.py", "flows/run.py", "tasks/infer.py", "lake/ledger.py"])

@@ -9,7 +9,7 @@ import pytest
 from tests.pipelines import MODEL, ROOT
 from tidemill.config import Pipeline
 from tidemill.errors import ModelError
-from tidemill.models.versions import VersionSpec, declared, model_folder, recognized, tokenizer_folder
+from tidemill.planning.versions import VersionSpec, declared, model_folder, recognized, tokenizer_folder
 
 SPEC = VersionSpec(
     task="text-classification",

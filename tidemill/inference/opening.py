@@ -15,9 +15,9 @@ from tidemill.engines import CalibrationIds
 from tidemill.engines.calibration_texts import calibration_texts
 from tidemill.inference.pooling import Pooling
 from tidemill.inference.runner import ModelRunner
-from tidemill.models import versions
 from tidemill.models.checkpoint import folder_state, load_config, max_positions
-from tidemill.models.versions import VersionSpec
+from tidemill.planning import versions
+from tidemill.planning.versions import VersionSpec
 
 _loaded: dict[tuple[object, ...], ModelRunner] = {}
 _loading = threading.Lock()

@@ -26,12 +26,12 @@ from tidemill.lake.pipelines import load_state, recorded_versions
 from tidemill.lake.requests import ONLY_QUARANTINED, ask_for_backfill, open_requests
 from tidemill.lake.runs import RunRecord
 from tidemill.lake.tables import duckdb_type
-from tidemill.models import versions
-from tidemill.models.versions import VersionSpec
+from tidemill.planning import versions
 from tidemill.planning.columns import check_collisions, check_names, settle_columns
 from tidemill.planning.dates import file_dates, parse_date
 from tidemill.planning.estimates import Estimate, Rate, estimate, measured_rate
 from tidemill.planning.version_tables import Version, load_version, make_version
+from tidemill.planning.versions import VersionSpec
 from tidemill.results.adoption import create_version
 from tidemill.results.damage import set_aside
 from tidemill.results.promotion import find_version

@@ -17,7 +17,7 @@ from tidemill.lake import Cursor
 from tidemill.lake.ledger import has_done_shards
 from tidemill.lake.pipelines import PipelineState, load_kept
 from tidemill.lake.tables import RESERVED_NAMES, ROW_COLUMNS, duckdb_type, lake_type
-from tidemill.models.versions import VersionSpec
+from tidemill.planning.versions import VersionSpec
 from tidemill.retry import retrying
 from tidemill.sources import dataset as sources
 

@@ -19,11 +19,11 @@ from tidemill.lake.ledger import done_shards, has_done_shards
 from tidemill.lake.listings import cut_files, slices_at
 from tidemill.lake.pipelines import PipelineState, load_kept, load_results, load_spec, load_state
 from tidemill.lake.tables import duckdb_type
-from tidemill.models import versions
-from tidemill.models.versions import VersionSpec
 from tidemill.places import usable
+from tidemill.planning import versions
 from tidemill.planning.columns import KeptColumn, check_collisions, check_names, kept_fingerprint, settle_columns
 from tidemill.planning.estimates import Estimate, Rate, estimate, measured_rate
+from tidemill.planning.versions import VersionSpec
 from tidemill.retry import retrying
 from tidemill.shards import Shard, Slice, SourceFile
 from tidemill.sources import dataset as sources

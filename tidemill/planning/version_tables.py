@@ -9,9 +9,9 @@ from tidemill.config import Pipeline
 from tidemill.errors import LakeError
 from tidemill.lake import Cursor, ResultTable
 from tidemill.lake.pipelines import recorded_versions
-from tidemill.models import versions
-from tidemill.models.versions import VersionSpec
+from tidemill.planning import versions
 from tidemill.planning.columns import KeptColumn
+from tidemill.planning.versions import VersionSpec
 
 
 @dataclass(frozen=True)

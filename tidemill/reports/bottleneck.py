@@ -29,8 +29,8 @@ from tidemill.inference.opening import load_runner, load_tokenizer, pooling_of
 from tidemill.inference.runner import ModelRunner
 from tidemill.lake import Lake
 from tidemill.lake.ledger import seconds_by_stage
-from tidemill.models.versions import VersionSpec
 from tidemill.planning.plan import make_plan
+from tidemill.planning.versions import VersionSpec
 from tidemill.running.run import Run
 from tidemill.shards import SourceFile
 from tidemill.sources.dataset import Dataset

@@ -15,7 +15,7 @@ from tidemill.lake import Cursor, Lake, ResultTable
 from tidemill.lake.ledger import PATHS_OF_SHARDS
 from tidemill.lake.pipelines import load_spec
 from tidemill.lake.tables import identifier
-from tidemill.models.versions import NUM_WINDOWS, VersionSpec
+from tidemill.planning.versions import NUM_WINDOWS, VersionSpec
 from tidemill.results.promotion import existing_state, find_version, load_table, standings
 
 ABSOLUTE_QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}

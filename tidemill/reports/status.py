@@ -17,8 +17,8 @@ from tidemill.lake.pipelines import load_kept, load_spec, load_state
 from tidemill.lake.requests import committed_by, count_open
 from tidemill.lake.runs import last_fresh, last_runs
 from tidemill.lake.tables import identifier, table_name
-from tidemill.models import versions
-from tidemill.models.versions import VersionSpec
+from tidemill.planning import versions
+from tidemill.planning.versions import VersionSpec
 from tidemill.reports.alerts import staleness
 from tidemill.results.promotion import Standing, standings
 

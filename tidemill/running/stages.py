@@ -19,8 +19,8 @@ from tidemill.encoding import windowing as windows
 from tidemill.lake.ledger import DoneShard
 from tidemill.lake.requests import Request
 from tidemill.lake.runs import worker_name
-from tidemill.models.versions import NUM_WINDOWS
 from tidemill.planning.plan import FilePlan
+from tidemill.planning.versions import NUM_WINDOWS
 from tidemill.results.adoption import request_shards
 from tidemill.results.commit import Computed, Outcome, commit_shards
 from tidemill.running.workspace import Workspace
