@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
 
 from tests.processes import PATIENCE_SECONDS, wait_until
 
@@ -28,7 +29,7 @@ def find_browser() -> str | None:
 class Browser:
     """One tab."""
 
-    def __init__(self, connection: ClientConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection, self._numbers = connection, itertools.count(1)
         self._session: str | None = None
         [page] = [found for found in self._ask("Target.getTargets")["targetInfos"] if found["type"] == "page"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def commit_rows(spec: config.Lake, kept: pa.Table, sizes: Sequence[int], *, inli
         for shard in shards:
             rows = kept.slice(first_row, shard.slice.num_rows)
             first_row += shard.slice.num_rows
-            done = commit_shards(lake, target, [Computed(shard, ids[shard.shard_id], lambda rows=rows: _loaded(rows))])
+            done = commit_shards(lake, target, [Computed(shard, ids[shard.shard_id], partial(_loaded, rows))])
             assert done.num_rows == shard.slice.num_rows
     return shards
 

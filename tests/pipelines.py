@@ -40,7 +40,7 @@ def write_parquet(path: Path, table: pa.Table, *, row_group_size: int | None = N
     return path
 
 
-def make_pipeline(folder: Path, dataset: str, /, **sections: dict[str, Any]) -> Pipeline:
+def make_pipeline(folder: Path, dataset: str, /, **sections: Any) -> Pipeline:
     """A pipeline over `dataset` whose lake and store lie in `folder`; sections override keys."""
     raw: dict[str, Any] = {
         "name": "reviews",

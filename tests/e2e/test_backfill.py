@@ -25,7 +25,7 @@ from tests.processes import Process, wait_until
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, LakeError
 from tidemill.lake import Lake
-from tidemill.lake.backfills import cancel
+from tidemill.lake.backfills import cancel_backfills
 from tidemill.planning.backfill_plan import Selection, plan_backfill, request_backfill, tranches
 from tidemill.results.promotion import promote
 from tidemill.running.backfill_run import BackfillRun
@@ -258,7 +258,7 @@ def test_rows_in_quarantine_are_tried_again_alone(tmp_path):
 def test_a_cancelled_backfill_asks_for_nothing_more(pipeline):
     asked = ask(pipeline, files="2024-0*")
     with Lake(pipeline.lake) as lake:
-        assert cancel(lake, pipeline.name) == [asked]
+        assert cancel_backfills(lake, pipeline.name) == [asked]
 
     result = BackfillRun(pipeline, asked).execute()
 

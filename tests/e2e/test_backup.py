@@ -46,7 +46,7 @@ def put_back(pipeline: Pipeline, backup: Path, folder: Path, postgres_server: st
         restore = [str(pg_tool("pg_restore")), "-d", conninfo, f"{backup}/lake.dump"]
         subprocess.run(restore, check=True, capture_output=True)
         with psycopg.connect(conninfo, autocommit=True) as session:
-            session.execute(moved)  # type: ignore[call-overload]
+            session.execute(moved)
         catalog = f"postgres:{conninfo}"
     else:
         shutil.copy(backup / "lake.sqlite", folder / "lake.sqlite")

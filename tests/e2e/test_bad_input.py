@@ -297,7 +297,7 @@ def test_duplicate_keys_are_kept_and_counted(tmp_path):
 
 def test_a_file_that_changes_while_it_is_read_is_taken_up_as_it_is(tmp_path, dataset, monkeypatch):
     pipeline = make_pipeline(tmp_path / "lake", dataset)
-    changed = []
+    changed: list[str] = []
 
     class Changing:
         """Replaces the second file once the first shard was read."""

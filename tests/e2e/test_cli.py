@@ -206,8 +206,8 @@ def test_the_engine_runs_where_prefect_is_not_installed(tmp_path):
     without: Any = {"home": home, "absent": ["prefect"]}
     versions = "SELECT version AS name FROM _versions"
 
-    for command in (["run", pipeline, "--direct"], ["plan", pipeline], ["status", pipeline], ["verify", pipeline]):
-        done = tidemill(*command, **without)
+    for command, *options in (["run", "--direct"], ["plan"], ["status"], ["verify"]):
+        done = tidemill(command, pipeline, *options, **without)
         assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
     asked = tidemill("sql", pipeline, versions, "--format", "json", **without)
     [version] = [row["name"] for row in json.loads(asked.stdout)]

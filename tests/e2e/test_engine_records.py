@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tests.pipelines import make_pipeline, reviews, run, table_of, write_parquet
-from tidemill.engines import openvino_engine
 from tidemill.errors import LimitExceeded
 from tidemill.lake import Lake
 
@@ -26,7 +25,7 @@ def test_a_fallback_to_torch_is_in_the_runs_message_and_in_the_ledger(tmp_path, 
     def convert_model(*_, **__):
         raise RuntimeError("No conversion rule for aten::mystery")
 
-    monkeypatch.setattr(openvino_engine.ov, "convert_model", convert_model)
+    monkeypatch.setattr("tidemill.engines.openvino_engine.ov.convert_model", convert_model)
     pipeline = make_pipeline(tmp_path, dataset, inference={"engine": "auto", "token_budget": 2_000})
 
     result = run(pipeline)

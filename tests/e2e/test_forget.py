@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def places_of(pipeline: Pipeline, text: str) -> set[str]:
         with psycopg.connect(pipeline.lake.catalog.partition(":")[2]) as session:
             names = session.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
             for name in [*(name for (name,) in names), "pg_stats"]:
-                rows = session.execute(f'SELECT t::text FROM "{name}" t').fetchall()  # type: ignore[call-overload]
+                rows = session.execute(f'SELECT t::text FROM "{name}" t').fetchall()
                 found |= {name} if any(text in row for (row,) in rows) else set()
     return found
 
@@ -105,7 +106,8 @@ def recompute(pipeline: Pipeline, path: str) -> None:
     shards = query(pipeline.lake, f"SELECT DISTINCT version, shard_id FROM _ledger WHERE path = '{path}'")
     with Lake(pipeline.lake) as lake:
         for version, shard_id in shards:
-            lake.write(lambda c, v=version, s=shard_id: remove_shards(c, "reviews", v, [s]), message="again")
+            remove = partial(remove_shards, pipeline="reviews", version=version, shard_ids=[shard_id])
+            lake.write(remove, message="again")
     assert run(pipeline).num_shards == 1
 
 

@@ -415,7 +415,7 @@ def test_two_pipelines_share_a_store_but_not_what_a_bad_cell_did_to_a_row(tmp_pa
 
 
 def test_a_small_store_makes_room_from_what_is_committed(tmp_path, lines):
-    options = {"dataset": {"shard_bytes": 2000}, "limits": {"shards_in_flight": 1}}
+    options: dict[str, Any] = {"dataset": {"shard_bytes": 2000}, "limits": {"shards_in_flight": 1}}
     pipeline = pipeline_over(tmp_path, lines, **options, store={"max_bytes": 20_000})
     assert run(pipeline).state == "done"
     # What a shard will take is estimated before it is read.

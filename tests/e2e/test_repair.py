@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from operator import methodcaller
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def move_to_files(pipeline: Pipeline) -> None:
     with Lake(pipeline.lake) as lake:
         for table in ("_revisions", "_files", "_shards", "_ledger", "_requests", "_runs", "_pipelines", "_data_files"):
             flush = f"CALL ducklake_flush_inlined_data('lake', table_name => '{table}')"
-            lake.write(lambda cursor, flush=flush: cursor.execute(flush), message="flush")
+            lake.write(methodcaller("execute", flush), message="flush")
         note_files(lake)
 
 

@@ -60,7 +60,7 @@ def local_table(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int
     return table_of(pipeline)
 
 
-def bring_up_to_date_twice(bucket: Bucket, folder: Path, local_table: Any, **sections: dict[str, Any]) -> None:
+def bring_up_to_date_twice(bucket: Bucket, folder: Path, local_table: Any, **sections: Any) -> None:
     for i in range(3):
         bucket.put(f"data/part-{i}.parquet", as_parquet(reviews(100 * i, NUM_ROWS)))
     pipeline = on_s3(bucket, folder, **sections)

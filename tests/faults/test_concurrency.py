@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from operator import methodcaller
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -53,7 +55,8 @@ def test_four_processes_write_at_once_while_a_reader_looks_on(tmp_path, catalog,
     names = ["reviews"] * NUM_PROCESSES if same else [f"reviews_{i}" for i in range(NUM_PROCESSES)]
     pipelines = [pipeline_in(tmp_path, catalog, files, name) for name in names]
     writers = [Process(run_in_process, pipeline, tmp_path / "home") for pipeline in pipelines]
-    done, looks = threading.Event(), []
+    done = threading.Event()
+    looks: list[Any] = []
     reader = threading.Thread(target=look_on, args=(pipelines[0], done, looks))
     reader.start()
     try:
@@ -72,7 +75,7 @@ def test_four_processes_write_at_once_while_a_reader_looks_on(tmp_path, catalog,
         assert problems_of(pipeline) == []
 
 
-def look_on(pipeline: Pipeline, done: threading.Event, looks: list) -> None:
+def look_on(pipeline: Pipeline, done: threading.Event, looks: list[Any]) -> None:
     """Count rows again and again: whole shards of 12 at every moment."""
     looks.append(0)
     while not done.wait(0.2):
@@ -83,7 +86,7 @@ def look_on(pipeline: Pipeline, done: threading.Event, looks: list) -> None:
                     .execute("SELECT 1 FROM duckdb_views() WHERE view_name = ?", [pipeline.name])
                     .fetchone()
                 ):
-                    count = lake.cursor().execute(f"SELECT count(*) FROM {pipeline.name}").fetchone()[0]
+                    [(count,)] = lake.cursor().execute(f"SELECT count(*) FROM {pipeline.name}").fetchall()
                     assert count % 12 == 0
                     looks.append(count)
         except Exception as e:
@@ -118,7 +121,7 @@ def test_one_shard_committed_from_two_connections_at_once_is_there_once(tmp_path
     update = "UPDATE _requests SET request_id = ?"
     with Lake(spec) as one, Lake(spec) as other, ThreadPoolExecutor(2) as pool:
         for asked in "abcde":
-            one.write(lambda cursor, asked=asked: cursor.execute(update, [asked]), message="ask")
+            one.write(methodcaller("execute", update, [asked]), message="ask")
             assert sum(pool.map(commit, [one, other], [asked, asked])) == 1
             assert sum(pool.map(commit, [one, other], [asked, "not asked for"])) == 0
             assert query(spec, "SELECT count(*), count(DISTINCT row_number) FROM reviews") == [(500, 500)]

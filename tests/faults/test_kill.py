@@ -76,7 +76,8 @@ def test_predictions_that_outlived_their_commit_leave_with_the_next_run(tmp_path
     with Lake(pipeline.lake, read_only=True) as lake:
         done = lake.cursor().execute("SELECT pipeline, version, shard_id, request_id FROM _ledger").fetchall()
     store = Store(pipeline.store.path, max_bytes=2**20)
-    of_another_request = predictions_file(*done[0][:3], "another")
+    name, version, shard_id, _ = done[0]
+    of_another_request = predictions_file(name, version, shard_id, "another")
     for file in (*(predictions_file(*each) for each in done), of_another_request):
         store.write(file, pa.table({"row_number": [0]}))
 

@@ -13,11 +13,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tests.flows.conftest import Deployed, free_port
 from tests.pipelines import make_pipeline
-from tidemill.config import Pipeline
+from tidemill.config import STAGES, Pipeline
 from tidemill.errors import ConfigError
 from tidemill.flows.client import configured_server
 from tidemill.flows.deploy import Change, deploy, remove
-from tidemill.flows.names import STAGES
 from tidemill.flows.wanted import resolve
 
 KINDS = ("run", *STAGES, "backfill", "gc")
@@ -48,8 +47,8 @@ def test_a_new_cron_concerns_one_deployment(deployed: Deployed, tmp_path):
         assert [one.change for one in changes if one.name == "tidemill-run/reviews"] == [expected]
         if expected == "updated":
             assert counts(changes)["unchanged deployment"] == len(KINDS) - 1
-        [schedule] = deployed.client.read_deployment_by_name("tidemill-run/reviews").schedules or [None]
-        assert (schedule.schedule.cron if schedule else None) == cron
+        schedules = deployed.client.read_deployment_by_name("tidemill-run/reviews").schedules
+        assert [vars(one.schedule)["cron"] for one in schedules] == ([cron] if cron else [])
 
 
 def test_a_schedule_that_an_operator_paused_stays_paused(deployed: Deployed, tmp_path):
@@ -58,6 +57,7 @@ def test_a_schedule_that_an_operator_paused_stays_paused(deployed: Deployed, tmp
     deployed.client.update_deployment_schedule(deployment.id, deployment.schedules[0].id, active=False)
     deployed.deploy(pipeline_of(tmp_path, schedule={"cron": "0 2 * * *", "limit": 1}))
     deployment = deployed.client.read_deployment_by_name("tidemill-run/reviews")
+    assert deployment.global_concurrency_limit is not None
     assert deployment.global_concurrency_limit.limit == 1
     assert [schedule.active for schedule in deployment.schedules] == [False]
 

@@ -14,6 +14,7 @@ import pytest
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
+from websockets.typing import Origin, Subprotocol
 
 from tests.flows.conftest import free_port
 from tests.processes import PATIENCE_SECONDS
@@ -87,14 +88,14 @@ def test_a_foreign_origin_is_refused_before_a_browser_may_send_what_it_asked_for
 def test_a_websocket_of_another_site_is_refused(server, path, header):
     url, _ = server
     where = urlsplit(url)
-    host, origin = ("evil.example", None) if header == "Host" else (where.hostname, "http://evil.example")
+    host, origin = ("evil.example", None) if header == "Host" else (where.hostname, Origin("http://evil.example"))
     with (
         pytest.raises(InvalidStatus) as refused,
         connect(
             f"ws://{host}:{where.port}/api{path}",
             sock=socket.create_connection((where.hostname, where.port)),
             origin=origin,
-            subprotocols=["prefect"],
+            subprotocols=[Subprotocol("prefect")],
             open_timeout=PATIENCE_SECONDS,
         ),
     ):

@@ -130,7 +130,8 @@ def wait_for(flow_runs: Sequence[FlowRun], name: str, number: int) -> None:
     with get_client(sync_client=True) as client:
 
         def there() -> bool:
-            states = [client.read_flow_run(flow_run.id).state for flow_run in flow_runs]
+            found = [client.read_flow_run(flow_run.id).state for flow_run in flow_runs]
+            states = [state for state in found if state is not None]
             assert not [state for state in states if state.is_final() and not state.is_completed()], states
             return [state.name for state in states].count(name) == number
 

@@ -68,7 +68,7 @@ def test_a_database_is_one_lake_in_every_spelling(postgres_server, tmp_path):
     with psycopg.connect(f"{postgres_server} dbname=postgres", autocommit=True) as session:
         session.execute(psycopg.sql.SQL("CREATE ROLE {} SUPERUSER LOGIN").format(psycopg.sql.Identifier(USER)))
         session.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(DATABASE)))
-    for number, address in enumerate(addresses(server["host"], server["port"])):
+    for number, address in enumerate(addresses(str(server["host"]), str(server["port"]))):
         spec = config.Lake(catalog=address, data=str(tmp_path / "lake"))
         with Lake(spec) as lake:
             ensure_system_tables(lake)
@@ -77,6 +77,7 @@ def test_a_database_is_one_lake_in_every_spelling(postgres_server, tmp_path):
             )
         assert open_claims(spec).hold(address)
         reader = lake_to_read({"lake": {"catalog": address, "data": spec.data}})
+        assert reader is not None
         assert (reader.catalog, named_catalog(address)) == (spec.catalog, spec.catalog)
         with Lake(impatient(spec), read_only=True) as lake:
             assert lake.cursor().execute("SELECT count(*) FROM _layout").fetchall() == [(number + 2,)]

@@ -12,7 +12,14 @@ from tests.processes import Process, wait_until
 from tidemill import config
 from tidemill.fingerprints import fingerprint
 from tidemill.lake.ducklake import claims as claims_module
-from tidemill.lake.ducklake.claims import CLAIM_DIGITS, is_alive, open_claims, remove_left_over, run_claim
+from tidemill.lake.ducklake.claims import (
+    CLAIM_DIGITS,
+    AdvisoryClaims,
+    is_alive,
+    open_claims,
+    remove_left_over,
+    run_claim,
+)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -95,6 +102,7 @@ def test_a_file_that_was_removed_before_it_was_locked_holds_nothing(tmp_path, mo
 def test_who_asks_for_a_holder_when_its_session_is_lost_keeps_its_own_claims(postgres_catalog):
     spec = config.Lake(catalog=postgres_catalog)
     mine, other = open_claims(spec), open_claims(spec)
+    assert isinstance(mine, AdvisoryClaims)
     assert mine.hold("shard")
     mine._session.lose()
 

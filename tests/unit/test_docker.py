@@ -16,9 +16,8 @@ import pytest
 
 from tests.compose import COMPOSE, ENTRYPOINT, OWN, SERVICES
 from tests.pipelines import ROOT
-from tidemill.config import load_pipeline
+from tidemill.config import STAGES, load_pipeline
 from tidemill.flows import stack
-from tidemill.flows.names import STAGES
 
 DOCKER = ROOT / "docker"
 WORKERS = {name: service for name, service in SERVICES.items() if name.startswith("worker-")}

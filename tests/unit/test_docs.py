@@ -109,9 +109,9 @@ def typed_queries() -> Iterator[tuple[str, str, bool]]:
     for page in PAGES:
         # What is installed is for DuckDB by itself.
         yield from ((name_of(page), block, False) for block in blocks(page, "sql") if "INSTALL" not in block)
-    for page, line in typed_commands():
+    for name, line in typed_commands():
         if line.startswith("sql ") and "QUERY" not in line:
-            yield page, shlex.split(line)[2], "--allow" in line
+            yield name, shlex.split(line)[2], "--allow" in line
 
 
 @pytest.fixture(scope="module")

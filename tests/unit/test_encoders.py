@@ -64,6 +64,7 @@ def by_sequence(q, k, v, query_starts, key_starts, most_queries, most_keys, *, s
 def test_a_rewritten_model_answers_as_transformers_does(family):
     model = model_of(family)
     encoder = encoders.rewrite(model)
+    assert encoder is not None
 
     with torch.no_grad():
         for lengths in ((7, 7), (20, 3, 1), (1,)):
@@ -78,6 +79,7 @@ def test_a_rewritten_model_answers_as_transformers_does(family):
 def test_without_padding_it_answers_the_same(family):
     model = model_of(family)
     encoder = encoders.rewrite(model)
+    assert encoder is not None
     lengths = (9, 4, 1, 16)
     ids, mask = batch(model, *lengths)
     starts = torch.tensor([0, 9, 13, 14, 30], dtype=torch.int32)
@@ -90,6 +92,7 @@ def test_without_padding_it_answers_the_same(family):
 def test_a_pad_token_inside_of_a_text_takes_no_position_in_roberta():
     model = model_of("roberta")
     encoder = encoders.rewrite(model)
+    assert encoder is not None
     ids, mask = batch(model, 8, 5)
     ids[0, 3] = model.config.pad_token_id
 
@@ -103,7 +106,8 @@ def test_a_pad_token_inside_of_a_text_takes_no_position_in_roberta():
 
 
 def test_a_model_that_computes_something_else_than_its_type_says_stays_as_it_is():
-    class BertForSequenceClassification(transformers.BertForSequenceClassification):
+    # transformers is Any here.
+    class BertForSequenceClassification(transformers.BertForSequenceClassification):  # type: ignore[misc]
         def forward(self, **inputs):
             output = super().forward(**inputs)
             output.logits = output.logits + inputs["input_ids"].float().mean(dim=1, keepdim=True)
@@ -118,7 +122,7 @@ def test_a_model_that_computes_something_else_than_its_type_says_stays_as_it_is(
 
 
 def test_a_relative_without_the_parts_stays_as_it_is():
-    class Wrapped(torch.nn.Module):
+    class Wrapped(torch.nn.Module):  # type: ignore[misc]  # torch is Any here
         def __init__(self, inner):
             super().__init__()
             self.inner = inner

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import random
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -9,11 +10,11 @@ import pyarrow as pa
 import pytest
 import torch
 import transformers
+from numpy.typing import NDArray
 from openvino import opset13 as operations
 
 from tests.checkpoints import TINY_SENTIMENT, reviews, save_checkpoint
 from tests.damage import damages
-from tidemill import engines
 from tidemill.config import Inference
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines import openvino_engine
@@ -55,7 +56,7 @@ def load(folder, calibration=None, **inference):
 def without(monkeypatch, *packages):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        engines.importlib.util, "find_spec", lambda name, *args: None if name in packages else find_spec(name, *args)
+        importlib.util, "find_spec", lambda name, *args: None if name in packages else find_spec(name, *args)
     )
 
 
@@ -110,7 +111,7 @@ def kinds_of_operation(model):
 @pytest.mark.parametrize(("mask_type", "scale"), [(None, None), (np.float32, None), (bool, 1), (np.float32, 0.3)])
 def test_attention_spelled_out_is_the_same_attention(mask_type, scale):
     draw = np.random.default_rng(0)
-    tensors = [draw.standard_normal((3, 2, 7, 4)).astype(np.float32) for _ in range(3)]
+    tensors: list[NDArray[Any]] = [draw.standard_normal((3, 2, 7, 4)).astype(np.float32) for _ in range(3)]
     if mask_type is not None:
         is_token = np.broadcast_to(np.arange(7) < 5, (3, 1, 7, 7))
         tensors.append(is_token if mask_type is bool else np.where(is_token, 0, -1e9).astype(np.float32))
@@ -155,7 +156,7 @@ def fails_to_convert(monkeypatch):
     def convert_model(*_, **__):
         raise RuntimeError("No conversion rule for aten::mystery\nand much more")
 
-    monkeypatch.setattr(openvino_engine.ov, "convert_model", convert_model)
+    monkeypatch.setattr(ov, "convert_model", convert_model)
 
 
 def test_a_model_that_does_not_convert_is_computed_by_torch_and_the_record_says_why(
@@ -180,7 +181,7 @@ def test_who_asked_for_openvino_is_refused_what_it_cannot_convert(folder, monkey
 
 
 def test_a_conversion_that_answers_otherwise_is_not_used(folder, monkeypatch):
-    convert_model = openvino_engine.ov.convert_model
+    convert_model = ov.convert_model
 
     def wrongly(model, **options):
         classifier = model.model.head.head[1]
@@ -190,7 +191,7 @@ def test_a_conversion_that_answers_otherwise_is_not_used(folder, monkeypatch):
         classifier.bias = right
         return converted
 
-    monkeypatch.setattr(openvino_engine.ov, "convert_model", wrongly)
+    monkeypatch.setattr(ov, "convert_model", wrongly)
 
     assert load(folder).resolved["fallback"].endswith("converted, it does not answer as it does in torch")
 
@@ -267,7 +268,7 @@ def test_int8_says_what_it_needs(folder, monkeypatch):
 
 
 def test_batches_computed_side_by_side_are_answered_in_order_and_fail_alone(folder, token_ids, by_torch):
-    class FailsOnce(torch.nn.Module):
+    class FailsOnce(torch.nn.Module):  # type: ignore[misc]  # torch is Any here
         def __init__(self, model):
             super().__init__()
             self.model, self.failed = model, False

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -46,12 +47,12 @@ def disturbed(folder, disturbance, *, num_streams=1, **inference):
     """The real model, behind `disturbance`, which sees each batch before it and its logits after it."""
     config = load_config(folder)
     model = TASK.load(folder, dtype=torch.float32, trust_remote_code=False)
-    inference = Inference(**{"token_budget": 512, **inference})
+    inference = {"token_budget": 512, **inference}
     engine = TorchEngine(disturbance(model), torch.device("cpu"), num_streams=num_streams)
-    return ModelRunner(engine, config, task=TASK, inference=inference, all_scores=True)
+    return ModelRunner(engine, config, task=TASK, inference=Inference(**inference), all_scores=True)
 
 
-class Disturbance(torch.nn.Module):
+class Disturbance(torch.nn.Module):  # type: ignore[misc]  # torch is Any here
     def __init__(self, model):
         super().__init__()
         self.model = model
@@ -113,7 +114,7 @@ def test_every_row_gets_its_label_score_and_all_scores(undisturbed, token_ids):
     )
     for row in columns.to_pylist():
         scores = dict(row["scores"])
-        assert row["label"] == max(scores, key=scores.get)
+        assert row["label"] == max(scores, key=scores.__getitem__)
         assert row["score"] == scores[row["label"]]
         assert sum(scores.values()) == pytest.approx(1, abs=1e-5)
     assert undisturbed.reason.null_count == len(token_ids)
@@ -382,7 +383,7 @@ def test_threads_that_share_a_runner_compute_one_shard_at_a_time(folder, token_i
 
 
 def test_a_process_loads_a_model_once_for_the_same_files_and_options(folder):
-    options = {"task": "text-classification", "inference": Inference(device="cpu")}
+    options: dict[str, Any] = {"task": "text-classification", "inference": Inference(device="cpu")}
     loaded = []
     threads = [threading.Thread(target=lambda: loaded.append(cached_runner(folder, **options))) for _ in range(4)]
     for thread in threads:

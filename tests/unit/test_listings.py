@@ -152,7 +152,7 @@ def test_a_shard_that_the_ledger_names_stays_listed_whatever_revision_listed_it(
     file = file_of("a", "old")
     adopt(lake, "one", "first", [(file, 1)])
     adopt(lake, "one", "second", [(file_of("a", "new"), 1)])
-    done = {"pipeline": "one", "shard_id": shards_of(file, 1)[0].shard_id, "revision": "second"}
+    done: dict[str, object] = {"pipeline": "one", "shard_id": shards_of(file, 1)[0].shard_id, "revision": "second"}
     lake.write(lambda cursor: insert_records(cursor, "_ledger", [done]), message="done")
 
     collect(lake)

@@ -181,9 +181,9 @@ def test_a_pipeline_is_shown_and_refused_without_the_password(server, spelling, 
         with pytest.raises(ConfigError) as refused:
             load_pipeline(toml, overrides)
         assert_hidden(*messages(refused.value))
-        with pytest.raises((ConfigError, LakeError)) as refused:
+        with pytest.raises((ConfigError, LakeError)) as unread:
             Lake(find_lake(str(toml), overrides), read_only=True)
-        assert_hidden(*messages(refused.value))
+        assert_hidden(*messages(unread.value))
 
 
 def test_a_deployment_is_refused_without_the_password(server, spelling, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 import transformers
@@ -14,10 +16,16 @@ from tidemill.engines.packed import PackedEncoder
 CPU = torch.device("cpu")
 
 
+def rewritten(model):
+    encoder = encoders.rewrite(model)
+    assert encoder is not None
+    return encoder.to(torch.bfloat16)
+
+
 @pytest.fixture
 def encoder():
     model = transformers.AutoModelForSequenceClassification.from_pretrained(TINY_SENTIMENT, dtype=torch.float32)
-    return encoders.rewrite(model.eval()).to(torch.bfloat16)
+    return rewritten(model.eval())
 
 
 def all_see_all(q, k, v, query_starts, key_starts, most_queries, most_keys, *, scale):
@@ -34,13 +42,13 @@ def answer(forward):
 def compiled_when_called(monkeypatch, compiled):
     """Compile at the first call; `compiled` takes what is compiled, and gives what torch.compile would."""
     monkeypatch.setattr(packed, "WORTH_COMPILING", 0)
-    monkeypatch.setattr(packed.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
     monkeypatch.setattr(torch, "compile", lambda forward, *, dynamic: compiled(forward))
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_what_answers_as_with_padding_is_used(family):
-    forward = PackedEncoder(encoders.rewrite(model_of(family)).to(torch.bfloat16), CPU, by_sequence)
+    forward = PackedEncoder(rewritten(model_of(family)), CPU, by_sequence)
 
     assert answer(forward).shape == (2, 3)
 
@@ -52,7 +60,12 @@ def test_attention_over_the_ends_of_rows_is_found_out(encoder):
 
 def test_it_is_compiled_once_that_is_worth_it(encoder, monkeypatch):
     compilations = []
-    compiled_when_called(monkeypatch, lambda forward: compilations.append(forward) or forward)
+
+    def compiled(forward):
+        compilations.append(forward)
+        return forward
+
+    compiled_when_called(monkeypatch, compiled)
     forward = PackedEncoder(encoder, CPU, by_sequence)
     assert not forward.is_compiled
 

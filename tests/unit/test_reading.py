@@ -32,7 +32,9 @@ class Filled:
         return self.spec.data
 
     def run(self, query: str, *folders: Path, output: str = "csv") -> None:
-        run_query(self.spec, query.format(data=self.data, beside=self.folder / "beside"), output, folders)
+        run_query(
+            self.spec, query.format(data=self.data, beside=self.folder / "beside"), output, list(map(str, folders))
+        )
 
     def files(self) -> dict[Path, bytes]:
         """Everything there, but for what SQLite keeps while a catalog is open."""

@@ -20,8 +20,7 @@ from tidemill.reports.alerts import recovery
 from tidemill.reports.status import pipeline_status
 from tidemill.results.commit import Outcome
 from tidemill.running.backfill_run import BackfillRun
-from tidemill.running.in_flight import Outcomes
-from tidemill.running.recording import Recording
+from tidemill.running.recording import Outcomes, Recording
 from tidemill.running.run import Run
 from tidemill.running.stage_run import StageRun
 from tidemill.upkeep.housekeeping import collect_garbage

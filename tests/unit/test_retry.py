@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 
@@ -76,7 +77,7 @@ def test_backoff_doubles_up_to_a_bound():
     assert max(delays) == LONGEST_DELAY_SECONDS
 
 
-MADE_WITH_FACTS = {
+MADE_WITH_FACTS: dict[type, dict[str, Any]] = {
     SourceUnavailable: {"message": "what happened", "wait_seconds": 3.0},
     SequenceTooLong: {"num_tokens": 600, "token_budget": 512},
 }

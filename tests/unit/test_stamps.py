@@ -14,7 +14,7 @@ from tidemill.fingerprints import fingerprint
 from tidemill.models.checkpoint import folder_state
 from tidemill.shards import SourceFile
 from tidemill.sources import hashes as fingerprints
-from tidemill.sources.dataset import open_source
+from tidemill.sources.byte_files import open_source
 from tidemill.sources.hashes import hash_files, stamp
 
 

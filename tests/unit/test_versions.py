@@ -152,8 +152,7 @@ def test_a_version_recorded_when_unrelated_files_counted_is_recognized_and_opene
 
 
 def test_a_tokenizer_recorded_when_unrelated_files_counted_is_recognized_too(trained):
-    tokenizer = {"path": str(trained)}
-    now = declare(trained, **tokenizer)
+    now = declare(trained, path=str(trained))
     recorded = replace(now, model=BEFORE, tokenizer="sha256:dc55c54811fe6c6d1815ba3cacaa5272")
     assert recorded.version == "ed823cd9"
 

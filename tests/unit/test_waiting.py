@@ -42,7 +42,8 @@ def test_a_short_wait_is_not_told_and_leaves_no_thread(monkeypatch):
 
 def test_a_wait_that_fails_is_not_told_afterwards(monkeypatch):
     monkeypatch.setattr(retry, "QUIET_SECONDS", 3600.0)
-    before, timers = set(threading.enumerate()), []
+    before = set(threading.enumerate())
+    timers: list[threading.Thread] = []
 
     def wait_in_vain():
         with waiting_for("the lock"):
@@ -60,7 +61,7 @@ def logged():
     """What the logger `tidemill` is given, as it comes."""
     messages: queue.Queue[str] = queue.Queue()
     handler = logging.Handler()
-    handler.emit = lambda record: messages.put(record.getMessage())
+    handler.emit = lambda record: messages.put(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("tidemill").addHandler(handler)
     yield messages
     logging.getLogger("tidemill").removeHandler(handler)
@@ -76,7 +77,8 @@ def test_who_names_nobody_to_tell_has_it_logged(monkeypatch, logged):
 def test_who_does_not_answer_is_told_with_the_attempt_and_the_bound(monkeypatch, logged, told_from):
     monkeypatch.setattr(retry, "QUIET_SECONDS", 0.001)
     monkeypatch.setattr("tidemill.retry.FIRST_DELAY_SECONDS", 0.0)
-    attempts, told = [], []
+    attempts: list[int] = []
+    told: list[str] = []
 
     def call() -> str:
         attempts.append(len(attempts) + 1)

@@ -18,16 +18,10 @@ class MemorySource:
     def __init__(self, data: bytes, path: str) -> None:
         self.data = data
         self.path = path
+        self.size = len(data)
+        self.content = hashlib.sha256(data).hexdigest()
         self.served: list[tuple[int, int]] = []
         self.failure: Exception | None = None
-
-    @property
-    def size(self) -> int:
-        return len(self.data)
-
-    @property
-    def content(self) -> str:
-        return hashlib.sha256(self.data).hexdigest()
 
     @property
     def bytes_served(self) -> int:

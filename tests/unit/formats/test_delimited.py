@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+from typing import Literal
 
 import duckdb
 import pyarrow as pa
@@ -27,7 +28,7 @@ RAW = st.text(st.sampled_from('a,"\n\r'), max_size=40)
 def written(records: list[tuple[str, str]], lineterminator: str = "\n") -> bytes:
     out = io.StringIO()
     # The module leaves a bare CR unquoted where lines end with LF, and cannot read that back itself.
-    quoting = csv.QUOTE_MINIMAL if lineterminator == "\r\n" else csv.QUOTE_ALL
+    quoting: Literal[0, 1] = csv.QUOTE_MINIMAL if lineterminator == "\r\n" else csv.QUOTE_ALL
     writer = csv.writer(out, lineterminator=lineterminator, quoting=quoting)
     writer.writerows([("text", "label"), *records])
     return out.getvalue().encode()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from itertools import pairwise
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -65,8 +66,8 @@ def test_malformed_records_are_quarantined_in_their_place_and_blank_lines_are_no
     rows = all_rows("\r\n".join(lines).encode(), "a.jsonl")
     assert [row["row_number"] for row in rows] == list(range(8))
     assert texts(rows) == ["a", None, None, None, None, None, None, "b"]
-    assert reasons(rows)[1].startswith("malformed record: Expecting property name")
-    assert "'{broken" in reasons(rows)[1]
+    assert rows[1]["reason"].startswith("malformed record: Expecting property name")
+    assert "'{broken" in rows[1]["reason"]
     assert reasons(rows)[2:7] == [
         "malformed record: an array, not an object: [1]",
         "malformed record: null, not an object: None",
@@ -82,7 +83,7 @@ def test_bytes_that_are_no_utf8_and_lone_surrogates_are_quarantined_and_the_key_
     rows = all_rows(b"\n".join(lines), "a.jsonl", kept=(("id", "id"),))
     assert texts(rows) == ["a", None, None, None, "e"]
     assert [row["id"] for row in rows] == ["1", "2", "3", "4�", "5"]
-    assert reasons(rows)[1].startswith("malformed record: not valid UTF-8 at byte 11")
+    assert rows[1]["reason"].startswith("malformed record: not valid UTF-8 at byte 11")
     assert reasons(rows)[2:4] == [
         "text holds a lone surrogate at character 1",
         "id holds a lone surrogate at character 1",
@@ -148,7 +149,7 @@ def test_a_declared_nested_type_takes_what_fits_it_and_nothing_else():
 
 def test_a_string_of_digits_is_no_number_unless_the_pipeline_says_so():
     data = b'{"text": "a", "n": 1}\n{"text": "b", "n": "7"}\n'
-    options = {"kept": KEPT_N, "types": (("n", pa.int64()),)}
+    options: dict[str, Any] = {"kept": KEPT_N, "types": (("n", pa.int64()),)}
     assert all_rows(data, "a.jsonl", **options)[1]["reason"].startswith("n = '7' is not int64;")
     assert all_rows(data, "a.jsonl", **options, converted=("n",))[1]["n"] == 7
 

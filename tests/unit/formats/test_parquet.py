@@ -4,6 +4,7 @@ import datetime
 import io
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def parquet(table: pa.Table, **options: Any) -> bytes:
     return out.getvalue()
 
 
-def parquet_groups(groups: list[list[str | None]], **options: Any) -> bytes:
+def parquet_groups(groups: Sequence[Sequence[str | None]], **options: Any) -> bytes:
     """A file with one row group a list."""
     schema = pa.schema([("text", pa.string())])
     out = io.BytesIO()

@@ -44,6 +44,7 @@ def test_two_files_types_have_one_that_holds_both_or_none(a, b, common):
     assert common_type(a, b) == common
     reversed_ = common_type(b, a)
     if common is not None and pa.types.is_struct(common):
+        assert reversed_ is not None
         assert {field.name: field.type for field in reversed_} == {field.name: field.type for field in common}
     else:
         assert reversed_ == common
