@@ -46,12 +46,12 @@ def test_a_public_name_can_be_used(name):
 def test_type_checkers_are_told_of_the_same_names_in_the_same_places():
     stub = ast.parse((ROOT / "tidemill" / "__init__.pyi").read_text())
     told = {name.name: node.module for node in stub.body if isinstance(node, ast.ImportFrom) for name in node.names}
-    assert told == tidemill._MODULES
+    assert told == vars(tidemill)["_MODULES"]
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error():
     with pytest.raises(AttributeError, match="'tidemill' has no attribute 'runn'"):
-        tidemill.runn  # noqa: B018
+        getattr(tidemill, "runn")  # noqa: B009
 
 
 def test_importing_tidemill_loads_nothing_heavy():
