@@ -280,7 +280,7 @@ class Limits(Section):
     shards_in_flight: int = Field(default=3, ge=1, le=64)
     """Shards between ingest and commit at one time: this bounds memory."""
     retries: int = Field(default=5, ge=0)
-    """How often a step is tried again after an error that says it is retryable."""
+    """How often a stage is tried again after an error that says it is retryable."""
 
 
 class Cost(Section):
