@@ -12,7 +12,7 @@ from tests.pipelines import make_pipeline, query, reviews, run, write_parquet
 from tests.prepared import Prepared
 from tidemill.cli import render
 from tidemill.config import Pipeline
-from tidemill.errors import DatasetError, LakeError, ModelError, SourceUnavailable, TidemillError
+from tidemill.errors import ENDS_RUN, DatasetError, LakeError, ModelError, SourceUnavailable, TidemillError
 from tidemill.lake import Lake
 from tidemill.lake.runs import RunRecord
 from tidemill.progress import Quiet
@@ -181,6 +181,25 @@ def test_a_failure_is_told_once_however_many_shards_and_steps_it_meets():
     outcomes.fail("b.parquet", SourceUnavailable("It is cut short."))
     assert telling.told == [("a.parquet", "It is cut short."), ("b.parquet", "It is cut short.")]
     assert len(outcomes.failures) == 3
+
+
+@pytest.mark.parametrize("error", [SourceUnavailable("It is cut short."), ValueError("a fault"), DatasetError("none")])
+def test_a_shard_fails_alone_whatever_it_raises(error):
+    outcomes, after = Outcomes(RunRecord("r", "reviews"), Quiet()), []
+    with outcomes.failing_alone("a.parquet", then=lambda: after.append("let go")):
+        raise error
+    with outcomes.failing_alone("b.parquet", then=lambda: after.append("never")):
+        pass
+    assert outcomes.failures == [("a.parquet", error)]
+    assert after == ["let go"]
+
+
+@pytest.mark.parametrize("error", [*(ends("it ends") for ends in ENDS_RUN), KeyboardInterrupt()])
+def test_what_ends_a_run_is_no_failure_of_one_shard(error):
+    outcomes = Outcomes(RunRecord("r", "reviews"), Quiet())
+    with pytest.raises(type(error)), outcomes.failing_alone("a.parquet"):
+        raise error
+    assert outcomes.failures == []
 
 
 def test_nothing_works_again_while_the_rows_that_failed_it_are_in_quarantine(tmp_path):
