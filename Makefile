@@ -90,4 +90,4 @@ bench-full: setup  ## the whole benchmark, which takes hours
 	$(BIN)/python -m benchmarks.bench --full $(ARGS)
 
 clean:  ## everything that make made
-	rm -rf $(VENV) .tidemill .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist *.egg-info
+	rm -rf $(VENV) .coverage .tidemill .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist *.egg-info

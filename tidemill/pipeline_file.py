@@ -61,7 +61,7 @@ def read_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
     try:
         raw = _parse(_text_of(path))
     except FileNotFoundError as e:
-        raise ConfigError(f"There is not a pipeline file {path}. Give the path of a .toml file.") from e
+        raise ConfigError(f"There is no pipeline file {path}. Give the path of a .toml file.") from e
     except (OSError, UnicodeError) as e:
         raise ConfigError(f"The pipeline file {path} cannot be read: {e}.") from e
     except ValueError as e:

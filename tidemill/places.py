@@ -123,7 +123,7 @@ def settled_catalog(catalog: str) -> str:
 
 
 def catalog_with_options(catalog: str, options: str) -> str:
-    """A settled_catalog PostgreSQL catalog, whose sessions have these command-line options too."""
+    """A settled PostgreSQL catalog, whose sessions have these command-line options too."""
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
     _, _, conninfo = catalog.partition(":")

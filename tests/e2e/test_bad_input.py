@@ -186,7 +186,7 @@ def test_every_refusal_is_one_message_and_exit_code_2(tmp_path, dataset):
     home = tmp_path / "home"
     pipeline = write_toml(tmp_path, dataset)
     cases = [
-        (("run", tmp_path / "absent.toml", "--direct"), "There is not a pipeline file"),
+        (("run", tmp_path / "absent.toml", "--direct"), "There is no pipeline file"),
         (("run", pipeline, "--direct", "--set", "dataset.keep=['txt']"), "has no column 'txt'"),
         (("plan", pipeline, "--set", "model.path=./nowhere"), "There is no model folder"),
         (("sql", pipeline, "SELECT 1"), "There is no lake"),

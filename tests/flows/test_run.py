@@ -154,7 +154,7 @@ def in_own_process(pipeline: Pipeline, hub: HubServer, home: Path) -> dict[str, 
     own |= {setting.name: setting.value() for setting in (PREFECT_API_URL, PREFECT_API_AUTH_STRING)}
     script = (
         "import json, sys\n"
-        "from flows.local import run_under_prefect\n"
+        "from tidemill.flows.local import run_under_prefect\n"
         "from tidemill.config import Pipeline\n"
         "from tidemill.progress import Quiet\n"
         "pipeline = Pipeline.model_validate_json(sys.argv[1])\n"

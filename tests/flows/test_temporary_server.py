@@ -62,7 +62,7 @@ def test_servers_started_at_once_are_servers_of_their_own_and_leave_nothing():
 def test_a_server_ends_when_its_run_is_killed():
     before = folders()
     script = (
-        "import time\nfrom flows.server import temporary_server\n"
+        "import time\nfrom tidemill.flows.server import temporary_server\n"
         "with temporary_server() as server:\n    print(server.url, flush=True)\n    time.sleep(600)\n"
     )
     parent = subprocess.Popen(

@@ -28,6 +28,11 @@ from tidemill.upkeep.housekeeping import collect_garbage
 ROWS, NUM_FILES = 8, 6
 
 
+def fail_with(error: BaseException | None) -> None:
+    if error is not None:
+        raise error
+
+
 class Stopping(Quiet):
     """Ctrl-C when the first commit is shown: others have been made by then, whose results nobody waited for."""
 
@@ -186,10 +191,9 @@ def test_a_failure_is_told_once_however_many_shards_and_steps_it_meets():
 @pytest.mark.parametrize("error", [SourceUnavailable("It is cut short."), ValueError("a fault"), DatasetError("none")])
 def test_a_shard_fails_alone_whatever_it_raises(error):
     outcomes, after = Outcomes(RunRecord("r", "reviews"), Quiet()), []
-    with outcomes.failing_alone("a.parquet", then=lambda: after.append("let go")):
-        raise error
-    with outcomes.failing_alone("b.parquet", then=lambda: after.append("never")):
-        pass
+    for path, raised in (("a.parquet", error), ("b.parquet", None)):
+        with outcomes.failing_alone(path, then=lambda: after.append("let go")):
+            fail_with(raised)
     assert outcomes.failures == [("a.parquet", error)]
     assert after == ["let go"]
 
@@ -198,8 +202,33 @@ def test_a_shard_fails_alone_whatever_it_raises(error):
 def test_what_ends_a_run_is_no_failure_of_one_shard(error):
     outcomes = Outcomes(RunRecord("r", "reviews"), Quiet())
     with pytest.raises(type(error)), outcomes.failing_alone("a.parquet"):
-        raise error
+        fail_with(error)
     assert outcomes.failures == []
+
+
+class AskedAnew(Quiet):
+    """As soon as one shard is read, the others are asked for by somebody else, under other ids."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline: Pipeline | None = pipeline
+
+    def ingested(self, path: str, *, rows: int) -> None:
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None:
+            anew = (
+                "UPDATE _requests SET request_id = 'anew-' || shard_id WHERE shard_id NOT IN "
+                f"(SELECT shard_id FROM _shards WHERE path = '{path}')"
+            )
+            with Lake(pipeline.lake) as lake:
+                lake.write(lambda cursor: cursor.execute(anew), message="asked anew")
+
+
+def test_a_shard_whose_request_was_made_anew_since_the_plan_is_computed_for_that_one(tmp_path):
+    pipeline = make_files(tmp_path)
+    result = Run(pipeline, progress=AskedAnew(pipeline)).execute()
+    assert (result.state, result.num_shards) == ("done", NUM_FILES)
+    anew = "SELECT count(*) FROM _ledger WHERE starts_with(request_id, 'anew-')"
+    assert query(pipeline.lake, anew) == [(NUM_FILES - 1,)]
 
 
 def test_nothing_works_again_while_the_rows_that_failed_it_are_in_quarantine(tmp_path):

@@ -114,7 +114,7 @@ def committed_by(cursor: Cursor, pipeline: str, run_id: str) -> list[tuple[str, 
 
 
 def is_wanted(cursor: Cursor, target: Target, shard_id: str, request_id: str) -> bool:
-    """Whether a ask still stands and is not done."""
+    """Whether a request still stands and is not done."""
     found = cursor.execute(
         "SELECT count(*) FROM _requests r ANTI JOIN _ledger l USING (pipeline, version, shard_id, request_id) "
         "WHERE r.pipeline = ? AND r.version = ? AND r.shard_id = ? AND r.request_id = ?",
@@ -124,7 +124,7 @@ def is_wanted(cursor: Cursor, target: Target, shard_id: str, request_id: str) ->
 
 
 def is_asked_for(cursor: Cursor, target: Target, shard_id: str, request_id: str) -> bool:
-    """Whether a ask still stands, done or not: it may have been cancelled, or left the dataset."""
+    """Whether a request still stands, done or not: it may have been cancelled, or left the dataset."""
     found = cursor.execute(
         "SELECT count(*) FROM _requests WHERE pipeline = ? AND version = ? AND shard_id = ? AND request_id = ?",
         [target.pipeline, target.version, shard_id, request_id],

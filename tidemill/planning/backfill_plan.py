@@ -122,11 +122,7 @@ def plan_backfill(pipeline: Pipeline, lake: Lake, selection: Selection, *, devic
         LakeError: the pipeline never ran, or has no such version.
         ConfigError: the selection matches nothing, or a date cannot be read.
     """
-    with lake.snapshot() as cursor:
-        return _plan_backfill(pipeline, cursor, selection, device)
-
-
-def _plan_backfill(pipeline: Pipeline, cursor: Cursor, selection: Selection, device: str | None) -> BackfillPlan:
+    cursor = lake.cursor()
     state = load_state(cursor, pipeline.name)
     if state is None:
         raise LakeError(f"{pipeline.name} has no table yet, so there is nothing past. `tidemill run` makes it.")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tidemill.config import Pipeline
@@ -186,27 +187,25 @@ def make_plan(pipeline: Pipeline, lake: Lake | None) -> tuple[Plan, sources.Data
     Raises:
         InputError: the dataset, a column, the model or the pipeline file is at fault.
     """
-    if lake is None:
-        return _make_plan(pipeline, None)
-    with lake.snapshot() as cursor:
-        return _make_plan(pipeline, cursor)
-
-
-def _make_plan(pipeline: Pipeline, cursor: Cursor | None) -> tuple[Plan, sources.Dataset]:
     declared = versions.declared(pipeline)
-    state = load_state(cursor, pipeline.name) if cursor else None
-    spec, notes = _promoted_or(declared, cursor, pipeline, state)
+    # Nothing but the lake is asked within a snapshot: who keeps one open is in the way of `forget` and `gc`.
+    with lake.snapshot() if lake else nullcontext() as cursor:
+        state = load_state(cursor, pipeline.name) if cursor else None
+        spec, notes = _promoted_or(declared, cursor, pipeline, state)
     with usable(pipeline.dataset.path, "dataset.path"):
         dataset = sources.open_dataset(pipeline, spec.joined_text)
     check_names(pipeline)
-    previous = state.target_revision if state else None
-    kept, columns = settle_columns(pipeline, spec, dataset, cursor, state)
+    kept, columns = settle_columns(pipeline, spec, dataset, lake.cursor() if lake else None, state)
     dataset.use(columns)
-    done = done_shards(cursor, pipeline.name, spec.version) if cursor and state else {}
-    files = list(_plan_files(pipeline, dataset, cursor, done, previous, kept))
+    known = _Known()
+    if lake and state:
+        with lake.snapshot() as cursor:
+            known = _look_up(cursor, pipeline.name, spec.version, state.target_revision, dataset.files)
+    previous, done = state.target_revision if state else None, known.done
+    files = list(_plan_files(dataset, known, kept))
     if not any(file.shards or file.uncut for file in files):
         raise DatasetError(f"The dataset {pipeline.dataset.path} has no rows. Check dataset.path, config and split.")
-    results = _result_columns(spec, cursor, pipeline, state)
+    results = known.results if known.results is not None else _result_columns(spec)
     check_collisions(kept, results)
     table = ResultTable(
         pipeline.name,
@@ -230,27 +229,46 @@ def _make_plan(pipeline: Pipeline, cursor: Cursor | None) -> tuple[Plan, sources
         removed=removed,
         num_rows_removed=num_rows_removed,
         num_rows_before=sum(shard.num_rows for shard in done.values()),
-        rewrite=tuple(_to_rewrite(cursor, pipeline, spec, kept, done)) if cursor and done else (),
+        rewrite=tuple(_to_rewrite(known, kept)),
         done=done,
-        rate=_rate(cursor if state else None, pipeline.name, spec.version, dataset, files),
+        rate=_rate(known.rate, dataset, files),
         notes=(*notes, *dataset.notes),
         first=state is None,
     )
     return plan, dataset
 
 
-def _to_rewrite(
-    cursor: Cursor,
-    pipeline: Pipeline,
-    spec: VersionSpec,
-    kept: Sequence[KeptColumn],
-    done: Mapping[str, DoneShard],
-) -> list[DoneShard]:
+@dataclass(frozen=True)
+class _Known:
+    """What the lake says of a version and of the dataset's files, in one snapshot; nothing where there is none."""
+
+    done: Mapping[str, DoneShard] = field(default_factory=dict)
+    cut: Mapping[str, list[Slice]] = field(default_factory=dict)
+    """File content → its slices, of files that were once cut to their end."""
+    before: Mapping[str, tuple[str, list[Slice]]] = field(default_factory=dict)
+    """Path → (content, slices) at the target revision, of the other files."""
+    kept: list[dict[str, str]] | None = None
+    results: tuple[tuple[str, str], ...] | None = None
+    rate: Rate = field(default_factory=Rate)
+
+
+def _look_up(cursor: Cursor, pipeline: str, version: str, target: str, files: Sequence[SourceFile]) -> _Known:
+    cut = cut_files(cursor, pipeline)
+    return _Known(
+        done=done_shards(cursor, pipeline, version),
+        cut=cut,
+        before=slices_at(cursor, pipeline, target, [file.path for file in files if file.content not in cut]),
+        kept=load_kept(cursor, pipeline, version),
+        results=load_results(cursor, pipeline, version),
+        rate=measured_rate(cursor, pipeline, version),
+    )
+
+
+def _to_rewrite(known: _Known, kept: Sequence[KeptColumn]) -> list[DoneShard]:
     """Every shard where the table has other key and kept columns, else those that lack some of theirs."""
-    recorded = load_kept(cursor, pipeline.name, spec.version)
-    is_settled = recorded == [column.to_json() for column in kept]
+    is_settled = known.kept == [column.to_json() for column in kept]
     wanted = kept_fingerprint(kept)
-    return [shard for shard in done.values() if not is_settled or shard.kept != wanted]
+    return [shard for shard in known.done.values() if not is_settled or shard.kept != wanted]
 
 
 def classify(
@@ -286,31 +304,17 @@ def _promoted_or(
     return promoted, [note]
 
 
-def _result_columns(
-    spec: VersionSpec, cursor: Cursor | None, pipeline: Pipeline, state: PipelineState | None
-) -> tuple[tuple[str, str], ...]:
-    """The model task's columns: the recorded ones, so that a run with nothing to do opens no model."""
-    recorded = load_results(cursor, pipeline.name, spec.version) if cursor and state else None
-    if recorded is not None:
-        return recorded
+def _result_columns(spec: VersionSpec) -> tuple[tuple[str, str], ...]:
+    """The model task's columns. Those that are recorded do as well: a run with nothing to do opens no model."""
     return tuple((field.name, duckdb_type(field.type)) for field in versions.result_schema(spec))
 
 
-def _plan_files(
-    pipeline: Pipeline,
-    dataset: sources.Dataset,
-    cursor: Cursor | None,
-    done: Mapping[str, DoneShard],
-    previous: str | None,
-    kept: Sequence[KeptColumn],
-) -> Iterator[FilePlan]:
-    cut = cut_files(cursor, pipeline.name) if cursor and previous else {}
-    unsettled = [file.path for file in dataset.files if file.content not in cut]
-    before = slices_at(cursor, pipeline.name, previous, unsettled) if cursor and previous else {}
+def _plan_files(dataset: sources.Dataset, known: _Known, kept: Sequence[KeptColumn]) -> Iterator[FilePlan]:
+    done, before = known.done, known.before
     done_paths = _ids_by_path(done)
     by_content = {shard.content: shard_id for shard_id, shard in done.items()}
     for file in dataset.files:
-        slices, uncut, trusted, problem = _slices(file, dataset, cut, before, kept)
+        slices, uncut, trusted, problem = _slices(file, dataset, known.cut, before, kept)
         shards = tuple(Shard(file, cut_slice) for cut_slice in slices)
         todo = tuple(classify(shards, done, by_content)) if not uncut else ()
         for item in todo:
@@ -403,10 +407,8 @@ def _known_bytes(file: FilePlan) -> int:
     return max((shard.slice.stop for shard in file.shards), default=0) if file.trusted else 0
 
 
-def _rate(
-    cursor: Cursor | None, pipeline: str, version: str, dataset: sources.Dataset, files: Sequence[FilePlan]
-) -> Rate:
-    rate = measured_rate(cursor, pipeline, version) if cursor else Rate()
+def _rate(rate: Rate, dataset: sources.Dataset, files: Sequence[FilePlan]) -> Rate:
+    """What was measured; how many bytes a row has from the first text file, where that was not."""
     if rate.bytes_per_row is not None:
         return rate
     for file in files:

@@ -7,10 +7,10 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tidemill.errors import ENDS_RUN, FileChanged, LimitExceeded, Stopped, TidemillError
-from tidemill.lake.requests import Request, is_wanted
+from tidemill.lake.requests import Request, is_wanted, request_ids
 from tidemill.planning.cost_limit import CostLimit
 from tidemill.planning.plan import FilePlan
 from tidemill.results.commit import commit_shards
@@ -69,9 +69,12 @@ class InFlight:
     def _send_claimed(self, file: FilePlan, request: Request) -> None:
         workspace = self._workspace
         try:
-            if not retrying(lambda: self._is_wanted(request), retries=workspace.pipeline.limits.retries):
+            asked = request
+            wanted = retrying(lambda: self._still_wanted(asked), retries=workspace.pipeline.limits.retries)
+            if wanted is None:
                 workspace.release(request)
                 return
+            request = wanted
             self._cost_limit.check(request, self._outcomes.record)
             self._make_room_in_store(request)
             submit, label = self._executor.submit, request.shard.label
@@ -92,10 +95,17 @@ class InFlight:
         if self._group is not None:
             self._group.append(sent)
 
-    def _is_wanted(self, request: Request) -> bool:
-        lake, target = self._workspace.lake, self._workspace.target
+    def _still_wanted(self, request: Request) -> Request | None:
+        """The request, or the one that took its place since it was read; None if the shard is not wanted any more."""
+        lake, target, shard_id = self._workspace.lake, self._workspace.target, request.shard.shard_id
         with lake.reached():
-            return is_wanted(lake.cursor(), target, request.shard.shard_id, request.request_id)
+            cursor = lake.cursor()
+            if is_wanted(cursor, target, shard_id, request.request_id):
+                return request
+            other = request_ids(cursor, target, [shard_id]).get(shard_id, request.request_id)
+            if other != request.request_id and is_wanted(cursor, target, shard_id, other):
+                return replace(request, request_id=other)
+            return None
 
     def send_claimed_by_others(self) -> None:
         """Wait for what another run was at, and do what it left undone.

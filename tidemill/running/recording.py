@@ -47,7 +47,7 @@ class RunResult(RunFacts):
     """What failed and why, each once: path, error and message."""
     notes: list[str] = field(default_factory=list)
     stopped_at_cost: str | None = None
-    """What it said of the cost that it would have passed, if that is why it stopped."""
+    """Which cost it would have passed, if that is why it stopped. Of one run: several together do not say."""
 
 
 def _told(record: RunRecord) -> dict[str, Any]:
