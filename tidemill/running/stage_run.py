@@ -194,15 +194,7 @@ class StageRun:
                 self._recording.outcomes.fail(name, e)
 
     def _tokenize(self, workspace: Workspace, executor: Executor) -> None:
-        store, rows, tokens = workspace.store, workspace.store.names("rows"), workspace.store.names("tokens")
-        predictions = store.names("predictions")
-        pending = [
-            request
-            for request in self._open(workspace)
-            if workspace.rows_file(request.shard).name in rows
-            and workspace.tokens_file(request.shard).name not in tokens
-            and workspace.predictions_file(request).name not in predictions
-        ]
+        pending = self._unpredicted(workspace, tokenized=False)
 
         def submit(request: Request) -> Future | None:
             file = workspace.rows_file(request.shard)
@@ -213,15 +205,7 @@ class StageRun:
         self._pump(workspace, pending, submit, lambda request, _: self._count(request))
 
     def _infer(self, workspace: Workspace, executor: Executor) -> None:
-        store, rows, tokens = workspace.store, workspace.store.names("rows"), workspace.store.names("tokens")
-        predictions = store.names("predictions")
-        pending = [
-            request
-            for request in self._open(workspace)
-            if workspace.rows_file(request.shard).name in rows
-            and workspace.tokens_file(request.shard).name in tokens
-            and workspace.predictions_file(request).name not in predictions
-        ]
+        pending = self._unpredicted(workspace, tokenized=True)
         record = self._recording.record
         cost_limit = self._cost_limit
         cost_limit.rate = workspace.rate()
@@ -294,6 +278,17 @@ class StageRun:
                 return False
             self._recording.outcomes.show(outcome, file.path)
         return True
+
+    def _unpredicted(self, workspace: Workspace, *, tokenized: bool) -> list[Request]:
+        """Open requests whose rows lie in the store without predictions, and with their tokens or without."""
+        rows, tokens, predictions = (workspace.store.names(kind) for kind in ("rows", "tokens", "predictions"))
+        return [
+            request
+            for request in self._open(workspace)
+            if workspace.rows_file(request.shard).name in rows
+            and (workspace.tokens_file(request.shard).name in tokens) is tokenized
+            and workspace.predictions_file(request).name not in predictions
+        ]
 
     def _open(self, workspace: Workspace) -> list[Request]:
         return open_requests(workspace.lake.cursor(), self.pipeline.name, workspace.target.version)
