@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from tidemill.errors import FormatError
+from tidemill.formats.columnar.parquet import ParquetReader
 from tidemill.formats.delimited import CsvReader
 from tidemill.formats.jsonl import JsonlReader
-from tidemill.formats.parquet import ParquetReader
 from tidemill.formats.partitions import PartitionedReader, identity_of, partitions_of
-from tidemill.formats.reader import ByteSource, Reader
-from tidemill.formats.streams import COMPRESSIONS
+from tidemill.formats.reader import Reader
+from tidemill.formats.streams.source import ByteSource
+from tidemill.formats.streams.stream import COMPRESSIONS
 from tidemill.formats.text import TextReader
 from tidemill.values.columns import KEPT_PREFIX, Columns
 from tidemill.values.rows import check_columns, settle_schema

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tidemill.errors import FileChanged, FormatError
-from tidemill.formats.reader import ByteSource
-from tidemill.formats.streams import HEAD_BYTES, SourceBytes, Stream
+from tidemill.formats.streams.source import ByteSource
+from tidemill.formats.streams.stream import HEAD_BYTES, SourceBytes, Stream
 from tidemill.shards import Slice
 from tidemill.values.columns import Columns
 from tidemill.values.rows import check_columns

@@ -9,7 +9,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from tidemill.errors import FormatError
-from tidemill.formats.reader import ByteSource
+from tidemill.formats.streams.source import ByteSource
 
 BLOCK_BYTES = 4 * 2**20
 """What one read asks of the source."""
