@@ -1,40 +1,89 @@
-"""A source file as one forward stream of decompressed bytes, read in blocks."""
+"""A source file as one forward stream of decompressed bytes in UTF-8, read in blocks."""
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from typing import Protocol
-
-import pyarrow as pa
+import re
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import PurePath
 
 from tidemill.errors import FormatError
-from tidemill.formats.streams.source import ByteSource
+from tidemill.formats.streams.compressions import (
+    ERRORS,
+    Readable,
+    ZipMember,
+    compression_of,
+    decompressed,
+    without_compression,
+)
+from tidemill.formats.streams.encodings import UTF8, AsUtf8, is_utf8, marked_encoding
+from tidemill.formats.streams.source import ByteSource, SourceHandle
 
 BLOCK_BYTES = 4 * 2**20
 """What one read asks of the source."""
 HEAD_BYTES = 2**20
 """What the first read asks: enough for the schema. It is kept, so that nothing is read twice."""
 
-COMPRESSIONS = (".gz", ".zst")
-
-_MAGIC = {b"\x1f\x8b": "compressed by gzip", b"\x28\xb5\x2f\xfd": "compressed by Zstandard", b"PAR1": "Parquet"}
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
-
-
-class _Readable(Protocol):
-    def read(self, size: int = -1, /) -> bytes: ...
+_MAGIC = {
+    b"\x1f\x8b": "compressed by gzip",
+    b"\x28\xb5\x2f\xfd": "compressed by Zstandard",
+    b"\xfd7zXZ\0": "compressed by xz",
+    b"PK\x03\x04": "a ZIP archive",
+    b"PAR1": "Parquet",
+    b"ARROW1": "Arrow",
+}
+_BZIP2 = re.compile(rb"BZh[1-9]1AY&SY")
 
 
 class SourceBytes:
     """The bytes as stored. The file's first `HEAD_BYTES` are kept once read."""
 
-    def __init__(self, source: ByteSource) -> None:
+    def __init__(self, source: ByteSource, encoding: str = UTF8) -> None:
         self.path = source.path
         self.size = source.size
-        self.compressed = source.path.lower().endswith(COMPRESSIONS)
-        self._source = source
+        self.compression = compression_of(source.path)
+        self._source, self._encoding = source, encoding
         self._head = b""
+
+    @cached_property
+    def name(self) -> str:
+        """The file's name; of an archive whose own name says no format, that of the file within."""
+        name = without_compression(self.path)
+        if self.compression != ".zip" or PurePath(name).suffix:
+            return name
+        return without_compression(inner_name(self._source))
+
+    @cached_property
+    def is_sequential(self) -> bool:
+        """Whether only reading from the front leads to a position: positions count bytes of UTF-8, decompressed."""
+        return bool(self.compression) or self._needs_decoding
+
+    @cached_property
+    def _needs_decoding(self) -> bool:
+        return not is_utf8(marked_encoding(self.read(0, min(4, self.size))) or self._encoding)
+
+    def open(self, position: int) -> tuple[SourceHandle | _Blocks, Readable]:
+        """What reads the stored bytes, and what reads them as UTF-8, from a position that is 0 in a sequential file."""
+        stored, file = self._decompressed(position)
+        return stored, AsUtf8(file, self._encoding) if self.compression or self._needs_decoding else file
+
+    def head_as_encoded(self, num_bytes: int) -> bytes:
+        """The file's first bytes, decompressed, in whatever encoding they are."""
+        stored, file = self._decompressed(0)
+        head = b""
+        try:
+            while len(head) < num_bytes and (block := file.read(num_bytes - len(head))):
+                head += block
+        except ERRORS as e:
+            raise stored.failure or damaged(self.path, e) from e
+        return head
+
+    def _decompressed(self, position: int) -> tuple[SourceHandle | _Blocks, Readable]:
+        if self.compression == ".zip":
+            handle = SourceHandle(self._source)
+            return handle, ZipMember(handle, self.path)
+        blocks = _Blocks(self, position)
+        return blocks, decompressed(blocks, self.path)
 
     def read(self, start: int, stop: int) -> bytes:
         """The bytes [start, stop), which lie either in the head or behind it."""
@@ -46,32 +95,50 @@ class SourceBytes:
         return self._head[start:stop]
 
     def _refuse_other_formats(self) -> None:
-        for magic, meaning in _MAGIC.items():
-            if self._head.startswith(magic) and not self.compressed:
-                raise FormatError(f"{self.path} is {meaning}, which its name does not say. Give it the fitting ending.")
-        if self._head.startswith(_UTF16) and not self.compressed:
-            raise FormatError(f"{self.path} is UTF-16. Convert it to UTF-8.")
+        found = next((meaning for magic, meaning in _MAGIC.items() if self._head.startswith(magic)), None)
+        if _BZIP2.match(self._head):
+            found = "compressed by bzip2"
+        if found and not self.compression:
+            raise FormatError(f"{self.path} is {found}, which its name does not say. Give it the fitting ending.")
+
+
+def inner_name(source: ByteSource) -> str:
+    """What a ZIP archive calls the one data file in it.
+
+    Raises:
+        FormatError: it is no sound archive, or has several data files, or none.
+    """
+    handle = SourceHandle(source)
+    try:
+        return ZipMember(handle, source.path).name
+    except ERRORS as e:
+        raise handle.failure or damaged(source.path, e) from e
+
+
+def damaged(path: str, error: Exception) -> FormatError:
+    return FormatError(
+        f"{path} cannot be decompressed: {error}. It is damaged or cut short: replace it, or leave it out."
+    )
 
 
 class Stream:
-    """Decompressed bytes from `position` on; only what is buffered is in memory.
+    """Decompressed bytes in UTF-8 from `position` on; only what is buffered is in memory.
 
-    A stream that raised is of no more use.
+    What goes `through` something else is read by that, from there on. A stream
+    that raised is of no more use.
     """
 
-    def __init__(self, source: SourceBytes, start: int = 0) -> None:
-        self.position = 0
+    def __init__(
+        self, source: SourceBytes, start: int = 0, through: Callable[[Readable], Readable] | None = None
+    ) -> None:
+        self.position = 0 if source.is_sequential else start
         self.buffer = bytearray()
         self.at_end = False
         self._path = source.path
-        if source.compressed:
-            self._blocks = _Blocks(source, 0)
-            self._file: _Readable = _decompressed(self._blocks, source.path)
-            self.skip_to(start)
-        else:
-            self._blocks = _Blocks(source, start)
-            self._file = self._blocks
-            self.position = start
+        self._stored, self._file = source.open(self.position)
+        self.skip_to(start)
+        if through is not None:
+            self._file = through(self._file)
 
     def fill(self, num_bytes: int) -> None:
         """Buffer at least `num_bytes`, or all that is left: then `at_end` is true."""
@@ -104,21 +171,10 @@ class Stream:
     def _read_block(self, num_bytes: int) -> bytes:
         try:
             return self._file.read(num_bytes)
-        except (EOFError, gzip.BadGzipFile, zlib.error, pa.ArrowException, OSError) as e:
-            if self._blocks.failure is not None:
-                raise self._blocks.failure from None
-            raise FormatError(
-                f"{self._path} cannot be decompressed: {e}. It is damaged or cut short: replace it, or leave it out."
-            ) from e
-
-
-def _decompressed(blocks: _Blocks, path: str) -> _Readable:
-    """Several gzip members or Zstandard frames are one stream; a cut one is an error at its end."""
-    if path.lower().endswith(".gz"):
-        return gzip.GzipFile(fileobj=blocks, mode="rb")  # type: ignore[call-overload,no-any-return]
-    # zstandard's own reader takes a frame that was cut short for the end of the file; Arrow's does not.
-    stream: _Readable = pa.CompressedInputStream(pa.PythonFile(blocks, "r"), "zstd")
-    return stream
+        except ERRORS as e:
+            if self._stored.failure is not None:
+                raise self._stored.failure from None
+            raise damaged(self._path, e) from e
 
 
 class _Blocks:
