@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from tidemill.formats.columnar.arrow import ArrowReader
 from tidemill.formats.columnar.parquet import ParquetReader
 from tidemill.formats.delimited import CsvReader
 from tidemill.formats.detect import Detected, detect, detect_file
@@ -27,6 +28,7 @@ from tidemill.values.rows import check_columns, settle_schema
 from tidemill.values.types import check_fields, check_type, plain_type, without_nulls
 
 __all__ = [
+    "COLUMNAR",
     "FORMATS",
     "KEPT_PREFIX",
     "ByteSource",
@@ -52,11 +54,14 @@ __all__ = [
 
 FORMATS: Mapping[str, Callable[[ByteSource, Columns], Reader]] = {
     "parquet": ParquetReader,
+    "arrow": ArrowReader,
     "csv": CsvReader,
     "jsonl": JsonlReader,
     "json": JsonArrayReader,
     "text": TextReader,
 }
+COLUMNAR = frozenset({"parquet", "arrow"})
+"""Formats whose slices come from an index, without reading rows."""
 
 
 def open_reader(format_name: str, source: ByteSource, columns: Columns) -> Reader:

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from tidemill.errors import FormatError
 from tidemill.formats.streams.compressions import COMPRESSIONS, compression_of, without_compression
 
-_COLUMNAR = {".parquet": "parquet"}
+_COLUMNAR = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow", ".ipc": "arrow"}
 _TEXTUAL = {
     ".csv": "csv",
     ".tsv": "csv",

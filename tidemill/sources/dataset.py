@@ -21,6 +21,7 @@ from tidemill import config
 from tidemill.config import Pipeline
 from tidemill.errors import FAILS_ALONE, DatasetError, FileChanged, FileUnreadable, FormatError, SchemaError
 from tidemill.formats import (
+    COLUMNAR,
     KEPT_PREFIX,
     Columns,
     PartitionedReader,
@@ -75,7 +76,7 @@ class Dataset:
         if len(formats) > 1:
             named = ", ".join(f"{file.path} ({name})" for name, file in sorted(formats.items()))
             raise FormatError(f"The dataset mixes formats: {named}. Narrow dataset.path to files of one format.")
-        self.cut_from_footer = next(iter(formats)) == "parquet"
+        self.cut_from_footer = next(iter(formats)) in COLUMNAR
 
     @property
     def notes(self) -> list[str]:

@@ -6,12 +6,14 @@ A card may say it; else words in the files' names do, and what they leave out is
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from tidemill.errors import DatasetError, FormatError, TidemillError
 from tidemill.formats import format_of
@@ -23,6 +25,9 @@ _ABOUT_THE_DATA = re.compile(
     re.IGNORECASE,
 )
 """Names of files that accompany data and are none."""
+
+
+ONLY_SPLIT = "train"
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,44 @@ def find_splits(
     if not files:
         raise DatasetError(f"{what} has no data files that can be read.")
     return Splits(files, _names_files(read_card()))
+
+
+def saved_splits(folder: Path, what: str) -> Mapping[str, tuple[str, ...]] | None:
+    """Split → its files, below a folder that `save_to_disk` of `datasets` wrote; None for any other folder.
+
+    Raises:
+        DatasetError: what was saved is incomplete.
+    """
+    splits = _saved_json(folder / "dataset_dict.json", what).get("splits")
+    if isinstance(splits, list):
+        return {name: _saved_files(folder, str(name), what) for name in splits}
+    state = _saved_json(folder / "state.json", what)
+    if "_data_files" not in state or not (folder / "dataset_info.json").is_file():
+        return None
+    return {state.get("_split") or ONLY_SPLIT: _saved_files(folder, "", what)}
+
+
+def _saved_files(folder: Path, split: str, what: str) -> tuple[str, ...]:
+    """The files that a saved split's state names: what lies beside them is of caches, or of what was saved before."""
+    state = _saved_json(folder / split / "state.json", what)
+    if state.get("_indices_data_files"):
+        raise DatasetError(f"{what} has indices into its rows, as older versions of `datasets` save. Save it again.")
+    names = [file["filename"] for file in state.get("_data_files", ())]
+    missing = [name for name in names if not (folder / split / name).is_file()]
+    if missing or not names:
+        listed = ", ".join(missing) or "any data file"
+        raise DatasetError(f"{what} lacks {listed}, which {Path(split, 'state.json')} should name. Save it again.")
+    return tuple(Path(split, name).as_posix() for name in names)
+
+
+def _saved_json(path: Path, what: str) -> dict[str, Any]:
+    try:
+        facts = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as e:
+        raise DatasetError(f"{what} has a {path.name} that is not JSON: {e}. Save it again.") from e
+    return facts if isinstance(facts, dict) else {}
 
 
 def no_such(noun: str, asked: str, existing: Iterable[object], what: str) -> str:
