@@ -45,21 +45,29 @@ class JsonlReader(RecordReader):
         common = common_type(a, b)
         return pa.string() if common is None else common
 
+    def gives_back(self, name: str, to: pa.DataType) -> bool:
+        lines, records = self._first_records
+        problems: Problems = {}
+        column = JsonColumn(name, without_nulls(to), False, name in self.columns.keys)
+        column.settle(lines, [record.get(name) for record in records], problems)
+        return not problems
+
     @cached_property
     def _schema(self) -> pa.Schema:
         if self.is_empty:
             return pa.schema([])
-        lines, records = self._first_records()
+        lines, records = self._first_records
         names = dict.fromkeys(name for record in records for name in record)
         keys = self.columns.keys
         types = {name: inferred_type(name, lines, records, is_key=name in keys) for name in names}
-        types |= dict(self.columns.types)
+        types |= {name: type_ for name, type_ in self.columns.types if name in names}
         for name in self.columns.text:
             # Some numbers among strings are bad rows; a column without strings is the wrong column.
             if any(isinstance(record.get(name), str) for record in records):
                 types[name] = pa.string()
         return pa.schema(list(types.items()))
 
+    @property
     def _first_records(self) -> tuple[list[bytes], list[Record]]:
         data, _ = self.sample(self.body_start)
         problems: Problems = {}
@@ -86,7 +94,8 @@ class JsonlReader(RecordReader):
     def parse(self, cut: Slice, data: bytes) -> pa.Table:
         lines = _lines(data, only_lf=self.is_former(cut, data))
         problems: Problems = {}
-        types = {field.name: without_nulls(field.type) for field in self._schema}
+        shown = {field.name: field.type for field in self._schema} | dict(self.columns.types)
+        types = {name: without_nulls(type_) for name, type_ in shown.items()}
         parts = []
         for start in range(0, len(lines), _LINES_AT_ONCE):
             found: Problems = {}

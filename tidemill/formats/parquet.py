@@ -48,14 +48,24 @@ class ParquetReader:
         self._pass: _RowGroupPass | None = None
 
     def schema(self) -> pa.Schema:
-        return pa.schema([field.with_type(plain_type(field.type)) for field in self._file.schema])
+        return self._schema
+
+    @cached_property
+    def _schema(self) -> pa.Schema:
+        if not self._file.metadata.num_rows:  # what pandas writes of an empty column says nothing of its type
+            return pa.schema([field.with_type(pa.null()) for field in self._file.schema])
+        return pa.schema([field.with_type(plain_type(self._file.logical_type(field))) for field in self._file.schema])
 
     def common_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
         return common_type(a, b)
 
+    def gives_back(self, name: str, to: pa.DataType) -> bool:
+        del name, to  # only reading tells, row by row
+        return True
+
     def slices(self, *, shard_bytes: int, known: Sequence[Slice] = (), trusted: bool = False) -> Iterator[Slice]:
         del trusted  # the footer is read in any case, and the content says it all
-        check_columns(self._file.schema, self._columns, self._source.path)
+        check_columns(self.schema(), self._columns, self._source.path)
         row = 0
         for cut in known:
             if cut.first_row != row or not self._holds(cut):
@@ -67,7 +77,7 @@ class ParquetReader:
             yield Slice(first_row, num_rows, 0, 0, content, text_bytes)
 
     def rows(self, cut: Slice) -> pa.Table:
-        check_columns(self._file.schema, self._columns, self._source.path)
+        check_columns(self.schema(), self._columns, self._source.path)
         if not self._holds(cut):
             raise FileChanged(
                 f"{self._source.path} is not the file that rows {cut.first_row} to "
@@ -175,6 +185,15 @@ class _ParquetFile:
 
     def arrow_schema(self, names: Sequence[str]) -> pa.Schema:
         return pa.schema([self.schema.field(name) for name in names])
+
+    def logical_type(self, field: pa.Field) -> pa.DataType:
+        """What the column holds where pyarrow shows bytes alone: a UUID, or an interval at any depth."""
+        schema = self.metadata.schema
+        stored_as = [schema.column(leaf) for leaf in self._leaves[field.name]]
+        if any(column.converted_type == "INTERVAL" for column in stored_as):
+            return pa.month_day_nano_interval()
+        is_uuid = field.type.equals(pa.binary(16)) and stored_as[0].logical_type.type == "UUID"
+        return pa.uuid() if is_uuid else field.type
 
     def column_bytes(self, group: int, names: Sequence[str]) -> int:
         """The size of the columns in one row group: uncompressed and, where the writer says it, decoded."""

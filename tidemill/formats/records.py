@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from tidemill.errors import FileChanged, FormatError
 from tidemill.formats.reader import ByteSource
-from tidemill.formats.streams import HEAD_BYTES, SourceBytes, Stream
+from tidemill.formats.streams import SourceBytes, Stream
 from tidemill.shards import Slice
 from tidemill.values.columns import Columns
 from tidemill.values.rows import check_columns
@@ -48,7 +48,7 @@ class RecordReader(ABC):
     def __init__(self, source: ByteSource, columns: Columns) -> None:
         self.path = source.path
         self.columns = columns
-        self._bytes = SourceBytes(source)
+        self._bytes = SourceBytes(source, columns.head_bytes)
         self._held: _Held | None = None
         self._onward: Stream | None = None
 
@@ -84,7 +84,7 @@ class RecordReader(ABC):
     def slices(self, *, shard_bytes: int, known: Sequence[Slice] = (), trusted: bool = False) -> Iterator[Slice]:
         if self.is_empty:
             return
-        check_columns(self.schema(), self.columns, self.path)
+        self._check_columns()
         row = 0
         if trusted and known:
             yield from known
@@ -100,10 +100,14 @@ class RecordReader(ABC):
         yield from self._cut(stream, row, min(shard_bytes, _MOST_SHARD_BYTES))
 
     def rows(self, cut: Slice) -> pa.Table:
-        check_columns(self.schema(), self.columns, self.path)
+        self._check_columns()
         held = self._held
         data = held.data if held is not None and held.cut == cut else self._reread(cut)
         return self.parse(cut, data)
+
+    def _check_columns(self) -> None:
+        if len(schema := self.schema()):  # else there are but blank lines
+            check_columns(schema, self.columns, self.path)
 
     @cached_property
     def is_empty(self) -> bool:
@@ -116,7 +120,8 @@ class RecordReader(ABC):
     def sample(self, start: int) -> tuple[bytes, Offsets]:
         """Whole records from the file's front, at least one if there is one, and where they end."""
         stream = Stream(self._bytes, start)
-        wanted = HEAD_BYTES - start if start < HEAD_BYTES // 2 else HEAD_BYTES
+        most = self.columns.head_bytes
+        wanted = most - start if start < most // 2 else most
         while True:
             stream.fill(wanted)
             data = bytes(stream.buffer[:wanted])

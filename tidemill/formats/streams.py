@@ -13,8 +13,6 @@ from tidemill.formats.reader import ByteSource
 
 BLOCK_BYTES = 4 * 2**20
 """What one read asks of the source."""
-HEAD_BYTES = 2**20
-"""What the first read asks: enough for the schema. It is kept, so that nothing is read twice."""
 
 COMPRESSIONS = (".gz", ".zst")
 
@@ -27,9 +25,10 @@ class _Readable(Protocol):
 
 
 class SourceBytes:
-    """The bytes as stored. The file's first `HEAD_BYTES` are kept once read."""
+    """The bytes as stored. The first `head_bytes`, enough for the schema, are kept once read: nothing is read twice."""
 
-    def __init__(self, source: ByteSource) -> None:
+    def __init__(self, source: ByteSource, head_bytes: int) -> None:
+        self.head_bytes = head_bytes
         self.path = source.path
         self.size = source.size
         self.compressed = source.path.lower().endswith(COMPRESSIONS)
@@ -38,10 +37,10 @@ class SourceBytes:
 
     def read(self, start: int, stop: int) -> bytes:
         """The bytes [start, stop), which lie either in the head or behind it."""
-        if start >= HEAD_BYTES:
+        if start >= self.head_bytes:
             return self._source.read(start, stop)
         if not self._head:
-            self._head = self._source.read(0, min(HEAD_BYTES, self.size))
+            self._head = self._source.read(0, min(self.head_bytes, self.size))
             self._refuse_other_formats()
         return self._head[start:stop]
 
@@ -140,8 +139,8 @@ class _Blocks:
         return bytes(taken)
 
     def _next_block(self) -> None:
-        in_head = self._position < HEAD_BYTES
-        stop = min(HEAD_BYTES if in_head else self._position + BLOCK_BYTES, self._source.size)
+        in_head = self._position < self._source.head_bytes
+        stop = min(self._source.head_bytes if in_head else self._position + BLOCK_BYTES, self._source.size)
         if stop <= self._position:
             return
         try:

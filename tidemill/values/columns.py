@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import pyarrow as pa
 
+HEAD_BYTES = 2**20
+"""How much of a text file's front says which columns it has, and of which types."""
 KEPT_PREFIX = "kept."
 """Before the name of a key or kept column in the table of rows, so that it may be called `text` or `reason`."""
 
@@ -38,6 +40,7 @@ class Columns:
     delimiter: str = ","
     quote: str = '"'
     """Empty where no character quotes."""
+    head_bytes: int = HEAD_BYTES
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -47,6 +50,11 @@ class Columns:
     @property
     def keys(self) -> tuple[str, ...]:
         return tuple(source for source, _ in self.kept[: self.num_keys])
+
+    @property
+    def needed(self) -> Columns:
+        """The columns without which no row of a file can be read, whatever other files show."""
+        return replace(self, kept=self.kept[: self.num_keys], types=())
 
     @property
     def required(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from tidemill.errors import FileChanged, FormatError, SourceUnavailable
 from tidemill.fingerprints import fingerprint
 from tidemill.formats import Columns, open_reader, streams
 from tidemill.shards import Slice
+from tidemill.values.columns import HEAD_BYTES
 
 LINES = st.lists(st.text(st.sampled_from("ab é"), max_size=12), max_size=40)
 ENDINGS = ["", ".gz", ".zst"]
@@ -92,7 +93,7 @@ def test_a_trusted_plain_file_is_read_only_behind_its_last_known_slice():
     source = MemorySource(data, "a.txt")
     again = list(open_reader("text", source, Columns(("text",))).slices(shard_bytes=10**6, known=known, trusted=True))
     assert again == known
-    assert source.bytes_served <= streams.HEAD_BYTES
+    assert source.bytes_served <= HEAD_BYTES
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -129,7 +130,7 @@ def test_a_slice_of_a_plain_file_costs_its_own_bytes_and_the_head():
     cut = list(reader_of(data, "a.csv").slices(shard_bytes=10**6))[7]
     source = MemorySource(data, "a.csv")
     open_reader("csv", source, Columns(("text",))).rows(cut)
-    assert source.bytes_served <= streams.HEAD_BYTES + streams.BLOCK_BYTES
+    assert source.bytes_served <= HEAD_BYTES + streams.BLOCK_BYTES
 
 
 def test_a_slice_behind_the_end_of_a_shrunk_file_is_a_changed_file():
