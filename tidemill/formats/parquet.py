@@ -22,6 +22,7 @@ from tidemill.formats.footer import unencoded_bytes
 from tidemill.formats.reader import ByteSource
 from tidemill.shards import Slice
 from tidemill.values.columns import Columns
+from tidemill.values.paths import Steps, column_at, nested_among, type_at
 from tidemill.values.rows import build_rows, check_columns
 from tidemill.values.types import common_type, plain_type
 
@@ -52,9 +53,12 @@ class ParquetReader:
 
     @cached_property
     def _schema(self) -> pa.Schema:
-        if not self._file.metadata.num_rows:  # what pandas writes of an empty column says nothing of its type
-            return pa.schema([field.with_type(pa.null()) for field in self._file.schema])
-        return pa.schema([field.with_type(plain_type(self._file.logical_type(field))) for field in self._file.schema])
+        file = self._file
+        if not file.metadata.num_rows:  # what pandas writes of an empty column says nothing of its type
+            return pa.schema([(name, pa.null()) for name in (*file.schema.names, *file.nested)])
+        own = [field.with_type(plain_type(file.logical_type(field))) for field in file.schema]
+        within = [(name, type_at(file.schema.field(steps[0]).type, steps)) for name, steps in file.nested.items()]
+        return pa.schema([*own, *(pa.field(name, plain_type(type_)) for name, type_ in within if type_ is not None)])
 
     def common_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
         return common_type(a, b)
@@ -84,8 +88,11 @@ class ParquetReader:
                 f"{cut.first_row + cut.num_rows - 1} were cut from. Run again: the file will be listed anew."
             )
         record_batches = [record_batch for part in self._parts(cut) for record_batch in part]
-        names = self._names
-        table = pa.Table.from_batches(record_batches, self._file.arrow_schema(names))
+        table = pa.Table.from_batches(record_batches)
+        for name in self._names:
+            if name in self._file.nested:
+                steps = self._file.nested[name]
+                table = table.append_column(name, column_at(table[steps[0]], steps))
         # Pools keep what decoding used: over a giant row group that grows to several slices.
         pa.default_memory_pool().release_unused()
         return build_rows(cut.first_row, table, self._columns, dict(self._columns.types), {})
@@ -100,8 +107,8 @@ class ParquetReader:
 
     @cached_property
     def _names(self) -> list[str]:
-        """The source columns that the file has."""
-        return [name for name in self._columns.sources if name in self._file.schema.names]
+        """The source columns that the file has, or has within others."""
+        return [name for name in self._columns.sources if name in self._schema.names]
 
     def _groups_from(self, row: int) -> Iterator[tuple[int, int, int]]:
         """First row, rows and text bytes of each row group, from `row` on."""
@@ -166,7 +173,9 @@ class _ParquetFile:
             self._footer = _read_footer(self._handle, source)
             self.metadata = pq.read_metadata(pa.BufferReader(self._footer))
             self.schema = self.metadata.schema.to_arrow_schema()
-            self._leaves = _leaves_by_column(self.schema)
+            self.nested = nested_among(names, self.schema.names)
+            """The names that are no columns but paths within them."""
+            self._leaves = _leaves_by_column(self.schema) | self._leaves_within()
             self._file = self._open(sum(len(self._leaves.get(name, ())) for name in names))
         except _DECODING_ERRORS as e:
             raise self._translated(e) from e
@@ -183,8 +192,10 @@ class _ParquetFile:
             page_checksum_verification=True,
         )
 
-    def arrow_schema(self, names: Sequence[str]) -> pa.Schema:
-        return pa.schema([self.schema.field(name) for name in names])
+    def _leaves_within(self) -> dict[str, range]:
+        starts = {name: leaves.start for name, leaves in _leaves_by_column(self.schema).items()}
+        roots = {name: self.schema.field(steps[0]) for name, steps in self.nested.items()}
+        return {name: _leaves_at(root.type, self.nested[name], starts[root.name]) for name, root in roots.items()}
 
     def logical_type(self, field: pa.Field) -> pa.DataType:
         """What the column holds where pyarrow shows bytes alone: a UUID, or an interval at any depth."""
@@ -210,16 +221,23 @@ class _ParquetFile:
         return unencoded_bytes(self._footer)
 
     def record_batches(self, group: int, names: Sequence[str], num_rows: int) -> Iterator[pa.RecordBatch]:
-        """One row group in record batches of at most `num_rows`, the columns in the order asked for.
+        """One row group in record batches of at most `num_rows`; of nested columns what the paths lead through.
 
         Raises:
             FormatError: a page cannot be decoded.
         """
         try:
-            for record_batch in self._file.iter_batches(num_rows, [group], columns=list(names), use_threads=False):
-                yield record_batch.select(list(names))
+            roots = dict.fromkeys(self.nested[name][0] if name in self.nested else name for name in names)
+            columns = [path for name in names for path in self._stored_paths(name)]
+            for record_batch in self._file.iter_batches(num_rows, [group], columns=columns, use_threads=False):
+                yield record_batch.select(list(roots))
         except _DECODING_ERRORS as e:
             raise self._translated(e) from e
+
+    def _stored_paths(self, name: str) -> list[str]:
+        if name not in self.nested:
+            return [name]
+        return [self.metadata.schema.column(leaf).path for leaf in self._leaves[name]]
 
     def _translated(self, error: Exception) -> BaseException:
         """What the source itself raised, as it was; else the file is at fault."""
@@ -250,6 +268,18 @@ def _leaves_by_column(schema: pa.Schema) -> dict[str, range]:
         leaves[field.name] = range(start, start + _num_leaves(field.type))
         start = leaves[field.name].stop
     return leaves
+
+
+def _leaves_at(type_: pa.DataType, steps: Steps, start: int) -> range:
+    """The physical columns of what lies behind the steps within a column that begins at `start`."""
+    for step in steps[1:]:
+        if isinstance(step, str) and pa.types.is_struct(type_) and step in type_.names:
+            place = type_.get_field_index(step)
+            start += sum(_num_leaves(type_.field(i).type) for i in range(place))
+            type_ = type_.field(place).type
+        elif isinstance(step, int) and pa.types.is_nested(type_) and type_.num_fields == 1:
+            type_ = type_.field(0).type
+    return range(start, start + _num_leaves(type_))
 
 
 def _num_leaves(type_: pa.DataType) -> int:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from tidemill.errors import SchemaError
 from tidemill.values.columns import Columns
+from tidemill.values.paths import dead_end, nested_among
 from tidemill.values.types import drops_fields, is_string, plain_type
 
 Problems = dict[int, str]
@@ -37,7 +38,7 @@ def check_columns(schema: pa.Schema, columns: Columns, path: str) -> None:
     _check_once(schema, columns, path)
     for name in columns.required:
         if name not in schema.names:
-            raise SchemaError(_missing(name, schema.names, columns, path))
+            raise SchemaError(_missing(name, schema, columns, path))
     for name in columns.text:
         type_ = plain_type(schema.field(name).type)
         if not (is_string(type_) or pa.types.is_binary(type_) or pa.types.is_null(type_)):
@@ -78,9 +79,14 @@ def _check_once(schema: pa.Schema, columns: Columns, path: str) -> None:
             raise SchemaError(f"{path} has {count} columns named {name!r}. Rename them in the file or choose another.")
 
 
-def _missing(name: str, existing: list[str], columns: Columns, path: str) -> str:
-    nearest = sorted(existing, key=lambda other: -difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio())
+def _missing(name: str, schema: pa.Schema, columns: Columns, path: str) -> str:
     option = "dataset.text" if name in columns.text else "dataset.key or dataset.keep"
+    for steps in nested_among([name], schema.names).values():
+        if len(steps) > 1:
+            return f"{path}: {dead_end(schema.field(steps[0]).type, steps)}. Change {name!r} in {option}."
+    nearest = sorted(
+        schema.names, key=lambda other: -difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio()
+    )
     has = ", ".join(map(_shown_name, nearest)) or "none"
     return f"{path} has no column {name!r}. It has: {has}. Set {option} to one of them."
 

@@ -11,7 +11,7 @@ from tidemill.errors import SchemaError
 _MOST_DECIMAL_DIGITS = 38
 _DIGITS_IN_DOUBLE = 15
 """So many digits of any decimal come back from a double."""
-_DIGITS_OF_INTEGER = {8: 3, 16: 5, 32: 10, 64: 20}
+_DIGITS_OF_INTEGER = {8: 3, 16: 5, 32: 10}
 
 
 def is_string(type_: pa.DataType) -> bool:
@@ -216,7 +216,9 @@ def _digits(type_: pa.DataType) -> tuple[int, int] | None:
     """How many digits a decimal or an integer has before its point and behind it."""
     if pa.types.is_decimal(type_):
         return type_.precision - type_.scale, type_.scale
-    return (_DIGITS_OF_INTEGER[type_.bit_width], 0) if pa.types.is_integer(type_) else None
+    if pa.types.is_integer(type_):
+        return _DIGITS_OF_INTEGER.get(type_.bit_width, 19 if pa.types.is_signed_integer(type_) else 20), 0
+    return None
 
 
 def _common_integer(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:

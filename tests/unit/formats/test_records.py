@@ -115,6 +115,17 @@ def test_one_pass_reads_every_byte_once(ending):
     assert source.bytes_served == len(packed)
 
 
+@pytest.mark.parametrize("format_name", ["csv", "jsonl"])
+def test_what_a_file_shows_is_found_in_as_much_of_its_front_as_is_asked_for(format_name):
+    data = file_of(["a" * 100] * 1000, format_name)
+    source = MemorySource(data, f"a.{format_name}")
+    reader = open_reader(format_name, source, Columns(("text",), kept=(("text", "kept"),), head_bytes=2**14))
+    assert reader.schema().names == ["text"]
+    assert source.bytes_served == 2**14
+    (cut,) = reader.slices(shard_bytes=2**24)
+    assert reader.rows(cut).num_rows == 1000
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_slices_can_be_read_later_in_any_order(ending):
     data = file_of([f"line {i}" for i in range(1000)], "csv")
