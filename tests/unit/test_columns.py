@@ -55,7 +55,7 @@ STRING, LONG, DOUBLE = pa.string(), pa.int64(), pa.float64()
         ({"a.jsonl": lines([None])}, STRING),
         ({"a.jsonl": b'{"text": "a"}\n', "b.jsonl": lines([1])}, LONG),
         ({"a.csv": cells(["1"]), "b.csv": cells(["007"])}, STRING),
-        ({"a.csv": cells(["1"]), "b.csv": cells(["2.5"])}, STRING),
+        ({"a.csv": cells(["1"]), "b.csv": cells(["2.5"])}, DOUBLE),
         ({"a.csv": cells([""]), "b.csv": cells(["2.5"])}, DOUBLE),
         ({"a.csv": b"text\na\n", "b.csv": cells(["5"])}, LONG),
         ({"a.parquet": table(v=pa.nulls(2)), "b.parquet": table(v=["x", "y"])}, STRING),

@@ -348,19 +348,18 @@ def _slices(
     if file.content in cut:
         return cut[file.content], False, True, ""
     content, known = before.get(file.path, ("", []))
+    types = [(column.source, column.arrow_type) for column in kept]
     problem = ""
-    if dataset.cut_from_footer:
-        types = [(column.source, column.arrow_type) for column in kept]
-        try:
-            retrying(lambda: dataset.check_types(file, types), retries=dataset.retries)
+    try:
+        retrying(lambda: dataset.check_file(file, types), retries=dataset.retries)
+        if dataset.cut_from_footer:
             read = retrying(
                 lambda: list(dataset.reader(file).slices(shard_bytes=dataset.shard_bytes)), retries=dataset.retries
             )
-        except FAILS_ALONE as e:
-            dataset.forget(file)
-            problem = str(e)
-        else:
             return read, False, True, ""
+    except FAILS_ALONE as e:
+        dataset.forget(file)
+        problem = str(e)
     return known, True, content == file.content, problem
 
 

@@ -51,12 +51,16 @@ from tidemill.sources.listing import (
     way_of_reading,
     with_options,
 )
+from tidemill.sources.listing import shown as shown_path
 from tidemill.sources.local_files import list_folder, list_pattern, local_base
-from tidemill.values.columns import JoinedText
+from tidemill.values.columns import HEAD_BYTES, JoinedText
 
 MAX_OPEN_READERS = 64
 MAX_LOOKED_AT = MAX_OPEN_READERS
-"""How many files say which types the columns have."""
+"""How many files say which types the columns have, where they are not local: of those, all do."""
+LOOKED_AT_BYTES = MAX_LOOKED_AT * HEAD_BYTES
+"""How much of the heads of local text files is read for that, all files together, but of each some."""
+LEAST_HEAD_BYTES = 1 << 14
 SAMPLE_BYTES = 1 << 16
 
 
@@ -68,8 +72,11 @@ class Dataset:
         self._readers: OrderedDict[str, Reader] = OrderedDict()
         self._sources: dict[str, ByteFile] = {}
         self._formats: dict[str, str] = {}
-        self._columns = self.columns((), {})
         self.revision, self.files = listing.revision, listing.files
+        self._columns = self.columns((), {})
+        self._checked: set[str] = set()
+        """The local files that have the text and key columns, by their address."""
+        self._alike: dict[tuple[str, str], list[str]] = {}
         self._left_out = listing.left_out
         self.shard_bytes = int(spec.shard_bytes)
         formats = {self._format(file): file for file in self.files}
@@ -83,7 +90,8 @@ class Dataset:
         """What of the dataset is not read, though somebody may have meant it."""
         empty = tuple(file.path for file in self.files if not file.size and not self.cut_from_footer)
         without_rows = [LeftOut(empty, "empty")] if empty else []
-        return list(map(str, (*self._left_out, *without_rows)))
+        alike = [_called_otherwise(*names, paths) for names, paths in self._alike.items()]
+        return list(map(str, (*self._left_out, *without_rows, *alike)))
 
     def columns(
         self,
@@ -108,6 +116,7 @@ class Dataset:
             names=tuple(self._spec.names),
             encoding=self._spec.encoding,
             field=self._spec.field,
+            head_bytes=min(HEAD_BYTES, max(LOOKED_AT_BYTES // max(1, len(self.files)), LEAST_HEAD_BYTES)),
         )
 
     def use(self, columns: Columns) -> None:
@@ -141,41 +150,91 @@ class Dataset:
     def schema(self) -> pa.Schema:
         """The files' columns, those in use of the type that holds what every file shows: see `settle_schema`.
 
-        Of many files some are looked at, the first and the last among them.
+        All local files are looked at, of others some, the first and the last among them.
 
         Raises:
             DatasetError: there are no rows.
+            SchemaError: a file lacks a text or key column, or two have a column of types that no type holds.
             InputError: what is wrong with the first file, if none can be read.
         """
-        shown: dict[str, pa.Schema] = {}
+        shown: dict[pa.Schema, list[SourceFile]] = {}
         failures: list[Exception] = []
-        for file in spread(self.files):
+        for file in self._looked_at():
             try:
-                schema = self.reader(file).schema()
+                schema = self._checked_schema(file, self._columns.needed)
             except FAILS_ALONE as e:
                 self.forget(file)
                 failures.append(e)
                 continue
             if len(schema):
-                shown[file.path], readable = schema, file
-                if not self._columns.kept:
-                    break
+                shown.setdefault(schema, []).append(file)
         if shown:
-            return settle_schema(shown, self._columns, self.reader(readable).common_type)
+            return self._settled(shown)
         if failures:
             raise failures[0]
         raise DatasetError(f"The dataset {self._spec.path} has no rows. Check dataset.path, config and split.")
+
+    def _looked_at(self) -> Sequence[SourceFile]:
+        if _is_local(self.files[0]):
+            return self.files
+        return spread(self.files, MAX_LOOKED_AT if self._columns.kept else 1)
+
+    def _checked_schema(self, file: SourceFile, columns: Columns) -> pa.Schema:
+        schema = self.reader(file).schema()
+        if len(schema):
+            check_columns(schema, columns, file.path)
+        for name in self._columns.sources:
+            if name not in schema.names and (other := _alike(name, schema.names)) is not None:
+                self._alike.setdefault((name, other), []).append(file.path)
+        self._checked.add(file.url)
+        return schema
+
+    def _settled(self, shown: Mapping[pa.Schema, Sequence[SourceFile]]) -> pa.Schema:
+        """The schema of all files; a column is text where its type does not give back what a file's head shows."""
+        one_of_each = {files[0].path: schema for schema, files in shown.items()}
+        last = next(reversed(shown.values()))[-1]
+        settled = settle_schema(one_of_each, self._columns, self.reader(last).common_type)
+        for name in {source for source, _ in self._columns.kept} - dict(self._columns.types).keys():
+            at = settled.get_field_index(name)
+            if at >= 0 and not self._is_given_back(name, settled.field(at).type, shown):
+                settled = settled.set(at, pa.field(name, pa.string()))
+        return settled
+
+    def _is_given_back(self, name: str, to: pa.DataType, shown: Mapping[pa.Schema, Sequence[SourceFile]]) -> bool:
+        if self.cut_from_footer or pa.types.is_string(to):
+            return True
+        others = [
+            files
+            for schema, files in shown.items()
+            if name in schema.names and not schema.field(name).type.equals(to)
+            if not pa.types.is_null(schema.field(name).type)
+        ]
+        return all(self._gives_back(file, name, to) for files in others for file in files)
+
+    def _gives_back(self, file: SourceFile, name: str, to: pa.DataType) -> bool:
+        try:
+            return self.reader(file).gives_back(name, to)
+        except FAILS_ALONE:  # since it was looked at
+            self.forget(file)
+            return True
 
     def check(self, schema: pa.Schema, columns: Columns) -> None:
         """Check that the columns are there in some file at least."""
         check_columns(schema, replace(columns, types=()), self.files[0].path)
 
-    def check_types(self, file: SourceFile, kept: Sequence[tuple[str, pa.DataType]]) -> None:
-        """Refuse a file whose kept columns do not become the table's types.
+    def check_file(self, file: SourceFile, kept: Sequence[tuple[str, pa.DataType]]) -> None:
+        """Refuse a file that lacks columns, or whose kept columns do not become the table's types.
+
+        A text file shows no type for good: what does not fit is refused row by
+        row. One that is not local is not opened.
 
         Raises:
-            SchemaError: it has another type, and how to make them agree.
+            SchemaError: what it lacks, or that it has another type, and how to make them agree.
         """
+        if not self.cut_from_footer:
+            if _is_local(file) and file.url not in self._checked:
+                self._checked_schema(file, self._columns)
+            return
         schema = self.reader(file).schema()
         for source, expected in kept:
             if schema.names.count(source) == 1:
@@ -244,6 +303,23 @@ def spread(files: Sequence[SourceFile], most: int = MAX_LOOKED_AT) -> Sequence[S
     if len(files) <= most:
         return files
     return [files[index * (len(files) - 1) // (most - 1)] for index in range(most)]
+
+
+def _is_local(file: SourceFile) -> bool:
+    return "://" not in file.url
+
+
+def _alike(name: str, others: Sequence[str]) -> str | None:
+    """A name that differs in case and blanks alone."""
+    return next((other for other in others if other.strip().lower() == name.strip().lower()), None)
+
+
+def _called_otherwise(name: str, other: str, paths: Sequence[str]) -> str:
+    few = f"{len(paths):,} files have" if len(paths) > 1 else "1 file has"
+    return (
+        f"{few} no column {name!r}, but {other!r}, which is another name: {name!r} is null there "
+        f"({shown_path(paths[0])})."
+    )
 
 
 def settle(spec: config.Dataset, file: SourceFile) -> SourceFile:
