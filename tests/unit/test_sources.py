@@ -14,7 +14,7 @@ import pytest
 from tests.pipelines import make_pipeline, reviews, write_parquet
 from tidemill.errors import DatasetError, FormatError, InputError
 from tidemill.planning.plan import make_plan
-from tidemill.sources.dataset import open_dataset, reopen_dataset
+from tidemill.sources.dataset import Dataset, open_dataset, reopen_dataset
 from tidemill.values.columns import JoinedText
 
 ROW = "id,text\n1,good\n"
@@ -357,3 +357,62 @@ def test_what_is_the_default_is_no_part_of_a_revision(tmp_path):
     for options in ({"keep": [], "key": []}, said):
         opened = open_dataset(make_pipeline(tmp_path, str(path), dataset=options), JoinedText(("text",), "\n"))
         assert ";" not in opened.revision + opened.files[0].content
+
+
+def carded(folder: Path, config: str, **files: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("_", ".")).write_text(content, encoding="latin-1")
+    (folder / "README.md").write_text(f"---\nconfigs:\n- {{config_name: default, {config}}}\n---\n")
+    return folder
+
+
+def opened_by(tmp_path: Path, folder: Path, **dataset: object) -> Dataset:
+    options = {"text": "text", "key": [], "keep": [], **dataset}
+    return open_dataset(make_pipeline(tmp_path / "lake", str(folder), dataset=options), JoinedText(("text",), "\n"))
+
+
+CARDS = {
+    'data_files: a.csv, sep: "\\t"': "id\ttext\n1\tgood\n",
+    'data_files: a.csv, delimiter: ";", encoding: latin-1': "id;text\n1;schön\n",
+    "data_files: a.csv, names: [id, text]": "1,good\n2,fine\n",
+    "data_files: a.csv, names: [id, text], header: 0": "x,y\n1,good\n",
+    "data_files: a.csv, column_names: [id, text], header: null": "1,good\n",
+    'data_files: a.csv, quotechar: "\'"': "id,text\n1,'good, fine'\n",
+    "data_files: a.csv, quoting: 3": 'id,text\n1,"good\n2,fine\n',
+    'data_files: a.csv, escapechar: "\\\\"': "id,text\n1,good\\, fine\n",
+}
+
+
+@pytest.mark.parametrize("config", CARDS)
+def test_what_a_card_says_of_how_files_are_read_is_done_as_datasets_does_it(tmp_path, config):
+    folder = carded(tmp_path / "d", config, a_csv=CARDS[config])
+    opened = opened_by(tmp_path, folder)
+    [cut] = opened.reader(opened.files[0]).slices(shard_bytes=2**20)
+    expected = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))["text"]
+    assert opened.reader(opened.files[0]).rows(cut)["text"].to_pylist() == list(expected)
+    assert ";" in opened.revision
+    again = reopen_dataset(
+        make_pipeline(tmp_path / "lake", str(folder)), JoinedText(("text",), "\n"), opened.revision, opened.files
+    )
+    assert again.columns((), {}) == opened.columns((), {})
+
+
+def test_what_the_pipeline_says_wins_over_the_card(tmp_path):
+    folder = carded(tmp_path / "d", 'data_files: a.csv, sep: "|"', a_csv="id;text\n1;good\n")
+    opened = opened_by(tmp_path, folder, delimiter=";")
+    assert (opened.columns((), {}).delimiter, ";" in opened.revision) == (";", False)
+
+
+def test_a_card_that_says_what_is_done_anyway_is_no_part_of_the_revision(tmp_path):
+    for name, config in (("a.csv", 'sep: ","'), ("a.tsv", 'sep: "\\t"'), ("a.csv", "header: infer")):
+        folder = carded(tmp_path / "d", f"data_files: {name}, {config}", **{name.replace(".", "_"): "text\ngood\n"})
+        assert ";" not in opened_by(tmp_path, folder).revision
+
+
+def test_what_a_card_says_and_is_not_done_is_told(tmp_path):
+    folder = carded(tmp_path / "d", "data_files: a.csv, nrows: 1", a_csv="text\ngood\nfine\n")
+    assert "The card says nrows = 1, which is not done." in listed(tmp_path, folder)[1]
+    folder = carded(tmp_path / "d", 'data_files: a.csv, sep: "[ ,]"', a_csv="id,text\n1,good\n")
+    with pytest.raises(DatasetError, match=r"card says delimiter = '\[ ,\]': .* Set dataset\.delimiter"):
+        listed(tmp_path, folder)

@@ -17,7 +17,7 @@ from tidemill.formats.delimited import CsvReader
 from tidemill.formats.detect import Detected, detect, detect_file
 from tidemill.formats.json_arrays import JsonArrayReader
 from tidemill.formats.jsonl import JsonlReader
-from tidemill.formats.names import format_of, says_nothing
+from tidemill.formats.names import format_of, is_tsv, says_nothing
 from tidemill.formats.partitions import PartitionedReader, identity_of, partitions_of
 from tidemill.formats.reader import Reader
 from tidemill.formats.streams.source import ByteSource
@@ -44,6 +44,7 @@ __all__ = [
     "format_of",
     "identity_of",
     "inner_name",
+    "is_tsv",
     "open_reader",
     "partitions_of",
     "plain_type",

@@ -34,4 +34,6 @@ class JsonArrayReader(JsonlReader):
         return Stream(self._bytes, start, lines)
 
     def _other_json(self, lines: Sequence[bytes], problems: Problems) -> str | None:
-        return f"an array without objects ({problems[0]})" if len(problems) == len(lines) else None
+        if len(problems) < len(lines):
+            return None
+        return f"an array without objects ({problems[0]}). Its elements must be objects: leave the file out."

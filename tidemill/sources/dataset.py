@@ -45,7 +45,7 @@ from tidemill.sources.hashes import hash_files, stamp
 from tidemill.sources.listing import (
     LeftOut,
     Listing,
-    is_left_open,
+    by_card,
     named_by_listing,
     recorded_options,
     way_of_reading,
@@ -77,7 +77,7 @@ class Dataset:
         self._checked: set[str] = set()
         """The local files that have the text and key columns, by their address."""
         self._alike: dict[tuple[str, str], list[str]] = {}
-        self._left_out = listing.left_out
+        self._left_out, self._notes = listing.left_out, listing.notes
         self.shard_bytes = int(spec.shard_bytes)
         formats = {self._format(file): file for file in self.files}
         if len(formats) > 1:
@@ -91,7 +91,7 @@ class Dataset:
         empty = tuple(file.path for file in self.files if not file.size and not self.cut_from_footer)
         without_rows = [LeftOut(empty, "empty")] if empty else []
         alike = [_called_otherwise(*names, paths) for names, paths in self._alike.items()]
-        return list(map(str, (*self._left_out, *without_rows, *alike)))
+        return list(map(str, (*self._left_out, *without_rows, *alike, *self._notes)))
 
     def columns(
         self,
@@ -269,8 +269,8 @@ def open_dataset(pipeline: Pipeline, text: JoinedText) -> Dataset:
         FormatError: files of several formats, or of one that is not supported.
     """
     listing = _list(pipeline.dataset)
-    by_card = {name: value for name, value in listing.options.items() if is_left_open(pipeline.dataset, name)}
-    spec = with_options(pipeline.dataset, by_card)
+    said_by_card = by_card(pipeline.dataset, listing)
+    spec = with_options(pipeline.dataset, said_by_card)
     if not listing.files:
         raise DatasetError(
             " ".join(
@@ -280,7 +280,7 @@ def open_dataset(pipeline: Pipeline, text: JoinedText) -> Dataset:
                 ]
             )
         )
-    way = way_of_reading(spec, by_card)
+    way = way_of_reading(spec, said_by_card)
     partitions = [_asked_partitions(spec, file.url) for file in listing.files]
     files = tuple(
         replace(file, content=file.content + identity_of(asked) + way)

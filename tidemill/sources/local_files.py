@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from glob import escape, has_magic
 from pathlib import Path, PurePath
@@ -187,7 +188,8 @@ def list_folder(spec: config.Dataset) -> Listing:
     if spec.split not in by_path:
         raise DatasetError(" ".join([no_such("split", spec.split, by_path, what), *map(str, left_out)]))
     files = _describe_local(local.each_once([str(Path(folder, path)) for path in by_path[spec.split]]), folder)
-    return named_by_listing(files, [*left_out, *local.left_out])
+    listing = named_by_listing(files, [*left_out, *local.left_out])
+    return replace(listing, options=splits.options, notes=splits.notes)
 
 
 def _list_saved(folder: str, splits: Mapping[str, tuple[str, ...]], spec: config.Dataset, what: str) -> Listing:

@@ -5,13 +5,14 @@ A card may say it; else words in the files' names do, and what they leave out is
 
 from __future__ import annotations
 
+import csv
 import difflib
 import json
 import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,6 +29,19 @@ _ABOUT_THE_DATA = re.compile(
 
 
 ONLY_SPLIT = "train"
+_CARD_OPTIONS = {
+    "sep": "delimiter",
+    "delimiter": "delimiter",
+    "column_names": "names",
+    "names": "names",
+    "quotechar": "quote",
+    "escapechar": "escape",
+    "encoding": "encoding",
+    "field": "field",
+}
+"""What pandas and `datasets` call an option → our key of [dataset]."""
+_NOT_DONE = {"skiprows", "skipfooter", "nrows", "comment", "skip_blank_lines", "sample_by"}
+"""What would make other rows of a file, and has no key."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +50,10 @@ class Splits:
     """Split → its files, as paths or addresses."""
     by_card: bool
     """Whether the dataset's card says which files make which split."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of [dataset], what the card says of how the files are read."""
+    notes: tuple[str, ...] = ()
+    """What the card says of that which is not done."""
 
 
 def find_splits(
@@ -68,7 +86,22 @@ def find_splits(
     files = {str(name): tuple(map(str, paths)) for name, paths in (builder.config.data_files or {}).items()}
     if not files:
         raise DatasetError(f"{what} has no data files that can be read.")
-    return Splits(files, _names_files(read_card()))
+    configs = _configs(read_card())
+    own = next((found for found in configs if found.get("config_name", "default") == builder.config.name), {})
+    notes = [f"The card says {name} = {own[name]!r}, which is not done." for name in sorted(_NOT_DONE & own.keys())]
+    return Splits(files, any("data_files" in found for found in configs), options_of_card(own), tuple(notes))
+
+
+def options_of_card(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card says of how a config's files are read, as pandas understands it, by the keys of [dataset]."""
+    options = {ours: said[theirs] for theirs, ours in _CARD_OPTIONS.items() if said.get(theirs) is not None}
+    if said.get("quoting") == csv.QUOTE_NONE:
+        options["quote"] = ""
+    # A header is None where there is none; left to be inferred, it is one where no names are given.
+    header = said.get("header", "infer")
+    if header is None or (header == "infer" and "names" in options):
+        options["header"] = False
+    return options
 
 
 def saved_splits(folder: Path, what: str) -> Mapping[str, tuple[str, ...]] | None:
@@ -174,14 +207,14 @@ def _format_or_none(path: str) -> str | None:
         return None
 
 
-def _names_files(card: str) -> bool:
-    """Whether a card says of any config which files are its own."""
+def _configs(card: str) -> list[Mapping[str, Any]]:
+    """What a card says of each config; nothing where it says something else than configs."""
     from huggingface_hub import DatasetCard
 
     if not card.lstrip().startswith("---"):
-        return False
+        return []
     configs = DatasetCard(card, ignore_metadata_errors=True).data.get("configs")
-    return any("data_files" in found for found in configs or ())
+    return [found for found in configs or () if isinstance(found, Mapping)]
 
 
 def _meaning(error: Exception, what: str, instead_of_script: str) -> DatasetError:
