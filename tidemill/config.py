@@ -108,7 +108,7 @@ class Dataset(Section):
     format: Literal["auto", "parquet", "csv", "jsonl", "text"] = "auto"
     """`auto` goes by the file name."""
     text: Names = Field(min_length=1)
-    """The column, or columns, that the model reads. Plain text files have one column, `text`."""
+    """The columns that the model reads; `turns[0].content` lies within one. Plain text files have `text` alone."""
     text_separator: str = "\n"
     """What joins several text columns."""
     key: Names = []

@@ -61,6 +61,8 @@ class CsvReader(RecordReader):
         return common_type(a, b) if is_alike else a if a.equals(b) else pa.string()
 
     def gives_back(self, name: str, to: pa.DataType) -> bool:
+        if self.is_empty or name not in self._header.names:
+            return True
         return gives_back(self._first_cells([name])[name], to, is_key=name in self.columns.keys)
 
     @cached_property
@@ -81,7 +83,7 @@ class CsvReader(RecordReader):
         return {name: inferred_type(table[name], is_key=name in self.columns.keys) for name in names}
 
     def _first_cells(self, names: Sequence[str]) -> pa.Table:
-        data, _ = self.sample(self.body_start)
+        data = self._header.few_records or self.sample(self.body_start)[0]
         return self._read_fields(data, names)[0]
 
     def ends(self, data: Buffer, *, last: bool) -> Offsets:
@@ -125,7 +127,8 @@ class CsvReader(RecordReader):
         names = self._names(data[: ends[0]].lstrip(b"\r\n"))
         if not any(names):
             raise FormatError(f"{self.path}: the header line names no columns. Its first line must name them.")
-        return _Header(start + int(ends[0]), names)
+        few = data[ends[0] :] if len(data) <= _FEW_BYTES else b""
+        return _Header(start + int(ends[0]), names, few)
 
     def _names(self, line: bytes) -> list[str]:
         quoting = {"quotechar": self._quote} if self._quote else {"quoting": csv.QUOTE_NONE}
@@ -209,6 +212,8 @@ class CsvReader(RecordReader):
 class _Header:
     stop: int
     names: list[str]
+    few_records: bytes
+    """What follows it, if that is little."""
 
 
 @dataclass(frozen=True)
