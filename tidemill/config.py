@@ -158,7 +158,7 @@ class Dataset(Section):
     encoding: Encoding = "utf-8"
     """How text files are encoded, by Python's name of it, such as `latin-1` or `cp1252`. A byte order mark wins."""
     text: Names = Field(min_length=1)
-    """The column, or columns, that the model reads. Plain text files have one column, `text`."""
+    """The columns that the model reads; `turns[0].content` lies within one. Plain text files have `text` alone."""
     text_separator: str = "\n"
     """What joins several text columns."""
     key: Declarations = []

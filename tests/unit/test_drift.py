@@ -14,7 +14,7 @@ import pytest
 
 from tests.pipelines import make_pipeline, write_parquet
 from tidemill.errors import SchemaError
-from tidemill.planning.columns import KeptColumn, check_names, settle_columns
+from tidemill.planning.columns import KeptColumn, check_names, read_columns, settle_columns
 from tidemill.planning.versions import VersionSpec, declared
 from tidemill.sources.dataset import MAX_LOOKED_AT, Dataset, open_dataset
 from tidemill.values.columns import HEAD_BYTES, JoinedText
@@ -478,3 +478,30 @@ def test_a_column_that_is_text_and_kept_has_one_type_in_all_files(tmp_path):
         dataset, (column,) = dataset_of(folder, contents, keep=["text as v"])
         assert column.type == "VARCHAR"
         assert sorted(cell for cells in cells_of(dataset) for cell in cells) == ["t", "u"]
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second", "said"),
+    [
+        ("jsonl", jsonl("1"), jsonl("2", "2.5"), "'v' has values that are not int64"),
+        ("jsonl", jsonl('{"a": 1}'), jsonl('{"b": 1}'), "'v' has values that are not struct<a: int64>"),
+        ("jsonl", jsonl("[1]"), jsonl("[2.5]"), "'v' has values that are not list<item: int64>"),
+        ("csv", csv("7"), csv("007"), "'v' has values that are not int64"),
+        ("csv", csv("2.5"), csv("3"), None),
+        ("jsonl", jsonl('"x"'), jsonl("5"), None),
+    ],
+)
+def test_what_the_type_of_a_tables_column_does_not_hold_is_noted_for_new_files(tmp_path, name, first, second, said):
+    _, kept = dataset_of(tmp_path, [first], keep=["v"])
+    (tmp_path / f"01.{name}").write_bytes(second)
+    spec = make_pipeline(tmp_path, f"{tmp_path}/*.{name}", dataset={"key": [], "keep": ["v"]})
+    later = open_dataset(spec, JoinedText(("text",), "\n"))
+    later.use(read_columns(later, kept, 0))
+    for file in later.files:
+        later.check_file(file, [])
+    assert [note.partition(", which the table has")[0] for note in later.notes] == (
+        [f"01.{name}: {said}"] if said else []
+    )
+    reasons = [row["reason"] for row in rows_of(later, 1) if row["reason"]]
+    assert bool(reasons) == bool(said)
+    assert all("dataset.types can settle" in reason for reason in reasons)

@@ -75,6 +75,8 @@ class CsvReader(RecordReader):
         return common_type(a, b) if is_alike else a if a.equals(b) else pa.string()
 
     def gives_back(self, name: str, to: pa.DataType) -> bool:
+        if self.is_empty or name not in self._header.names:
+            return True
         return gives_back(self._first_cells([name])[name], to, is_key=name in self.columns.keys)
 
     @cached_property
@@ -95,7 +97,7 @@ class CsvReader(RecordReader):
         return {name: inferred_type(table[name], is_key=name in self.columns.keys) for name in names}
 
     def _first_cells(self, names: Sequence[str]) -> pa.Table:
-        data, _ = self.sample(self.body_start)
+        data = self._header.few_records or self.sample(self.body_start)[0]
         return self._read_fields(data, names)[0]
 
     def ends(self, data: Buffer, *, last: bool) -> Offsets:
@@ -141,7 +143,9 @@ class CsvReader(RecordReader):
         names = self._names(first)
         if not any(names):
             raise FormatError(f"{self.path}: the header line names no columns. Its first line must name them.")
-        return _Header(start + int(ends[0]) if self.columns.header else start, names)
+        stop = int(ends[0]) if self.columns.header else 0
+        few = data[stop:] if len(data) <= _FEW_BYTES else b""
+        return _Header(start + stop, names, few)
 
     def _names(self, first: list[str]) -> list[str]:
         """The columns' names: those that the pipeline says, else what the first record says, else their places."""
@@ -251,6 +255,8 @@ class CsvReader(RecordReader):
 class _Header:
     stop: int
     names: list[str]
+    few_records: bytes
+    """What follows it, if that is little."""
 
 
 @dataclass(frozen=True)

@@ -47,20 +47,26 @@ class JsonlReader(RecordReader):
         return pa.string() if common is None else common
 
     def gives_back(self, name: str, to: pa.DataType) -> bool:
-        lines, records = self._first_records
+        lines, records = ([], []) if self.is_empty else self._first_records
         problems: Problems = {}
         column = JsonColumn(name, without_nulls(to), False, name in self.columns.keys, self._steps(name))
         column.settle(lines, values_at(records, column.steps), problems)
         return not problems
 
-    @cached_property
+    @property
     def _schema(self) -> pa.Schema:
+        return self._names_and_schema[1]
+
+    @cached_property
+    def _names_and_schema(self) -> tuple[list[str], pa.Schema]:
+        """The keys of the first records, and the columns: those, and what is asked for within them."""
         if self.is_empty:
-            return pa.schema([])
+            return [], pa.schema([])
         lines, records = self._first_records
-        names, keys = self._own_names, self.columns.keys
+        names, keys = list(dict.fromkeys(name for record in records for name in record)), self.columns.keys
         types = {name: inferred_type((name,), lines, records, is_key=name in keys) for name in names}
-        for name, steps in nested_among(self.columns.sources, names).items():
+        nested = nested_among(self.columns.sources, names)
+        for name, steps in nested.items():
             shown = inferred_type(steps, lines, records, is_key=name in keys)
             # Where no record has a value there, it may be for want of such a field.
             found = type_at(types[str(steps[0])], steps) if pa.types.is_null(shown) else shown
@@ -69,17 +75,12 @@ class JsonlReader(RecordReader):
         types |= {name: type_ for name, type_ in self.columns.types if name in types}
         for name in self.columns.text:
             # Some numbers among strings are bad rows; a column without strings is the wrong column.
-            if any(isinstance(value, str) for value in values_at(records, self._steps(name))):
+            if any(isinstance(value, str) for value in values_at(records, nested.get(name, (name,)))):
                 types[name] = pa.string()
-        return pa.schema(list(types.items()))
-
-    @cached_property
-    def _own_names(self) -> list[str]:
-        _, records = self._first_records
-        return list(dict.fromkeys(name for record in records for name in record))
+        return names, pa.schema(list(types.items()))
 
     def _steps(self, name: str) -> Steps:
-        return nested_among([name], self._own_names).get(name, (name,))
+        return nested_among([name], self._names_and_schema[0]).get(name, (name,))
 
     @property
     def _first_records(self) -> tuple[list[bytes], list[Record]]:

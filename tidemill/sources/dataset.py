@@ -77,6 +77,7 @@ class Dataset:
         self._checked: set[str] = set()
         """The local files that have the text and key columns, by their address."""
         self._alike: dict[tuple[str, str], list[str]] = {}
+        self._misfits: dict[tuple[str, pa.DataType], list[str]] = {}
         self._left_out, self._notes = listing.left_out, listing.notes
         self.shard_bytes = int(spec.shard_bytes)
         formats = {self._format(file): file for file in self.files}
@@ -91,7 +92,8 @@ class Dataset:
         empty = tuple(file.path for file in self.files if not file.size and not self.cut_from_footer)
         without_rows = [LeftOut(empty, "empty")] if empty else []
         alike = [_called_otherwise(*names, paths) for names, paths in self._alike.items()]
-        return list(map(str, (*self._left_out, *without_rows, *alike, *self._notes)))
+        misfits = [_not_given_back(*column, paths) for column, paths in self._misfits.items()]
+        return list(map(str, (*self._left_out, *without_rows, *alike, *misfits, *self._notes)))
 
     def columns(
         self,
@@ -225,8 +227,8 @@ class Dataset:
     def check_file(self, file: SourceFile, kept: Sequence[tuple[str, pa.DataType]]) -> None:
         """Refuse a file that lacks columns, or whose kept columns do not become the table's types.
 
-        A text file shows no type for good: what does not fit is refused row by
-        row. One that is not local is not opened.
+        Of a text file, what does not fit is refused row by row, and noted where
+        the first rows show it. One that is not local is not opened.
 
         Raises:
             SchemaError: what it lacks, or that it has another type, and how to make them agree.
@@ -234,11 +236,18 @@ class Dataset:
         if not self.cut_from_footer:
             if _is_local(file) and file.url not in self._checked:
                 self._checked_schema(file, self._columns)
+                self._note_misfits(file)
             return
         schema = self.reader(file).schema()
         for source, expected in kept:
             if schema.names.count(source) == 1:
                 check_type(source, schema.field(source).type, expected, file.path, declared=source in self._spec.types)
+
+    def _note_misfits(self, file: SourceFile) -> None:
+        exact = {name: to for name, to in self._columns.types if name not in self._columns.converted}
+        for name, to in exact.items():
+            if not self.reader(file).gives_back(name, to):
+                self._misfits.setdefault((name, to), []).append(file.path)
 
     def bytes_per_row(self, file: SourceFile) -> float | None:
         """Of a text file's first rows; None if it has none."""
@@ -319,6 +328,14 @@ def _called_otherwise(name: str, other: str, paths: Sequence[str]) -> str:
     return (
         f"{few} no column {name!r}, but {other!r}, which is another name: {name!r} is null there "
         f"({shown_path(paths[0])})."
+    )
+
+
+def _not_given_back(name: str, to: pa.DataType, paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
+    return (
+        f"{shown_path(paths[0])}{more}: {name!r} has values that are not {to}, which the table has: their rows go to "
+        f"quarantine. dataset.types.{name} can settle another type, to which the whole column is then rewritten."
     )
 
 

@@ -72,6 +72,8 @@ def without_nulls(type_: pa.DataType) -> pa.DataType:
         return pa.list_(without_nulls(type_.value_type))
     if pa.types.is_struct(type_):
         return pa.struct([(field.name, without_nulls(field.type)) for field in type_])
+    if pa.types.is_map(type_):
+        return pa.map_(without_nulls(type_.key_type), without_nulls(type_.item_type))
     return type_
 
 
@@ -129,8 +131,13 @@ def _holds(type_: pa.DataType, other: pa.DataType) -> bool:
 
 
 def _converts(type_: pa.DataType, to: pa.DataType) -> bool:
+    plain = plain_type(type_)
+    if isinstance(plain, pa.UuidType):
+        return to.equals(plain) or is_binary(to)
+    if pa.types.is_list_view(plain) or pa.types.is_large_list_view(plain):
+        return False  # Arrow 26 makes invalid lists of them
     try:
-        pa.array([], plain_type(type_)).cast(plain_type(to))
+        pa.array([], plain).cast(plain_type(to))
     except pa.ArrowException:
         return False
     return not drops_fields(type_, to)
