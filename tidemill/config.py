@@ -27,7 +27,7 @@ from pydantic import (
 from tidemill.errors import ConfigError
 from tidemill.masking import masked, shown_setting
 from tidemill.pipeline_file import read_file, shown
-from tidemill.places import default_catalog, default_data, home, settled_catalog
+from tidemill.places import default_catalog, default_data, home, placed_source, settled_catalog
 
 Stage = Literal["ingest", "tokenize", "infer", "materialize"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -50,6 +50,20 @@ def _without_secret(value: str) -> str:
 
 Address = Annotated[str, AfterValidator(_without_secret)]
 """Where something lies, as it may be recorded."""
+
+SETTLED = {"settled": True}
+"""Context of a validation: paths were settled before, in another folder perhaps, and nobody is to look again."""
+
+
+def _placed_dataset(path: str, info: ValidationInfo) -> str:
+    return placed_source(path, Path(), of="dataset", look=info.context != SETTLED)
+
+
+def _placed_model(path: str, info: ValidationInfo) -> str:
+    return placed_source(path, Path(), of="model", look=info.context != SETTLED)
+
+
+ModelPath = Annotated[Address, AfterValidator(_placed_model)]
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
 
@@ -97,7 +111,7 @@ class Section(BaseModel):
 
 
 class Dataset(Section):
-    path: Address
+    path: Annotated[Address, AfterValidator(_placed_dataset)]
     """A Hub dataset id, an hf://, s3:// or other fsspec address, or local files: a file, a folder or a glob."""
     config: str | None = None
     """The dataset's configuration (subset) on the Hub; its default one if not given."""
@@ -140,7 +154,7 @@ class Dataset(Section):
 
 
 class Tokenizer(Section):
-    path: Address | None = None
+    path: ModelPath | None = None
     """A Hub model id or a local folder; the model's own tokenizer if not given."""
     revision: str = "main"
     """Branch, tag or commit of the tokenizer, where `path` is given."""
@@ -174,7 +188,7 @@ class Tokenizer(Section):
 class Model(Section):
     task: str = "text-classification"
     """The model task: the Hub's pipeline tag."""
-    path: Address
+    path: ModelPath
     """A Hub model id or a local folder in Transformers' format."""
     revision: str = "main"
     """Branch, tag or commit. Resolved to a commit, which the table's version records."""
@@ -312,7 +326,7 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
         ConfigError: the file is missing, is not TOML, or holds an unknown key or a wrong value.
     """
     try:
-        pipeline = Pipeline.model_validate(read_file(path, overrides))
+        pipeline = Pipeline.model_validate(read_file(path, overrides), context=SETTLED)
     except ValidationError as e:
         raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(e))) from e
     if "__" in pipeline.name:

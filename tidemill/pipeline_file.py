@@ -10,17 +10,28 @@ from __future__ import annotations
 import re
 import reprlib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tidemill.errors import ConfigError
 from tidemill.masking import shown_override
-from tidemill.places import default_catalog, default_data, settled_catalog
+from tidemill.places import default_catalog, default_data, placed, placed_source, settled_catalog
 
 SECTIONS = frozenset(
     ["name", "dataset", "tokenizer", "model", "inference", "schedule", "alerts", "lake", "store", "limits", "cost"]
 )
+PATHS: dict[str, Callable[[str, Path], str]] = {
+    "dataset.path": lambda path, folder: placed_source(path, folder, of="dataset"),
+    "tokenizer.path": lambda path, folder: placed_source(path, folder, of="tokenizer"),
+    "model.path": lambda path, folder: placed_source(path, folder, of="model"),
+    "lake.catalog": lambda catalog, folder: _placed_catalog(catalog, folder),
+    "lake.data": lambda path, folder: path if "://" in path else placed(path, folder),
+    "store.path": lambda path, folder: path if "://" in path else placed(path, folder),
+}
+"""Keys that say where something lies, and what a value means from a folder."""
+PIPES = ("/dev/", "/proc/")
+"""Where a shell puts what is no file in a folder."""
 LARGEST_FILE = 2**20
 DEEPEST = 16
 LONG_KEY = re.compile(r"(?<![\w\"'-])(?:[\w\"'-]++[ \t]*+\.[ \t]*+){200}")
@@ -55,6 +66,8 @@ def named_catalog(source: str) -> str:
 def read_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """What a pipeline file says; each override is `key.path=value`, its value as in TOML or a bare string.
 
+    Its local paths are absolute: they begin at the file's folder, those of overrides at the current one.
+
     Raises:
         ConfigError: the file is missing or is not TOML, or an override is not of that form.
     """
@@ -66,9 +79,40 @@ def read_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
         raise ConfigError(f"The pipeline file {path} cannot be read: {e}.") from e
     except ValueError as e:
         raise ConfigError(f"{path} is not valid TOML: {e}.") from e
+    _place(raw, Path() if str(path).startswith(PIPES) else Path(path).parent, PATHS)
     for override in overrides:
-        _apply_override(raw, override)
+        key = _apply_override(raw, override)
+        _place(raw, Path(), [path for path in PATHS if path == key or path.startswith(f"{key}.")])
     return raw
+
+
+def _place(raw: dict[str, Any], folder: Path, keys: Iterable[str]) -> None:
+    """Settle the values of some keys, as far as they are paths at all: what is wrong with others, `config` says."""
+    for key in keys:
+        section, _, name = key.partition(".")
+        table = raw.get(section)
+        if isinstance(table, dict) and isinstance(path := table.get(name), str) and path:
+            table[name] = PATHS[key](path, folder)
+
+
+def _placed_catalog(catalog: str, folder: Path) -> str:
+    """Raises:
+    ConfigError: no catalog is there, but one is where the path led before it began at the file's folder.
+    """
+    if not catalog.startswith("sqlite:"):
+        return catalog
+    try:
+        _, _, where = settled_catalog(catalog).partition(":")
+    except ValueError:
+        return catalog
+    found, here = placed(where, folder), Path(where)
+    if not Path(found).exists() and here.is_file():
+        raise ConfigError(
+            f"lake.catalog = {catalog!r} leads to {found}, where no lake is, for relative paths begin at the pipeline "
+            f"file's folder; {here.absolute()} is there. If that is the lake, set lake.catalog = "
+            f'"sqlite:{here.absolute()}".'
+        )
+    return f"sqlite:{found}"
 
 
 def shown(value: object) -> str:
@@ -89,7 +133,7 @@ def _text_of(path: str | Path) -> str:
     file = Path(path)
     if "\0" in str(path):
         raise ConfigError(f"{shown(str(path))} is not a path. Give the path of a .toml file.")
-    if not file.is_file() and not str(path).startswith(("/dev/", "/proc/")):
+    if not file.is_file() and not str(path).startswith(PIPES):
         raise (OSError("it is not a regular file") if file.exists() else FileNotFoundError(str(path)))
     with file.open("rb") as opened:
         content = opened.read(LARGEST_FILE + 1)
@@ -151,7 +195,8 @@ def lake_to_read(raw: dict[str, Any]) -> LakeToRead | None:
         return None
 
 
-def _apply_override(raw: dict[str, Any], override: str) -> None:
+def _apply_override(raw: dict[str, Any], override: str) -> str:
+    """Returns the key."""
     dotted, sign, value = override.partition("=")
     if not sign or not dotted:
         raise ConfigError(f"--set {shown(shown_override(override))} is not key.path=value.")
@@ -169,6 +214,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         if not isinstance(table, dict):
             raise ConfigError(f"--set {shown(shown_override(override))}: {section} is not a section.")
     table[last] = parsed
+    return ".".join([*sections, last])
 
 
 def _parsed_value(value: str) -> object:

@@ -26,6 +26,7 @@ from tidemill.models.files import (
     refuse_adapter,
     refuse_unapplied_tokenizer,
 )
+from tidemill.places import is_hub_id, missing
 from tidemill.sources import hub
 from tidemill.sources.hashes import hash_folder
 from tidemill.values.columns import JoinedText
@@ -234,14 +235,14 @@ def _folder(spec: VersionSpec, path: str, identity: str, fetched: tuple[str, ...
 
 
 def _is_local(path: str) -> bool:
-    if Path(path).is_dir():
-        refuse_adapter(Path(path))
-        if not (Path(path) / "config.json").exists() and not (Path(path) / "tokenizer.json").exists():
-            raise ModelError(f"There is no config.json in {path}. Give a folder in Transformers' format.")
-        return True
-    if path.startswith((".", "/", "~")) or path.count("/") > 1:
-        raise ModelError(f"There is no model folder {path}. Give a folder in Transformers' format, or a Hub model id.")
-    return False
+    if is_hub_id(path, of="model"):
+        return False
+    if not Path(path).is_dir():
+        raise ModelError(missing(path, of="model"))
+    refuse_adapter(Path(path))
+    if not (Path(path) / "config.json").exists() and not (Path(path) / "tokenizer.json").exists():
+        raise ModelError(f"There is no config.json in {path}. Give a folder in Transformers' format.")
+    return True
 
 
 def _shown(value: object) -> str:

@@ -34,6 +34,7 @@ from tidemill.formats import (
     plain_type,
     settle_schema,
 )
+from tidemill.places import BEGIN, is_hub_id, missing
 from tidemill.shards import QUOTED, SourceFile
 from tidemill.sources import hub, objects
 from tidemill.sources.byte_files import ByteFile, open_source, unreadable
@@ -185,7 +186,7 @@ def open_dataset(pipeline: Pipeline, text: JoinedText) -> Dataset:
         raise DatasetError(
             " ".join(
                 [
-                    f"dataset.path = {spec.path!r} matches no files. Check the path, relative to the current folder.",
+                    f"dataset.path = {spec.path!r} matches no files. Check the path. {BEGIN}",
                     *map(str, listing.left_out),
                 ]
             )
@@ -304,15 +305,15 @@ def _list_remote(spec: config.Dataset) -> Listing:
 
 
 def _list_local(spec: config.Dataset) -> Listing:
+    if is_hub_id(spec.path, of="dataset"):
+        return _list_repository(spec.path, spec, spec.revision)
     path = Path(spec.path)
     if path.is_dir():
         return list_folder(spec)
     if path.is_file() or glob.has_magic(spec.path):
         _refuse_split(spec)
         return list_pattern(spec.path)
-    if spec.path.startswith((".", "/", "~")) or path.suffix or spec.path.count("/") > 1:
-        raise DatasetError(f"There is no file or folder {spec.path} here. Check dataset.path.")
-    return _list_repository(spec.path, spec, spec.revision)
+    raise DatasetError(missing(spec.path, of="dataset"))
 
 
 def _list_repository(repo: str, spec: config.Dataset, revision: str) -> Listing:

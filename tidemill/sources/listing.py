@@ -11,6 +11,8 @@ from tidemill.fingerprints import fingerprint
 from tidemill.shards import SourceFile
 
 MAX_NAMES = 5
+_ESCAPED = re.compile(r"\[([*?[])\]")
+"""A character of patterns that stands for itself."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ def not_entered(folders: Sequence[str], pattern: str) -> tuple[LeftOut, ...]:
     if not folders or "**" in pattern.split("/")[-2:]:
         return ()
     return (LeftOut(tuple(folders), "which match as a whole", "`**` in a pattern reaches all below.", "folder"),)
+
+
+def named_by(part: str) -> str | None:
+    """The one name that a part of a pattern means, of which `[*]` means a star; None if it may mean several."""
+    return None if has_magic(_ESCAPED.sub("", part)) else _ESCAPED.sub(r"\1", part)
 
 
 def fixed_part(pattern: str) -> str:
