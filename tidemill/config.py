@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -26,7 +26,7 @@ from pydantic import (
 
 from tidemill.errors import ConfigError
 from tidemill.masking import masked, shown_setting
-from tidemill.pipeline_file import read_file, shown
+from tidemill.pipeline_file import Overrides, override, read_file, shown
 from tidemill.places import default_catalog, default_data, home, placed_source, settled_catalog
 
 Stage = Literal["ingest", "tokenize", "infer", "materialize"]
@@ -319,19 +319,36 @@ class Pipeline(Section):
     cost: Cost = Cost()
 
 
-def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
-    """Read a pipeline file; each override is `key.path=value`, its value as in TOML or a bare string.
+def load_pipeline(path: str | Path, overrides: Overrides = ()) -> Pipeline:
+    """Read a pipeline file, less what overrides it: `key.path=value`, a value as in TOML, or values by `key.path`.
+
+    Its relative paths begin at its folder, those of overrides at the current one.
 
     Raises:
         ConfigError: the file is missing, is not TOML, or holds an unknown key or a wrong value.
     """
+    return _validated(read_file(path, overrides), str(path))
+
+
+def with_overrides(pipeline: Pipeline, overrides: Overrides) -> Pipeline:
+    """A pipeline with other values, given as to `load_pipeline`.
+
+    Raises:
+        ConfigError: an unknown key or a wrong value.
+    """
+    raw = pipeline.model_dump(mode="json", exclude_unset=True)
+    override(raw, overrides)
+    return _validated(raw, pipeline.name)
+
+
+def _validated(raw: dict[str, Any], told: str) -> Pipeline:
     try:
-        pipeline = Pipeline.model_validate(read_file(path, overrides), context=SETTLED)
+        pipeline = Pipeline.model_validate(raw, context=SETTLED)
     except ValidationError as e:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(e))) from e
+        raise ConfigError("\n".join(f"{told}: {line}" for line in _explain(e))) from e
     if "__" in pipeline.name:
         raise ConfigError(
-            f"{path}: name = {pipeline.name!r} holds '__', which separates a table's name from its version."
+            f"{told}: name = {pipeline.name!r} holds '__', which separates a table's name from its version."
         )
     return pipeline
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import reprlib
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,8 @@ from tidemill.places import default_catalog, default_data, placed, placed_source
 SECTIONS = frozenset(
     ["name", "dataset", "tokenizer", "model", "inference", "schedule", "alerts", "lake", "store", "limits", "cost"]
 )
+Overrides = Sequence[str] | Mapping[str, object]
+"""`key.path=value`, its value as in TOML or a bare string; or values by `key.path`."""
 PATHS: dict[str, Callable[[str, Path], str]] = {
     "dataset.path": lambda path, folder: placed_source(path, folder, of="dataset"),
     "tokenizer.path": lambda path, folder: placed_source(path, folder, of="tokenizer"),
@@ -63,8 +65,8 @@ def named_catalog(source: str) -> str:
         raise ConfigError(f"The lake's catalog {e}.") from None
 
 
-def read_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """What a pipeline file says; each override is `key.path=value`, its value as in TOML or a bare string.
+def read_file(path: str | Path, overrides: Overrides = ()) -> dict[str, Any]:
+    """What a pipeline file says, and what overrides it.
 
     Its local paths are absolute: they begin at the file's folder, those of overrides at the current one.
 
@@ -80,10 +82,20 @@ def read_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
     except ValueError as e:
         raise ConfigError(f"{path} is not valid TOML: {e}.") from e
     _place(raw, Path() if str(path).startswith(PIPES) else Path(path).parent, PATHS)
-    for override in overrides:
-        key = _apply_override(raw, override)
-        _place(raw, Path(), [path for path in PATHS if path == key or path.startswith(f"{key}.")])
+    override(raw, overrides)
     return raw
+
+
+def override(raw: dict[str, Any], overrides: Overrides) -> None:
+    """Change what a pipeline file says; local paths begin at the current folder.
+
+    Raises:
+        ConfigError: an override is not of that form.
+    """
+    pairs = list(overrides.items()) if isinstance(overrides, Mapping) else list(map(_parsed_override, overrides))
+    for dotted, value in pairs:
+        key = _apply_override(raw, dotted, str(value) if isinstance(value, Path) else value)
+        _place(raw, Path(), [path for path in PATHS if path == key or path.startswith(f"{key}.")])
 
 
 def _place(raw: dict[str, Any], folder: Path, keys: Iterable[str]) -> None:
@@ -195,26 +207,37 @@ def lake_to_read(raw: dict[str, Any]) -> LakeToRead | None:
         return None
 
 
-def _apply_override(raw: dict[str, Any], override: str) -> str:
-    """Returns the key."""
-    dotted, sign, value = override.partition("=")
+def _parsed_override(given: str) -> tuple[str, object]:
+    dotted, sign, value = given.partition("=")
     if not sign or not dotted:
-        raise ConfigError(f"--set {shown(shown_override(override))} is not key.path=value.")
+        raise ConfigError(f"--set {shown(shown_override(given))} is not key.path=value.")
     try:
-        parsed = _parsed_value(value)
-        _check_values({dotted: parsed})
+        return dotted, _parsed_value(value)
     except ValueError as e:
-        raise ConfigError(f"--set {shown(shown_override(override))} is not a value for the pipeline file: {e}.") from e
+        raise _no_value(given, e) from e
+
+
+def _apply_override(raw: dict[str, Any], dotted: str, value: object) -> str:
+    """Returns the key."""
+    given = f"{dotted}={value}"
+    try:
+        _check_values({dotted: value})
+    except ValueError as e:
+        raise _no_value(given, e) from e
     *sections, last = dotted.strip().split(".")
     if len(sections) > DEEPEST:
-        raise ConfigError(f"--set {shown(shown_override(override))}: keys lie no more than {DEEPEST} deep.")
+        raise ConfigError(f"--set {shown(shown_override(given))}: keys lie no more than {DEEPEST} deep.")
     table = raw
     for section in sections:
         table = table.setdefault(section, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"--set {shown(shown_override(override))}: {section} is not a section.")
-    table[last] = parsed
+            raise ConfigError(f"--set {shown(shown_override(given))}: {section} is not a section.")
+    table[last] = value
     return ".".join([*sections, last])
+
+
+def _no_value(given: str, error: ValueError) -> ConfigError:
+    return ConfigError(f"--set {shown(shown_override(given))} is not a value for the pipeline file: {error}.")
 
 
 def _parsed_value(value: str) -> object:

@@ -329,7 +329,8 @@ def _meaning(error: Exception, kind: str, repo: str, revision: str) -> TidemillE
                     f"{what} has no revision {revision!r}. Set {kind}.revision to a branch, tag or commit that exists."
                 )
             case errors.RepositoryNotFoundError():
-                return wrong(f"{what} does not exist or is private. Check {kind}.path; if it is private, {LOG_IN}")
+                local = "" if "/" in repo else ", and nothing of that name lies beside the pipeline file"
+                return wrong(f"{what} does not exist or is private{local}. Check {kind}.path; if private, {LOG_IN}")
             case errors.HFValidationError():
                 return wrong(f"{kind}.path = {repo!r} is neither a local path nor a Hub id: {_line(e)}")
             case errors.HfHubHTTPError():
