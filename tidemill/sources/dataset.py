@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import glob
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,15 @@ import pyarrow as pa
 
 from tidemill import config
 from tidemill.config import Pipeline
-from tidemill.errors import FAILS_ALONE, DatasetError, FileChanged, FileUnreadable, FormatError, SchemaError
+from tidemill.errors import (
+    FAILS_ALONE,
+    DatasetError,
+    FileChanged,
+    FileUnreadable,
+    FormatError,
+    SchemaError,
+    SourceUnavailable,
+)
 from tidemill.formats import (
     KEPT_PREFIX,
     Columns,
@@ -35,6 +43,7 @@ from tidemill.formats import (
     settle_schema,
 )
 from tidemill.places import BEGIN, is_hub_id, missing
+from tidemill.retry import logger
 from tidemill.shards import QUOTED, SourceFile
 from tidemill.sources import hub, objects
 from tidemill.sources.byte_files import ByteFile, open_source, unreadable
@@ -173,15 +182,30 @@ class Dataset:
         return format_of(file.path) if self._spec.format == "auto" else self._spec.format
 
 
-def open_dataset(pipeline: Pipeline, text: JoinedText) -> Dataset:
+def named(spec: config.Dataset) -> dict[str, str | None]:
+    """What says which dataset is meant."""
+    return {"path": spec.path, "config": spec.config, "split": spec.split, "revision": spec.revision}
+
+
+def is_on_hub(spec: config.Dataset) -> bool:
+    return spec.path.startswith("hf://") or is_hub_id(spec.path, of="dataset")
+
+
+def open_dataset(
+    pipeline: Pipeline, text: JoinedText, known: Listing | None = None, tell: Callable[[str], object] = logger.warning
+) -> Dataset:
     """Resolve the pipeline's dataset to a revision and list its files, once.
+
+    Where the Hub does not answer, or is not to be asked, the dataset stays as it
+    is `known` from before; `tell` is told.
 
     Raises:
         DatasetError: nothing is there, or it may not be read.
         FormatError: files of several formats, or of one that is not supported.
+        SourceUnavailable: the source did not answer well for long, and nothing is known.
     """
     spec = pipeline.dataset
-    listing = _list(spec)
+    listing = _list(spec) if known is None else _list_or_stay(spec, known, tell)
     if not listing.files:
         raise DatasetError(
             " ".join(
@@ -292,6 +316,17 @@ def _list(spec: config.Dataset) -> Listing:
         return _list_remote(spec) if "://" in spec.path else _list_local(spec)
     except OSError as e:
         raise DatasetError(f"dataset.path = {spec.path!r} cannot be listed: {e}.") from e
+
+
+def _list_or_stay(spec: config.Dataset, known: Listing, tell: Callable[[str], object]) -> Listing:
+    if hub.is_offline():
+        return known
+    try:
+        with hub.impatient():
+            return _list(spec)
+    except SourceUnavailable as e:
+        tell(f"The Hub does not answer, so the dataset stays at commit {known.revision[:12]}. {e}")
+        return known
 
 
 def _list_remote(spec: config.Dataset) -> Listing:
