@@ -166,7 +166,7 @@ def read_pipeline(given: dict[str, Any] | str, overrides: list[str]) -> Pipeline
     if isinstance(given, str):
         return load_pipeline(given, overrides)
     try:
-        return Pipeline.model_validate(given)
+        return Pipeline.model_validate(given, context=config.SETTLED)
     except ValidationError as e:
         raise ConfigError(f"The parameter pipeline is not a pipeline: {e}") from None
 

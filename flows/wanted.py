@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 from prefect.client.schemas.schedules import CronSchedule
 from pydantic import ValidationError
 
-from tidemill.config import STAGES, Pipeline
+from tidemill.config import SETTLED, STAGES, Pipeline
 from tidemill.errors import ConfigError
 from tidemill.flows.automations import HEARTBEAT_SECONDS
 from tidemill.flows.names import ENTRYPOINTS, TAG, flow_name, pipeline_tag
@@ -122,20 +121,14 @@ def keeps_webhook(pipeline: Pipeline) -> bool:
 
 
 def resolve(pipeline: Pipeline) -> Pipeline:
-    """The pipeline as it means the same in any folder and environment: local paths are absolute."""
+    """The pipeline as it means the same in any folder and environment: the defaults of lake and store are absolute."""
     raw = pipeline.model_dump(mode="json")
     kind, _, where = pipeline.lake.catalog.partition(":")
     if kind == "sqlite":
         raw["lake"]["catalog"] = f"sqlite:{Path(where).absolute()}"
     raw["lake"]["data"] = _absolute(pipeline.lake.data)
     raw["store"]["path"] = _absolute(pipeline.store.path)
-    if Path(pipeline.dataset.path).exists() or glob.has_magic(pipeline.dataset.path):
-        raw["dataset"]["path"] = _absolute(pipeline.dataset.path)
-    for section in ("model", "tokenizer"):
-        path = raw[section]["path"]
-        if path and Path(path).is_dir():
-            raw[section]["path"] = _absolute(path)
-    return Pipeline.model_validate(raw)
+    return Pipeline.model_validate(raw, context=SETTLED)
 
 
 def _absolute(path: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -27,8 +27,8 @@ from pydantic import (
 
 from tidemill.errors import ConfigError
 from tidemill.masking import masked, shown_setting
-from tidemill.pipeline_file import read_file, shown
-from tidemill.places import default_catalog, default_data, home, settled_catalog
+from tidemill.pipeline_file import Overrides, override, read_file, shown
+from tidemill.places import default_catalog, default_data, home, placed_source, settled_catalog
 
 Stage = Literal["ingest", "tokenize", "infer", "materialize"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -51,6 +51,20 @@ def _without_secret(value: str) -> str:
 
 Address = Annotated[str, AfterValidator(_without_secret)]
 """Where something lies, as it may be recorded."""
+
+SETTLED = {"settled": True}
+"""Context of a validation: paths were settled before, in another folder perhaps, and nobody is to look again."""
+
+
+def _placed_dataset(path: str, info: ValidationInfo) -> str:
+    return placed_source(path, Path(), of="dataset", look=info.context != SETTLED)
+
+
+def _placed_model(path: str, info: ValidationInfo) -> str:
+    return placed_source(path, Path(), of="model", look=info.context != SETTLED)
+
+
+ModelPath = Annotated[Address, AfterValidator(_placed_model)]
 
 
 def _known_encoding(value: str) -> str:
@@ -143,7 +157,7 @@ Declarations = Annotated[Names, AfterValidator(_readable_names)]
 
 
 class Dataset(Section):
-    path: Address
+    path: Annotated[Address, AfterValidator(_placed_dataset)]
     """A Hub dataset id, an hf://, s3:// or other fsspec address, or local files: a file, a folder or a glob."""
     config: str | None = None
     """The dataset's configuration (subset) on the Hub; its default one if not given."""
@@ -199,7 +213,7 @@ class Dataset(Section):
 
 
 class Tokenizer(Section):
-    path: Address | None = None
+    path: ModelPath | None = None
     """A Hub model id or a local folder; the model's own tokenizer if not given."""
     revision: str = "main"
     """Branch, tag or commit of the tokenizer, where `path` is given."""
@@ -233,7 +247,7 @@ class Tokenizer(Section):
 class Model(Section):
     task: str = "text-classification"
     """The model task: the Hub's pipeline tag."""
-    path: Address
+    path: ModelPath
     """A Hub model id or a local folder in Transformers' format."""
     revision: str = "main"
     """Branch, tag or commit. Resolved to a commit, which the table's version records."""
@@ -364,19 +378,36 @@ class Pipeline(Section):
     cost: Cost = Cost()
 
 
-def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
-    """Read a pipeline file; each override is `key.path=value`, its value as in TOML or a bare string.
+def load_pipeline(path: str | Path, overrides: Overrides = ()) -> Pipeline:
+    """Read a pipeline file, less what overrides it: `key.path=value`, a value as in TOML, or values by `key.path`.
+
+    Its relative paths begin at its folder, those of overrides at the current one.
 
     Raises:
         ConfigError: the file is missing, is not TOML, or holds an unknown key or a wrong value.
     """
+    return _validated(read_file(path, overrides), str(path))
+
+
+def with_overrides(pipeline: Pipeline, overrides: Overrides) -> Pipeline:
+    """A pipeline with other values, given as to `load_pipeline`.
+
+    Raises:
+        ConfigError: an unknown key or a wrong value.
+    """
+    raw = pipeline.model_dump(mode="json", exclude_unset=True)
+    override(raw, overrides)
+    return _validated(raw, pipeline.name)
+
+
+def _validated(raw: dict[str, Any], told: str) -> Pipeline:
     try:
-        pipeline = Pipeline.model_validate(read_file(path, overrides))
+        pipeline = Pipeline.model_validate(raw, context=SETTLED)
     except ValidationError as e:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(e))) from e
+        raise ConfigError("\n".join(f"{told}: {line}" for line in _explain(e))) from e
     if "__" in pipeline.name:
         raise ConfigError(
-            f"{path}: name = {pipeline.name!r} holds '__', which separates a table's name from its version."
+            f"{told}: name = {pipeline.name!r} holds '__', which separates a table's name from its version."
         )
     return pipeline
 

@@ -188,9 +188,9 @@ def test_a_pipeline_file_in_the_docs_can_be_loaded(tmp_path, page, block):
 
 def test_the_readmes_pipeline_is_the_bundled_one(tmp_path):
     (tmp_path / "readme.toml").write_text(blocks(ROOT / "README.md", "toml")[0])
-    bundled = load_pipeline(ROOT / "data" / "pipelines" / "reviews.toml")
+    (tmp_path / "bundled.toml").write_text((ROOT / "data" / "pipelines" / "reviews.toml").read_text())
 
-    assert load_pipeline(tmp_path / "readme.toml") == bundled
+    assert load_pipeline(tmp_path / "readme.toml") == load_pipeline(tmp_path / "bundled.toml")
 
 
 def test_the_top_of_the_changelog_is_the_packages_version():

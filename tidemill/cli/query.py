@@ -10,33 +10,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import _duckdb as duckdb  # As tidemill.lake.ducklake.connection does.
-
-from tidemill import pipeline_file
 from tidemill.cli.terminal import printable
-from tidemill.errors import ConfigError, InputError
+from tidemill.errors import ConfigError
 from tidemill.lake.ducklake.catalog import LakeSpec
-from tidemill.lake.ducklake.connection import Lake
-from tidemill.lake.ducklake.reading import check_definitions, readable
-from tidemill.places import default_data
+from tidemill.reports.query import find_lake, reading
+
+__all__ = ["find_lake", "run_query"]
 
 ROWS_AT_A_TIME = 10_000
 MAX_TABLE_ROWS = 200
-
-
-def find_lake(source: str, overrides: Sequence[str] = ()) -> LakeSpec:
-    """The lake of a pipeline file, of which only the section `lake` has to be right, or the lake of that catalog.
-
-    Raises:
-        ConfigError: the file cannot be read, or it does not say where its lake lies.
-    """
-    if not source.endswith(".toml"):
-        return pipeline_file.LakeToRead(pipeline_file.named_catalog(source), default_data())
-    if (plain := pipeline_file.lake_to_read(pipeline_file.read_file(source, overrides))) is not None:
-        return plain
-    from tidemill.config import load_pipeline
-
-    return load_pipeline(source, overrides).lake
 
 
 def run_query(spec: LakeSpec, query: str, output: str, folders: Sequence[str] = ()) -> None:
@@ -47,17 +29,8 @@ def run_query(spec: LakeSpec, query: str, output: str, folders: Sequence[str] = 
     Raises:
         InputError: the SQL is wrong, or would write.
     """
-    with Lake(spec, read_only=True, one_snapshot=True, scans=True) as lake:
-        lake.seal(folders)
-        cursor = lake.cursor()
-        try:
-            check_definitions(cursor, query)
-            *before, last = readable(cursor, query, files=bool(folders))
-            for statement in before:
-                cursor.execute(statement)
-            PRINTERS[output](cursor, last)
-        except duckdb.Error as e:
-            raise InputError(str(e)) from e
+    with reading(spec, query, folders) as (cursor, last):
+        PRINTERS[output](cursor, last)
 
 
 def _as_table(cursor: Any, query: Any) -> None:

@@ -220,6 +220,15 @@ def listed_first_rows(cursor: Cursor, pipeline: str) -> dict[str, int]:
     return dict(rows)
 
 
+def files_at(cursor: Cursor, pipeline: str, revision: str) -> list[SourceFile]:
+    """Every file listed at a revision, by path."""
+    rows = cursor.execute(
+        "SELECT path, url, size, content FROM _revision_files WHERE pipeline = ? AND revision = ? ORDER BY path",
+        [pipeline, revision],
+    ).fetchall()
+    return [SourceFile(*row) for row in rows]
+
+
 def target_shards(cursor: Cursor, pipeline: str, revision: str) -> list[Shard]:
     """Every shard listed at a revision, by path and row."""
     rows = cursor.execute(

@@ -8,7 +8,7 @@ version's model and options when the pipeline file or a branch moves on.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from tidemill.models.files import (
     refuse_adapter,
     refuse_unapplied_tokenizer,
 )
+from tidemill.places import is_hub_id, missing
+from tidemill.retry import logger
 from tidemill.sources import hub
 from tidemill.sources.hashes import hash_folder
 from tidemill.values.columns import JoinedText
@@ -88,21 +90,24 @@ class VersionSpec:
         ]
 
 
-def declared(pipeline: Pipeline) -> VersionSpec:
+def declared(pipeline: Pipeline, tell: Callable[[str], object] = logger.warning) -> VersionSpec:
     """The version that the pipeline file asks for now; asks the Hub what a branch points to.
+
+    Where it does not answer, a branch points to what it pointed to when it last did; `tell` is told.
 
     Raises:
         ModelError: the model or tokenizer does not exist, or may not be read.
+        SourceUnavailable: the Hub did not answer well for long, and never did here.
     """
     model, tokenizer = pipeline.model, pipeline.tokenizer
     windows, trusted = tokenizer.long_text == "windows", model.trust_remote_code
-    identity = _identify(model.path, model.revision, trusted=trusted)
+    identity = _identify(model.path, model.revision, tell, trusted=trusted)
     return VersionSpec(
         task=model.task,
         model_path=model.path,
         model=identity,
         tokenizer_path=tokenizer.path or model.path,
-        tokenizer=_identify(tokenizer.path, tokenizer.revision, trusted=trusted, weights=False)
+        tokenizer=_identify(tokenizer.path, tokenizer.revision, tell, trusted=trusted, weights=False)
         if tokenizer.path is not None
         else identity,
         text=tuple(pipeline.dataset.text),
@@ -215,10 +220,10 @@ def tokenizer_folder(spec: VersionSpec) -> Path:
     return _folder(spec, spec.tokenizer_path, spec.tokenizer, TOKENIZER_FILES, weights=_is_own(spec))
 
 
-def _identify(path: str, revision: str, *, trusted: bool, weights: bool = True) -> str:
+def _identify(path: str, revision: str, tell: Callable[[str], object], *, trusted: bool, weights: bool = True) -> str:
     if _is_local(path):
         return f"sha256:{hash_folder(path, files_read(path, trust_remote_code=trusted, weights=weights))}"
-    return f"commit:{hub.model_commit(path, revision)}"
+    return f"commit:{hub.model_commit(path, revision, tell)}"
 
 
 def _folder(spec: VersionSpec, path: str, identity: str, fetched: tuple[str, ...], *, weights: bool = True) -> Path:
@@ -234,14 +239,14 @@ def _folder(spec: VersionSpec, path: str, identity: str, fetched: tuple[str, ...
 
 
 def _is_local(path: str) -> bool:
-    if Path(path).is_dir():
-        refuse_adapter(Path(path))
-        if not (Path(path) / "config.json").exists() and not (Path(path) / "tokenizer.json").exists():
-            raise ModelError(f"There is no config.json in {path}. Give a folder in Transformers' format.")
-        return True
-    if path.startswith((".", "/", "~")) or path.count("/") > 1:
-        raise ModelError(f"There is no model folder {path}. Give a folder in Transformers' format, or a Hub model id.")
-    return False
+    if is_hub_id(path, of="model"):
+        return False
+    if not Path(path).is_dir():
+        raise ModelError(missing(path, of="model"))
+    refuse_adapter(Path(path))
+    if not (Path(path) / "config.json").exists() and not (Path(path) / "tokenizer.json").exists():
+        raise ModelError(f"There is no config.json in {path}. Give a folder in Transformers' format.")
+    return True
 
 
 def _shown(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -74,8 +75,9 @@ def adopt(lake: Lake, target: Target, adoption: Adoption) -> bool:
             _promote_in_place_of_nothing(cursor, target)
         if current is not None and found != target.revision:
             cursor.execute(
-                "UPDATE _pipelines SET target_revision = ?, adopted_at = ?, updated_at = ? WHERE pipeline = ?",
-                [target.revision, now, now, target.pipeline],
+                "UPDATE _pipelines SET dataset = ?, target_revision = ?, adopted_at = ?, updated_at = ? "
+                "WHERE pipeline = ?",
+                [json.dumps(adoption.dataset), target.revision, now, now, target.pipeline],
             )
         list_revision(cursor, target.pipeline, target.revision, adoption.files, now=now)
         list_shards(cursor, target.pipeline, adoption.shards)

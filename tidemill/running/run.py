@@ -30,7 +30,7 @@ from tidemill.running.recording import Recording, RunResult
 from tidemill.running.stages import Cutting
 from tidemill.running.workspace import Workspace, predictions_file
 from tidemill.shards import Shard
-from tidemill.sources.dataset import Dataset
+from tidemill.sources.dataset import Dataset, named
 from tidemill.storage.store import Store
 
 __all__ = ["Run", "RunResult"]
@@ -320,7 +320,7 @@ def adoption_of(plan: Plan) -> Adoption:
         requests=[(item.shard.shard_id, file.state) for file in plan.files for item in _computed(file)],
         spec=plan.spec.to_json(),
         kept=[column.to_json() for column in plan.kept],
-        dataset={"path": spec.path, "config": spec.config, "split": spec.split},
+        dataset=named(spec),
         expected_target=plan.previous_revision,
     )
 

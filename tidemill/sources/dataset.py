@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import glob
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,15 @@ import pyarrow as pa
 
 from tidemill import config
 from tidemill.config import Pipeline
-from tidemill.errors import FAILS_ALONE, DatasetError, FileChanged, FileUnreadable, FormatError, SchemaError
+from tidemill.errors import (
+    FAILS_ALONE,
+    DatasetError,
+    FileChanged,
+    FileUnreadable,
+    FormatError,
+    SchemaError,
+    SourceUnavailable,
+)
 from tidemill.formats import (
     COLUMNAR,
     KEPT_PREFIX,
@@ -37,7 +45,8 @@ from tidemill.formats import (
     says_nothing,
     settle_schema,
 )
-from tidemill.retry import retrying
+from tidemill.places import BEGIN, is_hub_id, missing
+from tidemill.retry import logger, retrying
 from tidemill.shards import SourceFile
 from tidemill.sources import hub, objects
 from tidemill.sources.byte_files import ByteFile, open_source, unreadable
@@ -270,21 +279,36 @@ class Dataset:
         return retrying(lambda: inner_name(open_source(file)), retries=self.retries)
 
 
-def open_dataset(pipeline: Pipeline, text: JoinedText) -> Dataset:
+def named(spec: config.Dataset) -> dict[str, str | None]:
+    """What says which dataset is meant."""
+    return {"path": spec.path, "config": spec.config, "split": spec.split, "revision": spec.revision}
+
+
+def is_on_hub(spec: config.Dataset) -> bool:
+    return spec.path.startswith("hf://") or is_hub_id(spec.path, of="dataset")
+
+
+def open_dataset(
+    pipeline: Pipeline, text: JoinedText, known: Listing | None = None, tell: Callable[[str], object] = logger.warning
+) -> Dataset:
     """Resolve the pipeline's dataset to a revision and list its files, once.
+
+    Where the Hub does not answer, or is not to be asked, the dataset stays as it
+    is `known` from before; `tell` is told.
 
     Raises:
         DatasetError: nothing is there, or it may not be read.
         FormatError: files of several formats, or of one that is not supported.
+        SourceUnavailable: the source did not answer well for long, and nothing is known.
     """
-    listing = _list(pipeline.dataset)
+    listing = _list(pipeline.dataset) if known is None else _list_or_stay(pipeline.dataset, known, tell)
     said_by_card = by_card(pipeline.dataset, listing)
     spec = with_options(pipeline.dataset, said_by_card)
     if not listing.files:
         raise DatasetError(
             " ".join(
                 [
-                    f"dataset.path = {spec.path!r} matches no files. Check the path, relative to the current folder.",
+                    f"dataset.path = {spec.path!r} matches no files. Check the path. {BEGIN}",
                     *map(str, listing.left_out),
                 ]
             )
@@ -413,6 +437,17 @@ def _list(spec: config.Dataset) -> Listing:
         raise DatasetError(f"dataset.path = {spec.path!r} cannot be listed: {e}.") from e
 
 
+def _list_or_stay(spec: config.Dataset, known: Listing, tell: Callable[[str], object]) -> Listing:
+    if hub.is_offline():
+        return known
+    try:
+        with hub.impatient():
+            return _list(spec)
+    except SourceUnavailable as e:
+        tell(f"The Hub does not answer, so the dataset stays at commit {known.revision[:12]}. {e}")
+        return known
+
+
 def _list_remote(spec: config.Dataset) -> Listing:
     match = hub.ADDRESS.fullmatch(spec.path)
     if match and match["path"] is None:
@@ -424,15 +459,15 @@ def _list_remote(spec: config.Dataset) -> Listing:
 
 
 def _list_local(spec: config.Dataset) -> Listing:
+    if is_hub_id(spec.path, of="dataset"):
+        return _list_repository(spec.path, spec, spec.revision)
     path = Path(spec.path)
     if path.is_dir():
         return list_folder(spec)
     if path.is_file() or glob.has_magic(spec.path):
         _refuse_split(spec)
         return list_pattern(spec.path)
-    if spec.path.startswith((".", "/", "~")) or path.suffix or spec.path.count("/") > 1:
-        raise DatasetError(f"There is no file or folder {spec.path} here. Check dataset.path.")
-    return _list_repository(spec.path, spec, spec.revision)
+    raise DatasetError(missing(spec.path, of="dataset"))
 
 
 def _list_repository(repo: str, spec: config.Dataset, revision: str) -> Listing:

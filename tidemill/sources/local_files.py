@@ -19,7 +19,7 @@ from tidemill.errors import DatasetError
 from tidemill.shards import SourceFile
 from tidemill.sources.byte_files import UNREADABLE
 from tidemill.sources.hashes import hash_files, stamp
-from tidemill.sources.listing import LeftOut, Listing, fixed_part, named_by_listing, not_entered
+from tidemill.sources.listing import LeftOut, Listing, named_by, named_by_listing, not_entered
 from tidemill.sources.splits import ONLY_SPLIT, beside_split, find_splits, no_such, saved_splits
 
 _NOT_LISTED = "that may not be listed"
@@ -95,8 +95,8 @@ class LocalFiles:
         """What one part of a pattern matches in a folder."""
         if part == "**":
             yield from self._folders_below(folder)
-        elif not has_magic(part):
-            path = Path(folder, part)
+        elif (name := named_by(part)) is not None:
+            path = Path(folder, name)
             if path.exists() or path.is_symlink():
                 yield str(path)
         else:
@@ -155,9 +155,16 @@ def _lies_in(path: str, folder: str) -> bool:
 
 def local_base(path: str) -> str:
     """The folder that the paths of a local dataset's files start from."""
-    if Path(path).is_dir():
-        return str(Path(path).absolute())
-    return str(Path(path).absolute().parent if Path(path).is_file() else Path(fixed_part(path)).absolute())
+    place = Path(path).absolute()
+    if place.exists():
+        return str(place if place.is_dir() else place.parent)
+    anchor, *folders, _ = place.parts
+    base = Path(anchor)
+    for folder in folders:
+        if (name := named_by(folder)) is None:
+            break
+        base /= name
+    return str(base)
 
 
 def list_folder(spec: config.Dataset) -> Listing:
