@@ -1,0 +1,92 @@
+"""The commands of the first hour: a pipeline file for what lies there, and what works on this machine."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tidemill.cli.common import app, say
+
+if TYPE_CHECKING:
+    from tidemill.proposing.models import ChosenModel
+    from tidemill.proposing.proposal import Proposal
+
+
+@app.command()
+def init(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A file, a folder, a glob, an address or a Hub dataset id.")
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER|HUB_ID", help="The model; if not given, one of the Hub's is proposed."),
+    ] = None,
+    task: Annotated[str | None, typer.Option(metavar="TASK", help="The model task, as the Hub names it.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE.toml", help="Where the pipeline file is written.")
+    ] = None,
+) -> None:
+    """Look at a source, and write a pipeline file for it that runs. No file is overwritten."""
+    from tidemill.proposing.proposal import check_proposal, name_of, pipeline_name, propose
+    from tidemill.proposing.writing import pipeline_file, publish
+
+    file = output or _file_for(name_of(source))
+    _check_file(file)
+    proposal = propose(source, name=pipeline_name(file.stem), model=model, task=task, choose=_choose_model)
+    text = pipeline_file(proposal, file.parent)
+    check_proposal(proposal, text)
+    publish(text, file)
+    say(_told(proposal, file))
+
+
+def _file_for(name: str) -> Path:
+    from tidemill.proposing.proposal import pipeline_name
+
+    return Path(f"{name if re.fullmatch(r'[A-Za-z0-9_][A-Za-z0-9_.-]*', name) else pipeline_name(name)}.toml")
+
+
+def _check_file(file: Path) -> None:
+    from tidemill.errors import ConfigError
+    from tidemill.proposing.writing import already_there
+
+    if file.suffix != ".toml":
+        raise ConfigError(f"-o {file} does not end in .toml, as a pipeline file's name does.")
+    if file.exists() or file.is_symlink():
+        raise already_there(file)
+    if not file.parent.is_dir():
+        raise ConfigError(f"There is no folder {file.parent} for -o {file}. Make it, or name another.")
+
+
+def _choose_model(models: Sequence[ChosenModel]) -> ChosenModel:
+    """The one that is proposed, or on a terminal the user's own choice of a few."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()) or len(models) == 1:
+        return models[0]
+    for number, model in enumerate(models, start=1):
+        size = f"{model.num_parameters / 1e6:,.0f}M" if model.num_parameters else "?"
+        typer.echo(f"{number}  {model.path}  {size}  {model.license}  {', '.join(model.labels[:4])}", err=True)
+    number = 0
+    while not 1 <= number <= len(models):
+        number = int(typer.prompt("Which model", default=1, type=int, err=True))
+    return models[number - 1]
+
+
+def _told(proposal: Proposal, file: Path) -> str:
+    from tidemill.proposing.writing import left_out, why_key, why_model, why_text
+
+    columns = proposal.columns
+    lines = [
+        f"{file}: a pipeline over {proposal.source.name}",
+        *(f"  {option:<6} {value}" for option, value in proposal.source.options.items() if option != "path"),
+        f"  text   {proposal.text.column}. {why_text(proposal)}",
+        f"  key    {', '.join(columns.key) or 'none'}. {why_key(proposal)}",
+        f"  keep   {', '.join(columns.keep) or 'nothing'}",
+        *(f"         without {reason}" for reason in left_out(columns.left_out)),
+        f"  model  {proposal.model.path}, {proposal.model.task}; {why_model(proposal)}",
+    ]
+    named = f"'{file}'" if re.search(r"[^\w./-]", str(file)) else str(file)
+    return "\n".join([*lines, f"Try it on three rows: tidemill run {named} --limit 3", f"Run it: tidemill run {named}"])
