@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class KeptNames:
 def name_columns(sample: Sample, *, text: Collection[str], key: Sequence[str], results: Iterable[str]) -> KeptNames:
     """Keep every column that can be kept, but for the text and what is long."""
     taken = {name.lower() for name in (*results, *ROW_COLUMNS, *RESERVED_NAMES)}
+    sources = {name.strip().lower() for name in sample.types}
     left_out = {name: why for name, why in sample.unfit.items() if name not in text}
     declared: dict[str, str] = {}
     others = [name for name in sample.types if name not in (*text, *key)]
@@ -42,26 +44,24 @@ def name_columns(sample: Sample, *, text: Collection[str], key: Sequence[str], r
         if not _can_be_declared(name):
             left_out[name] = "dataset.keep cannot say its name"
             continue
-        declared[name] = _declared(name, taken)
+        declared[name] = _declared(name, taken, sources)
     keys = tuple(declared[name] for name in key if name in declared)
     return KeptNames(keys, tuple(declared[name] for name in others if name in declared), left_out)
 
 
-def _declared(name: str, taken: set[str]) -> str:
-    """The column as it is declared; its name in the table is then taken."""
+def _declared(name: str, taken: set[str], sources: set[str]) -> str:
+    """The column as it is declared; its name in the table is then taken. Another name is no other column's either."""
     shown = name.strip()
-    other = shown if shown and shown.lower() not in taken else _other_name(shown, taken)
+    other = shown if shown and shown.lower() not in taken else _other_name(shown, taken | sources)
     taken.add(other.lower())
     return name if other == shown else f"{name} as {other}"
 
 
 def _other_name(name: str, taken: Collection[str]) -> str:
-    wanted = OTHER_NAMES.get(name.lower(), f"source_{name}" if name else "column_1")
-    stem, number = re.sub(r"_1$", "", wanted) if not name else wanted, 1
-    while wanted.lower() in taken:
-        number += 1
-        wanted = f"{stem}_{number}"
-    return wanted
+    stem = f"source_{name}" if name else "column"
+    numbered = (f"{stem}_{number}" for number in itertools.count(2))
+    wanted = itertools.chain([OTHER_NAMES.get(name.lower(), stem), stem], numbered)
+    return next(other for other in wanted if other.lower() not in taken)
 
 
 def _can_be_declared(name: str) -> bool:

@@ -8,7 +8,7 @@ import re
 import tomllib
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import has_magic
 from pathlib import Path, PurePath, PurePosixPath
 
@@ -104,7 +104,8 @@ def _propose_model(task: str, language: str | None, choose: Choice) -> ChosenMod
     models = list(itertools.islice(propose_models(task, language), MOST_PROPOSED))
     if not models:
         raise ConfigError(f"The Hub has no model for {task} that fits, by language, size and licence. {GIVE_ONE}")
-    return choose(models)
+    chosen = choose(models)
+    return replace(chosen, others=tuple(model.path for model in models if model.path != chosen.path))
 
 
 def name_of(source: str) -> str:
