@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli.common import app, say
+from tidemill.cli.common import AsJson, Overrides, app, load, print_facts, say
 
 if TYPE_CHECKING:
+    from tidemill.config import Pipeline
+    from tidemill.diagnosis.finding import Check
     from tidemill.proposing.models import ChosenModel
     from tidemill.proposing.proposal import Proposal
 
@@ -90,3 +95,89 @@ def _told(proposal: Proposal, file: Path) -> str:
     ]
     named = f"'{file}'" if re.search(r"[^\w./-]", str(file)) else str(file)
     return "\n".join([*lines, f"Try it on three rows: tidemill run {named} --limit 3", f"Run it: tidemill run {named}"])
+
+
+@app.command()
+def doctor(
+    pipeline: Annotated[
+        str | None, typer.Argument(metavar="[PIPELINE.toml]", help="Also what this pipeline needs.")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """What works on this machine, what does not or is slow and why, and what mends it."""
+    from tidemill.diagnosis.finding import examine
+
+    loaded = load(pipeline, overrides) if pipeline is not None else None
+    findings = examine(_checks(loaded))
+    print_facts([vars(finding) for finding in findings], _findings, as_json)
+    if any(finding.state == "fails" and finding.needed for finding in findings):
+        raise typer.Exit(1)
+
+
+def _checks(loaded: Pipeline | None) -> list[Check]:
+    from dataclasses import replace
+
+    from tidemill.diagnosis import engines, hub, machine, packages
+    from tidemill.diagnosis import pipeline as pipelines
+    from tidemill.diagnosis.finding import Check
+    from tidemill.flows import health
+
+    needs_hub, needs_server = pipelines.needs_hub(loaded), pipelines.needs_server(loaded)
+
+    def ask_hub() -> list[Any]:
+        return [replace(found, needed=needs_hub and found.area == "hub") for found in hub.hub()]
+
+    return [
+        Check("machine", "processor", machine.processor),
+        Check("machine", "memory", machine.memory),
+        Check("python", "python", packages.python),
+        Check("python", "packages", packages.versions),
+        Check("engines", "torch", engines.torch, seconds=engines.PROBE_SECONDS + 1, needed=True),
+        Check("engines", "openvino", engines.openvino, seconds=engines.PROBE_SECONDS + 1),
+        Check("duckdb", "extensions", engines.duckdb_extensions, needed=True),
+        Check("hub", "hub", ask_hub, "check the network, or set HF_HUB_OFFLINE=1", needs_hub, seconds=12.0),
+        Check(
+            "prefect",
+            "prefect",
+            lambda: health.prefect(needed=needs_server),
+            "or run with --direct",
+            needs_server,
+            health.SECONDS,
+        ),
+        Check("disk", "disk", lambda: pipelines.places(loaded), needed=True),
+        *(pipelines.checks(loaded) if loaded else ()),
+    ]
+
+
+WORDS = {"works": "works", "slow": "slow", "fails": "does not", "absent": "–"}
+"""What is said of a state."""
+
+
+def _findings(found: list[dict[str, Any]]) -> str:
+    lines = []
+    for area, findings in groupby(sorted(found, key=lambda one: _AREAS.index(one["area"])), lambda one: one["area"]):
+        lines.append(area)
+        for one in findings:
+            lines += _wrapped(f"  {WORDS[one['state']]:<8}  {one['name']:<10}  ", one["said"])
+            if one["remedy"] and one["state"] != "works":
+                lines += _wrapped(f"{'':<24}→ ", one["remedy"])
+    failing = [one["name"] for one in found if one["state"] == "fails" and one["needed"]]
+    lines.append(f"Needed, and does not work: {', '.join(failing)}." if failing else "What is needed works.")
+    return "\n".join(lines)
+
+
+def _wrapped(before: str, text: str) -> list[str]:
+    """Lines as wide as the terminal; those that follow are indented as far as the text."""
+    width = max(80, shutil.get_terminal_size((100, 24)).columns)
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=before,
+        subsequent_indent=" " * len(before),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+_AREAS = ("machine", "python", "engines", "duckdb", "hub", "prefect", "disk", "pipeline")
