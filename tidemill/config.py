@@ -6,6 +6,7 @@ of the machine. Unknown keys are refused with the nearest known one named.
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import re
 from collections.abc import Iterator, Sequence
@@ -50,6 +51,20 @@ def _without_secret(value: str) -> str:
 
 Address = Annotated[str, AfterValidator(_without_secret)]
 """Where something lies, as it may be recorded."""
+
+
+def _known_encoding(value: str) -> str:
+    try:
+        codec = codecs.lookup(value)
+    except LookupError:
+        codec = None
+    if codec is None or not codec._is_text_encoding or codec.incrementaldecoder is None:
+        raise ValueError("is no encoding of text that Python knows: give one such as utf-8, latin-1, cp1252 or utf-16")
+    return value
+
+
+Encoding = Annotated[str, AfterValidator(_known_encoding)]
+"""Of text, by Python's name of it."""
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
 
@@ -105,8 +120,12 @@ class Dataset(Section):
     """Branch, tag or commit of a Hub dataset. Resolved to a commit before anything is computed."""
     split: str = "train"
     """The split, as on the Hub. Files given by address or glob form one split, `train`."""
-    format: Literal["auto", "parquet", "csv", "jsonl", "text"] = "auto"
-    """`auto` goes by the file name."""
+    format: Literal["auto", "parquet", "csv", "jsonl", "json", "text"] = "auto"
+    """`auto` goes by the file name, by which a `.json` file is JSON Lines; `json` is a file that is one JSON array."""
+    field: str | None = Field(default=None, min_length=1)
+    """Where a JSON file's array of records is within its objects, dotted: `"data.items"`. Makes the format `json`."""
+    encoding: Encoding = "utf-8"
+    """How text files are encoded, by Python's name of it, such as `latin-1` or `cp1252`. A byte order mark wins."""
     text: Names = Field(min_length=1)
     """The column, or columns, that the model reads. Plain text files have one column, `text`."""
     text_separator: str = "\n"
@@ -121,8 +140,22 @@ class Dataset(Section):
     """What separates the fields of a CSV file."""
     quote: str = Field(default='"', max_length=1)
     """What encloses a field of a CSV file that holds delimiters or newlines; `""` where quotes are text."""
+    escape: str = Field(default="", max_length=1)
+    """What takes the meaning of the character behind it in a CSV file, such as `'\\'`; `""` where nothing does."""
+    header: bool = True
+    """Whether the first record of a CSV file names its columns; if not, they are `column0`, `column1`, ..."""
+    names: list[str] = []
+    """What a CSV file's columns are called, all of them, in place of what its header says."""
     shard_bytes: ByteSize = Field(default=ByteSize(16 * 2**20), gt=0, le=LARGEST_BYTES)
     """Text in one shard, about. Slices that were cut are kept whatever this says later."""
+
+    @field_validator("field")
+    @classmethod
+    def _of_json(cls, value: str | None, info: ValidationInfo) -> str | None:
+        format_name = info.data.get("format", "json")
+        if value is not None and format_name not in ("auto", "json", "jsonl"):
+            raise ValueError(f'is of JSON files, and dataset.format = "{format_name}": remove one of them')
+        return value
 
     @property
     def kept(self) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from tidemill.fingerprints import fingerprint
 
 PLACED = ";folders="
 QUOTED = ";quote="
+READ = ";read="
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +21,10 @@ class SourceFile:
 
     `path` is its place (in the repository, or as listed); `url` is what fsspec
     opens; `content` identifies its bytes and, behind `PLACED`, which columns its
-    folders give, and behind `QUOTED`, with which quote they are read, if not the
-    usual one; `stamp` is what a local file's stat said when it was listed, and
-    empty where the content cannot change under us.
+    folders give, behind `QUOTED`, with which quote they are read, and behind
+    `READ`, by which other options, where those are not the usual ones; `stamp` is
+    what a local file's stat said when it was listed, and empty where the content
+    cannot change under us.
     """
 
     path: str
@@ -34,7 +36,7 @@ class SourceFile:
     @property
     def stored(self) -> str:
         """What identifies its bytes, however they are read."""
-        return self.content.partition(PLACED)[0].partition(QUOTED)[0]
+        return self.content.partition(PLACED)[0].partition(QUOTED)[0].partition(READ)[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from tidemill.errors import FormatError
+from tidemill.formats.columnar.parquet import ParquetReader
 from tidemill.formats.delimited import CsvReader
+from tidemill.formats.detect import Detected, detect, detect_file
+from tidemill.formats.json_arrays import JsonArrayReader
 from tidemill.formats.jsonl import JsonlReader
-from tidemill.formats.parquet import ParquetReader
+from tidemill.formats.names import format_of, says_nothing
 from tidemill.formats.partitions import PartitionedReader, identity_of, partitions_of
-from tidemill.formats.reader import ByteSource, Reader
-from tidemill.formats.streams import COMPRESSIONS
+from tidemill.formats.reader import Reader
+from tidemill.formats.streams.source import ByteSource
+from tidemill.formats.streams.stream import inner_name
 from tidemill.formats.text import TextReader
 from tidemill.values.columns import KEPT_PREFIX, Columns
 from tidemill.values.rows import check_columns, settle_schema
@@ -28,16 +31,21 @@ __all__ = [
     "KEPT_PREFIX",
     "ByteSource",
     "Columns",
+    "Detected",
     "PartitionedReader",
     "Reader",
     "check_columns",
     "check_fields",
     "check_type",
+    "detect",
+    "detect_file",
     "format_of",
     "identity_of",
+    "inner_name",
     "open_reader",
     "partitions_of",
     "plain_type",
+    "says_nothing",
     "settle_schema",
     "without_nulls",
 ]
@@ -46,37 +54,9 @@ FORMATS: Mapping[str, Callable[[ByteSource, Columns], Reader]] = {
     "parquet": ParquetReader,
     "csv": CsvReader,
     "jsonl": JsonlReader,
+    "json": JsonArrayReader,
     "text": TextReader,
 }
-
-_ENDINGS = {
-    ".parquet": "parquet",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".txt": "text",
-    ".text": "text",
-}
-
-
-def format_of(path: str) -> str:
-    """The format that a file's name says; text formats may also be compressed.
-
-    Raises:
-        FormatError: the name says none.
-    """
-    name = path.lower()
-    for compression in COMPRESSIONS:
-        name = name.removesuffix(compression)
-    for ending, format_name in _ENDINGS.items():
-        if name.endswith(ending) and (format_name != "parquet" or name == path.lower()):
-            return format_name
-    raise FormatError(
-        f"{path}: the file name says no format that can be read. Readable are {', '.join(_ENDINGS)}; "
-        f"the text formats also with {' or '.join(COMPRESSIONS)} behind. Set dataset.format if the name misleads."
-    )
 
 
 def open_reader(format_name: str, source: ByteSource, columns: Columns) -> Reader:

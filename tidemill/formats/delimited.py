@@ -23,8 +23,8 @@ from pyarrow import csv as pacsv
 
 from tidemill.errors import ConfigError, FormatError
 from tidemill.fingerprints import fingerprint
-from tidemill.formats.reader import ByteSource
 from tidemill.formats.records import BOM, Buffer, Offsets, RecordReader, positions
+from tidemill.formats.streams.source import ByteSource
 from tidemill.shards import Slice
 from tidemill.values.cells import as_written, inferred_type, trimmed
 from tidemill.values.columns import Columns

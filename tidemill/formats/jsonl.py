@@ -65,12 +65,22 @@ class JsonlReader(RecordReader):
         problems: Problems = {}
         lines = _lines(data)
         records = _load(lines, problems)
-        if lines and (kind := _other_json(lines, problems)):
-            raise FormatError(
-                f"{self.path} is {kind}. Write one JSON object a line, as `jq -c` does, or leave the file out."
-            )
+        if lines and (kind := self._other_json(lines, problems)):
+            raise FormatError(f"{self.path} is {kind}. Write one JSON object a line, or leave the file out.")
         good = [index for index in range(len(lines)) if index not in problems]
         return [lines[i] for i in good], [records[i] for i in good]
+
+    def _other_json(self, lines: Sequence[bytes], problems: Problems) -> str | None:
+        """What a file is that is no JSON Lines, by its first lines, and how to read it if it is JSON."""
+        first = lines[0].strip()
+        if first.startswith(b"[") and ((0 in problems and not first.endswith(b"]")) or len(problems) == len(lines)):
+            return 'one JSON array. To read its elements, set dataset.format = "json"'
+        if first == b"{":
+            return (
+                "a JSON object over several lines. To read the elements of an array in it, set dataset.field to where "
+                'it is, such as dataset.field = "data"'
+            )
+        return f"not JSON Lines ({problems[0]})" if len(problems) == len(lines) else None
 
     def ends(self, data: Buffer, *, last: bool) -> Offsets:
         ends = line_ends(data, last=last)
@@ -113,16 +123,6 @@ class JsonlReader(RecordReader):
 def _lines(data: bytes, *, only_lf: bool = False) -> list[bytes]:
     lines = data.split(b"\n") if only_lf or b"\r" not in data else data.splitlines()
     return [line for line in lines if line and not line.isspace()]
-
-
-def _other_json(lines: Sequence[bytes], problems: Problems) -> str | None:
-    """What a file is that is JSON and no JSON Lines, by its first lines."""
-    first = lines[0].strip()
-    if first.startswith(b"[") and ((0 in problems and not first.endswith(b"]")) or len(problems) == len(lines)):
-        return "one JSON array"
-    if first == b"{":
-        return "a JSON object over several lines"
-    return f"not JSON Lines ({problems[0]})" if len(problems) == len(lines) else None
 
 
 def _load(lines: Sequence[bytes], problems: Problems) -> list[Record]:

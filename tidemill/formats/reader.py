@@ -10,21 +10,6 @@ import pyarrow as pa
 from tidemill.shards import Slice
 
 
-class ByteSource(Protocol):
-    """A source file as bytes, read by range. Retries and error translation are its own.
-
-    `content` identifies the file's bytes, as in `SourceFile`.
-    """
-
-    path: str
-    size: int
-    content: str
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Exactly the bytes [start, stop), which must lie in the file."""
-        ...
-
-
 class Reader(Protocol):
     """One open file of one format. Not for several threads at once."""
 

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tidemill.errors import FileChanged, FormatError
-from tidemill.formats.reader import ByteSource
-from tidemill.formats.streams import HEAD_BYTES, SourceBytes, Stream
+from tidemill.formats.streams.source import ByteSource
+from tidemill.formats.streams.stream import HEAD_BYTES, SourceBytes, Stream
 from tidemill.shards import Slice
 from tidemill.values.columns import Columns
 from tidemill.values.rows import check_columns
@@ -48,7 +48,7 @@ class RecordReader(ABC):
     def __init__(self, source: ByteSource, columns: Columns) -> None:
         self.path = source.path
         self.columns = columns
-        self._bytes = SourceBytes(source)
+        self._bytes = SourceBytes(source, columns.encoding)
         self._held: _Held | None = None
         self._onward: Stream | None = None
 
@@ -89,9 +89,9 @@ class RecordReader(ABC):
         if trusted and known:
             yield from known
             row = known[-1].first_row + known[-1].num_rows
-            stream = Stream(self._bytes, known[-1].stop)
+            stream = self.stream(known[-1].stop)
         else:
-            stream = Stream(self._bytes, self.body_start)
+            stream = self.stream(self.body_start)
             for cut in known[:-1]:
                 if not self._stands(cut, row, stream):
                     break
@@ -109,13 +109,17 @@ class RecordReader(ABC):
     def is_empty(self) -> bool:
         return not self.head(1)
 
+    def stream(self, start: int) -> Stream:
+        """The records from a position on, where one begins or the file's first byte lies."""
+        return Stream(self._bytes, start)
+
     def head(self, num_bytes: int) -> bytes:
-        """The file's first bytes, decompressed."""
+        """The file's first bytes, decompressed and in UTF-8."""
         return Stream(self._bytes).take(num_bytes)
 
     def sample(self, start: int) -> tuple[bytes, Offsets]:
         """Whole records from the file's front, at least one if there is one, and where they end."""
-        stream = Stream(self._bytes, start)
+        stream = self.stream(start)
         wanted = HEAD_BYTES - start if start < HEAD_BYTES // 2 else HEAD_BYTES
         while True:
             stream.fill(wanted)
@@ -200,8 +204,12 @@ class RecordReader(ABC):
         """A stream at `position`: onward from the slice read before, if possible."""
         # Taken off while it works: a stream that raised is not used again.
         stream, self._onward = self._onward, None
-        if stream is None or stream.position > position or not (self._bytes.compressed or stream.position == position):
-            return Stream(self._bytes, position)
+        if (
+            stream is None
+            or stream.position > position
+            or not (self._bytes.is_sequential or stream.position == position)
+        ):
+            return self.stream(position)
         stream.skip_to(position)
         return stream
 

@@ -29,16 +29,26 @@ from tidemill.formats import (
     check_type,
     format_of,
     identity_of,
+    inner_name,
     open_reader,
     partitions_of,
     plain_type,
+    says_nothing,
     settle_schema,
 )
-from tidemill.shards import QUOTED, SourceFile
+from tidemill.retry import retrying
+from tidemill.shards import SourceFile
 from tidemill.sources import hub, objects
 from tidemill.sources.byte_files import ByteFile, open_source, unreadable
 from tidemill.sources.hashes import hash_files, stamp
-from tidemill.sources.listing import LeftOut, Listing, named_by_listing
+from tidemill.sources.listing import (
+    LeftOut,
+    Listing,
+    named_by_listing,
+    recorded_options,
+    way_of_reading,
+    with_options,
+)
 from tidemill.sources.local_files import list_folder, list_pattern, local_base
 from tidemill.values.columns import JoinedText
 
@@ -55,6 +65,7 @@ class Dataset:
         self._spec, self._text, self.retries = spec, text, retries
         self._readers: OrderedDict[str, Reader] = OrderedDict()
         self._sources: dict[str, ByteFile] = {}
+        self._formats: dict[str, str] = {}
         self._columns = self.columns((), {})
         self.revision, self.files = listing.revision, listing.files
         self._left_out = listing.left_out
@@ -90,6 +101,11 @@ class Dataset:
             num_keys=num_keys,
             delimiter=self._spec.delimiter,
             quote=self._spec.quote,
+            escape=self._spec.escape,
+            header=self._spec.header,
+            names=tuple(self._spec.names),
+            encoding=self._spec.encoding,
+            field=self._spec.field,
         )
 
     def use(self, columns: Columns) -> None:
@@ -169,7 +185,19 @@ class Dataset:
         return cut.text_bytes / cut.num_rows if cut and cut.num_rows else None
 
     def _format(self, file: SourceFile) -> str:
-        return format_of(file.path) if self._spec.format == "auto" else self._spec.format
+        if self._spec.field is not None:
+            return "json"
+        if self._spec.format != "auto":
+            return self._spec.format
+        if file.path not in self._formats:
+            self._formats[file.path] = format_of(self._name(file))
+        return self._formats[file.path]
+
+    def _name(self, file: SourceFile) -> str:
+        """Of a ZIP archive whose own name says no format, that of the file within."""
+        if not says_nothing(file.path):
+            return file.path
+        return retrying(lambda: inner_name(open_source(file)), retries=self.retries)
 
 
 def open_dataset(pipeline: Pipeline, text: JoinedText) -> Dataset:
@@ -179,8 +207,9 @@ def open_dataset(pipeline: Pipeline, text: JoinedText) -> Dataset:
         DatasetError: nothing is there, or it may not be read.
         FormatError: files of several formats, or of one that is not supported.
     """
-    spec = pipeline.dataset
-    listing = _list(spec)
+    listing = _list(pipeline.dataset)
+    by_card = {name: value for name, value in listing.options.items() if name not in pipeline.dataset.model_fields_set}
+    spec = with_options(pipeline.dataset, by_card)
     if not listing.files:
         raise DatasetError(
             " ".join(
@@ -190,7 +219,7 @@ def open_dataset(pipeline: Pipeline, text: JoinedText) -> Dataset:
                 ]
             )
         )
-    way = _way_of_reading(spec)
+    way = way_of_reading(spec, by_card)
     partitions = [_asked_partitions(spec, file.url) for file in listing.files]
     files = tuple(
         replace(file, content=file.content + identity_of(asked) + way)
@@ -206,11 +235,6 @@ def _asked_partitions(spec: config.Dataset, url: str) -> dict[str, str | None]:
     """The columns of a file's folders that are kept; nothing else makes another content of the same bytes."""
     asked = {source for source, _ in spec.kept}
     return {name: value for name, value in partitions_of(url).items() if name in asked}
-
-
-def _way_of_reading(spec: config.Dataset) -> str:
-    """What makes other rows of the same bytes, behind the revision and each content; nothing by default."""
-    return "" if spec.quote == config.Dataset.model_fields["quote"].default else f"{QUOTED}{spec.quote}"
 
 
 def spread(files: Sequence[SourceFile], most: int = MAX_LOOKED_AT) -> Sequence[SourceFile]:
@@ -261,7 +285,8 @@ def settle_first(spec: config.Dataset, files: Sequence[SourceFile]) -> SourceFil
 
 def reopen_dataset(pipeline: Pipeline, text: JoinedText, revision: str, files: Sequence[SourceFile]) -> Dataset:
     """A dataset at a revision that was listed before, of settled files: nothing is listed again."""
-    return Dataset(pipeline.dataset, text, Listing(revision, tuple(files)), retries=pipeline.limits.retries)
+    spec = recorded_options(pipeline.dataset, revision)
+    return Dataset(spec, text, Listing(revision, tuple(files)), retries=pipeline.limits.retries)
 
 
 def arrow_type_named(column: str, name: str) -> pa.DataType:

@@ -1,16 +1,29 @@
-"""What a listing says: the files that are read, and those beside them that somebody may have meant."""
+"""What a listing says: the files that are read, by which options, and those beside them that somebody may have meant.
+
+An option that makes other rows of the same bytes is part of the revision and of
+each file's content, and can be read back from there.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from glob import has_magic
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
+from pydantic import ValidationError
+
+from tidemill import config
+from tidemill.errors import DatasetError
 from tidemill.fingerprints import fingerprint
-from tidemill.shards import SourceFile
+from tidemill.shards import QUOTED, READ, SourceFile
 
 MAX_NAMES = 5
+_OPTIONS = ("format", "field", "encoding", "escape", "header", "names")
+"""Beside `quote`, which is said in its own way; `delimiter` is part of what each slice is."""
+_NEW_FORMATS = ("json",)
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,8 @@ class Listing:
     revision: str
     files: tuple[SourceFile, ...]
     left_out: tuple[LeftOut, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of [dataset], what the dataset's card says and the pipeline leaves open."""
 
 
 def shown(path: str) -> str:
@@ -66,3 +81,52 @@ def named_by_listing(files: Sequence[SourceFile], left_out: Sequence[LeftOut]) -
     ordered = tuple(sorted(files, key=lambda file: file.path))
     revision = fingerprint(*(part for file in ordered for part in (file.path, file.content)))
     return Listing(revision, ordered, tuple(left_out))
+
+
+def way_of_reading(spec: config.Dataset, by_card: Mapping[str, Any]) -> str:
+    """What goes behind the revision and each content; nothing where all is by default."""
+    fields = config.Dataset.model_fields
+    quoted = "" if spec.quote == fields["quote"].default else f"{QUOTED}{spec.quote}"
+    said = {name: getattr(spec, name) for name in _OPTIONS if getattr(spec, name) != fields[name].default}
+    if said.get("format") not in _NEW_FORMATS:
+        said.pop("format", None)
+    said |= {name: by_card[name] for name in ("delimiter",) if name in by_card}
+    pairs = [(name, value) for name, values in said.items() for value in _as_texts(values)]
+    return f"{quoted}{READ}{urlencode(pairs)}" if pairs else quoted
+
+
+def recorded_options(spec: config.Dataset, revision: str) -> config.Dataset:
+    """The options as they were when the revision was listed, also those that the dataset's card said."""
+    before, _, way = revision.partition(READ)
+    values: dict[str, list[str]] = {}
+    for name, value in parse_qsl(way, keep_blank_values=True):
+        values.setdefault(name, []).append(value)
+    options: dict[str, Any] = {name: found if name == "names" else found[0] for name, found in values.items()}
+    if QUOTED in before and "quote" not in spec.model_fields_set:
+        options["quote"] = before.partition(QUOTED)[2]
+    return with_options(spec, options)
+
+
+def with_options(spec: config.Dataset, options: Mapping[str, Any]) -> config.Dataset:
+    """The pipeline's options with some changed.
+
+    Raises:
+        DatasetError: a value is not one that the option takes.
+    """
+    if not options:
+        return spec
+    try:
+        return config.Dataset.model_validate({**spec.model_dump(exclude_unset=True), **options})
+    except ValidationError as e:
+        problem = e.errors()[0]
+        option = ".".join(map(str, problem["loc"]))
+        raise DatasetError(
+            f"The dataset's card says {option} = {problem['input']!r}: {problem['msg']}. "
+            f"Set dataset.{option} in the pipeline, which wins, or mend the card."
+        ) from e
+
+
+def _as_texts(value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [str(item) for item in value]
+    return [str(value).lower() if isinstance(value, bool) else str(value)]

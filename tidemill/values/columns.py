@@ -38,6 +38,16 @@ class Columns:
     delimiter: str = ","
     quote: str = '"'
     """Empty where no character quotes."""
+    escape: str = ""
+    """Takes its meaning from the character behind it; empty where none does."""
+    header: bool = True
+    """Whether the first record of a CSV file names the columns."""
+    names: tuple[str, ...] = ()
+    """What a CSV file's columns are called, in place of what its header says."""
+    encoding: str = "utf-8"
+    """Of text files; a byte order mark wins."""
+    field: str | None = None
+    """Where the array of records is within a JSON file's objects, dotted; None where it is the file's value."""
 
     @property
     def sources(self) -> tuple[str, ...]:

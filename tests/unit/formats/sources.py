@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
+import io
+import lzma
+import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,10 +69,25 @@ def reasons(rows: list[dict[str, Any]]) -> list[str | None]:
 
 
 def compressed(data: bytes, ending: str, members: int = 1) -> bytes:
-    """`data` as gzip members or Zstandard frames, split evenly."""
-    pack = {".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}[ending]
+    """`data` as gzip members, Zstandard frames or their like, split evenly."""
+    pack = {
+        ".gz": gzip.compress,
+        ".zst": zstandard.ZstdCompressor().compress,
+        ".bz2": bz2.compress,
+        ".xz": lzma.compress,
+        ".zip": zipped,
+    }[ending]
     size = max(1, -(-len(data) // members))
     return b"".join(pack(data[start : start + size]) for start in range(0, max(len(data), 1), size))
+
+
+def zipped(data: bytes, *names: str) -> bytes:
+    """An archive with the same data under each of the names."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names or ("data",):
+            archive.writestr(name, data)
+    return packed.getvalue()
 
 
 def types_of(table: pa.Table) -> dict[str, pa.DataType]:

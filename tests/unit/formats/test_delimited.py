@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.unit.formats.sources import all_rows, compressed, reader_of, reasons, slices_and_rows, texts
 from tidemill.errors import ConfigError, FileChanged, FormatError, SchemaError
 from tidemill.fingerprints import fingerprint
-from tidemill.formats import streams
+from tidemill.formats.streams import stream as streams
 
 N = (("n", "n"),)
 LABEL = (("label", "label"),)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.unit.formats.sources import MemorySource, all_rows, reader_of, reasons, slices_and_rows, texts
 from tidemill.errors import FileChanged, FormatError, SchemaError, SourceUnavailable
 from tidemill.formats import Columns, open_reader
-from tidemill.formats.footer import unencoded_bytes
+from tidemill.formats.columnar.footer import unencoded_bytes
 from tidemill.values.types import plain_type
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tests.unit.formats.sources import MemorySource, compressed, reader_of, slices_and_rows, texts
 from tidemill.errors import FileChanged, FormatError, SourceUnavailable
 from tidemill.fingerprints import fingerprint
-from tidemill.formats import Columns, open_reader, streams
+from tidemill.formats import Columns, open_reader
+from tidemill.formats.streams import stream as streams
 from tidemill.shards import Slice
 
 LINES = st.lists(st.text(st.sampled_from("ab é"), max_size=12), max_size=40)

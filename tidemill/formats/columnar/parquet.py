@@ -7,7 +7,6 @@ memory.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -18,16 +17,15 @@ import pyarrow.parquet as pq
 
 from tidemill.errors import FileChanged, FormatError
 from tidemill.fingerprints import fingerprint
-from tidemill.formats.footer import unencoded_bytes
-from tidemill.formats.reader import ByteSource
+from tidemill.formats.columnar.footer import unencoded_bytes
+from tidemill.formats.columnar.slicing import pack
+from tidemill.formats.streams.source import ByteSource, SourceHandle
 from tidemill.shards import Slice
 from tidemill.values.columns import Columns
 from tidemill.values.rows import build_rows, check_columns
 from tidemill.values.types import common_type, plain_type
 
 _TAIL_BYTES = 8
-_GIANT = 1.5
-"""A row group above this many times `shard_bytes` is cut in row ranges."""
 _RECORD_BATCH_BYTES = 2**18
 _MOST_RECORD_BATCH_ROWS = 8192
 _BUFFER_BYTES = 4 * 2**20
@@ -62,7 +60,7 @@ class ParquetReader:
                 break
             yield cut
             row += cut.num_rows
-        for first_row, num_rows, text_bytes in _pack(self._groups_from(row), shard_bytes):
+        for first_row, num_rows, text_bytes in pack(self._groups_from(row), shard_bytes):
             content = fingerprint(self._source.content, first_row, num_rows)
             yield Slice(first_row, num_rows, 0, 0, content, text_bytes)
 
@@ -122,36 +120,12 @@ class ParquetReader:
         return record_batches
 
 
-def _pack(groups: Iterator[tuple[int, int, int]], shard_bytes: int) -> Iterator[tuple[int, int, int]]:
-    """Row groups as slices: small ones together, giant ones in equal row ranges."""
-    first_row, num_rows, text_bytes = 0, 0, 0
-    for first, rows, size in groups:
-        if num_rows and text_bytes + size > shard_bytes:
-            yield first_row, num_rows, text_bytes
-            num_rows = 0
-        if size > _GIANT * shard_bytes:
-            yield from _row_ranges(first, rows, size, shard_bytes)
-            continue
-        if not num_rows:
-            first_row, text_bytes = first, 0
-        num_rows += rows
-        text_bytes += size
-    if num_rows:
-        yield first_row, num_rows, text_bytes
-
-
-def _row_ranges(first: int, num_rows: int, size: int, shard_bytes: int) -> Iterator[tuple[int, int, int]]:
-    parts = min(num_rows, math.ceil(size / shard_bytes))
-    for start, stop in pairwise(part * num_rows // parts for part in range(parts + 1)):
-        yield first + start, stop - start, size * (stop - start) // num_rows
-
-
 class _ParquetFile:
     """An open Parquet file: its footer, and record batches of chosen columns."""
 
     def __init__(self, source: ByteSource, names: Sequence[str]) -> None:
         self._path = source.path
-        self._handle = _SourceHandle(source)
+        self._handle = SourceHandle(source)
         try:
             self._footer = _read_footer(self._handle, source)
             self.metadata = pq.read_metadata(pa.BufferReader(self._footer))
@@ -209,7 +183,7 @@ class _ParquetFile:
         return FormatError(f"{self._path} is not a sound Parquet file: {error}. Replace the file, or leave it out.")
 
 
-def _read_footer(handle: _SourceHandle, source: ByteSource) -> bytes:
+def _read_footer(handle: SourceHandle, source: ByteSource) -> bytes:
     """The footer and the tail that says how long it is, by exactly their bytes."""
     if source.size < _TAIL_BYTES + 4:
         raise FormatError(f"{source.path} has {source.size} bytes, too few for a Parquet file. It may be cut short.")
@@ -268,50 +242,3 @@ class _RowGroupPass:
             num_rows -= taken.num_rows
             self.row += taken.num_rows
             yield taken
-
-
-class _SourceHandle:
-    """A byte source as the file object that pyarrow reads from: no read-ahead of its own.
-
-    Whatever the source raises is kept in `failure`, for pyarrow may wrap it.
-    """
-
-    closed = False
-
-    def __init__(self, source: ByteSource) -> None:
-        self._source = source
-        self._position = 0
-        self.failure: BaseException | None = None
-
-    def read(self, num_bytes: int = -1) -> bytes:
-        stop = self._source.size if num_bytes < 0 else min(self._source.size, self._position + num_bytes)
-        if stop <= self._position:
-            return b""
-        self.failure = None
-        try:
-            read = self._source.read(self._position, stop)
-        except BaseException as e:
-            self.failure = e
-            raise
-        self._position = stop
-        return read
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        base = (0, self._position, self._source.size)[whence]
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def writable(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        self.closed = True
