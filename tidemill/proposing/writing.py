@@ -110,7 +110,7 @@ def _lines(proposal: Proposal, folder: Path) -> Iterator[str]:
     for option, value in source.options.items():
         if option in source.why:
             yield from _comment(source.why[option])
-        yield f"{option} = {_value(place_in(folder, value) if option == 'path' and _is_local(value) else value)}"
+        yield f"{option} = {_value(place_in(folder, value) if option == 'path' and source.is_local else value)}"
     yield from _comment(why_text(proposal))
     yield f"text = {_quoted(proposal.text.column)}"
     yield from _comment(why_key(proposal))
@@ -130,10 +130,6 @@ def _lines(proposal: Proposal, folder: Path) -> Iterator[str]:
         yield from _comment(f"Others that fit: {', '.join(model.others)}.")
 
 
-def _is_local(path: str) -> bool:
-    return "://" not in path and (os.path.lexists(path) or has_magic(path))
-
-
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
@@ -145,7 +141,9 @@ def _comment(text: str) -> Iterator[str]:
         yield f"# {line}"
 
 
-def _value(value: str | Sequence[str]) -> str:
+def _value(value: bool | str | Sequence[str]) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, str):
         return _quoted(value)
     items = [_quoted(item) for item in value]
