@@ -111,6 +111,37 @@ class Section(BaseModel):
             yield name, shown_setting(name or "", value)
 
 
+_QUOTED_NAME = r'"(?:[^"]|"")*"'
+_AS = re.compile(r"\s+as\s+", re.IGNORECASE)
+_NAME = rf"{_QUOTED_NAME}|(?:(?!{_AS.pattern}).)*"
+_DECLARATION = re.compile(rf"({_NAME})(?:{_AS.pattern}({_NAME}))?", re.IGNORECASE | re.DOTALL)
+
+
+def _declared(declaration: str) -> tuple[str, str]:
+    """The source column, and its name in the table, of `column` or `column as name`."""
+    match = _DECLARATION.fullmatch(declaration)
+    if match is None:
+        raise ValueError(
+            f"{declaration!r} is neither a column nor `column as name`: put a name that holds ` as ` in double quotes, "
+            f"such as '\"a as b\" as c'"
+        )
+    source, name = _unquoted(match[1]), match[2]
+    return source, _unquoted(name.strip()) if name and name.strip() else source.strip()
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if re.fullmatch(_QUOTED_NAME, name) else name
+
+
+def _readable_names(declarations: list[str]) -> list[str]:
+    for declaration in declarations:
+        _declared(declaration)
+    return declarations
+
+
+Declarations = Annotated[Names, AfterValidator(_readable_names)]
+
+
 class Dataset(Section):
     path: Address
     """A Hub dataset id, an hf://, s3:// or other fsspec address, or local files: a file, a folder or a glob."""
@@ -130,10 +161,10 @@ class Dataset(Section):
     """The column, or columns, that the model reads. Plain text files have one column, `text`."""
     text_separator: str = "\n"
     """What joins several text columns."""
-    key: Names = []
+    key: Declarations = []
     """Columns that name a row; if none, a row is its file and row number. Copied to the table."""
-    keep: Names = []
-    """Columns copied beside the predictions; `"score as rating"` renames one."""
+    keep: Declarations = []
+    """Columns copied beside the predictions; `"score as rating"` renames one, `'"a as b" as c'` one named `a as b`."""
     types: dict[str, str] = {}
     """Types of key and kept columns, Arrow's or SQL's, in place of those that files show: `{ rating = "double" }`."""
     delimiter: str = Field(default=",", min_length=1, max_length=1)
@@ -162,14 +193,9 @@ class Dataset(Section):
         """(source column, name in the table) of the key and kept columns, keys first.
 
         Blanks around a source column's name are part of it, as in a header `id, text`.
+        A name in double quotes is what stands between them, a doubled one meaning one.
         """
-        pairs = []
-        for declaration in (*self.key, *self.keep):
-            source, _, name = re.sub(r"\s+as\s+", "\0", declaration, flags=re.IGNORECASE).partition("\0")
-            pair = (source, (name or source).strip())
-            if pair not in pairs:
-                pairs.append(pair)
-        return pairs
+        return list(dict.fromkeys(map(_declared, (*self.key, *self.keep))))
 
 
 class Tokenizer(Section):

@@ -83,6 +83,43 @@ def test_kept_columns_may_be_renamed_and_keys_come_first(tmp_path):
     assert pipeline.dataset.kept == [("id", "id"), ("score", "rating"), ("has", "inside")]
 
 
+@pytest.mark.parametrize(
+    ("declared", "kept"),
+    [
+        (" text", (" text", "text")),
+        (" as index", ("", "index")),
+        ('"a as b" as c', ("a as b", "c")),
+        ('"a as b"', ("a as b", "a as b")),
+        ('"say ""hi""" AS "x as y"', ('say "hi"', "x as y")),
+        ('5" disk', ('5" disk', '5" disk')),
+    ],
+)
+def test_a_name_in_quotes_may_hold_what_separates_names(tmp_path, declared, kept):
+    path = write(tmp_path, f'name = "a"\n{MINIMAL}')
+    assert load_pipeline(path, [f"dataset.keep=['{declared}']"]).dataset.kept == [kept]
+
+
+REFUSED = {
+    "dataset.keep=['a as b as c']": r"dataset\.keep = .*'a as b as c' is neither a column nor `column as name`",
+    "dataset.encoding=klingon": r"dataset\.encoding = 'klingon': is no encoding of text",
+    "dataset.encoding=base64": r"dataset\.encoding = 'base64': is no encoding of text",
+    "dataset.escape=xx": r"dataset\.escape = 'xx': .*at most 1 character",
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_what_no_reader_could_use_is_refused(tmp_path, override):
+    with pytest.raises(ConfigError, match=REFUSED[override]):
+        load_pipeline(write(tmp_path, f'name = "a"\n{MINIMAL}'), [override])
+
+
+def test_a_field_of_json_is_refused_for_other_formats(tmp_path):
+    path = write(tmp_path, f'name = "a"\n{MINIMAL}')
+    assert load_pipeline(path, ["dataset.field=data"]).dataset.field == "data"
+    with pytest.raises(ConfigError, match=r'dataset\.field = \'data\': is of JSON files, and dataset\.format = "csv"'):
+        load_pipeline(path, ["dataset.format=csv", "dataset.field=data"])
+
+
 def _fields(model, prefix=""):
     for name, field in model.model_fields.items():
         yield prefix + name, field

@@ -15,6 +15,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from pyarrow import csv as pacsv
 from tidemill.errors import ConfigError, FormatError
 from tidemill.fingerprints import fingerprint
 from tidemill.formats.records import BOM, Buffer, Offsets, RecordReader, positions
+from tidemill.formats.streams.arrays import escaped_places
 from tidemill.formats.streams.source import ByteSource
 from tidemill.shards import Slice
 from tidemill.values.cells import as_written, inferred_type, trimmed
@@ -32,6 +34,7 @@ from tidemill.values.rows import Problems, build_rows, excerpt
 from tidemill.values.types import is_string, without_nulls
 
 _LF, _CR = 10, 13
+_LETTER = ord("x")
 _DEFAULT_QUOTE = '"'
 _EXCERPT_BYTES = 200
 
@@ -41,13 +44,23 @@ class CsvReader(RecordReader):
 
     def __init__(self, source: ByteSource, columns: Columns) -> None:
         super().__init__(source, columns)
-        self._delimiter = "\t" if columns.delimiter == "," and _is_tsv(source.path) else columns.delimiter
-        self._quote = columns.quote
-        for option, value in (("delimiter", self._delimiter), ("quote", self._quote)):
+        self._quote, self._escape = columns.quote, columns.escape
+        for option, value in (("delimiter", columns.delimiter), ("quote", self._quote), ("escape", self._escape)):
             if not value.isascii() or value in ("\r", "\n"):
                 raise ConfigError(f"dataset.{option} = {value!r} must be an ASCII character but no newline.")
-        if self._delimiter == self._quote:
-            raise ConfigError(f"dataset.delimiter = {self._delimiter!r} must be another character than dataset.quote.")
+        for option, value in (("quote", self._quote), ("escape", self._escape)):
+            if value == columns.delimiter:
+                raise ConfigError(f"dataset.delimiter = {value!r} must be another character than dataset.{option}.")
+        if self._escape and self._escape == self._quote:
+            raise ConfigError(
+                f"dataset.escape = {self._escape!r} is dataset.quote too. A doubled quote is read as one without it: "
+                f"remove dataset.escape."
+            )
+
+    @cached_property
+    def _delimiter(self) -> str:
+        is_tsv = self._bytes.name.lower().endswith(".tsv")
+        return "\t" if self.columns.delimiter == "," and is_tsv else self.columns.delimiter
 
     def schema(self) -> pa.Schema:
         return self._schema
@@ -86,11 +99,12 @@ class CsvReader(RecordReader):
     @property
     def content_seed(self) -> str:
         quoted = () if self._quote == _DEFAULT_QUOTE else (f"quote {self._quote}",)
-        return fingerprint("csv", self._delimiter, *self._header.names, *quoted)
+        escaped = (f"escape {self._escape}",) if self._escape else ()
+        return fingerprint("csv", self._delimiter, *self._header.names, *quoted, *escaped)
 
     def changed_seed(self, data: bytes) -> str:
         # That a quote which is never closed spoils one line alone was not always so.
-        recovers = self._may_be_unclosed(data) and self._scan(data).unclosed is not None
+        recovers = not self._escape and self._may_be_unclosed(data) and self._scan(data).unclosed is not None
         return f"{self.content_seed}, recovered" if recovers else self.content_seed
 
     def parse(self, cut: Slice, data: bytes) -> pa.Table:
@@ -113,22 +127,43 @@ class CsvReader(RecordReader):
         data, ends = self.sample(start)
         if not len(ends):
             raise FormatError(f"{self.path} has no header line. Its first line must name the columns.")
-        names = self._names(data[: ends[0]].lstrip(b"\r\n"))
+        first = self._fields(data[: ends[0]].lstrip(b"\r\n"))
+        names = self._names(first)
         if not any(names):
             raise FormatError(f"{self.path}: the header line names no columns. Its first line must name them.")
-        return _Header(start + int(ends[0]), names)
+        return _Header(start + int(ends[0]) if self.columns.header else start, names)
 
-    def _names(self, line: bytes) -> list[str]:
-        quoting = {"quotechar": self._quote} if self._quote else {"quoting": csv.QUOTE_NONE}
+    def _names(self, first: list[str]) -> list[str]:
+        """The columns' names: those that the pipeline says, else what the first record says, else their places."""
+        names = list(self.columns.names)
+        if names and len(names) != len(first):
+            raise FormatError(
+                f"{self.path} has {len(first)} columns in its first record, and dataset.names has {len(names)}. "
+                f"Name each of them."
+            )
+        by_place = [f"column{place}" for place in range(len(first))]
+        return names or (first if self.columns.header else by_place)
+
+    def _fields(self, line: bytes) -> list[str]:
+        options: dict[str, Any] = {"quotechar": self._quote} if self._quote else {"quoting": csv.QUOTE_NONE}
+        options["escapechar"] = self._escape or None
+        what = "header line" if self.columns.header else "first record"
         try:
-            text = line.decode()
-            rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=self._delimiter, **quoting))
-        except (UnicodeDecodeError, csv.Error) as e:
-            raise FormatError(f"{self.path}: the header line is not CSV in UTF-8: {e}. Convert the file.") from e
+            rows = list(csv.reader(io.StringIO(line.decode(), newline=""), delimiter=self._delimiter, **options))
+        except UnicodeDecodeError as e:
+            encoding = self.columns.encoding
+            raise FormatError(
+                f"{self.path}: the {what} is not text in {encoding.upper()}, at byte {e.start}. Set dataset.encoding "
+                f"to how the file is encoded, such as cp1252 or latin-1."
+            ) from e
+        except csv.Error as e:
+            raise FormatError(f"{self.path}: the {what} is not CSV: {e}. Mend the file, or leave it out.") from e
         return rows[0] if rows else []
 
     def _scan(self, data: Buffer, *, last: bool = True, recover: bool = True) -> _Scan:
         quote = ord(self._quote) if self._quote else None
+        if self._escape:
+            data = _without_escaped(data, ord(self._escape))
         return _scan(data, ord(self._delimiter), quote, last=last, recover=recover)
 
     def _may_be_unclosed(self, data: bytes) -> bool:
@@ -172,7 +207,12 @@ class CsvReader(RecordReader):
                 block_size=len(data) + 1,
                 use_threads=False,
             ),
-            pacsv.ParseOptions(delimiter=self._delimiter, quote_char=self._quote or False, newlines_in_values=True),
+            pacsv.ParseOptions(
+                delimiter=self._delimiter,
+                quote_char=self._quote or False,
+                escape_char=self._escape or False,
+                newlines_in_values=True,
+            ),
             pacsv.ConvertOptions(
                 check_utf8=False,
                 column_types={places[name]: pa.binary() for name in names},
@@ -310,8 +350,16 @@ def _without_strays(at_start: npt.NDArray[np.bool_], strays: Offsets) -> npt.NDA
     return keep
 
 
-def _is_tsv(path: str) -> bool:
-    return path.lower().removesuffix(".gz").removesuffix(".zst").endswith(".tsv")
+def _without_escaped(data: Buffer, escape: int) -> bytes:
+    """The data, in which escape characters and those behind them are letters, and so mean nothing."""
+    escapes = positions(data, escape)
+    if not len(escapes):
+        return bytes(data)
+    values = np.frombuffer(data, np.uint8).copy()
+    escaped = escaped_places(escapes)
+    values[escapes] = _LETTER
+    values[escaped[escaped < len(values)]] = _LETTER
+    return values.tobytes()
 
 
 def _lines(record: bytes) -> list[bytes]:

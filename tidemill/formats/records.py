@@ -15,8 +15,10 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tidemill.errors import FileChanged, FormatError
+from tidemill.formats.streams.encodings import is_utf8
 from tidemill.formats.streams.source import ByteSource
 from tidemill.formats.streams.stream import HEAD_BYTES, SourceBytes, Stream
 from tidemill.shards import Slice
@@ -27,6 +29,10 @@ MAX_RECORD_BYTES = 256 * 2**20
 """A longer record is taken for damage: most often a quote that is never closed."""
 _MOST_SHARD_BYTES = 2**30
 _SCAN_BYTES = 2**20
+_NOT_UTF8 = r"(not valid UTF-8 at byte \d+)(:|$)"
+_NOT_ENCODED = r"not valid UTF-8 at byte \d+( \(a lone surrogate\))?"
+"""Of text in another encoding: bytes that are none are read as surrogates."""
+_WAY_OUT = "dataset.encoding says how the files are encoded"
 BOM = b"\xef\xbb\xbf"
 _LF, _CR = 10, 13
 
@@ -103,7 +109,17 @@ class RecordReader(ABC):
         check_columns(self.schema(), self.columns, self.path)
         held = self._held
         data = held.data if held is not None and held.cut == cut else self._reread(cut)
-        return self.parse(cut, data)
+        return self._with_way_out(self.parse(cut, data))
+
+    def _with_way_out(self, rows: pa.Table) -> pa.Table:
+        """The same rows; a reason that text is not in the files' encoding names the option that says which it is."""
+        if rows["reason"].null_count == rows.num_rows:
+            return rows
+        pattern, instead = _NOT_UTF8, rf"\1; {_WAY_OUT}\2"
+        if not is_utf8(self.columns.encoding):
+            pattern, instead = _NOT_ENCODED, f"not valid {self.columns.encoding}; {_WAY_OUT}"
+        reasons = pc.replace_substring_regex(rows["reason"], pattern, instead)
+        return rows.set_column(rows.schema.get_field_index("reason"), "reason", reasons)
 
     @cached_property
     def is_empty(self) -> bool:

@@ -44,6 +44,7 @@ from tidemill.sources.hashes import hash_files, stamp
 from tidemill.sources.listing import (
     LeftOut,
     Listing,
+    is_left_open,
     named_by_listing,
     recorded_options,
     way_of_reading,
@@ -208,7 +209,7 @@ def open_dataset(pipeline: Pipeline, text: JoinedText) -> Dataset:
         FormatError: files of several formats, or of one that is not supported.
     """
     listing = _list(pipeline.dataset)
-    by_card = {name: value for name, value in listing.options.items() if name not in pipeline.dataset.model_fields_set}
+    by_card = {name: value for name, value in listing.options.items() if is_left_open(pipeline.dataset, name)}
     spec = with_options(pipeline.dataset, by_card)
     if not listing.files:
         raise DatasetError(

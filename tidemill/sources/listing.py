@@ -102,9 +102,15 @@ def recorded_options(spec: config.Dataset, revision: str) -> config.Dataset:
     for name, value in parse_qsl(way, keep_blank_values=True):
         values.setdefault(name, []).append(value)
     options: dict[str, Any] = {name: found if name == "names" else found[0] for name, found in values.items()}
-    if QUOTED in before and "quote" not in spec.model_fields_set:
+    if QUOTED in before and is_left_open(spec, "quote"):
         options["quote"] = before.partition(QUOTED)[2]
     return with_options(spec, options)
+
+
+def is_left_open(spec: config.Dataset, option: str) -> bool:
+    """Whether the pipeline says nothing of an option; its default says nothing, for what is deployed has all of them."""
+    default: object = config.Dataset.model_fields[option].default
+    return bool(getattr(spec, option) == default)
 
 
 def with_options(spec: config.Dataset, options: Mapping[str, Any]) -> config.Dataset:

@@ -167,8 +167,8 @@ def test_bytes_that_are_no_utf8_are_quarantined_with_their_place():
     assert texts(rows) == ["fine", None, None, None]
     assert [row["key"] for row in rows] == ["a", "b", "c�", "d"]
     assert reasons(rows)[1:] == [
-        "text is not valid UTF-8 at byte 3",
-        "key is not valid UTF-8 at byte 1",
+        "text is not valid UTF-8 at byte 3; dataset.encoding says how the files are encoded",
+        "key is not valid UTF-8 at byte 1; dataset.encoding says how the files are encoded",
         "text is not valid UTF-8 at byte 0 (a lone surrogate)",
     ]
 
@@ -316,8 +316,7 @@ def test_a_tsv_file_is_separated_by_tabs_and_any_file_by_what_the_pipeline_says(
     [
         (b",\n1,2\n", "names no columns"),
         (b"\n\n", "no header line"),
-        (b"t\xff\n", "not CSV in UTF-8"),
-        (b"\xff\xfet\0", "is UTF-16"),
+        (b"t\xff\n", r"not text in UTF-8, at byte 1\. Set dataset\.encoding"),
         (b"\x1f\x8b\x08", "compressed by gzip"),
     ],
 )
@@ -385,3 +384,64 @@ def test_a_later_slice_of_a_changed_file_is_not_taken_for_the_one_that_was_cut()
     *_, cut, _ = reader_of(data, "a.csv").slices(shard_bytes=100)
     with pytest.raises(FileChanged, match=r"a\.csv no longer holds"):
         reader_of(data.replace(b"text 9", b"TEXT 9"), "a.csv").rows(cut)
+
+
+ESCAPED = st.lists(st.lists(st.text(st.sampled_from('ab,"\\\n é'), max_size=6), min_size=2, max_size=2), max_size=20)
+
+
+@given(ESCAPED, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.booleans(), st.integers(1, 60))
+def test_what_pythons_csv_module_writes_with_an_escape_is_read_back_exactly(
+    records, lineterminator, doubled, quoted, shard_bytes
+):
+    data = io.StringIO()
+    quoting = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
+    options = {"escapechar": "\\", "doublequote": doubled, "quoting": quoting, "lineterminator": lineterminator}
+    csv.writer(data, **options).writerows([["text", "n"], *records])
+    expected = list(csv.reader(io.StringIO(data.getvalue(), newline=""), escapechar="\\"))[1:]
+    reader = reader_of(data.getvalue().encode(), "a.csv", escape="\\", kept=(("n", "n"),), types=(("n", pa.string()),))
+    _, rows = slices_and_rows(reader, shard_bytes)
+    assert [[row["text"], row["n"]] for row in rows] == [record for record in expected if record]
+
+
+def test_escaped_quotes_delimiters_and_newlines_are_text():
+    data = b'text,n\n"say \\"hi\\"",1\na\\,b,2\nc\\\nd,3\n\\"e,4\nf\\\\,5\n'
+    rows = all_rows(data, "a.csv", escape="\\", kept=(("n", "n"),))
+    assert texts(rows) == ['say "hi"', "a,b", "c\nd", '"e', "f\\"]
+    assert [row["n"] for row in rows] == [1, 2, 3, 4, 5]
+
+
+def test_an_escape_makes_another_content_of_the_same_bytes():
+    data = b"text\na\n"
+    [plain] = reader_of(data, "a.csv").slices(shard_bytes=10)
+    [escaped] = reader_of(data, "a.csv", escape="\\").slices(shard_bytes=10)
+    assert plain.content != escaped.content
+
+
+def test_without_a_header_columns_are_named_by_their_places_or_as_the_pipeline_says():
+    data = b"\xef\xbb\xbfa,1\nb,2\n"
+    kept = (("column1", "column1"),)
+    rows = all_rows(data, "a.csv", text="column0", header=False, kept=kept)
+    assert [(row["row_number"], row["text"], row["column1"]) for row in rows] == [(0, "a", 1), (1, "b", 2)]
+    assert texts(all_rows(data, "a.csv", header=False, names=("text", "n"))) == ["a", "b"]
+
+
+def test_names_replace_those_of_the_header():
+    assert texts(all_rows(b"x,x\na,1\n", "a.csv", names=("text", "n"))) == ["a"]
+    with pytest.raises(FormatError, match=r"2 columns in its first record, and dataset\.names has 1\. Name each"):
+        all_rows(b"x,x\na,1\n", "a.csv", names=("text",))
+
+
+def test_the_same_records_under_the_same_names_are_computed_once():
+    [with_header] = reader_of(b"text,n\na,1\n", "a.csv").slices(shard_bytes=10)
+    [without] = reader_of(b"a,1\n", "a.csv", header=False, names=("text", "n")).slices(shard_bytes=10)
+    assert with_header.content == without.content
+
+
+@pytest.mark.parametrize("option", ["quote", "escape"])
+def test_characters_that_would_mean_two_things_are_refused(option):
+    with pytest.raises(
+        ConfigError, match=rf"dataset\.delimiter = ';' must be another character than dataset\.{option}"
+    ):
+        reader_of(b"text\n", "a.csv", **{"delimiter": ";", option: ";"})
+    with pytest.raises(ConfigError, match=r"dataset\.escape = '\"' is dataset\.quote too"):
+        reader_of(b"text\n", "a.csv", escape='"')

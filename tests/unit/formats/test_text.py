@@ -47,7 +47,7 @@ def test_invalid_bytes_spoil_only_their_line():
     rows = all_rows(b"a\nb\xc3\nc\n", "a.txt", kept=(("text", "line"),))
     assert texts(rows) == ["a", None, "c"]
     assert [row["line"] for row in rows] == ["a", "b�", "c"]
-    assert reasons(rows)[1] == "text is not valid UTF-8 at byte 1"
+    assert reasons(rows)[1] == "text is not valid UTF-8 at byte 1; dataset.encoding says how the files are encoded"
 
 
 def test_a_byte_order_mark_is_no_text_and_nul_bytes_are():

@@ -147,7 +147,7 @@ class _Structure:
         if not len(backslashes) and not self._is_escaped:
             return quotes
         escaped = np.zeros(len(values) + 1, bool)
-        escaped[_escaped_places(backslashes, first_is_escaped=self._is_escaped)] = True
+        escaped[escaped_places(backslashes, first_is_escaped=self._is_escaped)] = True
         self._is_escaped = bool(escaped[-1])
         return quotes[~escaped[quotes]]
 
@@ -162,7 +162,7 @@ def _closed(structure: _Structure, depth: int, block: bytes) -> tuple[int, bytes
     return (int(depths[-1]) if len(depths) else depth), b""
 
 
-def _escaped_places(escapes: Places, *, first_is_escaped: bool) -> Places:
+def escaped_places(escapes: Places, *, first_is_escaped: bool = False) -> Places:
     """Which characters an escape character stands before, itself not escaped."""
     # In a run of them each second one is itself escaped.
     run_starts = np.diff(escapes, prepend=-2) != 1
