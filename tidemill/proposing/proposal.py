@@ -114,12 +114,13 @@ def name_of(source: str) -> str:
         path = re.sub(r"[?#].*$", "", source.partition("://")[2])
         if source.startswith("hf://datasets/"):
             path = "/".join(path.removeprefix("datasets/").partition("@")[0].split("/")[:2])
-        parts = [part for part in PurePosixPath(path).parts if not has_magic(part)]
+        parts = list(itertools.takewhile(lambda part: not has_magic(part), PurePosixPath(path).parts))
         return _without_endings(parts[-1] if parts else "")
     if has_magic(source) and not os.path.lexists(source):
-        parts = [part for part in PurePath(os.path.abspath(source)).parts if not has_magic(part)]  # noqa: PTH100
+        whole = PurePath(os.path.abspath(source))  # noqa: PTH100 — links stay as they are named.
+        parts = list(itertools.takewhile(lambda part: not has_magic(part), whole.parts))
         return parts[-1] if len(parts) > 1 else ""
-    return _without_endings(Path(os.path.abspath(source)).name)  # noqa: PTH100
+    return _without_endings(Path(os.path.abspath(source)).name)  # noqa: PTH100 — as above.
 
 
 def pipeline_name(text: str) -> str:
