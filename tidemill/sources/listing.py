@@ -108,7 +108,7 @@ def recorded_options(spec: config.Dataset, revision: str) -> config.Dataset:
 
 
 def is_left_open(spec: config.Dataset, option: str) -> bool:
-    """Whether the pipeline says nothing of an option; its default says nothing, for what is deployed has all of them."""
+    """Whether the pipeline says nothing of an option, or its default: what is deployed has all of them."""
     default: object = config.Dataset.model_fields[option].default
     return bool(getattr(spec, option) == default)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import hashlib
 import io
@@ -69,13 +70,14 @@ def reasons(rows: list[dict[str, Any]]) -> list[str | None]:
 
 
 def compressed(data: bytes, ending: str, members: int = 1) -> bytes:
-    """`data` as gzip members, Zstandard frames or their like, split evenly."""
+    """`data` as gzip members, Zstandard frames or their like, split evenly; a ZIP archive has one."""
+    if ending == ".zip":
+        return zipped(data)
     pack = {
         ".gz": gzip.compress,
         ".zst": zstandard.ZstdCompressor().compress,
-        ".bz2": bz2.compress,
-        ".xz": lzma.compress,
-        ".zip": zipped,
+        ".bz2": functools.partial(bz2.compress, compresslevel=1),
+        ".xz": functools.partial(lzma.compress, preset=0),
     }[ending]
     size = max(1, -(-len(data) // members))
     return b"".join(pack(data[start : start + size]) for start in range(0, max(len(data), 1), size))

@@ -20,7 +20,7 @@ from tidemill.formats.streams import stream as streams
 from tidemill.shards import Slice
 
 LINES = st.lists(st.text(st.sampled_from("ab é"), max_size=12), max_size=40)
-ENDINGS = ["", ".gz", ".zst"]
+ENDINGS = ["", ".gz", ".zst", ".bz2", ".xz", ".zip"]
 FORMATS = ["csv", "jsonl", "txt"]
 
 
@@ -106,7 +106,7 @@ def test_compression_changes_neither_slices_nor_rows(format_name, ending, member
     assert slices_and_rows(reader_of(packed, f"a.{format_name}{ending}"), 1000) == expected
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", ENDINGS[:-1])
 def test_one_pass_reads_every_byte_once(ending):
     data = file_of([f"line {i}" for i in range(500_000)], "csv")
     packed = compressed(data, ending) if ending else data
@@ -140,7 +140,7 @@ def test_a_slice_behind_the_end_of_a_shrunk_file_is_a_changed_file():
         reader_of(data[: cut.start - 5], "a.txt").rows(cut)
 
 
-@pytest.mark.parametrize("ending", [".gz", ".zst"])
+@pytest.mark.parametrize("ending", ENDINGS[1:])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "foreign"])
 def test_a_damaged_compressed_file_is_a_format_error_that_names_it(ending, damage):
     packed = bytearray(compressed(b"".join(b"%d\n" % (i * 7919) for i in range(50_000)), ending))

@@ -79,7 +79,7 @@ class SourceBytes:
         return head
 
     def _decompressed(self, position: int) -> tuple[SourceHandle | _Blocks, Readable]:
-        if self.compression == ".zip":
+        if self.compression == ".zip" and self.size:
             handle = SourceHandle(self._source)
             return handle, ZipMember(handle, self.path)
         blocks = _Blocks(self, position)
