@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tidemill.errors import FAILS_ALONE, DatasetError, SchemaError
 from tidemill.formats import KEPT_PREFIX, Columns, check_fields, plain_type, settle_schema, without_nulls
@@ -114,6 +115,7 @@ def _first_rows(source: Source, text: str, names: Sequence[str], types: Mapping[
     dataset = source.reopened(text, list(names))
     dataset.use(_columns(dataset, names, types))
     files = looked_at(dataset)
+    kept = [KEPT_PREFIX + name for name in names]
     parts, failures = [], []
     for file in files:
         reader = dataset.reader(file)
@@ -125,10 +127,16 @@ def _first_rows(source: Source, text: str, names: Sequence[str], types: Mapping[
             failures.append(e)
             continue
         if rows is not None:
-            parts.append(rows.slice(0, max(1, ROWS_LOOKED_AT // len(files))).select([KEPT_PREFIX + n for n in names]))
+            parts.append(_sound(rows).slice(0, max(1, ROWS_LOOKED_AT // len(files))).select(kept))
     if not parts:
         raise failures[0] if failures else DatasetError("The source has no rows. Give one that has some.")
     return pa.concat_tables(parts).rename_columns(list(names))
+
+
+def _sound(rows: pa.Table) -> pa.Table:
+    """The rows but for malformed records, which have no cells."""
+    malformed = pc.starts_with(pc.fill_null(rows["reason"], ""), "malformed")
+    return rows.filter(pc.invert(malformed))
 
 
 def _columns(dataset: Dataset, names: Sequence[str], types: Mapping[str, pa.DataType]) -> Columns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from glob import has_magic
@@ -54,8 +55,8 @@ def why_text(proposal: Proposal) -> str:
     if not text.reads_like_prose:
         return f"No column reads like prose; this one has the most words: {words}."
     if not num_others:
-        return f"The one column of text: {words}."
-    return f"Of {num_others + 1} columns of text, the one that reads most like prose: {words}."
+        return f"The one column of strings: {words}."
+    return f"Of {num_others + 1} columns of strings, the one that reads most like prose: {words}."
 
 
 def why_key(proposal: Proposal) -> str:
@@ -103,7 +104,7 @@ def place_in(folder: Path, path: str) -> str:
 
 def _lines(proposal: Proposal, folder: Path) -> Iterator[str]:
     source, model = proposal.source, proposal.model
-    yield from _comment(f"Written by `tidemill init {source.name}`. Every other key has a default: pipeline-file.md.")
+    yield from _comment(f"Written by `tidemill init {shlex.quote(source.name)}`. Every other key has a default.")
     yield f"name = {_quoted(proposal.name)}"
     yield ""
     yield "[dataset]"
@@ -114,8 +115,7 @@ def _lines(proposal: Proposal, folder: Path) -> Iterator[str]:
     yield from _comment(why_text(proposal))
     yield f"text = {_quoted(proposal.text.column)}"
     yield from _comment(why_key(proposal))
-    if proposal.columns.key:
-        yield f"key = {_value(proposal.columns.key)}"
+    yield f"key = {_value(proposal.columns.key)}"
     if proposal.columns.keep:
         yield from _comment("Copied beside the predictions.")
         yield f"keep = {_value(proposal.columns.keep)}"

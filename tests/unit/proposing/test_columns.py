@@ -192,6 +192,11 @@ def test_a_column_that_a_csv_file_has_twice_is_left_out(tmp_path):
     assert dict(found.columns.left_out) == {"part": "there are several of that name"}
 
 
+def test_a_malformed_record_keeps_no_column_from_being_the_key(tmp_path):
+    (tmp_path / "bad.csv").write_text('id,text\n1,"Fine and good"\n2,Fine, but late\n3,"Late and bad"\n')
+    assert declared(proposed(tmp_path / "bad.csv")) == ("text", ("id",), ())
+
+
 ODD_NAMES = [
     *("with blank", " leading", "trailing ", 'quo"te', "apos'trophe", "do.t", "a[0]", "back\\slash", "größe", "列"),
     *("line\nbreak", "tab\tbed", "del\x7f", "#hash", "x = 1", "as", "known as this", "AS as as"),
