@@ -20,6 +20,7 @@ from tidemill.formats import KEPT_PREFIX
 from tidemill.proposing.sample import Sample
 from tidemill.proposing.source import Source
 from tidemill.retry import waiting_for
+from tidemill.values.rows import stored
 
 MOST_BYTES_READ = 256 << 20
 """Of a local source; a larger one is read in part."""
@@ -46,7 +47,11 @@ class Key:
 
 def find_key(source: Source, sample: Sample, text: str) -> Key:
     """The columns that name each row of a source, checked on all of its rows or on a part of them."""
-    candidates = [name for name in sample.rows.column_names if name != text and _may_name(sample, name)]
+    candidates = [
+        name
+        for name in sample.rows.column_names
+        if name != text and name in sample.everywhere and _may_name(sample, name)
+    ]
     singles = [name for name in candidates if _is_unique(sample.rows, [name]) and not _is_date(sample.types[name])]
     singles = sorted(singles, key=lambda name: _rank(name, sample))[:MOST_CANDIDATES]
     pairs = list(_pairs(sample, source.partitions, [name for name in candidates if name not in singles]))
@@ -65,7 +70,8 @@ def _may_name(sample: Sample, name: str) -> bool:
     is_type = pa.types
     if is_type.is_string(type_):
         return not cells.null_count and int(pc.max(pc.utf8_length(cells)).as_py() or 0) <= LONGEST_KEY
-    return bool(is_type.is_integer(type_)) or _is_date(type_)
+    is_uuid = isinstance(type_, pa.BaseExtensionType) or is_type.is_fixed_size_binary(type_)
+    return bool(is_uuid or is_type.is_integer(type_)) or _is_date(type_)
 
 
 def _is_date(type_: pa.DataType) -> bool:
@@ -75,12 +81,13 @@ def _is_date(type_: pa.DataType) -> bool:
 
 def _is_unique(rows: pa.Table, names: Sequence[str]) -> bool:
     """Whether no two rows, of two at least, have the same values there, and none lacks one."""
-    columns = [rows[name] for name in names]
+    columns = [stored(rows[name]) for name in names]
     if rows.num_rows < 2 or any(column.null_count for column in columns) or any(map(_has_empty, columns)):
         return False
     if len(names) == 1:
         return bool(pc.count_distinct(columns[0]).as_py() == rows.num_rows)
-    return bool(rows.select(list(names)).group_by(list(names)).aggregate([]).num_rows == rows.num_rows)
+    groups = pa.table(dict(zip(names, columns, strict=True))).group_by(list(names)).aggregate([])
+    return bool(groups.num_rows == rows.num_rows)
 
 
 def _has_empty(column: pa.ChunkedArray) -> bool:
@@ -112,7 +119,7 @@ def _expected_meetings(rows: pa.Table, pair: Sequence[str]) -> float:
     """How many pairs of rows would be alike in both columns if these had nothing to do with each other."""
     alike = rows.num_rows * (rows.num_rows - 1) / 2
     for name in pair:
-        counts = rows[name].value_counts().field("counts").to_numpy(zero_copy_only=False).astype(float)
+        counts = stored(rows[name]).value_counts().field("counts").to_numpy(zero_copy_only=False).astype(float)
         alike *= float((counts / counts.sum()) @ (counts / counts.sum()))
     return float(alike)
 

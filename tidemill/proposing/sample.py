@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -12,7 +12,7 @@ from tidemill.errors import FAILS_ALONE, DatasetError, SchemaError
 from tidemill.formats import KEPT_PREFIX, Columns, check_fields, plain_type, settle_schema, without_nulls
 from tidemill.planning.columns import KeptColumn
 from tidemill.proposing.source import Source, looked_at
-from tidemill.sources.dataset import Dataset
+from tidemill.sources.dataset import Dataset, spread
 from tidemill.values.types import is_list, is_string
 
 ROWS_LOOKED_AT = 1_000
@@ -22,15 +22,19 @@ SAMPLE_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class Sample:
-    """`rows` has a column for each in `types` that is worth reading; `unfit` says why the others are not kept."""
+    """`rows` has a column for each in `types` that is worth reading; `unfit` says why the others are not kept.
+
+    Those in `everywhere` are in each of the files: text and keys have to be.
+    """
 
     rows: pa.Table
     types: Mapping[str, pa.DataType]
     unfit: Mapping[str, str]
+    everywhere: Collection[str]
 
     @property
     def text_columns(self) -> list[str]:
-        return [name for name in self.rows.column_names if is_string(self.types[name])]
+        return [name for name in self.rows.column_names if is_string(self.types[name]) and name in self.everywhere]
 
 
 def look_at(source: Source) -> Sample:
@@ -45,10 +49,12 @@ def look_at(source: Source) -> Sample:
     for name, type_ in types.items():
         if why := why_unfit(name, type_):
             unfit[name] = why
-    texts = [name for name, type_ in types.items() if is_string(type_)]
+    everywhere = {name for name in types if all(name in schema.names for schema in schemas.values())}
+    everywhere.update(source.partitions)
+    texts = [name for name, type_ in types.items() if is_string(type_) and name in everywhere]
     readable = [name for name in types if name not in unfit]
     rows = _first_rows(source, texts[0], readable, types) if texts else pa.table({})
-    return Sample(rows, types, unfit)
+    return Sample(rows, types, unfit, everywhere)
 
 
 def why_unfit(name: str, type_: pa.DataType) -> str | None:
@@ -66,10 +72,10 @@ def why_unfit(name: str, type_: pa.DataType) -> str | None:
 
 
 def _schemas(dataset: Dataset) -> dict[str, pa.Schema]:
-    """The columns of a few files, by path."""
+    """The columns of as many files as a plan looks at, by path."""
     shown: dict[str, pa.Schema] = {}
     failures: list[Exception] = []
-    for file in looked_at(dataset):
+    for file in spread(dataset.files):
         try:
             schema = dataset.reader(file).schema()
         except FAILS_ALONE as e:

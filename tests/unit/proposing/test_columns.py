@@ -184,6 +184,18 @@ def test_a_column_whose_type_differs_from_file_to_file_is_left_out(tmp_path):
     assert dict(found.columns.left_out) == {"size": "its type differs from file to file"}
 
 
+def test_a_column_that_a_file_lacks_is_neither_text_nor_key(tmp_path):
+    parquet(tmp_path, {"id": [1, 2], "code": ["a", "b"], "body": TEXTS[:2], "text": ["so", "so"]}, "some/a.parquet")
+    parquet(tmp_path, {"code": ["c", "d"], "text": ["no", "good"]}, "some/b.parquet")
+    assert declared(proposed(tmp_path / "some"))[:2] == ("text", ("code",))
+
+
+def test_a_uuid_is_a_key(tmp_path):
+    storage = pa.array([bytes([i]) * 16 for i in range(60)], pa.binary(16))
+    table = {"number": pa.ExtensionArray.from_storage(pa.uuid(), storage), "text": TEXTS}
+    assert proposed(parquet(tmp_path, table)).columns.key == ("number",)
+
+
 def test_a_column_that_a_csv_file_has_twice_is_left_out(tmp_path):
     lines = [f"{i},{i % 3},{i % 4},{text!r}" for i, text in enumerate(text.replace(",", "") for text in TEXTS)]
     (tmp_path / "twice.csv").write_text("\n".join(["id,part,part,text", *lines, ""]))
