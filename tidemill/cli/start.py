@@ -81,12 +81,13 @@ def _choose_model(models: Sequence[ChosenModel]) -> ChosenModel:
 
 
 def _told(proposal: Proposal, file: Path) -> str:
-    from tidemill.proposing.writing import left_out, why_key, why_model, why_text
+    from tidemill.proposing.writing import in_toml, left_out, why_key, why_model, why_text
 
     columns = proposal.columns
+    options = [f"{option} = {in_toml(value)}" for option, value in proposal.source.options.items() if option != "path"]
     lines = [
         f"{file}: a pipeline over {proposal.source.name}",
-        *(f"  {option:<6} {value}" for option, value in proposal.source.options.items() if option != "path"),
+        *([f"  read   with {', '.join(options)}"] if options else []),
         f"  text   {proposal.text.column}. {why_text(proposal)}",
         f"  key    {', '.join(columns.key) or 'none'}. {why_key(proposal)}",
         f"  keep   {', '.join(columns.keep) or 'nothing'}",

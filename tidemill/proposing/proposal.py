@@ -24,6 +24,7 @@ from tidemill.proposing.models import GIVE_ONE, MOST_PROPOSED, ChosenModel, chec
 from tidemill.proposing.prose import Prose, choose_text
 from tidemill.proposing.sample import Sample, look_at
 from tidemill.proposing.source import Source, find_source
+from tidemill.retry import waiting_for
 from tidemill.sources.dataset import reopen_dataset
 from tidemill.values.columns import JoinedText
 
@@ -62,8 +63,9 @@ def propose(
     if task is not None:
         find_task(task)
     chosen = check_model(model, task) if model is not None else None
-    source = find_source(source_name)
-    sample = look_at(source)
+    with waiting_for(f"{source_name}: its files are listed, and some rows of them read"):
+        source = find_source(source_name)
+        sample = look_at(source)
     text, others = _choose_text(source, sample)
     cells = [cell for cell in sample.rows[text.column].to_pylist() if cell]
     language = guess_language(cells[:100])

@@ -111,14 +111,14 @@ def _lines(proposal: Proposal, folder: Path) -> Iterator[str]:
     for option, value in source.options.items():
         if option in source.why:
             yield from _comment(source.why[option])
-        yield f"{option} = {_value(place_in(folder, value) if option == 'path' and source.is_local else value)}"
+        yield f"{option} = {in_toml(place_in(folder, value) if option == 'path' and source.is_local else value)}"
     yield from _comment(why_text(proposal))
     yield f"text = {_quoted(proposal.text.column)}"
     yield from _comment(why_key(proposal))
-    yield f"key = {_value(proposal.columns.key)}"
+    yield f"key = {in_toml(proposal.columns.key)}"
     if proposal.columns.keep:
         yield from _comment("Copied beside the predictions.")
-        yield f"keep = {_value(proposal.columns.keep)}"
+        yield f"keep = {in_toml(proposal.columns.keep)}"
     for reason in left_out(proposal.columns.left_out):
         yield from _comment(f"Left out: {reason}.")
     yield ""
@@ -141,7 +141,7 @@ def _comment(text: str) -> Iterator[str]:
         yield f"# {line}"
 
 
-def _value(value: bool | str | Sequence[str]) -> str:
+def in_toml(value: bool | str | Sequence[str]) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):

@@ -77,6 +77,35 @@ def test_of_several_splits_train_is_taken_and_else_the_first(tmp_path):
     assert "split" not in find_source(str(tmp_path / "splits")).options
 
 
+def test_of_a_hubs_configs_and_splits_the_likeliest_are_taken_and_the_others_named(hub, tmp_path):
+    card = """---
+configs:
+- config_name: raw
+  data_files: [{split: all, path: raw.csv}]
+- config_name: default
+  data_files: [{split: validation, path: validation.csv}, {split: test, path: test.csv}]
+---
+"""
+    content = csv(",").encode()
+    files = dict.fromkeys(["raw.csv", "validation.csv", "test.csv"], content)
+    hub.add_dataset("org/several").commit({"README.md": card.encode(), **files})
+    found = find_source("org/several")
+    assert dict(found.options) == {"path": "org/several", "split": "validation"}
+    assert found.why["split"] == "There are also: test."
+    assert declared(proposed("org/several"))[0] == "meinung"
+
+
+def test_lines_of_plain_text_are_texts_without_a_key(tmp_path):
+    (tmp_path / "lines.txt").write_text("\n".join(text.replace("\n", " ") for text in TEXTS))
+    assert declared(proposed(tmp_path / "lines.txt")) == ("text", (), ())
+
+
+def test_a_column_of_positions_without_a_name_is_kept_under_one(tmp_path):
+    rows = "".join(f"{number},{number % 3},{text}\n" for number, (_, text) in enumerate(ROWS))
+    (tmp_path / "frame.csv").write_text(f",stars,meinung\n{rows}".replace(", ", " "))
+    assert declared(proposed(tmp_path / "frame.csv")) == ("meinung", (" as column",), ("stars",))
+
+
 def test_a_folder_of_several_formats_is_refused_as_a_run_refuses_it(tmp_path):
     parquet(tmp_path, {"text": TEXTS}, "mixed/a.parquet")
     (tmp_path / "mixed" / "b.csv").write_text("text\nsome words\n")
