@@ -151,7 +151,7 @@ class Dataset(Section):
     """Branch, tag or commit of a Hub dataset. Resolved to a commit before anything is computed."""
     split: str = "train"
     """The split, as on the Hub. Files given by address or glob form one split, `train`."""
-    format: Literal["auto", "parquet", "csv", "jsonl", "json", "text"] = "auto"
+    format: Literal["auto", "parquet", "arrow", "csv", "jsonl", "json", "text"] = "auto"
     """`auto` goes by the file name, by which a `.json` file is JSON Lines; `json` is a file that is one JSON array."""
     field: str | None = Field(default=None, min_length=1)
     """Where a JSON file's array of records is within its objects, dotted: `"data.items"`. Makes the format `json`."""

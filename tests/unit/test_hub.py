@@ -149,3 +149,42 @@ def test_what_the_hub_keeps_as_parquet_is_read_in_place_of_a_script(hub):
     assert (listing.revision, [file.path for file in listing.files]) == (sha, ["default/train/0000.parquet"])
     addressed = boundary.list_address("hf://datasets/org/converted@refs/convert/parquet/default/train/*.parquet")
     assert (addressed.revision, addressed.files) == (sha, listing.files)
+
+
+@pytest.mark.parametrize("spelling", ["refs/convert/parquet", "refs%2Fconvert%2Fparquet", "~parquet"])
+def test_what_the_hub_converted_may_be_spelled_as_others_spell_it(hub, spelling):
+    repo = hub.add_dataset("org/spelled")
+    repo.branch("refs/convert/parquet", repo.commit({}))
+    sha = repo.commit({"default/train/0000.parquet": b"PAR1"}, branch="refs/convert/parquet")
+    assert list_split("org/spelled", revision=spelling).revision == sha
+    address = f"hf://datasets/org/spelled@{spelling}"
+    assert boundary.list_address(f"{address}/default/train/*.parquet").revision == sha
+    match = boundary.ADDRESS.fullmatch(address)
+    assert match is not None
+    assert (match["revision"], match["path"]) == (spelling, None)
+
+
+def test_configs_and_splits_of_what_the_hub_converted_are_its_folders(hub):
+    repo = hub.add_dataset("org/many")
+    repo.branch("refs/convert/parquet", repo.commit({}))
+    paths = ["en/train/0000.parquet", "en/train/0001.parquet", "en/test/0000.parquet", "de/partial-train/0000.parquet"]
+    repo.commit(dict.fromkeys(paths, b"PAR1"), branch="refs/convert/parquet")
+
+    def listed(config: str | None) -> list[str]:
+        listing = boundary.list_split("org/many", config=config, revision="~parquet", split="train")
+        return [file.path for file in listing.files]
+
+    assert listed("en") == paths[:2]
+    with pytest.raises(DatasetError, match=r"has several configs: .*Set dataset\.config to one of them"):
+        listed(None)
+    with pytest.raises(DatasetError, match=r"has no config 'fr'; it has .*Set dataset\.config"):
+        listed("fr")
+    with pytest.raises(DatasetError, match=r"has no split 'train'; it has partial-train\."):
+        listed("de")
+
+
+def test_what_a_card_on_the_hub_says_of_how_files_are_read_is_known(hub):
+    card = b'---\nconfigs:\n- {config_name: x, data_files: a.csv, sep: "\\t"}\n- {config_name: y, sep: ";"}\n---\n'
+    hub.add_dataset("org/tabs").commit({"a.csv": CSV, "README.md": card})
+    listing = boundary.list_split("org/tabs", config="x", revision="main", split="train")
+    assert listing.options == {"delimiter": "\t"}

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import zipfile
 from pathlib import Path
 
+import datasets
 import pytest
 
 from tests.pipelines import make_pipeline, reviews, write_parquet
 from tidemill.errors import DatasetError, FormatError, InputError
 from tidemill.planning.plan import make_plan
+from tidemill.sources.dataset import Dataset, open_dataset, reopen_dataset
+from tidemill.values.columns import JoinedText
 
 ROW = "id,text\n1,good\n"
 
@@ -27,8 +31,8 @@ def lay(folder: Path, *paths: str) -> Path:
 def listed(tmp_path: Path, path: object, **dataset: object) -> tuple[list[str], str]:
     """The paths that a plan reads, and its notes."""
     options = {"text": "text", "key": [], "keep": [], **dataset}
-    facts = make_plan(make_pipeline(tmp_path / "lake", str(path), dataset=options), None)[0].to_json()
-    return sorted(file["path"] for file in facts["uncut_files"]), "\n".join(facts["notes"])
+    plan, _ = make_plan(make_pipeline(tmp_path / "lake", str(path), dataset=options), None)
+    return sorted(file.file.path for file in plan.files), "\n".join(plan.notes)
 
 
 def test_files_that_a_word_in_another_ones_name_keeps_out_are_named(tmp_path):
@@ -267,3 +271,148 @@ def test_a_file_and_a_folder_that_may_not_be_read_are_named_and_the_others_plann
     assert facts["files"]["new"] == ["b.parquet", "c.parquet"]
     assert "may not be read: permission denied" in facts["files"]["failed"]["a.parquet"]
     assert facts["notes"] == ["1 folder not read, that may not be listed: closed."]
+
+
+def saved(*texts: str) -> datasets.Dataset:
+    return datasets.Dataset.from_dict({"id": list(range(len(texts))), "text": list(texts)})
+
+
+def test_what_datasets_saved_is_the_files_that_it_names(tmp_path):
+    saved(*"abcdef").save_to_disk(tmp_path / "d", num_shards=2)
+    saved("old").save_to_disk(tmp_path / "e")
+    (tmp_path / "e" / "data-00000-of-00001.arrow").rename(tmp_path / "d" / "cache-1.arrow")
+    paths, notes = listed(tmp_path, tmp_path / "d")
+    assert paths == ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"]
+    assert notes == "1 file not read, that state.json does not name: cache-1.arrow."
+
+
+def test_of_what_datasets_saved_in_splits_one_is_read(tmp_path):
+    both = datasets.DatasetDict(train=saved("a", "b"), test=saved("c"))
+    both.save_to_disk(tmp_path / "d")
+    assert listed(tmp_path, tmp_path / "d")[0] == ["train/data-00000-of-00001.arrow"]
+    assert listed(tmp_path, tmp_path / "d", split="test") == (["test/data-00000-of-00001.arrow"], "")
+    with pytest.raises(DatasetError, match="has no split 'dev'; it has train, test"):
+        listed(tmp_path, tmp_path / "d", split="dev")
+    with pytest.raises(DatasetError, match=r"has no configs\. Remove dataset\.config"):
+        listed(tmp_path, tmp_path / "d", config="x")
+
+
+def test_one_split_that_was_saved_by_itself_is_read_whatever_its_name(tmp_path):
+    saved("a").save_to_disk(tmp_path / "d")
+    state = tmp_path / "d" / "state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"_split": "test"}))
+    assert listed(tmp_path, tmp_path / "d")[0] == listed(tmp_path, tmp_path / "d", split="test")[0]
+    with pytest.raises(DatasetError, match="has no split 'dev'; it has test"):
+        listed(tmp_path, tmp_path / "d", split="dev")
+
+
+def test_what_was_saved_in_part_is_refused(tmp_path):
+    saved("a").save_to_disk(tmp_path / "d")
+    (tmp_path / "d" / "data-00000-of-00001.arrow").unlink()
+    with pytest.raises(DatasetError, match=r"lacks data-00000-of-00001\.arrow, which state\.json should name"):
+        listed(tmp_path, tmp_path / "d")
+    (tmp_path / "d" / "state.json").write_text("{")
+    with pytest.raises(DatasetError, match=r"has a state\.json that is not JSON"):
+        listed(tmp_path, tmp_path / "d")
+
+
+def test_an_archive_whose_name_says_no_format_is_what_is_in_it(tmp_path):
+    with zipfile.ZipFile(tmp_path / "reviews.zip", "w") as archive:
+        archive.writestr("reviews.csv", ROW)
+    assert listed(tmp_path, tmp_path / "reviews.zip") == (["reviews.zip"], "")
+    with zipfile.ZipFile(tmp_path / "reviews.zip", "a") as archive:
+        archive.writestr("more.csv", ROW)
+    with pytest.raises(FormatError, match=r"holds 2 files: reviews\.csv, more\.csv"):
+        listed(tmp_path, tmp_path / "reviews.zip")
+
+
+OPTIONS = {
+    "encoding": "latin-1",
+    "escape": "\\",
+    "header": False,
+    "names": ["id", "text"],
+    "quote": "",
+    "format": "json",
+    "field": "data",
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_what_makes_other_rows_of_the_same_bytes_is_another_revision_and_another_content(tmp_path, option):
+    path = lay(tmp_path / "d", "a.csv") / "a.csv"
+    text = JoinedText(("text",), "\n")
+    plain = open_dataset(make_pipeline(tmp_path, str(path), dataset={"keep": [], "key": []}), text)
+    other = make_pipeline(tmp_path, str(path), dataset={"keep": [], "key": [], option: OPTIONS[option]})
+    opened = open_dataset(other, text)
+    assert opened.revision.startswith(f"{plain.revision};")
+    assert opened.files[0].content.startswith(f"{plain.files[0].content};")
+    assert opened.files[0].stored == plain.files[0].content
+    again = reopen_dataset(make_pipeline(tmp_path, str(path)), text, opened.revision, opened.files)
+    assert again.columns((), {}) == opened.columns((), {})
+
+
+def test_what_is_the_default_is_no_part_of_a_revision(tmp_path):
+    path = lay(tmp_path / "d", "a.csv") / "a.csv"
+    said = {"encoding": "utf-8", "header": True, "delimiter": ";", "format": "csv", "keep": [], "key": []}
+    for options in ({"keep": [], "key": []}, said):
+        opened = open_dataset(make_pipeline(tmp_path, str(path), dataset=options), JoinedText(("text",), "\n"))
+        assert ";" not in opened.revision + opened.files[0].content
+
+
+def carded(folder: Path, config: str, **files: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("_", ".")).write_text(content, encoding="latin-1")
+    (folder / "README.md").write_text(f"---\nconfigs:\n- {{config_name: default, {config}}}\n---\n")
+    return folder
+
+
+def opened_by(tmp_path: Path, folder: Path, **dataset: object) -> Dataset:
+    options = {"text": "text", "key": [], "keep": [], **dataset}
+    return open_dataset(make_pipeline(tmp_path / "lake", str(folder), dataset=options), JoinedText(("text",), "\n"))
+
+
+CARDS = {
+    'data_files: a.csv, sep: "\\t"': "id\ttext\n1\tgood\n",
+    'data_files: a.csv, delimiter: ";", encoding: latin-1': "id;text\n1;schön\n",
+    "data_files: a.csv, names: [id, text]": "1,good\n2,fine\n",
+    "data_files: a.csv, names: [id, text], header: 0": "x,y\n1,good\n",
+    "data_files: a.csv, column_names: [id, text], header: null": "1,good\n",
+    'data_files: a.csv, quotechar: "\'"': "id,text\n1,'good, fine'\n",
+    "data_files: a.csv, quoting: 3": 'id,text\n1,"good\n2,fine\n',
+    'data_files: a.csv, escapechar: "\\\\"': "id,text\n1,good\\, fine\n",
+}
+
+
+@pytest.mark.parametrize("config", CARDS)
+def test_what_a_card_says_of_how_files_are_read_is_done_as_datasets_does_it(tmp_path, config):
+    folder = carded(tmp_path / "d", config, a_csv=CARDS[config])
+    opened = opened_by(tmp_path, folder)
+    [cut] = opened.reader(opened.files[0]).slices(shard_bytes=2**20)
+    expected = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))["text"]
+    assert opened.reader(opened.files[0]).rows(cut)["text"].to_pylist() == list(expected)
+    assert ";" in opened.revision
+    again = reopen_dataset(
+        make_pipeline(tmp_path / "lake", str(folder)), JoinedText(("text",), "\n"), opened.revision, opened.files
+    )
+    assert again.columns((), {}) == opened.columns((), {})
+
+
+def test_what_the_pipeline_says_wins_over_the_card(tmp_path):
+    folder = carded(tmp_path / "d", 'data_files: a.csv, sep: "|"', a_csv="id;text\n1;good\n")
+    opened = opened_by(tmp_path, folder, delimiter=";")
+    assert (opened.columns((), {}).delimiter, ";" in opened.revision) == (";", False)
+
+
+def test_a_card_that_says_what_is_done_anyway_is_no_part_of_the_revision(tmp_path):
+    for name, config in (("a.csv", 'sep: ","'), ("a.tsv", 'sep: "\\t"'), ("a.csv", "header: infer")):
+        folder = carded(tmp_path / "d", f"data_files: {name}, {config}", **{name.replace(".", "_"): "text\ngood\n"})
+        assert ";" not in opened_by(tmp_path, folder).revision
+
+
+def test_what_a_card_says_and_is_not_done_is_told(tmp_path):
+    folder = carded(tmp_path / "d", "data_files: a.csv, nrows: 1", a_csv="text\ngood\nfine\n")
+    assert "The card says nrows = 1, which is not done." in listed(tmp_path, folder)[1]
+    folder = carded(tmp_path / "d", 'data_files: a.csv, sep: "[ ,]"', a_csv="id,text\n1,good\n")
+    with pytest.raises(DatasetError, match=r"card says delimiter = '\[ ,\]': .* Set dataset\.delimiter"):
+        listed(tmp_path, folder)

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from tidemill.formats.columnar.arrow import ArrowReader
 from tidemill.formats.columnar.parquet import ParquetReader
 from tidemill.formats.delimited import CsvReader
 from tidemill.formats.detect import Detected, detect, detect_file
 from tidemill.formats.json_arrays import JsonArrayReader
 from tidemill.formats.jsonl import JsonlReader
-from tidemill.formats.names import format_of, says_nothing
+from tidemill.formats.names import format_of, is_tsv, says_nothing
 from tidemill.formats.partitions import PartitionedReader, identity_of, partitions_of
 from tidemill.formats.reader import Reader
 from tidemill.formats.streams.source import ByteSource
@@ -27,6 +28,7 @@ from tidemill.values.rows import check_columns, settle_schema
 from tidemill.values.types import check_fields, check_type, plain_type, without_nulls
 
 __all__ = [
+    "COLUMNAR",
     "FORMATS",
     "KEPT_PREFIX",
     "ByteSource",
@@ -42,6 +44,7 @@ __all__ = [
     "format_of",
     "identity_of",
     "inner_name",
+    "is_tsv",
     "open_reader",
     "partitions_of",
     "plain_type",
@@ -52,11 +55,14 @@ __all__ = [
 
 FORMATS: Mapping[str, Callable[[ByteSource, Columns], Reader]] = {
     "parquet": ParquetReader,
+    "arrow": ArrowReader,
     "csv": CsvReader,
     "jsonl": JsonlReader,
     "json": JsonArrayReader,
     "text": TextReader,
 }
+COLUMNAR = frozenset({"parquet", "arrow"})
+"""Formats whose slices come from an index, without reading rows."""
 
 
 def open_reader(format_name: str, source: ByteSource, columns: Columns) -> Reader:

@@ -24,6 +24,7 @@ from pyarrow import csv as pacsv
 
 from tidemill.errors import ConfigError, FormatError
 from tidemill.fingerprints import fingerprint
+from tidemill.formats.names import is_tsv
 from tidemill.formats.records import BOM, Buffer, Offsets, RecordReader, positions
 from tidemill.formats.streams.arrays import escaped_places
 from tidemill.formats.streams.source import ByteSource
@@ -59,8 +60,8 @@ class CsvReader(RecordReader):
 
     @cached_property
     def _delimiter(self) -> str:
-        is_tsv = self._bytes.name.lower().endswith(".tsv")
-        return "\t" if self.columns.delimiter == "," and is_tsv else self.columns.delimiter
+        by_tabs = self.columns.delimiter == "," and is_tsv(self._bytes.name)
+        return "\t" if by_tabs else self.columns.delimiter
 
     def schema(self) -> pa.Schema:
         return self._schema

@@ -18,9 +18,8 @@ from typing import Any
 import orjson
 
 from tidemill.errors import FormatError
-from tidemill.formats.names import format_of
+from tidemill.formats.names import format_of, is_tsv
 from tidemill.formats.streams.arrays import first_array_of_objects
-from tidemill.formats.streams.compressions import without_compression
 from tidemill.formats.streams.encodings import UTF8, marked_encoding
 from tidemill.formats.streams.source import ByteSource
 from tidemill.formats.streams.stream import HEAD_BYTES, SourceBytes
@@ -53,7 +52,7 @@ class Detected:
         """The keys of `[dataset]` that have to be set for a file of this name, with their values."""
         found = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "format"}
         default = {item.name: item.default for item in fields(self) if item.name != "format"}
-        if self.delimiter == "\t" and without_compression(path.lower()).endswith(".tsv"):
+        if self.delimiter == "\t" and is_tsv(path):
             default["delimiter"] = "\t"
         said = {"format": self.format} if self.format != _format_by_name(path) and self.field is None else {}
         return said | {name: value for name, value in found.items() if value != default[name]}
@@ -178,7 +177,7 @@ def _is_json(line: str) -> bool:
 def _csv(text: str, encoding: str, path: str) -> Detected:
     delimiter = _separated(text)
     if delimiter is None:
-        delimiter = "\t" if path.lower().endswith(".tsv") else ","
+        delimiter = "\t" if is_tsv(path) else ","
     return Detected("csv", encoding, delimiter, _has_header(list(_records(text, delimiter))))
 
 

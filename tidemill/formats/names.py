@@ -7,7 +7,7 @@ from pathlib import PurePath
 from tidemill.errors import FormatError
 from tidemill.formats.streams.compressions import COMPRESSIONS, compression_of, without_compression
 
-_COLUMNAR = {".parquet": "parquet"}
+_COLUMNAR = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow", ".ipc": "arrow"}
 _TEXTUAL = {
     ".csv": "csv",
     ".tsv": "csv",
@@ -39,3 +39,8 @@ def format_of(path: str) -> str:
 def says_nothing(path: str) -> bool:
     """Whether it is a ZIP archive whose name says no format: that of the file within does, see `inner_name`."""
     return path.lower().endswith(".zip") and not PurePath(without_compression(path)).suffix
+
+
+def is_tsv(path: str) -> bool:
+    """Whether its fields are separated by tabs, unless something else is said."""
+    return without_compression(path.lower()).endswith(".tsv")

@@ -21,6 +21,7 @@ from tidemill import config
 from tidemill.config import Pipeline
 from tidemill.errors import FAILS_ALONE, DatasetError, FileChanged, FileUnreadable, FormatError, SchemaError
 from tidemill.formats import (
+    COLUMNAR,
     KEPT_PREFIX,
     Columns,
     PartitionedReader,
@@ -44,7 +45,7 @@ from tidemill.sources.hashes import hash_files, stamp
 from tidemill.sources.listing import (
     LeftOut,
     Listing,
-    is_left_open,
+    by_card,
     named_by_listing,
     recorded_options,
     way_of_reading,
@@ -69,20 +70,20 @@ class Dataset:
         self._formats: dict[str, str] = {}
         self._columns = self.columns((), {})
         self.revision, self.files = listing.revision, listing.files
-        self._left_out = listing.left_out
+        self._left_out, self._notes = listing.left_out, listing.notes
         self.shard_bytes = int(spec.shard_bytes)
         formats = {self._format(file): file for file in self.files}
         if len(formats) > 1:
             named = ", ".join(f"{file.path} ({name})" for name, file in sorted(formats.items()))
             raise FormatError(f"The dataset mixes formats: {named}. Narrow dataset.path to files of one format.")
-        self.cut_from_footer = next(iter(formats)) == "parquet"
+        self.cut_from_footer = next(iter(formats)) in COLUMNAR
 
     @property
     def notes(self) -> list[str]:
         """What of the dataset is not read, though somebody may have meant it."""
         empty = tuple(file.path for file in self.files if not file.size and not self.cut_from_footer)
         without_rows = [LeftOut(empty, "empty")] if empty else []
-        return list(map(str, (*self._left_out, *without_rows)))
+        return list(map(str, (*self._left_out, *without_rows, *self._notes)))
 
     def columns(
         self,
@@ -209,8 +210,8 @@ def open_dataset(pipeline: Pipeline, text: JoinedText) -> Dataset:
         FormatError: files of several formats, or of one that is not supported.
     """
     listing = _list(pipeline.dataset)
-    by_card = {name: value for name, value in listing.options.items() if is_left_open(pipeline.dataset, name)}
-    spec = with_options(pipeline.dataset, by_card)
+    said_by_card = by_card(pipeline.dataset, listing)
+    spec = with_options(pipeline.dataset, said_by_card)
     if not listing.files:
         raise DatasetError(
             " ".join(
@@ -220,7 +221,7 @@ def open_dataset(pipeline: Pipeline, text: JoinedText) -> Dataset:
                 ]
             )
         )
-    way = way_of_reading(spec, by_card)
+    way = way_of_reading(spec, said_by_card)
     partitions = [_asked_partitions(spec, file.url) for file in listing.files]
     files = tuple(
         replace(file, content=file.content + identity_of(asked) + way)

@@ -16,6 +16,7 @@ from datetime import date
 from glob import has_magic
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from tidemill.errors import (
     ChoiceMissing,
@@ -46,6 +47,8 @@ FILE_URL = re.compile(r"hf://datasets/(?P<repo>[^/@]+(?:/[^/@]+)?)@(?P<commit>[0
 ADDRESS = re.compile(
     r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?(?:/(?P<path>.+))?"
 )
+CONVERTED = "refs/convert/parquet"
+_CONVERTED_FILE = re.compile(r"@[0-9a-f]{40}/(?P<config>[^/]+)/(?P<split>[^/]+)/\d+\.parquet$")
 ASKED_TO_WAIT = 429
 INSTEAD_OF_SCRIPT = (
     'The Hub keeps many of these as Parquet: set dataset.revision = "refs/convert/parquet", or convert what the script '
@@ -63,13 +66,15 @@ def list_split(repo: str, *, config: str | None, revision: str, split: str) -> L
     """
     import datasets  # noqa: F401 — for seconds, which are none of the Hub's.
 
+    revision = named_revision(revision)
     commit = _commit("dataset", repo, revision)
 
     def resolve() -> tuple[Splits, list[str]]:
         # Listed here in whole, so that `datasets` finds every folder in the file system's memory.
         with _translated("dataset", repo, revision), _quiet():
             paths = _file_system().find(f"datasets/{repo}@{commit}")
-            splits = find_splits(
+            converted = _converted_splits(paths, config, repo) if revision == CONVERTED else None
+            splits = converted or find_splits(
                 f"hf://datasets/{repo}",
                 config=config,
                 revision=commit,
@@ -88,7 +93,7 @@ def list_split(repo: str, *, config: str | None, revision: str, split: str) -> L
         message = " ".join([no_such("split", split, paths, f"The dataset {repo}"), *map(str, left_out)])
         raise ChoiceMissing(message, noun="split", existing=paths)
     files = _ask_hub(lambda: _describe(repo, commit, splits.files[split]))
-    return Listing(commit, tuple(files), tuple(left_out))
+    return Listing(commit, tuple(files), tuple(left_out), splits.options, splits.notes)
 
 
 def list_address(address: str) -> Listing:
@@ -96,7 +101,7 @@ def list_address(address: str) -> Listing:
     match = ADDRESS.fullmatch(address)
     if match is None:
         raise DatasetError(f"dataset.path = {address!r}: give hf://datasets/OWNER/NAME[@REVISION]/FILES.")
-    repo, revision, pattern = match["repo"], match["revision"] or "main", match["path"]
+    repo, revision, pattern = match["repo"], named_revision(match["revision"] or "main"), match["path"]
     commit = _commit("dataset", repo, revision)
 
     def find() -> Listing:
@@ -109,6 +114,33 @@ def list_address(address: str) -> Listing:
         return Listing(commit, tuple(_describe(repo, commit, urls)), not_entered(folders, pattern))
 
     return _ask_hub(find)
+
+
+def named_revision(revision: str) -> str:
+    """What a revision is called at the Hub: an address may have it percent-encoded, or `~parquet` as DuckDB has it."""
+    named = unquote(revision)
+    return CONVERTED if named == "~parquet" else named
+
+
+def _converted_splits(paths: Sequence[str], config: str | None, repo: str) -> Splits | None:
+    """The splits of what the Hub converted, where folders say config and split; None if there are no such folders.
+
+    Raises:
+        DatasetError: there is no such config, or there are several to choose from.
+    """
+    configs: dict[str, dict[str, list[str]]] = {}
+    for path in paths:
+        if found := _CONVERTED_FILE.search(path):
+            configs.setdefault(found["config"], {}).setdefault(found["split"], []).append(f"hf://{path}")
+    what = f"The dataset {repo} at {CONVERTED}"
+    if not configs:
+        return None
+    if config is None and len(configs) > 1 and "default" not in configs:
+        raise DatasetError(f"{what} has several configs: {', '.join(configs)}. Set dataset.config to one of them.")
+    chosen = config or ("default" if "default" in configs else next(iter(configs)))
+    if chosen not in configs:
+        raise DatasetError(no_such("config", chosen, configs, what))
+    return Splits({split: tuple(urls) for split, urls in configs[chosen].items()}, by_card=True)
 
 
 def _cached_card(repo: str, commit: str) -> str:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from tidemill import config
 from tidemill.errors import DatasetError
 from tidemill.fingerprints import fingerprint
+from tidemill.formats import is_tsv
 from tidemill.shards import QUOTED, READ, SourceFile
 
 MAX_NAMES = 5
@@ -51,7 +52,9 @@ class Listing:
     files: tuple[SourceFile, ...]
     left_out: tuple[LeftOut, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Of [dataset], what the dataset's card says and the pipeline leaves open."""
+    """Of [dataset], what the dataset's card says of how the files are read."""
+    notes: tuple[str, ...] = ()
+    """What else is to be told."""
 
 
 def shown(path: str) -> str:
@@ -83,14 +86,14 @@ def named_by_listing(files: Sequence[SourceFile], left_out: Sequence[LeftOut]) -
     return Listing(revision, ordered, tuple(left_out))
 
 
-def way_of_reading(spec: config.Dataset, by_card: Mapping[str, Any]) -> str:
+def way_of_reading(spec: config.Dataset, said_by_card: Mapping[str, Any]) -> str:
     """What goes behind the revision and each content; nothing where all is by default."""
     fields = config.Dataset.model_fields
     quoted = "" if spec.quote == fields["quote"].default else f"{QUOTED}{spec.quote}"
     said = {name: getattr(spec, name) for name in _OPTIONS if getattr(spec, name) != fields[name].default}
     if said.get("format") not in _NEW_FORMATS:
         said.pop("format", None)
-    said |= {name: by_card[name] for name in ("delimiter",) if name in by_card}
+    said |= {name: said_by_card[name] for name in ("delimiter",) if name in said_by_card}
     pairs = [(name, value) for name, values in said.items() for value in _as_texts(values)]
     return f"{quoted}{READ}{urlencode(pairs)}" if pairs else quoted
 
@@ -111,6 +114,16 @@ def is_left_open(spec: config.Dataset, option: str) -> bool:
     """Whether the pipeline says nothing of an option, or its default: what is deployed has all of them."""
     default: object = config.Dataset.model_fields[option].default
     return bool(getattr(spec, option) == default)
+
+
+def by_card(spec: config.Dataset, listing: Listing) -> dict[str, Any]:
+    """What a dataset's card says of how its files are read, where neither the pipeline nor their names say it."""
+    fields = config.Dataset.model_fields
+    said = {name: value for name, value in listing.options.items() if is_left_open(spec, name)}
+    said = {name: value for name, value in said.items() if value != fields[name].default}
+    if said.get("delimiter") == "\t" and all(is_tsv(file.path) for file in listing.files):
+        del said["delimiter"]
+    return said
 
 
 def with_options(spec: config.Dataset, options: Mapping[str, Any]) -> config.Dataset:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from glob import escape, has_magic
 from pathlib import Path, PurePath
@@ -19,7 +20,7 @@ from tidemill.shards import SourceFile
 from tidemill.sources.byte_files import UNREADABLE
 from tidemill.sources.hashes import hash_files, stamp
 from tidemill.sources.listing import LeftOut, Listing, fixed_part, named_by_listing, not_entered
-from tidemill.sources.splits import beside_split, find_splits, no_such
+from tidemill.sources.splits import ONLY_SPLIT, beside_split, find_splits, no_such, saved_splits
 
 _NOT_LISTED = "that may not be listed"
 _NOT_FOLLOWED = "links to folders, which are not followed"
@@ -167,6 +168,8 @@ def list_folder(spec: config.Dataset) -> Listing:
             f"{what} has a character of patterns in its name, and splits are found by patterns. "
             f'Name its files instead: dataset.path = "{escape(spec.path)}/**/*".'
         )
+    if (saved := saved_splits(Path(folder), what)) is not None:
+        return _list_saved(folder, saved, spec, what)
     card = Path(folder, "README.md")
     # By its whole path: a folder `csv` here would be taken for the format of that name.
     splits = find_splits(
@@ -186,7 +189,23 @@ def list_folder(spec: config.Dataset) -> Listing:
         message = " ".join([no_such("split", spec.split, by_path, what), *map(str, left_out)])
         raise ChoiceMissing(message, noun="split", existing=by_path)
     files = _describe_local(local.each_once([str(Path(folder, path)) for path in by_path[spec.split]]), folder)
-    return named_by_listing(files, [*left_out, *local.left_out])
+    listing = named_by_listing(files, [*left_out, *local.left_out])
+    return replace(listing, options=splits.options, notes=splits.notes)
+
+
+def _list_saved(folder: str, splits: Mapping[str, tuple[str, ...]], spec: config.Dataset, what: str) -> Listing:
+    """The files of a split that `datasets` saved; what is saved without splits is the only one, whatever its name."""
+    if spec.config is not None:
+        raise DatasetError(f"{what} was saved by `save_to_disk` and has no configs. Remove dataset.config.")
+    split = next(iter(splits)) if len(splits) == 1 and spec.split == ONLY_SPLIT else spec.split
+    if split not in splits:
+        raise DatasetError(no_such("split", spec.split, splits, what))
+    files = _describe_local([str(Path(folder, path)) for path in splits[split]], folder)
+    taken = {path for paths in splits.values() for path in paths}
+    beside = [os.path.relpath(path, folder) for path in LocalFiles(folder).below(folder)]
+    passed = [path for path in beside if path not in taken and Path(path).suffix == ".arrow"]
+    left_out = [LeftOut(tuple(passed), "that state.json does not name")] if passed else []
+    return named_by_listing(files, left_out)
 
 
 def list_pattern(pattern: str) -> Listing:

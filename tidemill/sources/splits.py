@@ -5,13 +5,16 @@ A card may say it; else words in the files' names do, and what they leave out is
 
 from __future__ import annotations
 
+import csv
 import difflib
+import json
 import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from tidemill.errors import ChoiceMissing, DatasetError, FormatError, TidemillError
 from tidemill.formats import format_of
@@ -25,12 +28,32 @@ _ABOUT_THE_DATA = re.compile(
 """Names of files that accompany data and are none."""
 
 
+ONLY_SPLIT = "train"
+_CARD_OPTIONS = {
+    "sep": "delimiter",
+    "delimiter": "delimiter",
+    "column_names": "names",
+    "names": "names",
+    "quotechar": "quote",
+    "escapechar": "escape",
+    "encoding": "encoding",
+    "field": "field",
+}
+"""What pandas and `datasets` call an option → our key of [dataset]."""
+_NOT_DONE = {"skiprows", "skipfooter", "nrows", "comment", "skip_blank_lines", "sample_by"}
+"""What would make other rows of a file, and has no key."""
+
+
 @dataclass(frozen=True)
 class Splits:
     files: Mapping[str, tuple[str, ...]]
     """Split → its files, as paths or addresses."""
     by_card: bool
     """Whether the dataset's card says which files make which split."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of [dataset], what the card says of how the files are read."""
+    notes: tuple[str, ...] = ()
+    """What the card says of that which is not done."""
 
 
 def find_splits(
@@ -63,7 +86,60 @@ def find_splits(
     files = {str(name): tuple(map(str, paths)) for name, paths in (builder.config.data_files or {}).items()}
     if not files:
         raise DatasetError(f"{what} has no data files that can be read.")
-    return Splits(files, _names_files(read_card()))
+    configs = _configs(read_card())
+    own = next((found for found in configs if found.get("config_name", "default") == builder.config.name), {})
+    notes = [f"The card says {name} = {own[name]!r}, which is not done." for name in sorted(_NOT_DONE & own.keys())]
+    return Splits(files, any("data_files" in found for found in configs), options_of_card(own), tuple(notes))
+
+
+def options_of_card(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card says of how a config's files are read, as pandas understands it, by the keys of [dataset]."""
+    options = {ours: said[theirs] for theirs, ours in _CARD_OPTIONS.items() if said.get(theirs) is not None}
+    if said.get("quoting") == csv.QUOTE_NONE:
+        options["quote"] = ""
+    # A header is None where there is none; left to be inferred, it is one where no names are given.
+    header = said.get("header", "infer")
+    if header is None or (header == "infer" and "names" in options):
+        options["header"] = False
+    return options
+
+
+def saved_splits(folder: Path, what: str) -> Mapping[str, tuple[str, ...]] | None:
+    """Split → its files, below a folder that `save_to_disk` of `datasets` wrote; None for any other folder.
+
+    Raises:
+        DatasetError: what was saved is incomplete.
+    """
+    splits = _saved_json(folder / "dataset_dict.json", what).get("splits")
+    if isinstance(splits, list):
+        return {name: _saved_files(folder, str(name), what) for name in splits}
+    state = _saved_json(folder / "state.json", what)
+    if "_data_files" not in state or not (folder / "dataset_info.json").is_file():
+        return None
+    return {state.get("_split") or ONLY_SPLIT: _saved_files(folder, "", what)}
+
+
+def _saved_files(folder: Path, split: str, what: str) -> tuple[str, ...]:
+    """The files that a saved split's state names: what lies beside them is of caches, or of what was saved before."""
+    state = _saved_json(folder / split / "state.json", what)
+    if state.get("_indices_data_files"):
+        raise DatasetError(f"{what} has indices into its rows, as older versions of `datasets` save. Save it again.")
+    names = [file["filename"] for file in state.get("_data_files", ())]
+    missing = [name for name in names if not (folder / split / name).is_file()]
+    if missing or not names:
+        listed = ", ".join(missing) or "any data file"
+        raise DatasetError(f"{what} lacks {listed}, which {Path(split, 'state.json')} should name. Save it again.")
+    return tuple(Path(split, name).as_posix() for name in names)
+
+
+def _saved_json(path: Path, what: str) -> dict[str, Any]:
+    try:
+        facts = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as e:
+        raise DatasetError(f"{what} has a {path.name} that is not JSON: {e}. Save it again.") from e
+    return facts if isinstance(facts, dict) else {}
 
 
 def no_such(noun: str, asked: str, existing: Iterable[object], what: str) -> str:
@@ -131,14 +207,14 @@ def _format_or_none(path: str) -> str | None:
         return None
 
 
-def _names_files(card: str) -> bool:
-    """Whether a card says of any config which files are its own."""
+def _configs(card: str) -> list[Mapping[str, Any]]:
+    """What a card says of each config; nothing where it says something else than configs."""
     from huggingface_hub import DatasetCard
 
     if not card.lstrip().startswith("---"):
-        return False
+        return []
     configs = DatasetCard(card, ignore_metadata_errors=True).data.get("configs")
-    return any("data_files" in found for found in configs or ())
+    return [found for found in configs or () if isinstance(found, Mapping)]
 
 
 def _meaning(error: Exception, what: str, instead_of_script: str) -> DatasetError:

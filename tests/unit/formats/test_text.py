@@ -78,5 +78,8 @@ def test_the_format_goes_by_the_file_name(path, format_name):
 
 @pytest.mark.parametrize("path", ["a", "a.pdf", "a.gz", "a.parquet.gz", "parquet", "a.csv.lz4"])
 def test_other_names_are_refused_with_the_readable_ones(path):
-    with pytest.raises(FormatError, match=r"\.parquet, \.csv, \.tsv, \.jsonl, \.ndjson, \.json, \.txt, \.text"):
+    with pytest.raises(
+        FormatError,
+        match=r"\.parquet, \.arrow, \.feather, \.ipc, \.csv, \.tsv, \.jsonl, \.ndjson, \.json, \.txt, \.text",
+    ):
         format_of(path)

@@ -1,8 +1,6 @@
 """Parquet: slices come from the footer, rows by range, and only the columns asked for are read.
 
-A row group is decoded in small record batches by an iterator that stays where
-it is between slices, so that a row group of any size takes one pass and little
-memory.
+A row group is decoded page by page, so that one of any size takes little memory.
 """
 
 from __future__ import annotations
@@ -10,24 +8,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tidemill.errors import FileChanged, FormatError
-from tidemill.fingerprints import fingerprint
+from tidemill.errors import FormatError
 from tidemill.formats.columnar.footer import unencoded_bytes
-from tidemill.formats.columnar.slicing import pack
+from tidemill.formats.columnar.reader import ColumnarFile, ColumnarReader
 from tidemill.formats.streams.source import ByteSource, SourceHandle
-from tidemill.shards import Slice
-from tidemill.values.columns import Columns
-from tidemill.values.rows import build_rows, check_columns
-from tidemill.values.types import common_type, plain_type
 
 _TAIL_BYTES = 8
-_RECORD_BATCH_BYTES = 2**18
-_MOST_RECORD_BATCH_ROWS = 8192
 _BUFFER_BYTES = 4 * 2**20
 """What one read fetches of a column; a row group's smaller column takes one read in all."""
 _LEAST_BUFFER_BYTES = 2**17
@@ -37,87 +28,11 @@ _MOST_BUFFERED_BYTES = 16 * 2**20
 _DECODING_ERRORS = (pa.ArrowException, OSError, OverflowError, ValueError)
 
 
-class ParquetReader:
-    """Reads `source` by range. Asking for slices out of order rereads their row group from its start."""
+class ParquetReader(ColumnarReader):
+    """Its groups are row groups."""
 
-    def __init__(self, source: ByteSource, columns: Columns) -> None:
-        self._source = source
-        self._columns = columns
-        self._pass: _RowGroupPass | None = None
-
-    def schema(self) -> pa.Schema:
-        return pa.schema([field.with_type(plain_type(field.type)) for field in self._file.schema])
-
-    def common_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
-        return common_type(a, b)
-
-    def slices(self, *, shard_bytes: int, known: Sequence[Slice] = (), trusted: bool = False) -> Iterator[Slice]:
-        del trusted  # the footer is read in any case, and the content says it all
-        check_columns(self._file.schema, self._columns, self._source.path)
-        row = 0
-        for cut in known:
-            if cut.first_row != row or not self._holds(cut):
-                break
-            yield cut
-            row += cut.num_rows
-        for first_row, num_rows, text_bytes in pack(self._groups_from(row), shard_bytes):
-            content = fingerprint(self._source.content, first_row, num_rows)
-            yield Slice(first_row, num_rows, 0, 0, content, text_bytes)
-
-    def rows(self, cut: Slice) -> pa.Table:
-        check_columns(self._file.schema, self._columns, self._source.path)
-        if not self._holds(cut):
-            raise FileChanged(
-                f"{self._source.path} is not the file that rows {cut.first_row} to "
-                f"{cut.first_row + cut.num_rows - 1} were cut from. Run again: the file will be listed anew."
-            )
-        record_batches = [record_batch for part in self._parts(cut) for record_batch in part]
-        names = self._names
-        table = pa.Table.from_batches(record_batches, self._file.arrow_schema(names))
-        # Pools keep what decoding used: over a giant row group that grows to several slices.
-        pa.default_memory_pool().release_unused()
-        return build_rows(cut.first_row, table, self._columns, dict(self._columns.types), {})
-
-    def _holds(self, cut: Slice) -> bool:
-        fits = cut.first_row + cut.num_rows <= self._file.metadata.num_rows
-        return fits and cut.content == fingerprint(self._source.content, cut.first_row, cut.num_rows)
-
-    @cached_property
-    def _file(self) -> _ParquetFile:
-        return _ParquetFile(self._source, self._columns.sources)
-
-    @cached_property
-    def _names(self) -> list[str]:
-        """The source columns that the file has."""
-        return [name for name in self._columns.sources if name in self._file.schema.names]
-
-    def _groups_from(self, row: int) -> Iterator[tuple[int, int, int]]:
-        """First row, rows and text bytes of each row group, from `row` on."""
-        for index, (first, after) in enumerate(pairwise(self._file.group_starts)):
-            if after > max(first, row):
-                text_bytes = self._file.column_bytes(index, self._columns.text)
-                begin = max(first, row)
-                yield begin, after - begin, text_bytes * (after - begin) // (after - first)
-
-    def _parts(self, cut: Slice) -> Iterator[list[pa.RecordBatch]]:
-        """The slice's record batches, row group by row group."""
-        stop = cut.first_row + cut.num_rows
-        for index, (first, after) in enumerate(pairwise(self._file.group_starts)):
-            begin, end = max(first, cut.first_row), min(after, stop)
-            if begin < end:
-                yield self._taken(index, begin - first, end - begin)
-
-    def _taken(self, group: int, row: int, num_rows: int) -> list[pa.RecordBatch]:
-        """Rows of one row group, by the pass that the slice before left there, or by a new one."""
-        # Taken off while it works: a pass that raised is not used again.
-        current, self._pass = self._pass, None
-        if current is None or current.group != group or current.row > row:
-            del current  # its buffers go before the next ones come
-            current = _RowGroupPass(self._file, group, self._names)
-        current.skip(row - current.row)
-        record_batches = current.take(num_rows)
-        self._pass = current
-        return record_batches
+    def open_file(self, source: ByteSource, names: Sequence[str]) -> ColumnarFile:
+        return _ParquetFile(source, names)
 
 
 class _ParquetFile:
@@ -213,32 +128,3 @@ def _num_leaves(type_: pa.DataType) -> int:
     if not pa.types.is_nested(type_):
         return 1
     return sum(_num_leaves(type_.field(i).type) for i in range(type_.num_fields))
-
-
-class _RowGroupPass:
-    """One pass over a row group's rows, forward only. `row` is the next one."""
-
-    def __init__(self, file: _ParquetFile, group: int, names: Sequence[str]) -> None:
-        self.group = group
-        self.row = 0
-        num_rows = file.metadata.row_group(group).num_rows
-        bytes_per_row = file.column_bytes(group, names) / num_rows
-        fitting = max(1, int(_RECORD_BATCH_BYTES / max(bytes_per_row, 1)))
-        self._record_batches = file.record_batches(group, names, min(fitting, _MOST_RECORD_BATCH_ROWS))
-        self._rest: pa.RecordBatch | None = None
-
-    def skip(self, num_rows: int) -> None:
-        for _ in self._next(num_rows):
-            pass
-
-    def take(self, num_rows: int) -> list[pa.RecordBatch]:
-        return list(self._next(num_rows))
-
-    def _next(self, num_rows: int) -> Iterator[pa.RecordBatch]:
-        while num_rows:
-            record_batch = self._rest if self._rest is not None else next(self._record_batches)
-            taken = record_batch.slice(0, num_rows)
-            self._rest = record_batch.slice(num_rows) if record_batch.num_rows > num_rows else None
-            num_rows -= taken.num_rows
-            self.row += taken.num_rows
-            yield taken
