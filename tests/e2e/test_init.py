@@ -7,12 +7,18 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.commands import answer, tidemill
 from tests.hub.server import HubServer, files_in
-from tests.pipelines import MODEL, reviews, write_parquet
+from tests.pipelines import MODEL, query, reviews, run, write_parquet
+from tests.unit.proposing.test_columns import ODD_NAMES
+from tidemill.config import load_pipeline
+from tidemill.proposing.proposal import propose
+from tidemill.proposing.writing import pipeline_file
 
 NUM_ROWS = 30
 ROWS = [
@@ -33,6 +39,11 @@ def json_array(folder: Path) -> str:
     return "feedback.json"
 
 
+def saved_to_disk(folder: Path) -> str:
+    datasets.Dataset.from_list(ROWS).save_to_disk(str(folder / "feedback"), num_shards=2)
+    return "feedback"
+
+
 def partitions(folder: Path) -> str:
     for part, start in enumerate(range(0, NUM_ROWS, 10)):
         rows = reviews(start, 10).select(["id", "text", "rating"]).rename_columns(["nr", "meinung", "label"])
@@ -40,7 +51,7 @@ def partitions(folder: Path) -> str:
     return "feedback"
 
 
-SOURCES: list[Callable[[Path], str]] = [latin_1_with_semicolons, json_array, partitions]
+SOURCES: list[Callable[[Path], str]] = [latin_1_with_semicolons, json_array, saved_to_disk, partitions]
 
 
 @pytest.mark.parametrize("write", SOURCES, ids=lambda write: write.__name__)
@@ -76,6 +87,27 @@ def test_a_dataset_and_a_model_of_a_hub_become_a_table_by_init_and_run(hub, tmp_
     assert done.returncode == 0, done.stderr
     (counted,) = answer("sql", tmp_path / "feedback.toml", "SELECT count(*) AS n FROM feedback", home=home)
     assert counted == {"n": NUM_ROWS}
+
+
+def test_what_is_written_for_odd_names_runs(tmp_path):
+    numbers = list(range(NUM_ROWS))
+    names = {name: [number % 3 for number in numbers] for name in ODD_NAMES}
+    names |= {"truncated": numbers, "": numbers}
+    source = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"id ": numbers, **names, "the . text": reviews(0, NUM_ROWS)["text"]}), source)
+    proposal = propose(str(source), name="odd", model=str(MODEL), task=None)
+    (tmp_path / "odd.toml").write_text(pipeline_file(proposal, tmp_path))
+    places = [
+        f'lake.catalog="sqlite:{tmp_path}/lake.sqlite"',
+        f'lake.data="{tmp_path}/lake"',
+        f"store.path={tmp_path}/s",
+    ]
+    paths = [f"dataset.path={source}", f"model.path={MODEL}"]
+    pipeline = load_pipeline(tmp_path / "odd.toml", [*places, *paths])
+
+    assert run(pipeline).num_rows == NUM_ROWS
+    columns = [name for name, *_ in query(pipeline.lake, "DESCRIBE odd")]
+    assert columns[: len(names) + 1] == ["id", *(name.strip() for name in ODD_NAMES), "source_truncated", "column"]
 
 
 def test_init_overwrites_nothing_and_names_the_option_that_says_where_to(tmp_path):

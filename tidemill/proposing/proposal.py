@@ -32,6 +32,7 @@ DEFAULT_TASK = "text-classification"
 RESULT_COLUMNS = ("label", "score", "scores", "num_windows")
 """What model tasks call their results, whichever task and option is set later."""
 LONGEST_NAME = 48
+CELLS_OF_LANGUAGE = 100
 
 Choice = Callable[[Sequence[ChosenModel]], ChosenModel]
 """Takes one of the models that are proposed, the likeliest first."""
@@ -67,12 +68,11 @@ def propose(
         source = find_source(source_name)
         sample = look_at(source)
     text, others = _choose_text(source, sample)
-    cells = [cell for cell in sample.rows[text.column].to_pylist() if cell]
-    language = guess_language(cells[:100])
+    language = guess_language([cell for cell in sample.texts[text.column] if cell][:CELLS_OF_LANGUAGE])
     if chosen is None:
         chosen = _propose_model(task or DEFAULT_TASK, language, choose)
     key = find_key(source, sample, text.column)
-    columns = name_columns(sample, text=[text.column], key=key.columns, results=RESULT_COLUMNS)
+    columns = name_columns(sample, text=text.column, key=key.columns, results=RESULT_COLUMNS)
     return Proposal(name, source, text, others, language, key, columns, chosen)
 
 
@@ -95,8 +95,8 @@ def check_proposal(proposal: Proposal, written: str) -> Pipeline:
 
 
 def _choose_text(source: Source, sample: Sample) -> tuple[Prose, list[Prose]]:
-    found = choose_text({name: sample.rows[name].to_pylist() for name in sample.text_columns})
-    if found is None:
+    found = choose_text(sample.texts)
+    if found is None or not found[0].filled:
         types = ", ".join(f"{name} ({type_})" for name, type_ in sample.types.items())
         raise SchemaError(f"No column of {source.name} holds text. It has: {types or 'no columns'}.")
     return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +19,13 @@ from tidemill.values.types import is_list, is_string
 ROWS_LOOKED_AT = 1_000
 SAMPLE_BYTES = 1 << 16
 """Of text, of one file."""
+MOST_STEPS = 4
+"""From a nested column to a text in it."""
+ITEMS_LOOKED_AT = 2
+"""The first ones of a list; in a conversation often the question and the answer."""
+
+Steps = tuple[str | int, ...]
+"""Names of fields, and numbers of items."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +33,17 @@ class Sample:
     """`rows` has a column for each in `types` that is worth reading; `unfit` says why the others are not kept.
 
     Those in `everywhere` are in each of the files: text and keys have to be.
+    `texts` are the cells of what may be the text, by column or by the path
+    within a nested one.
     """
 
     rows: pa.Table
     types: Mapping[str, pa.DataType]
     unfit: Mapping[str, str]
     everywhere: Collection[str]
-
-    @property
-    def text_columns(self) -> list[str]:
-        return [name for name in self.rows.column_names if is_string(self.types[name]) and name in self.everywhere]
+    texts: Mapping[str, Sequence[str | None]]
+    column_of: Mapping[str, str]
+    """Of each text."""
 
 
 def look_at(source: Source) -> Sample:
@@ -50,11 +59,63 @@ def look_at(source: Source) -> Sample:
         if why := why_unfit(name, type_):
             unfit[name] = why
     everywhere = {name for name in types if all(name in schema.names for schema in schemas.values())}
-    everywhere.update(source.partitions)
-    texts = [name for name, type_ in types.items() if is_string(type_) and name in everywhere]
     readable = [name for name in types if name not in unfit]
-    rows = _first_rows(source, texts[0], readable, types) if texts else pa.table({})
-    return Sample(rows, types, unfit, everywhere)
+    places = {name: dict(text_places(name, types[name])) for name in readable if name in everywhere}
+    strings = [path for found in places.values() for path in found]
+    texts = strings or [name for name in types if pa.types.is_binary(types[name]) and name in everywhere]
+    everywhere.update(source.partitions)
+    if not texts:
+        return Sample(pa.table({}), types, unfit, everywhere, {}, {})
+    rows = _first_rows(source, texts[0], readable, types)
+    if not strings:  # Bytes may be texts all the same, if there are no others.
+        cells = {name: _first_rows(source, name, [], types)["text"].to_pylist() for name in texts}
+    else:
+        cells = {path: cells_at(rows[name], steps) for name, found in places.items() for path, steps in found.items()}
+    column_of = {path: name for name, found in places.items() for path in found}
+    return Sample(rows, types, unfit, everywhere, cells, column_of or {name: name for name in texts})
+
+
+def text_places(name: str, type_: pa.DataType) -> Iterator[tuple[str, Steps]]:
+    """Paths to strings, and their steps from a cell: the column itself, or what lies within it."""
+    if is_string(type_):
+        yield name, ()
+    elif pa.types.is_struct(type_) or is_list(type_):
+        for steps in _steps_to_strings((), type_):
+            yield _written((name, *steps)), steps
+
+
+def cells_at(cells: pa.ChunkedArray, steps: Steps) -> list[str | None]:
+    return [_value_at(cell, steps) for cell in cells.to_pylist()]
+
+
+def _steps_to_strings(before: Steps, type_: pa.DataType) -> Iterator[Steps]:
+    if is_string(type_):
+        yield before
+    elif len(before) < MOST_STEPS and pa.types.is_struct(type_):
+        for field in type_:
+            yield from _steps_to_strings((*before, field.name), field.type)
+    elif len(before) < MOST_STEPS and is_list(type_):
+        for item in range(ITEMS_LOOKED_AT):
+            yield from _steps_to_strings((*before, item), type_.value_type)
+
+
+def _written(steps: Steps) -> str:
+    """A path as a pipeline file has it: `conversation[0].content`, with quotes around odd names."""
+    parts = [f"[{step}]" if isinstance(step, int) else f".{_step(step)}" for step in steps]
+    return "".join(parts)[1:]
+
+
+def _step(name: str) -> str:
+    return name if name and not set(name) & set('.[]"') else '"{}"'.format(name.replace('"', '""'))
+
+
+def _value_at(value: Any, steps: Steps) -> str | None:
+    for step in steps:
+        if isinstance(step, str):
+            value = value.get(step) if isinstance(value, dict) else None
+        else:
+            value = value[step] if isinstance(value, list) and step < len(value) else None
+    return value if isinstance(value, str) else None
 
 
 def why_unfit(name: str, type_: pa.DataType) -> str | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from glob import has_magic
@@ -30,9 +31,11 @@ FILES_LOOKED_AT = 8
 FIRST_CHOICES = {"config": ("default", "en", "all"), "split": ("train", "all")}
 """Which config and split are taken of several; else the first."""
 TEXT_FORMATS = ("csv", "jsonl", "json", "text")
+"""Those that have an encoding."""
 MOST_BYTES_DECODED = 256 << 20
 """Of one file, to see whether it is UTF-8 to its end."""
 _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5", b"BZ", b"\xfd7", b"PK")
+_AS = re.compile(r"\sas\s|^as\s|\sas$", re.IGNORECASE)
 _UNKNOWN = "?"
 
 
@@ -62,7 +65,7 @@ class Source:
         """The same files, with columns to read; those of folders must be named to be there."""
         from tidemill.sources.dataset import reopen_dataset
 
-        pipeline = pipeline_of({**self.options, "text": [text], "keep": kept})
+        pipeline = pipeline_of({**self.options, "text": [text], "keep": [declaration(name) for name in kept]})
         return reopen_dataset(pipeline, JoinedText((text,), "\n"), self.dataset.revision, self.dataset.files)
 
 
@@ -134,6 +137,13 @@ def _encoding_behind_head(file: SourceFile) -> str | None:
             except UnicodeDecodeError:
                 return detect("table.csv", block).encoding
     return None
+
+
+def declaration(name: str) -> str:
+    """A column as `dataset.keep` names it: in quotes where it would mean something else."""
+    if name and name == name.strip() and '"' not in name and not _AS.search(name):
+        return name
+    return '"{}"'.format(name.replace('"', '""'))
 
 
 def pipeline_of(dataset: Mapping[str, Any]) -> Pipeline:

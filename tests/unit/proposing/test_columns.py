@@ -14,6 +14,8 @@ from tests.pipelines import MODEL, reviews
 from tidemill.config import load_pipeline
 from tidemill.errors import DatasetError, SchemaError
 from tidemill.proposing.proposal import Proposal, check_proposal, propose
+from tidemill.proposing.prose import choose_text
+from tidemill.proposing.sample import cells_at, text_places
 from tidemill.proposing.writing import pipeline_file
 
 TEXTS = [str(text) for text in reviews(0, 60)["text"].to_pylist()]
@@ -152,7 +154,7 @@ def test_columns_with_the_names_of_results_are_renamed(tmp_path):
         "num_tokens as source_num_tokens",
         "row_id as source_row_id",
         "order",
-        " as column",
+        '"" as column',
     )
 
 
@@ -172,7 +174,7 @@ def test_what_the_lake_cannot_hold_and_what_is_long_is_left_out_with_its_name(tm
         "took": "the lake has no type for duration[us]",
         "picture": "it holds bytes",
         "vector": "it holds lists of numbers",
-        "page": "its texts are long",
+        "page": "its values are long",
     }
 
 
@@ -209,9 +211,54 @@ def test_a_malformed_record_keeps_no_column_from_being_the_key(tmp_path):
     assert declared(proposed(tmp_path / "bad.csv")) == ("text", ("id",), ())
 
 
+CONVERSATIONS = [
+    [{"role": "user", "content": text}, {"role": "assistant", "content": "I do not know."}] for text in TEXTS
+]
+
+
+def test_a_text_within_a_nested_column_is_found_by_its_path(tmp_path):
+    pytest.importorskip("tidemill.values.paths")
+    table = {"id": list(range(60)), "model": ["small"] * 60, "conversation": CONVERSATIONS}
+    found = proposed(parquet(tmp_path, table))
+    assert declared(found) == ("conversation[0].content", ("id",), ("model",))
+    assert dict(found.columns.left_out) == {"conversation": "the text is in it"}
+
+
+@pytest.mark.parametrize(
+    ("column", "path"),
+    [
+        (CONVERSATIONS, "talk[0].content"),
+        ([[{"content": "You are of help."}, {"content": text}] for text in TEXTS], "talk[1].content"),
+        ([{"a.b": text, "c": 1} for text in TEXTS], 'talk."a.b"'),
+        ([["so", text] for text in TEXTS], "talk[1]"),
+        ([{"a": {"b": {"c": text}}} for text in TEXTS], "talk.a.b.c"),
+    ],
+)
+def test_the_path_within_a_nested_column_is_written_as_a_pipeline_file_has_it(column, path):
+    table = pa.table({"talk": column})
+    texts = {
+        place: cells_at(table["talk"], steps) for place, steps in text_places("talk", table.schema.field("talk").type)
+    }
+    chosen, _ = choose_text(texts) or pytest.fail("there is no text")
+    assert chosen.column == path
+
+
 ODD_NAMES = [
     *("with blank", " leading", "trailing ", 'quo"te', "apos'trophe", "do.t", "a[0]", "back\\slash", "größe", "列"),
-    *("line\nbreak", "tab\tbed", "del\x7f", "#hash", "x = 1", "as", "known as this", "AS as as"),
+    *(
+        "line\nbreak",
+        "tab\tbed",
+        "del\x7f",
+        "#hash",
+        "x = 1",
+        "as",
+        "known as this",
+        "AS as as",
+        "as is",
+        "such as",
+        '"quoted"',
+        '"',
+    ),
 ]
 
 
@@ -221,10 +268,7 @@ def test_what_is_written_for_an_odd_name_is_toml_that_means_it(tmp_path, name):
     found = proposed(path)
     (tmp_path / "table.toml").write_text(pipeline_file(found, tmp_path))
     kept = load_pipeline(tmp_path / "table.toml").dataset.kept
-    if name in found.columns.left_out:
-        assert [source for source, _ in kept] == ["id"]
-    else:
-        assert kept == [("id", "id"), (name, name.strip())]
+    assert kept == [("id", "id"), (name, name.strip())]
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)

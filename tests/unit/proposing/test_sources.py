@@ -103,7 +103,7 @@ def test_lines_of_plain_text_are_texts_without_a_key(tmp_path):
 def test_a_column_of_positions_without_a_name_is_kept_under_one(tmp_path):
     rows = "".join(f"{number},{number % 3},{text}\n" for number, (_, text) in enumerate(ROWS))
     (tmp_path / "frame.csv").write_text(f",stars,meinung\n{rows}".replace(", ", " "))
-    assert declared(proposed(tmp_path / "frame.csv")) == ("meinung", (" as column",), ("stars",))
+    assert declared(proposed(tmp_path / "frame.csv")) == ("meinung", ('"" as column',), ("stars",))
 
 
 def test_a_folder_of_several_formats_is_refused_as_a_run_refuses_it(tmp_path):
