@@ -4,7 +4,8 @@
     ├── InputError                    exit 2 when met before work starts
     │   ├── ConfigError               the pipeline file or an option
     │   ├── DatasetError              the dataset cannot be found, opened or listed
-    │   │   └── FileUnreadable        one of its files may not be read
+    │   │   ├── FileUnreadable        one of its files may not be read
+    │   │   └── ChoiceMissing         it has no such config or split, or several configs to choose from
     │   ├── SchemaError               a column is missing, misnamed or of the wrong type
     │   ├── FormatError               a file is not what its name says
     │   ├── ModelError                the model or tokenizer cannot be found or does not fit
@@ -28,6 +29,8 @@ A message says what happened with its values, then what to change. Secrets are m
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from tidemill.masking import masked
 
@@ -58,6 +61,25 @@ class DatasetError(InputError):
 
 class FileUnreadable(DatasetError):
     pass
+
+
+class ChoiceMissing(DatasetError):
+    """The dataset has no such `noun` (config, split), or several and none was named; it has the `existing` ones."""
+
+    def __init__(self, message: str, *, noun: str, existing: Iterable[object]) -> None:
+        self.noun, self.existing = noun, tuple(map(str, existing))
+        super().__init__(message, noun, self.existing)
+        self.message = masked(message)
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_choice_missing, (self.message, self.noun, self.existing))
+
+
+def _choice_missing(message: str, noun: str, existing: tuple[str, ...]) -> ChoiceMissing:
+    return ChoiceMissing(message, noun=noun, existing=existing)
 
 
 class SchemaError(InputError):

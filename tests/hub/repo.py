@@ -3,12 +3,16 @@
 Nothing here knows HTTP. The same commits get the same hashes in every process.
 """
 
+import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha1, sha256
 from pathlib import Path
 from typing import Any, Literal
+
+import yaml
 
 LFS_BYTES = 10 * 1024 * 1024
 LFS_SUFFIXES = (".parquet", ".safetensors")
@@ -204,6 +208,14 @@ class Repo:
             **self.info,
         }
 
+    def listed(self) -> dict[str, Any]:
+        """The repository as a search for models tells of it, with what the Hub reads from its files."""
+        commit = self.commits[self.branches["main"]]
+        told = {**self.describe(commit, blobs=False), **_told_by_files(commit)}
+        told["tags"] = [*dict.fromkeys([*told["tags"], *self.info.get("tags", [])])]
+        del told["siblings"]
+        return {**told, **{key: value for key, value in self.info.items() if key != "tags"}}
+
     def describe_refs(self) -> dict[str, Any]:
         def described(folder: str, refs: Mapping[str, str]) -> list[dict[str, str]]:
             return [{"name": name, "ref": f"refs/{folder}/{name}", "targetCommit": sha} for name, sha in refs.items()]
@@ -214,3 +226,53 @@ class Repo:
             "converts": [],
             "pullRequests": [],
         }
+
+
+def _told_by_files(commit: Commit) -> dict[str, Any]:
+    """What the Hub takes from a model's card, configuration and weights: tags, task, number of parameters."""
+    card, config = _card_of(commit), _json_of(commit, "config.json")
+    architectures = config.get("architectures") or []
+    classifies = any(name.endswith("ForSequenceClassification") for name in architectures)
+    task = card.get("pipeline_tag") or ("text-classification" if classifies else None)
+    library = card.get("library_name") or ("transformers" if config.get("model_type") else None)
+    parameters = _num_parameters(commit)
+    tags = [library, *(["safetensors"] if parameters else []), config.get("model_type"), task]
+    tags += [*_listed(card.get("tags")), *_listed(card.get("language"))]
+    tags += [f"license:{card['license']}"] if "license" in card else []
+    told = {"tags": [tag for tag in tags if tag], "pipeline_tag": task, "library_name": library, "cardData": card}
+    return {
+        **told,
+        "safetensors": {"parameters": parameters, "total": sum(parameters.values())} if parameters else None,
+    }
+
+
+def _card_of(commit: Commit) -> dict[str, Any]:
+    blob = commit.files.get("README.md")
+    _, _, rest = _text_of(blob).partition("---\n") if blob else ("", "", "")
+    return yaml.safe_load(rest.partition("\n---")[0]) or {}
+
+
+def _json_of(commit: Commit, name: str) -> dict[str, Any]:
+    blob = commit.files.get(name)
+    return dict(json.loads(_text_of(blob))) if blob else {}
+
+
+def _text_of(blob: Blob) -> str:
+    return b"".join(blob.pieces(0, blob.size)).decode()
+
+
+def _listed(value: Any) -> list[str]:
+    return value if isinstance(value, list) else [value] if value else []
+
+
+def _num_parameters(commit: Commit) -> dict[str, int]:
+    """By dtype, from the headers of the weights."""
+    counts: dict[str, int] = {}
+    for path, blob in commit.files.items():
+        if "/" not in path and path.endswith(".safetensors"):
+            size = int.from_bytes(b"".join(blob.pieces(0, 8)), "little")
+            header = json.loads(b"".join(blob.pieces(8, 8 + size)))
+            for name, tensor in header.items():
+                if name != "__metadata__":
+                    counts[tensor["dtype"]] = counts.get(tensor["dtype"], 0) + math.prod(tensor["shape"])
+    return counts

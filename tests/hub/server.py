@@ -86,6 +86,27 @@ def asked_span(header: str | None, size: int) -> tuple[int, int] | None:
     return start, end
 
 
+def _is_asked_for(query: dict[str, list[str]], repo: Repo, facts: dict[str, Any]) -> bool:
+    """Whether a search for models finds one: by tags, task, words of its name, access and number of parameters."""
+    bounds = dict(part.split(":") for part in query.get("num_parameters", [""])[0].split(",") if part)
+    total = (facts.get("safetensors") or {}).get("total")
+    return (
+        set(query.get("filter", [])) <= set(facts["tags"])
+        and query.get("pipeline_tag", [facts.get("pipeline_tag")])[0] == facts.get("pipeline_tag")
+        and query.get("search", [""])[0].lower() in repo.id.lower()
+        and query.get("author", [facts["author"]])[0] == facts["author"]
+        and query.get("gated", [str(repo.gated)])[0].lower() == str(repo.gated).lower()
+        and (not bounds or total is not None)
+        and _count(bounds.get("min", "0")) <= (total or 0) <= _count(bounds.get("max", "9999999B"))
+    )
+
+
+def _count(text: str) -> float:
+    """A number of parameters as it is asked for: `300M`, `6B`."""
+    scale = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}.get(text[-1:].upper())
+    return float(text[:-1]) * scale if scale else float(text)
+
+
 class HubServer:
     """Listens from `with` to its end, and then drops the connections that are open.
 
@@ -251,6 +272,8 @@ class _Connection(BaseHTTPRequestHandler):
             self._check_credential()
             if target.path == "/api/whoami-v2":
                 return self._whoami()
+            if target.path == "/api/models":
+                return self._models(parse_qs(target.query))
             if match := FILE_PATH.fullmatch(target.path):
                 return self._file(*(unquote(part or "") for part in match.groups()))
             if match := API_PATH.fullmatch(target.path):
@@ -305,6 +328,19 @@ class _Connection(BaseHTTPRequestHandler):
                 raise Refused(404, f"{quote(path)} does not exist on {quote(rev)}", code="EntryNotFound")
             return self._page([commit.entry(path, expand=expand) for path in paths], query)
         raise Refused(404, "Sorry, we can't find the page you are looking for.")
+
+    def _models(self, query: dict[str, list[str]]) -> Answer:
+        """Models that have every tag asked for, the most downloaded first, with what `expand` asks for."""
+        known = "Authorization" in self.headers
+        repos = [repo for (kind, _), repo in self.server.hub.repos.items() if kind == "models"]
+        told = [(repo, repo.listed()) for repo in repos if known or not repo.private]
+        found = [facts for repo, facts in told if _is_asked_for(query, repo, facts)]
+        if sort := query.get("sort", [""])[0]:
+            found.sort(key=lambda facts: facts[sort], reverse=True)
+        asked = query.get("expand", [])
+        shown = [{key: facts[key] for key in ("id", *asked) if key in facts} if asked else facts for facts in found]
+        limit = int(query.get("limit", ["1000"])[0])
+        return self._page(shown[:limit], query)
 
     def _page(self, entries: list[dict[str, Any]], query: dict[str, list[str]]) -> Answer:
         start = int(query.get("cursor", ["0"])[0])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli import backfill, bench, housekeeping, operate, versions  # noqa: F401
+from tidemill.cli import backfill, bench, housekeeping, operate, start, versions  # noqa: F401
 from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, load, print_facts, say
 
 if TYPE_CHECKING:

@@ -12,13 +12,22 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import date
 from glob import has_magic
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from tidemill.errors import DatasetError, InputError, ModelError, SourceUnavailable, TidemillError
+from tidemill.errors import (
+    ChoiceMissing,
+    ConfigError,
+    DatasetError,
+    InputError,
+    ModelError,
+    SourceUnavailable,
+    TidemillError,
+)
 from tidemill.places import published
 from tidemill.retry import ask, logger
 from tidemill.shards import SourceFile
@@ -32,6 +41,8 @@ LISTING_SECONDS = 330.0
 """Longer than the windows that the Hub counts requests in."""
 FEW_RETRIES = 2
 _IMPATIENT: ContextVar[bool] = ContextVar("impatient", default=False)
+PROPOSAL_RETRIES, PROPOSAL_SECONDS = 2, 20.0
+"""Of a listing of models, which somebody waits for who may name one instead."""
 RANGE_RETRIES = 4
 PATHS_ASKED_AT_ONCE = 500
 LONGEST_WAIT_SECONDS = 5.0
@@ -83,7 +94,8 @@ def list_split(repo: str, *, config: str | None, revision: str, split: str) -> L
     beside = [] if splits.by_card else list(map(_path_of, urls))
     left_out = list(beside_split(paths, split, beside, where=f"hf://datasets/{repo}@{revision}"))
     if split not in paths:
-        raise DatasetError(" ".join([no_such("split", split, paths, f"The dataset {repo}"), *map(str, left_out)]))
+        message = " ".join([no_such("split", split, paths, f"The dataset {repo}"), *map(str, left_out)])
+        raise ChoiceMissing(message, noun="split", existing=paths)
     files = _ask_hub(lambda: _describe(repo, commit, splits.files[split]))
     return Listing(commit, tuple(files), tuple(left_out), splits.options, splits.notes)
 
@@ -299,6 +311,59 @@ def model_snapshot(repo: str, commit: str, patterns: Sequence[str]) -> Path:
             )
 
     return _ask_hub(fetch)
+
+
+@dataclass(frozen=True)
+class ListedModel:
+    """What the Hub tells of a model without its files."""
+
+    repo: str
+    tags: tuple[str, ...]
+    license: str
+    num_parameters: int | None
+    """None where the Hub has not counted them."""
+
+
+def list_models(task: str, *, language: str | None, most_parameters: int, limit: int) -> list[ListedModel]:
+    """Models for a task that Transformers loads from safetensors and anyone may read, the most downloaded first.
+
+    `language` is an ISO 639-1 code, or `multilingual`; None asks for no language.
+
+    Raises:
+        ConfigError: the Hub cannot be asked, as it is set that it is not.
+        SourceUnavailable: it did not answer well, and again.
+    """
+    if is_offline():
+        raise ConfigError("HF_HUB_OFFLINE is set, so that the Hub is asked for no model.")
+
+    def look_up() -> list[Any]:
+        import huggingface_hub
+
+        with _translated("model", f"listing for {task}", "main"):
+            return list(
+                huggingface_hub.HfApi().list_models(
+                    pipeline_tag=task,
+                    filter=["transformers", "safetensors", *([language] if language else [])],
+                    num_parameters=f"max:{-(-most_parameters // 10**6)}M",
+                    gated=False,
+                    sort="downloads",
+                    limit=limit,
+                    expand=["tags", "safetensors"],
+                )
+            )
+
+    who = "the Hub, for models that fit"
+    found = ask(who, look_up, retries=PROPOSAL_RETRIES, within_seconds=PROPOSAL_SECONDS)
+    listed = [_listed_model(info) for info in found]
+    return [model for model in listed if (model.num_parameters or 0) <= most_parameters]
+
+
+def _listed_model(info: Any) -> ListedModel:
+    tags = tuple(info.tags or ())
+    licenses = [tag.partition(":")[2] for tag in tags if tag.startswith("license:")]
+    return ListedModel(
+        info.id, tags, next(iter(licenses), ""), info.safetensors.total if info.safetensors is not None else None
+    )
 
 
 def _commit(kind: str, repo: str, revision: str) -> str:

@@ -15,7 +15,7 @@ from glob import escape, has_magic
 from pathlib import Path, PurePath
 
 from tidemill import config
-from tidemill.errors import DatasetError
+from tidemill.errors import ChoiceMissing, DatasetError
 from tidemill.shards import SourceFile
 from tidemill.sources.byte_files import UNREADABLE
 from tidemill.sources.hashes import hash_files, stamp
@@ -193,7 +193,8 @@ def list_folder(spec: config.Dataset) -> Listing:
     paths = [] if splits.by_card else [os.path.relpath(path, folder) for path in local.below(folder)]
     left_out = list(beside_split(by_path, spec.split, paths, where=spec.path))
     if spec.split not in by_path:
-        raise DatasetError(" ".join([no_such("split", spec.split, by_path, what), *map(str, left_out)]))
+        message = " ".join([no_such("split", spec.split, by_path, what), *map(str, left_out)])
+        raise ChoiceMissing(message, noun="split", existing=by_path)
     files = _describe_local(local.each_once([str(Path(folder, path)) for path in by_path[spec.split]]), folder)
     listing = named_by_listing(files, [*left_out, *local.left_out])
     return replace(listing, options=splits.options, notes=splits.notes)

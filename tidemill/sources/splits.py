@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tidemill.errors import DatasetError, FormatError, TidemillError
+from tidemill.errors import ChoiceMissing, DatasetError, FormatError, TidemillError
 from tidemill.formats import format_of
 from tidemill.sources.listing import LeftOut
 
@@ -225,10 +225,12 @@ def _meaning(error: Exception, what: str, instead_of_script: str) -> DatasetErro
     if found := re.search(r"scripts are no longer supported, but found (\S+)", text):
         return DatasetError(f"{what} has a dataset script, {found[1]}, and scripts are not run. {instead_of_script}")
     if found := re.search(r"BuilderConfig '(.*)' not found\. Available: \[(.*)\]", text):
-        return DatasetError(no_such("config", found[1], re.findall(r"'([^']*)'", found[2]), what))
+        existing = re.findall(r"'([^']*)'", found[2])
+        return ChoiceMissing(no_such("config", found[1], existing, what), noun="config", existing=existing)
     if "Config name is missing" in text:
         configs = re.findall(r"'([^']*)'", text.partition("available configs:")[2].partition("]")[0])
-        return DatasetError(f"{what} has several configs: {', '.join(configs)}. Set dataset.config to one of them.")
+        message = f"{what} has several configs: {', '.join(configs)}. Set dataset.config to one of them."
+        return ChoiceMissing(message, noun="config", existing=configs)
     if isinstance(error, FileNotFoundError | datasets.exceptions.DataFilesNotFoundError):
         return DatasetError(f"{what} has no data files that can be read: {line}")
     if type(error).__module__.partition(".")[0] == "yaml":

@@ -1,0 +1,110 @@
+"""What one pipeline needs: its model, its dataset and its lake."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from tidemill.config import Pipeline
+from tidemill.diagnosis.finding import Check, Finding
+from tidemill.diagnosis.machine import disk
+from tidemill.places import home
+
+_loading = threading.Lock()
+SECONDS = 20.0
+"""Of a model or a dataset on the Hub: some requests, each of which may be slow."""
+
+
+def places(pipeline: Pipeline | None) -> list[Finding]:
+    """The disks of the lake and the store; of the default ones without a pipeline."""
+    if pipeline is None:
+        return disk("home", home(), "TIDEMILL_HOME")
+    lake, store = pipeline.lake, pipeline.store
+    found: list[Finding] = []
+    if "://" not in lake.data:
+        found += disk("lake", Path(lake.data), "lake.data")
+    if "://" not in store.path:
+        found += disk("store", Path(store.path), "store.max_bytes or store.path", int(store.max_bytes))
+    return found
+
+
+def checks(pipeline: Pipeline) -> Sequence[Check]:
+    remedy = "tidemill plan shows the whole message; the pipeline file's keys are in docs/pipeline-file.md"
+    return [
+        Check("pipeline", "dataset", lambda: _dataset(pipeline), remedy, needed=True, seconds=SECONDS),
+        Check("pipeline", "model", lambda: _model(pipeline), remedy, needed=True, seconds=SECONDS),
+        Check("pipeline", "lake", lambda: _lake(pipeline), "check lake.catalog", needed=True),
+    ]
+
+
+def needs_hub(pipeline: Pipeline | None) -> bool:
+    """Whether something of it is read from the Hub."""
+    if pipeline is None:
+        return False
+    models = filter(None, [pipeline.model.path, pipeline.tokenizer.path])
+    dataset = pipeline.dataset.path
+    is_hub_dataset = dataset.startswith("hf://") or ("://" not in dataset and not _is_here(dataset))
+    return is_hub_dataset or not all(map(_is_here, models))
+
+
+def needs_server(pipeline: Pipeline | None) -> bool:
+    """Whether a Prefect server has to be there: one is configured, or the pipeline has schedules for one."""
+    if os.environ.get("PREFECT_API_URL"):
+        return True
+    if pipeline is None:
+        return False
+    plan = pipeline.schedule
+    return any(one.cron for one in (plan, plan.ingest, plan.tokenize, plan.infer, plan.materialize, plan.gc))
+
+
+def _is_here(path: str) -> bool:
+    from glob import glob
+
+    return Path(path).exists() or bool(glob(path))
+
+
+def _load_libraries() -> None:
+    """Once: two threads that import parts of them at one time find them half done."""
+    with _loading:
+        import datasets  # noqa: F401
+        import transformers  # noqa: F401
+        from transformers import AutoConfig, PreTrainedTokenizerBase  # noqa: F401
+
+
+def _dataset(pipeline: Pipeline) -> list[Finding]:
+    _load_libraries()
+    from tidemill.planning.columns import check_names
+    from tidemill.sources.dataset import open_dataset
+    from tidemill.values.columns import JoinedText
+
+    spec = pipeline.dataset
+    dataset = open_dataset(pipeline, JoinedText(tuple(spec.text), spec.text_separator))
+    check_names(pipeline)
+    columns = dataset.columns(spec.kept, {}, num_keys=len(spec.key))
+    dataset.use(columns)
+    dataset.check(dataset.schema(), columns)
+    num_bytes = sum(file.size for file in dataset.files)
+    files = f"{len(dataset.files):,} file{'s' if len(dataset.files) != 1 else ''}"
+    found = [Finding("pipeline", "dataset", "works", f"{spec.path}: {files}, {num_bytes / 2**20:,.1f} MiB")]
+    return found + [Finding("pipeline", "dataset", "slow", note) for note in dataset.notes]
+
+
+def _model(pipeline: Pipeline) -> list[Finding]:
+    _load_libraries()
+    from tidemill.planning.versions import declared, result_schema
+
+    names = ", ".join(result_schema(declared(pipeline)).names)
+    return [Finding("pipeline", "model", "works", f"{pipeline.model.path}: {pipeline.model.task}, gives {names}")]
+
+
+def _lake(pipeline: Pipeline) -> list[Finding]:
+    from tidemill.lake import Lake, catalog_exists
+    from tidemill.masking import shown_catalog
+
+    where = shown_catalog(pipeline.lake.catalog)
+    if not catalog_exists(pipeline.lake):
+        return [Finding("pipeline", "lake", "works", f"{where}: none yet, `tidemill run` makes it")]
+    with Lake(pipeline.lake, read_only=True) as lake:
+        return [Finding("pipeline", "lake", "works", f"{where}: can be read, its data is in {lake.data}")]

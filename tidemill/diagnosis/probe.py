@@ -1,0 +1,46 @@
+"""One engine, tried in a process of its own: a library that ends the process must not end its examiner's.
+
+`python -m tidemill.diagnosis.probe torch` prints what it finds as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from typing import Any
+
+
+def torch() -> dict[str, Any]:
+    import torch as library
+
+    from tidemill.engines.devices import resolve_device, resolve_dtype
+
+    product = library.ones(8, 8) @ library.ones(8, 8)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        device = resolve_device("auto")
+    gpus = [library.cuda.get_device_properties(index) for index in range(library.cuda.device_count())]
+    return {
+        "version": library.__version__,
+        "computes": float(product.sum()) == 512.0,
+        "built_for": library.version.cuda,
+        "dtype": resolve_dtype("auto", device),
+        "gpus": [{"name": gpu.name, "memory": gpu.total_memory} for gpu in gpus],
+        "said": [str(warning.message).strip().splitlines()[0] for warning in said],
+    }
+
+
+def openvino() -> dict[str, Any]:
+    import openvino as library
+
+    core = library.Core()
+    return {
+        "version": library.__version__.partition("-")[0],
+        "computes": "CPU" in core.available_devices,
+        "device": core.get_property("CPU", "FULL_DEVICE_NAME"),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps({"torch": torch, "openvino": openvino}[sys.argv[1]]()))  # noqa: T201
