@@ -28,6 +28,7 @@ from tidemill.errors import ConfigError
 from tidemill.masking import masked, shown_setting
 from tidemill.pipeline_file import read_file, shown
 from tidemill.places import default_catalog, default_data, home, settled_catalog
+from tidemill.times.cron import checked_cron, checked_timezone
 
 Stage = Literal["ingest", "tokenize", "infer", "materialize"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -52,6 +53,9 @@ Address = Annotated[str, AfterValidator(_without_secret)]
 """Where something lies, as it may be recorded."""
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
+
+Cron = Annotated[str, AfterValidator(checked_cron)]
+TimeZone = Annotated[str, AfterValidator(checked_timezone)]
 
 SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
 """Units of a duration, by their shortest name."""
@@ -207,14 +211,14 @@ class Workers(Section):
 
 
 class StageSchedule(Workers):
-    cron: str | None = None
+    cron: Cron | None = None
     """When this runs by itself, in cron's five fields; not at all by the clock if not given."""
 
 
 class Schedule(Section):
-    cron: str | None = None
+    cron: Cron | None = None
     """When the whole chain runs, once deployed, in cron's five fields."""
-    timezone: str = "UTC"
+    timezone: TimeZone = "UTC"
     """The time zone of every cron here, as in the tz database."""
     pool: str = "tidemill"
     """The Prefect work pool whose workers run what is deployed."""
