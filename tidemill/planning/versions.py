@@ -216,7 +216,7 @@ def tokenizer_folder(spec: VersionSpec) -> Path:
 
 
 def _identify(path: str, revision: str, *, trusted: bool, weights: bool = True) -> str:
-    if _is_local(path):
+    if is_local(path):
         return f"sha256:{hash_folder(path, files_read(path, trust_remote_code=trusted, weights=weights))}"
     return f"commit:{hub.model_commit(path, revision)}"
 
@@ -233,7 +233,12 @@ def _folder(spec: VersionSpec, path: str, identity: str, fetched: tuple[str, ...
     return Path(path)
 
 
-def _is_local(path: str) -> bool:
+def is_local(path: str) -> bool:
+    """Whether a model's or tokenizer's path is a folder here, and not a Hub id.
+
+    Raises:
+        ModelError: it is a folder that is missing, or has no model in it.
+    """
     if Path(path).is_dir():
         refuse_adapter(Path(path))
         if not (Path(path) / "config.json").exists() and not (Path(path) / "tokenizer.json").exists():
