@@ -315,15 +315,24 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
     Raises:
         ConfigError: the file is missing, is not TOML, or holds an unknown key or a wrong value.
     """
-    try:
-        pipeline = Pipeline.model_validate(read_file(path, overrides))
-    except ValidationError as e:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(e))) from e
+    pipeline = pipeline_of(read_file(path, overrides), str(path))
     if "__" in pipeline.name:
         raise ConfigError(
             f"{path}: name = {pipeline.name!r} holds '__', which separates a table's name from its version."
         )
     return pipeline
+
+
+def pipeline_of(raw: dict[str, Any], where: str) -> Pipeline:
+    """The pipeline that a file's content, or a flow run's parameter, says; `where` is named in each message.
+
+    Raises:
+        ConfigError: it holds an unknown key or a wrong value.
+    """
+    try:
+        return Pipeline.model_validate(raw)
+    except ValidationError as e:
+        raise ConfigError("\n".join(f"{where}: {line}" for line in _explain(e))) from e
 
 
 def _explain(error: ValidationError) -> Iterator[str]:

@@ -7,6 +7,7 @@ million rows.
 
 from __future__ import annotations
 
+import copy
 import re
 import reprlib
 import tomllib
@@ -66,6 +67,16 @@ def read_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
         raise ConfigError(f"The pipeline file {path} cannot be read: {e}.") from e
     except ValueError as e:
         raise ConfigError(f"{path} is not valid TOML: {e}.") from e
+    return overridden(raw, overrides)
+
+
+def overridden(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """What a pipeline file says with overrides in place; `raw` itself stays as it is.
+
+    Raises:
+        ConfigError: an override is not of the form `key.path=value`.
+    """
+    raw = copy.deepcopy(raw)
     for override in overrides:
         _apply_override(raw, override)
     return raw
