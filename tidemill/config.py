@@ -27,8 +27,9 @@ from pydantic import (
 
 from tidemill.errors import ConfigError
 from tidemill.masking import masked, shown_setting
-from tidemill.pipeline_file import Overrides, override, read_file, shown
+from tidemill.pipeline_file import Overrides, overridden, read_file, shown
 from tidemill.places import default_catalog, default_data, home, placed_source, settled_catalog
+from tidemill.times.cron import checked_cron, checked_timezone
 
 Stage = Literal["ingest", "tokenize", "infer", "materialize"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -81,6 +82,9 @@ Encoding = Annotated[str, AfterValidator(_known_encoding)]
 """Of text, by Python's name of it."""
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
+
+Cron = Annotated[str, AfterValidator(checked_cron)]
+TimeZone = Annotated[str, AfterValidator(checked_timezone)]
 
 SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
 """Units of a duration, by their shortest name."""
@@ -280,14 +284,14 @@ class Workers(Section):
 
 
 class StageSchedule(Workers):
-    cron: str | None = None
+    cron: Cron | None = None
     """When this runs by itself, in cron's five fields; not at all by the clock if not given."""
 
 
 class Schedule(Section):
-    cron: str | None = None
+    cron: Cron | None = None
     """When the whole chain runs, once deployed, in cron's five fields."""
-    timezone: str = "UTC"
+    timezone: TimeZone = "UTC"
     """The time zone of every cron here, as in the tz database."""
     pool: str = "tidemill"
     """The Prefect work pool whose workers run what is deployed."""
@@ -386,7 +390,7 @@ def load_pipeline(path: str | Path, overrides: Overrides = ()) -> Pipeline:
     Raises:
         ConfigError: the file is missing, is not TOML, or holds an unknown key or a wrong value.
     """
-    return _validated(read_file(path, overrides), str(path))
+    return pipeline_of(read_file(path, overrides), str(path))
 
 
 def with_overrides(pipeline: Pipeline, overrides: Overrides) -> Pipeline:
@@ -395,19 +399,24 @@ def with_overrides(pipeline: Pipeline, overrides: Overrides) -> Pipeline:
     Raises:
         ConfigError: an unknown key or a wrong value.
     """
-    raw = pipeline.model_dump(mode="json", exclude_unset=True)
-    override(raw, overrides)
-    return _validated(raw, pipeline.name)
+    return pipeline_of(overridden(pipeline.model_dump(mode="json", exclude_unset=True), overrides), pipeline.name)
 
 
-def _validated(raw: dict[str, Any], told: str) -> Pipeline:
+def pipeline_of(raw: dict[str, Any], where: str) -> Pipeline:
+    """The pipeline that a file's content, or a flow run's parameter, says; `where` is named in each message.
+
+    Its paths are settled.
+
+    Raises:
+        ConfigError: it holds an unknown key or a wrong value.
+    """
     try:
         pipeline = Pipeline.model_validate(raw, context=SETTLED)
     except ValidationError as e:
-        raise ConfigError("\n".join(f"{told}: {line}" for line in _explain(e))) from e
+        raise ConfigError("\n".join(f"{where}: {line}" for line in _explain(e))) from e
     if "__" in pipeline.name:
         raise ConfigError(
-            f"{told}: name = {pipeline.name!r} holds '__', which separates a table's name from its version."
+            f"{where}: name = {pipeline.name!r} holds '__', which separates a table's name from its version."
         )
     return pipeline
 

@@ -7,6 +7,7 @@ million rows.
 
 from __future__ import annotations
 
+import copy
 import re
 import reprlib
 import tomllib
@@ -82,20 +83,23 @@ def read_file(path: str | Path, overrides: Overrides = ()) -> dict[str, Any]:
     except ValueError as e:
         raise ConfigError(f"{path} is not valid TOML: {e}.") from e
     _place(raw, Path() if str(path).startswith(PIPES) else Path(path).parent, PATHS)
-    override(raw, overrides)
-    return raw
+    return overridden(raw, overrides)
 
 
-def override(raw: dict[str, Any], overrides: Overrides) -> None:
-    """Change what a pipeline file says; local paths begin at the current folder.
+def overridden(raw: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
+    """What a pipeline file says with overrides in place; `raw` itself stays as it is.
+
+    Local paths of overrides begin at the current folder.
 
     Raises:
-        ConfigError: an override is not of that form.
+        ConfigError: an override is not of the form `key.path=value`.
     """
+    raw = copy.deepcopy(raw)
     pairs = list(overrides.items()) if isinstance(overrides, Mapping) else list(map(_parsed_override, overrides))
     for dotted, value in pairs:
         key = _apply_override(raw, dotted, str(value) if isinstance(value, Path) else value)
         _place(raw, Path(), [path for path in PATHS if path == key or path.startswith(f"{key}.")])
+    return raw
 
 
 def _place(raw: dict[str, Any], folder: Path, keys: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.pipelines import MODEL, ROOT
 from tidemill.config import Pipeline
 from tidemill.errors import ModelError
-from tidemill.planning.versions import VersionSpec, declared, model_folder, recognized, tokenizer_folder
+from tidemill.planning.versions import VersionSpec, declared, model_folder, recognized, relocated, tokenizer_folder
 
 SPEC = VersionSpec(
     task="text-classification",
@@ -158,6 +158,17 @@ def test_a_tokenizer_recorded_when_unrelated_files_counted_is_recognized_too(tra
 
     assert recognized(now, [recorded]) == recorded
     assert recognized(now, [replace(recorded, max_length=7)]) == now
+
+
+def test_a_folder_that_was_moved_is_found_where_the_pipeline_file_says_it_is_now(trained, tmp_path):
+    """As a worker finds it whose lake recorded a path of another machine."""
+    recorded = declare(trained)
+    moved = trained.rename(tmp_path / "moved")
+    pipeline = Pipeline.model_validate(
+        {"name": "x", "dataset": {"path": "x", "text": "text"}, "model": {"path": str(moved)}}
+    )
+    found = relocated(recorded, pipeline)
+    assert (found.version, model_folder(found), tokenizer_folder(found)) == (recorded.version, moved, moved)
 
 
 def test_a_commit_that_changes_no_file_that_is_read_is_no_other_version(hub):

@@ -221,7 +221,7 @@ def tokenizer_folder(spec: VersionSpec) -> Path:
 
 
 def _identify(path: str, revision: str, tell: Callable[[str], object], *, trusted: bool, weights: bool = True) -> str:
-    if _is_local(path):
+    if is_local(path):
         return f"sha256:{hash_folder(path, files_read(path, trust_remote_code=trusted, weights=weights))}"
     return f"commit:{hub.model_commit(path, revision, tell)}"
 
@@ -238,7 +238,12 @@ def _folder(spec: VersionSpec, path: str, identity: str, fetched: tuple[str, ...
     return Path(path)
 
 
-def _is_local(path: str) -> bool:
+def is_local(path: str) -> bool:
+    """Whether a model's or tokenizer's path is a folder here, and not a Hub id.
+
+    Raises:
+        ModelError: it is a folder that is missing, or has no model in it.
+    """
     if is_hub_id(path, of="model"):
         return False
     if not Path(path).is_dir():
