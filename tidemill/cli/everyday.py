@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli import backfill, bench, housekeeping, operate, versions  # noqa: F401
+from tidemill.cli import backfill, bench, housekeeping, operate, sql, versions  # noqa: F401
 from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, load, print_facts, say
 
 if TYPE_CHECKING:
@@ -16,15 +15,6 @@ if TYPE_CHECKING:
     from tidemill.running.run import RunResult
 
 __all__ = ["app"]
-
-
-class Format(StrEnum):
-    """How `sql` prints a result."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
-    parquet = "parquet"
 
 
 @app.command()
@@ -81,24 +71,6 @@ def run(
         say(render.result(result, pipeline))
     if result.state != "done":
         raise typer.Exit(1)
-
-
-@app.command()
-def sql(
-    source: Annotated[str, typer.Argument(metavar="PIPELINE.toml|LAKE", help="A pipeline file, or a lake's catalog.")],
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="One or more statements that read.")],
-    output: Annotated[Format, typer.Option("--format", help="How the result is printed.")] = Format.table,
-    folders: Annotated[
-        list[str] | None,
-        typer.Option("--allow", metavar="FOLDER", help="Let the SQL read files in FOLDER; may be repeated."),
-    ] = None,
-    overrides: Overrides = None,
-    as_json: AsJson = False,
-) -> None:
-    """Query the tables of a lake with SQL, read-only. A pipeline's table has the pipeline's name."""
-    from tidemill.cli.query import find_lake, run_query
-
-    run_query(find_lake(source, overrides or ()), query, "json" if as_json else output.value, folders or ())
 
 
 @app.command()
