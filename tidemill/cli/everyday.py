@@ -9,6 +9,7 @@ import typer
 
 from tidemill.cli import backfill, bench, housekeeping, operate, sql, versions  # noqa: F401
 from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, load, print_facts, say
+from tidemill.errors import counted
 
 if TYPE_CHECKING:
     from tidemill.config import Pipeline
@@ -52,23 +53,24 @@ def run(
     from dataclasses import asdict
 
     from tidemill.cli import render
-    from tidemill.cli.live import live_progress
+    from tidemill.cli.live import live_progress, telling
 
     loaded = load(pipeline, overrides)
+    keys = [name for _, name in loaded.dataset.kept[: len(loaded.dataset.key)]]
     if limit is not None:
         from tidemill.reports.sample import sample
 
-        rows = sample(loaded, limit)
-        print_facts(
-            rows, lambda found: render.rows(list(found[0]) if found else [], [list(r.values()) for r in found]), as_json
-        )
+        with telling(f"{loaded.name}: trying the first {counted(limit, 'row')}"):
+            rows = sample(loaded, limit)
+        print_facts(rows, lambda found: render.sample(found, keys), as_json)
         return
     with live_progress() as progress:
+        progress.doing(f"{loaded.name}: listing files")
         result = _run(loaded, direct=direct, yes=yes, progress=progress)
     if as_json:
         print_facts(asdict(result), str, as_json)
     else:
-        say(render.result(result, pipeline))
+        say(render.result(result, pipeline, keys))
     if result.state != "done":
         raise typer.Exit(1)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, confirmed, lake_spec, load, print_facts, say
+from tidemill.errors import counted
 
 
 @app.command()
@@ -103,9 +104,12 @@ def _garbage(facts: dict[str, Any], pipeline_file: str) -> str:
     dry_run = facts["dry_run"]
     counted = [
         *(f"drop the abandoned table {name}" for name in facts["abandoned_tables"]),
-        *(f"remove {num:,} left-over rows of {table}" for table, num in facts["left_over_rows"].items()),
-        *(f"move {num:,} rows of {table} from the catalog to a file" for table, num in facts["flushed_rows"].items()),
-        *(f"merge {num:,} files of {table}" for table, num in facts["merged_files"].items()),
+        *(f"remove {counted(num, 'left-over row')} of {table}" for table, num in facts["left_over_rows"].items()),
+        *(
+            f"move {counted(num, 'row')} of {table} from the catalog to a file"
+            for table, num in facts["flushed_rows"].items()
+        ),
+        *(f"merge {counted(num, 'file')} of {table}" for table, num in facts["merged_files"].items()),
         *_counted(facts, "expire", "expired_snapshots", "snapshots"),
         *_counted(facts, "remove", "old_files", "files that no snapshot needs", "old_bytes"),
         *_counted(facts, "remove", "orphans", "files of killed writers", "orphan_bytes"),
@@ -147,7 +151,8 @@ def _erased(facts: dict[str, Any]) -> str:
 def _repaired(facts: dict[str, Any]) -> str:
     lines = [f"{facts['pipeline']}: nothing to repair."]
     if facts["num_files"] or facts["num_shards"]:
-        files, shards = f"{facts['num_files']:,} data files taken out", f"{facts['num_shards']:,} shards computed again"
+        files = f"{counted(facts['num_files'], 'data file')} taken out"
+        shards = f"{counted(facts['num_shards'], 'shard')} computed again"
         lines = [f"{facts['pipeline']}: {files}, {shards}."]
     lines += [f"still wrong: {problem}" for problem in facts["problems"]]
     lines += [f"note: {note}" for note in facts["notes"]]

@@ -12,7 +12,7 @@ COLUMNS = (
     "SELECT table_name, column_name, data_type FROM duckdb_columns() "
     "WHERE database_name = 'lake' ORDER BY table_name[1] = '_', contains(table_name, '__'), table_name, column_index"
 )
-KEYWORDS = "SELECT keyword_name, keyword_category = 'reserved' FROM duckdb_keywords() ORDER BY 1"
+KEYWORDS = "SELECT keyword_name, keyword_category IN ('reserved', 'type_function') FROM duckdb_keywords() ORDER BY 1"
 NAME = r'(?:"[^"]*"|\w+)'
 WORD = re.compile(r"\w*\Z")
 QUALIFIER = re.compile(rf"({NAME})\.\Z")

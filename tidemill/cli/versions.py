@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, confirmed, load, print_facts
+from tidemill.errors import counted
 
 if TYPE_CHECKING:
     from tidemill import config
@@ -73,7 +74,7 @@ def drop(
         cursor = lake.cursor()
         standing = promotion.find_standing(cursor, loaded.name, version)
         promotion.refuse_promoted(cursor, loaded.name, standing.version)
-        question = f"Drop version {standing.version} of {loaded.name} with its {standing.num_rows:,} rows?"
+        question = f"Drop version {standing.version} of {loaded.name} with its {counted(standing.num_rows, 'row')}?"
         dropped = confirmed(question, yes=yes)
         if dropped:
             promotion.drop(lake, loaded.name, standing.version)
@@ -170,15 +171,16 @@ def _promotion(facts: dict[str, Any]) -> str:
             f"{name}: {version} is not promoted, for it is incomplete: {facts['standing']['lacking']}. "
             f"Complete it: {facts['completed_by']}"
         )
+    rows = counted(facts["standing"]["rows"], "row")
     return (
-        f"{name}: {version} is promoted, in place of {facts['previous_version']}; {facts['standing']['rows']:,} rows. "
+        f"{name}: {version} is promoted, in place of {facts['previous_version']}; {rows}. "
         f"To swap back, promote {facts['previous_version']}."
     )
 
 
 def _dropped(facts: dict[str, Any]) -> str:
     if facts["dropped"]:
-        return f"{facts['pipeline']}: {facts['version']} is dropped, and its {facts['rows']:,} rows with it."
+        return f"{facts['pipeline']}: {facts['version']} is dropped, and its {counted(facts['rows'], 'row')} with it."
     return f"{facts['pipeline']}: {facts['version']} stays as it is."
 
 
