@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli.common import Overrides, PipelineFile, app, confirmed, load, print_facts, say
+from tidemill.cli.common import Overrides, PipelineFile, command, confirmed, load, print_facts, say
+from tidemill.cli.help import VERSIONS
 from tidemill.errors import counted
 
 if TYPE_CHECKING:
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
     from tidemill.running.recording import RunResult
 
 
-@app.command()
+@command(
+    VERSIONS,
+    "tidemill backfill reviews.toml --since 2026-01-01",
+    "tidemill backfill reviews.toml --model-revision v2 --max-cost 5",
+)
 def backfill(
     pipeline: PipelineFile,
     files: Annotated[

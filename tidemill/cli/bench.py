@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, load, print_facts
+from tidemill.cli.common import AsJson, Overrides, PipelineFile, command, load, print_facts
+from tidemill.cli.help import UPKEEP
 from tidemill.errors import counted
 
 
-@app.command()
+@command(UPKEEP, "tidemill bench reviews.toml --rows 5000")
 def bench(
     pipeline: PipelineFile,
     rows: Annotated[

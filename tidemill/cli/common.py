@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from tidemill.cli.help import Command, Commands, pipeline_files
 from tidemill.cli.terminal import printable
 
 if TYPE_CHECKING:
@@ -17,19 +18,53 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="tidemill",
     help="SQL tables of model predictions over datasets, kept up to date, exactly once.",
+    cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
-PipelineFile = Annotated[str, typer.Argument(metavar="PIPELINE.toml", help="The pipeline file.")]
-PipelineFiles = Annotated[list[str], typer.Argument(metavar="PIPELINE.toml...", help="The pipeline files.")]
+PipelineFile = Annotated[
+    str, typer.Argument(metavar="PIPELINE.toml", help="The pipeline file.", autocompletion=pipeline_files)
+]
+PipelineFiles = Annotated[
+    list[str], typer.Argument(metavar="PIPELINE.toml...", help="The pipeline files.", autocompletion=pipeline_files)
+]
+PipelineOrLake = Annotated[
+    str,
+    typer.Argument(
+        metavar="PIPELINE.toml|LAKE", help="A pipeline file, or a lake's catalog.", autocompletion=pipeline_files
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the pipeline file; may be repeated."),
 ]
+Function = TypeVar("Function", bound=Callable[..., Any])
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"tidemill {version('tidemill')}")
+        raise typer.Exit
+
+
+def command(group: str, *examples: str) -> Callable[[Function], Function]:
+    """Make a function a command, in a group of the help, with examples below its options."""
+    return app.command(cls=Command, rich_help_panel=group, epilog="\n".join(examples))
+
+
+@app.callback()
+def of_every_command(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """What may stand before a command."""
 
 
 def load(path: str, overrides: list[str] | None) -> Pipeline:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tidemill.cli import backfill, bench, housekeeping, operate, sql, versions  # noqa: F401
-from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, load, print_facts, say
+from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, command, load, print_facts, say
+from tidemill.cli.help import EVERYDAY
 from tidemill.errors import counted
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 
-@app.command()
+@command(EVERYDAY, "tidemill plan reviews.toml", "tidemill plan reviews.toml --set dataset.revision=main --json")
 def plan(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """What `run` would do, and why: files, shards, rows, tokens, time and cost. Computes and writes nothing."""
     from tidemill.cli import render
@@ -35,7 +36,7 @@ def plan(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = 
     print_facts(facts, render.plan, as_json)
 
 
-@app.command()
+@command(EVERYDAY, "tidemill run reviews.toml --limit 3", "tidemill run reviews.toml")
 def run(
     pipeline: PipelineFile,
     limit: Annotated[
@@ -75,7 +76,7 @@ def run(
         raise typer.Exit(1)
 
 
-@app.command()
+@command(EVERYDAY, "tidemill status reviews.toml")
 def status(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Where the table stands: shards by state, rows, quarantine, throughput, last runs."""
     from tidemill.cli import render
@@ -84,7 +85,7 @@ def status(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson 
     print_facts(pipeline_status(load(pipeline, overrides)), render.status, as_json)
 
 
-@app.command()
+@command(EVERYDAY, "tidemill verify reviews.toml")
 def verify(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Recheck every invariant of the pipeline's tables from their rows and files; exits 1 and says what is wrong."""
     from tidemill.cli import render

@@ -6,11 +6,23 @@ from typing import Annotated, Any
 
 import typer
 
-from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, confirmed, lake_spec, load, print_facts, say
+from tidemill.cli.common import (
+    AsJson,
+    Overrides,
+    PipelineFile,
+    PipelineOrLake,
+    command,
+    confirmed,
+    lake_spec,
+    load,
+    print_facts,
+    say,
+)
+from tidemill.cli.help import UPKEEP
 from tidemill.errors import counted
 
 
-@app.command()
+@command(UPKEEP, "tidemill gc reviews.toml", "tidemill gc reviews.toml --yes")
 def gc(
     pipeline: PipelineFile,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be done.")] = False,
@@ -24,7 +36,7 @@ def gc(
     print_facts(facts, lambda found: _garbage(found, pipeline), as_json)
 
 
-@app.command()
+@command(UPKEEP, "tidemill forget reviews.toml --where \"author = 'ann'\"")
 def forget(
     pipeline: PipelineFile,
     where: Annotated[
@@ -55,7 +67,7 @@ def forget(
     print_facts(asdict(done), _erased, as_json)
 
 
-@app.command()
+@command(UPKEEP, "tidemill repair reviews.toml")
 def repair(
     pipeline: PipelineFile,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
@@ -84,9 +96,9 @@ def repair(
         raise typer.Exit(1)
 
 
-@app.command()
+@command(UPKEEP, "tidemill migrate .tidemill/lake.sqlite")
 def migrate(
-    source: Annotated[str, typer.Argument(metavar="PIPELINE.toml|LAKE", help="A pipeline file, or a lake's catalog.")],
+    source: PipelineOrLake,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:

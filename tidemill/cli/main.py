@@ -70,7 +70,7 @@ def _run(words: Sequence[str]) -> None:
         case _:
             from tidemill.cli import everyday
 
-            everyday.app()
+            everyday.app(prog_name="tidemill")
 
 
 def _meaning(error: Exception) -> str | None:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli.common import AsJson, Overrides, app
+from tidemill.cli.common import AsJson, Overrides, PipelineOrLake, command
+from tidemill.cli.help import EVERYDAY
 
 
 class Format(StrEnum):
@@ -21,11 +22,16 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
-@app.command()
+@command(
+    EVERYDAY,
+    "tidemill sql reviews.toml",
+    'tidemill sql reviews.toml "SELECT label, count(*) FROM reviews GROUP BY label"',
+    "tidemill sql reviews.toml --file report.sql --format markdown",
+)
 def sql(
-    source: Annotated[str, typer.Argument(metavar="PIPELINE.toml|LAKE", help="A pipeline file, or a lake's catalog.")],
+    source: PipelineOrLake,
     query: Annotated[
-        str | None, typer.Argument(metavar="[QUERY]", help="One or more statements that read; without, a shell.")
+        str | None, typer.Argument(metavar="QUERY", help="One or more statements that read; without, a shell.")
     ] = None,
     file: Annotated[
         str | None,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, confirmed, load, print_facts
+from tidemill.cli.common import AsJson, Overrides, PipelineFile, command, confirmed, load, print_facts
+from tidemill.cli.help import VERSIONS
 from tidemill.errors import counted
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ Version = Annotated[
 ]
 
 
-@app.command()
+@command(VERSIONS, "tidemill compare reviews.toml promoted 310e0959 --by domain")
 def compare(
     pipeline: PipelineFile,
     first: Version,
@@ -43,7 +44,7 @@ def compare(
     print_facts(report, _comparison, as_json)
 
 
-@app.command()
+@command(VERSIONS, "tidemill promote reviews.toml 310e0959")
 def promote(pipeline: PipelineFile, version: Version, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Let the pipeline's table show another version, all at once. One that is not complete is refused."""
     from tidemill.results import promotion
@@ -58,7 +59,7 @@ def promote(pipeline: PipelineFile, version: Version, overrides: Overrides = Non
         raise typer.Exit(1)
 
 
-@app.command()
+@command(VERSIONS, "tidemill drop reviews.toml 310e0959")
 def drop(
     pipeline: PipelineFile,
     version: Version,
