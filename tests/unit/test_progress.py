@@ -8,8 +8,10 @@ import re
 import pytest
 from rich.console import Console
 
-from tidemill.cli.live import LineProgress, LiveProgress, plan_line, telling
+from tidemill.cli import silence
+from tidemill.cli.live import LineProgress, LiveProgress, plan_line
 from tidemill.cli.meter import Meter, duration
+from tidemill.cli.silence import break_silence, telling
 from tidemill.errors import RunFailed
 from tidemill.progress import Expected
 
@@ -251,10 +253,27 @@ def test_what_failed_is_told_on_a_terminal_above_the_line(clock):
 
 
 def test_what_takes_a_moment_only_is_not_told(capsys):
-    with telling("reviews: listing files"):
+    with telling("listing files"):
         pass
 
     assert capsys.readouterr().err == ""
+
+
+def test_what_takes_longer_is_told_unless_something_was_said(capsys, monkeypatch):
+    monkeypatch.setattr(silence, "MOMENT_SECONDS", 0.0)
+    with telling("listing files"):
+        wait_for_timers()
+    monkeypatch.setattr(silence, "MOMENT_SECONDS", 3_600.0)
+    with telling("checking every row"):
+        break_silence()
+        wait_for_timers()
+
+    assert capsys.readouterr().err == "listing files ...\n"
+
+
+def wait_for_timers() -> None:
+    for timer in silence._waiting:
+        timer.join()
 
 
 def on_a_terminal(clock: Clock, *, width: int) -> LiveProgress:

@@ -11,7 +11,7 @@ import pytest
 
 from tidemill.cli import render
 from tidemill.cli.backfill import show_plan
-from tidemill.cli.table import fitted, width_of
+from tidemill.cli.table import fitted, width_of, wrapped
 from tidemill.errors import counted
 from tidemill.running.run import RunResult
 
@@ -163,6 +163,18 @@ def test_a_table_cuts_its_widest_cells_first_and_knows_wide_letters():
 
     assert widest(shown) == 40
     assert shown.splitlines()[2].endswith("漢…")
+
+
+def test_a_long_line_is_broken_between_words_and_a_command_is_not():
+    note = "  note: " + "word " * 30 + "https://example.org/" + "a" * 90
+    command = "  tidemill sql " + "a" * 100
+
+    *lines, address, shown = wrapped(f"{note}\n{command}", 80).split("\n")
+
+    assert all(width_of(line) <= 80 for line in lines)
+    assert lines[1].startswith("    word")
+    assert address.strip() == "https://example.org/" + "a" * 90
+    assert shown == command
 
 
 def test_a_result_says_what_there_was_and_how_to_query_it():

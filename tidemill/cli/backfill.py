@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     VERSIONS,
     "tidemill backfill reviews.toml --since 2026-01-01",
     "tidemill backfill reviews.toml --model-revision v2 --max-cost 5",
+    doing="reading the lake",
 )
 def backfill(
     pipeline: PipelineFile,

@@ -11,7 +11,7 @@ from tidemill.cli.help import UPKEEP
 from tidemill.errors import counted
 
 
-@command(UPKEEP, "tidemill bench reviews.toml --rows 5000")
+@command(UPKEEP, "tidemill bench reviews.toml --rows 5000", doing="measuring each stage")
 def bench(
     pipeline: PipelineFile,
     rows: Annotated[

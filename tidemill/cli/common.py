@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from tidemill.cli.help import Command, Commands, pipeline_files
+from tidemill.cli.silence import break_silence, telling
 from tidemill.cli.terminal import printable
 
 if TYPE_CHECKING:
@@ -53,9 +55,22 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def command(group: str, *examples: str) -> Callable[[Function], Function]:
-    """Make a function a command, in a group of the help, with examples below its options."""
-    return app.command(cls=Command, rich_help_panel=group, epilog="\n".join(examples))
+def command(group: str, *examples: str, doing: str = "") -> Callable[[Function], Function]:
+    """Make a function a command, in a group of the help, with examples below its options.
+
+    Where it takes more than a moment, `doing` is told meanwhile.
+    """
+
+    def register(function: Function) -> Function:
+        @functools.wraps(function)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            with telling(doing):
+                return function(*args, **kwargs)
+
+        app.command(cls=Command, rich_help_panel=group, epilog="\n".join(examples))(called if doing else function)
+        return function
+
+    return register
 
 
 @app.callback()
@@ -83,6 +98,7 @@ def lake_spec(source: str, overrides: list[str] | None) -> Any:
 
 
 def print_facts(facts: Any, render: Callable[[Any], str], as_json: bool) -> None:
+    break_silence()
     if as_json:
         from tidemill.cli.query import plain
 
@@ -94,7 +110,13 @@ def print_facts(facts: Any, render: Callable[[Any], str], as_json: bool) -> None
 
 def say(text: str) -> None:
     """Print text, parts of which may come from the lake or its sources."""
-    typer.echo(printable(text))
+    break_silence()
+    shown = printable(text)
+    if sys.stdout.isatty():
+        from tidemill.cli.table import terminal_width, wrapped
+
+        shown = wrapped(shown, terminal_width())
+    typer.echo(shown)
 
 
 def confirmed(question: str, *, yes: bool) -> bool:
@@ -105,6 +127,7 @@ def confirmed(question: str, *, yes: bool) -> bool:
     """
     from tidemill.errors import ConfigError
 
+    break_silence()
     if yes:
         return True
     if not sys.stdin.isatty():

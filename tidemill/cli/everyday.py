@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 
-@command(EVERYDAY, "tidemill plan reviews.toml", "tidemill plan reviews.toml --set dataset.revision=main --json")
+@command(
+    EVERYDAY,
+    "tidemill plan reviews.toml",
+    "tidemill plan reviews.toml --set dataset.revision=main --json",
+    doing="listing files",
+)
 def plan(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """What `run` would do, and why: files, shards, rows, tokens, time and cost. Computes and writes nothing."""
     from tidemill.cli import render
@@ -54,7 +59,8 @@ def run(
     from dataclasses import asdict
 
     from tidemill.cli import render
-    from tidemill.cli.live import live_progress, telling
+    from tidemill.cli.live import live_progress
+    from tidemill.cli.silence import telling
 
     loaded = load(pipeline, overrides)
     keys = [name for _, name in loaded.dataset.kept[: len(loaded.dataset.key)]]
@@ -76,7 +82,7 @@ def run(
         raise typer.Exit(1)
 
 
-@command(EVERYDAY, "tidemill status reviews.toml")
+@command(EVERYDAY, "tidemill status reviews.toml", doing="reading the lake")
 def status(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Where the table stands: shards by state, rows, quarantine, throughput, last runs."""
     from tidemill.cli import render
@@ -85,7 +91,7 @@ def status(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson 
     print_facts(pipeline_status(load(pipeline, overrides)), render.status, as_json)
 
 
-@command(EVERYDAY, "tidemill verify reviews.toml")
+@command(EVERYDAY, "tidemill verify reviews.toml", doing="checking every row and file")
 def verify(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Recheck every invariant of the pipeline's tables from their rows and files; exits 1 and says what is wrong."""
     from tidemill.cli import render

@@ -22,7 +22,7 @@ from tidemill.cli.help import UPKEEP
 from tidemill.errors import counted
 
 
-@command(UPKEEP, "tidemill gc reviews.toml", "tidemill gc reviews.toml --yes")
+@command(UPKEEP, "tidemill gc reviews.toml", "tidemill gc reviews.toml --yes", doing="looking what nobody needs")
 def gc(
     pipeline: PipelineFile,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be done.")] = False,
@@ -36,7 +36,7 @@ def gc(
     print_facts(facts, lambda found: _garbage(found, pipeline), as_json)
 
 
-@command(UPKEEP, "tidemill forget reviews.toml --where \"author = 'ann'\"")
+@command(UPKEEP, "tidemill forget reviews.toml --where \"author = 'ann'\"", doing="looking for the rows")
 def forget(
     pipeline: PipelineFile,
     where: Annotated[
@@ -67,7 +67,7 @@ def forget(
     print_facts(asdict(done), _erased, as_json)
 
 
-@command(UPKEEP, "tidemill repair reviews.toml")
+@command(UPKEEP, "tidemill repair reviews.toml", doing="checking every row and file")
 def repair(
     pipeline: PipelineFile,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
@@ -96,7 +96,7 @@ def repair(
         raise typer.Exit(1)
 
 
-@command(UPKEEP, "tidemill migrate .tidemill/lake.sqlite")
+@command(UPKEEP, "tidemill migrate .tidemill/lake.sqlite", doing="migrating the lake")
 def migrate(
     source: PipelineOrLake,
     overrides: Overrides = None,

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tidemill.cli.meter import Meter
+from tidemill.cli.silence import break_silence
 from tidemill.cli.terminal import printable
 from tidemill.errors import counted
 from tidemill.masking import message_of
@@ -24,26 +25,13 @@ LINE_SECONDS, MOST_LINE_SECONDS = 2.0, 60.0
 TOLD_ONE_BY_ONE = 20
 """Commits that have a line each; of those that follow fast upon each other, later ones share it."""
 LINE_WIDTH = 78
-QUIET_SECONDS = 1.5
-"""How long a command may be silent about what it does."""
 
 
 @contextmanager
 def live_progress() -> Iterator[Progress]:
+    break_silence()
     with LiveProgress() if sys.stderr.isatty() else LineProgress() as progress:
         yield progress
-
-
-@contextmanager
-def telling(what: str) -> Iterator[None]:
-    """Say what is being done if it takes more than a moment."""
-    timer = threading.Timer(QUIET_SECONDS, _say, [f"{what} ..."])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 class LineProgress(Quiet):

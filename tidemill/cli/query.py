@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import codecs
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 import _duckdb as duckdb  # As tidemill.lake.ducklake.connection does.
@@ -14,8 +15,9 @@ import _duckdb as duckdb  # As tidemill.lake.ducklake.connection does.
 from tidemill import pipeline_file
 from tidemill.cli.outlet import Outlet
 from tidemill.cli.printers import PRINTERS, Pieces
+from tidemill.cli.silence import break_silence, telling
 from tidemill.cli.terminal import printable
-from tidemill.errors import InputError
+from tidemill.errors import ConfigError, InputError
 from tidemill.lake.ducklake.catalog import LakeSpec
 from tidemill.lake.ducklake.connection import Lake, is_interrupt
 from tidemill.lake.ducklake.reading import check_definitions, readable
@@ -31,6 +33,8 @@ def find_lake(source: str, overrides: Sequence[str] = ()) -> LakeSpec:
     Raises:
         ConfigError: the file cannot be read, or it does not say where its lake lies.
     """
+    if os.path.isdir(source):  # noqa: PTH112
+        raise ConfigError(f"{source} is a folder. Give a pipeline file, or a lake's catalog: {source}/lake.sqlite.")
     if not source.endswith(".toml"):
         return pipeline_file.LakeToRead(pipeline_file.named_catalog(source), default_data())
     if (plain := pipeline_file.lake_to_read(pipeline_file.read_file(source, overrides))) is not None:
@@ -98,7 +102,8 @@ def run_query(spec: LakeSpec, query: str, output: str, folders: Sequence[str] = 
     Raises:
         InputError: the SQL is wrong, or would write.
     """
-    with Reader(spec, folders) as reader:
+    asked = telling("running the query") if sys.stderr.isatty() else nullcontext()
+    with asked, Reader(spec, folders) as reader:
         *before, last = reader.judged(query)
         for statement in before:
             reader.execute(statement)
@@ -110,6 +115,7 @@ def write_out(pieces: Pieces) -> None:
     sys.stdout.flush()
     with closing(for_terminal(pieces) if sys.stdout.isatty() else pieces) as shown:
         for piece in shown:
+            break_silence()
             sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import textwrap
 import unicodedata
 from collections.abc import Sequence
 
@@ -34,6 +35,26 @@ def fitted(columns: Sequence[str], cells: Sequence[Sequence[str]], *, width: int
     lines = [[columns[i] for i in kept], ["─" * each for each in widths], *([row[i] for i in kept] for row in cells)]
     return "\n".join(
         GAP.join(_padded(text, each) for text, each in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def wrapped(text: str, width: int) -> str:
+    """Lines that are wider broken between words, but for commands, which are to be copied."""
+    return "\n".join(
+        line if width_of(line) <= width or line.startswith("  tidemill ") else _wrapped_line(line, width)
+        for line in text.split("\n")
+    )
+
+
+def _wrapped_line(line: str, width: int) -> str:
+    indent = line[: len(line) - len(line.lstrip())]
+    return textwrap.fill(
+        line.strip(),
+        width,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 

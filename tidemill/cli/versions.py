@@ -22,7 +22,7 @@ Version = Annotated[
 ]
 
 
-@command(VERSIONS, "tidemill compare reviews.toml promoted 310e0959 --by domain")
+@command(VERSIONS, "tidemill compare reviews.toml promoted 310e0959 --by domain", doing="comparing every row")
 def compare(
     pipeline: PipelineFile,
     first: Version,
@@ -44,7 +44,7 @@ def compare(
     print_facts(report, _comparison, as_json)
 
 
-@command(VERSIONS, "tidemill promote reviews.toml 310e0959")
+@command(VERSIONS, "tidemill promote reviews.toml 310e0959", doing="reading the lake")
 def promote(pipeline: PipelineFile, version: Version, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Let the pipeline's table show another version, all at once. One that is not complete is refused."""
     from tidemill.results import promotion
@@ -59,7 +59,7 @@ def promote(pipeline: PipelineFile, version: Version, overrides: Overrides = Non
         raise typer.Exit(1)
 
 
-@command(VERSIONS, "tidemill drop reviews.toml 310e0959")
+@command(VERSIONS, "tidemill drop reviews.toml 310e0959", doing="reading the lake")
 def drop(
     pipeline: PipelineFile,
     version: Version,
