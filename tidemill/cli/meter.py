@@ -108,7 +108,8 @@ class Meter:
     def rates(self) -> str:
         """Of what is committed, since the plan was made."""
         seconds = max(self._clock() - self._planned_at, 1e-9)
-        return f"{self.rows / seconds:,.0f} rows/s, {self.tokens / seconds:,.0f} tokens/s"
+        rows, tokens = round(self.rows / seconds), round(self.tokens / seconds)
+        return f"{counted(rows, 'row')}/s, {counted(tokens, 'token')}/s"
 
     def text(self, width: int) -> str:
         """The state in one line of at most so many characters, the less important left out first."""
