@@ -20,7 +20,7 @@ from prefect.events import emit_event
 from prefect.states import AwaitingRetry, Cancelled, Completed, Failed
 
 from tidemill.config import Pipeline, load_pipeline, pipeline_of
-from tidemill.errors import ConfigError, RunFailed, Stopped
+from tidemill.errors import ConfigError, RunFailed, Stopped, counted
 from tidemill.flows.artifacts import Artifacts
 from tidemill.flows.due import name_scheduled
 from tidemill.flows.failures import failed, in_one_line, record_failure, record_unread, tell_errors_plainly
@@ -243,7 +243,9 @@ class Teller:
     def _ended(self, result: RunResult) -> None:
         facts = {"run_id": result.run_id, "rows": result.num_rows, "shards": result.num_shards}
         if result.state == "failed":
-            self._failed(result.notes[0] if result.notes else f"{len(result.failures)} files failed.", **facts)
+            self._failed(
+                result.notes[0] if result.notes else f"Failed: {counted(len(result.failures), 'file')}.", **facts
+            )
         elif message := result.stopped_at_cost:
             self._send("max_cost", f"{self._pipeline.name}: {message}", **facts)
         elif result.state == "done" and self._failed_before():

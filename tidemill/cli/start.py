@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli.common import AsJson, Overrides, app, load, print_facts, say
+from tidemill.cli.common import AsJson, Overrides, command, load, print_facts, say
+from tidemill.cli.help import EVERYDAY
+from tidemill.cli.silence import break_silence
 
 if TYPE_CHECKING:
     from tidemill.config import Pipeline
@@ -22,7 +24,12 @@ if TYPE_CHECKING:
     from tidemill.proposing.proposal import Proposal
 
 
-@app.command()
+@command(
+    EVERYDAY,
+    "tidemill init reviews.csv",
+    "tidemill init stanfordnlp/imdb --model distilbert/distilbert-base-uncased-finetuned-sst-2-english",
+    doing="looking at the source",
+)
 def init(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="A file, a folder, a glob, an address or a Hub dataset id.")
@@ -71,6 +78,7 @@ def _choose_model(models: Sequence[ChosenModel]) -> ChosenModel:
     """The one that is proposed, or on a terminal the user's own choice of a few."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()) or len(models) == 1:
         return models[0]
+    break_silence()
     for number, model in enumerate(models, start=1):
         size = f"{model.num_parameters / 1e6:,.0f}M" if model.num_parameters else "?"
         typer.echo(f"{number}  {model.path}  {size}  {model.license}  {', '.join(model.labels[:4])}", err=True)
@@ -98,7 +106,7 @@ def _told(proposal: Proposal, file: Path) -> str:
     return "\n".join([*lines, f"Try it on three rows: tidemill run {named} --limit 3", f"Run it: tidemill run {named}"])
 
 
-@app.command()
+@command(EVERYDAY, "tidemill doctor", "tidemill doctor reviews.toml", doing="trying what is installed")
 def doctor(
     pipeline: Annotated[
         str | None, typer.Argument(metavar="[PIPELINE.toml]", help="Also what this pipeline needs.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import _duckdb as duckdb  # As tidemill.lake.ducklake.connection does.
 
 from tidemill import pipeline_file
-from tidemill.errors import InputError
+from tidemill.errors import ConfigError, InputError
 from tidemill.lake.ducklake.catalog import LakeSpec
 from tidemill.lake.ducklake.connection import Cursor, Lake
 from tidemill.lake.ducklake.reading import check_definitions, readable
@@ -22,6 +23,8 @@ def find_lake(source: str, overrides: pipeline_file.Overrides = ()) -> LakeSpec:
     Raises:
         ConfigError: the file cannot be read, or it does not say where its lake lies.
     """
+    if os.path.isdir(source):  # noqa: PTH112
+        raise ConfigError(f"{source} is a folder. Give a pipeline file, or a lake's catalog: {source}/lake.sqlite.")
     if not source.endswith(".toml"):
         return pipeline_file.LakeToRead(pipeline_file.named_catalog(source), default_data())
     if (plain := pipeline_file.lake_to_read(pipeline_file.read_file(source, overrides))) is not None:
