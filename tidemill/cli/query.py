@@ -15,6 +15,7 @@ from tidemill.cli.outlet import Outlet
 from tidemill.cli.printers import PRINTERS, Pieces
 from tidemill.cli.silence import break_silence, telling
 from tidemill.cli.terminal import printable
+from tidemill.errors import InputError
 from tidemill.lake.ducklake.catalog import LakeSpec
 from tidemill.lake.ducklake.connection import Lake, is_interrupt
 from tidemill.lake.ducklake.reading import check_definitions, readable

@@ -85,13 +85,20 @@ def list_shards(cursor: Cursor, pipeline: str, shards: Sequence[Shard]) -> None:
     cursor.unregister("_incoming")
 
 
-def mark_cut(cursor: Cursor, pipeline: str, path: str, shards: Sequence[Shard]) -> None:
-    """Note that these are all the shards of a file that the target revision lists."""
-    list_shards(cursor, pipeline, shards)
+def mark_cut(cursor: Cursor, pipeline: str, cut: Sequence[tuple[str, Sequence[Shard]]]) -> None:
+    """Note of files that the target revision lists, by path, that these are all their shards."""
+    if not cut:
+        return
+    list_shards(cursor, pipeline, [shard for _, shards in cut for shard in shards])
     cursor.execute(
-        "UPDATE _files SET num_shards = ? WHERE pipeline = ? AND path = ? AND until IS NULL "
-        "AND num_shards IS DISTINCT FROM ?",
-        [len(shards), pipeline, path, len(shards)],
+        "UPDATE _files f SET num_shards = c.num_shards FROM (SELECT unnest($paths::VARCHAR[]) AS path, "
+        "unnest($counts::INTEGER[]) AS num_shards) c WHERE f.pipeline = $pipeline AND f.path = c.path "
+        "AND until IS NULL AND f.num_shards IS DISTINCT FROM c.num_shards",
+        {
+            "pipeline": pipeline,
+            "paths": [path for path, _ in cut],
+            "counts": [len(shards) for _, shards in cut],
+        },
     )
 
 
