@@ -354,7 +354,8 @@ def test_what_makes_other_rows_of_the_same_bytes_is_another_revision_and_another
 def test_what_is_the_default_is_no_part_of_a_revision(tmp_path):
     path = lay(tmp_path / "d", "a.csv") / "a.csv"
     said = {"encoding": "utf-8", "header": True, "delimiter": ";", "format": "csv", "keep": [], "key": []}
-    for options in ({"keep": [], "key": []}, said):
+    without: dict[str, object] = {"keep": [], "key": []}
+    for options in (without, said):
         opened = open_dataset(make_pipeline(tmp_path, str(path), dataset=options), JoinedText(("text",), "\n"))
         assert ";" not in opened.revision + opened.files[0].content
 

@@ -129,7 +129,7 @@ class ZipMember:
             archive = self._archive()
             member = self._only(archive)
             try:
-                self._file = decompressed(archive.open(member), member.filename)  # type: ignore[arg-type]
+                self._file = decompressed(archive.open(member), member.filename)
             except (NotImplementedError, RuntimeError) as e:  # another method, a password
                 raise FormatError(f"{self._path} cannot be unpacked: {e}. Pack it without, or unpack it.") from e
         return self._file.read(size)
