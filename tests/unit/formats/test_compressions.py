@@ -80,6 +80,11 @@ def test_a_file_in_an_archive_may_itself_be_compressed():
     assert len(all_rows(zipped(bz2.compress(LINES), "a.txt.bz2"), "a.txt.zip")) == 2000
 
 
+def test_an_archive_within_an_archive_is_refused():
+    with pytest.raises(FormatError, match=r"a\.txt\.zip holds another archive, b\.zip\. Unpack it"):
+        all_rows(zipped(zipped(LINES), "b.zip"), "a.txt.zip")
+
+
 def test_what_an_archive_has_beside_its_data_is_passed_over():
     names = ("__MACOSX/._a.txt", ".DS_Store", "README.txt", "LICENSE", "a.txt")
     assert len(all_rows(zipped(LINES, *names), "a.txt.zip")) == 2000
@@ -87,7 +92,7 @@ def test_what_an_archive_has_beside_its_data_is_passed_over():
 
 def test_an_archive_of_several_files_is_refused_with_their_names_and_the_way_out():
     with pytest.raises(
-        FormatError, match=r'holds 2 files: a\.csv, b\.csv\..*dataset\.path = "zip://\*\.csv::x\.csv\.zip"'
+        FormatError, match=r'holds 2 files: a\.csv, b\.csv\..*dataset\.path = "zip://\*\*/\*\.csv::\.\.\./x\.csv\.zip"'
     ):
         all_rows(zipped(b"text\na\n", "a.csv", "b.csv"), "x.csv.zip")
     with pytest.raises(FormatError, match="holds no data file"):
