@@ -19,7 +19,8 @@ from tidemill.planning.versions import VersionSpec, declared
 from tidemill.sources.dataset import MAX_LOOKED_AT, Dataset, open_dataset
 from tidemill.values.columns import HEAD_BYTES, JoinedText
 
-Content = bytes | pa.Table
+Content = Any
+"""Of a file: bytes, or an Arrow table for Parquet."""
 
 
 class Quarantined(str):

@@ -85,8 +85,8 @@ class Dataset:
         self._columns = self.columns((), {})
         self._checked: set[str] = set()
         """The local files that have the text and key columns, by their address."""
-        self._alike: dict[tuple[str, str], list[str]] = {}
-        self._misfits: dict[tuple[str, pa.DataType], list[str]] = {}
+        self._alike: dict[tuple[str, str], dict[str, None]] = {}
+        self._misfits: dict[tuple[str, pa.DataType], dict[str, None]] = {}
         self._left_out, self._notes = listing.left_out, listing.notes
         self.shard_bytes = int(spec.shard_bytes)
         formats = {self._format(file): file for file in self.files}
@@ -100,8 +100,8 @@ class Dataset:
         """What of the dataset is not read, though somebody may have meant it."""
         empty = tuple(file.path for file in self.files if not file.size and not self.cut_from_footer)
         without_rows = [LeftOut(empty, "empty")] if empty else []
-        alike = [_called_otherwise(*names, paths) for names, paths in self._alike.items()]
-        misfits = [_not_given_back(*column, paths) for column, paths in self._misfits.items()]
+        alike = [_called_otherwise(*names, list(paths)) for names, paths in self._alike.items()]
+        misfits = [_not_given_back(*column, list(paths)) for column, paths in self._misfits.items()]
         return list(map(str, (*self._left_out, *without_rows, *alike, *misfits, *self._notes)))
 
     def columns(
@@ -196,14 +196,14 @@ class Dataset:
             check_columns(schema, columns, file.path)
         for name in self._columns.sources:
             if name not in schema.names and (other := _alike(name, schema.names)) is not None:
-                self._alike.setdefault((name, other), []).append(file.path)
+                self._alike.setdefault((name, other), {})[file.path] = None
         self._checked.add(file.url)
         return schema
 
     def _settled(self, shown: Mapping[pa.Schema, Sequence[SourceFile]]) -> pa.Schema:
         """The schema of all files; a column is text where its type does not give back what a file's head shows."""
         one_of_each = {files[0].path: schema for schema, files in shown.items()}
-        last = next(reversed(shown.values()))[-1]
+        last = list(shown.values())[-1][-1]
         settled = settle_schema(one_of_each, self._columns, self.reader(last).common_type)
         for name in {source for source, _ in self._columns.kept} - dict(self._columns.types).keys():
             at = settled.get_field_index(name)
@@ -253,10 +253,10 @@ class Dataset:
                 check_type(source, schema.field(source).type, expected, file.path, declared=source in self._spec.types)
 
     def _note_misfits(self, file: SourceFile) -> None:
-        exact = {name: to for name, to in self._columns.types if name not in self._columns.converted}
-        for name, to in exact.items():
-            if not self.reader(file).gives_back(name, to):
-                self._misfits.setdefault((name, to), []).append(file.path)
+        for name, to in self._columns.types:
+            is_exact = name not in self._columns.converted and not pa.types.is_string(to)
+            if is_exact and not self.reader(file).gives_back(name, to):
+                self._misfits.setdefault((name, to), {})[file.path] = None
 
     def bytes_per_row(self, file: SourceFile) -> float | None:
         """Of a text file's first rows; None if it has none."""

@@ -60,7 +60,7 @@ def value_at(record: Any, steps: Steps) -> Any:
 
 def values_at(records: Sequence[dict[str, Any]], steps: Steps) -> list[Any]:
     if len(steps) == 1:
-        name = steps[0]
+        name = str(steps[0])
         return [record.get(name) for record in records]
     return [value_at(record, steps) for record in records]
 
