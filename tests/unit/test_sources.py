@@ -267,3 +267,11 @@ def test_a_file_and_a_folder_that_may_not_be_read_are_named_and_the_others_plann
     assert facts["files"]["new"] == ["b.parquet", "c.parquet"]
     assert "may not be read: permission denied" in facts["files"]["failed"]["a.parquet"]
     assert facts["notes"] == ["1 folder not read, that may not be listed: closed."]
+
+
+def test_data_that_git_lfs_was_not_asked_to_fetch_is_refused_by_name(tmp_path):
+    folder = lay(tmp_path / "d", "a.csv", "b.csv")
+    (folder / "b.csv").write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 437\n")
+    for path in (folder, folder / "*.csv", folder / "b.csv"):
+        with pytest.raises(DatasetError, match=r"1 file not read, pointers of Git LFS .*: .*b\.csv\. .*`git lfs pull`"):
+            listed(tmp_path, path)

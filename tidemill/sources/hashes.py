@@ -24,6 +24,9 @@ SETTLING_NS = 2_000_000_000
 """How long after a write another one may leave the same times, where a file system counts in whole seconds."""
 LOCKED_SECONDS = 2.0
 """How long another process may hold the memory before files are hashed without it."""
+POINTER = b"version https://git-lfs.github.com/spec/"
+MOST_POINTER_BYTES = 1024
+"""What Git leaves in place of a large file where Git LFS is not installed, and how long that may be."""
 
 logger = logging.getLogger("tidemill")
 
@@ -35,6 +38,14 @@ def stamp(path: str | Path) -> str:
     """
     stat = Path(path).stat()
     return f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ino}-{stat.st_ctime_ns}"
+
+
+def is_pointer(path: Path, size: int) -> bool:
+    """Whether a file of that size is what Git leaves in place of a large one that it was not asked to fetch."""
+    if not len(POINTER) < size <= MOST_POINTER_BYTES:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(POINTER)) == POINTER
 
 
 def hash_files(paths: Iterable[str | Path]) -> dict[str, str]:
