@@ -30,6 +30,7 @@ LISTING_RETRIES = 8
 LISTING_SECONDS = 330.0
 """Longer than the windows that the Hub counts requests in."""
 FEW_RETRIES = 2
+FEW_SECONDS = 10.0
 _IMPATIENT: ContextVar[bool] = ContextVar("impatient", default=False)
 RANGE_RETRIES = 4
 PATHS_ASKED_AT_ONCE = 500
@@ -354,7 +355,7 @@ def _ask_hub(call: Callable[[], T]) -> T:
         f"the Hub at {constants.ENDPOINT}",
         call,
         retries=FEW_RETRIES if hurry else LISTING_RETRIES,
-        within_seconds=LISTING_SECONDS,
+        within_seconds=FEW_SECONDS if hurry else LISTING_SECONDS,
         longest_wait_seconds=LONGEST_WAIT_SECONDS if hurry else LISTING_SECONDS,
     )
 
