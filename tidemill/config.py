@@ -216,11 +216,23 @@ class Dataset(Section):
         return list(dict.fromkeys(map(_declared, (*self.key, *self.keep))))
 
 
+def _plain_subfolder(value: str) -> str:
+    parts = value.strip("/").split("/")
+    if value.startswith("/") or not all(part.strip(".") for part in parts):
+        raise ValueError('is not a folder within the model\'s, such as "sentiment/int8"')
+    return "/".join(parts)
+
+
+Subfolder = Annotated[str, AfterValidator(_plain_subfolder)]
+
+
 class Tokenizer(Section):
     path: ModelPath | None = None
     """A Hub model id or a local folder; the model's own tokenizer if not given."""
     revision: str = "main"
     """Branch, tag or commit of the tokenizer, where `path` is given."""
+    subfolder: Subfolder | None = None
+    """The folder in `path` in which the tokenizer lies, where it is not `path` itself."""
     max_length: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     """Most tokens of one row, special tokens included; `auto` is the most that the model takes."""
     long_text: LongText = "truncate"
@@ -229,6 +241,13 @@ class Tokenizer(Section):
     """Tokens of the text that neighbouring windows share; `auto` is an eighth of what a window can hold of the text."""
     aggregate: Aggregate = "mean"
     """How the windows' scores become the row's: the mean of each class, weighted by length or not, or the largest."""
+
+    @field_validator("subfolder")
+    @classmethod
+    def _only_of_a_path(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("path") is None:
+            raise ValueError("counts only with tokenizer.path: set that too, or leave this out")
+        return value
 
     @field_validator("overlap", "aggregate")
     @classmethod
@@ -255,6 +274,8 @@ class Model(Section):
     """A Hub model id or a local folder in Transformers' format."""
     revision: str = "main"
     """Branch, tag or commit. Resolved to a commit, which the table's version records."""
+    subfolder: Subfolder | None = None
+    """The folder in `path` in which the model lies, its own tokenizer included, where it is not `path` itself."""
     all_scores: bool = False
     """Also store every class's score, as a map from label to score in the column `scores`."""
     trust_remote_code: bool = False

@@ -181,6 +181,36 @@ def test_an_address_on_the_hub_is_resolved_to_a_commit(hub, tmp_path, address):
     assert (result.revision, result.num_rows) == (sha, 10)
 
 
+def test_a_model_in_a_folder_of_a_repository_is_another_version_and_the_same_predictions(hub, tmp_path):
+    hub.add_dataset("folders/reviews").commit({"train.csv": csv(reviews(0, 10))})
+    files = files_in(MODEL)
+    sha = hub.add_model("folders/models").commit(
+        {**{f"a/{name}": body for name, body in files.items()}, "tok/tokenizer.json": files["tokenizer.json"]}
+    )
+    pipeline = over_hub(tmp_path, "folders/reviews", model={"path": "folders/models", "subfolder": "a"})
+    run(pipeline)
+    assert json.loads(query(pipeline.lake, "SELECT spec FROM _versions")[0][0])["model"] == f"commit:{sha}/a"
+    assert plan_of(pipeline)["up_to_date"]
+    local = over_hub(tmp_path, "folders/reviews", "local")
+    run(local)
+    assert_same_tables(pipeline, local)
+    with pytest.raises(ModelError, match="has no files in a folder b"):
+        run(over_hub(tmp_path, "folders/reviews", "b", model={"path": "folders/models", "subfolder": "b"}))
+    with pytest.raises(ModelError, match=r"There are no weights .*set model\.subfolder"):
+        run(over_hub(tmp_path, "folders/reviews", "top", model={"path": "folders/models"}))
+
+
+def test_a_model_that_has_only_pickled_weights_is_refused_before_anything_is_fetched(hub, tmp_path):
+    hub.add_dataset("pickled/reviews").commit({"train.csv": csv(reviews(0, 10))})
+    files = files_in(MODEL)
+    weights = files.pop("model.safetensors")
+    hub.add_model("pickled/model").commit({**files, "pytorch_model.bin": weights})
+    with pytest.raises(ModelError, match=r"pickled \(pytorch_model\.bin\)"):
+        run(over_hub(tmp_path, "pickled/reviews", model={"path": "pickled/model"}))
+    assert not [request for request in hub.log if "pickled/model/resolve" in request.path]
+    assert not (tmp_path / "lake").exists()
+
+
 @pytest.fixture
 def at_once(monkeypatch):
     """Waits between attempts are none, of ours and of `huggingface_hub`'s."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
+from pydantic import ValidationError
 
 from tests.pipelines import MODEL, ROOT
 from tidemill.config import Pipeline
@@ -192,3 +194,30 @@ def test_a_commit_that_is_gone_is_not_taken_for_the_one_that_is_there(hub):
     gone = replace(now, model=f"commit:{'0' * 40}", tokenizer=f"commit:{'0' * 40}")
 
     assert recognized(now, [gone]) == now
+
+
+def test_a_model_in_a_folder_of_the_one_that_is_named_is_that_model(tmp_path):
+    shutil.copytree(MODEL, tmp_path / "all" / "small" / "first")
+    sections = {"dataset": {"path": "x", "text": "text"}, "model": {"path": str(tmp_path / "all")}}
+    sections["model"]["subfolder"] = "small/first/"
+    spec = declared(Pipeline.model_validate({"name": "reviews", **sections}))
+
+    assert spec.version == declare().version
+    assert model_folder(spec) == tokenizer_folder(spec) == tmp_path / "all" / "small" / "first"
+
+
+@pytest.mark.parametrize("subfolder", ["..", "a/../b", "/a", "", "a//b", "."])
+def test_a_subfolder_lies_in_the_models_folder(subfolder):
+    for section in (
+        {"model": {"path": "m", "subfolder": subfolder}},
+        {"tokenizer": {"path": "m", "subfolder": subfolder}},
+    ):
+        with pytest.raises(ValidationError, match="is not a folder within the model's"):
+            Pipeline.model_validate(
+                {"name": "x", "dataset": {"path": "x", "text": "t"}, "model": {"path": "m"}} | section
+            )
+
+
+def test_a_tokenizers_subfolder_counts_only_with_its_path():
+    with pytest.raises(ValidationError, match=r"counts only with tokenizer\.path"):
+        declare(subfolder="a")

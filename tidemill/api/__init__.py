@@ -46,8 +46,8 @@ def run(
     the same call goes on from there. `num_rows` are the rows that were committed,
     `num_quarantined` those set aside, `seconds` the wall time, `notes` what else
     there is to know. With `yes`, the rows of vanished files go however many they
-    are. `progress` writes a line to stderr, by default where a notebook shows it,
-    or is a `tidemill.progress.Progress` of your own, called from several threads.
+    are. `progress` writes a line to stderr, by default in notebooks alone and there to
+    their output, or is a `tidemill.progress.Progress` of your own, called from several threads.
 
     Raises:
         InputError: the pipeline file, the dataset or the model is at fault; nothing was written.

@@ -1,4 +1,4 @@
-"""How far a run is, in a notebook or on stderr: one line that is written over."""
+"""How far a run is, in a notebook's output or on stderr: one line that is written over."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def shown_progress(asked: bool | Progress | None) -> Iterator[Progress]:
         if not (in_notebook() if asked is None else asked):
             yield Quiet()
             return
-        line = Line(sys.stderr, over=in_notebook() or sys.stderr.isatty())
+        # What goes to stderr, notebooks show as a fault.
+        line = Line(sys.stdout, over=True) if in_notebook() else Line(sys.stderr, over=sys.stderr.isatty())
         try:
             yield line
         finally:

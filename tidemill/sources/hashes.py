@@ -27,6 +27,9 @@ KEPT_TOGETHER, READ_TOGETHER = 1000, 2**28
 """Hashes, or bytes that were read for them, after which they are written: each write waits for the disk."""
 LOCKED_SECONDS = 2.0
 """How long another process may hold the memory before files are hashed without it."""
+POINTER = b"version https://git-lfs.github.com/spec/"
+MOST_POINTER_BYTES = 1024
+"""What Git leaves in place of a large file where Git LFS is not installed, and how long that may be."""
 
 logger = logging.getLogger("tidemill")
 
@@ -38,6 +41,14 @@ def stamp(path: str | Path) -> str:
     """
     stat = Path(path).stat()
     return f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ino}-{stat.st_ctime_ns}"
+
+
+def is_pointer(path: Path, size: int) -> bool:
+    """Whether a file of that size is what Git leaves in place of a large one that it was not asked to fetch."""
+    if not len(POINTER) < size <= MOST_POINTER_BYTES:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(POINTER)) == POINTER
 
 
 def hash_files(paths: Iterable[str | Path]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import date
-from glob import has_magic
+from glob import escape, has_magic
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote
@@ -40,6 +40,7 @@ LISTING_RETRIES = 8
 LISTING_SECONDS = 330.0
 """Longer than the windows that the Hub counts requests in."""
 FEW_RETRIES = 2
+FEW_SECONDS = 10.0
 _IMPATIENT: ContextVar[bool] = ContextVar("impatient", default=False)
 PROPOSAL_RETRIES, PROPOSAL_SECONDS = 2, 20.0
 """Of a listing of models, which somebody waits for who may name one instead."""
@@ -263,52 +264,65 @@ def impatient() -> Iterator[None]:
         _IMPATIENT.reset(token)
 
 
-def model_contents(repo: str, commit: str) -> dict[str, str]:
-    """Content id by name of the files at the top of a model's repository; offline, of those in the local cache.
+def model_contents(repo: str, commit: str, subfolder: str = "", *, or_cached: bool = True) -> dict[str, str]:
+    """Content id by name of the files of a model, which lie at the top of its repository or right in a folder of it.
+
+    Offline, and where the Hub does not answer, of those in the local cache, if that will do.
 
     Raises:
-        ModelError: the repository or the commit is gone.
+        ModelError: the repository, the commit or the folder is not there.
         SourceUnavailable: the Hub did not answer well for long.
     """
+    prefix = f"{subfolder}/" if subfolder else ""
 
     def look_up() -> dict[str, str]:
         import huggingface_hub
 
         with _translated("model", repo, commit):
             info = huggingface_hub.HfApi().repo_info(repo, revision=commit, files_metadata=True)
-            return {
-                file.rfilename: str(file.lfs.sha256 if file.lfs else file.blob_id)
+            found = {
+                file.rfilename.removeprefix(prefix): str(file.lfs.sha256 if file.lfs else file.blob_id)
                 for file in info.siblings or []
-                if "/" not in file.rfilename
+                if file.rfilename.startswith(prefix) and "/" not in file.rfilename.removeprefix(prefix)
             }
+            if subfolder and not found:
+                raise ModelError(f"The model {repo} has no files in a folder {subfolder}. Check model.subfolder.")
+            return found
 
     try:
-        return _cached_contents(repo, commit) if is_offline() else _ask_hub(look_up)
+        return _cached_contents(repo, commit, subfolder) if is_offline() else _ask_hub(look_up)
     except SourceUnavailable:
-        return _cached_contents(repo, commit)
+        if not or_cached:
+            raise
+        return _cached_contents(repo, commit, subfolder)
 
 
-def _cached_contents(repo: str, commit: str) -> dict[str, str]:
+def _cached_contents(repo: str, commit: str, subfolder: str) -> dict[str, str]:
     import huggingface_hub
 
     with _translated("model", repo, commit):
-        folder = huggingface_hub.snapshot_download(repo, revision=commit, local_files_only=True)
+        folder = huggingface_hub.snapshot_download(
+            repo, revision=commit, allow_patterns=["config.json"], local_files_only=True
+        )
     # A snapshot's files are links to blobs, which are named by their content.
-    return {path.name: path.resolve().name for path in Path(folder).iterdir() if path.is_file()}
+    return {path.name: path.resolve().name for path in Path(folder, subfolder).glob("*") if path.is_file()}
 
 
-def model_snapshot(repo: str, commit: str, patterns: Sequence[str]) -> Path:
+def model_snapshot(repo: str, commit: str, subfolder: str, patterns: Sequence[str]) -> Path:
     """A local folder with a model's files at a commit; what the local cache has is not fetched again."""
+    prefix = f"{escape(subfolder)}/" if subfolder else ""
 
     def fetch() -> Path:
         import huggingface_hub
 
         with _translated("model", repo, commit), _no_bars():
-            return Path(
-                huggingface_hub.snapshot_download(
-                    repo, revision=commit, allow_patterns=list(patterns), ignore_patterns=["*/*"]
-                )
+            snapshot = huggingface_hub.snapshot_download(
+                repo,
+                revision=commit,
+                allow_patterns=[f"{prefix}{pattern}" for pattern in patterns],
+                ignore_patterns=[f"{prefix}*/*"],
             )
+            return Path(snapshot, subfolder)
 
     return _ask_hub(fetch)
 
@@ -438,7 +452,7 @@ def _ask_hub(call: Callable[[], T]) -> T:
         f"the Hub at {constants.ENDPOINT}",
         call,
         retries=FEW_RETRIES if hurry else LISTING_RETRIES,
-        within_seconds=LISTING_SECONDS,
+        within_seconds=FEW_SECONDS if hurry else LISTING_SECONDS,
         longest_wait_seconds=LONGEST_WAIT_SECONDS if hurry else LISTING_SECONDS,
     )
 
