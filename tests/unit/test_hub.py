@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datasets
 import pytest
 
 from tests.hub.faults import Failure, FaultKind, Faults
@@ -188,3 +189,16 @@ def test_what_a_card_on_the_hub_says_of_how_files_are_read_is_known(hub):
     hub.add_dataset("org/tabs").commit({"a.csv": CSV, "README.md": card})
     listing = boundary.list_split("org/tabs", config="x", revision="main", split="train")
     assert listing.options == {"delimiter": "\t"}
+
+
+def test_a_files_path_is_found_behind_a_revision_that_says_how_it_is_read():
+    for way in ("", ";quote=", ";read=field=a.b&encoding=latin-1", ";quote=';read=names=a%2Fb&delimiter=%09"):
+        match = boundary.FILE_URL.fullmatch(f"hf://datasets/org/a@{'0' * 40}{way}/data/x.csv")
+        assert match is not None
+        assert match["path"] == "data/x.csv"
+
+
+def test_what_datasets_saved_and_somebody_uploaded_is_its_arrow_files(hub, tmp_path):
+    datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "d")
+    hub.add_dataset("org/saved").commit({path.name: path.read_bytes() for path in (tmp_path / "d").iterdir()})
+    assert [file.path for file in list_split("org/saved").files] == ["data-00000-of-00001.arrow"]

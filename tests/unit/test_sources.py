@@ -12,6 +12,7 @@ import datasets
 import pytest
 
 from tests.pipelines import make_pipeline, reviews, write_parquet
+from tests.unit.formats.sources import compressed, zipped
 from tidemill.errors import DatasetError, FormatError, InputError
 from tidemill.planning.plan import make_plan
 from tidemill.sources.dataset import Dataset, open_dataset, reopen_dataset
@@ -320,6 +321,10 @@ def test_an_archive_whose_name_says_no_format_is_what_is_in_it(tmp_path):
     with zipfile.ZipFile(tmp_path / "reviews.zip", "w") as archive:
         archive.writestr("reviews.csv", ROW)
     assert listed(tmp_path, tmp_path / "reviews.zip") == (["reviews.zip"], "")
+    with zipfile.ZipFile(tmp_path / "columns.zip", "w") as archive:
+        archive.writestr("a.parquet", b"PAR1")
+    with pytest.raises(FormatError, match=r"columns\.zip holds a\.parquet, which is read by ranges"):
+        listed(tmp_path, tmp_path / "columns.zip")
     with zipfile.ZipFile(tmp_path / "reviews.zip", "a") as archive:
         archive.writestr("more.csv", ROW)
     with pytest.raises(FormatError, match=r"holds 2 files: reviews\.csv, more\.csv"):
@@ -354,9 +359,24 @@ def test_what_makes_other_rows_of_the_same_bytes_is_another_revision_and_another
 def test_what_is_the_default_is_no_part_of_a_revision(tmp_path):
     path = lay(tmp_path / "d", "a.csv") / "a.csv"
     said = {"encoding": "utf-8", "header": True, "delimiter": ";", "format": "csv", "keep": [], "key": []}
-    for options in ({"keep": [], "key": []}, said):
+    without: dict[str, object] = {"keep": [], "key": []}
+    for options in (without, said):
         opened = open_dataset(make_pipeline(tmp_path, str(path), dataset=options), JoinedText(("text",), "\n"))
         assert ";" not in opened.revision + opened.files[0].content
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst", ".bz2", ".xz", ".zip"])
+def test_a_folder_of_compressed_files_is_listed_and_read(tmp_path, ending):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / f"a.csv{ending}").write_bytes(compressed(ROW.encode(), ending))
+    opened = opened_by(tmp_path, tmp_path / "d")
+    [cut] = opened.reader(opened.files[0]).slices(shard_bytes=100)
+    assert opened.reader(opened.files[0]).rows(cut)["text"].to_pylist() == ["good"]
+
+
+def test_the_way_out_for_an_archive_of_several_files_reads_them(tmp_path):
+    (tmp_path / "all.zip").write_bytes(zipped(ROW.encode(), "a.csv", "b.csv"))
+    assert listed(tmp_path, f"zip://**/*.csv::{tmp_path}/all.zip") == (["a.csv", "b.csv"], "")
 
 
 def carded(folder: Path, config: str, **files: str) -> Path:

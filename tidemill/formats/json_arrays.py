@@ -28,10 +28,13 @@ class JsonArrayReader(JsonlReader):
 
     def stream(self, start: int) -> Stream:
         """A slice begins behind the comma of the element before; behind the last element there is none."""
-        before = Stream(self._bytes, start - 1)
-        after_comma = before.take(1) == b","
-        lines = partial(ArrayLines, path=self.path, num_outer=self._array[1], after_comma=after_comma)
-        return Stream(self._bytes, start, lines)
+        stream = Stream(self._bytes, start - 1)
+        after_comma = stream.take(1) == b","
+        return stream.through(
+            partial(ArrayLines, path=self.path, num_outer=self._array[1], after_comma=after_comma),
+        )
 
     def _other_json(self, lines: Sequence[bytes], problems: Problems) -> str | None:
-        return f"an array without objects ({problems[0]})" if len(problems) == len(lines) else None
+        if len(problems) < len(lines):
+            return None
+        return f"an array without objects ({problems[0]}). Its elements must be objects: leave the file out."

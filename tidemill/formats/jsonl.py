@@ -66,21 +66,23 @@ class JsonlReader(RecordReader):
         lines = _lines(data)
         records = _load(lines, problems)
         if lines and (kind := self._other_json(lines, problems)):
-            raise FormatError(f"{self.path} is {kind}. Write one JSON object a line, or leave the file out.")
+            raise FormatError(f"{self.path} is {kind}")
         good = [index for index in range(len(lines)) if index not in problems]
         return [lines[i] for i in good], [records[i] for i in good]
 
     def _other_json(self, lines: Sequence[bytes], problems: Problems) -> str | None:
-        """What a file is that is no JSON Lines, by its first lines, and how to read it if it is JSON."""
+        """What a file is that is no JSON Lines, by its first lines, and what to do about it."""
         first = lines[0].strip()
         if first.startswith(b"[") and ((0 in problems and not first.endswith(b"]")) or len(problems) == len(lines)):
-            return 'one JSON array. To read its elements, set dataset.format = "json"'
+            return 'one JSON array. Set dataset.format = "json" to read its elements.'
         if first == b"{":
             return (
-                "a JSON object over several lines. To read the elements of an array in it, set dataset.field to where "
-                'it is, such as dataset.field = "data"'
+                "a JSON object over several lines. Set dataset.field to where its array of records is, such as "
+                '"data", or write one JSON object a line.'
             )
-        return f"not JSON Lines ({problems[0]})" if len(problems) == len(lines) else None
+        if len(problems) < len(lines):
+            return None
+        return f"not JSON Lines ({problems[0]}). Write one JSON object a line, or leave the file out."
 
     def ends(self, data: Buffer, *, last: bool) -> Offsets:
         ends = line_ends(data, last=last)

@@ -192,14 +192,19 @@ class Dataset:
         if self._spec.format != "auto":
             return self._spec.format
         if file.path not in self._formats:
-            self._formats[file.path] = format_of(self._name(file))
+            self._formats[file.path] = self._format_within(file) if says_nothing(file.path) else format_of(file.path)
         return self._formats[file.path]
 
-    def _name(self, file: SourceFile) -> str:
+    def _format_within(self, file: SourceFile) -> str:
         """Of a ZIP archive whose own name says no format, that of the file within."""
-        if not says_nothing(file.path):
-            return file.path
-        return retrying(lambda: inner_name(open_source(file)), retries=self.retries)
+        name = retrying(lambda: inner_name(open_source(file)), retries=self.retries)
+        format_name = format_of(name)
+        if format_name in COLUMNAR:
+            raise FormatError(
+                f"{file.path} holds {name}, which is read by ranges and not through compression. Unpack it, or set "
+                f'dataset.path = "zip://{name}::{file.url}".'
+            )
+        return format_name
 
 
 def open_dataset(pipeline: Pipeline, text: JoinedText) -> Dataset:

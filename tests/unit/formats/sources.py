@@ -9,7 +9,7 @@ import hashlib
 import io
 import lzma
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -73,12 +73,13 @@ def compressed(data: bytes, ending: str, members: int = 1) -> bytes:
     """`data` as gzip members, Zstandard frames or their like, split evenly; a ZIP archive has one."""
     if ending == ".zip":
         return zipped(data)
-    pack = {
+    packers: dict[str, Callable[[bytes], bytes]] = {
         ".gz": gzip.compress,
         ".zst": zstandard.ZstdCompressor().compress,
         ".bz2": functools.partial(bz2.compress, compresslevel=1),
         ".xz": functools.partial(lzma.compress, preset=0),
-    }[ending]
+    }
+    pack = packers[ending]
     size = max(1, -(-len(data) // members))
     return b"".join(pack(data[start : start + size]) for start in range(0, max(len(data), 1), size))
 

@@ -24,10 +24,9 @@ LINES = b"".join(b"line %d\n" % i for i in range(2000))
 @pytest.mark.parametrize("window_log", [27, 31])
 def test_zstandard_with_a_long_window_is_read(window_log):
     packer = zstandard.ZstdCompressor(write_content_size=False).compressobj()
-    packed = bytearray(packer.compress(LINES) + packer.flush())
+    frame = packer.compress(LINES) + packer.flush()
     # The byte of the header that says which window the frame must be given.
-    packed[5] = (window_log - 10) << 3
-    packed = bytes(packed)
+    packed = frame[:5] + bytes([(window_log - 10) << 3]) + frame[6:]
     assert zstandard.get_frame_parameters(packed).window_size == 2**window_log
     assert len(all_rows(packed, "a.txt.zst")) == 2000
 
@@ -81,6 +80,11 @@ def test_a_file_in_an_archive_may_itself_be_compressed():
     assert len(all_rows(zipped(bz2.compress(LINES), "a.txt.bz2"), "a.txt.zip")) == 2000
 
 
+def test_an_archive_within_an_archive_is_refused():
+    with pytest.raises(FormatError, match=r"a\.txt\.zip holds another archive, b\.zip\. Unpack it"):
+        all_rows(zipped(zipped(LINES), "b.zip"), "a.txt.zip")
+
+
 def test_what_an_archive_has_beside_its_data_is_passed_over():
     names = ("__MACOSX/._a.txt", ".DS_Store", "README.txt", "LICENSE", "a.txt")
     assert len(all_rows(zipped(LINES, *names), "a.txt.zip")) == 2000
@@ -88,7 +92,7 @@ def test_what_an_archive_has_beside_its_data_is_passed_over():
 
 def test_an_archive_of_several_files_is_refused_with_their_names_and_the_way_out():
     with pytest.raises(
-        FormatError, match=r'holds 2 files: a\.csv, b\.csv\..*dataset\.path = "zip://\*\.csv::x\.csv\.zip"'
+        FormatError, match=r'holds 2 files: a\.csv, b\.csv\..*dataset\.path = "zip://\*\*/\*\.csv::\.\.\./x\.csv\.zip"'
     ):
         all_rows(zipped(b"text\na\n", "a.csv", "b.csv"), "x.csv.zip")
     with pytest.raises(FormatError, match="holds no data file"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from itertools import pairwise
@@ -82,6 +83,17 @@ def test_compressed_arrays_are_cut_as_they_are_without(ending):
     packed = array_reader(compressed(data, ending), f"a.json{ending}")
     assert list(packed.slices(shard_bytes=100)) == plain
     assert [packed.rows(cut).num_rows for cut in reversed(plain)] == [cut.num_rows for cut in reversed(plain)]
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".zip"])
+def test_a_slice_costs_one_way_to_it(ending):
+    data = json.dumps([{"text": random.Random(i).randbytes(500).hex()} for i in range(8_000)]).encode()
+    stored = compressed(data, ending) if ending else data
+    *_, cut = array_reader(stored, f"a.json{ending}").slices(shard_bytes=10**6)
+    source = MemorySource(stored, f"a.json{ending}")
+    open_reader("json", source, Columns(("text",))).rows(cut)
+    way = len(stored) if ending else cut.stop - cut.start
+    assert source.bytes_served < way + 2 * streams.HEAD_BYTES
 
 
 def test_what_is_no_object_is_quarantined_in_its_place():

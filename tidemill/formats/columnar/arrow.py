@@ -77,7 +77,8 @@ class _ArrowFile:
     @cached_property
     def _places(self) -> Mapping[str, range] | None:
         """Which of a batch's buffers are whose; None where only reading them says how many a column has."""
-        places, start = {}, 0
+        places: dict[str, range] = {}
+        start = 0
         for field in self.schema:
             num = _num_buffers(field.type)
             if num is None:

@@ -33,9 +33,11 @@ _MOST_RECORD_BATCH_ROWS = 8192
 class ColumnarFile(Protocol):
     """An open file: its index, and record batches of chosen columns."""
 
-    schema: pa.Schema
     group_starts: list[int]
     """The first row of each group of rows, and the number of all rows."""
+
+    @property
+    def schema(self) -> pa.Schema: ...
 
     def arrow_schema(self, names: Sequence[str]) -> pa.Schema: ...
 

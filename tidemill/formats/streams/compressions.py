@@ -13,6 +13,7 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from pathlib import PurePath
 from typing import Any, Protocol
 
 import zstandard
@@ -28,7 +29,7 @@ _LARGEST_WINDOW = 2**31
 _PIECE_BYTES = 2**12
 """So few that what zstandard makes of them at once, 32,768 times as many at most, stays in bounds."""
 _MADE_AT_ONCE = 2**20
-_ZIP_READ_BYTES = 4 * 2**20
+_ZIP_READ_BYTES = 2**20
 _MOST_NAMES = 5
 
 
@@ -128,8 +129,10 @@ class ZipMember:
         if self._file is None:
             archive = self._archive()
             member = self._only(archive)
+            if compression_of(member.filename) == ".zip":
+                raise FormatError(f"{self._path} holds another archive, {member.filename}. Unpack it.")
             try:
-                self._file = decompressed(archive.open(member), member.filename)  # type: ignore[arg-type]
+                self._file = decompressed(archive.open(member), member.filename)
             except (NotImplementedError, RuntimeError) as e:  # another method, a password
                 raise FormatError(f"{self._path} cannot be unpacked: {e}. Pack it without, or unpack it.") from e
         return self._file.read(size)
@@ -180,6 +183,6 @@ def _not_one(names: Sequence[str], path: str) -> str:
         [*names[:_MOST_NAMES], *([f"and {len(names) - _MOST_NAMES:,} more"] * (len(names) > _MOST_NAMES))]
     )
     return (
-        f"holds {len(names)} files: {shown}. An archive of one file is read as that file; to read several, name them "
-        f'by a pattern: dataset.path = "zip://*.csv::{path}".'
+        f"holds {len(names)} files: {shown}. An archive of one file is read as that file; to read several, put a "
+        f'pattern of them before its path: dataset.path = "zip://**/*{PurePath(names[0]).suffix}::.../{PurePath(path).name}".'
     )

@@ -20,6 +20,14 @@ class ByteSource(Protocol):
         ...
 
 
+class Ranges(Protocol):
+    """What can be read by range."""
+
+    size: int
+
+    def read(self, start: int, stop: int) -> bytes: ...
+
+
 class SourceHandle:
     """A byte source as the file object that pyarrow reads from: no read-ahead of its own.
 
@@ -28,7 +36,7 @@ class SourceHandle:
 
     closed = False
 
-    def __init__(self, source: ByteSource) -> None:
+    def __init__(self, source: Ranges) -> None:
         self._source = source
         self._position = 0
         self.failure: BaseException | None = None

@@ -80,19 +80,19 @@ class SourceBytes:
 
     def _decompressed(self, position: int) -> tuple[SourceHandle | _Blocks, Readable]:
         if self.compression == ".zip" and self.size:
-            handle = SourceHandle(self._source)
+            handle = SourceHandle(self)
             return handle, ZipMember(handle, self.path)
         blocks = _Blocks(self, position)
         return blocks, decompressed(blocks, self.path)
 
     def read(self, start: int, stop: int) -> bytes:
-        """The bytes [start, stop), which lie either in the head or behind it."""
+        """The bytes [start, stop)."""
         if start >= HEAD_BYTES:
             return self._source.read(start, stop)
         if not self._head:
             self._head = self._source.read(0, min(HEAD_BYTES, self.size))
             self._refuse_other_formats()
-        return self._head[start:stop]
+        return self._head[start:stop] + (self._source.read(HEAD_BYTES, stop) if stop > HEAD_BYTES else b"")
 
     def _refuse_other_formats(self) -> None:
         found = next((meaning for magic, meaning in _MAGIC.items() if self._head.startswith(magic)), None)
@@ -124,21 +124,22 @@ def damaged(path: str, error: Exception) -> FormatError:
 class Stream:
     """Decompressed bytes in UTF-8 from `position` on; only what is buffered is in memory.
 
-    What goes `through` something else is read by that, from there on. A stream
-    that raised is of no more use.
+    A stream that raised is of no more use.
     """
 
-    def __init__(
-        self, source: SourceBytes, start: int = 0, through: Callable[[Readable], Readable] | None = None
-    ) -> None:
+    def __init__(self, source: SourceBytes, start: int = 0) -> None:
         self.position = 0 if source.is_sequential else start
         self.buffer = bytearray()
         self.at_end = False
         self._path = source.path
         self._stored, self._file = source.open(self.position)
         self.skip_to(start)
-        if through is not None:
-            self._file = through(self._file)
+
+    def through(self, read_by: Callable[[Readable], Readable]) -> Stream:
+        """The same stream, its bytes from here on as something else gives them that reads them."""
+        assert not self.buffer, "bytes that were read already would come as they are"
+        self._file = read_by(self._file)
+        return self
 
     def fill(self, num_bytes: int) -> None:
         """Buffer at least `num_bytes`, or all that is left: then `at_end` is true."""
