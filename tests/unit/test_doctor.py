@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def test_what_a_check_raises_is_told_without_secrets():
 
 def test_a_package_of_a_version_that_is_not_taken_is_told_with_the_command_that_mends_it(monkeypatch):
     versions = {"fastapi": "0.151.0", "sqlalchemy": "2.1.0"}
-    monkeypatch.setattr(packages, "installed", lambda name: versions.get(name, packages.metadata.version(name)))
+    monkeypatch.setattr(packages, "installed", lambda name: versions.get(name, metadata.version(name)))
     found = by_name(packages.versions())
     assert found["fastapi"].said == "0.151.0 is installed, and <0.151 is needed"
     assert found["sqlalchemy"].remedy == "pip install 'sqlalchemy[asyncio]<2.1'"

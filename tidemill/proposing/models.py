@@ -95,7 +95,8 @@ def propose_models(task: str, language: str | None) -> Iterator[ChosenModel]:
         try:
             listed = hub.list_models(task, language=tag, most_parameters=most, limit=MOST_LISTED)
         except TidemillError as e:
-            raise ConfigError(f"The Hub cannot be asked for a model: {e} {GIVE_ONE}") from e
+            said = str(e).rstrip(".")
+            raise ConfigError(f"The Hub cannot be asked for a model: {said}. {GIVE_ONE}") from e
         for model in filter(_may_run, listed):
             if model.repo not in seen and (chosen := _checked(model, task)):
                 seen.add(model.repo)

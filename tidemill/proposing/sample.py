@@ -60,19 +60,25 @@ def look_at(source: Source) -> Sample:
             unfit[name] = why
     everywhere = {name for name in types if all(name in schema.names for schema in schemas.values())}
     readable = [name for name in types if name not in unfit]
-    places = {name: dict(text_places(name, types[name])) for name in readable if name in everywhere}
-    strings = [path for found in places.values() for path in found]
-    texts = strings or [name for name in types if pa.types.is_binary(types[name]) and name in everywhere]
+    places = _text_places([name for name in readable if name in everywhere], types)
+    # Bytes may be texts all the same, if there are no others.
+    bytes_ = [name for name in types if pa.types.is_binary(types[name]) and name in everywhere and not places]
+    first = next(iter([*places, *bytes_]), None)
+    rows = pa.table({}) if first is None else _first_rows(source, first, readable, types)
+    texts = {path: cells_at(rows[KEPT_PREFIX + name], steps) for path, (name, steps) in places.items()}
+    texts |= {name: _first_rows(source, name, [], types)["text"].to_pylist() for name in bytes_}
+    column_of = {path: name for path, (name, _) in places.items()} | {name: name for name in bytes_}
     everywhere.update(source.partitions)
-    if not texts:
-        return Sample(pa.table({}), types, unfit, everywhere, {}, {})
-    rows = _first_rows(source, texts[0], readable, types)
-    if not strings:  # Bytes may be texts all the same, if there are no others.
-        cells = {name: _first_rows(source, name, [], types)["text"].to_pylist() for name in texts}
-    else:
-        cells = {path: cells_at(rows[name], steps) for name, found in places.items() for path, steps in found.items()}
-    column_of = {path: name for name, found in places.items() for path in found}
-    return Sample(rows, types, unfit, everywhere, cells, column_of or {name: name for name in texts})
+    return Sample(_kept(rows, readable), types, unfit, everywhere, texts, column_of)
+
+
+def _kept(rows: pa.Table, names: Sequence[str]) -> pa.Table:
+    return rows.select([KEPT_PREFIX + name for name in names]).rename_columns(list(names)) if len(rows) else rows
+
+
+def _text_places(names: Sequence[str], types: Mapping[str, pa.DataType]) -> dict[str, tuple[str, Steps]]:
+    """Path → (column, steps within it) of every string in the columns."""
+    return {path: (name, steps) for name in names for path, steps in text_places(name, types[name])}
 
 
 def text_places(name: str, type_: pa.DataType) -> Iterator[tuple[str, Steps]]:
@@ -178,11 +184,10 @@ def _is_repeated(name: str, schemas: Iterable[pa.Schema]) -> bool:
 
 
 def _first_rows(source: Source, text: str, names: Sequence[str], types: Mapping[str, pa.DataType]) -> pa.Table:
-    """Cells as their files have them; `text` is only what slices are cut by."""
+    """The rows as a run reads them, with `text` for the text."""
     dataset = source.reopened(text, list(names))
     dataset.use(_columns(dataset, names, types))
     files = looked_at(dataset)
-    kept = [KEPT_PREFIX + name for name in names]
     parts, failures = [], []
     for file in files:
         reader = dataset.reader(file)
@@ -194,10 +199,10 @@ def _first_rows(source: Source, text: str, names: Sequence[str], types: Mapping[
             failures.append(e)
             continue
         if rows is not None:
-            parts.append(_sound(rows).slice(0, max(1, ROWS_LOOKED_AT // len(files))).select(kept))
+            parts.append(_sound(rows).slice(0, max(1, ROWS_LOOKED_AT // len(files))))
     if not parts:
         raise failures[0] if failures else DatasetError("The source has no rows. Give one that has some.")
-    return pa.concat_tables(parts).rename_columns(list(names))
+    return pa.concat_tables(parts)
 
 
 def _sound(rows: pa.Table) -> pa.Table:

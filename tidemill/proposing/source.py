@@ -6,9 +6,10 @@ A local path or glob, an address, or a Hub id, as `dataset.path` takes them.
 from __future__ import annotations
 
 import codecs
+import itertools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from glob import has_magic
 from pathlib import Path
@@ -24,7 +25,7 @@ from tidemill.formats.streams.encodings import UTF8
 from tidemill.formats.streams.stream import HEAD_BYTES
 from tidemill.shards import SourceFile
 from tidemill.sources.byte_files import open_source
-from tidemill.sources.dataset import Dataset, open_dataset, spread
+from tidemill.sources.dataset import Dataset, open_dataset, reopen_dataset, spread
 from tidemill.values.columns import JoinedText
 
 FILES_LOOKED_AT = 8
@@ -33,9 +34,13 @@ FIRST_CHOICES = {"config": ("default", "en", "all"), "split": ("train", "all")}
 TEXT_FORMATS = ("csv", "jsonl", "json", "text")
 """Those that have an encoding."""
 MOST_BYTES_DECODED = 256 << 20
-"""Of one file, to see whether it is UTF-8 to its end."""
+"""Of all files, to see whether they are UTF-8 to their ends."""
 _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5", b"BZ", b"\xfd7", b"PK")
 _AS = re.compile(r"\sas\s|^as\s|\sas$", re.IGNORECASE)
+_SUFFIXES = (
+    *(".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".txt", ".text", ".arrow"),
+    *(".gz", ".zst", ".bz2", ".xz", ".zip"),
+)
 _UNKNOWN = "?"
 
 
@@ -54,17 +59,11 @@ class Source:
         return list(dict.fromkeys(name for file in self.dataset.files for name in partitions_of(file.path)))
 
     @property
-    def num_bytes(self) -> int:
-        return sum(file.size for file in self.dataset.files)
-
-    @property
     def is_local(self) -> bool:
         return all("://" not in file.url for file in self.dataset.files)
 
     def reopened(self, text: str, kept: list[str]) -> Dataset:
         """The same files, with columns to read; those of folders must be named to be there."""
-        from tidemill.sources.dataset import reopen_dataset
-
         pipeline = pipeline_of({**self.options, "text": [text], "keep": [declaration(name) for name in kept]})
         return reopen_dataset(pipeline, JoinedText((text,), "\n"), self.dataset.revision, self.dataset.files)
 
@@ -84,7 +83,7 @@ def find_source(name: str) -> Source:
     found = _told_by_bytes(dataset)
     if found or "format" in options:
         options = {option: value for option, value in options.items() if option != "format"} | found
-        why[next(iter(found), "")] = f"As the first bytes of {dataset.files[0].path} show."
+        why[next(iter(found), "")] = "As the bytes of its files show."
         dataset = open_dataset(pipeline_of({**options, "text": _UNKNOWN}), JoinedText((_UNKNOWN,), "\n"))
     return Source(name, options, dataset, why)
 
@@ -118,20 +117,24 @@ def _told_by_bytes(dataset: Dataset) -> dict[str, Any]:
     # Files without any letter beyond ASCII are in each of the encodings.
     encodings = [found.encoding for found in (first, *others) if found.encoding != UTF8]
     if not encodings and first.format in TEXT_FORMATS:
-        encodings = list(filter(None, map(_encoding_behind_head, dataset.files)))
+        encodings = _encodings_behind_heads(dataset.files)
     return replace(first, encoding=encodings[0] if encodings else first.encoding).options(files[0].path)
 
 
+def _encodings_behind_heads(files: Sequence[SourceFile]) -> list[str]:
+    """What local files are in that are UTF-8 only where they begin; of many bytes, the first ones are looked at."""
+    longer = [file for file in files if "://" not in file.url and file.size > HEAD_BYTES]
+    totals = itertools.accumulate(file.size for file in longer)
+    read = [file for file, total in zip(longer, totals, strict=True) if total <= MOST_BYTES_DECODED]
+    return list(filter(None, map(_encoding_behind_head, read)))
+
+
 def _encoding_behind_head(file: SourceFile) -> str | None:
-    """The encoding of a local file that is UTF-8 only at its beginning; None where it is throughout, or is not read."""
-    if "://" in file.url or file.size <= HEAD_BYTES or file.size > MOST_BYTES_DECODED:
-        return None
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    decoder = codecs.getincrementaldecoder(UTF8)()
     with Path(file.url).open("rb") as opened:
-        if opened.read(2)[:2] in _COMPRESSED:
-            return None
-        opened.seek(0)
-        while block := opened.read(HEAD_BYTES):
+        for block in iter(lambda: opened.read(HEAD_BYTES), b""):
+            if block.startswith(_COMPRESSED):
+                return None
             try:
                 decoder.decode(block)
             except UnicodeDecodeError:
@@ -166,9 +169,8 @@ def looked_at(dataset: Dataset) -> list[Any]:
 
 
 def _refuse_missing(name: str) -> None:
-    path = Path(name)
     is_hub_id = name.count("/") <= 1 and not name.startswith((".", "/", "~"))
-    looks_local = path.suffix.lower() in _SUFFIXES or not is_hub_id
+    looks_local = is_data_file(name) or not is_hub_id
     if not name:
         raise DatasetError("SOURCE is empty. Give a file, a folder, a glob, an address or a Hub id.")
     if "://" not in name and looks_local and not has_magic(name) and not os.path.lexists(name):
@@ -177,7 +179,9 @@ def _refuse_missing(name: str) -> None:
         )
 
 
-_SUFFIXES = frozenset([".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".txt", ".arrow", ".gz", ".zst"])
+def is_data_file(path: str) -> bool:
+    """Whether a name is one of a file with rows, and so none of a repository's on the Hub."""
+    return Path(path).suffix.lower() in _SUFFIXES
 
 
 def _first_choice(missing: ChoiceMissing) -> str:

@@ -15,6 +15,7 @@ from tidemill.errors import ConfigError
 from tidemill.places import usable
 from tidemill.proposing.language import language_name
 from tidemill.proposing.proposal import Proposal
+from tidemill.proposing.source import is_data_file
 
 LINE_LENGTH = 100
 MOST_NAMED = 8
@@ -61,7 +62,9 @@ def why_text(proposal: Proposal) -> str:
 
 def why_key(proposal: Proposal) -> str:
     key = proposal.key
-    rows = f"all {key.num_rows:,} rows" if key.read_whole else f"the {key.num_rows:,} rows that were read, not all"
+    rows = (
+        f"all {key.num_rows:,} rows" if key.read_whole else f"the {key.num_rows:,} rows that were read; there are more"
+    )
     if not key.columns:
         return "No column names each row by itself, so a row is named by its file and its number there."
     if len(key.columns) == 1:
@@ -99,7 +102,7 @@ def place_in(folder: Path, path: str) -> str:
         return target
     found = os.path.relpath(target, base)
     # Without a dot it might be the id of a dataset or a model on the Hub.
-    return found if found.startswith(".") or Path(found).suffix or has_magic(found) else f"./{found}"
+    return found if found.startswith(".") or is_data_file(found) or has_magic(found) else f"./{found}"
 
 
 def _lines(proposal: Proposal, folder: Path) -> Iterator[str]:

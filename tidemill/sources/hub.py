@@ -8,7 +8,9 @@ contents are read by range requests of our own, at a commit.
 from __future__ import annotations
 
 import functools
+import queue
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from datetime import date
 from glob import escape, has_magic
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import unquote
 
 from tidemill.errors import (
@@ -29,7 +31,7 @@ from tidemill.errors import (
     TidemillError,
 )
 from tidemill.places import published
-from tidemill.retry import ask, logger
+from tidemill.retry import ask, logger, waiting_for
 from tidemill.shards import SourceFile
 from tidemill.sources.listing import Listing, not_entered
 from tidemill.sources.splits import Splits, beside_split, find_splits, no_such
@@ -42,8 +44,8 @@ LISTING_SECONDS = 330.0
 FEW_RETRIES = 2
 FEW_SECONDS = 10.0
 _IMPATIENT: ContextVar[bool] = ContextVar("impatient", default=False)
-PROPOSAL_RETRIES, PROPOSAL_SECONDS = 2, 20.0
-"""Of a listing of models, which somebody waits for who may name one instead."""
+PROPOSAL_SECONDS = 15.0
+"""For a listing of models, which somebody waits for who may name one instead."""
 RANGE_RETRIES = 4
 PATHS_ASKED_AT_ONCE = 500
 LONGEST_WAIT_SECONDS = 5.0
@@ -345,14 +347,16 @@ def list_models(task: str, *, language: str | None, most_parameters: int, limit:
 
     Raises:
         ConfigError: the Hub cannot be asked, as it is set that it is not.
-        SourceUnavailable: it did not answer well, and again.
+        SourceUnavailable: it did not answer well within `PROPOSAL_SECONDS`.
     """
     if is_offline():
         raise ConfigError("HF_HUB_OFFLINE is set, so that the Hub is asked for no model.")
 
     def look_up() -> list[Any]:
         import huggingface_hub
+        from huggingface_hub.utils import logging
 
+        logging.set_verbosity_error()  # It would tell of each try, of which there are six.
         with _translated("model", f"listing for {task}", "main"):
             return list(
                 huggingface_hub.HfApi().list_models(
@@ -366,10 +370,29 @@ def list_models(task: str, *, language: str | None, most_parameters: int, limit:
                 )
             )
 
-    who = "the Hub, for models that fit"
-    found = ask(who, look_up, retries=PROPOSAL_RETRIES, within_seconds=PROPOSAL_SECONDS)
-    listed = [_listed_model(info) for info in found]
+    with waiting_for(f"the Hub, for models that fit, {PROPOSAL_SECONDS:.0f} s at most"):
+        listed = [_listed_model(info) for info in _answered_soon(look_up)]
     return [model for model in listed if (model.num_parameters or 0) <= most_parameters]
+
+
+def _answered_soon(look_up: Callable[[], T]) -> T:
+    """Look up in a thread of its own: `huggingface_hub` bounds each of its tries, and waits longer between them."""
+    answers: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def answer() -> None:
+        try:
+            answers.put((look_up(), None))
+        except BaseException as e:  # noqa: BLE001 — it is raised where it is waited for.
+            answers.put((None, e))
+
+    threading.Thread(target=answer, daemon=True).start()
+    try:
+        found, error = answers.get(timeout=PROPOSAL_SECONDS)
+    except queue.Empty:
+        raise SourceUnavailable(f"It did not answer within {PROPOSAL_SECONDS:.0f} s.") from None
+    if error is not None:
+        raise error
+    return cast("T", found)
 
 
 def _listed_model(info: Any) -> ListedModel:

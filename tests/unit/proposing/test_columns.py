@@ -224,6 +224,13 @@ def test_a_text_within_a_nested_column_is_found_by_its_path(tmp_path):
     assert dict(found.columns.left_out) == {"conversation": "the text is in it"}
 
 
+def test_bytes_are_the_text_where_there_are_no_strings(tmp_path):
+    pytest.importorskip("tidemill.values.paths")
+    bodies = [text.encode() for text in TEXTS]
+    table = {"id": list(range(60)), "picture": [b"\x89PNG\xff"] * 60, "body": bodies}
+    assert declared(proposed(parquet(tmp_path, table))) == ("body", ("id",), ())
+
+
 @pytest.mark.parametrize(
     ("column", "path"),
     [

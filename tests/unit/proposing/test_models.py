@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.hub.server import HubServer, files_in
+from tests.hub.server import Failure, Faults, HubServer, files_in
 from tests.pipelines import MODEL
 from tidemill.errors import ConfigError, ModelError
 from tidemill.proposing.models import check_model, propose_models
@@ -88,6 +88,13 @@ def test_a_model_that_is_too_large_or_has_no_safetensors_is_not_proposed(empty_h
 def test_where_the_hub_does_not_answer_the_message_says_how_to_name_a_model(empty_hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match=r"HF_HUB_OFFLINE is set.*--model FOLDER"):
+        proposed()
+
+
+def test_a_hub_that_does_not_answer_soon_is_not_waited_for(empty_hub, monkeypatch):
+    monkeypatch.setattr("tidemill.sources.hub.PROPOSAL_SECONDS", 0.01)
+    empty_hub.faults = Faults(script=[Failure("/api/models", "stall", times=100)])
+    with pytest.raises(ConfigError, match=r"did not answer within 0 s\. Give a model: --model FOLDER"):
         proposed()
 
 
