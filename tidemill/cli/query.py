@@ -62,6 +62,10 @@ class Reader:
         with _translated():
             self.cursor.execute(statement)
 
+    def cancel(self) -> None:
+        """End a query that Ctrl-C left: DuckDB's threads are still at it, and whatever comes next would wait."""
+        self.cursor.interrupt()
+
     def renew(self) -> None:
         """Statements from here on see the lake as it is now."""
         self.lake.renew()
