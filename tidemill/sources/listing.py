@@ -1,4 +1,4 @@
-"""What a listing says: the files that are read, and those beside them that somebody may have meant."""
+"""What a listing says: the files that are read, and what of them or beside them somebody may have meant."""
 
 from __future__ import annotations
 
@@ -42,6 +42,26 @@ class Listing:
 def shown(path: str) -> str:
     """A path as it can stand in a line of text."""
     return path if path.isprintable() else repr(path)
+
+
+def alike(name: str, others: Sequence[str]) -> str | None:
+    """A name that differs in case and blanks alone."""
+    return next((other for other in others if other.strip().lower() == name.strip().lower()), None)
+
+
+def called_otherwise(name: str, other: str, paths: Sequence[str]) -> str:
+    few = f"{len(paths):,} files have" if len(paths) > 1 else "1 file has"
+    return (
+        f"{few} no column {name!r}, but {other!r}, which is another name: {name!r} is null there ({shown(paths[0])})."
+    )
+
+
+def not_given_back(name: str, to: object, paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
+    return (
+        f"{shown(paths[0])}{more}: {name!r} has values that are not {to}, which the table has: their rows go to "
+        f"quarantine. dataset.types.{name} can settle another type, to which the whole column is then rewritten."
+    )
 
 
 def not_entered(folders: Sequence[str], pattern: str) -> tuple[LeftOut, ...]:
