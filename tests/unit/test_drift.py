@@ -466,6 +466,19 @@ def test_every_local_file_says_what_it_has_before_anything_is_computed(tmp_path)
         dataset_of(tmp_path / "three", few)
 
 
+def test_of_files_that_are_not_local_some_are_looked_at_and_one_where_nothing_is_kept(tmp_path):
+    contents = [csv("1"), csv("2.5"), b"body\nt\n"]
+    for number, content in enumerate(contents):
+        (tmp_path / f"{number}.csv").write_bytes(content)
+    address = {"path": f"file://{tmp_path}/*.csv"}
+    dataset, _ = dataset_of(tmp_path, [], **address)
+    assert [len(rows_of(dataset, number)) for number in (0, 1)] == [1, 1]
+    with pytest.raises(SchemaError, match=r"2\.csv has no column 'text'"):
+        rows_of(dataset, 2)
+    with pytest.raises(SchemaError, match=r"2\.csv has no column 'text'"):
+        dataset_of(tmp_path, [], keep=["v"], **address)
+
+
 def test_of_many_files_less_of_each_is_looked_at(tmp_path):
     few, _ = dataset_of(tmp_path / "few", [csv("1")] * 2)
     many, _ = dataset_of(tmp_path / "many", [csv("1")] * (2 * MAX_LOOKED_AT))

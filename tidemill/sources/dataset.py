@@ -54,13 +54,15 @@ from tidemill.sources.hashes import hash_files, stamp
 from tidemill.sources.listing import (
     LeftOut,
     Listing,
+    alike,
     by_card,
+    called_otherwise,
     named_by_listing,
+    not_given_back,
     recorded_options,
     way_of_reading,
     with_options,
 )
-from tidemill.sources.listing import shown as shown_path
 from tidemill.sources.local_files import list_folder, list_pattern, local_base
 from tidemill.values.columns import HEAD_BYTES, JoinedText
 
@@ -100,9 +102,9 @@ class Dataset:
         """What of the dataset is not read, though somebody may have meant it."""
         empty = tuple(file.path for file in self.files if not file.size and not self.cut_from_footer)
         without_rows = [LeftOut(empty, "empty")] if empty else []
-        alike = [_called_otherwise(*names, list(paths)) for names, paths in self._alike.items()]
-        misfits = [_not_given_back(*column, list(paths)) for column, paths in self._misfits.items()]
-        return list(map(str, (*self._left_out, *without_rows, *alike, *misfits, *self._notes)))
+        others = [called_otherwise(*names, list(paths)) for names, paths in self._alike.items()]
+        misfits = [not_given_back(*column, list(paths)) for column, paths in self._misfits.items()]
+        return list(map(str, (*self._left_out, *without_rows, *others, *misfits, *self._notes)))
 
     def columns(
         self,
@@ -127,8 +129,14 @@ class Dataset:
             names=tuple(self._spec.names),
             encoding=self._spec.encoding,
             field=self._spec.field,
-            head_bytes=min(HEAD_BYTES, max(LOOKED_AT_BYTES // max(1, len(self.files)), LEAST_HEAD_BYTES)),
+            head_bytes=self._head_bytes,
         )
+
+    @property
+    def _head_bytes(self) -> int:
+        """How much of each file's front is looked at: of many local ones less."""
+        number = len(self.files) if _is_local(self.files[0]) else MAX_LOOKED_AT
+        return min(HEAD_BYTES, max(LOOKED_AT_BYTES // number, LEAST_HEAD_BYTES))
 
     def use(self, columns: Columns) -> None:
         """Read these columns from now on."""
@@ -161,7 +169,8 @@ class Dataset:
     def schema(self) -> pa.Schema:
         """The files' columns, those in use of the type that holds what every file shows: see `settle_schema`.
 
-        All local files are looked at, of others some, the first and the last among them.
+        All local files are looked at; of others some, the first and the last among
+        them, or one if nothing is kept.
 
         Raises:
             DatasetError: there are no rows.
@@ -170,7 +179,7 @@ class Dataset:
         """
         shown: dict[pa.Schema, list[SourceFile]] = {}
         failures: list[Exception] = []
-        for file in self._looked_at():
+        for file in self.files if _is_local(self.files[0]) else spread(self.files):
             try:
                 schema = self._checked_schema(file, self._columns.needed)
             except FAILS_ALONE as e:
@@ -179,23 +188,20 @@ class Dataset:
                 continue
             if len(schema):
                 shown.setdefault(schema, []).append(file)
+                if not (self._columns.kept or _is_local(file)):
+                    break
         if shown:
             return self._settled(shown)
         if failures:
             raise failures[0]
         raise DatasetError(f"The dataset {self._spec.path} has no rows. Check dataset.path, config and split.")
 
-    def _looked_at(self) -> Sequence[SourceFile]:
-        if _is_local(self.files[0]):
-            return self.files
-        return spread(self.files, MAX_LOOKED_AT if self._columns.kept else 1)
-
     def _checked_schema(self, file: SourceFile, columns: Columns) -> pa.Schema:
         schema = self.reader(file).schema()
         if len(schema):
             check_columns(schema, columns, file.path)
         for name in self._columns.sources:
-            if name not in schema.names and (other := _alike(name, schema.names)) is not None:
+            if name not in schema.names and (other := alike(name, schema.names)) is not None:
                 self._alike.setdefault((name, other), {})[file.path] = None
         self._checked.add(file.url)
         return schema
@@ -345,27 +351,6 @@ def spread(files: Sequence[SourceFile], most: int = MAX_LOOKED_AT) -> Sequence[S
 
 def _is_local(file: SourceFile) -> bool:
     return "://" not in file.url
-
-
-def _alike(name: str, others: Sequence[str]) -> str | None:
-    """A name that differs in case and blanks alone."""
-    return next((other for other in others if other.strip().lower() == name.strip().lower()), None)
-
-
-def _called_otherwise(name: str, other: str, paths: Sequence[str]) -> str:
-    few = f"{len(paths):,} files have" if len(paths) > 1 else "1 file has"
-    return (
-        f"{few} no column {name!r}, but {other!r}, which is another name: {name!r} is null there "
-        f"({shown_path(paths[0])})."
-    )
-
-
-def _not_given_back(name: str, to: pa.DataType, paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
-    return (
-        f"{shown_path(paths[0])}{more}: {name!r} has values that are not {to}, which the table has: their rows go to "
-        f"quarantine. dataset.types.{name} can settle another type, to which the whole column is then rewritten."
-    )
 
 
 def settle(spec: config.Dataset, file: SourceFile) -> SourceFile:

@@ -64,6 +64,26 @@ def shown(path: str) -> str:
     return path if path.isprintable() else repr(path)
 
 
+def alike(name: str, others: Sequence[str]) -> str | None:
+    """A name that differs in case and blanks alone."""
+    return next((other for other in others if other.strip().lower() == name.strip().lower()), None)
+
+
+def called_otherwise(name: str, other: str, paths: Sequence[str]) -> str:
+    few = f"{len(paths):,} files have" if len(paths) > 1 else "1 file has"
+    return (
+        f"{few} no column {name!r}, but {other!r}, which is another name: {name!r} is null there ({shown(paths[0])})."
+    )
+
+
+def not_given_back(name: str, to: object, paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
+    return (
+        f"{shown(paths[0])}{more}: {name!r} has values that are not {to}, which the table has: their rows go to "
+        f"quarantine. dataset.types.{name} can settle another type, to which the whole column is then rewritten."
+    )
+
+
 def not_entered(folders: Sequence[str], pattern: str) -> tuple[LeftOut, ...]:
     """Folders that a pattern matches as a whole, unless it reaches all below them anyway."""
     if not folders or "**" in pattern.split("/")[-2:]:

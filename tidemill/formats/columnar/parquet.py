@@ -71,6 +71,8 @@ class _ParquetFile:
 
     def logical_type(self, field: pa.Field) -> pa.DataType:
         """What the column holds where pyarrow shows bytes alone: a UUID, or an interval at any depth."""
+        if not (pa.types.is_nested(field.type) or pa.types.is_fixed_size_binary(field.type)):
+            return field.type
         schema = self.metadata.schema
         stored_as = [schema.column(leaf) for leaf in self._leaves[field.name]]
         if any(column.converted_type == "INTERVAL" for column in stored_as):
