@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from tidemill import config
 from tidemill.config import Pipeline, load_pipeline
-from tidemill.errors import ConfigError, RunFailed, Stopped, TidemillError
+from tidemill.errors import ConfigError, RunFailed, Stopped, TidemillError, counted
 from tidemill.flows.artifacts import Artifacts
 from tidemill.flows.failures import record_failure
 from tidemill.flows.names import pipeline_resource
@@ -247,7 +247,9 @@ class Teller:
     def _ended(self, result: RunResult) -> None:
         facts = {"run_id": result.run_id, "rows": result.num_rows, "shards": result.num_shards}
         if result.state == "failed":
-            self._failed(result.notes[0] if result.notes else f"{len(result.failures)} files failed.", **facts)
+            self._failed(
+                result.notes[0] if result.notes else f"Failed: {counted(len(result.failures), 'file')}.", **facts
+            )
         elif message := result.stopped_at_cost:
             self._send("max_cost", f"{self._pipeline.name}: {message}", **facts)
         elif result.state == "done" and self._failed_before():

@@ -46,6 +46,7 @@ def run_under_prefect(
         with quietly(url):
             check_configured(url, way_out=CONFIGURED)
             return _run_flow(pipeline, yes, progress, run)
+    progress.doing("starting Prefect's temporary server")
     with temporary_server() as server, quietly(server.url, password=server.password):
         with waiting_for(f"Prefect's temporary server, {START_SECONDS:.0f} s at most", progress.note):
             import tidemill.flows.run  # noqa: F401  # And with it all that the run needs, while the server starts.

@@ -47,6 +47,12 @@ class Shown:
         self._rows = self._rows_expected = 0
         self._updated = time.monotonic()
 
+    def doing(self, what: str) -> None:
+        self._inner.doing(what)
+
+    def worked(self, label: str, stage: str, *, done: int, total: int, rows: int) -> None:
+        self._inner.worked(label, stage, done=done, total=total, rows=rows)
+
     def planned(self, expected: Expected) -> None:
         self._inner.planned(expected)
         self._rows_expected = expected.num_rows

@@ -197,6 +197,11 @@ def is_retryable(error: BaseException) -> bool:
     return isinstance(error, TidemillError) and error.retryable
 
 
+def counted(number: int, noun: str) -> str:
+    """How many of what, as people say it: `1 shard`, `2,000 shards`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def first_line(error: BaseException) -> str:
     """What an error says first, less its full stop; the name of its class where it says nothing."""
     lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]

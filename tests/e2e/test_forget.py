@@ -153,7 +153,7 @@ def test_a_clock_that_is_behind_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(forgetting, "UNPUBLISHED_SECONDS", DAY_SECONDS)
     Path(made.store.path, ".alive.partial").write_bytes(PERSON.encode())
     told = forget(made, CONDITION, history=True).unreached
-    assert "1 files of the store that were being written" in " ".join(told)
+    assert "1 file of the store, being written" in " ".join(told)
     assert places_of(made, PERSON) == {"store/.alive.partial"}
 
 

@@ -204,7 +204,7 @@ def test_a_file_that_comes_back_gets_the_columns_that_were_asked_for_meanwhile(f
     break_pages(broken)
     assert run(pipelines[2]).state == "failed"
     assert plan_of(pipelines[2])["num_shards_rewritten"] == 1
-    assert "1 shards lack key or kept columns" in " ".join(notes_of(pipelines[2]))
+    assert "1 shard without key or kept columns" in " ".join(notes_of(pipelines[2]))
     (files / "part-0.parquet").rename(files / "moved.parquet")
     assert run(pipelines[2]).state == "failed"
     broken.write_bytes(whole)

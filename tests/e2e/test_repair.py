@@ -311,6 +311,6 @@ def test_the_commands_say_what_is_wrong_and_what_mends_it(tmp_path):
     assert (verified.returncode, "wrong: " in verified.stdout) == (1, True), verified.stderr
     assert f"tidemill repair {toml}" in verified.stdout
     assert (asked.returncode, "--yes" in asked.stderr) == (2, True)
-    assert (repaired.returncode, "1 data files taken out, 1 shards computed again" in repaired.stdout) == (0, True)
+    assert (repaired.returncode, "1 data file taken out, 1 shard computed again" in repaired.stdout) == (0, True)
     assert (again.returncode, "nothing to repair" in again.stdout) == (0, True)
     assert tidemill("verify", toml, home=home).returncode == 0

@@ -158,7 +158,7 @@ def test_a_run_whose_server_goes_away_does_without_it_and_says_so_once(tmp_path,
         if sent == signal.SIGSTOP:
             os.kill(process, signal.SIGKILL)
     assert err.count("The Prefect server stopped answering") == 1
-    expected = ("shard ", "The Prefect server stopped", "waiting for ")
+    expected = ("shard ", "  ", "The Prefect server stopped", "waiting for ")
     internals = [line for line in err.splitlines() if not line.startswith(expected)]
     assert internals == []
     status = answer("status", tmp_path / "reviews.toml", home=tmp_path / "home")

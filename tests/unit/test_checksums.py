@@ -114,7 +114,7 @@ def test_a_checksum_of_another_release_of_duckdb_is_no_problem_and_can_be_made_a
     write(spec, "UPDATE _ledger SET checksum = 1, checksum_by = 'duckdb 0.1.0'")
     found = verified(spec)
     assert found.problems == []
-    assert any("2 shards have no checksum" in note for note in found.notes)
+    assert any("2 shards without a checksum" in note for note in found.notes)
     with Lake(spec) as lake:
         assert lake.write(lambda cursor: fill_checksums(cursor, PIPELINE, VERSION), message="fill") == 2
         assert lake.write(lambda cursor: fill_checksums(cursor, PIPELINE, VERSION), message="fill") == 0

@@ -93,7 +93,7 @@ def test_a_shard_whose_values_the_text_does_not_tell_is_computed_again(tmp_path)
     with Lake(spec, read_only=True) as lake:
         found = verify_pipeline(lake, PIPELINE)
         assert found.problems == []
-        assert "1 shards are pending" in found.notes[0]
+        assert "shards pending: 1," in found.notes[0]
 
 
 def test_what_was_moved_into_a_file_is_lost_and_computed_again(tmp_path):

@@ -310,7 +310,7 @@ READS = {
     ),
     "pivot": (
         "PIVOT (SELECT id % 2 = 0 AS even, label FROM reviews) ON label USING count(*) GROUP BY even",
-        "True,0,100",
+        "true,0,100",
     ),
     "pivot_in_a_cte": ("WITH p AS (PIVOT small ON label USING count(*) GROUP BY n) FROM p ORDER BY n", "1,1,0"),
     "pivot_of_named_values": ("PIVOT small ON label IN ('a', 'b') USING sum(n)", "1,2"),

@@ -40,7 +40,9 @@ def with_sql(pattern: re.Pattern[str]) -> set[str]:
 
 
 def test_no_room_has_more_files_than_one_can_know():
-    rooms = Counter(path.parent.relative_to(PACKAGE).as_posix() for path in modules())
+    # What `python -m` runs has one line.
+    known = [path for path in modules() if path.name != "__main__.py"]
+    rooms = Counter(path.parent.relative_to(PACKAGE).as_posix() for path in known)
     assert {room: count for room, count in rooms.items() if count > MOST_FILES and room not in LARGE} == {}
 
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli.common import Overrides, PipelineFile, app, confirmed, load, print_facts, say
+from tidemill.cli.common import Overrides, PipelineFile, command, confirmed, load, print_facts, say
+from tidemill.cli.help import VERSIONS
+from tidemill.errors import counted
 
 if TYPE_CHECKING:
     from tidemill.config import Pipeline
@@ -16,7 +18,12 @@ if TYPE_CHECKING:
     from tidemill.running.recording import RunResult
 
 
-@app.command()
+@command(
+    VERSIONS,
+    "tidemill backfill reviews.toml --since 2026-01-01",
+    "tidemill backfill reviews.toml --model-revision v2 --max-cost 5",
+    doing="reading the lake",
+)
 def backfill(
     pipeline: PipelineFile,
     files: Annotated[
@@ -70,7 +77,7 @@ def backfill(
             _end(measured)
         made = _plan(loaded, selection)
         say(show_plan(made.to_json()))
-    if not confirmed(f"Compute {made.num_shards:,} shards?", yes=yes):
+    if not confirmed(f"Compute {counted(made.num_shards, 'shard')}?", yes=yes):
         return
     _end(_carry_out(loaded, made, max_cost, direct=direct))
 
@@ -138,8 +145,8 @@ def show_plan(facts: dict[str, Any]) -> str:
     if not facts["num_shards"]:
         return "\n".join([*lines, "Nothing to compute.", *(f"note: {note}" for note in facts["notes"])])
     lines.append(
-        f"{why}: {facts['num_shards']:,} shards of {facts['num_files']:,} files, {facts['rows']:,} rows, "
-        f"~{facts['tokens']:,} tokens"
+        f"{why}: {counted(facts['num_shards'], 'shard')} of {counted(facts['num_files'], 'file')}, "
+        f"{counted(facts['rows'], 'row')}, ~{counted(facts['tokens'], 'token')}"
     )
     lines.append(f"time {between(facts['seconds_low'], facts['seconds_high'])}{_cost(facts)}{_basis(facts)}")
     return "\n".join([*lines, *(f"note: {note}" for note in facts["notes"])])
@@ -148,8 +155,9 @@ def show_plan(facts: dict[str, Any]) -> str:
 def show_result(done: RunResult) -> str:
     """What a backfill did, with the estimate set against what it took."""
     lines = [
-        f"{done.pipeline}: backfill {done.backfill_id} {done.state}. {done.num_shards:,} shards, {done.num_rows:,} "
-        f"rows, {done.num_quarantined:,} quarantined, {done.num_tokens:,} tokens in {done.seconds:.1f} s."
+        f"{done.pipeline}: backfill {done.backfill_id} {done.state}. "
+        f"{counted(done.num_shards, 'shard')}, {counted(done.num_rows, 'row')}, {done.num_quarantined:,} quarantined, "
+        f"{counted(done.num_tokens, 'token')} in {done.seconds:.1f} s."
     ]
     if done.estimated_seconds_low is not None and done.state == "done":
         expected = between(done.estimated_seconds_low, done.estimated_seconds_high)
@@ -180,4 +188,4 @@ def _cost(facts: dict[str, Any]) -> str:
 def _basis(facts: dict[str, Any]) -> str:
     if not facts["measured_shards"]:
         return ""
-    return f" (by {facts['measured_shards']:,} shards on {facts['device']}, with one worker)"
+    return f" (by {counted(facts['measured_shards'], 'shard')} on {facts['device']}, with one worker)"

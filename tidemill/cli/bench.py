@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, load, print_facts
+from tidemill.cli.common import AsJson, Overrides, PipelineFile, command, load, print_facts
+from tidemill.cli.help import UPKEEP
+from tidemill.errors import counted
 
 
-@app.command()
+@command(UPKEEP, "tidemill bench reviews.toml --rows 5000", doing="measuring each stage")
 def bench(
     pipeline: PipelineFile,
     rows: Annotated[
@@ -52,10 +54,10 @@ def _speeds(facts: dict[str, Any]) -> str:
     )
     return "\n".join(
         [
-            f"{facts['pipeline']}: {facts['num_rows']:,} rows, {facts['num_tokens']:,} tokens, "
+            f"{facts['pipeline']}: {counted(facts['num_rows'], 'row')}, {counted(facts['num_tokens'], 'token')}, "
             f"{facts['duplicates']:.1%} of the rows repeat others",
             f"  model: {resolved['engine']}, {resolved['dtype']}, on {resolved['device_name']}, "
-            f"{resolved['token_budget']:,} tokens a batch, {facts['padding']:.1%} padding; "
+            f"{counted(resolved['token_budget'], 'token')} a batch, {facts['padding']:.1%} padding; "
             f"loaded in {facts['load_seconds']:.1f} s",
             *(f"  {line}" for line in table.splitlines()),
             f"  the whole takes {facts['ratio_to_bare_engine']:.2f} times the bare engine's "

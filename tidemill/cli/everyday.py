@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli import backfill, bench, housekeeping, operate, start, versions  # noqa: F401
-from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, load, print_facts, say
+from tidemill.cli import backfill, bench, housekeeping, operate, sql, start, versions  # noqa: F401
+from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, command, load, print_facts, say
+from tidemill.cli.help import EVERYDAY
+from tidemill.errors import counted
 
 if TYPE_CHECKING:
     from tidemill.config import Pipeline
@@ -18,16 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 
-class Format(StrEnum):
-    """How `sql` prints a result."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
-    parquet = "parquet"
-
-
-@app.command()
+@command(
+    EVERYDAY,
+    "tidemill plan reviews.toml",
+    "tidemill plan reviews.toml --set dataset.revision=main --json",
+    doing="listing files",
+)
 def plan(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """What `run` would do, and why: files, shards, rows, tokens, time and cost. Computes and writes nothing."""
     from tidemill.cli import render
@@ -44,7 +41,7 @@ def plan(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = 
     print_facts(facts, render.plan, as_json)
 
 
-@app.command()
+@command(EVERYDAY, "tidemill run reviews.toml --limit 3", "tidemill run reviews.toml")
 def run(
     pipeline: PipelineFile,
     limit: Annotated[
@@ -63,45 +60,29 @@ def run(
 
     from tidemill.cli import render
     from tidemill.cli.live import live_progress
+    from tidemill.cli.silence import telling
 
     loaded = load(pipeline, overrides)
+    keys = [name for _, name in loaded.dataset.kept[: len(loaded.dataset.key)]]
     if limit is not None:
         from tidemill.reports.sample import sample
 
-        rows = sample(loaded, limit)
-        print_facts(
-            rows, lambda found: render.rows(list(found[0]) if found else [], [list(r.values()) for r in found]), as_json
-        )
+        with telling(f"{loaded.name}: trying the first {counted(limit, 'row')}"):
+            rows = sample(loaded, limit)
+        print_facts(rows, lambda found: render.sample(found, keys), as_json)
         return
     with live_progress() as progress:
+        progress.doing(f"{loaded.name}: listing files")
         result = _run(loaded, direct=direct, yes=yes, progress=progress)
     if as_json:
         print_facts(asdict(result), str, as_json)
     else:
-        say(render.result(result, pipeline))
+        say(render.result(result, pipeline, keys))
     if result.state != "done":
         raise typer.Exit(1)
 
 
-@app.command()
-def sql(
-    source: Annotated[str, typer.Argument(metavar="PIPELINE.toml|LAKE", help="A pipeline file, or a lake's catalog.")],
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="One or more statements that read.")],
-    output: Annotated[Format, typer.Option("--format", help="How the result is printed.")] = Format.table,
-    folders: Annotated[
-        list[str] | None,
-        typer.Option("--allow", metavar="FOLDER", help="Let the SQL read files in FOLDER; may be repeated."),
-    ] = None,
-    overrides: Overrides = None,
-    as_json: AsJson = False,
-) -> None:
-    """Query the tables of a lake with SQL, read-only. A pipeline's table has the pipeline's name."""
-    from tidemill.cli.query import find_lake, run_query
-
-    run_query(find_lake(source, overrides or ()), query, "json" if as_json else output.value, folders or ())
-
-
-@app.command()
+@command(EVERYDAY, "tidemill status reviews.toml", doing="reading the lake")
 def status(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Where the table stands: shards by state, rows, quarantine, throughput, last runs."""
     from tidemill.cli import render
@@ -110,7 +91,7 @@ def status(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson 
     print_facts(pipeline_status(load(pipeline, overrides)), render.status, as_json)
 
 
-@app.command()
+@command(EVERYDAY, "tidemill verify reviews.toml", doing="checking every row and file")
 def verify(pipeline: PipelineFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Recheck every invariant of the pipeline's tables from their rows and files; exits 1 and says what is wrong."""
     from tidemill.cli import render

@@ -6,10 +6,23 @@ from typing import Annotated, Any
 
 import typer
 
-from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, confirmed, lake_spec, load, print_facts, say
+from tidemill.cli.common import (
+    AsJson,
+    Overrides,
+    PipelineFile,
+    PipelineOrLake,
+    command,
+    confirmed,
+    lake_spec,
+    load,
+    print_facts,
+    say,
+)
+from tidemill.cli.help import UPKEEP
+from tidemill.errors import counted
 
 
-@app.command()
+@command(UPKEEP, "tidemill gc reviews.toml", "tidemill gc reviews.toml --yes", doing="looking what nobody needs")
 def gc(
     pipeline: PipelineFile,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be done.")] = False,
@@ -23,7 +36,7 @@ def gc(
     print_facts(facts, lambda found: _garbage(found, pipeline), as_json)
 
 
-@app.command()
+@command(UPKEEP, "tidemill forget reviews.toml --where \"author = 'ann'\"", doing="looking for the rows")
 def forget(
     pipeline: PipelineFile,
     where: Annotated[
@@ -54,7 +67,7 @@ def forget(
     print_facts(asdict(done), _erased, as_json)
 
 
-@app.command()
+@command(UPKEEP, "tidemill repair reviews.toml", doing="checking every row and file")
 def repair(
     pipeline: PipelineFile,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
@@ -83,9 +96,9 @@ def repair(
         raise typer.Exit(1)
 
 
-@app.command()
+@command(UPKEEP, "tidemill migrate .tidemill/lake.sqlite", doing="migrating the lake")
 def migrate(
-    source: Annotated[str, typer.Argument(metavar="PIPELINE.toml|LAKE", help="A pipeline file, or a lake's catalog.")],
+    source: PipelineOrLake,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
@@ -103,9 +116,12 @@ def _garbage(facts: dict[str, Any], pipeline_file: str) -> str:
     dry_run = facts["dry_run"]
     counted = [
         *(f"drop the abandoned table {name}" for name in facts["abandoned_tables"]),
-        *(f"remove {num:,} left-over rows of {table}" for table, num in facts["left_over_rows"].items()),
-        *(f"move {num:,} rows of {table} from the catalog to a file" for table, num in facts["flushed_rows"].items()),
-        *(f"merge {num:,} files of {table}" for table, num in facts["merged_files"].items()),
+        *(f"remove {counted(num, 'left-over row')} of {table}" for table, num in facts["left_over_rows"].items()),
+        *(
+            f"move {counted(num, 'row')} of {table} from the catalog to a file"
+            for table, num in facts["flushed_rows"].items()
+        ),
+        *(f"merge {counted(num, 'file')} of {table}" for table, num in facts["merged_files"].items()),
         *_counted(facts, "expire", "expired_snapshots", "snapshots"),
         *_counted(facts, "remove", "old_files", "files that no snapshot needs", "old_bytes"),
         *_counted(facts, "remove", "orphans", "files of killed writers", "orphan_bytes"),
@@ -147,7 +163,8 @@ def _erased(facts: dict[str, Any]) -> str:
 def _repaired(facts: dict[str, Any]) -> str:
     lines = [f"{facts['pipeline']}: nothing to repair."]
     if facts["num_files"] or facts["num_shards"]:
-        files, shards = f"{facts['num_files']:,} data files taken out", f"{facts['num_shards']:,} shards computed again"
+        files = f"{counted(facts['num_files'], 'data file')} taken out"
+        shards = f"{counted(facts['num_shards'], 'shard')} computed again"
         lines = [f"{facts['pipeline']}: {files}, {shards}."]
     lines += [f"still wrong: {problem}" for problem in facts["problems"]]
     lines += [f"note: {note}" for note in facts["notes"]]

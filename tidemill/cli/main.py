@@ -18,7 +18,7 @@ from tidemill.masking import masked
 PLAIN_FORMATS: dict[tuple[str, ...], str] = {
     (): "table",
     ("--json",): "json",
-    **{("--format", name): name for name in ("table", "csv", "json", "parquet")},
+    **{("--format", name): name for name in ("table", "csv", "json", "markdown", "parquet")},
 }
 """What may follow the query of `tidemill sql` without a parser, and how it prints then."""
 STOPPED = "stopped. What was committed stays; the same command goes on from there."
@@ -70,7 +70,7 @@ def _run(words: Sequence[str]) -> None:
         case _:
             from tidemill.cli import everyday
 
-            everyday.app()
+            everyday.app(prog_name="tidemill")
 
 
 def _meaning(error: Exception) -> str | None:

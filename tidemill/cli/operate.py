@@ -7,10 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from tidemill.cli.common import AsJson, Overrides, PipelineFile, PipelineFiles, app, load, print_facts
+from tidemill.cli.common import AsJson, Overrides, PipelineFile, PipelineFiles, command, load, print_facts
+from tidemill.cli.help import SCHEDULES
 
 
-@app.command()
+@command(
+    SCHEDULES,
+    "tidemill deploy reviews.toml emails.toml",
+    "tidemill deploy reviews.toml --remove",
+    doing="asking the Prefect server",
+)
 def deploy(
     pipelines: PipelineFiles,
     remove: Annotated[bool, typer.Option("--remove", help="Take away what was deployed of these pipelines.")] = False,
@@ -32,7 +38,7 @@ def deploy(
     print_facts([vars(change) for change in changes], _changes, as_json)
 
 
-@app.command()
+@command(SCHEDULES, "tidemill up", "tidemill up --pool gpu --limit 1", doing="starting Prefect")
 def up(
     port: Annotated[int, typer.Option(min=1, max=65535, help="The server's port on 127.0.0.1.")] = 4200,
     pool: Annotated[
@@ -54,7 +60,7 @@ def up(
     print_facts(_stack_facts(started, "started"), _stack, as_json)
 
 
-@app.command()
+@command(SCHEDULES, "tidemill down", doing="stopping Prefect")
 def down(as_json: AsJson = False) -> None:
     """Stop what `up` started, flow runs included; they go on when it is started again."""
     from tidemill.flows import stack
@@ -64,7 +70,7 @@ def down(as_json: AsJson = False) -> None:
     print_facts({"stopped": stopped}, lambda facts: "Stopped." if facts["stopped"] else "Nothing is up.", as_json)
 
 
-@app.command()
+@command(SCHEDULES, "tidemill cancel reviews.toml", doing="asking the Prefect server")
 def cancel(
     pipeline: PipelineFile,
     backfill: Annotated[str | None, typer.Option(metavar="ID", help="Only this backfill, and its flow runs.")] = None,

@@ -1,27 +1,30 @@
-"""`tidemill sql`: statements that read, and their result in four formats."""
+"""`tidemill sql`: statements that read, against one snapshot of a lake, or each against the newest."""
 
 from __future__ import annotations
 
-import contextlib
-import io
+import codecs
 import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 import _duckdb as duckdb  # As tidemill.lake.ducklake.connection does.
 
 from tidemill import pipeline_file
+from tidemill.cli.outlet import Outlet
+from tidemill.cli.printers import PRINTERS, Pieces
+from tidemill.cli.silence import break_silence, telling
 from tidemill.cli.terminal import printable
 from tidemill.errors import ConfigError, InputError
 from tidemill.lake.ducklake.catalog import LakeSpec
-from tidemill.lake.ducklake.connection import Lake
+from tidemill.lake.ducklake.connection import Lake, is_interrupt
 from tidemill.lake.ducklake.reading import check_definitions, readable
 from tidemill.places import default_data
 
-ROWS_AT_A_TIME = 10_000
-MAX_TABLE_ROWS = 200
+PLAIN_BYTES = {chr(byte) for byte in range(32, 127)} - set("\\'\"")
+"""Of a blob, what DuckDB prints as it is."""
 
 
 def find_lake(source: str, overrides: Sequence[str] = ()) -> LakeSpec:
@@ -30,6 +33,8 @@ def find_lake(source: str, overrides: Sequence[str] = ()) -> LakeSpec:
     Raises:
         ConfigError: the file cannot be read, or it does not say where its lake lies.
     """
+    if os.path.isdir(source):  # noqa: PTH112
+        raise ConfigError(f"{source} is a folder. Give a pipeline file, or a lake's catalog: {source}/lake.sqlite.")
     if not source.endswith(".toml"):
         return pipeline_file.LakeToRead(pipeline_file.named_catalog(source), default_data())
     if (plain := pipeline_file.lake_to_read(pipeline_file.read_file(source, overrides))) is not None:
@@ -37,6 +42,56 @@ def find_lake(source: str, overrides: Sequence[str] = ()) -> LakeSpec:
     from tidemill.config import load_pipeline
 
     return load_pipeline(source, overrides).lake
+
+
+class Reader:
+    """A lake that is open for a user's SQL, which reads it, files in `folders`, and nothing else.
+
+    All statements see the lake as it was when it was opened, until `renew`.
+    """
+
+    def __init__(self, spec: LakeSpec, folders: Sequence[str] = ()) -> None:
+        self._outlet, self._files = Outlet(), bool(folders)
+        self.lake = Lake(spec, read_only=True, one_snapshot=True, scans=True)
+        self.lake.seal(folders, self._outlet.path)
+        self.cursor = self.lake.cursor()
+
+    def judged(self, text: str) -> list[Any]:
+        """The statements of `text`, in order, which do nothing but read.
+
+        Raises:
+            InputError: it is not SQL, or would do more.
+        """
+        with _translated():
+            check_definitions(self.cursor, text)
+            return readable(self.cursor, text, files=self._files)
+
+    def printed(self, statement: Any, output: str) -> Pieces:
+        """What a judged statement gives, in the format `output`, piece by piece. Close it to cancel the query.
+
+        Raises:
+            InputError: the statement fails; what it gave before that was yielded.
+        """
+        with _translated():
+            yield from PRINTERS[output](self.cursor, statement, self._outlet)
+
+    def execute(self, statement: Any) -> None:
+        with _translated():
+            self.cursor.execute(statement)
+
+    def renew(self) -> None:
+        """Statements from here on see the lake as it is now."""
+        self.lake.renew()
+
+    def close(self) -> None:
+        self.lake.close()
+        self._outlet.close()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def run_query(spec: LakeSpec, query: str, output: str, folders: Sequence[str] = ()) -> None:
@@ -47,78 +102,47 @@ def run_query(spec: LakeSpec, query: str, output: str, folders: Sequence[str] = 
     Raises:
         InputError: the SQL is wrong, or would write.
     """
-    with Lake(spec, read_only=True, one_snapshot=True, scans=True) as lake:
-        lake.seal(folders)
-        cursor = lake.cursor()
-        try:
-            check_definitions(cursor, query)
-            *before, last = readable(cursor, query, files=bool(folders))
-            for statement in before:
-                cursor.execute(statement)
-            PRINTERS[output](cursor, last)
-        except duckdb.Error as e:
-            raise InputError(str(e)) from e
+    asked = telling("running the query") if sys.stderr.isatty() else nullcontext()
+    with asked, Reader(spec, folders) as reader:
+        *before, last = reader.judged(query)
+        for statement in before:
+            reader.execute(statement)
+        write_out(reader.printed(last, output))
 
 
-def _as_table(cursor: Any, query: Any) -> None:
-    relation = cursor.sql(query)
-    if relation is None:
-        return
-    width = os.get_terminal_size().columns if sys.stdout.isatty() else 200
-    shown = io.StringIO()
-    with contextlib.redirect_stdout(shown):
-        relation.show(max_rows=MAX_TABLE_ROWS, max_width=max(80, width))
-    sys.stdout.write(printable(shown.getvalue()))
+def write_out(pieces: Pieces) -> None:
+    """Write to stdout, and cancel the query where that takes no more."""
+    sys.stdout.flush()
+    with closing(for_terminal(pieces) if sys.stdout.isatty() else pieces) as shown:
+        for piece in shown:
+            break_silence()
+            sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.flush()
 
 
-def _as_csv(cursor: Any, query: Any) -> None:
-    import csv
-
-    cursor.execute(query)
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([column[0] for column in cursor.description])
-    for rows in _pages(cursor):
-        writer.writerows(rows)
+def for_terminal(pieces: Pieces) -> Pieces:
+    """The pieces with what a terminal takes for commands spelled out."""
+    with closing(pieces):
+        for text in codecs.iterdecode(pieces, "utf-8", errors="replace"):
+            yield printable(text).encode()
 
 
-def _as_json(cursor: Any, query: Any) -> None:
-    import json
-
-    cursor.execute(query)
-    names = [column[0] for column in cursor.description]
-    sys.stdout.write("[")
-    separator = "\n"
-    for rows in _pages(cursor):
-        for row in rows:
-            record = {name: plain(value) for name, value in zip(names, row, strict=True)}
-            sys.stdout.write(separator + json.dumps(record, default=str, ensure_ascii=False))
-            separator = ",\n"
-    sys.stdout.write("\n]\n")
-
-
-def _as_parquet(cursor: Any, query: Any) -> None:
-    import pyarrow.parquet as pq
-
-    if sys.stdout.isatty():
-        raise ConfigError("Parquet is binary. Send it to a file: tidemill sql ... --format parquet > result.parquet")
-    reader = cursor.execute(query).to_arrow_reader(ROWS_AT_A_TIME)
-    with pq.ParquetWriter(sys.stdout.buffer, reader.schema) as writer:
-        for batch in reader:
-            writer.write_batch(batch)
-
-
-PRINTERS = {"table": _as_table, "csv": _as_csv, "json": _as_json, "parquet": _as_parquet}
-
-
-def _pages(cursor: Any) -> Iterator[list[tuple[Any, ...]]]:
-    while rows := cursor.fetchmany(ROWS_AT_A_TIME):
-        yield rows
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as e:
+        if is_interrupt(e):
+            raise
+        raise InputError(str(e)) from e
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can hold it: no NaN, string keys."""
+    """A value as JSON can hold it: no NaN, string keys, bytes as DuckDB spells them."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, bytes):
+        return "".join(chr(byte) if chr(byte) in PLAIN_BYTES else f"\\x{byte:02X}" for byte in value)
     if isinstance(value, dict):
         return {str(key): plain(inner) for key, inner in value.items()}
     return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from tidemill.cli.table import WIDEST_CELL, fitted, terminal_width
+from tidemill.errors import counted
 
 if TYPE_CHECKING:
     from tidemill.running.run import RunResult
 
 MAX_PATHS = 10
+SELDOM_NEEDED = ["stage", "reason", "truncated", "num_tokens", "num_windows", "path", "row_number"]
+KEYWORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "ALL ANALYSE ANALYZE AND ANTI ANY ARRAY AS ASC ASOF ASYMMETRIC AT AUTHORIZATION BINARY BOTH BY CASE "
+        "CAST CHECK COLLATE COLLATION COLUMN COLUMNS CONCURRENTLY CONSTRAINT CREATE CROSS DEFAULT DEFERRABLE "
+        "DESC DESCRIBE DISTINCT DO ELSE END EXCEPT FALSE FETCH FOR FOREIGN FREEZE FROM FULL GENERATED GLOB "
+        "GROUP HAVING ILIKE IN INITIALLY INNER INTERSECT INTO IS ISNULL JOIN LAMBDA LATERAL LEADING LEFT LIKE "
+        "LIMIT MAP NATURAL NOT NOTNULL NULL OFFSET ON ONLY OR ORDER OUTER OVERLAPS PIVOT PIVOT_LONGER "
+        "PIVOT_WIDER PLACING POSITIONAL PRIMARY QUALIFY REFERENCES RETURNING RIGHT SELECT SEMI SHOW SIMILAR "
+        "SOME STRUCT SUMMARIZE SYMMETRIC TABLE TABLESAMPLE THEN TO TRAILING TRUE TRY_CAST UNION UNIQUE UNPACK "
+        "UNPIVOT USING VARIADIC VERBOSE WHEN WHERE WINDOW WITH ",
+    )
+)
+"""The words that DuckDB takes for a name in quotes only."""
 
 
 def plan(facts: dict[str, Any]) -> str:
     files = facts["files"]
-    lines = [f"{facts['pipeline']}: table {facts['table']}, dataset revision {facts['revision'][:12]}"]
+    revision = f"dataset revision {facts['revision'][:12]}"
     if facts["previous_revision"] and facts["previous_revision"] != facts["revision"]:
-        lines[0] += f" (was {facts['previous_revision'][:12]})"
+        revision += f" (was {facts['previous_revision'][:12]})"
+    lines = sentence([f"{facts['pipeline']}: table {facts['table']}", revision])
     if facts["up_to_date"]:
         lines.append("Up to date: nothing to compute.")
     for state in ("new", "changed", "unfinished", "removed"):
@@ -23,21 +44,21 @@ def plan(facts: dict[str, Any]) -> str:
     lines += _paths("failed", [f"{path}: {problem}" for path, problem in files["failed"].items()])
     lines += _paths("renamed", [f"{old} → {new}" for old, new in files["renamed"].items()])
     if files["unchanged"]:
-        lines.append(f"  unchanged: {files['unchanged']} files")
+        lines.append(f"  unchanged: {counted(files['unchanged'], 'file')}")
     if not facts["up_to_date"]:
-        lines.append(_work(facts))
+        lines += sentence(_work(facts))
     lines += [f"note: {note}" for note in facts["notes"]]
     return "\n".join(lines)
 
 
-def _work(facts: dict[str, Any]) -> str:
-    uncut = [f"read {_count(len(facts['uncut_files']), 'file')}"] if facts["uncut_files"] else []
-    computed = [f"compute {_count(facts['num_shards_computed'], 'shard')}"] if facts["num_shards_computed"] else []
+def _work(facts: dict[str, Any]) -> list[str]:
+    uncut = [f"read {counted(len(facts['uncut_files']), 'file')}"] if facts["uncut_files"] else []
+    computed = [f"compute {counted(facts['num_shards_computed'], 'shard')}"] if facts["num_shards_computed"] else []
     parts = [
         *uncut,
         *computed,
-        f"{_about(facts['rows_estimated'])}{facts['rows']:,} rows",
-        f"{_about(facts['tokens_estimated'])}{facts['tokens']:,} tokens",
+        f"{_about(facts['rows_estimated'])}{counted(facts['rows'], 'row')}",
+        f"{_about(facts['tokens_estimated'])}{counted(facts['tokens'], 'token')}",
         f"time {_duration(facts['seconds'])}",
     ]
     if facts["cost"] is not None:
@@ -47,24 +68,31 @@ def _work(facts: dict[str, Any]) -> str:
         (facts["num_shards_rewritten"], "rewrite the kept columns of {}"),
     ):
         if count:
-            parts.append(what.format(_count(count, "shard")))
+            parts.append(what.format(counted(count, "shard")))
     if facts["rows_removed"]:
-        parts.append(f"remove {facts['rows_removed']:,} rows")
-    return ", ".join(parts)
+        parts.append(f"remove {counted(facts['rows_removed'], 'row')}")
+    return parts
 
 
-def result(done: RunResult, pipeline_file: str) -> str:
+def result(done: RunResult, pipeline_file: str, keys: Sequence[str] = ()) -> str:
+    """What a run did. `keys` are the names of the table's key columns, for the query that is suggested."""
     if done.state == "done" and not (done.num_shards or done.num_rows_removed or done.num_rewritten):
         return f"{done.pipeline} is up to date: nothing to compute ({done.seconds:.1f} s)."
     lines = [
-        f"{done.pipeline}: {done.state}. {_count(done.num_shards, 'shard')}, {done.num_rows:,} rows, "
-        f"{done.num_quarantined:,} quarantined, {done.num_rows_removed:,} removed, {done.num_tokens:,} tokens "
-        f"in {done.seconds:.1f} s."
+        *sentence(
+            [
+                f"{done.pipeline}: {done.state}. {counted(done.num_shards, 'shard')}",
+                counted(done.num_rows, "row"),
+                *([f"{done.num_quarantined:,} quarantined"] if done.num_quarantined else []),
+                *([f"{done.num_rows_removed:,} removed"] if done.num_rows_removed else []),
+                f"{counted(done.num_tokens, 'token')} in {done.seconds:.1f} s.",
+            ]
+        )
     ]
     if done.num_copied:
-        lines.append(f"Copied, not computed: {_count(done.num_copied, 'shard')}.")
+        lines.append(f"Copied, not computed: {counted(done.num_copied, 'shard')}.")
     if done.num_rewritten:
-        lines.append(f"Kept columns rewritten, nothing computed: {_count(done.num_rewritten, 'shard')}.")
+        lines.append(f"Kept columns rewritten, nothing computed: {counted(done.num_rewritten, 'shard')}.")
     lines += [f"failed: {failure['path']}: {failure['message']}" for failure in done.failures[:MAX_PATHS]]
     lines += [f"note: {note}" for note in done.notes]
     if done.state == "stopped":
@@ -72,8 +100,40 @@ def result(done: RunResult, pipeline_file: str) -> str:
     elif done.failures:
         lines.append(f"What was committed stays; `tidemill run {pipeline_file}` tries the rest again.")
     elif done.state == "done":
-        lines.append(f'Query it: tidemill sql {pipeline_file} "SELECT * FROM {done.pipeline} LIMIT 10"')
+        lines += ["Query it:", f"  tidemill sql {shell_word(pipeline_file)} {first_query(done.pipeline, keys)}"]
     return "\n".join(lines)
+
+
+def first_query(table: str, keys: Sequence[str]) -> str:
+    """A query that shows what the table is for, as a shell takes it.
+
+    DuckDB takes a table's name in single quotes too, which stand within a shell's double ones.
+    """
+    columns = ", ".join(map(_sql_name, [*(keys or ["row_number"]), "label", "score"]))
+    name = _sql_name(table)
+    if '"' in columns:
+        return shlex.quote(f"SELECT {columns} FROM {name} LIMIT 10")
+    return f'"SELECT {columns} FROM {name if name == table else repr(table)} LIMIT 10"'
+
+
+def _sql_name(name: str) -> str:
+    plain = re.fullmatch(r"[a-z_][a-z0-9_]*", name, re.IGNORECASE) and name.upper() not in KEYWORDS
+    return name if plain else '"' + name.replace('"', '""') + '"'
+
+
+def shell_word(word: str) -> str:
+    return word if re.fullmatch(r"[\w@%+=:,./~-]+", word) else shlex.quote(word)
+
+
+def sentence(parts: Sequence[str]) -> list[str]:
+    """Parts with commas between them, in as many lines as the terminal's width asks for."""
+    lines = [""]
+    for i, part in enumerate(parts):
+        text = part + ("," if i < len(parts) - 1 else "")
+        if lines[-1] and len(lines[-1]) + 1 + len(text) > terminal_width():
+            lines.append("   ")
+        lines[-1] += f" {text}" if lines[-1] else text
+    return lines
 
 
 def status(facts: dict[str, Any]) -> str:
@@ -85,7 +145,8 @@ def status(facts: dict[str, Any]) -> str:
         f"{facts['pipeline']}: version {facts['promoted_version']}, dataset revision {facts['target_revision'][:12]}",
         f"  up to date: {'never' if age is None else f'{_long(age)} ago'}",
         f"  shards: {shards or 'none'}",
-        f"  rows: {facts['rows']:,}, {facts['rows_quarantined']:,} quarantined"
+        f"  rows: {facts['rows']:,}"
+        + (f", {facts['rows_quarantined']:,} quarantined" if facts["rows_quarantined"] else "")
         + (f", {facts['duplicate_keys']:,} with a key that another row has" if facts["duplicate_keys"] else ""),
     ]
     lines += [
@@ -105,28 +166,28 @@ def status(facts: dict[str, Any]) -> str:
 
 def _version(version: dict[str, Any]) -> str:
     promoted = ", promoted" if version["promoted"] else ""
-    return f"{version['version']}  {version['rows']:>12,} rows  {version['lacking'] or 'complete'}{promoted}"
+    return f"{version['version']}  {counted(version['rows'], 'row'):>17}  {version['lacking'] or 'complete'}{promoted}"
 
 
 def _open(request: dict[str, Any]) -> str:
     backfill = f", backfill {request['backfill_id']}" if request["backfill_id"] else ""
-    return f"{_count(request['shards'], 'shard')} of {request['version']}: {request['reason']}{backfill}"
+    return f"{counted(request['shards'], 'shard')} of {request['version']}: {request['reason']}{backfill}"
 
 
 def _backfill(backfill: dict[str, Any]) -> str:
     cost = f", {backfill['cost']:.2f} {backfill['currency']} so far" if backfill["cost"] else ""
     return (
-        f"{backfill['backfill_id']}  {backfill['shards_done']:,}/{backfill['shards']:,} shards of "
-        f"{backfill['version']}, since {backfill['created_at']:%Y-%m-%d %H:%M} "
-        f"by {backfill['who']}{cost}"
+        f"{backfill['backfill_id']}  {backfill['shards_done']:,}/{counted(backfill['shards'], 'shard')} of "
+        f"{backfill['version']}, since {backfill['created_at']:%m-%d %H:%M} by {backfill['who']}{cost}"
     )
 
 
 def _runs(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """In columns, of which those that say nothing go first where they do not all fit."""
     names = ["started", "kind", "state", "shards", "rows", "quarantined", "retries", "took", "estimate", "cost", "by"]
     values = [
         [
-            f"{run['started_at']:%Y-%m-%d %H:%M:%S}",
+            f"{run['started_at']:%Y-%m-%d %H:%M}",
             run["kind"],
             "killed" if run["alive"] is False else run["state"],
             f"{run['num_shards'] or 0:,}",
@@ -140,7 +201,9 @@ def _runs(runs: Sequence[dict[str, Any]]) -> list[str]:
         ]
         for run in runs
     ]
-    return rows(names, values).splitlines() if runs else []
+    empty = [name for i, name in enumerate(names) if all(row[i] in ("0", "–") for row in values)]
+    unneeded = [*empty, "estimate", "retries", "cost", "quarantined", "took"]
+    return rows(names, values, unneeded=unneeded, indent=4).splitlines() if runs else []
 
 
 def _last_failure(runs: Sequence[dict[str, Any]]) -> list[str]:
@@ -152,30 +215,43 @@ def _last_failure(runs: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def verification(report: dict[str, Any], pipeline_file: str) -> str:
-    lines = [f"{report['pipeline']}: {report['num_rows']:,} rows in {_count(report['num_shards'], 'shard')} checked."]
+    checked = f"{counted(report['num_rows'], 'row')} in {counted(report['num_shards'], 'shard')} checked."
+    lines = [f"{report['pipeline']}: {checked}"]
     lines += [f"wrong: {problem}" for problem in report["problems"]]
     lines += [f"note: {note}" for note in report["notes"]]
     num_problems = len(report["problems"])
-    mend = f"{_count(num_problems, 'problem')}. Compute what is wrong again: tidemill repair {pipeline_file}"
+    mend = f"{counted(num_problems, 'problem')}. Compute what is wrong again: tidemill repair {pipeline_file}"
     return "\n".join([*lines, mend if num_problems else "Every invariant holds."])
 
 
-def rows(columns: Sequence[str], values: Sequence[Sequence[Any]], width: int = 60) -> str:
-    """A plain table; long cells are cut at `width`."""
-    cells = [[_cell(value, width) for value in row] for row in values]
-    widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(columns)]
-    lines = [[*columns], ["─" * w for w in widths], *cells]
-    return "\n".join("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+def sample(found: Sequence[dict[str, Any]], keys: Sequence[str] = ()) -> str:
+    """Rows with their predictions; where they do not fit, first without what is the same for most, then without
+    kept columns."""
+    if not found:
+        return "There is no row."
+    names = list(found[0])
+    told = {"text", "label", "score", *keys, *(["stage", "reason"] if any(row["reason"] for row in found) else [])}
+    unneeded = [name for name in names if name in SELDOM_NEEDED and name not in told]
+    unneeded += [name for name in reversed(names) if name not in told and name not in unneeded]
+    return rows(names, [list(row.values()) for row in found], unneeded=unneeded)
 
 
-def _cell(value: Any, width: int) -> str:
+def rows(
+    columns: Sequence[str],
+    values: Sequence[Sequence[Any]],
+    *,
+    unneeded: Sequence[str] = (),
+    indent: int = 0,
+) -> str:
+    """A plain table that fits the terminal: without the first of `unneeded`, then with its widest cells cut."""
+    cells = [[_cell(value) for value in row] for row in values]
+    return fitted(columns, cells, width=terminal_width() - indent, unneeded=unneeded)
+
+
+def _cell(value: Any) -> str:
     text = "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
     flat = " ".join(text.split())
-    return flat if len(flat) <= width else flat[: width - 1] + "…"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    return flat if len(flat) <= WIDEST_CELL else flat[: WIDEST_CELL - 1] + "…"
 
 
 def _paths(state: str, paths: Sequence[str]) -> list[str]:

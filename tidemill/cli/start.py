@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli.common import AsJson, Overrides, app, load, print_facts, say
+from tidemill.cli.common import AsJson, Overrides, command, load, print_facts, say
+from tidemill.cli.help import EVERYDAY, pipeline_files
+from tidemill.cli.silence import break_silence
 
 if TYPE_CHECKING:
     from tidemill.config import Pipeline
@@ -22,7 +24,12 @@ if TYPE_CHECKING:
     from tidemill.proposing.proposal import Proposal
 
 
-@app.command()
+@command(
+    EVERYDAY,
+    "tidemill init reviews.csv",
+    "tidemill init data/reviews --model data/models/tiny-sentiment -o ratings.toml",
+    doing="looking at the source",
+)
 def init(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="A file, a folder, a glob, an address or a Hub dataset id.")
@@ -71,6 +78,7 @@ def _choose_model(models: Sequence[ChosenModel]) -> ChosenModel:
     """The one that is proposed, or on a terminal the user's own choice of a few."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()) or len(models) == 1:
         return models[0]
+    break_silence()
     for number, model in enumerate(models, start=1):
         size = f"{model.num_parameters / 1e6:,.0f}M" if model.num_parameters else "?"
         typer.echo(f"{number}  {model.path}  {size}  {model.license}  {', '.join(model.labels[:4])}", err=True)
@@ -98,10 +106,11 @@ def _told(proposal: Proposal, file: Path) -> str:
     return "\n".join([*lines, f"Try it on three rows: tidemill run {named} --limit 3", f"Run it: tidemill run {named}"])
 
 
-@app.command()
+@command(EVERYDAY, "tidemill doctor", "tidemill doctor reviews.toml --json", doing="trying what there is")
 def doctor(
     pipeline: Annotated[
-        str | None, typer.Argument(metavar="[PIPELINE.toml]", help="Also what this pipeline needs.")
+        str | None,
+        typer.Argument(metavar="PIPELINE.toml", help="Also what this pipeline needs.", autocompletion=pipeline_files),
     ] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, confirmed, load, print_facts
+from tidemill.cli.common import AsJson, Overrides, PipelineFile, command, confirmed, load, print_facts
+from tidemill.cli.help import VERSIONS
+from tidemill.errors import counted
 
 if TYPE_CHECKING:
     from tidemill import config
@@ -20,7 +22,7 @@ Version = Annotated[
 ]
 
 
-@app.command()
+@command(VERSIONS, "tidemill compare reviews.toml promoted 310e0959 --by domain", doing="comparing every row")
 def compare(
     pipeline: PipelineFile,
     first: Version,
@@ -42,7 +44,7 @@ def compare(
     print_facts(report, _comparison, as_json)
 
 
-@app.command()
+@command(VERSIONS, "tidemill promote reviews.toml 310e0959", doing="reading the lake")
 def promote(pipeline: PipelineFile, version: Version, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Let the pipeline's table show another version, all at once. One that is not complete is refused."""
     from tidemill.results import promotion
@@ -57,7 +59,7 @@ def promote(pipeline: PipelineFile, version: Version, overrides: Overrides = Non
         raise typer.Exit(1)
 
 
-@app.command()
+@command(VERSIONS, "tidemill drop reviews.toml 310e0959", doing="reading the lake")
 def drop(
     pipeline: PipelineFile,
     version: Version,
@@ -73,7 +75,7 @@ def drop(
         cursor = lake.cursor()
         standing = promotion.find_standing(cursor, loaded.name, version)
         promotion.refuse_promoted(cursor, loaded.name, standing.version)
-        question = f"Drop version {standing.version} of {loaded.name} with its {standing.num_rows:,} rows?"
+        question = f"Drop version {standing.version} of {loaded.name} with its {counted(standing.num_rows, 'row')}?"
         dropped = confirmed(question, yes=yes)
         if dropped:
             promotion.drop(lake, loaded.name, standing.version)
@@ -170,15 +172,16 @@ def _promotion(facts: dict[str, Any]) -> str:
             f"{name}: {version} is not promoted, for it is incomplete: {facts['standing']['lacking']}. "
             f"Complete it: {facts['completed_by']}"
         )
+    rows = counted(facts["standing"]["rows"], "row")
     return (
-        f"{name}: {version} is promoted, in place of {facts['previous_version']}; {facts['standing']['rows']:,} rows. "
+        f"{name}: {version} is promoted, in place of {facts['previous_version']}; {rows}. "
         f"To swap back, promote {facts['previous_version']}."
     )
 
 
 def _dropped(facts: dict[str, Any]) -> str:
     if facts["dropped"]:
-        return f"{facts['pipeline']}: {facts['version']} is dropped, and its {facts['rows']:,} rows with it."
+        return f"{facts['pipeline']}: {facts['version']} is dropped, and its {counted(facts['rows'], 'row')} with it."
     return f"{facts['pipeline']}: {facts['version']} stays as it is."
 
 

@@ -7,7 +7,7 @@ with `return_overflowing_tokens`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -144,8 +144,12 @@ class TextTokenizer:
             )
         return Windowing(self._prefix, self._suffix, room=self._room, overlap=overlap, from_the_end=self._left)
 
-    def encode(self, texts: pa.Array | pa.ChunkedArray) -> TokenColumns:
+    def encode(
+        self, texts: pa.Array | pa.ChunkedArray, *, on_progress: Callable[[int], None] = lambda num_rows: None
+    ) -> TokenColumns:
         """Tokenize a string column. A text that fails gets a reason and takes no other row with it.
+
+        `on_progress` is told how many rows are through, after about every `BATCH_BYTES` of text.
 
         A text of more than `PIECE_CHARS` is tokenized in pieces cut at whitespace,
         so its `num_tokens` is the sum over pieces: off by a token or so a cut.
@@ -154,7 +158,12 @@ class TextTokenizer:
         runs = [run for chunk in chunks for run in _cut_by_bytes(chunk)]
         # Two threads: one run's ids become Arrow under the GIL while the next is in the tokenizer, which frees it.
         with ThreadPoolExecutor(max_workers=2) as pool:
-            batches = list(pool.map(self._encode_run, runs)) or [self._columns([])]
+            batches, num_rows = [], 0
+            for run, batch in zip(runs, pool.map(self._encode_run, runs), strict=True):
+                batches.append(batch)
+                num_rows += len(run)
+                on_progress(num_rows)
+        batches = batches or [self._columns([])]
         return TokenColumns(
             token_ids=pa.concat_arrays([batch.token_ids for batch in batches]),
             num_tokens=pa.concat_arrays([batch.num_tokens for batch in batches]),

@@ -29,6 +29,7 @@ from tidemill.inference.pooling import Pooling
 from tidemill.inference.work import Predictions, Work
 from tidemill.models.checkpoint import load_config, max_positions
 from tidemill.models.tasks import ModelTask, find_task
+from tidemill.progress import StageProgress
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NO_BOUND = 2**31
+NOBODY = StageProgress()
 
 WORTH_CALIBRATING = {"cpu": 500, "cuda": 50}
 """Batches of a shard from which a trial of other token budgets is paid back by it, or by the next few."""
@@ -110,13 +112,14 @@ class ModelRunner:
         *,
         pooling: Pooling | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        progress: StageProgress = NOBODY,
     ) -> Predictions:
         """Predict every row that has token ids.
 
         With `pooling` a row is a list of windows. Those of all rows are batched
         together, and their scores become the row's; one that fails fails its row.
 
-        `should_stop` is asked before each batch. Out of memory halves the token
+        `should_stop` is asked before each batch, and `progress` is told after each. Out of memory halves the token
         budget, for later shards too. Scores differ in their last digits with the
         token budget and the other rows, since padding changes the order of sums.
 
@@ -128,6 +131,7 @@ class ModelRunner:
         """
         work = Work.on(token_ids, pooling, deduplicate=self._inference.deduplicate)
         self._refuse_unfit(work)
+        work.begin(progress)
         self._run(work, should_stop)
         return self._predictions(work)
 
@@ -149,6 +153,7 @@ class ModelRunner:
     def _prepare(self, work: Work) -> None:
         """What the first shard pays for the rest: int8 is measured, and a shard that is worth it finds the budget."""
         if self.engine.reference is not None:
+            work.progress.doing("measuring what int8 costs")
             self._measured_drift = measure_drift(
                 self.engine,
                 work.sequences,
@@ -160,6 +165,7 @@ class ModelRunner:
             )
         if not self._is_calibrated and work.num_tokens_left() >= self._tokens_worth_calibrating():
             self._is_calibrated = True
+            work.progress.doing("finding the best token budget")
             found = calibrated_budget(self.engine, self.config, longest=self._max_positions)
             self.token_budget = found or self.token_budget
 

@@ -11,6 +11,7 @@ from tidemill.encoding.batching import Indices
 from tidemill.encoding.sequences import Sequences
 from tidemill.engines import Logits
 from tidemill.inference.pooling import Pooling, Windows
+from tidemill.progress import StageProgress
 
 
 @dataclass
@@ -50,6 +51,9 @@ class Work:
     """What ran out of memory by itself, perhaps for what else was on its way: it is tried once more, beside nothing."""
     computed: list[Indices] = field(default_factory=list)
     logits: list[Logits] = field(default_factory=list)
+    progress: StageProgress = field(default_factory=StageProgress)
+    num_tokens: int = 0
+    """Of what can be computed, before anything is."""
 
     @classmethod
     def on(cls, token_ids: pa.ListArray | pa.ChunkedArray, pooling: Pooling | None, *, deduplicate: bool) -> Work:
@@ -68,6 +72,10 @@ class Work:
     def num_tokens_left(self) -> int:
         return int(self.sequences.lengths[self.without_reason()].sum())
 
+    def begin(self, progress: StageProgress) -> None:
+        self.progress, self.num_tokens = progress, self.num_tokens_left()
+        progress.worked(0, self.num_tokens)
+
     def record(self, batch: Indices, logits_BC: Logits, *, num_padded: int | None) -> None:
         """`num_padded` is None where nothing is padded."""
         num_tokens = int(self.sequences.lengths[batch].sum())
@@ -75,6 +83,7 @@ class Work:
         self.logits.append(logits_BC)
         self.stats.num_tokens += num_tokens
         self.stats.num_padded_tokens += num_tokens if num_padded is None else num_padded
+        self.progress.worked(self.stats.num_tokens, self.num_tokens)
 
     def reason_column(self) -> pa.StringArray:
         return pa.array([self.reasons.get(i) for i in range(len(self.sequences))], pa.string())

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from tidemill.config import Pipeline
-from tidemill.errors import ConfigError, LakeError
+from tidemill.errors import ConfigError, LakeError, counted
 from tidemill.lake import Cursor, DoneShard, Lake, PipelineState
 from tidemill.lake.backfills import insert_backfill, load_backfill, open_backfill_of, set_max_cost
 from tidemill.lake.ledger import counted_tokens, done_shards, quarantined_rows
@@ -185,7 +185,7 @@ def request_backfill(lake: Lake, plan: BackfillPlan, *, max_cost: float | None =
         insert_backfill(cursor, _record(plan, backfill_id, now, why, max_cost))
         return backfill_id
 
-    return lake.write(body, message=f"backfill {pipeline} {name}: {plan.num_shards} shards")
+    return lake.write(body, message=f"backfill {pipeline} {name}: {counted(plan.num_shards, 'shard')}")
 
 
 def _without_damaged_files(lake: Lake, plan: BackfillPlan) -> BackfillPlan:
@@ -272,7 +272,7 @@ def _select(
         paths = sorted({shard.file.path for shard in listed})
         some = ", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")
         given = json.dumps(selection.to_json())
-        raise ConfigError(f"Nothing matches {given}. The dataset has {len(paths)} files: {some}.")
+        raise ConfigError(f"Nothing matches {given}. The dataset has {counted(len(paths), 'file')}: {some}.")
     return selected
 
 
@@ -285,13 +285,13 @@ def _without_replacing(
     left_out = sorted({shard.file.path for shard in selected} & outdated)
     if not left_out:
         return list(selected), []
-    note = f"{len(left_out)} files have changed and are left to `tidemill run`: {', '.join(left_out[:3])}"
+    note = f"changed, and left to `tidemill run`: {counted(len(left_out), 'file')}: {', '.join(left_out[:3])}"
     return [shard for shard in selected if shard.file.path not in outdated], [note]
 
 
 def _unread_note(cursor: Cursor, pipeline: Pipeline) -> list[str]:
     found = num_unread_files(cursor, pipeline.name)
-    return [f"{found} files are not read to their end yet: `tidemill run` first."] if found else []
+    return [f"not read to the end yet: {counted(found, 'file')}: `tidemill run` first."] if found else []
 
 
 def _wanted(

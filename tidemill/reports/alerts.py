@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from tidemill.config import Pipeline
-from tidemill.errors import ConfigError
+from tidemill.errors import ConfigError, counted
 from tidemill.lake import Cursor
 from tidemill.lake.runs import last_fresh, num_quarantined_by_failed
 
@@ -86,7 +86,7 @@ def recovery(cursor: Cursor, pipeline: Pipeline, num_rows: int) -> str | None:
     `limits.max_quarantine`: one that had nothing to do mends nothing.
     """
     num_left = num_quarantined_by_failed(cursor, pipeline.name, pipeline.limits.max_quarantine)
-    return None if num_left else f"{pipeline.name} works again: {num_rows:,} rows."
+    return None if num_left else f"{pipeline.name} works again: {counted(num_rows, 'row')}."
 
 
 def _hours(seconds: float) -> str:

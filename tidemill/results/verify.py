@@ -13,7 +13,7 @@ from typing import Any
 
 import duckdb
 
-from tidemill.errors import LakeError, first_line
+from tidemill.errors import LakeError, counted, first_line
 from tidemill.lake.checksums import METHOD, checksum_of
 from tidemill.lake.data_files import DataFile, Noted, data_files, hash_of, noted_files, shards_in
 from tidemill.lake.ducklake.connection import CATALOG, Cursor, Lake
@@ -261,7 +261,9 @@ def _leave_out(cursor: Cursor, pipeline: str, version: str, revision: str, damag
     named = ", ".join(f"'{shard_id}'" for shard_id in sound) or "NULL"
     _scope(cursor, pipeline, version, revision, f"shard_id IN ({named})")
     num_left_out = len(done) - len(sound)
-    return [f"{version}: {num_left_out:,} shards lie in damaged files or beside those that do: not checked further."]
+    return [
+        f"{version}: {counted(num_left_out, 'shard')} in damaged files or beside those that are: not checked further."
+    ]
 
 
 def _check_version(cursor: Cursor, wrong: set[str]) -> Iterator[str]:
@@ -296,7 +298,7 @@ def _changed_rows(cursor: Cursor) -> str:
 def _unsummed(cursor: Cursor) -> Iterator[str]:
     num = cursor.execute(f"SELECT count(*) FROM ledger WHERE checksum_by IS DISTINCT FROM '{METHOD}'").fetchall()[0][0]
     if num:
-        yield f"{num:,} shards have no checksum of this release of DuckDB: `tidemill repair` gives them one."
+        yield f"{counted(num, 'shard')} without a checksum of this release of DuckDB: `tidemill repair` adds it."
 
 
 def _check_view(cursor: Cursor, pipeline: str, promoted: str) -> Iterator[str]:
@@ -324,13 +326,13 @@ def _pending(cursor: Cursor) -> Iterator[str]:
     unread = cursor.execute("SELECT count(*) FROM files WHERE num_shards IS NULL").fetchall()[0][0]
     if pending or outdated or unread:
         yield (
-            f"{pending} shards are pending, {outdated} are outdated and {unread} files are not read to their end: "
+            f"shards pending: {pending:,}, outdated: {outdated:,}; files not read to their end: {unread:,}. "
             "`tidemill run` goes on."
         )
     if without_columns:
         yield (
-            f"{without_columns} shards lack key or kept columns, which are NULL: their content was not there to be "
-            "read. `tidemill run` reads them once it is."
+            f"{counted(without_columns, 'shard')} without key or kept columns, which are NULL: the content was not "
+            "there to be read. `tidemill run` reads them once it is."
         )
 
 

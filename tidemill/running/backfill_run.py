@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 
 from tidemill.config import Pipeline
-from tidemill.errors import RunFailed, Stopped
+from tidemill.errors import RunFailed, Stopped, counted
 from tidemill.lake import Lake
 from tidemill.lake.backfills import close_if_done, load_backfill
 from tidemill.lake.ducklake.claims import Claims, is_alive
@@ -70,7 +70,8 @@ class BackfillRun:
         self._refuse_cancelled(lake)
         if (left := self._open(lake, version)) and not self._recording.outcomes.failures:
             self._recording.outcomes.fail(
-                left[0].shard.file.path, RunFailed(f"{len(left)} shards are left. The same command goes on with them.")
+                left[0].shard.file.path,
+                RunFailed(f"Left: {counted(len(left), 'shard')}. The same command goes on with them."),
             )
         closing = functools.partial(close_if_done, backfill_id=self.backfill_id)
         self._recording.patiently(lambda: lake.write(closing, message=f"backfill {self.backfill_id}"))

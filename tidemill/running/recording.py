@@ -210,7 +210,7 @@ class Recording:
     @contextmanager
     def executing(self, executor: Executor, workspace: Workspace) -> Iterator[Executor]:
         """Use an executor for the length of a block; left early, its stages are asked to stop."""
-        workspace.count = self.outcomes.count
+        workspace.count, workspace.progress = self.outcomes.count, self.progress
         try:
             yield executor
         except BaseException:

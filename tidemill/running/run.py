@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tidemill.config import Pipeline
 from tidemill.engines.devices import resolve_device
-from tidemill.errors import FileChanged, LimitExceeded, RunFailed, ShardGone, TidemillError
+from tidemill.errors import FileChanged, LimitExceeded, RunFailed, ShardGone, TidemillError, counted
 from tidemill.inference.opening import load_tokenizer
 from tidemill.lake import Lake, catalog_exists, ensure_system_tables
 from tidemill.lake.ducklake.claims import Claims
@@ -295,7 +295,7 @@ def refuse_removal(plan: Plan) -> None:
     limit = plan.pipeline.limits.max_removed
     if plan.num_rows_removed > limit * plan.num_rows_before:
         raise LimitExceeded(
-            f"{len(plan.removed)} files are gone from the dataset, and {plan.num_rows_removed:,} of "
+            f"Gone from the dataset: {counted(len(plan.removed), 'file')}, and {plan.num_rows_removed:,} of "
             f"{plan.num_rows_before:,} rows with them: more than limits.max_removed = {limit:g}. Nothing was done. "
             "If that is right, run again with --yes."
         )

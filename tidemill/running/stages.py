@@ -135,7 +135,8 @@ def tokenize(workspace: Workspace, ingested: Ingested) -> Tokenized:
     workspace.files_in_use |= {file.name}
     if not workspace.store.has(file):
         rows = workspace.store.read(ingested.rows)
-        tokens = workspace.tokenizer.encode(rows["text"])
+        progress = workspace.telling(ingested.request.shard, "tokenize", rows.num_rows)
+        tokens = workspace.tokenizer.encode(rows["text"], on_progress=lambda done: progress.worked(done, rows.num_rows))
         table = pa.table(
             {
                 "row_number": rows["row_number"],
@@ -233,7 +234,10 @@ def _predict(workspace: Workspace, tokenized: Tokenized) -> tuple[pa.Table, dict
         wanted = pc.is_in(rows["row_number"], pa.array(request.rows, rows["row_number"].type))
         rows, tokens = rows.filter(wanted), tokens.filter(wanted)
     predictions = workspace.runner.predict(
-        tokens["token_ids"], pooling=workspace.pooling, should_stop=workspace.stop.is_set
+        tokens["token_ids"],
+        pooling=workspace.pooling,
+        should_stop=workspace.stop.is_set,
+        progress=workspace.telling(request.shard, "infer", rows.num_rows),
     )
     resolved = workspace.runner.resolved
     table = with_reasons(rows, tokens, predictions.columns, predictions.reason)

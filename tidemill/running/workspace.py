@@ -21,6 +21,7 @@ from tidemill.lake.requests import Request
 from tidemill.planning.columns import kept_fingerprint, read_columns
 from tidemill.planning.estimates import Rate, measured_rate
 from tidemill.planning.version_tables import Version, load_version
+from tidemill.progress import Progress, Quiet, StageProgress
 from tidemill.results.commit import Outcome
 from tidemill.retry import waiting_for
 from tidemill.shards import Shard, SourceFile
@@ -78,6 +79,7 @@ class Workspace:
         """Files, by path, that are no longer what the lake recorded, or may not be read."""
         self.count: Callable[[Outcome], None] = lambda _: None
         """Told of every commit that a stage makes, in the thread that made it."""
+        self.progress: Progress = Quiet()
         self.notes: list[str] = []
         """What is not as the pipeline file might make one expect, for the run's record."""
         self._claims = claims
@@ -87,6 +89,9 @@ class Workspace:
     def dataset(self) -> Dataset:
         assert self._dataset is not None, "this stage does not read the source"
         return self._dataset
+
+    def telling(self, shard: Shard, stage: str, rows: int) -> StageProgress:
+        return StageProgress(self.progress, shard.label, stage, rows)
 
     def pause(self, seconds: float) -> None:
         """Wait, unless the run is asked to stop meanwhile."""
@@ -130,6 +135,7 @@ class Workspace:
 
     @functools.cached_property
     def _tokenizer(self) -> TextTokenizer:
+        self.progress.doing("loading the tokenizer")
         return load_tokenizer(self.spec)
 
     @property
@@ -144,6 +150,7 @@ class Workspace:
 
     @functools.cached_property
     def _runner(self) -> ModelRunner:
+        self.progress.doing("loading the model")
         runner = load_runner(self.spec, self.pipeline.inference)
         if fallback := runner.resolved.get("fallback"):
             self.notes.append(fallback)

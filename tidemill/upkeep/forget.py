@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from tidemill.config import Pipeline
-from tidemill.errors import ConfigError
+from tidemill.errors import ConfigError, counted
 from tidemill.lake.data_files import note_files
 from tidemill.lake.ducklake.connection import Cursor, Lake
 from tidemill.lake.ducklake.data import DataFolder
@@ -115,7 +115,7 @@ def _unread(pipeline: Pipeline, left: Mapping[str, Collection[str]]) -> list[str
     if not (num_shards := sum(map(len, left.values()))):
         return []
     return [
-        f"{num_shards:,} shards that lay in damaged files: they were not asked, and left the tables with their files. "
+        f"{counted(num_shards, 'shard')} in damaged files: not asked, and out of the tables with those files. "
         f"`tidemill repair` computes them again; then give this command again for {pipeline.name}"
     ]
 
@@ -160,6 +160,6 @@ def _clean_store(lake: Lake, pipeline: Pipeline) -> list[str]:
     if not (num_unpublished := store.unpublished()):
         return []
     return [
-        f"{num_unpublished} files of the store that were being written within the last minute. When no process works "
+        f"{counted(num_unpublished, 'file')} of the store, being written within the last minute. When no process works "
         "on the pipeline any more, give the command again with --history"
     ]

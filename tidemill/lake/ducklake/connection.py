@@ -136,10 +136,17 @@ class Lake:
             with suppress(duckdb.Error):  # A lost connection has nothing to end.
                 cursor.execute("ROLLBACK")
 
-    def seal(self, folders: Sequence[str] = ()) -> None:
+    def renew(self) -> None:
+        """With `one_snapshot`, let the statements to come see the lake as it is now, whatever failed before."""
+        with suppress(duckdb.Error):  # A lost connection has nothing to end.
+            self._connection.execute("ROLLBACK")
+        self._connection.execute("BEGIN")
+
+    def seal(self, folders: Sequence[str] = (), outlet: str | None = None) -> None:
         """From now on nothing in SQL reaches files or addresses beyond the lake's data and `folders`, or undoes that.
 
         DuckDB takes such a place for reading and writing: whose SQL is run is for `lake.ducklake.reading` to judge.
+        `outlet` is one file more, through which results leave.
 
         Raises:
             ConfigError: there is no such folder.
@@ -149,6 +156,8 @@ class Lake:
         places = [self.data, *(str(Path(folder).resolve()) for folder in folders)]
         listed = ", ".join(f"'{_quoted(place)}/'" for place in places)
         self._connection.execute(f"SET allowed_directories = [{listed}]")
+        if outlet:
+            self._connection.execute(f"SET allowed_paths = ['{_quoted(outlet)}']")
         self._connection.execute("SET enable_external_access = false")
         self._connection.execute("SET lock_configuration = true")
 

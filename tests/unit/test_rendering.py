@@ -1,0 +1,234 @@
+"""What the commands print fits a terminal and is said as people say it."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import UTC, datetime
+from typing import Any
+
+import duckdb
+import pytest
+
+from tidemill.cli import render
+from tidemill.cli.backfill import show_plan
+from tidemill.cli.table import fitted, width_of, wrapped
+from tidemill.errors import counted
+from tidemill.running.run import RunResult
+
+RUN: dict[str, Any] = {
+    "started_at": datetime(2026, 11, 23, 9, 12, 40, tzinfo=UTC),
+    "kind": "backfill",
+    "state": "running",
+    "alive": True,
+    "num_shards": 3,
+    "num_rows": 1_207_533,
+    "num_quarantined": 0,
+    "num_retries": 0,
+    "seconds": None,
+    "estimated_seconds": 31.0,
+    "cost": None,
+    "currency": "USD",
+    "who": "someone",
+    "worker": None,
+    "host": "a-machine-with-a-long-name",
+    "message": None,
+}
+STATUS: dict[str, Any] = {
+    "pipeline": "reviews",
+    "target_revision": "e79e42011312aabb",
+    "promoted_version": "33ed8d4b",
+    "freshness": {"age_seconds": 10_800.0},
+    "shards": {"done": 8, "pending": 1, "outdated": 0, "unread_files": 0},
+    "rows": 20_087,
+    "rows_quarantined": 1,
+    "duplicate_keys": 0,
+    "throughput": [{"tokens_per_second": 17_926.4, "device": "Intel Xeon", "padding_waste": 0.041}],
+    "versions": [{"version": "33ed8d4b", "rows": 1, "lacking": None, "promoted": True}],
+    "open_requests": [{"shards": 1, "version": "310e0959", "reason": "missing", "backfill_id": "6c0a11d2"}],
+    "backfills": [
+        {
+            "backfill_id": "6c0a11d2",
+            "shards_done": 3,
+            "shards": 8,
+            "version": "310e0959",
+            "created_at": datetime(2026, 11, 23, 9, 12, tzinfo=UTC),
+            "who": "ann",
+            "cost": 0.02,
+            "currency": "USD",
+        }
+    ],
+    "quarantine": [{"rows": 1, "stage": "ingest", "reason": "the text is null"}],
+    "runs": [RUN, {**RUN, "kind": "run", "state": "done", "seconds": 28.6}],
+    "notes": [],
+}
+PLAN: dict[str, Any] = {
+    "pipeline": "reviews",
+    "table": "reviews__33ed8d4b",
+    "revision": "e79e42011312aabb",
+    "previous_revision": "8fa39fe30d47aabb",
+    "up_to_date": False,
+    "files": {
+        "new": ["2026-02.csv"],
+        "changed": [],
+        "unfinished": [],
+        "removed": [],
+        "failed": {},
+        "renamed": {},
+        "unchanged": 1,
+    },
+    "uncut_files": ["2026-02.csv"],
+    "num_shards_computed": 1,
+    "rows_estimated": True,
+    "rows": 1,
+    "tokens_estimated": True,
+    "tokens": 1,
+    "seconds": 400.0,
+    "cost": 0.02,
+    "currency": "USD",
+    "num_shards_copied": 1,
+    "num_shards_rewritten": 2,
+    "rows_removed": 1,
+    "notes": [],
+}
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def widest(text: str) -> int:
+    return max(map(width_of, text.splitlines()))
+
+
+def result(**facts: Any) -> RunResult:
+    return RunResult(**{"run_id": "1", "pipeline": "reviews", "kind": "run", "state": "done", "num_shards": 1, **facts})
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 rows"), (1, "1 row"), (2_000, "2,000 rows")])
+def test_one_row_is_no_rows(number, said):
+    assert counted(number, "row") == said
+
+
+def test_a_plan_fits_80_columns_and_has_its_plurals_right():
+    shown = render.plan(PLAN)
+
+    assert widest(shown) <= 80
+    assert "  unchanged: 1 file\n" in shown
+    assert "read 1 file, compute 1 shard, ~1 row, ~1 token, time ~7 min, cost ~0.02 USD,\n    copy 1 shard, " in shown
+    assert shown.endswith("remove 1 row")
+
+
+def test_a_status_fits_80_columns_without_the_columns_that_say_nothing():
+    shown = render.status(STATUS)
+    header = next(line for line in shown.splitlines() if "started" in line)
+
+    assert widest(shown) <= 80
+    assert header.split() == ["started", "kind", "state", "shards", "rows", "took", "by"]
+
+
+def test_a_status_has_every_column_where_there_is_room(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+
+    assert "retries" in render.status(STATUS)
+
+
+def test_rows_that_are_tried_fit_80_columns_with_what_was_asked_for():
+    row = {
+        "path": "reviews-00000-of-00008.parquet",
+        "row_number": 0,
+        "text": "a film that " * 20,
+        "id": "review-000001",
+        "domain": "films",
+        "rating": 4,
+        "label": "POSITIVE",
+        "score": 0.98765,
+        "num_tokens": 61,
+        "truncated": False,
+        "stage": None,
+        "reason": None,
+    }
+    shown = render.sample([row, row, row], ["id"])
+
+    assert widest(shown) <= 80
+    assert len(shown.splitlines()) == 5
+    assert {"text", "id", "label", "score"} <= set(shown.splitlines()[0].split())
+    assert "0.9877" in shown
+    assert "reason" in render.sample([{**row, "stage": "ingest", "reason": "the text is null"}], ["id"])
+    assert render.sample([]) == "There is no row."
+
+
+def test_a_table_cuts_its_widest_cells_first_and_knows_wide_letters():
+    shown = fitted(["id", "text"], [["1", "漢字" * 30], ["2", "a" * 60]], width=40)
+
+    assert widest(shown) == 40
+    assert shown.splitlines()[2].endswith("漢…")
+
+
+def test_a_long_line_is_broken_between_words_and_a_command_is_not():
+    note = "  note: " + "word " * 30 + "https://example.org/" + "a" * 90
+    command = "  tidemill sql " + "a" * 100
+
+    *lines, address, shown = wrapped(f"{note}\n{command}", 80).split("\n")
+
+    assert all(width_of(line) <= 80 for line in lines)
+    assert lines[1].startswith("    word")
+    assert address.strip() == "https://example.org/" + "a" * 90
+    assert shown == command
+
+
+def test_a_result_says_what_there_was_and_how_to_query_it():
+    shown = render.result(result(num_rows=1, num_tokens=1, seconds=5.7), "reviews.toml", ["id"])
+
+    assert shown == (
+        "reviews: done. 1 shard, 1 row, 1 token in 5.7 s.\n"
+        "Query it:\n"
+        '  tidemill sql reviews.toml "SELECT id, label, score FROM reviews LIMIT 10"'
+    )
+    assert widest(shown) <= 80
+
+
+def test_a_backfill_of_one_shard_is_said_so():
+    facts = {
+        "pipeline": "reviews",
+        "version": "33ed8d4b",
+        "promoted_version": "33ed8d4b",
+        "revision": "e79e42011312aabb",
+        "reason": "again",
+        "resumes": None,
+        "num_shards": 1,
+        "num_files": 1,
+        "rows": 1,
+        "tokens": 1,
+        "seconds_low": None,
+        "seconds_high": None,
+        "cost_low": None,
+        "measured_shards": 0,
+        "notes": [],
+    }
+
+    assert "compute again: 1 shard of 1 file, 1 row, ~1 token\n" in show_plan(facts)
+
+
+def keywords() -> list[str]:
+    found = duckdb.execute("SELECT keyword_name FROM duckdb_keywords()").fetchall()
+    return [word for (word,) in found]
+
+
+def test_the_suggested_query_is_one_whatever_the_table_and_its_key_are_called():
+    suggested = [render.first_query("reviews", [name]) for name in [*keywords(), "Order ID", 'a"b', "it's"]]
+    suggested += [render.first_query(name, ["id"]) for name in keywords()]
+    queries = [query for shell in suggested for query in shlex.split(shell)]
+
+    statements = duckdb.extract_statements(";".join(queries))
+
+    assert {statement.type.name for statement in statements} == {"SELECT"}
+    assert len(statements) == len(queries) == len(suggested)
+
+
+def test_the_suggested_query_reads_a_table_that_is_called_as_a_keyword():
+    with duckdb.connect() as connection:
+        connection.execute("CREATE TABLE \"order\" AS SELECT 1 AS id, 'a' AS label, 0.5 AS score")
+        (query,) = shlex.split(render.first_query("order", ["id"]))
+
+        assert connection.execute(query).fetchall()[0][:2] == (1, "a")
