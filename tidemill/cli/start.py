@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tidemill.cli.common import AsJson, Overrides, command, load, print_facts, say
-from tidemill.cli.help import EVERYDAY
+from tidemill.cli.help import EVERYDAY, pipeline_files
 from tidemill.cli.silence import break_silence
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @command(
     EVERYDAY,
     "tidemill init reviews.csv",
-    "tidemill init stanfordnlp/imdb --model distilbert/distilbert-base-uncased-finetuned-sst-2-english",
+    "tidemill init data/reviews --model data/models/tiny-sentiment -o ratings.toml",
     doing="looking at the source",
 )
 def init(
@@ -106,10 +106,11 @@ def _told(proposal: Proposal, file: Path) -> str:
     return "\n".join([*lines, f"Try it on three rows: tidemill run {named} --limit 3", f"Run it: tidemill run {named}"])
 
 
-@command(EVERYDAY, "tidemill doctor", "tidemill doctor reviews.toml", doing="trying what is installed")
+@command(EVERYDAY, "tidemill doctor", "tidemill doctor reviews.toml --json", doing="trying what there is")
 def doctor(
     pipeline: Annotated[
-        str | None, typer.Argument(metavar="[PIPELINE.toml]", help="Also what this pipeline needs.")
+        str | None,
+        typer.Argument(metavar="PIPELINE.toml", help="Also what this pipeline needs.", autocompletion=pipeline_files),
     ] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,

@@ -24,7 +24,6 @@ from tidemill.proposing.models import GIVE_ONE, MOST_PROPOSED, ChosenModel, chec
 from tidemill.proposing.prose import Prose, choose_text
 from tidemill.proposing.sample import Sample, look_at
 from tidemill.proposing.source import Source, find_source
-from tidemill.retry import waiting_for
 from tidemill.sources.dataset import reopen_dataset
 from tidemill.values.columns import JoinedText
 
@@ -64,9 +63,8 @@ def propose(
     if task is not None:
         find_task(task)
     chosen = check_model(model, task) if model is not None else None
-    with waiting_for(f"{source_name}: its files are listed, and some rows of them read"):
-        source = find_source(source_name)
-        sample = look_at(source)
+    source = find_source(source_name)
+    sample = look_at(source)
     text, others = _choose_text(source, sample)
     language = guess_language([cell for cell in sample.texts[text.column] if cell][:CELLS_OF_LANGUAGE])
     if chosen is None:
