@@ -50,8 +50,8 @@ def completions(text: str, cursor: int, words: Words) -> Iterator[tuple[str, str
     word = WORD.search(before)
     typed = word[0] if word else ""
     rest = before[: len(before) - len(typed)]
-    if found := QUALIFIER.search(rest):
-        yield from _matching(typed, _columns_of(found[1], text, words), words)
+    if qualified := QUALIFIER.search(rest):
+        yield from _matching(typed, _columns_of(qualified[1], text, words), words)
         return
     if BEFORE_TABLE.search(rest):
         yield from _matching(typed, ((table, "table") for table in words.tables), words)
