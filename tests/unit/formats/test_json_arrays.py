@@ -17,6 +17,7 @@ from tests.unit.formats.sources import MemorySource, compressed, reader_of, reas
 from tidemill.errors import FormatError
 from tidemill.formats import Columns, open_reader
 from tidemill.formats.streams import arrays
+from tidemill.formats.streams import stream as streams
 from tidemill.values.columns import HEAD_BYTES
 
 KEPT_N = (("n", "n"),)
