@@ -266,6 +266,26 @@ def model_snapshot(repo: str, commit: str, patterns: Sequence[str]) -> Path:
     return _ask_hub(fetch)
 
 
+def model_config(repo: str, commit: str) -> Path:
+    """A local folder with a model's configuration, and with nothing that takes long to fetch.
+
+    Raises:
+        ModelError: it has none, or may not be read.
+    """
+
+    def fetch() -> Path:
+        import huggingface_hub
+        from huggingface_hub.errors import RemoteEntryNotFoundError
+
+        with _translated("model", repo, commit), _no_bars():
+            try:
+                return Path(huggingface_hub.hf_hub_download(repo, "config.json", revision=commit)).parent
+            except RemoteEntryNotFoundError as e:
+                raise ModelError(f"The model {repo} has no config.json at the top of its repository.") from e
+
+    return _ask_hub(fetch)
+
+
 @dataclass(frozen=True)
 class ListedModel:
     """What the Hub tells of a model without its files."""
@@ -286,7 +306,9 @@ def list_models(task: str, *, language: str | None, most_parameters: int, limit:
         ConfigError: the Hub cannot be asked, as it is set that it is not.
         SourceUnavailable: it did not answer well within `PROPOSAL_SECONDS`.
     """
-    if _is_offline():
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
         raise ConfigError("HF_HUB_OFFLINE is set, so that the Hub is asked for no model.")
 
     def look_up() -> list[Any]:
