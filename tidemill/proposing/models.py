@@ -130,7 +130,7 @@ def _fetch_config(repo: str) -> Path:
     commit = hub.model_commit(repo, "main")
     if not any(name.endswith(".safetensors") for name in hub.model_contents(repo, commit)):
         raise ModelError(f"The model {repo} has no weights in safetensors at the top of its repository. {GIVE_ONE}")
-    return hub.model_snapshot(repo, commit, "", ["config.json"])
+    return hub.model_config(repo, commit)
 
 
 def _looks_local(path: str) -> bool:

@@ -329,6 +329,26 @@ def model_snapshot(repo: str, commit: str, subfolder: str, patterns: Sequence[st
     return _ask_hub(fetch)
 
 
+def model_config(repo: str, commit: str) -> Path:
+    """A local folder with a model's configuration, and with nothing that takes long to fetch.
+
+    Raises:
+        ModelError: it has none, or may not be read.
+    """
+
+    def fetch() -> Path:
+        import huggingface_hub
+        from huggingface_hub.errors import RemoteEntryNotFoundError
+
+        with _translated("model", repo, commit), _no_bars():
+            try:
+                return Path(huggingface_hub.hf_hub_download(repo, "config.json", revision=commit)).parent
+            except RemoteEntryNotFoundError as e:
+                raise ModelError(f"The model {repo} has no config.json at the top of its repository.") from e
+
+    return _ask_hub(fetch)
+
+
 @dataclass(frozen=True)
 class ListedModel:
     """What the Hub tells of a model without its files."""

@@ -113,6 +113,9 @@ def test_a_model_of_the_hub_is_checked_by_its_files_and_configuration(empty_hub)
         check_model("org/masked", None)
     with pytest.raises(ModelError, match="no weights in safetensors"):
         check_model("org/empty", None)
+    empty_hub.add_model("org/weights").commit({"model.safetensors": (MODEL / "model.safetensors")})
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        check_model("org/weights", None)
     with pytest.raises(ModelError, match="does not exist"):
         check_model("org/none", None)
 
