@@ -56,10 +56,10 @@ def completions(text: str, cursor: int, words: Words) -> Iterator[tuple[str, str
     if BEFORE_TABLE.search(rest):
         yield from _matching(typed, ((table, "table") for table in words.tables), words)
         return
-    found = (
+    possible = (
         [] if STATEMENT_BEGINS.search(rest) else [*_columns(text, words), *((table, "table") for table in words.tables)]
     )
-    named = dict(_matching(typed, found, words))
+    named = dict(_matching(typed, possible, words))
     yield from named.items()
     if typed:
         for keyword in words.keywords:
