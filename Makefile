@@ -11,7 +11,7 @@ PINNED := $(BIN)/pip install --quiet --no-require-hashes -c constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage postgres browser soak lint lint-docker docs constraints bench bench-full clean
+.PHONY: help setup demo test coverage postgres browser soak lint lint-docker docs site constraints bench bench-full clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -77,6 +77,10 @@ lint-docker: setup  ## hadolint on the Dockerfile, and compose's own check of it
 
 docs: setup  ## the tables of docs/pipeline-file.md, from the code
 	$(BIN)/python docs/keys.py
+
+site: setup  ## the docs as a site, in build/site; a link that leads nowhere is an error
+	$(PINNED) -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 constraints:  ## the hashes of what constraints.txt pins, from the package index
 	$(PYTHON) .ci/constraints.py

@@ -12,7 +12,7 @@ from benchmarks.contenders import BATCH_SIZE, Answers
 from benchmarks.corpora import Corpus
 from benchmarks.limits import forward_flops
 from benchmarks.measure import Contender, Say, Turn, best_of, notes
-from benchmarks.report import Section, number, percent, times
+from benchmarks.report import Section, dtype_of, number, percent, times
 
 BASELINE = "pipeline, batch_size=32"
 PIPELINES = (
@@ -134,10 +134,10 @@ def _row(fact: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _named(fact: dict[str, Any]) -> str:
-    """The label, and what Tidemill's `auto` came to."""
+    """The label, and what it computed in: of Tidemill, all that `auto` came to."""
     resolved = fact["resolved"]
     if not resolved:
-        return str(fact["label"])
+        return f"{fact['label']} ({dtype_of(fact)})"
     facts = [str(resolved[name]) for name in ("engine", "dtype", "token_budget") if name in resolved]
     return f"{fact['label']} ({', '.join(facts)})"
 

@@ -166,7 +166,7 @@ def summary(report: Report) -> Section:
     return Section(
         title="summary",
         conditions="Tokens/s, unpadded and after truncation at 512",
-        header=("", "", "tokens/s", "× batch_size=32", "× best pipeline", "same label", "drift p99"),
+        header=("", "", "dtype", "tokens/s", "× batch_size=32", "× best pipeline", "same label", "drift p99"),
         rows=rows,
     )
 
@@ -186,6 +186,7 @@ def _summary_rows(section: Section) -> list[tuple[str, ...]]:
         (
             section.title if first else "",
             label,
+            dtype_of(one),
             number(one["tokens_per_second"]),
             times(one["times_baseline"]),
             times(one["times_best_pipeline"]),
@@ -194,6 +195,12 @@ def _summary_rows(section: Section) -> list[tuple[str, ...]]:
         )
         for first, (label, one) in zip([True] + [False] * len(distinct), distinct.items(), strict=False)
     ]
+
+
+def dtype_of(contender: dict[str, Any]) -> str:
+    """What it computed in: what people write is given float32, unless its options say otherwise."""
+    told = contender["resolved"] or contender["options"]
+    return str(told.get("dtype", "float32"))
 
 
 def publish(report: Report, source: Path) -> None:

@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def run(*args: str) -> None:
-    """Run one command of Tidemill from the repository's root, where the pipeline file's paths begin."""
+    """Run one command of Tidemill from the repository's root, in whose .tidemill the table then lies."""
     shown = " ".join(f'"{arg.strip()}"' if " " in arg else arg for arg in args)
     say(f"\n$ {program()} {shown}\n")
     done = subprocess.run([sys.executable, "-m", "tidemill.cli.main", *args], cwd=ROOT, check=False)

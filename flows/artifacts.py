@@ -12,6 +12,7 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from tidemill.config import Pipeline
 from tidemill.lake import Lake, catalog_exists
 from tidemill.lake.ledger import seconds_by_stage
+from tidemill.masking import shown_catalog
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -37,11 +38,7 @@ class Artifacts:
         self._key = f"{pipeline.name.replace('_', '-')}-{kind}"
         self._pipeline = pipeline
         self._progress = self._create("progress", "progress", 0.0, "Share of the rows that are committed.")
-        self._create("data", "markdown", _link(pipeline), "Where the data lies.")
-
-    def name(self, name: str) -> None:
-        """Give the flow run its name."""
-        self._send(lambda: self._client.set_flow_run_name(self._flow_run_id, name))
+        self._create("data", "markdown", _where(pipeline), "Where the data lies.")
 
     def progress(self, percent: float) -> None:
         if self._progress is not None:
@@ -75,9 +72,13 @@ class Artifacts:
             return None
 
 
-def _link(pipeline: Pipeline) -> str:
-    data = pipeline.lake.data
-    return f"[{pipeline.name}]({data if '://' in data else f'file://{data}'})"
+def _where(pipeline: Pipeline) -> str:
+    """No link: a browser opens neither a folder of another machine nor an address of S3's."""
+    catalog = shown_catalog(pipeline.lake.catalog)
+    return (
+        f"The table `{pipeline.name}` is in the lake `{catalog}`, and its Parquet files in `{pipeline.lake.data}`.\n\n"
+        f'```\ntidemill sql "{catalog}" "SELECT * FROM {pipeline.name} LIMIT 10"\n```'
+    )
 
 
 def _facts(pipeline: Pipeline, result: RunResult) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def chained(pipeline: Pipeline, deployments: Mapping[str, UUID]) -> Iterator[Aut
     That is where one has a cron or a pool of its own. Elsewhere the chain is one
     flow run, and a stage that someone starts by hand stays one stage.
     """
-    if not any(_runs_by_itself(pipeline, stage) for stage in STAGES):
+    if not runs_by_stages(pipeline):
         return
     for stage, following in pairwise(STAGES):
         yield _automation(
@@ -94,6 +94,11 @@ def chained(pipeline: Pipeline, deployments: Mapping[str, UUID]) -> Iterator[Aut
             {"expect": [f"tidemill.{stage}.finished"], "match": _about(pipeline)},
             {"type": "run-deployment", "source": "selected", "deployment_id": deployments[following]},
         )
+
+
+def runs_by_stages(pipeline: Pipeline) -> bool:
+    """Whether stages start one another, each where and when its own schedule says."""
+    return any(_runs_by_itself(pipeline, stage) for stage in STAGES)
 
 
 def _runs_by_itself(pipeline: Pipeline, stage: str) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from prefect import flow, get_client
 from prefect.client.orchestration import SyncPrefectClient
@@ -13,9 +15,10 @@ from prefect.exceptions import ObjectNotFound
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError
 from tidemill.fingerprints import fingerprint
+from tidemill.flows.due import due_name, flow_run_name
 from tidemill.flows.executor import PrefectExecutor
 from tidemill.flows.flow_run import Surroundings, carry_out
-from tidemill.flows.names import flow_name
+from tidemill.flows.names import deployment_name, flow_name
 from tidemill.lake import Lake
 from tidemill.planning.backfill_plan import Selection, plan_backfill, request_backfill, tranches
 from tidemill.running.backfill_run import BackfillRun
@@ -25,7 +28,7 @@ TRANCHE_SHARDS = 20
 """Small enough for several workers to share a backfill, large enough for the model to be opened rarely."""
 
 
-@flow(name="tidemill-backfill", persist_result=False)
+@flow(name=flow_name("backfill"), flow_run_name=due_name, persist_result=False)
 def run_backfill(
     pipeline: dict[str, Any] | str,
     backfill_id: str,
@@ -60,7 +63,7 @@ def submit_backfill(
     Raises:
         ConfigError: the pipeline is not deployed.
     """
-    name = f"{flow_name('backfill')}/{pipeline.name}"
+    name = deployment_name("backfill", pipeline.name)
     try:
         deployment = client.read_deployment_by_name(name)
     except ObjectNotFound as e:
@@ -70,7 +73,16 @@ def submit_backfill(
         ) from e
     with Lake(pipeline.lake, read_only=True) as lake:
         found = tranches(lake, backfill_id, TRANCHE_SHARDS)
-    return [_submit(client, deployment.id, backfill_id, shards, why) for shards in found]
+    now = datetime.now(ZoneInfo(pipeline.schedule.timezone))
+    return [
+        _submit(
+            client,
+            deployment.id,
+            flow_run_name("backfill", pipeline.name, now, f"{backfill_id} {number}/{len(found)}"),
+            {"backfill_id": backfill_id, "shards": shards, "why": why},
+        )
+        for number, shards in enumerate(found, 1)
+    ]
 
 
 def backfill_declared(pipeline: Pipeline) -> None:
@@ -85,13 +97,14 @@ def backfill_declared(pipeline: Pipeline) -> None:
         submit_backfill(client, pipeline, backfill_id, why=why)
 
 
-def _submit(client: SyncPrefectClient, deployment_id: UUID, backfill_id: str, shards: list[str], why: str) -> FlowRun:
-    tranche = fingerprint(backfill_id, *shards)
+def _submit(client: SyncPrefectClient, deployment_id: UUID, name: str, parameters: dict[str, Any]) -> FlowRun:
+    tranche = fingerprint(parameters["backfill_id"], *parameters["shards"])
     attempt = 1
     while True:
         flow_run = client.create_flow_run_from_deployment(
             deployment_id,
-            parameters={"backfill_id": backfill_id, "shards": shards, "why": why},
+            name=name,
+            parameters=parameters,
             idempotency_key=f"{tranche}-{attempt}",
         )
         if flow_run.state is None or not flow_run.state.is_final():

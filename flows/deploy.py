@@ -7,30 +7,36 @@ automation's clock anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
+from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
+from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
+from prefect.utilities.urls import url_for
 from pydantic import SecretStr
 
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError
 from tidemill.flows import automations
-from tidemill.flows.names import ENTRYPOINTS, TAG, block_name, flow_name, pipeline_tag
+from tidemill.flows.due import flow_run_name, name_scheduled
+from tidemill.flows.names import ENTRYPOINTS, TAG, block_name, deployment_name, flow_name, pipeline_tag
 from tidemill.flows.wanted import Wanted, all_wanted, keeps_webhook
 from tidemill.flows.webhooks import load_webhook
 from tidemill.masking import shown_catalog
 from tidemill.reports.alerts import webhook_url
 
-SLUG = "cron"
 T = TypeVar("T")
 
 
@@ -38,9 +44,15 @@ T = TypeVar("T")
 class Change:
     """What deploying did to one object of the server."""
 
-    object: Literal["deployment", "automation", "webhook"]
+    object: Literal["deployment", "automation", "webhook", "flow run"]
     name: str
-    change: Literal["created", "updated", "unchanged", "removed"]
+    change: Literal["created", "updated", "unchanged", "removed", "started", "under way"]
+    when: str | None = None
+    """When a deployment runs, in words."""
+    next_due: datetime | None = None
+    """In its schedule's time zone; None where it has none, or someone paused it."""
+    url: str | None = None
+    """Where the UI shows a flow run."""
 
 
 def deploy(client: SyncPrefectClient, pipelines: Sequence[tuple[Pipeline, Path]], *, yes: bool = False) -> list[Change]:
@@ -57,23 +69,43 @@ def deploy(client: SyncPrefectClient, pipelines: Sequence[tuple[Pipeline, Path]]
 
     changes, ids = [], {}
     for one in wanted:
-        ids[one.name], change = _write_deployment(client, one, existing[one.name])
-        changes.append(Change("deployment", one.name, change))
+        found = existing[one.name]
+        ids[one.name], change = _write_deployment(client, one, found)
+        if one.schedule:
+            _bring_named(client, one, ids[one.name])
+        when, due = ("Paused", None) if _is_paused(found) else (one.when, one.next_due())
+        changes.append(Change("deployment", one.name, change, when, due))
+    for name in dict.fromkeys(one.pipeline.name for one in wanted):
+        changes += _remove_deployments(client, name, but=set(ids.values()))
     changes += _write_automations(client, automations.shared(), [TAG], shared=True)
     for pipeline in {one.pipeline.name: one.pipeline for one in wanted}.values():
         changes += _write_pipelines_automations(client, pipeline, ids)
     return changes
 
 
+def start_now(client: SyncPrefectClient, pipeline: Pipeline) -> Change:
+    """Start a deployed pipeline's chain once, or the first stage where stages start one another.
+
+    Where a flow run of it is under way, or waits to be, that is the one.
+    """
+    kind = "ingest" if automations.runs_by_stages(pipeline) else "run"
+    deployment = client.read_deployment_by_name(deployment_name(kind, pipeline.name))
+    there = FlowRunFilter.model_validate(
+        {"deployment_id": {"any_": [deployment.id]}, "state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}}
+    )
+    for found in client.read_flow_runs(flow_run_filter=there):
+        if not (found.auto_scheduled and found.state and found.state.is_scheduled()):
+            return Change("flow run", found.name, "under way", url=url_for(found))
+    name = flow_run_name(kind, pipeline.name, datetime.now(ZoneInfo(pipeline.schedule.timezone)))
+    started = client.create_flow_run_from_deployment(deployment.id, name=name, parameters={"why": "deploy --run-now"})
+    return Change("flow run", name, "started", url=url_for(started))
+
+
 def remove(client: SyncPrefectClient, names: Sequence[str]) -> list[Change]:
     """Take away all that was deployed of some pipelines, and what all share once none is left."""
     changes = []
     for name in names:
-        for kind in ENTRYPOINTS:
-            full = f"{flow_name(kind)}/{name}"
-            if found := _read_deployment(client, full):
-                client.delete_deployment(found.id)
-                changes.append(Change("deployment", full, "removed"))
+        changes += _remove_deployments(client, name)
         changes += _write_automations(client, [], [TAG, pipeline_tag(name)])
         changes += _remove_webhook(client, name)
     if not any(TAG in found.tags for found in _all(client.read_deployments)):
@@ -100,7 +132,7 @@ def _refuse_other(existing: dict[str, DeploymentResponse | None], wanted: Sequen
         catalog = found.parameters.get("pipeline", {}).get("lake", {}).get("catalog")
         if catalog != one.pipeline.lake.catalog:
             what = f"another lake ({shown_catalog(str(catalog))})"
-        elif found.description != one.fields["description"]:
+        elif not (found.description or "").endswith(one.origin):
             what = f"another pipeline file ({found.description})"
         else:
             continue
@@ -108,6 +140,18 @@ def _refuse_other(existing: dict[str, DeploymentResponse | None], wanted: Sequen
             f"The server has a deployment {one.name} of {what}. Rename this pipeline, or replace that deployment "
             "with --yes."
         )
+
+
+def _remove_deployments(client: SyncPrefectClient, pipeline: str, *, but: Set[UUID] = frozenset()) -> Iterator[Change]:
+    """Remove what is there of a pipeline, whatever an earlier version called it, but for some."""
+    mine = DeploymentFilter.model_validate({"tags": {"all_": [TAG, pipeline_tag(pipeline)]}})
+    for found in list(_all(partial(client.read_deployments, deployment_filter=mine))):
+        if found.id in but:
+            continue
+        flow = client.read_flow(found.flow_id).name
+        if flow.startswith(flow_name("")):
+            client.delete_deployment(found.id)
+            yield Change("deployment", f"{flow}/{found.name}", "removed")
 
 
 def _read_deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:
@@ -124,17 +168,29 @@ def _all(read: Callable[..., list[T]]) -> Iterator[T]:
         offset += len(page)
 
 
+def _bring_named(client: SyncPrefectClient, wanted: Wanted, deployment_id: UUID) -> None:
+    """Have the server schedule at once what it would within a minute, for it to have names."""
+    client.request("POST", "/deployments/{id}/schedule", path_params={"id": deployment_id}, json={})
+    pipeline = wanted.pipeline
+    name_scheduled(client, deployment_id, wanted.kind, pipeline.name, pipeline.schedule.timezone)
+
+
+def _is_paused(found: DeploymentResponse | None) -> bool:
+    return found is not None and (found.paused or not all(schedule.active for schedule in found.schedules))
+
+
 def _write_deployment(
     client: SyncPrefectClient, wanted: Wanted, found: DeploymentResponse | None
 ) -> tuple[UUID, Literal["created", "updated", "unchanged"]]:
     fields = wanted.fields
     schedule = wanted.schedule
-    schedules = [DeploymentScheduleCreate(schedule=schedule, active=True, slug=SLUG)] if schedule else []
+    active = found is None or all(one.active for one in found.schedules)
+    schedules = [DeploymentScheduleCreate(schedule=schedule, active=active, slug=wanted.when)] if schedule else []
     if found is None:
         flow_id = client.create_flow_from_name(flow_name(wanted.kind))
         return client.create_deployment(
             flow_id,
-            wanted.pipeline.name,
+            wanted.title,
             schedules=schedules,
             concurrency_limit=wanted.limit,
             enforce_parameter_schema=False,
@@ -145,7 +201,7 @@ def _write_deployment(
     if {name: getattr(found, name) for name in fields} != fields or limit != wanted.limit:
         client.update_deployment(found.id, DeploymentUpdate(**fields, concurrency_limit=wanted.limit))
         changed = True
-    if [_when(one.schedule) for one in found.schedules] != [_when(one.schedule) for one in schedules]:
+    if [_when(one) for one in found.schedules] != [_when(one) for one in schedules]:
         for one in found.schedules:
             client.delete_deployment_schedule(found.id, one.id)
         if schedules:
@@ -154,14 +210,14 @@ def _write_deployment(
     return found.id, "updated" if changed else "unchanged"
 
 
-def _when(schedule: object) -> tuple[Any, Any]:
-    return getattr(schedule, "cron", None), getattr(schedule, "timezone", None)
+def _when(given: DeploymentSchedule | DeploymentScheduleCreate) -> tuple[Any, ...]:
+    return getattr(given.schedule, "cron", None), getattr(given.schedule, "timezone", None), given.slug
 
 
 def _write_pipelines_automations(
     client: SyncPrefectClient, pipeline: Pipeline, ids: dict[str, UUID]
 ) -> Iterator[Change]:
-    deployments = {kind: ids[f"{flow_name(kind)}/{pipeline.name}"] for kind in ENTRYPOINTS}
+    deployments = {kind: ids[deployment_name(kind, pipeline.name)] for kind in ENTRYPOINTS}
     wanted = list(automations.chained(pipeline, deployments))
     if keeps_webhook(pipeline):
         webhook, change = _write_webhook(pipeline)

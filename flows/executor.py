@@ -19,11 +19,10 @@ from tidemill.tasks import cut, infer, ingest, materialize, tokenize
 from tidemill.tasks.settings import with_retries
 
 TASKS: dict[Call, Task[..., Any]] = {
-    stages.cut_next: cut.cut_next,
+    stages.cut: cut.cut,
     stages.ingest: ingest.ingest,
     stages.tokenize: tokenize.tokenize,
     stages.infer: infer.infer,
-    stages.materialize_one: materialize.materialize_one,
     stages.materialize: materialize.materialize,
 }
 
@@ -83,7 +82,5 @@ class PrefectExecutor:
 
 
 def _given(arg: Any) -> Any:
-    """What Prefect gets for an argument: a future to wait for, a list to look into for inputs, else a closed box."""
-    if isinstance(arg, Submitted):
-        return Awaited(arg.future)
-    return arg if isinstance(arg, list) else opaque(arg)
+    """What Prefect gets for an argument: a future to wait for, else a box that it does not look into."""
+    return Awaited(arg.future) if isinstance(arg, Submitted) else opaque(arg)

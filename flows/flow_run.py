@@ -17,14 +17,13 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
-from prefect.states import AwaitingRetry, Cancelled, Failed
-from pydantic import ValidationError
+from prefect.states import AwaitingRetry, Cancelled, Completed, Failed
 
-from tidemill import config
-from tidemill.config import Pipeline, load_pipeline
-from tidemill.errors import ConfigError, RunFailed, Stopped, TidemillError, counted
+from tidemill.config import Pipeline, load_pipeline, pipeline_of
+from tidemill.errors import ConfigError, RunFailed, Stopped, counted
 from tidemill.flows.artifacts import Artifacts
-from tidemill.flows.failures import record_failure
+from tidemill.flows.due import name_scheduled
+from tidemill.flows.failures import failed, in_one_line, record_failure, record_unread, tell_errors_plainly
 from tidemill.flows.names import pipeline_resource
 from tidemill.flows.progress import Logged, Shown
 from tidemill.flows.stopping import stopping_gently
@@ -32,6 +31,7 @@ from tidemill.flows.webhooks import with_webhook
 from tidemill.lake import Lake, catalog_exists
 from tidemill.lake.runs import finished_at, last_fresh
 from tidemill.masking import message_of
+from tidemill.pipeline_file import overridden
 from tidemill.progress import Progress
 from tidemill.reports.alerts import Kind, alert, recovery, staleness
 from tidemill.running.recording import RunResult
@@ -118,6 +118,7 @@ def carry_out(
     assert context.flow_run is not None
     client: SyncPrefectClient = context.client  # type: ignore[assignment]
     flow_run = context.flow_run
+    tell_errors_plainly()
     if worker := os.environ.get("PREFECT__WORKER_NAME"):
         os.environ.setdefault("TIDEMILL_WORKER", worker)
     here = HERE.get()
@@ -125,8 +126,8 @@ def carry_out(
         try:
             here = Here(read_pipeline(given, overrides or []), Logged(logger))
         except ConfigError as e:
-            _record_unread(given, kind, flow_run, e, logger)
-            raise
+            record_unread(given, kind, flow_run, e, logger)
+            return failed(e)
     pipeline = here.pipeline
 
     def lose_server(error: httpx.HTTPError) -> None:
@@ -140,7 +141,6 @@ def carry_out(
     run = None
     try:
         run = make(around)
-        artifacts.name(f"{pipeline.name}-{run.run_id}")
         with stopping_gently() if around.deployed else nullcontext():
             here.result = result = run.execute()
         artifacts.result(result)
@@ -148,43 +148,28 @@ def carry_out(
             _emit_finished(pipeline, result)
             if afterwards is not None:
                 afterwards(around)
-    except Exception as e:
+    except Exception as e:  # noqa: BLE001 — whatever it is, the flow run ends by it.
         if around.deployed:
             run_id, why = run.run_id if run else None, around.why(kind)
             record_failure(pipeline.lake, pipeline.name, kind, flow_run, e, logger, run_id=run_id, why=why)
         if teller:
             teller.failed(message_of(e))
-        if not isinstance(e, TidemillError):
-            raise
-        return Failed(message=f"{type(e).__name__}: {e}", data=e)
+        return failed(e)
     if teller:
         teller.ended(result)
+    if flow_run.auto_scheduled and flow_run.deployment_id:
+        with suppress(httpx.HTTPError):
+            name_scheduled(client, flow_run.deployment_id, kind, pipeline.name, pipeline.schedule.timezone)
     return _state(result, waits=around.deployed and not _cancelling(client, flow_run))
 
 
 def read_pipeline(given: dict[str, Any] | str, overrides: list[str]) -> Pipeline:
     if isinstance(given, str):
         return load_pipeline(given, overrides)
-    try:
-        return Pipeline.model_validate(given)
-    except ValidationError as e:
-        raise ConfigError(f"The parameter pipeline is not a pipeline: {e}") from None
+    return pipeline_of(overridden(given, overrides), "The parameter pipeline")
 
 
-def _record_unread(
-    given: dict[str, Any] | str,
-    kind: str,
-    flow_run: FlowRun,
-    error: ConfigError,
-    logger: Logger | LoggerAdapter[Any],
-) -> None:
-    """Record that a flow run's parameter is not a pipeline, if it still says which lake and which name."""
-    if isinstance(given, dict) and isinstance(name := given.get("name"), str):
-        with suppress(ValidationError):
-            record_failure(config.Lake.model_validate(given.get("lake", {})), name, kind, flow_run, error, logger)
-
-
-def _state(result: RunResult, *, waits: bool) -> RunResult | State[Any]:
+def _state(result: RunResult, *, waits: bool) -> State[Any]:
     if result.state == "stopped":
         if message := result.stopped_at_cost:
             return Cancelled(message=message, data=Stopped(message))
@@ -194,9 +179,20 @@ def _state(result: RunResult, *, waits: bool) -> RunResult | State[Any]:
         return Cancelled(message=message, data=Stopped(message))
     if result.state == "failed":
         lines = [*result.notes, *(f"{failure['path']}: {failure['message']}" for failure in result.failures[:5])]
-        message = "; ".join(lines) or "The run failed."
+        message = in_one_line("; ".join(lines)) or "The run failed."
         return Failed(message=message, data=RunFailed(message))
-    return result
+    return Completed(message=_summary(result), data=result)
+
+
+def _summary(result: RunResult) -> str:
+    """What a run did, in a line; more is in its artifact and in `_runs`."""
+    if not (result.num_shards or result.num_rows_removed or result.num_rewritten):
+        return "Up to date: there was nothing to do."
+    shards = "1 shard" if result.num_shards == 1 else f"{result.num_shards:,} shards"
+    return (
+        f"{shards}, {result.num_rows:,} rows, {result.num_quarantined:,} quarantined, "
+        f"{result.num_rows_removed:,} removed in {result.seconds:.1f} s."
+    )
 
 
 def _cancelling(client: SyncPrefectClient, flow_run: FlowRun) -> bool:

@@ -24,6 +24,16 @@ def flow_name(kind: str) -> str:
     return f"tidemill-{kind}"
 
 
+def deployment_title(kind: str, pipeline: str) -> str:
+    """What the UI calls a deployment, such as `reviews-chain` or `reviews-infer`: no pipeline's name has a hyphen."""
+    return f"{pipeline}-{'chain' if kind == 'run' else kind}"
+
+
+def deployment_name(kind: str, pipeline: str) -> str:
+    """A deployment as Prefect's commands take it, its flow's name before the title."""
+    return f"{flow_name(kind)}/{deployment_title(kind, pipeline)}"
+
+
 def pipeline_tag(pipeline: str) -> str:
     return f"pipeline:{pipeline}"
 

@@ -7,12 +7,14 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas import State
 
+from tidemill.flows.due import due_name
 from tidemill.flows.executor import PrefectExecutor
 from tidemill.flows.flow_run import HERE, Surroundings, carry_out
+from tidemill.flows.names import flow_name
 from tidemill.running.run import Run, RunResult
 
 
-@flow(name="tidemill-run", persist_result=False)
+@flow(name=flow_name("run"), flow_run_name=due_name, persist_result=False)
 def run_pipeline(
     pipeline: dict[str, Any] | str, overrides: list[str] | None = None, yes: bool = False, why: str = "run"
 ) -> RunResult | State[Any]:

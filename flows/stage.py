@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from prefect import Flow, flow
@@ -9,6 +10,8 @@ from prefect.client.schemas import State
 from prefect.states import Completed
 
 from tidemill.config import Pipeline, Stage
+from tidemill.errors import TidemillError
+from tidemill.flows.due import due_name
 from tidemill.flows.executor import PrefectExecutor
 from tidemill.flows.flow_run import Surroundings, carry_out, read_pipeline
 from tidemill.flows.names import flow_name
@@ -19,7 +22,7 @@ from tidemill.running.stage_run import StageRun
 
 
 def _stage_flow(stage: Stage) -> Flow[..., RunResult | State[Any]]:
-    @flow(name=flow_name(stage), persist_result=False)
+    @flow(name=flow_name(stage), flow_run_name=due_name, persist_result=False)
     def run_stage(
         pipeline: dict[str, Any] | str, overrides: list[str] | None = None, yes: bool = False, why: str = stage
     ) -> RunResult | State[Any]:
@@ -37,8 +40,9 @@ def _stage_flow(stage: Stage) -> Flow[..., RunResult | State[Any]]:
                 max_cost=around.pipeline.schedule.max_cost if around.deployed else None,
             )
 
-        if stage != "ingest" and not _is_known(read_pipeline(pipeline, overrides or [])):
-            return Completed(message="There is no table yet, so nothing is pending. The ingest stage makes it.")
+        with suppress(TidemillError):  # Which the run meets again, and tells.
+            if stage != "ingest" and not _is_known(read_pipeline(pipeline, overrides or [])):
+                return Completed(message="There is no table yet, so nothing is pending. The ingest stage makes it.")
         return carry_out(stage, pipeline, overrides, make)
 
     return run_stage

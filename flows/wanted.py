@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import glob
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from prefect.client.schemas.schedules import CronSchedule
-from pydantic import ValidationError
 
-from tidemill.config import STAGES, Pipeline
+from tidemill.config import SETTLED, STAGES, Pipeline
 from tidemill.errors import ConfigError
-from tidemill.flows.automations import HEARTBEAT_SECONDS
-from tidemill.flows.names import ENTRYPOINTS, TAG, flow_name, pipeline_tag
+from tidemill.flows.automations import HEARTBEAT_SECONDS, runs_by_stages
+from tidemill.flows.names import ENTRYPOINTS, TAG, deployment_name, deployment_title, pipeline_tag
 from tidemill.flows.webhooks import kept_webhook
 from tidemill.masking import split_conninfo
 from tidemill.reports.alerts import webhook_url
+from tidemill.times.cron import next_due, sentence
+
+WHAT = {
+    "run": "the whole chain of {}: ingest, tokenize, infer and materialize",
+    "ingest": "the first stage of {}: reads what is new",
+    "tokenize": "the second stage of {}: makes token ids",
+    "infer": "the third stage of {}: runs the model",
+    "materialize": "the last stage of {}: commits to the table",
+    "backfill": "one tranche of a backfill of {}",
+    "gc": "housekeeping for the lake and the store of {}",
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,11 @@ class Wanted:
 
     @property
     def name(self) -> str:
-        return f"{flow_name(self.kind)}/{self.pipeline.name}"
+        return deployment_name(self.kind, self.pipeline.name)
+
+    @property
+    def title(self) -> str:
+        return deployment_title(self.kind, self.pipeline.name)
 
     @property
     def pool(self) -> str:
@@ -45,31 +59,40 @@ class Wanted:
 
     @property
     def schedule(self) -> CronSchedule | None:
-        """Raises:
-        ConfigError: its cron expression or its time zone cannot be read.
-        """
-        cron, timezone = getattr(self._schedule, "cron", None), self.pipeline.schedule.timezone
-        if cron is None:
+        return CronSchedule(cron=self._cron, timezone=self.pipeline.schedule.timezone) if self._cron else None
+
+    @property
+    def when(self) -> str:
+        """When it runs, as a sentence."""
+        if self._cron:
+            told = sentence(self._cron, self.pipeline.schedule.timezone)
+        elif self.kind in STAGES[1:] and runs_by_stages(self.pipeline):
+            told = f"after {STAGES[STAGES.index(self.kind) - 1]}"
+        else:
+            told = "when `tidemill backfill` asks" if self.kind == "backfill" else "when someone starts it"
+        return told[0].upper() + told[1:]
+
+    @property
+    def origin(self) -> str:
+        """What tells it from a deployment of the same name that another pipeline file made."""
+        return f"Deployed from {self.file} by `tidemill deploy`."
+
+    def next_due(self) -> datetime | None:
+        """When its cron comes next, in its time zone."""
+        if self._cron is None:
             return None
-        try:
-            return CronSchedule(cron=cron, timezone=timezone)
-        except ValidationError as e:
-            if any("timezone" in problem["loc"] for problem in e.errors()):
-                raise ConfigError(
-                    f"{self.pipeline.name}: schedule.timezone = {timezone!r} is not a time zone. Give one of the tz "
-                    'database, such as "Europe/Berlin", or "UTC".'
-                ) from e
-            key = "schedule.cron" if self.kind == "run" else f"schedule.{self.kind}.cron"
-            raise ConfigError(
-                f"{self.pipeline.name}: {key} = {cron!r} is not a cron expression. Give five fields: minute, hour, "
-                'day of the month, month, day of the week, such as "0 2 * * *".'
-            ) from e
+        return next_due(self._cron, self.pipeline.schedule.timezone, datetime.now(UTC))
+
+    @property
+    def _cron(self) -> str | None:
+        cron: str | None = getattr(self._schedule, "cron", None)
+        return cron
 
     @property
     def _parameter(self) -> dict[str, Any]:
         """The pipeline, less what is the server's matter: a new cron concerns one deployment and not all."""
         facts = self.pipeline.model_dump(mode="json")
-        facts["schedule"] = {key: facts["schedule"][key] for key in ("on_model_change", "max_cost")}
+        facts["schedule"] = {key: facts["schedule"][key] for key in ("timezone", "on_model_change", "max_cost")}
         facts["alerts"]["webhook"] = kept_webhook(self.pipeline)
         return facts
 
@@ -81,7 +104,7 @@ class Wanted:
     def fields(self) -> dict[str, Any]:
         """What the server keeps of it, schedule and limit aside."""
         return {
-            "description": f"Deployed from {self.file} by `tidemill deploy`.",
+            "description": f"{self.when}, {WHAT[self.kind].format(self.pipeline.name)}.\n\n{self.origin}",
             "parameters": {"pipeline": self._parameter},
             "tags": [TAG, pipeline_tag(self.pipeline.name)],
             "work_pool_name": self.pool,
@@ -106,8 +129,6 @@ def all_wanted(pipelines: Sequence[tuple[Pipeline, Path]]) -> list[Wanted]:
         if keeps_webhook(pipeline):
             webhook_url(pipeline)
         found += mine
-    for one in found:
-        _ = one.schedule
     return found
 
 
@@ -122,20 +143,14 @@ def keeps_webhook(pipeline: Pipeline) -> bool:
 
 
 def resolve(pipeline: Pipeline) -> Pipeline:
-    """The pipeline as it means the same in any folder and environment: local paths are absolute."""
+    """The pipeline as it means the same in any folder and environment: the defaults of lake and store are absolute."""
     raw = pipeline.model_dump(mode="json")
     kind, _, where = pipeline.lake.catalog.partition(":")
     if kind == "sqlite":
         raw["lake"]["catalog"] = f"sqlite:{Path(where).absolute()}"
     raw["lake"]["data"] = _absolute(pipeline.lake.data)
     raw["store"]["path"] = _absolute(pipeline.store.path)
-    if Path(pipeline.dataset.path).exists() or glob.has_magic(pipeline.dataset.path):
-        raw["dataset"]["path"] = _absolute(pipeline.dataset.path)
-    for section in ("model", "tokenizer"):
-        path = raw[section]["path"]
-        if path and Path(path).is_dir():
-            raw[section]["path"] = _absolute(path)
-    return Pipeline.model_validate(raw)
+    return Pipeline.model_validate(raw, context=SETTLED)
 
 
 def _absolute(path: str) -> str:

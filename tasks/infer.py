@@ -1,4 +1,6 @@
-"""Predict a shard's rows into the store."""
+"""Predict shards' rows into the store."""
+
+from collections.abc import Sequence
 
 from prefect import task
 
@@ -9,5 +11,5 @@ from tidemill.tasks.settings import TASK
 
 
 @task(name="infer", **TASK)
-def infer(workspace: Workspace, tokenized: Tokenized) -> Predicted:
+def infer(workspace: Workspace, tokenized: Sequence[Tokenized]) -> list[Predicted]:
     return stages.infer(workspace, tokenized)

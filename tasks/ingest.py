@@ -1,4 +1,6 @@
-"""Read a shard's rows into the store."""
+"""Read shards' rows into the store."""
+
+from collections.abc import Sequence
 
 from prefect import task
 
@@ -10,5 +12,5 @@ from tidemill.tasks.settings import TASK
 
 
 @task(name="ingest", **TASK)
-def ingest(workspace: Workspace, request: Request) -> Ingested:
-    return stages.ingest(workspace, request)
+def ingest(workspace: Workspace, requests: Sequence[Request]) -> list[Ingested]:
+    return stages.ingest(workspace, requests)

@@ -13,15 +13,10 @@ from tidemill.tasks.settings import TASK
 
 
 @task(name="materialize", **TASK)
-def materialize_one(workspace: Workspace, predicted: Predicted) -> Outcome | Held:
-    return stages.materialize_one(workspace, predicted)
-
-
-@task(name="materialize", **TASK)
 def materialize(
     workspace: Workspace,
     predicted: Sequence[Predicted],
-    cut: Sequence[tuple[str, Sequence[Shard]]],
-    replaces: bool,
+    cut: Sequence[tuple[str, Sequence[Shard]]] = (),
+    replaces: bool = False,
 ) -> Outcome | Held:
     return stages.materialize(workspace, predicted, cut=cut, replaces=replaces)

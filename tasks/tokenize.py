@@ -1,4 +1,6 @@
-"""Tokenize a shard's text into the store."""
+"""Tokenize shards' texts into the store."""
+
+from collections.abc import Sequence
 
 from prefect import task
 
@@ -9,5 +11,5 @@ from tidemill.tasks.settings import TASK
 
 
 @task(name="tokenize", **TASK)
-def tokenize(workspace: Workspace, ingested: Ingested) -> Tokenized:
+def tokenize(workspace: Workspace, ingested: Sequence[Ingested]) -> list[Tokenized]:
     return stages.tokenize(workspace, ingested)

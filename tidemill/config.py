@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -27,8 +27,9 @@ from pydantic import (
 
 from tidemill.errors import ConfigError
 from tidemill.masking import masked, shown_setting
-from tidemill.pipeline_file import read_file, shown
-from tidemill.places import default_catalog, default_data, home, settled_catalog
+from tidemill.pipeline_file import Overrides, overridden, read_file, shown
+from tidemill.places import default_catalog, default_data, home, placed_source, settled_catalog
+from tidemill.times.cron import checked_cron, checked_timezone
 
 Stage = Literal["ingest", "tokenize", "infer", "materialize"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -52,6 +53,20 @@ def _without_secret(value: str) -> str:
 Address = Annotated[str, AfterValidator(_without_secret)]
 """Where something lies, as it may be recorded."""
 
+SETTLED = {"settled": True}
+"""Context of a validation: paths were settled before, in another folder perhaps, and nobody is to look again."""
+
+
+def _placed_dataset(path: str, info: ValidationInfo) -> str:
+    return placed_source(path, Path(), of="dataset", look=info.context != SETTLED)
+
+
+def _placed_model(path: str, info: ValidationInfo) -> str:
+    return placed_source(path, Path(), of="model", look=info.context != SETTLED)
+
+
+ModelPath = Annotated[Address, AfterValidator(_placed_model)]
+
 
 def _known_encoding(value: str) -> str:
     try:
@@ -67,6 +82,9 @@ Encoding = Annotated[str, AfterValidator(_known_encoding)]
 """Of text, by Python's name of it."""
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
+
+Cron = Annotated[str, AfterValidator(checked_cron)]
+TimeZone = Annotated[str, AfterValidator(checked_timezone)]
 
 SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
 """Units of a duration, by their shortest name."""
@@ -143,7 +161,7 @@ Declarations = Annotated[Names, AfterValidator(_readable_names)]
 
 
 class Dataset(Section):
-    path: Address
+    path: Annotated[Address, AfterValidator(_placed_dataset)]
     """A Hub dataset id, an hf://, s3:// or other fsspec address, or local files: a file, a folder or a glob."""
     config: str | None = None
     """The dataset's configuration (subset) on the Hub; its default one if not given."""
@@ -158,7 +176,7 @@ class Dataset(Section):
     encoding: Encoding = "utf-8"
     """How text files are encoded, by Python's name of it, such as `latin-1` or `cp1252`. A byte order mark wins."""
     text: Names = Field(min_length=1)
-    """The column, or columns, that the model reads. Plain text files have one column, `text`."""
+    """The columns that the model reads; `turns[0].content` lies within one. Plain text files have `text` alone."""
     text_separator: str = "\n"
     """What joins several text columns."""
     key: Declarations = []
@@ -198,11 +216,23 @@ class Dataset(Section):
         return list(dict.fromkeys(map(_declared, (*self.key, *self.keep))))
 
 
+def _plain_subfolder(value: str) -> str:
+    parts = value.strip("/").split("/")
+    if value.startswith("/") or not all(part.strip(".") for part in parts):
+        raise ValueError('is not a folder within the model\'s, such as "sentiment/int8"')
+    return "/".join(parts)
+
+
+Subfolder = Annotated[str, AfterValidator(_plain_subfolder)]
+
+
 class Tokenizer(Section):
-    path: Address | None = None
+    path: ModelPath | None = None
     """A Hub model id or a local folder; the model's own tokenizer if not given."""
     revision: str = "main"
     """Branch, tag or commit of the tokenizer, where `path` is given."""
+    subfolder: Subfolder | None = None
+    """The folder in `path` in which the tokenizer lies, where it is not `path` itself."""
     max_length: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     """Most tokens of one row, special tokens included; `auto` is the most that the model takes."""
     long_text: LongText = "truncate"
@@ -211,6 +241,13 @@ class Tokenizer(Section):
     """Tokens of the text that neighbouring windows share; `auto` is an eighth of what a window can hold of the text."""
     aggregate: Aggregate = "mean"
     """How the windows' scores become the row's: the mean of each class, weighted by length or not, or the largest."""
+
+    @field_validator("subfolder")
+    @classmethod
+    def _only_of_a_path(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("path") is None:
+            raise ValueError("counts only with tokenizer.path: set that too, or leave this out")
+        return value
 
     @field_validator("overlap", "aggregate")
     @classmethod
@@ -233,10 +270,12 @@ class Tokenizer(Section):
 class Model(Section):
     task: str = "text-classification"
     """The model task: the Hub's pipeline tag."""
-    path: Address
+    path: ModelPath
     """A Hub model id or a local folder in Transformers' format."""
     revision: str = "main"
     """Branch, tag or commit. Resolved to a commit, which the table's version records."""
+    subfolder: Subfolder | None = None
+    """The folder in `path` in which the model lies, its own tokenizer included, where it is not `path` itself."""
     all_scores: bool = False
     """Also store every class's score, as a map from label to score in the column `scores`."""
     trust_remote_code: bool = False
@@ -266,14 +305,14 @@ class Workers(Section):
 
 
 class StageSchedule(Workers):
-    cron: str | None = None
+    cron: Cron | None = None
     """When this runs by itself, in cron's five fields; not at all by the clock if not given."""
 
 
 class Schedule(Section):
-    cron: str | None = None
+    cron: Cron | None = None
     """When the whole chain runs, once deployed, in cron's five fields."""
-    timezone: str = "UTC"
+    timezone: TimeZone = "UTC"
     """The time zone of every cron here, as in the tz database."""
     pool: str = "tidemill"
     """The Prefect work pool whose workers run what is deployed."""
@@ -364,19 +403,41 @@ class Pipeline(Section):
     cost: Cost = Cost()
 
 
-def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
-    """Read a pipeline file; each override is `key.path=value`, its value as in TOML or a bare string.
+def load_pipeline(path: str | Path, overrides: Overrides = ()) -> Pipeline:
+    """Read a pipeline file, less what overrides it: `key.path=value`, a value as in TOML, or values by `key.path`.
+
+    Its relative paths begin at its folder, those of overrides at the current one.
 
     Raises:
         ConfigError: the file is missing, is not TOML, or holds an unknown key or a wrong value.
     """
+    return pipeline_of(read_file(path, overrides), str(path))
+
+
+def with_overrides(pipeline: Pipeline, overrides: Overrides) -> Pipeline:
+    """A pipeline with other values, given as to `load_pipeline`.
+
+    Raises:
+        ConfigError: an unknown key or a wrong value.
+    """
+    return pipeline_of(overridden(pipeline.model_dump(mode="json", exclude_unset=True), overrides), pipeline.name)
+
+
+def pipeline_of(raw: dict[str, Any], where: str) -> Pipeline:
+    """The pipeline that a file's content, or a flow run's parameter, says; `where` is named in each message.
+
+    Its paths are settled.
+
+    Raises:
+        ConfigError: it holds an unknown key or a wrong value.
+    """
     try:
-        pipeline = Pipeline.model_validate(read_file(path, overrides))
+        pipeline = Pipeline.model_validate(raw, context=SETTLED)
     except ValidationError as e:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(e))) from e
+        raise ConfigError("\n".join(f"{where}: {line}" for line in _explain(e))) from e
     if "__" in pipeline.name:
         raise ConfigError(
-            f"{path}: name = {pipeline.name!r} holds '__', which separates a table's name from its version."
+            f"{where}: name = {pipeline.name!r} holds '__', which separates a table's name from its version."
         )
     return pipeline
 

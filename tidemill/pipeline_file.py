@@ -7,20 +7,34 @@ million rows.
 
 from __future__ import annotations
 
+import copy
 import re
 import reprlib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tidemill.errors import ConfigError
 from tidemill.masking import shown_override
-from tidemill.places import default_catalog, default_data, settled_catalog
+from tidemill.places import default_catalog, default_data, placed, placed_source, settled_catalog
 
 SECTIONS = frozenset(
     ["name", "dataset", "tokenizer", "model", "inference", "schedule", "alerts", "lake", "store", "limits", "cost"]
 )
+Overrides = Sequence[str] | Mapping[str, object]
+"""`key.path=value`, its value as in TOML or a bare string; or values by `key.path`."""
+PATHS: dict[str, Callable[[str, Path], str]] = {
+    "dataset.path": lambda path, folder: placed_source(path, folder, of="dataset"),
+    "tokenizer.path": lambda path, folder: placed_source(path, folder, of="tokenizer"),
+    "model.path": lambda path, folder: placed_source(path, folder, of="model"),
+    "lake.catalog": lambda catalog, folder: _placed_catalog(catalog, folder),
+    "lake.data": lambda path, folder: path if "://" in path else placed(path, folder),
+    "store.path": lambda path, folder: path if "://" in path else placed(path, folder),
+}
+"""Keys that say where something lies, and what a value means from a folder."""
+PIPES = ("/dev/", "/proc/")
+"""Where a shell puts what is no file in a folder."""
 LARGEST_FILE = 2**20
 DEEPEST = 16
 LONG_KEY = re.compile(r"(?<![\w\"'-])(?:[\w\"'-]++[ \t]*+\.[ \t]*+){200}")
@@ -52,8 +66,10 @@ def named_catalog(source: str) -> str:
         raise ConfigError(f"The lake's catalog {e}.") from None
 
 
-def read_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """What a pipeline file says; each override is `key.path=value`, its value as in TOML or a bare string.
+def read_file(path: str | Path, overrides: Overrides = ()) -> dict[str, Any]:
+    """What a pipeline file says, and what overrides it.
+
+    Its local paths are absolute: they begin at the file's folder, those of overrides at the current one.
 
     Raises:
         ConfigError: the file is missing or is not TOML, or an override is not of that form.
@@ -66,9 +82,53 @@ def read_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
         raise ConfigError(f"The pipeline file {path} cannot be read: {e}.") from e
     except ValueError as e:
         raise ConfigError(f"{path} is not valid TOML: {e}.") from e
-    for override in overrides:
-        _apply_override(raw, override)
+    _place(raw, Path() if str(path).startswith(PIPES) else Path(path).parent, PATHS)
+    return overridden(raw, overrides)
+
+
+def overridden(raw: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
+    """What a pipeline file says with overrides in place; `raw` itself stays as it is.
+
+    Local paths of overrides begin at the current folder.
+
+    Raises:
+        ConfigError: an override is not of the form `key.path=value`.
+    """
+    raw = copy.deepcopy(raw)
+    pairs = list(overrides.items()) if isinstance(overrides, Mapping) else list(map(_parsed_override, overrides))
+    for dotted, value in pairs:
+        key = _apply_override(raw, dotted, str(value) if isinstance(value, Path) else value)
+        _place(raw, Path(), [path for path in PATHS if path == key or path.startswith(f"{key}.")])
     return raw
+
+
+def _place(raw: dict[str, Any], folder: Path, keys: Iterable[str]) -> None:
+    """Settle the values of some keys, as far as they are paths at all: what is wrong with others, `config` says."""
+    for key in keys:
+        section, _, name = key.partition(".")
+        table = raw.get(section)
+        if isinstance(table, dict) and isinstance(path := table.get(name), str) and path:
+            table[name] = PATHS[key](path, folder)
+
+
+def _placed_catalog(catalog: str, folder: Path) -> str:
+    """Raises:
+    ConfigError: no catalog is there, but one is where the path led before it began at the file's folder.
+    """
+    if not catalog.startswith("sqlite:"):
+        return catalog
+    try:
+        _, _, where = settled_catalog(catalog).partition(":")
+    except ValueError:
+        return catalog
+    found, here = placed(where, folder), Path(where)
+    if not Path(found).exists() and here.is_file():
+        raise ConfigError(
+            f"lake.catalog = {catalog!r} leads to {found}, where no lake is, for relative paths begin at the pipeline "
+            f"file's folder; {here.absolute()} is there. If that is the lake, set lake.catalog = "
+            f'"sqlite:{here.absolute()}".'
+        )
+    return f"sqlite:{found}"
 
 
 def shown(value: object) -> str:
@@ -89,7 +149,7 @@ def _text_of(path: str | Path) -> str:
     file = Path(path)
     if "\0" in str(path):
         raise ConfigError(f"{shown(str(path))} is not a path. Give the path of a .toml file.")
-    if not file.is_file() and not str(path).startswith(("/dev/", "/proc/")):
+    if not file.is_file() and not str(path).startswith(PIPES):
         raise (OSError("it is not a regular file") if file.exists() else FileNotFoundError(str(path)))
     with file.open("rb") as opened:
         content = opened.read(LARGEST_FILE + 1)
@@ -151,24 +211,37 @@ def lake_to_read(raw: dict[str, Any]) -> LakeToRead | None:
         return None
 
 
-def _apply_override(raw: dict[str, Any], override: str) -> None:
-    dotted, sign, value = override.partition("=")
+def _parsed_override(given: str) -> tuple[str, object]:
+    dotted, sign, value = given.partition("=")
     if not sign or not dotted:
-        raise ConfigError(f"--set {shown(shown_override(override))} is not key.path=value.")
+        raise ConfigError(f"--set {shown(shown_override(given))} is not key.path=value.")
     try:
-        parsed = _parsed_value(value)
-        _check_values({dotted: parsed})
+        return dotted, _parsed_value(value)
     except ValueError as e:
-        raise ConfigError(f"--set {shown(shown_override(override))} is not a value for the pipeline file: {e}.") from e
+        raise _no_value(given, e) from e
+
+
+def _apply_override(raw: dict[str, Any], dotted: str, value: object) -> str:
+    """Returns the key."""
+    given = f"{dotted}={value}"
+    try:
+        _check_values({dotted: value})
+    except ValueError as e:
+        raise _no_value(given, e) from e
     *sections, last = dotted.strip().split(".")
     if len(sections) > DEEPEST:
-        raise ConfigError(f"--set {shown(shown_override(override))}: keys lie no more than {DEEPEST} deep.")
+        raise ConfigError(f"--set {shown(shown_override(given))}: keys lie no more than {DEEPEST} deep.")
     table = raw
     for section in sections:
         table = table.setdefault(section, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"--set {shown(shown_override(override))}: {section} is not a section.")
-    table[last] = parsed
+            raise ConfigError(f"--set {shown(shown_override(given))}: {section} is not a section.")
+    table[last] = value
+    return ".".join([*sections, last])
+
+
+def _no_value(given: str, error: ValueError) -> ConfigError:
+    return ConfigError(f"--set {shown(shown_override(given))} is not a value for the pipeline file: {error}.")
 
 
 def _parsed_value(value: str) -> object:

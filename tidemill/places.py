@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,10 @@ from urllib.parse import unquote, urlsplit
 from tidemill.errors import ConfigError, PlaceUnusable
 
 CATALOG_WAYS = "Give sqlite:FILE, postgres:host=... dbname=..., or a postgresql:// address"
+BEGIN = "Relative paths in a pipeline file begin at its folder, those of --set at the current one."
+HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
+FILE_SUFFIX = re.compile(r"\.[A-Za-z]\w*$")
+"""How a file's name ends, and no release's: `a/reviews.csv` is a file, `a/model-v1.5` is not."""
 
 
 def home() -> Path:
@@ -26,6 +32,80 @@ def default_catalog() -> str:
 
 def default_data() -> str:
     return str(home() / "lake")
+
+
+def placed(path: str, folder: Path) -> str:
+    """Where a path leads from a folder: absolute, `~` is the user's home folder."""
+    base, rest = _base_and_rest(path, folder)
+    return str(base / rest)
+
+
+def placed_source(path: str, folder: Path, *, of: str, look: bool = True) -> str:
+    """What a dataset's (`of="dataset"`) or a model's path means from a folder: local paths become absolute.
+
+    Everything else is an address or a Hub id, and stays. A Hub id is taken for
+    a local path where something is there, or the folder that it would be in:
+    then `/./` before it says that it could be either, to whoever misses it.
+    With `look` false it is a Hub id, for somebody has looked before.
+    """
+    if not path or "://" in path:
+        return _address(path, folder, of)
+    if path.startswith("/"):
+        return path
+    base, rest = _base_and_rest(path, folder)
+    if is_hub_id(path, of=of):
+        if not look or not _may_be_local(base, rest):
+            return path
+        if not _is_there(base / rest):
+            return f"{base}/./{rest}"
+    # In a pattern, what the folder is called is no pattern.
+    is_pattern = glob.has_magic(rest) and not _is_there(base / rest)
+    return str((Path(glob.escape(str(base))) if is_pattern else base) / rest)
+
+
+def is_hub_id(path: str, *, of: str) -> bool:
+    """Whether a path has a Hub id's form, and not that of a local path: of a settled path it is one then."""
+    return HUB_ID.fullmatch(path) is not None and not (of == "dataset" and FILE_SUFFIX.search(path))
+
+
+def missing(path: str, *, of: str) -> str:
+    """What to say where nothing is at the local path of a dataset or a model."""
+    what = "file or folder" if of == "dataset" else "model folder"
+    told = f"There is no {what} {Path(path)}. Check {of}.path. {BEGIN}"
+    _, is_either, repo = path.partition("/./")
+    if not is_either:
+        return told
+    address = f"hf://datasets/{repo}" if of == "dataset" else f"hf://{repo}"
+    return f'{told} If {repo} on the Hub is meant, set {of}.path = "{address}".'
+
+
+def _base_and_rest(path: str, folder: Path) -> tuple[Path, str]:
+    if path == "~" or path.startswith("~/"):
+        return Path(path[:1]).expanduser(), path[2:]
+    base = folder.absolute()
+    while path == ".." or path.startswith("../"):
+        base, path = Path(os.path.realpath(base)).parent, path[3:]
+    return base, path
+
+
+def _may_be_local(base: Path, rest: str) -> bool:
+    first, slash, _ = rest.partition("/")
+    return _is_there(base / rest) or (bool(slash) and _is_there(base / first))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _address(address: str, folder: Path, of: str) -> str:
+    """An address, but for a model's on the Hub, whose id it is, and a local archive's, which begins at the folder."""
+    if of != "dataset" and HUB_ID.fullmatch(repo := address.removeprefix("hf://")):
+        return repo
+    inside, separator, archive = address.rpartition("::")
+    return f"{inside}::{placed(archive, folder)}" if separator and "://" not in archive else address
 
 
 def make_folder(path: Path, option: str) -> None:

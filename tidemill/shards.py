@@ -6,9 +6,13 @@ the same bytes under another path cost nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from tidemill.fingerprints import fingerprint
+
+T = TypeVar("T")
 
 PLACED = ";folders="
 QUOTED = ";quote="
@@ -74,3 +78,28 @@ class Shard:
         cut = self.slice
         shard_id = fingerprint(self.file.path, cut.first_row, cut.start, cut.content)[:16]
         object.__setattr__(self, "shard_id", shard_id)
+
+
+TOGETHER_BYTES = 2**17
+"""Text of small shards that go through the stages together, at most: a second or so of computing."""
+MOST_TOGETHER = 64
+
+
+def small_together(items: Iterable[T], text_bytes: Callable[[T], int]) -> Iterator[tuple[T, ...]]:
+    """Items, such as shards, in their order: small ones in groups, and each other one by itself.
+
+    What a stage or a transaction costs however little it does, a group pays once.
+
+    >>> list(small_together([9, 8, 2**20, 7], text_bytes=int))
+    [(9, 8), (1048576,), (7,)]
+    """
+    group: list[T] = []
+    size = 0
+    for item in items:
+        if group and (len(group) == MOST_TOGETHER or size + text_bytes(item) > TOGETHER_BYTES):
+            yield tuple(group)
+            group, size = [], 0
+        group.append(item)
+        size += text_bytes(item)
+    if group:
+        yield tuple(group)

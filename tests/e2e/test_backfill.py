@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.commands import write_toml
 from tests.pipelines import (
     assert_same_tables,
     make_pipeline,
@@ -22,6 +23,7 @@ from tests.pipelines import (
 )
 from tests.prepared import Prepared
 from tests.processes import Process, wait_until
+from tidemill.cli.backfill import backfill as backfill_command
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, LakeError
 from tidemill.lake import Lake
@@ -126,6 +128,9 @@ def test_dates_in_paths_select_files(pipeline):
     assert selected_paths(pipeline, since="2024-03") == ["2024-03-05.parquet", "2024-04-05.parquet"]
     assert selected_paths(pipeline, until="2024-02-05") == ["2024-01-05.parquet", "2024-02-05.parquet"]
     assert len(selected_paths(pipeline, since="2024", until="2024")) == NUM_FILES
+    with Lake(pipeline.lake, read_only=True) as lake:
+        made = plan_backfill(pipeline, lake, Selection(since="2024-03"))
+    assert made.notes[0].startswith("4 files are dated by the name")
 
 
 def test_the_day_a_local_file_was_changed_counts_where_its_path_has_no_date(tmp_path):
@@ -166,6 +171,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"files": "nope*"}, r"Nothing matches .*nope.* The dataset has 4 files"),
     ({"since": "yesterday"}, "--since 'yesterday' is not a date"),
     ({"until": "2024-13-01"}, "--until '2024-13-01' is not a date"),
+    ({"since": "2024-03", "until": "2024-02"}, "--since 2024-03 is after --until 2024-02"),
     ({"shards": ("abc",)}, "abc: no such shard"),
     ({"quarantined": True}, "Nothing matches"),
 ]
@@ -175,6 +181,13 @@ def test_a_selector_that_means_nothing_is_refused(pipeline):
     for selected, message in REFUSED:
         with pytest.raises(ConfigError, match=message):
             selected_paths(pipeline, **selected)
+
+
+def test_a_revision_of_a_model_in_a_folder_is_refused_with_the_way_to_another_model(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"--model-revision v2: model.path = .* has no revisions.*--set model\.path=FOLDER"
+    ):
+        backfill_command(str(write_toml(tmp_path, "data/*.parquet")), model_revision="v2")
 
 
 def test_a_version_that_is_not_there_is_refused_with_those_that_are(pipeline):

@@ -63,7 +63,7 @@ def test_the_pipeline_file_is_refused_with_the_nearest_key(tmp_path, overrides, 
         ({"dataset": {"keep": ["domain as score"]}}, "Rename it"),
         ({"dataset": {"keep": ["rating as row_number"]}}, "Rename it"),
         ({"dataset": {"keep": ["rating as x", "domain as X"]}}, "is kept twice"),
-        ({"model": {"path": "./nowhere"}}, "There is no model folder ./nowhere"),
+        ({"model": {"path": "./nowhere"}}, "/nowhere. Check model.path."),
         ({"model": {"task": "text-clasification"}}, 'Did you mean "text-classification"?'),
         ({"dataset": {"path": "./nowhere/*.parquet"}}, "matches no files"),
         ({"dataset": {"path": "./nowhere"}}, "There is no file or folder"),
@@ -205,10 +205,31 @@ def test_a_bad_file_met_in_mid_run_fails_alone(tmp_path):
     for i in range(3):
         (folder / f"{i}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reviews(50 * i, 20).to_pylist()))
     (folder / "1.jsonl").write_bytes(b"PAR1 this is no JSON at all")
-    (folder / "3.jsonl").write_text('{"id": "x", "body": "no text column here"}\n')
-    result = run(make_pipeline(tmp_path / "lake", f"{folder}/*", limits={"max_quarantine": 1.0}))
+    pipeline = make_pipeline(tmp_path / "lake", f"{folder}/*", limits={"max_quarantine": 1.0})
+    plan, _ = make_plan(pipeline, None)
+    assert {file.file.path: file.problem for file in plan.files if file.problem}.keys() == {"1.jsonl"}
+    result = run(pipeline)
     assert (result.state, result.num_rows) == ("failed", 40)
-    assert {failure["path"] for failure in result.failures} == {"1.jsonl", "3.jsonl"}
+    assert {failure["path"] for failure in result.failures} == {"1.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("jsonl", '{"id": 1, "text": "good"}\n', '{"id": 2, "body": "bad"}\n'),
+        ("csv", "id,text\n1,good\n", "id,body\n2,bad\n"),
+    ],
+)
+def test_a_new_file_without_the_text_column_is_refused_before_anything_is_computed(tmp_path, name, first, second):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / f"0.{name}").write_text(first)
+    pipeline = make_pipeline(tmp_path / "lake", f"{folder}/*", dataset={"keep": []})
+    run(pipeline)
+    (folder / f"1.{name}").write_text(second)
+    with pytest.raises(InputError, match=rf"1\.{name} has no column 'text'\. It has: .*body"):
+        run(pipeline)
+    assert len(table_of(pipeline)) == 1
 
 
 def test_a_corrupt_page_met_in_mid_run_fails_alone(tmp_path, dataset):

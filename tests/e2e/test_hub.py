@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.commands import tidemill, write_toml
+from tests.hub.faults import FaultKind
 from tests.hub.server import Failure, Faults, files_in
 from tests.pipelines import MODEL, assert_same_tables, make_pipeline, problems_of, query, reviews, run
-from tidemill.errors import DatasetError
+from tidemill import retry
+from tidemill.errors import DatasetError, ModelError, SourceUnavailable
 from tidemill.lake import Lake
 from tidemill.planning.plan import make_plan
 
@@ -177,3 +179,119 @@ def test_an_address_on_the_hub_is_resolved_to_a_commit(hub, tmp_path, address):
     sha = hub.add_dataset("direct/reviews").commit({"train.csv": csv(reviews(0, 10))})
     result = run(over_hub(tmp_path, address))
     assert (result.revision, result.num_rows) == (sha, 10)
+
+
+def test_a_model_in_a_folder_of_a_repository_is_another_version_and_the_same_predictions(hub, tmp_path):
+    hub.add_dataset("folders/reviews").commit({"train.csv": csv(reviews(0, 10))})
+    files = files_in(MODEL)
+    sha = hub.add_model("folders/models").commit(
+        {**{f"a/{name}": body for name, body in files.items()}, "tok/tokenizer.json": files["tokenizer.json"]}
+    )
+    pipeline = over_hub(tmp_path, "folders/reviews", model={"path": "folders/models", "subfolder": "a"})
+    run(pipeline)
+    assert json.loads(query(pipeline.lake, "SELECT spec FROM _versions")[0][0])["model"] == f"commit:{sha}/a"
+    assert plan_of(pipeline)["up_to_date"]
+    local = over_hub(tmp_path, "folders/reviews", "local")
+    run(local)
+    assert_same_tables(pipeline, local)
+    with pytest.raises(ModelError, match="has no files in a folder b"):
+        run(over_hub(tmp_path, "folders/reviews", "b", model={"path": "folders/models", "subfolder": "b"}))
+    with pytest.raises(ModelError, match=r"There are no weights .*set model\.subfolder"):
+        run(over_hub(tmp_path, "folders/reviews", "top", model={"path": "folders/models"}))
+
+
+def test_a_model_that_has_only_pickled_weights_is_refused_before_anything_is_fetched(hub, tmp_path):
+    hub.add_dataset("pickled/reviews").commit({"train.csv": csv(reviews(0, 10))})
+    files = files_in(MODEL)
+    weights = files.pop("model.safetensors")
+    hub.add_model("pickled/model").commit({**files, "pytorch_model.bin": weights})
+    with pytest.raises(ModelError, match=r"pickled \(pytorch_model\.bin\)"):
+        run(over_hub(tmp_path, "pickled/reviews", model={"path": "pickled/model"}))
+    assert not [request for request in hub.log if "pickled/model/resolve" in request.path]
+    assert not (tmp_path / "lake").exists()
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """Waits between attempts are none, of ours and of `huggingface_hub`'s."""
+    monkeypatch.setattr(retry, "FIRST_DELAY_SECONDS", 0.0)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """As HF_HUB_OFFLINE=1 has it."""
+    return lambda: monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def down(kind: FaultKind) -> Faults:
+    return Faults(script=[Failure("/", kind, times=10_000)], retry_after=600)
+
+
+@pytest.mark.parametrize("kind", ["503", *(pytest.param(kind, marks=pytest.mark.soak) for kind in ("reset", "429"))])
+def test_a_hub_that_is_down_does_not_stop_a_run_whose_commits_are_known(hub, tmp_path, kind, at_once):
+    sha = hub.add_dataset(f"known/reviews-{kind}").commit({"train.csv": csv(reviews(0, 10))})
+    model = hub.add_model(f"known/model-{kind}").commit(files_in(MODEL))
+    pipeline = over_hub(tmp_path, f"known/reviews-{kind}", model={"path": f"known/model-{kind}"})
+    run(pipeline)
+    hub.faults = down(kind)
+    result = run(pipeline)
+    assert (result.state, result.num_shards, result.revision) == ("done", 0, sha)
+    told = " ".join(plan_of(pipeline)["notes"])
+    assert f"The Hub does not answer, so main of the model known/model-{kind} stays at commit {model[:12]}" in told
+    assert f"so the dataset stays at commit {sha[:12]}" in told
+    hub.faults = Faults()
+    moved = hub.repos["datasets", f"known/reviews-{kind}"].commit({"train.csv": csv(reviews(0, 12))})
+    assert run(pipeline).revision == moved
+
+
+def test_without_the_network_what_was_fetched_is_used_and_new_local_files_are_computed(hub, tmp_path, offline):
+    hub.add_model("cached/model").commit(files_in(MODEL))
+    (tmp_path / "a.csv").write_bytes(csv(reviews(0, 10)))
+    pipeline = make_pipeline(tmp_path / "lake", f"{tmp_path}/*.csv", model={"path": "cached/model"})
+    run(pipeline)
+    offline()
+    hub.reset()
+    assert plan_of(pipeline)["up_to_date"]
+    (tmp_path / "b.csv").write_bytes(csv(reviews(10, 10)))
+    assert run(pipeline).num_rows == 10
+    assert hub.log == []
+
+
+def test_without_the_network_a_dataset_stays_as_the_lake_took_it_up(hub, tmp_path, offline):
+    hub.add_dataset("cached/reviews").commit({"train.csv": csv(reviews(0, 10))})
+    pipeline = over_hub(tmp_path, "cached/reviews")
+    run(pipeline)
+    offline()
+    assert (run(pipeline).num_shards, problems_of(pipeline)) == (0, [])
+    for other in ({"revision": "v2"}, {"split": "test"}, {"config": "other"}):
+        with pytest.raises(DatasetError, match="HF_HUB_OFFLINE is set"):
+            run(over_hub(tmp_path, "cached/reviews", dataset=other))
+
+
+def test_a_dataset_that_an_older_tidemill_took_up_is_known_by_the_cache(hub, tmp_path, offline):
+    hub.add_dataset("older/reviews").commit({"train.csv": csv(reviews(0, 10))})
+    pipeline = over_hub(tmp_path, "older/reviews")
+    run(pipeline)
+    with Lake(pipeline.lake) as lake:
+        lake.cursor().execute("UPDATE _pipelines SET dataset = json_merge_patch(dataset, '{\"revision\": null}')")
+    offline()
+    assert run(pipeline).num_shards == 0
+
+
+def test_without_the_network_what_was_never_fetched_is_refused_with_the_command_that_fetches_it(hub, tmp_path, offline):
+    hub.add_dataset("never/reviews").commit({"train.csv": csv(reviews(0, 10))})
+    hub.add_model("never/model").commit(files_in(MODEL))
+    offline()
+    with pytest.raises(DatasetError, match="`hf download never/reviews --repo-type dataset --local-dir FOLDER`"):
+        run(over_hub(tmp_path, "never/reviews"))
+    with pytest.raises(ModelError, match="`hf download never/model --revision v2`"):
+        run(over_hub(tmp_path, "never/reviews", model={"path": "never/model", "revision": "v2"}))
+
+
+def test_a_hub_that_is_down_and_was_never_asked_stops_a_run_that_can_be_tried_again(hub, tmp_path, at_once):
+    hub.add_dataset("unknown/reviews").commit({"train.csv": csv(reviews(0, 10))})
+    hub.faults = down("503")
+    with pytest.raises(SourceUnavailable, match="the Hub answered 503"):
+        run(over_hub(tmp_path, "unknown/reviews"))
+    assert not (tmp_path / "lake").exists()

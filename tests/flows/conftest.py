@@ -16,8 +16,9 @@ import pytest
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas import FlowRun, TaskRun
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import State
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.settings.legacy import Setting
 from prefect.states import Scheduled
@@ -26,6 +27,7 @@ from tests.processes import PATIENCE_SECONDS
 from tidemill.config import Pipeline
 from tidemill.flows import stack
 from tidemill.flows.deploy import Change, deploy, remove
+from tidemill.flows.names import TAG, deployment_name, pipeline_tag
 from tidemill.flows.password import read_password
 from tidemill.running.run import RunResult
 
@@ -90,12 +92,12 @@ class Deployed:
         return deploy(self.client, [(pipeline, self.folder / f"{pipeline.name}.toml")], **options)
 
     def start(self, kind: str, pipeline: Pipeline, /, *, due: datetime | None = None, **parameters: Any) -> UUID:
-        deployment = self.client.read_deployment_by_name(f"tidemill-{kind}/{pipeline.name}")
+        deployment = self.client.read_deployment_by_name(deployment_name(kind, pipeline.name))
         state: State[Any] = Scheduled(scheduled_time=due)
         return self.client.create_flow_run_from_deployment(deployment.id, parameters=parameters, state=state).id
 
     def flow_runs(self, kind: str, pipeline: Pipeline) -> list[FlowRun]:
-        deployment = self.client.read_deployment_by_name(f"tidemill-{kind}/{pipeline.name}")
+        deployment = self.client.read_deployment_by_name(deployment_name(kind, pipeline.name))
         mine = FlowRunFilter.model_validate({"deployment_id": {"any_": [deployment.id]}})
         return self.client.read_flow_runs(flow_run_filter=mine)
 
@@ -131,11 +133,13 @@ def no_prefect_server() -> Iterator[None]:
 
 
 def flow_run_of(result: RunResult | dict[str, Any]) -> FlowRun:
+    """The flow run of a run that has just ended."""
     facts = result if isinstance(result, dict) else vars(result)
-    name = FlowRunFilterName(any_=[f"{facts['pipeline']}-{facts['run_id']}"])
+    mine = FlowRunFilter.model_validate({"tags": {"all_": [TAG, pipeline_tag(facts["pipeline"])]}})
     with get_client(sync_client=True) as client:
-        [found] = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=name))
-    return found
+        [latest] = client.read_flow_runs(flow_run_filter=mine, sort=FlowRunSort.START_TIME_DESC, limit=1)
+    assert latest.name.startswith(f"{facts['pipeline']} ")
+    return latest
 
 
 def task_runs_of(flow_run: FlowRun, *, num_expected: int) -> list[TaskRun]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from contextlib import closing
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.schemas.filters import LogFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Scheduled
 
@@ -48,6 +50,11 @@ def undisturbed(pipeline: Pipeline, folder: Path) -> Pipeline:
     return direct
 
 
+def log_of(deployed: Deployed, flow_run: FlowRun) -> list[str]:
+    mine = LogFilter.model_validate({"flow_run_id": {"any_": [flow_run.id]}})
+    return [f"{logging.getLevelName(one.level)} {one.message}" for one in deployed.client.read_logs(mine)]
+
+
 def runs_of(pipeline: Pipeline) -> list[tuple[Any, ...]]:
     if not catalog_exists(pipeline.lake):
         return []
@@ -75,7 +82,9 @@ def test_a_schedule_makes_flow_runs_that_complete_and_show_what_they_did(deploye
     deployed.client.set_flow_run_state(found[0].id, Scheduled(scheduled_time=datetime.now(UTC)), force=True)
     flow_run = deployed.wait(found[0].id)
     assert flow_run.state is not None
-    assert (flow_run.state_name, flow_run.state.message) == ("Completed", None)
+    assert (flow_run.state_name, flow_run.name) == ("Completed", found[0].name)
+    assert str(flow_run.state.message).startswith("3 shards, 75 rows, 0 quarantined, 0 removed in ")
+    assert found[0].name.startswith("scheduled 20")
     assert {"tidemill", "pipeline:scheduled"} <= set(flow_run.tags)
     [(kind, state, worker, *_)] = runs_of(pipeline)
     assert (kind, state, worker.partition("@")[0]) == ("run", "done", "tidemill")
@@ -83,7 +92,8 @@ def test_a_schedule_makes_flow_runs_that_complete_and_show_what_they_did(deploye
     artifacts = {one.key: one for one in deployed.client.read_artifacts() if one.flow_run_id == flow_run.id}
     assert artifacts["scheduled-run-progress"].data == 100
     assert "| rows | 75 |" in str(artifacts["scheduled-run-result"].data)
-    assert str(tmp_path) in str(artifacts["scheduled-run-data"].data)
+    where = str(artifacts["scheduled-run-data"].data)
+    assert (str(tmp_path) in where, "tidemill sql" in where, "file://" in where) == (True, True, False)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +111,8 @@ def test_stages_started_in_any_order_end_in_the_right_table(deployed: Deployed, 
     assert {deployed.wait(one).state_name for one in started} == {"Completed"}
     deployed.wait(deployed.start("ingest", pipeline))
     eventually(lambda: num_committed(pipeline), lambda found: found == NUM_FILES)
-    eventually(lambda: deployed.flow_runs("materialize", pipeline), all_ended)
+    ended = eventually(lambda: deployed.flow_runs("materialize", pipeline), all_ended)
+    assert {one.name[: len("staged materialize 20")] for one in ended} == {"staged materialize 20"}
     assert_same_tables(pipeline, undisturbed(pipeline, tmp_path))
     assert [(kind, state) for kind, state, *_ in runs_of(pipeline)] == [(stage, "done") for stage in STAGES]
 
@@ -210,12 +221,17 @@ def test_failures_recoveries_and_a_table_that_nobody_refreshes_are_told(deployed
         pipeline = small(tmp_path, "alarmed", alerts={"webhook": url, "max_age": "10 s"})
         moved = (tmp_path / "alarmed").rename(tmp_path / "elsewhere")
         deployed.deploy(pipeline)
-        assert deployed.wait(deployed.start("run", pipeline)).state_name == "Failed"
+        failed = deployed.wait(deployed.start("run", pipeline))
+        assert failed.state is not None
+        assert (failed.state_name, str(failed.state.message)[:14]) == ("Failed", "DatasetError: ")
+        told = eventually(lambda: log_of(deployed, failed), lambda lines: any("ERROR" in line for line in lines))
+        assert [line for line in told if "Traceback" in line or "\n" in line] == []
+        assert told[-1] == f"ERROR {failed.state.message}"
         moved.rename(tmp_path / "alarmed")
         assert deployed.wait(deployed.start("run", pipeline)).state_name == "Completed"
         assert [state for _, state, *_ in runs_of(pipeline)] == ["done"]
-        kinds = [one["kind"] for one in posted if "run_id" in one or "flow_run_id" in one]
-        assert kinds == ["failed", "recovered"]
-        assert "alarmed failed: " in posted[0]["text"]
+        by_runs = [one for one in posted if "run_id" in one or "flow_run_id" in one]
+        assert [one["kind"] for one in by_runs] == ["failed", "recovered"]
+        assert "alarmed failed: " in by_runs[0]["text"]
         [stale, *_] = eventually(lambda: [one for one in posted if one["kind"] == "stale"], bool)
         assert stale["text"] == "alarmed was not brought up to date within alerts.max_age."

@@ -179,7 +179,7 @@ def test_stages_are_carried_out_by_the_machines_of_their_pools(tmp_path, machine
     machines.bucket.put("staged/data/02.parquet", body.getvalue())
     with machines.workers("worker-cpu", "worker-gpu"), get_client(sync_client=True) as client:
         deploy(client, [(pipeline, tmp_path / "staged.toml")])
-        ingest = client.read_deployment_by_name("tidemill-ingest/staged")
+        ingest = client.read_deployment_by_name("tidemill-ingest/staged-ingest")
         wait_for([client.create_flow_run_from_deployment(ingest.id)], "Completed", 1)
         count = "SELECT count(*) FROM staged"
         wait_until(lambda: query(pipeline.lake, count) == [(3 * NUM_ROWS,)])

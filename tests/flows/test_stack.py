@@ -51,7 +51,7 @@ def test_a_stack_that_was_down_across_due_times_catches_up_and_computes_nothing_
     assert started is not None
     with reaching(started.url), get_client(sync_client=True) as client:
         deploy(client, [(pipeline, tmp_path / "reviews.toml")])
-        deployment = client.read_deployment_by_name("tidemill-run/reviews")
+        deployment = client.read_deployment_by_name("tidemill-run/reviews-chain")
         client.update_work_pool("tidemill", WorkPoolUpdate(is_paused=True))  # Nobody takes them before it is down.
         due = [
             client.create_flow_run_from_deployment(deployment.id, state=Scheduled(scheduled_time=datetime.now(UTC))).id

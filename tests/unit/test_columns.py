@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pytest
 
@@ -55,7 +56,7 @@ STRING, LONG, DOUBLE = pa.string(), pa.int64(), pa.float64()
         ({"a.jsonl": lines([None])}, STRING),
         ({"a.jsonl": b'{"text": "a"}\n', "b.jsonl": lines([1])}, LONG),
         ({"a.csv": cells(["1"]), "b.csv": cells(["007"])}, STRING),
-        ({"a.csv": cells(["1"]), "b.csv": cells(["2.5"])}, STRING),
+        ({"a.csv": cells(["1"]), "b.csv": cells(["2.5"])}, DOUBLE),
         ({"a.csv": cells([""]), "b.csv": cells(["2.5"])}, DOUBLE),
         ({"a.csv": b"text\na\n", "b.csv": cells(["5"])}, LONG),
         ({"a.parquet": table(v=pa.nulls(2)), "b.parquet": table(v=["x", "y"])}, STRING),
@@ -68,6 +69,86 @@ STRING, LONG, DOUBLE = pa.string(), pa.int64(), pa.float64()
 def test_a_kept_column_has_the_type_that_holds_what_all_files_show(tmp_path, files, type_):
     (column,) = planned(tmp_path, files).kept
     assert (column.arrow_type, column.converted) == (type_, False)
+
+
+IN_THE_LAKE: dict[str, tuple[pa.DataType, str]] = {
+    "null": (pa.null(), "VARCHAR"),
+    "bool": (pa.bool_(), "BOOLEAN"),
+    "uint64": (pa.uint64(), "UBIGINT"),
+    "float16": (pa.float16(), "FLOAT"),
+    "decimal32": (pa.decimal32(5, 2), "DECIMAL(5,2)"),
+    "decimal256": (pa.decimal256(38, 5), "DECIMAL(38,5)"),
+    "string": (pa.string(), "VARCHAR"),
+    "large_string": (pa.large_string(), "VARCHAR"),
+    "string_view": (pa.string_view(), "VARCHAR"),
+    "dictionary": (pa.dictionary(pa.int8(), pa.string()), "VARCHAR"),
+    "json": (pa.json_(), "VARCHAR"),
+    "binary": (pa.binary(), "BLOB"),
+    "binary_view": (pa.binary_view(), "BLOB"),
+    "fixed_size_binary": (pa.binary(3), "BLOB"),
+    "uuid": (pa.uuid(), "UUID"),
+    "uuids": (pa.list_(pa.binary(16)), "BLOB[]"),
+    "date32": (pa.date32(), "DATE"),
+    "date64": (pa.date64(), "DATE"),
+    "time32": (pa.time32("s"), "TIME"),
+    "time64": (pa.time64("us"), "TIME"),
+    "time64_ns": (pa.time64("ns"), "TIME"),
+    "timestamp_s": (pa.timestamp("s"), "TIMESTAMP_MS"),
+    "timestamp_us": (pa.timestamp("us"), "TIMESTAMP"),
+    "timestamp_ns": (pa.timestamp("ns"), "TIMESTAMP_NS"),
+    "timestamp_tz": (pa.timestamp("ns", "Europe/Berlin"), "TIMESTAMP WITH TIME ZONE"),
+    "list": (pa.list_(pa.float16()), "FLOAT[]"),
+    "large_list": (pa.large_list(pa.large_string()), "VARCHAR[]"),
+    "fixed_size_list": (pa.list_(pa.float32(), 2), "FLOAT[]"),
+    "struct": (pa.struct([("a", pa.list_(pa.null()))]), "STRUCT(a VARCHAR[])"),
+    "map": (pa.map_(pa.string(), pa.list_(pa.int8(), 2)), "MAP(VARCHAR, TINYINT[])"),
+    "tensor": (pa.fixed_shape_tensor(pa.float32(), [2, 2]), "FLOAT[]"),
+}
+
+
+def test_every_type_that_parquet_has_is_kept_as_the_lake_has_it(tmp_path):
+    columns = {name: nulls(type_) for name, (type_, _) in IN_THE_LAKE.items()}
+    plan = planned(tmp_path, {"a.parquet": table(**columns)}, keep=list(columns))
+    assert {column.name: column.type for column in plan.kept} == {name: kind for name, (_, kind) in IN_THE_LAKE.items()}
+
+
+def nulls(type_: pa.DataType) -> pa.Array:
+    if isinstance(type_, pa.BaseExtensionType):
+        return pa.ExtensionArray.from_storage(type_, pa.nulls(2, type_.storage_type))
+    return pa.nulls(2, type_)
+
+
+@pytest.mark.parametrize(
+    "type_",
+    [
+        *(pa.duration(unit) for unit in ("s", "ms", "us", "ns")),
+        pa.struct([("took", pa.duration("us"))]),
+        pa.decimal256(50, 5),
+        pa.list_view(pa.int8()),
+        pa.list_(pa.large_list_view(pa.int8())),
+    ],
+    ids=str,
+)
+def test_a_type_that_the_lake_has_not_is_refused_by_the_plan_with_the_columns_name(tmp_path, type_):
+    with pytest.raises(SchemaError, match=r"The column 'v' has type .*, which the lake cannot keep.*dataset\.keep"):
+        planned(tmp_path, {"a.parquet": table(v=nulls(type_))})
+
+
+@pytest.mark.parametrize("column", ["INTERVAL 1 DAY", "{'at': INTERVAL 1 DAY}", "[INTERVAL 1 DAY]"])
+def test_an_interval_in_parquet_is_no_twelve_bytes_but_refused(tmp_path, column):
+    (tmp_path / "data").mkdir()
+    duckdb.sql(f"COPY (SELECT 'good' AS text, {column} AS v) TO '{tmp_path}/data/a.parquet'")
+    with pytest.raises(SchemaError, match="The column 'v' has type month_day_nano_interval"):
+        planned(tmp_path, {})
+
+
+def test_a_uuid_is_one_whoever_wrote_it(tmp_path):
+    (tmp_path / "data").mkdir()
+    duckdb.sql(f"COPY (SELECT 'good' AS text, uuid() AS v) TO '{tmp_path}/data/a.parquet'")
+    (column,) = planned(tmp_path, {"b.parquet": table(v=nulls(pa.uuid()))}).kept
+    assert column.type == "UUID"
+    with pytest.raises(SchemaError, match=r"'v' is extension<arrow\.uuid>.*, but string in the table"):
+        planned(tmp_path, {}, types={"v": "string"})
 
 
 def test_a_file_that_cannot_be_read_says_nothing_of_types(tmp_path):

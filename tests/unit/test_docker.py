@@ -137,6 +137,8 @@ def test_the_pipeline_that_comes_with_it_names_its_pools_bucket_and_catalog():
     assert set(pools) == {option(worker, "--pool") for worker in WORKERS.values()}
     assert {pipeline.lake.data.split("/")[2], pipeline.store.path.split("/")[2]} == {bucket}
     assert "host=postgres dbname=lake user=tidemill" in pipeline.lake.catalog
+    for local in (pipeline.dataset.path, pipeline.model.path):
+        assert (ROOT / Path(local).relative_to("/app")).parent.is_dir()
     assert "CREATE DATABASE lake;" in (DOCKER / "databases.sql").read_text()
     assert SERVICES["postgres"]["environment"]["POSTGRES_USER"] == "tidemill"
 

@@ -42,6 +42,7 @@ TYPES: dict[str, tuple[pa.DataType, list[Any]]] = {
     "date64": (pa.date64(), [DAY]),
     "time32": (pa.time32("ms"), [datetime.time(23, 59, 59, 999000)]),
     "time64": (pa.time64("us"), [datetime.time(23, 59, 59, 999999)]),
+    "time64_ns": (pa.time64("ns"), [datetime.time(23, 59, 59, 999999)]),
     **{f"timestamp_{unit}": (pa.timestamp(unit), [MOMENT]) for unit in ("s", "ms", "us")},
     "timestamp_ns": (pa.timestamp("ns"), [1_577_934_245_678_901_234]),
     **{

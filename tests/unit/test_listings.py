@@ -114,7 +114,7 @@ def test_every_revision_reads_back_as_it_was_listed(lake, seed):
 
 
 def cut(lake: Lake, pipeline: str, file: SourceFile) -> None:
-    lake.write(lambda cursor: mark_cut(cursor, pipeline, file.path, shards_of(file, 3)), message="cut")
+    lake.write(lambda cursor: mark_cut(cursor, pipeline, [(file.path, shards_of(file, 3))]), message="cut")
 
 
 def listing_of(lake: Lake, pipeline: str, revision: str) -> list[tuple[str, str, int | None, list[str]]]:

@@ -19,7 +19,7 @@ from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.errors import ModelError
 from tidemill.inference.runner import ModelRunner
 from tidemill.models.checkpoint import load_config, max_positions
-from tidemill.models.files import LARGEST_JSON, LARGEST_TOKENIZER, files_read, is_read
+from tidemill.models.files import CONVERTED_BY, LARGEST_JSON, LARGEST_TOKENIZER, files_read, is_read, refuse_weights
 from tidemill.models.tasks import find_task
 
 TASK = find_task("text-classification")
@@ -111,6 +111,45 @@ def test_trusted_code_from_elsewhere_is_refused_since_no_version_could_record_it
 
     with pytest.raises(ModelError, match=r"takes code from another (repository|folder)"):
         opened(folder, trust_remote_code=True)
+
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 437\n"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_what_git_lfs_was_not_asked_to_fetch_is_refused_by_name(folder, file):
+    (folder / file).write_text(POINTER)
+
+    with pytest.raises(ModelError, match=rf"{file} is a pointer of Git LFS.*`git lfs pull`"):
+        opened(folder)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["pytorch_model.bin", "training_args.bin"], r"are pickled \(pytorch_model\.bin, training_args\.bin\)"),
+        (["model.pt"], r"are pickled \(model\.pt\)"),
+        (["tf_model.h5", "flax_model.msgpack"], r"of another kind \(flax_model\.msgpack, tf_model\.h5\)"),
+        (["adapter_config.json", "adapter_model.bin"], "merge_and_unload"),
+        (["config.json"], r"no weights \(\*\.safetensors\) in owner/model\. .*set model\.subfolder"),
+    ],
+)
+def test_a_listing_says_that_there_are_no_weights_to_read(names, said):
+    with pytest.raises(ModelError, match=said):
+        refuse_weights(names, "owner/model")
+    refuse_weights([*names, "model-00001-of-00002.safetensors"], "owner/model")
+
+
+def test_a_tokenizer_that_has_to_be_converted_names_the_packages_that_are_missing(folder, monkeypatch):
+    (folder / "tokenizer.json").rename(folder / "spm.model")
+    for name in [name for name in ("vocab.json", "vocab.txt") if (folder / name).exists()]:
+        (folder / name).unlink()
+    for absent in (["sentencepiece", "protobuf"], ["protobuf"]):
+        found = {"sentencepiece": "json", "google.protobuf": "json.decoder"}
+        installed = {package: found[module] for package, module in CONVERTED_BY.items() if package not in absent}
+        monkeypatch.setattr("tidemill.models.files.CONVERTED_BY", {**dict.fromkeys(absent, "no.such"), **installed})
+        with pytest.raises(ModelError, match=rf"\(spm\.model\).*pip install {' '.join(absent)}\."):
+            opened(folder)
 
 
 def test_an_adapter_without_its_model_is_refused_as_one(tmp_path):

@@ -128,6 +128,9 @@ def test_between_the_last_batch_and_the_commit_it_says_so(meter, clock):
     infer(meter, clock, [10_000], every=1.0)
     assert meter.text(78) == "committing  1 s"
 
+    meter.committed(shards=1, rows=999, tokens=10_000, quarantined=1)
+    assert meter.text(78) == "finishing  1 s"
+
 
 def test_tokenization_shows_its_own_rows(meter, clock):
     meter.doing("loading the tokenizer")
@@ -240,7 +243,7 @@ def test_without_color_nothing_is_colored(clock, monkeypatch):
     shown.worked("a.csv:0", "infer", done=5_000, total=10_000, rows=1000)
     shown._console.print(shown.line())
 
-    assert not re.search(r"\x1b\[[0-9;]*3[0-9][0-9;]*m", shown._console.file.getvalue())
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9][0-9;]*m", printed(shown._console))
 
 
 def test_what_failed_is_told_on_a_terminal_above_the_line(clock):
@@ -248,8 +251,8 @@ def test_what_failed_is_told_on_a_terminal_above_the_line(clock):
     shown.failed("a.csv", RunFailed("it broke"))
     shown.note("\x1b]0;owned\x07")
 
-    assert "failed  a.csv: it broke\n" in shown._console.file.getvalue()
-    assert "\x1b]0" not in shown._console.file.getvalue()
+    assert "failed  a.csv: it broke\n" in printed(shown._console)
+    assert "\x1b]0" not in printed(shown._console)
 
 
 def test_what_takes_a_moment_only_is_not_told(capsys):
@@ -283,4 +286,9 @@ def on_a_terminal(clock: Clock, *, width: int) -> LiveProgress:
 def drawn(shown: LiveProgress) -> str:
     console = Console(file=io.StringIO(), width=shown._console.width, color_system=None)
     console.print(shown.line(), end="")
-    return console.file.getvalue().rstrip()
+    return printed(console).rstrip()
+
+
+def printed(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()

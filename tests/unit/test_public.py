@@ -32,14 +32,21 @@ def test_the_public_names_are_these_and_no_others():
         "Run",
         "RunResult",
         "TidemillError",
+        "__version__",
         "load_pipeline",
         "make_plan",
+        "plan",
+        "run",
+        "sql",
+        "status",
+        "verify",
     ]
 
 
 @pytest.mark.parametrize("name", tidemill.__all__)
 def test_a_public_name_can_be_used(name):
-    assert getattr(tidemill, name).__module__.startswith("tidemill.")
+    found = getattr(tidemill, name)
+    assert isinstance(found, str) or found.__module__.startswith("tidemill.")
     assert name in dir(tidemill)
 
 

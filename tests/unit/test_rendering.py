@@ -189,7 +189,7 @@ def test_a_result_says_what_there_was_and_how_to_query_it():
 
 
 def test_a_backfill_of_one_shard_is_said_so():
-    facts = {
+    facts: dict[str, Any] = {
         "pipeline": "reviews",
         "version": "33ed8d4b",
         "promoted_version": "33ed8d4b",

@@ -64,7 +64,8 @@ def test_no_room_imports_one_that_imports_it_by_whatever_way():
                 below[room_of(module)].add(room_of(imported))
     assert len(below) > 15
     # Raises CycleError with the rooms of a circle.
-    assert list(TopologicalSorter(below).static_order())[-1] == "tidemill.cli"
+    assert "tidemill.cli" in list(TopologicalSorter(below).static_order())
+    assert set(below) - set().union(*below.values()) == {"tidemill.cli", "tidemill.api"}
 
 
 def room_of(module: str) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from duckdb import InterruptException
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 from prompt_toolkit.input import create_pipe_input
@@ -116,6 +118,24 @@ def test_a_query_that_is_cancelled_leaves_the_shell_as_it_was(spec, capfd):
     assert capfd.readouterr().out == "n\n1\n"
 
 
+def test_to_cancel_ends_the_query_that_is_at_work_in_other_threads(spec):
+    def run_endlessly() -> None:
+        with pytest.raises(InterruptException):
+            reader.cursor.execute(
+                "SELECT count(*) FROM range(100_000_000_000) a(i), range(100) b(j) WHERE i * j % 7 = 3"
+            )
+        ended.set()
+
+    ended = threading.Event()
+    with Reader(spec) as reader:
+        query = threading.Thread(target=run_endlessly)
+        query.start()
+        while query.is_alive():
+            reader.cancel()
+
+    assert ended.is_set()
+
+
 def test_commands_show_tables_and_columns_and_change_how_results_are_printed(typed, capfd):
     typed(".tables\r.schema reviews\r.schema _runs\r.mode json\rSELECT 1 AS n;\r.mode xml\r.quit\r")
 
@@ -134,8 +154,10 @@ def test_commands_show_tables_and_columns_and_change_how_results_are_printed(typ
         ("SELECT * FROM ", ["reviews", "emails"]),
         ("SELECT * FROM r", ["reviews"]),
         ("SELECT r.| FROM reviews r", ["id", "label", '"order"']),
-        ("SELECT lab| FROM reviews", ["label", "label"]),
+        ("SELECT lab| FROM reviews", ["label"]),
         ("SELECT LI", ["LIMIT"]),
+        ("sel", ["select"]),
+        ("SELECT 1; L", ["LABEL", "LIMIT"]),
         ("SELECT nothing.", []),
         ('SELECT "emails".', ["id"]),
     ],
@@ -159,6 +181,7 @@ def test_the_completer_replaces_the_word_alone(shell):
     session = new_session(shell, None, output=DummyOutput())
     document = Document("SELECT lab FROM reviews", 10)
 
+    assert session.completer is not None
     found = next(iter(session.completer.get_completions(document, CompleteEvent())))
 
     assert (found.text, found.start_position) == ("label", -3)
@@ -179,6 +202,7 @@ def test_enter_goes_on_with_what_is_not(text):
 def test_what_was_typed_is_kept_for_its_user_alone(typed, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     file = history_file()
+    assert file is not None
     typed("SELECT 1\r;\r", file)
 
     assert typed("", file) == ["SELECT 1\n;"]

@@ -160,7 +160,7 @@ def test_a_folder_named_as_a_pattern_says_how_to_name_its_files(tmp_path):
     folder = lay(tmp_path / "d[1]", "a.csv")
     with pytest.raises(DatasetError, match="character of patterns in its name"):
         listed(tmp_path, folder)
-    assert listed(tmp_path, f"{tmp_path}/d[[]1]/**/*")[0] == ["d[1]/a.csv"]
+    assert listed(tmp_path, f"{tmp_path}/d[[]1]/**/*")[0] == ["a.csv"]
 
 
 @pytest.mark.parametrize("name", ["csv", "text", "json", "parquet"])
@@ -436,3 +436,11 @@ def test_what_a_card_says_and_is_not_done_is_told(tmp_path):
     folder = carded(tmp_path / "d", 'data_files: a.csv, sep: "[ ,]"', a_csv="id,text\n1,good\n")
     with pytest.raises(DatasetError, match=r"card says delimiter = '\[ ,\]': .* Set dataset\.delimiter"):
         listed(tmp_path, folder)
+
+
+def test_data_that_git_lfs_was_not_asked_to_fetch_is_refused_by_name(tmp_path):
+    folder = lay(tmp_path / "d", "a.csv", "b.csv")
+    (folder / "b.csv").write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 437\n")
+    for path in (folder, folder / "*.csv", folder / "b.csv"):
+        with pytest.raises(DatasetError, match=r"1 file not read, pointers of Git LFS .*: .*b\.csv\. .*`git lfs pull`"):
+            listed(tmp_path, path)

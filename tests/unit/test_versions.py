@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
+from pydantic import ValidationError
 
 from tests.pipelines import MODEL, ROOT
 from tidemill.config import Pipeline
 from tidemill.errors import ModelError
-from tidemill.planning.versions import VersionSpec, declared, model_folder, recognized, tokenizer_folder
+from tidemill.planning.versions import VersionSpec, declared, model_folder, recognized, relocated, tokenizer_folder
 
 SPEC = VersionSpec(
     task="text-classification",
@@ -160,6 +162,17 @@ def test_a_tokenizer_recorded_when_unrelated_files_counted_is_recognized_too(tra
     assert recognized(now, [replace(recorded, max_length=7)]) == now
 
 
+def test_a_folder_that_was_moved_is_found_where_the_pipeline_file_says_it_is_now(trained, tmp_path):
+    """As a worker finds it whose lake recorded a path of another machine."""
+    recorded = declare(trained)
+    moved = trained.rename(tmp_path / "moved")
+    pipeline = Pipeline.model_validate(
+        {"name": "x", "dataset": {"path": "x", "text": "text"}, "model": {"path": str(moved)}}
+    )
+    found = relocated(recorded, pipeline)
+    assert (found.version, model_folder(found), tokenizer_folder(found)) == (recorded.version, moved, moved)
+
+
 def test_a_commit_that_changes_no_file_that_is_read_is_no_other_version(hub):
     repo = hub.add_model("carded/sentiment")
     repo.commit({name: text.encode() for name, text in FILES.items()})
@@ -181,3 +194,30 @@ def test_a_commit_that_is_gone_is_not_taken_for_the_one_that_is_there(hub):
     gone = replace(now, model=f"commit:{'0' * 40}", tokenizer=f"commit:{'0' * 40}")
 
     assert recognized(now, [gone]) == now
+
+
+def test_a_model_in_a_folder_of_the_one_that_is_named_is_that_model(tmp_path):
+    shutil.copytree(MODEL, tmp_path / "all" / "small" / "first")
+    sections = {"dataset": {"path": "x", "text": "text"}, "model": {"path": str(tmp_path / "all")}}
+    sections["model"]["subfolder"] = "small/first/"
+    spec = declared(Pipeline.model_validate({"name": "reviews", **sections}))
+
+    assert spec.version == declare().version
+    assert model_folder(spec) == tokenizer_folder(spec) == tmp_path / "all" / "small" / "first"
+
+
+@pytest.mark.parametrize("subfolder", ["..", "a/../b", "/a", "", "a//b", "."])
+def test_a_subfolder_lies_in_the_models_folder(subfolder):
+    for section in (
+        {"model": {"path": "m", "subfolder": subfolder}},
+        {"tokenizer": {"path": "m", "subfolder": subfolder}},
+    ):
+        with pytest.raises(ValidationError, match="is not a folder within the model's"):
+            Pipeline.model_validate(
+                {"name": "x", "dataset": {"path": "x", "text": "t"}, "model": {"path": "m"}} | section
+            )
+
+
+def test_a_tokenizers_subfolder_counts_only_with_its_path():
+    with pytest.raises(ValidationError, match=r"counts only with tokenizer\.path"):
+        declare(subfolder="a")

@@ -56,6 +56,8 @@ def backfill(
     if model_revision:
         overrides = [*(overrides or ()), f'model.revision="{model_revision}"']
     loaded = load(pipeline, overrides)
+    if model_revision:
+        _refuse_revision_of_folder(loaded, model_revision)
     if max_cost is not None and loaded.cost.per_hour is None:
         raise ConfigError("--max-cost needs a price. Set cost.per_hour to what an hour of the device costs.")
     ids = tuple(part.strip() for part in shards.split(",") if part.strip()) if shards else ()
@@ -80,6 +82,17 @@ def backfill(
     if not confirmed(f"Compute {counted(made.num_shards, 'shard')}?", yes=yes):
         return
     _end(_carry_out(loaded, made, max_cost, direct=direct))
+
+
+def _refuse_revision_of_folder(loaded: Pipeline, revision: str) -> None:
+    from tidemill.errors import ConfigError
+    from tidemill.planning.versions import is_local
+
+    if is_local(loaded.model.path):
+        raise ConfigError(
+            f"--model-revision {revision}: model.path = {loaded.model.path} is a local folder, which has no revisions; "
+            "what it holds is its version. Give the folder of the other model: --set model.path=FOLDER."
+        )
 
 
 def _end(result: RunResult) -> None:

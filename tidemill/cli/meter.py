@@ -173,7 +173,9 @@ class Meter:
         return [f"tokenizing {done:,}/{total:,} rows", self._elapsed()]
 
     def _between(self) -> str:
-        return "committing" if self._rows_computed > self.rows + self.quarantined else "reading"
+        if self._rows_computed > self.rows + self.quarantined:
+            return "committing"
+        return "finishing" if self.share == 1.0 else "reading"
 
     def _elapsed(self) -> str:
         return f"{self._clock() - (self._doing_since if self._what else self._began):.0f} s"

@@ -20,12 +20,19 @@ from tidemill.cli.help import SCHEDULES
 def deploy(
     pipelines: PipelineFiles,
     remove: Annotated[bool, typer.Option("--remove", help="Take away what was deployed of these pipelines.")] = False,
+    run_now: Annotated[
+        bool, typer.Option("--run-now", help="Start the chain once, as soon as it is deployed.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Replace deployments of another pipeline file or lake.")] = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Register schedules with the Prefect server: the chain, and each stage by itself. Again, only what changed."""
     loaded = [(load(file, overrides), Path(file)) for file in pipelines]
+    if remove and run_now:
+        from tidemill.errors import ConfigError
+
+        raise ConfigError("--remove takes away what --run-now would start. Give one of them.")
     from tidemill.flows.client import configured_server
 
     with configured_server() as client:
@@ -35,6 +42,8 @@ def deploy(
             changes = deploying.remove(client, [pipeline.name for pipeline, _ in loaded])
         else:
             changes = deploying.deploy(client, loaded, yes=yes)
+        if run_now:
+            changes += [deploying.start_now(client, pipeline) for pipeline, _ in loaded]
     print_facts([vars(change) for change in changes], _changes, as_json)
 
 
@@ -121,7 +130,15 @@ def _stack(facts: dict[str, Any]) -> str:
 def _changes(changes: list[dict[str, Any]]) -> str:
     if not changes:
         return "Nothing of these pipelines is deployed."
-    return "\n".join(f"{one['change']:<10} {one['object']:<11} {one['name']}" for one in changes)
+    width = max((len(one["name"]) for one in changes if one["when"]), default=0)
+    return "\n".join(
+        f"{one['change']:<10} {one['object']:<11} {one['name']:<{width}}  {_when(one)}".rstrip() for one in changes
+    )
+
+
+def _when(change: dict[str, Any]) -> str:
+    due, when = change["next_due"], change["when"] or change["url"] or ""
+    return f"due {due:%Y-%m-%d %H:%M} {due.tzinfo}" if due else when[:1].lower() + when[1:]
 
 
 def _cancelled(facts: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ Printer = Callable[[Cursor, Any, Outlet], Pieces]
 
 
 def _table(cursor: Cursor, statement: Any, outlet: Outlet) -> Pieces:
-    relation = cursor.sql(statement)
+    relation: Any = cursor.sql(statement)
     if relation is None:
         return
     width = os.get_terminal_size().columns if sys.stdout.isatty() else 200
@@ -47,14 +47,14 @@ def _json(cursor: Cursor, statement: Any, outlet: Outlet) -> Pieces:
 
 
 def _copied(cursor: Cursor, statement: Any, outlet: Outlet, options: str) -> Pieces:
-    relation = cursor.sql(statement)
+    relation: Any = cursor.sql(statement)
     if relation is not None:
         yield from outlet.written(cursor, relation, options)
 
 
 def _markdown(cursor: Cursor, statement: Any, outlet: Outlet) -> Pieces:
     """As DuckDB spells its values; columns are as wide as the first rows ask for."""
-    relation = cursor.sql(statement)
+    relation: Any = cursor.sql(statement)
     if relation is None:
         return
     names, is_number = relation.columns, [kind.id in NUMBERS for kind in relation.types]

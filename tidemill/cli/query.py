@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -12,36 +11,20 @@ from typing import Any
 
 import _duckdb as duckdb  # As tidemill.lake.ducklake.connection does.
 
-from tidemill import pipeline_file
 from tidemill.cli.outlet import Outlet
 from tidemill.cli.printers import PRINTERS, Pieces
 from tidemill.cli.silence import break_silence, telling
 from tidemill.cli.terminal import printable
-from tidemill.errors import ConfigError, InputError
+from tidemill.errors import InputError
 from tidemill.lake.ducklake.catalog import LakeSpec
 from tidemill.lake.ducklake.connection import Lake, is_interrupt
 from tidemill.lake.ducklake.reading import check_definitions, readable
-from tidemill.places import default_data
+from tidemill.reports.query import find_lake
+
+__all__ = ["Reader", "find_lake", "run_query"]
 
 PLAIN_BYTES = {chr(byte) for byte in range(32, 127)} - set("\\'\"")
 """Of a blob, what DuckDB prints as it is."""
-
-
-def find_lake(source: str, overrides: Sequence[str] = ()) -> LakeSpec:
-    """The lake of a pipeline file, of which only the section `lake` has to be right, or the lake of that catalog.
-
-    Raises:
-        ConfigError: the file cannot be read, or it does not say where its lake lies.
-    """
-    if os.path.isdir(source):  # noqa: PTH112
-        raise ConfigError(f"{source} is a folder. Give a pipeline file, or a lake's catalog: {source}/lake.sqlite.")
-    if not source.endswith(".toml"):
-        return pipeline_file.LakeToRead(pipeline_file.named_catalog(source), default_data())
-    if (plain := pipeline_file.lake_to_read(pipeline_file.read_file(source, overrides))) is not None:
-        return plain
-    from tidemill.config import load_pipeline
-
-    return load_pipeline(source, overrides).lake
 
 
 class Reader:
@@ -78,6 +61,10 @@ class Reader:
     def execute(self, statement: Any) -> None:
         with _translated():
             self.cursor.execute(statement)
+
+    def cancel(self) -> None:
+        """End a query that Ctrl-C left: DuckDB's threads are still at it, and whatever comes next would wait."""
+        self.cursor.interrupt()
 
     def renew(self) -> None:
         """Statements from here on see the lake as it is now."""

@@ -34,6 +34,7 @@ COMMANDS = {
     ".help": "this",
     ".quit": "leave, as Ctrl-D does",
 }
+INTRODUCTION = "Statements end with ; and .help says more."
 PROMPT, CONTINUED = "tidemill> ", "     ...> "
 
 
@@ -62,14 +63,18 @@ class Shell:
             for _, statement in split(text):
                 self._run(statement)
         except KeyboardInterrupt:
-            self._say("Cancelled.")
+            self._cancel()
         except TidemillError as e:
             self._say(masked(str(e)))
         except Exception as e:
             if not is_interrupt(e):
                 raise
-            self._say("Cancelled.")
+            self._cancel()
         return True
+
+    def _cancel(self) -> None:
+        self._reader.cancel()
+        self._say("Cancelled.")
 
     def _run(self, statement: str) -> None:
         self._renew()
@@ -119,9 +124,7 @@ def run_shell(spec: LakeSpec, output: str, folders: Sequence[str] = (), *, sourc
     """
     with Reader(spec, folders) as reader, _ctrl_c_cancels():
         shell = Shell(reader, output if output in MODES else "table", page_out)
-        print(  # noqa: T201
-            f"{printable(source)}, read-only. A statement ends with a semicolon. .help says more; Ctrl-D leaves."
-        )
+        print(f"{printable(source)}, read-only. {INTRODUCTION}")  # noqa: T201
         read_lines(shell, new_session(shell, history_file()))
 
 

@@ -17,6 +17,7 @@ NAME = r'(?:"[^"]*"|\w+)'
 WORD = re.compile(r"\w*\Z")
 QUALIFIER = re.compile(rf"({NAME})\.\Z")
 BEFORE_TABLE = re.compile(r"\b(?:from|join|describe|summarize|table|into)\s+\Z", re.IGNORECASE)
+STATEMENT_BEGINS = re.compile(r"(?:\A|;)\s*\Z")
 TABLES_USED = re.compile(rf"\b(?:from|join)\s+({NAME})(?:\s+(?:as\s+)?({NAME}))?", re.IGNORECASE)
 
 
@@ -55,13 +56,22 @@ def completions(text: str, cursor: int, words: Words) -> Iterator[tuple[str, str
     if BEFORE_TABLE.search(rest):
         yield from _matching(typed, ((table, "table") for table in words.tables), words)
         return
-    used = [table for table, _ in _used(text, words)] or list(words.tables)
-    yield from _matching(typed, dict(column for table in used for column in words.tables[table]).items(), words)
-    yield from _matching(typed, ((table, "table") for table in words.tables), words)
+    found = (
+        [] if STATEMENT_BEGINS.search(rest) else [*_columns(text, words), *((table, "table") for table in words.tables)]
+    )
+    named = dict(_matching(typed, found, words))
+    yield from named.items()
     if typed:
         for keyword in words.keywords:
-            if keyword.startswith(typed.lower()):
+            if keyword.startswith(typed.lower()) and keyword not in named:
                 yield (keyword if typed.islower() else keyword.upper()), "keyword"
+
+
+def _columns(text: str, words: Words) -> list[tuple[str, str]]:
+    """Of the tables that the statement names, else of the pipelines'."""
+    pipelines = [table for table in words.tables if not table.startswith("_") and "__" not in table]
+    used = [table for table, _ in _used(text, words)] or pipelines
+    return [column for table in used for column in words.tables[table]]
 
 
 def _matching(typed: str, found: Iterable[tuple[str, str]], words: Words) -> Iterator[tuple[str, str]]:

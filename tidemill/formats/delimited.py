@@ -29,15 +29,16 @@ from tidemill.formats.records import BOM, Buffer, Offsets, RecordReader, positio
 from tidemill.formats.streams.arrays import escaped_places
 from tidemill.formats.streams.source import ByteSource
 from tidemill.shards import Slice
-from tidemill.values.cells import as_written, inferred_type, trimmed
+from tidemill.values.cells import as_written, gives_back, inferred_type, trimmed
 from tidemill.values.columns import Columns
 from tidemill.values.rows import Problems, build_rows, excerpt
-from tidemill.values.types import is_string, without_nulls
+from tidemill.values.types import common_type, is_string, without_nulls
 
 _LF, _CR = 10, 13
 _LETTER = ord("x")
 _DEFAULT_QUOTE = '"'
 _EXCERPT_BYTES = 200
+_FEW_BYTES = 2**14
 
 
 class CsvReader(RecordReader):
@@ -67,10 +68,16 @@ class CsvReader(RecordReader):
         return self._schema
 
     def common_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
-        """No type but a string gives back what two files write in different ways."""
+        """A double for numbers, else a string for what two files write in different ways: a date has no hour."""
         if pa.types.is_null(a) or pa.types.is_null(b):
             return b if pa.types.is_null(a) else a
-        return a if a.equals(b) else pa.string()
+        is_alike = all(map(_is_number, (a, b))) or all(map(pa.types.is_timestamp, (a, b)))
+        return common_type(a, b) if is_alike else a if a.equals(b) else pa.string()
+
+    def gives_back(self, name: str, to: pa.DataType) -> bool:
+        if self.is_empty or name not in self._header.names:
+            return True
+        return gives_back(self._first_cells([name])[name], to, is_key=name in self.columns.keys)
 
     @cached_property
     def _schema(self) -> pa.Schema:
@@ -86,9 +93,12 @@ class CsvReader(RecordReader):
         names = [name for name, _ in self.columns.kept if self._header.names.count(name) == 1 and name not in settled]
         if not names:
             return {}
-        data, _ = self.sample(self.body_start)
-        table, _ = self._read_fields(data, names)
-        return {name: inferred_type(table[name]) for name in names}
+        table = self._first_cells(names)
+        return {name: inferred_type(table[name], is_key=name in self.columns.keys) for name in names}
+
+    def _first_cells(self, names: Sequence[str]) -> pa.Table:
+        data = self._header.few_records or self.sample(self.body_start)[0]
+        return self._read_fields(data, names)[0]
 
     def ends(self, data: Buffer, *, last: bool) -> Offsets:
         return self._scan(data, last=last).ends
@@ -118,7 +128,8 @@ class CsvReader(RecordReader):
                 if name in self.columns.converted:
                     cells = trimmed(table[name])
                 else:
-                    cells = as_written(table[name], types[name], name, problems)
+                    is_key = name in self.columns.keys
+                    cells = as_written(table[name], types[name], name, problems, is_key=is_key)
                 table = table.set_column(index, name, cells)
         return build_rows(cut.first_row, table, self.columns, types, problems)
 
@@ -132,7 +143,9 @@ class CsvReader(RecordReader):
         names = self._names(first)
         if not any(names):
             raise FormatError(f"{self.path}: the header line names no columns. Its first line must name them.")
-        return _Header(start + int(ends[0]) if self.columns.header else start, names)
+        stop = int(ends[0]) if self.columns.header else 0
+        few = data[stop:] if len(data) <= _FEW_BYTES else b""
+        return _Header(start + stop, names, few)
 
     def _names(self, first: list[str]) -> list[str]:
         """The columns' names: those that the pipeline says, else what the first record says, else their places."""
@@ -174,6 +187,10 @@ class CsvReader(RecordReader):
 
     def _read_fields(self, data: bytes, names: Sequence[str], *, recover: bool = True) -> tuple[pa.Table, Problems]:
         """Columns as bytes, a row a record; those of malformed records are null."""
+        if len(data) <= _FEW_BYTES and (fields := self._split(data)) is not None:
+            places = [self._header.names.index(name) for name in names]
+            columns = [pa.array([record[place] for record in fields], pa.binary()) for place in places]
+            return pa.table(columns, names=list(names)), {}
         scan = self._scan(data, recover=recover)
         suspects = scan.suspects()
         if not suspects:
@@ -195,6 +212,15 @@ class CsvReader(RecordReader):
         problems = {i: _malformed(data[starts[i] : scan.ends[i]], what) for i, what in suspects.items()}
         rows = np.cumsum(good) - 1
         return self._parse_csv(kept, names).take(pa.array(rows, mask=~good)), problems
+
+    def _split(self, data: bytes) -> list[list[bytes]] | None:
+        """The fields of a few records, where nothing is quoted and none is malformed: faster than a parser begins."""
+        special = [b"\r", *(mark.encode() for mark in (self._quote, self.columns.escape) if mark)]
+        if any(mark in data for mark in special):
+            return None
+        delimiter, expected = self._delimiter.encode(), len(self._header.names)
+        records = [line.split(delimiter) for line in data.split(b"\n") if line]
+        return records if all(len(record) == expected for record in records) else None
 
     def _parse_csv(self, data: bytes, names: Sequence[str]) -> pa.Table:
         if not data or not names:
@@ -229,6 +255,8 @@ class CsvReader(RecordReader):
 class _Header:
     stop: int
     names: list[str]
+    few_records: bytes
+    """What follows it, if that is little."""
 
 
 @dataclass(frozen=True)
@@ -361,6 +389,10 @@ def _without_escaped(data: Buffer, escape: int) -> bytes:
     values[escapes] = _LETTER
     values[escaped[escaped < len(values)]] = _LETTER
     return values.tobytes()
+
+
+def _is_number(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_))
 
 
 def _lines(record: bytes) -> list[bytes]:

@@ -22,7 +22,8 @@ from tidemill.formats.names import format_of, is_tsv
 from tidemill.formats.streams.arrays import first_array_of_objects
 from tidemill.formats.streams.encodings import UTF8, marked_encoding
 from tidemill.formats.streams.source import ByteSource
-from tidemill.formats.streams.stream import HEAD_BYTES, SourceBytes
+from tidemill.formats.streams.stream import SourceBytes
+from tidemill.values.columns import HEAD_BYTES
 
 _MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow"}
 _LONGEST_MAGIC = 8

@@ -23,6 +23,7 @@ from tidemill.formats.records import Buffer, Offsets, RecordReader, has_lone_ret
 from tidemill.shards import Slice
 from tidemill.values.exact_json import kind_of, lone_surrogate, read_exactly, repeated_key
 from tidemill.values.json_columns import JsonColumn, Record, inferred_type
+from tidemill.values.paths import Steps, nested_among, type_at, values_at
 from tidemill.values.rows import CONVERSION_ERRORS, Problems, build_rows, excerpt
 from tidemill.values.types import common_type, without_nulls
 
@@ -45,21 +46,43 @@ class JsonlReader(RecordReader):
         common = common_type(a, b)
         return pa.string() if common is None else common
 
-    @cached_property
+    def gives_back(self, name: str, to: pa.DataType) -> bool:
+        lines, records = ([], []) if self.is_empty else self._first_records
+        problems: Problems = {}
+        column = JsonColumn(name, without_nulls(to), False, name in self.columns.keys, self._steps(name))
+        column.settle(lines, values_at(records, column.steps), problems)
+        return not problems
+
+    @property
     def _schema(self) -> pa.Schema:
+        return self._names_and_schema[1]
+
+    @cached_property
+    def _names_and_schema(self) -> tuple[list[str], pa.Schema]:
+        """The keys of the first records, and the columns: those, and what is asked for within them."""
         if self.is_empty:
-            return pa.schema([])
-        lines, records = self._first_records()
-        names = dict.fromkeys(name for record in records for name in record)
-        keys = self.columns.keys
-        types = {name: inferred_type(name, lines, records, is_key=name in keys) for name in names}
-        types |= dict(self.columns.types)
+            return [], pa.schema([])
+        lines, records = self._first_records
+        names, keys = list(dict.fromkeys(name for record in records for name in record)), self.columns.keys
+        types = {name: inferred_type((name,), lines, records, is_key=name in keys) for name in names}
+        nested = nested_among(self.columns.sources, names)
+        for name, steps in nested.items():
+            shown = inferred_type(steps, lines, records, is_key=name in keys)
+            # Where no record has a value there, it may be for want of such a field.
+            found = type_at(types[str(steps[0])], steps) if pa.types.is_null(shown) else shown
+            if found is not None:
+                types[name] = found
+        types |= {name: type_ for name, type_ in self.columns.types if name in types}
         for name in self.columns.text:
             # Some numbers among strings are bad rows; a column without strings is the wrong column.
-            if any(isinstance(record.get(name), str) for record in records):
+            if any(isinstance(value, str) for value in values_at(records, nested.get(name, (name,)))):
                 types[name] = pa.string()
-        return pa.schema(list(types.items()))
+        return names, pa.schema(list(types.items()))
 
+    def _steps(self, name: str) -> Steps:
+        return nested_among([name], self._names_and_schema[0]).get(name, (name,))
+
+    @property
     def _first_records(self) -> tuple[list[bytes], list[Record]]:
         data, _ = self.sample(self.body_start)
         problems: Problems = {}
@@ -98,7 +121,8 @@ class JsonlReader(RecordReader):
     def parse(self, cut: Slice, data: bytes) -> pa.Table:
         lines = _lines(data, only_lf=self.is_former(cut, data))
         problems: Problems = {}
-        types = {field.name: without_nulls(field.type) for field in self._schema}
+        shown = {field.name: field.type for field in self._schema} | dict(self.columns.types)
+        types = {name: without_nulls(type_) for name, type_ in shown.items()}
         parts = []
         for start in range(0, len(lines), _LINES_AT_ONCE):
             found: Problems = {}
@@ -108,16 +132,17 @@ class JsonlReader(RecordReader):
 
     def _table(self, lines: Sequence[bytes], types: dict[str, pa.DataType], problems: Problems) -> pa.Table:
         records = _load(lines, problems)
-        names = self.columns.sources
+        places = {name: self._steps(name) for name in self.columns.sources}
         if _has_more_keys(b"".join(lines), records):
-            _empty_repeating(records, lines, names, problems)
+            _empty_repeating(records, lines, [str(steps[0]) for steps in places.values()], problems)
         table = {}
-        for name in names:
-            values = [record.get(name) for record in records]
+        for name, steps in places.items():
+            values = values_at(records, steps)
             if name in self.columns.text:
                 table[name] = _texts(values, name, problems)
             else:
-                column = JsonColumn(name, types[name], name in self.columns.converted, name in self.columns.keys)
+                is_converted, is_key = name in self.columns.converted, name in self.columns.keys
+                column = JsonColumn(name, types[name], is_converted, is_key, steps)
                 table[name] = column.settle(lines, values, problems)
         return pa.table(table)
 

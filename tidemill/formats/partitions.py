@@ -54,6 +54,9 @@ class PartitionedReader:
     def common_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
         return self._bare.common_type(a, b)
 
+    def gives_back(self, name: str, to: pa.DataType) -> bool:
+        return name in self._partitions or self._file.gives_back(name, to)
+
     def slices(self, *, shard_bytes: int, known: Sequence[Slice] = (), trusted: bool = False) -> Iterator[Slice]:
         bare = [self._bare_slice(cut) for cut in known]
         for cut in self._file.slices(shard_bytes=shard_bytes, known=bare, trusted=trusted):

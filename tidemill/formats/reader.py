@@ -28,6 +28,10 @@ class Reader(Protocol):
         """The type of a column that one file shows as `a` and another as `b`; None if they do not agree."""
         ...
 
+    def gives_back(self, name: str, to: pa.DataType) -> bool:
+        """Whether the first records of a text file fit a column of the type that all files' types have in common."""
+        ...
+
     def slices(self, *, shard_bytes: int, known: Sequence[Slice] = (), trusted: bool = False) -> Iterator[Slice]:
         """Cut the file from its front into slices of about `shard_bytes` of text.
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from tidemill.errors import FileChanged, FormatError
 from tidemill.formats.streams.encodings import is_utf8
 from tidemill.formats.streams.source import ByteSource
-from tidemill.formats.streams.stream import HEAD_BYTES, SourceBytes, Stream
+from tidemill.formats.streams.stream import SourceBytes, Stream
 from tidemill.shards import Slice
 from tidemill.values.columns import Columns
 from tidemill.values.rows import check_columns
@@ -54,7 +54,7 @@ class RecordReader(ABC):
     def __init__(self, source: ByteSource, columns: Columns) -> None:
         self.path = source.path
         self.columns = columns
-        self._bytes = SourceBytes(source, columns.encoding)
+        self._bytes = SourceBytes(source, columns.encoding, head_bytes=columns.head_bytes)
         self._held: _Held | None = None
         self._onward: Stream | None = None
 
@@ -90,7 +90,7 @@ class RecordReader(ABC):
     def slices(self, *, shard_bytes: int, known: Sequence[Slice] = (), trusted: bool = False) -> Iterator[Slice]:
         if self.is_empty:
             return
-        check_columns(self.schema(), self.columns, self.path)
+        self._check_columns()
         row = 0
         if trusted and known:
             yield from known
@@ -106,7 +106,7 @@ class RecordReader(ABC):
         yield from self._cut(stream, row, min(shard_bytes, _MOST_SHARD_BYTES))
 
     def rows(self, cut: Slice) -> pa.Table:
-        check_columns(self.schema(), self.columns, self.path)
+        self._check_columns()
         held = self._held
         data = held.data if held is not None and held.cut == cut else self._reread(cut)
         return self._with_way_out(self.parse(cut, data))
@@ -120,6 +120,10 @@ class RecordReader(ABC):
             pattern, instead = _NOT_ENCODED, f"not valid {self.columns.encoding}; {_WAY_OUT}"
         reasons = pc.replace_substring_regex(rows["reason"], pattern, instead)
         return rows.set_column(rows.schema.get_field_index("reason"), "reason", reasons)
+
+    def _check_columns(self) -> None:
+        if len(schema := self.schema()):  # else there are but blank lines
+            check_columns(schema, self.columns, self.path)
 
     @cached_property
     def is_empty(self) -> bool:
@@ -136,7 +140,8 @@ class RecordReader(ABC):
     def sample(self, start: int) -> tuple[bytes, Offsets]:
         """Whole records from the file's front, at least one if there is one, and where they end."""
         stream = self.stream(start)
-        wanted = HEAD_BYTES - start if start < HEAD_BYTES // 2 else HEAD_BYTES
+        most = self.columns.head_bytes
+        wanted = most - start if start < most // 2 else most
         while True:
             stream.fill(wanted)
             data = bytes(stream.buffer[:wanted])

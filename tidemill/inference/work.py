@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +27,22 @@ class Stats:
     num_padded_tokens: int = 0
     seconds: float = 0.0
     oom_halvings: int = 0
+
+    def shares(self, weights: Sequence[int]) -> list[Stats]:
+        """What falls to each of several parts by its weight; whole numbers, which add up to these.
+
+        >>> [share.num_distinct for share in Stats(num_distinct=10).shares([1, 1, 1])]
+        [3, 4, 3]
+        """
+        total = sum(weights)
+        ends = [end / total if total else 1.0 for end in accumulate(weights)]
+
+        def between(name: str, start: float, end: float) -> Any:
+            amount = getattr(self, name)
+            return amount * (end - start) if name == "seconds" else round(amount * end) - round(amount * start)
+
+        names = [field.name for field in fields(self)]
+        return [Stats(**{name: between(name, start, end) for name in names}) for start, end in pairwise([0.0, *ends])]
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,14 @@ def checksum_of_rows(cursor: Cursor, columns: Sequence[tuple[str, str]], rows: p
     return found
 
 
+def checksums_of_shards(cursor: Cursor, columns: Sequence[tuple[str, str]], rows: pa.Table) -> dict[str, int]:
+    """shard id → the checksum of its rows, of those that have some, among rows that are about to be written."""
+    cursor.register("_incoming", rows)
+    found = cursor.execute(f"SELECT shard_id, {checksum_of(columns)} FROM _incoming GROUP BY shard_id").fetchall()
+    cursor.unregister("_incoming")
+    return dict(found)
+
+
 def checksums_in(cursor: Cursor, table: str, rows: str = "true") -> str:
     """SQL: (shard_id, actual) of each shard in a result table, of those of its rows for which `rows` holds."""
     columns = existing_columns(cursor, table)

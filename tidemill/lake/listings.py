@@ -85,13 +85,20 @@ def list_shards(cursor: Cursor, pipeline: str, shards: Sequence[Shard]) -> None:
     cursor.unregister("_incoming")
 
 
-def mark_cut(cursor: Cursor, pipeline: str, path: str, shards: Sequence[Shard]) -> None:
-    """Note that these are all the shards of a file that the target revision lists."""
-    list_shards(cursor, pipeline, shards)
+def mark_cut(cursor: Cursor, pipeline: str, cut: Sequence[tuple[str, Sequence[Shard]]]) -> None:
+    """Note of files that the target revision lists, by path, that these are all their shards."""
+    if not cut:
+        return
+    list_shards(cursor, pipeline, [shard for _, shards in cut for shard in shards])
     cursor.execute(
-        "UPDATE _files SET num_shards = ? WHERE pipeline = ? AND path = ? AND until IS NULL "
-        "AND num_shards IS DISTINCT FROM ?",
-        [len(shards), pipeline, path, len(shards)],
+        "UPDATE _files f SET num_shards = c.num_shards FROM (SELECT unnest($paths::VARCHAR[]) AS path, "
+        "unnest($counts::INTEGER[]) AS num_shards) c WHERE f.pipeline = $pipeline AND f.path = c.path "
+        "AND until IS NULL AND f.num_shards IS DISTINCT FROM c.num_shards",
+        {
+            "pipeline": pipeline,
+            "paths": [path for path, _ in cut],
+            "counts": [len(shards) for _, shards in cut],
+        },
     )
 
 
@@ -218,6 +225,15 @@ def listed_first_rows(cursor: Cursor, pipeline: str) -> dict[str, int]:
         "SELECT shard_id, any_value(first_row) FROM _shards WHERE pipeline = ? GROUP BY shard_id", [pipeline]
     ).fetchall()
     return dict(rows)
+
+
+def files_at(cursor: Cursor, pipeline: str, revision: str) -> list[SourceFile]:
+    """Every file listed at a revision, by path."""
+    rows = cursor.execute(
+        "SELECT path, url, size, content FROM _revision_files WHERE pipeline = ? AND revision = ? ORDER BY path",
+        [pipeline, revision],
+    ).fetchall()
+    return [SourceFile(*row) for row in rows]
 
 
 def target_shards(cursor: Cursor, pipeline: str, revision: str) -> list[Shard]:

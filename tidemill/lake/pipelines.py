@@ -28,6 +28,12 @@ def load_state(cursor: Cursor, pipeline: str) -> PipelineState | None:
     return PipelineState(*found) if found else None
 
 
+def load_dataset(cursor: Cursor, pipeline: str) -> dict[str, Any]:
+    """What was said of the dataset when the target revision was taken up: path, config, split and revision."""
+    found = cursor.execute("SELECT dataset FROM _pipelines WHERE pipeline = ?", [pipeline]).fetchone()
+    return json.loads(found[0]) if found else {}
+
+
 def load_spec(cursor: Cursor, pipeline: str, version: str) -> dict[str, Any] | None:
     """What `_versions` recorded when the version was made."""
     found = cursor.execute(

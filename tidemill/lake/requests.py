@@ -113,26 +113,19 @@ def committed_by(cursor: Cursor, pipeline: str, run_id: str) -> list[tuple[str, 
     ).fetchall()
 
 
-def is_wanted(cursor: Cursor, target: Target, shard_id: str, request_id: str) -> bool:
-    """Whether a request still stands and is not done."""
-    found = cursor.execute(
-        "SELECT count(*) FROM _requests r ANTI JOIN _ledger l USING (pipeline, version, shard_id, request_id) "
-        "WHERE r.pipeline = ? AND r.version = ? AND r.shard_id = ? AND r.request_id = ?",
-        [target.pipeline, target.version, shard_id, request_id],
-    ).fetchone()
-    return found != (0,)
-
-
-def is_asked_for(cursor: Cursor, target: Target, shard_id: str, request_id: str) -> bool:
-    """Whether a request still stands, done or not: it may have been cancelled, or left the dataset."""
-    found = cursor.execute(
-        "SELECT count(*) FROM _requests WHERE pipeline = ? AND version = ? AND shard_id = ? AND request_id = ?",
-        [target.pipeline, target.version, shard_id, request_id],
-    ).fetchone()
-    return found != (0,)
+def open_ids(cursor: Cursor, target: Target, shard_ids: Sequence[str]) -> dict[str, str]:
+    """shard id → request id, of those shards that are asked for and not done."""
+    rows = cursor.execute(
+        "SELECT shard_id, request_id FROM _requests r "
+        "ANTI JOIN _ledger l USING (pipeline, version, shard_id, request_id) "
+        "WHERE r.pipeline = ? AND r.version = ? AND shard_id IN (SELECT unnest(?::VARCHAR[]))",
+        [target.pipeline, target.version, list(shard_ids)],
+    ).fetchall()
+    return dict(rows)
 
 
 def request_ids(cursor: Cursor, target: Target, shard_ids: Sequence[str]) -> dict[str, str]:
+    """shard id → request id, of those shards that are asked for, done or not: others were cancelled, or left."""
     rows = cursor.execute(
         "SELECT shard_id, request_id FROM _requests WHERE pipeline = ? AND version = ? AND shard_id IN "
         "(SELECT unnest(?::VARCHAR[]))",

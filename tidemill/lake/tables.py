@@ -161,7 +161,7 @@ def lake_type(arrow_type: pa.DataType) -> pa.DataType:
     """The Arrow type of a column as it is handed to the lake: cells are cast to it, and quarantined if they do not fit.
 
     The lake has no smaller floats, fewer kinds of list and string, and
-    microseconds at most where there is a time zone.
+    microseconds at most in times of day and where there is a time zone.
 
     Raises:
         NotImplementedError: the lake would round its values.
@@ -174,6 +174,8 @@ def lake_type(arrow_type: pa.DataType) -> pa.DataType:
         return pa.float32()
     if is_type.is_timestamp(arrow_type) and arrow_type.tz and arrow_type.unit == "ns":
         return pa.timestamp("us", arrow_type.tz)
+    if is_type.is_time64(arrow_type):  # DuckDB 1.5.5 ends the process where it should write TIME_NS to Parquet.
+        return pa.time64("us")
     if is_type.is_dictionary(arrow_type):  # DuckDB 1.5.5 crashes where a list of them has more than 2,048 rows.
         return lake_type(arrow_type.value_type)
     if is_type.is_string_view(arrow_type):
@@ -198,6 +200,8 @@ def _settled_nested(arrow_type: pa.DataType) -> pa.DataType:
         return pa.map_(lake_type(arrow_type.key_type), lake_type(arrow_type.item_type))
     if is_type.is_union(arrow_type) or is_type.is_run_end_encoded(arrow_type):
         raise NotImplementedError("DuckLake has no unions and no runs.")
+    if is_type.is_list_view(arrow_type) or is_type.is_large_list_view(arrow_type):
+        raise NotImplementedError("Arrow 26 makes invalid lists of views.")
     return pa.list_(lake_type(arrow_type.value_type))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tidemill.errors import ModelError
-from tidemill.models.files import MODEL_FILES, matching, refuse_unapplied
+from tidemill.models.files import MODEL_FILES, first_names, matching, refuse_unapplied, refuse_weights
 from tidemill.sources.hashes import stamp
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def load_weights(auto_class: str, folder: str | Path, *, dtype: torch.dtype, tru
     Raises:
         ModelError: the weights are missing, pickled, of another shape, or do not cover the model.
     """
-    _require_safetensors(Path(folder))
+    refuse_weights(matching(folder, ["*"]), str(folder))
     config = load_config(folder, trust_remote_code=trust_remote_code)
     import transformers
 
@@ -86,27 +86,11 @@ def load_weights(auto_class: str, folder: str | Path, *, dtype: torch.dtype, tru
         )
     if absent := sorted(info["missing_keys"]):
         raise ModelError(
-            f"The weights in {folder} lack {_some(absent)} of {type(model).__name__}, which would stay random. "
+            f"The weights in {folder} lack {first_names(absent)} of {type(model).__name__}, which would stay random. "
             "Choose a model that was fine-tuned for model.task."
         )
     model.config.use_cache = False  # of keys and values for generating, which nothing here does
     return model.eval()
-
-
-def _require_safetensors(folder: Path) -> None:
-    if any(folder.glob("*.safetensors")):
-        return
-    if pickled := sorted(path.name for path in folder.glob("*.bin")):
-        raise ModelError(
-            f"The weights in {folder} are pickled ({_some(pickled)}), and unpickling runs code. Set model.revision to "
-            "one with model.safetensors (on the Hub often refs/pr/N, opened by its conversion bot), or convert the "
-            "model where you trust it: load it with Transformers and save it with save_pretrained."
-        )
-    raise ModelError(f"There are no weights (*.safetensors) in {folder}. Download the model again.")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def max_positions(config: PretrainedConfig) -> int | None:

@@ -8,6 +8,7 @@ is refused, by names and JSON alone: before anything is tokenized.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import reprlib
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.errors import ModelError
+from tidemill.sources.hashes import is_pointer
 
 READ_FILES = (
     *("config.json", "config.*.json"),
@@ -34,6 +36,8 @@ LARGEST_JSON = 32 * 2**20
 LARGEST_TOKENIZER = 2**30
 
 ADAPTER = "adapter_config.json"
+CONVERTED_BY = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
+"""Package → its module, of what Transformers converts SentencePiece models with."""
 _QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 _QUANTIZATION_KEYS = frozenset(["quantization_config", "compression_config", "sparsity_config"])
 _KERNEL_KEYS = frozenset(["use_kernels", "kernel_config"])
@@ -103,11 +107,53 @@ def read_json(path: Path) -> dict[str, Any]:
 def refuse_adapter(folder: Path) -> None:
     """Raise ModelError where an adapter lies in the folder, with or without the model that it adapts."""
     if (folder / ADAPTER).exists():
+        raise _adapter(str(folder / ADAPTER))
+
+
+def _adapter(where: str) -> ModelError:
+    return ModelError(
+        f"{where} says that an adapter belongs to this model, and Tidemill applies none. Merge it into the weights "
+        "(PEFT's merge_and_unload, then save_pretrained) and set model.path to the result; to compute the model "
+        f"without it, use a copy of the folder that has no {ADAPTER}."
+    )
+
+
+def refuse_weights(names: Iterable[str], where: str) -> None:
+    """Raise ModelError where a listing of a model's folder has no weights that are read: those of safetensors alone."""
+    names = sorted(names)
+    if any(fnmatchcase(name, "*.safetensors") for name in names):
+        return
+    if ADAPTER in names:
+        raise _adapter(f"{where}/{ADAPTER}")
+    if pickled := [name for name in names if fnmatchcase(name, "*.bin") or name.endswith((".pt", ".pth", ".ckpt"))]:
         raise ModelError(
-            f"{folder / ADAPTER} says that an adapter belongs to this model, and Tidemill applies none. Merge it into "
-            "the weights (PEFT's merge_and_unload, then save_pretrained) and set model.path to the result; to compute "
-            f"the model without it, use a copy of the folder that has no {ADAPTER}."
+            f"The weights in {where} are pickled ({first_names(pickled)}), and unpickling runs code. Set "
+            "model.revision to one with model.safetensors (on the Hub often refs/pr/N, opened by its conversion bot), "
+            "or convert the model where you trust it: load it with Transformers and save it with save_pretrained."
         )
+    if others := [name for name in names if name.endswith((".h5", ".msgpack", ".onnx", ".gguf", ".ot"))]:
+        raise ModelError(
+            f"The weights in {where} are of another kind ({first_names(others)}); Tidemill reads *.safetensors. Choose "
+            "a model that has them, or convert it: load it with Transformers and save it with save_pretrained."
+        )
+    raise ModelError(
+        f"There are no weights (*.safetensors) in {where}. If they lie in a folder of it, set model.subfolder; else "
+        "download the model again."
+    )
+
+
+def first_names(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def refuse_pointers(folder: Path) -> None:
+    """Raise ModelError where a file that is read is in truth elsewhere, and Git LFS is to fetch it."""
+    for name in matching(folder, MODEL_FILES):
+        if is_pointer(folder / name, (folder / name).stat().st_size):
+            raise ModelError(
+                f"{folder / name} is a pointer of Git LFS, and not the file itself. Fetch it: `git lfs pull` in that "
+                "folder, with git-lfs installed."
+            )
 
 
 def refuse_unapplied(folder: Path, *, trust_remote_code: bool) -> None:
@@ -115,9 +161,10 @@ def refuse_unapplied(folder: Path, *, trust_remote_code: bool) -> None:
 
     Raises:
         ModelError: they ask for an adapter, quantization, a kernel, code or files from elsewhere; or for code that
-            comes with the model, and that is not trusted.
+            comes with the model, and that is not trusted; or a file was not fetched.
     """
     refuse_adapter(folder)
+    refuse_pointers(folder)
     for name in _QUANTIZATION_FILES:
         if (folder / name).exists():
             raise _quantized(folder / name)
@@ -134,8 +181,10 @@ def refuse_unapplied_tokenizer(folder: Path, *, trust_remote_code: bool) -> None
     """As `refuse_unapplied`, for the tokenizer in a folder.
 
     Raises:
-        ModelError: also where its files cannot be a tokenizer's.
+        ModelError: also where its files cannot be a tokenizer's, or need a package that is not installed.
     """
+    refuse_pointers(folder)
+    _refuse_missing_packages(folder)
     config = folder / "tokenizer_config.json"
     if config.is_file():
         facts = read_json(config)
@@ -147,6 +196,27 @@ def refuse_unapplied_tokenizer(folder: Path, *, trust_remote_code: bool) -> None
                 f"{folder / name} has {size:,} bytes, and a tokenizer at most {LARGEST_TOKENIZER:,}. Download the "
                 "model again."
             )
+
+
+def _refuse_missing_packages(folder: Path) -> None:
+    """A SentencePiece model alone is converted when it is opened, by packages that Transformers does not require."""
+    names = matching(folder, ["*.model"])
+    if not names or matching(folder, ["tokenizer.json", "vocab.*"]):
+        return
+    absent = [package for package, module in CONVERTED_BY.items() if not _is_installed(module)]
+    if absent:
+        raise ModelError(
+            f"The tokenizer in {folder} is a SentencePiece model ({first_names(names)}) without a tokenizer.json, and "
+            f"{' and '.join(absent)} would have to convert it: pip install {' '.join(absent)}. Or set tokenizer.path "
+            "to a model of the same vocabulary that has a tokenizer.json."
+        )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # Of the package that it would lie in.
+        return False
 
 
 def _refuse_config(path: Path, *, trust_remote_code: bool) -> None:

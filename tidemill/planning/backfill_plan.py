@@ -28,7 +28,7 @@ from tidemill.lake.runs import RunRecord
 from tidemill.lake.tables import duckdb_type
 from tidemill.planning import versions
 from tidemill.planning.columns import check_collisions, check_names, settle_columns
-from tidemill.planning.dates import file_dates, parse_date
+from tidemill.planning.dates import date_files, guesses, parse_days
 from tidemill.planning.estimates import Estimate, Rate, estimate, measured_rate
 from tidemill.planning.version_tables import Version, load_version, make_version
 from tidemill.planning.versions import VersionSpec
@@ -46,8 +46,8 @@ class Selection:
     """Which shards: all that are given must hold. Nothing given selects every shard.
 
     `files` is a glob over paths, `shards` are shard ids, `since` and `until`
-    are dates (both included) of a file: one in its path, else that of the
-    commit that last changed it. `version` names a recorded version; without
+    are dates, both included, which a file's days are to overlap: those that its
+    path means, else the day of its last change. `version` names a recorded version; without
     it, it is what the pipeline file asks for. Its beginning will do, or `promoted`.
     """
 
@@ -131,10 +131,10 @@ def plan_backfill(pipeline: Pipeline, lake: Lake, selection: Selection, *, devic
     listed = target_shards(cursor, pipeline.name, state.target_revision)
     done = done_shards(cursor, pipeline.name, name)
     quarantined = quarantined_rows(cursor, pipeline.name, name) if selection.quarantined else {}
-    selected = _select(cursor, pipeline, selection, listed, quarantined)
-    notes: list[str] = []
+    selected, notes = _select(cursor, pipeline, selection, listed, quarantined)
     if name == state.promoted_version:
-        selected, notes = _without_replacing(selected, listed, done)
+        selected, left_out = _without_replacing(selected, listed, done)
+        notes += left_out
     notes += _unread_note(cursor, pipeline)
     shards, reason = _wanted(selected, done, selection, again=name == state.promoted_version)
     resumes = open_backfill_of(cursor, pipeline.name, name, selection.to_json())
@@ -242,8 +242,8 @@ def _select(
     selection: Selection,
     listed: Sequence[Shard],
     quarantined: Mapping[str, Sequence[int]],
-) -> list[Shard]:
-    """The listed shards that a selection means.
+) -> tuple[list[Shard], list[str]]:
+    """The listed shards that a selection means, and which of their dates are guesses.
 
     Raises:
         ConfigError: none is.
@@ -260,20 +260,32 @@ def _select(
         and (not selection.shards or shard.shard_id in selection.shards)
         and (not selection.quarantined or shard.shard_id in quarantined)
     ]
-    since, until = parse_date("--since", selection.since), parse_date("--until", selection.until, last=True)
-    if selected and (since or until):
-        dates = file_dates({shard.file.path: shard.file for shard in selected}.values())
-        selected = [
-            shard
-            for shard in selected
-            if (since is None or dates[shard.file.path] >= since) and (until is None or dates[shard.file.path] <= until)
-        ]
+    selected, notes = _within(selection, selected)
     if not selected:
         paths = sorted({shard.file.path for shard in listed})
         some = ", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")
         given = json.dumps(selection.to_json())
-        raise ConfigError(f"Nothing matches {given}. The dataset has {counted(len(paths), 'file')}: {some}.")
-    return selected
+        raise ConfigError(
+            " ".join([f"Nothing matches {given}. The dataset has {counted(len(paths), 'file')}: {some}.", *notes])
+        )
+    return selected, notes
+
+
+def _within(selection: Selection, shards: list[Shard]) -> tuple[list[Shard], list[str]]:
+    """The shards of files whose days overlap those from `since` to `until`, and notes on dates that are guesses.
+
+    Raises:
+        ConfigError: one of the two cannot be read, or they are the wrong way round.
+    """
+    since, until = parse_days("--since", selection.since), parse_days("--until", selection.until)
+    first, last = since and since.first, until and until.last
+    if first and last and first > last:
+        raise ConfigError(f"--since {selection.since} is after --until {selection.until}. Exchange them.")
+    if not shards or not (first or last):
+        return shards, []
+    dated = date_files({shard.file.path: shard.file for shard in shards}.values())
+    within = {path for path, found in dated.items() if found and found.days.overlap(first, last)}
+    return [shard for shard in shards if shard.file.path in within], list(guesses(dated))
 
 
 def _without_replacing(

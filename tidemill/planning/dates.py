@@ -1,91 +1,111 @@
-"""When a source file is from: a date in its path, else when the source says that it was last changed."""
+"""Which days a source file is of: those that its path means, else the day on which it was last changed."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 from tidemill.errors import ConfigError
+from tidemill.formats.partitions import partitions_of
 from tidemill.shards import SourceFile
 from tidemill.sources import hub
 from tidemill.storage.addresses import open_address, translated
+from tidemill.times.intervals import Basis, Days, days_of_path, given_days
 
-IN_PATH = re.compile(
-    r"(?<!\d)(?P<year>(?:19|20)\d\d)(?P<sep>[-_/]?)(?P<month>0[1-9]|1[0-2])(?:(?P=sep)(?P<day>[0-3]\d))?(?!\d)"
-)
-NAMED_IN_PATH = re.compile(r"year=(?P<year>\d{4})/month=(?P<month>\d{1,2})(?:/day=(?P<day>\d{1,2}))?")
-GIVEN = re.compile(r"(?P<year>\d{4})(?:-(?P<month>\d\d)(?:-(?P<day>\d\d))?)?")
+MOST_NAMED = 3
 
 
-def parse_date(option: str, given: str | None, *, last: bool = False) -> date | None:
-    """`2024-06-30`, `2024-06` or `2024`; of a month or year the first day, or the `last`.
+@dataclass(frozen=True)
+class Dated:
+    """The days that a file is of, and what tells them."""
+
+    days: Days
+    basis: Basis
+
+
+def parse_days(option: str, given: str | None) -> Days | None:
+    """`2024-06-30`, `2024-06` or `2024`.
 
     Raises:
         ConfigError: it cannot be read as one of these.
     """
     if given is None:
         return None
-    found = GIVEN.fullmatch(given.strip())
-    if found is not None:
-        year, month, day = (int(part) if part else None for part in found.group("year", "month", "day"))
-        try:
-            return _within(year or 0, month, day, last=last)
-        except ValueError:
-            pass
-    raise ConfigError(f"{option} {given!r} is not a date. Give one such as 2024-06-30, 2024-06 or 2024.")
+    found = given_days(given)
+    if found is None:
+        raise ConfigError(f"{option} {given!r} is not a date. Give one such as 2024-06-30, 2024-06 or 2024.")
+    return found
 
 
-def file_dates(files: Iterable[SourceFile]) -> dict[str, date]:
-    """path → date: a partition in the path (`2024-06-30`, `2024/06`, `year=2024/month=6`), else the last change.
+def date_files(files: Iterable[SourceFile]) -> dict[str, Dated | None]:
+    """path → its days; None for one that neither names any nor says when it was last changed.
 
     The last change is the commit's on the Hub, the modification time elsewhere.
 
     Raises:
         SourceUnavailable: the source does not answer.
     """
-    found: dict[str, date] = {}
+    found: dict[str, Dated | None] = {}
     unnamed: list[SourceFile] = []
     for file in files:
-        if (named := date_in_path(file.path)) is not None:
-            found[file.path] = named
+        if (named := days_of_path(file.path, partitions_of(file.url))) is not None:
+            found[file.path] = Dated(*named)
         else:
             unnamed.append(file)
-    return found | _last_changes(unnamed)
+    return found | {path: _on(day) for path, day in _last_changes(unnamed).items()}
 
 
-def date_in_path(path: str) -> date | None:
-    for pattern in (NAMED_IN_PATH, IN_PATH):
-        for match in pattern.finditer(path):
-            parts = match.groupdict()
-            try:
-                return date(int(parts["year"]), int(parts["month"]), int(parts["day"] or 1))
-            except ValueError:
-                continue
-    return None
+def guesses(dated: Mapping[str, Dated | None]) -> Iterator[str]:
+    """Which files have days that no folder tells, in a note for each way in which they were found."""
+    for basis, told in (
+        ("name", "dated by the name, where a number may be no date"),
+        ("changed", "dated by the last change, for want of a date in the path"),
+    ):
+        those = {path: found for path, found in dated.items() if found and found.basis == basis}
+        if those:
+            yield f"{_counted(those)} {told}: {_some(those, lambda path: f'{path} ({dated[path].days})')}."  # type: ignore[union-attr]
+    if without := [path for path, found in dated.items() if found is None]:
+        yield f"{_counted(without)} left out, without any date: {_some(without, str)}. Select by --files instead."
 
 
-def _last_changes(files: list[SourceFile]) -> dict[str, date]:
+def _counted(files: Iterable[str]) -> str:
+    number = len(list(files))
+    return "1 file is" if number == 1 else f"{number:,} files are"
+
+
+def _some(paths: Iterable[str], shown: Callable[[str], str]) -> str:
+    ordered = sorted(paths)
+    return ", ".join(map(shown, ordered[:MOST_NAMED])) + (" and others" if len(ordered) > MOST_NAMED else "")
+
+
+def _on(day: date | None) -> Dated | None:
+    return None if day is None else Dated(Days(day, day), "changed")
+
+
+def _last_changes(files: list[SourceFile]) -> dict[str, date | None]:
     on_hub = [file for file in files if file.url.startswith("hf://")]
     changed = hub.last_commit_dates([file.url for file in on_hub]) if on_hub else {}
-    return {file.path: changed[file.url] if file.url in changed else _modified(file) for file in files}
+    return {file.path: changed.get(file.url) if file in on_hub else _modified(file) for file in files}
 
 
-def _modified(file: SourceFile) -> date:
-    if "://" in file.url:
+def _modified(file: SourceFile) -> date | None:
+    """The day of the last change; None where the file is gone, or its file system does not say."""
+    try:
+        if "://" not in file.url:
+            return datetime.fromtimestamp(Path(file.url).stat().st_mtime, UTC).date()
         file_system, path = open_address(file.url, "dataset.path")
         with translated(file.url, "dataset.path"):
-            when: datetime = file_system.modified(path)
-        return when.astimezone(UTC).date()
-    return datetime.fromtimestamp(Path(file.url).stat().st_mtime, UTC).date()
+            when = _asked(file_system, path)
+    except FileNotFoundError:
+        return None
+    return when.astimezone(UTC).date() if when else None
 
 
-def _within(year: int, month: int | None, day: int | None, *, last: bool) -> date:
-    if day is not None:
-        return date(year, month or 1, day)
-    if not last:
-        return date(year, month or 1, 1)
-    if month is None or month == 12:
-        return date(year, 12, 31)
-    return date.fromordinal(date(year, month + 1, 1).toordinal() - 1)
+def _asked(file_system: object, path: str) -> datetime | None:
+    try:
+        when: datetime = file_system.modified(path)  # type: ignore[attr-defined]
+    except NotImplementedError:
+        return None
+    return when

@@ -17,8 +17,8 @@ from tidemill.errors import FAILS_ALONE, DatasetError, LakeError
 from tidemill.formats import Columns
 from tidemill.lake import Cursor, DoneShard, Lake, ResultTable
 from tidemill.lake.ledger import done_shards, has_done_shards
-from tidemill.lake.listings import cut_files, slices_at
-from tidemill.lake.pipelines import PipelineState, load_kept, load_results, load_spec, load_state
+from tidemill.lake.listings import cut_files, files_at, slices_at
+from tidemill.lake.pipelines import PipelineState, load_dataset, load_kept, load_results, load_spec, load_state
 from tidemill.lake.tables import duckdb_type
 from tidemill.places import usable
 from tidemill.planning import versions
@@ -28,7 +28,10 @@ from tidemill.planning.versions import VersionSpec
 from tidemill.retry import retrying
 from tidemill.shards import Shard, Slice, SourceFile
 from tidemill.sources import dataset as sources
+from tidemill.sources import hub
+from tidemill.sources.listing import Listing, said_in
 
+COMMIT_LENGTH = 40
 FileState = Literal["unchanged", "new", "changed", "unfinished", "failed"]
 Action = Literal["compute", "copy"]
 
@@ -187,13 +190,15 @@ def make_plan(pipeline: Pipeline, lake: Lake | None) -> tuple[Plan, sources.Data
     Raises:
         InputError: the dataset, a column, the model or the pipeline file is at fault.
     """
-    declared = versions.declared(pipeline)
+    told: list[str] = []
+    declared = versions.declared(pipeline, told.append)
     # Nothing but the lake is asked within a snapshot: who keeps one open is in the way of `forget` and `gc`.
     with lake.snapshot() if lake else nullcontext() as cursor:
         state = load_state(cursor, pipeline.name) if cursor else None
         spec, notes = _promoted_or(declared, cursor, pipeline, state)
+        listed = _listed(cursor, pipeline, state) if cursor and state else None
     with usable(pipeline.dataset.path, "dataset.path"):
-        dataset = sources.open_dataset(pipeline, spec.joined_text)
+        dataset = sources.open_dataset(pipeline, spec.joined_text, listed, told.append)
     check_names(pipeline)
     kept, columns = settle_columns(pipeline, spec, dataset, lake.cursor() if lake else None, state)
     dataset.use(columns)
@@ -232,10 +237,24 @@ def make_plan(pipeline: Pipeline, lake: Lake | None) -> tuple[Plan, sources.Data
         rewrite=tuple(_to_rewrite(known, kept)),
         done=done,
         rate=_rate(known.rate, dataset, files),
-        notes=(*notes, *dataset.notes),
+        notes=(*told, *notes, *dataset.notes),
         first=state is None,
     )
     return plan, dataset
+
+
+def _listed(cursor: Cursor, pipeline: Pipeline, state: PipelineState) -> Listing | None:
+    """What the lake lists of a dataset on the Hub, at its target commit; None of one that was named otherwise then."""
+    spec, commit = pipeline.dataset, state.target_revision[:COMMIT_LENGTH]
+    recorded = load_dataset(cursor, pipeline.name)
+    asked = recorded.pop("revision", None)
+    if not sources.is_on_hub(spec) or recorded != {key: sources.named(spec)[key] for key in recorded}:
+        return None
+    if asked != spec.revision and hub.known_commit("dataset", spec.path, spec.revision) != commit:
+        return None
+    files = files_at(cursor, pipeline.name, state.target_revision)
+    stored = tuple(replace(file, content=file.stored) for file in files)
+    return Listing(commit, stored, options=said_in(state.target_revision)) if files else None
 
 
 @dataclass(frozen=True)
@@ -348,19 +367,18 @@ def _slices(
     if file.content in cut:
         return cut[file.content], False, True, ""
     content, known = before.get(file.path, ("", []))
+    types = [(column.source, column.arrow_type) for column in kept]
     problem = ""
-    if dataset.cut_from_footer:
-        types = [(column.source, column.arrow_type) for column in kept]
-        try:
-            retrying(lambda: dataset.check_types(file, types), retries=dataset.retries)
+    try:
+        retrying(lambda: dataset.check_file(file, types), retries=dataset.retries)
+        if dataset.cut_from_footer:
             read = retrying(
                 lambda: list(dataset.reader(file).slices(shard_bytes=dataset.shard_bytes)), retries=dataset.retries
             )
-        except FAILS_ALONE as e:
-            dataset.forget(file)
-            problem = str(e)
-        else:
             return read, False, True, ""
+    except FAILS_ALONE as e:
+        dataset.forget(file)
+        problem = str(e)
     return known, True, content == file.content, problem
 
 

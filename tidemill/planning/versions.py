@@ -8,15 +8,16 @@ version's model and options when the pipeline file or a branch moves on.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from tidemill.config import Pipeline
-from tidemill.errors import ModelError
+from tidemill.config import Model, Pipeline, Tokenizer
+from tidemill.errors import ModelError, SourceUnavailable
 from tidemill.fingerprints import fingerprint
 from tidemill.models.files import (
     MODEL_FILES,
@@ -25,7 +26,10 @@ from tidemill.models.files import (
     matching,
     refuse_adapter,
     refuse_unapplied_tokenizer,
+    refuse_weights,
 )
+from tidemill.places import is_hub_id, missing
+from tidemill.retry import logger
 from tidemill.sources import hub
 from tidemill.sources.hashes import hash_folder
 from tidemill.values.columns import JoinedText
@@ -40,9 +44,10 @@ TOKENIZER_FILES = tuple(pattern for pattern in MODEL_FILES if pattern != "*.safe
 class VersionSpec:
     """A version's ingredients, as declared: `auto` stays `auto`.
 
-    `model` and `tokenizer` identify content: `commit:<hash>` on the Hub,
-    `sha256:<hash>` of the files that are read of a folder. The paths say where
-    it was found. What is None does not apply, and is not an ingredient.
+    `model` and `tokenizer` identify content: `commit:<hash>` on the Hub, with
+    `/<subfolder>` where it lies in one, `sha256:<hash>` of the files that are read
+    of a folder. The paths say where it was found. What is None does not apply,
+    and is not an ingredient.
     """
 
     task: str
@@ -88,21 +93,24 @@ class VersionSpec:
         ]
 
 
-def declared(pipeline: Pipeline) -> VersionSpec:
+def declared(pipeline: Pipeline, tell: Callable[[str], object] = logger.warning) -> VersionSpec:
     """The version that the pipeline file asks for now; asks the Hub what a branch points to.
+
+    Where it does not answer, a branch points to what it pointed to when it last did; `tell` is told.
 
     Raises:
         ModelError: the model or tokenizer does not exist, or may not be read.
+        SourceUnavailable: the Hub did not answer well for long, and never did here.
     """
     model, tokenizer = pipeline.model, pipeline.tokenizer
     windows, trusted = tokenizer.long_text == "windows", model.trust_remote_code
-    identity = _identify(model.path, model.revision, trusted=trusted)
+    identity = _identify(model, tell, trusted=trusted)
     return VersionSpec(
         task=model.task,
-        model_path=model.path,
+        model_path=_place(model),
         model=identity,
-        tokenizer_path=tokenizer.path or model.path,
-        tokenizer=_identify(tokenizer.path, tokenizer.revision, trusted=trusted, weights=False)
+        tokenizer_path=_place(tokenizer) or _place(model),
+        tokenizer=_identify(tokenizer, tell, trusted=trusted, weights=False)
         if tokenizer.path is not None
         else identity,
         text=tuple(pipeline.dataset.text),
@@ -166,7 +174,7 @@ def _same_files(spec: VersionSpec, path: str, found: str, recorded: str, *, weig
 def _read_at(spec: VersionSpec, repo: str, identity: str, *, weights: bool) -> dict[str, str]:
     """Contents by name of the files that are read of a repository at a commit; none where that is gone."""
     try:
-        contents = hub.model_contents(repo, identity.partition(":")[2])
+        contents = hub.model_contents(repo, *_commit_and_subfolder(identity))
     except ModelError:
         return {}
     return {
@@ -178,7 +186,7 @@ def _read_at(spec: VersionSpec, repo: str, identity: str, *, weights: bool) -> d
 
 def relocated(spec: VersionSpec, pipeline: Pipeline) -> VersionSpec:
     """The version with the paths of the pipeline file where its local folders have moved there, content unchanged."""
-    model, tokenizer = pipeline.model.path, pipeline.tokenizer.path or pipeline.model.path
+    model, tokenizer = _place(pipeline.model), _place(pipeline.tokenizer) or _place(pipeline.model)
     own = _is_own(spec)
     if not _lies_at(spec, spec.model_path, spec.model) and _lies_at(spec, model, spec.model):
         spec = replace(spec, model_path=model)
@@ -215,16 +223,28 @@ def tokenizer_folder(spec: VersionSpec) -> Path:
     return _folder(spec, spec.tokenizer_path, spec.tokenizer, TOKENIZER_FILES, weights=_is_own(spec))
 
 
-def _identify(path: str, revision: str, *, trusted: bool, weights: bool = True) -> str:
-    if _is_local(path):
+def _place(section: Model | Tokenizer) -> str:
+    """The folder that a section names, or the id on the Hub, in which its subfolder is part of the identity."""
+    path = section.path or ""
+    return path if section.subfolder is None or is_hub_id(path, of="model") else f"{path}/{section.subfolder}"
+
+
+def _identify(section: Model | Tokenizer, tell: Callable[[str], object], *, trusted: bool, weights: bool = True) -> str:
+    path = _place(section)
+    if is_local(path):
         return f"sha256:{hash_folder(path, files_read(path, trust_remote_code=trusted, weights=weights))}"
-    return f"commit:{hub.model_commit(path, revision)}"
+    commit = hub.model_commit(path, section.revision, tell)
+    return f"commit:{commit}" if section.subfolder is None else f"commit:{commit}/{section.subfolder}"
+
+
+def _commit_and_subfolder(identity: str) -> tuple[str, str]:
+    commit, _, subfolder = identity.partition(":")[2].partition("/")
+    return commit, subfolder
 
 
 def _folder(spec: VersionSpec, path: str, identity: str, fetched: tuple[str, ...], *, weights: bool = True) -> Path:
-    kind, _, value = identity.partition(":")
-    if kind == "commit":
-        return hub.model_snapshot(path, value, fetched)
+    if identity.startswith("commit:"):
+        return hub.model_snapshot(path, *_commit_and_subfolder(identity), fetched)
     if not _lies_at(spec, path, identity, weights=weights):
         raise ModelError(
             f"The folder {path} no longer holds the model that this table's version was computed with "
@@ -233,15 +253,20 @@ def _folder(spec: VersionSpec, path: str, identity: str, fetched: tuple[str, ...
     return Path(path)
 
 
-def _is_local(path: str) -> bool:
-    if Path(path).is_dir():
-        refuse_adapter(Path(path))
-        if not (Path(path) / "config.json").exists() and not (Path(path) / "tokenizer.json").exists():
-            raise ModelError(f"There is no config.json in {path}. Give a folder in Transformers' format.")
-        return True
-    if path.startswith((".", "/", "~")) or path.count("/") > 1:
-        raise ModelError(f"There is no model folder {path}. Give a folder in Transformers' format, or a Hub model id.")
-    return False
+def is_local(path: str) -> bool:
+    """Whether a model's or tokenizer's path is a folder here, and not a Hub id.
+
+    Raises:
+        ModelError: it is a folder that is missing, or has no model in it.
+    """
+    if is_hub_id(path, of="model"):
+        return False
+    if not Path(path).is_dir():
+        raise ModelError(missing(path, of="model"))
+    refuse_adapter(Path(path))
+    if not (Path(path) / "config.json").exists() and not (Path(path) / "tokenizer.json").exists():
+        raise ModelError(f"There is no config.json in {path}. Give a folder in Transformers' format.")
+    return True
 
 
 def _shown(value: object) -> str:
@@ -262,8 +287,19 @@ def result_schema(spec: VersionSpec) -> pa.Schema:
     from tidemill.models.tasks import find_task
 
     task = find_task(spec.task)
+    _refuse_weights(spec)
     config = load_config(model_folder(spec, weights=False), trust_remote_code=spec.trust_remote_code)
     task.check(config)
     refuse_unapplied_tokenizer(tokenizer_folder(spec), trust_remote_code=spec.trust_remote_code)
     schema = task.result_schema(config, all_scores=spec.all_scores)
     return schema if spec.aggregate is None else schema.append(pa.field(NUM_WINDOWS, pa.int32()))
+
+
+def _refuse_weights(spec: VersionSpec) -> None:
+    """Raise ModelError where the listing of the model's files says that no run could open it; nothing is fetched."""
+    if not spec.model.startswith("commit:"):
+        refuse_weights(matching(spec.model_path, ["*"]), spec.model_path)
+    elif not hub.is_offline():
+        with suppress(SourceUnavailable), hub.impatient():
+            names = hub.model_contents(spec.model_path, *_commit_and_subfolder(spec.model), or_cached=False)
+            refuse_weights(names, f"the model {spec.model_path}")

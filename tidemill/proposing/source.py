@@ -22,11 +22,10 @@ from tidemill.errors import ChoiceMissing, ConfigError, DatasetError, FormatErro
 from tidemill.formats import partitions_of
 from tidemill.formats.detect import detect, detect_file
 from tidemill.formats.streams.encodings import UTF8
-from tidemill.formats.streams.stream import HEAD_BYTES
 from tidemill.shards import SourceFile
 from tidemill.sources.byte_files import open_source
 from tidemill.sources.dataset import Dataset, open_dataset, reopen_dataset, spread
-from tidemill.values.columns import JoinedText
+from tidemill.values.columns import HEAD_BYTES, JoinedText
 
 FILES_LOOKED_AT = 8
 FIRST_CHOICES = {"config": ("default", "en", "all"), "split": ("train", "all")}

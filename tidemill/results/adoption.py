@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ from typing import Any
 
 from tidemill.lake.ducklake.connection import Cursor, Lake
 from tidemill.lake.ledger import has_done_shards
-from tidemill.lake.listings import list_revision, list_shards
+from tidemill.lake.listings import list_revision, list_shards, mark_cut
 from tidemill.lake.pipelines import Target, load_kept
 from tidemill.lake.requests import ask, request_ids, withdraw_unstarted
 from tidemill.lake.tables import (
@@ -74,8 +75,9 @@ def adopt(lake: Lake, target: Target, adoption: Adoption) -> bool:
             _promote_in_place_of_nothing(cursor, target)
         if current is not None and found != target.revision:
             cursor.execute(
-                "UPDATE _pipelines SET target_revision = ?, adopted_at = ?, updated_at = ? WHERE pipeline = ?",
-                [target.revision, now, now, target.pipeline],
+                "UPDATE _pipelines SET dataset = ?, target_revision = ?, adopted_at = ?, updated_at = ? "
+                "WHERE pipeline = ?",
+                [json.dumps(adoption.dataset), target.revision, now, now, target.pipeline],
             )
         list_revision(cursor, target.pipeline, target.revision, adoption.files, now=now)
         list_shards(cursor, target.pipeline, adoption.shards)
@@ -86,15 +88,24 @@ def adopt(lake: Lake, target: Target, adoption: Adoption) -> bool:
     return lake.write(body, message=f"adopt {target.message}")
 
 
-def request_shards(lake: Lake, target: Target, shards: Sequence[Shard], reason: str) -> dict[str, str]:
-    """List shards that were found by reading and ask for them; returns shard id → request id."""
+def request_shards(
+    lake: Lake, target: Target, found: Sequence[tuple[Shard, str]], *, cut: Sequence[tuple[str, Sequence[Shard]]] = ()
+) -> dict[str, str]:
+    """List shards that were found by reading, given as (shard, reason), and ask for them; shard id → request id.
+
+    `cut` gives (path, all shards) of files that were read to their end.
+    """
 
     def body(cursor: Cursor) -> dict[str, str]:
         if not is_target(cursor, target):
             return {}
-        list_shards(cursor, target.pipeline, shards)
-        ask(cursor, target, [(shard.shard_id, reason) for shard in shards], datetime.now(UTC))
-        return request_ids(cursor, target, [shard.shard_id for shard in shards])
+        ended = {path for path, _ in cut}
+        list_shards(cursor, target.pipeline, [shard for shard, _ in found if shard.file.path not in ended])
+        mark_cut(cursor, target.pipeline, cut)
+        ask(cursor, target, [(shard.shard_id, reason) for shard, reason in found], datetime.now(UTC))
+        if cut:
+            retire_elsewhere(cursor, target.pipeline, target.version)
+        return request_ids(cursor, target, [shard.shard_id for shard, _ in found])
 
     return lake.write(body, message=f"request: {target.message}")
 

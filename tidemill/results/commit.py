@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -21,16 +21,26 @@ import pyarrow.compute as pc
 
 from tidemill.errors import InvariantBroken, ShardGone
 from tidemill.formats import KEPT_PREFIX
-from tidemill.lake.checksums import METHOD, checksum_of, checksum_of_rows, checksum_with, refuse_changed_rows
+from tidemill.lake.checksums import (
+    METHOD,
+    checksum_of,
+    checksum_of_rows,
+    checksum_with,
+    checksums_of_shards,
+    refuse_changed_rows,
+)
 from tidemill.lake.ducklake.connection import Cursor, Lake
 from tidemill.lake.listings import mark_cut
 from tidemill.lake.pipelines import Target
-from tidemill.lake.requests import is_asked_for, request_ids
+from tidemill.lake.requests import request_ids
 from tidemill.lake.tables import existing_columns, identifier, insert_records, insert_rows
 from tidemill.results.adoption import is_target
-from tidemill.results.forgotten import without_forgotten
+from tidemill.results.forgotten import Forgotten
 from tidemill.results.retirement import remove_shards, retire_elsewhere
-from tidemill.shards import Shard
+from tidemill.shards import Shard, small_together
+
+Written = dict[str, tuple[int, int]]
+"""Id of each shard that was written → its rows and its quarantined rows."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +105,11 @@ def commit_shards(
     def body(cursor: Cursor) -> Outcome:
         if not is_target(cursor, target):
             return _commit_what_stays(cursor, target, items)
-        for path, shards in cut:
-            mark_cut(cursor, target.pipeline, path, shards)
-        written = [_write(cursor, target, item) for item in items]
+        mark_cut(cursor, target.pipeline, cut)
+        written = _write(cursor, target, items)
         if cut:
             retire_elsewhere(cursor, target.pipeline, target.version)
-        paths = {item.shard.file.path for item in items} | {path for path, _ in cut}
-        removed = sum(_retire_replaced(cursor, target, path) for path in sorted(paths))
+        removed = _retire_replaced(cursor, target, {item.shard.file.path for item in items} | {path for path, _ in cut})
         if moved:
             remove_shards(
                 cursor,
@@ -134,25 +142,19 @@ def _commit_what_stays(cursor: Cursor, target: Target, items: Sequence[Computed 
         ).fetchall()
     }
 
-    def write(item: Computed | Copied) -> tuple[int, int] | None:
-        stays = item.shard.shard_id in listed and item.shard.file.path not in old
-        return _write(cursor, target, item) if stays else None
-
-    return _outcome(items, [write(item) for item in items])
+    stay = [item for item in items if item.shard.shard_id in listed and item.shard.file.path not in old]
+    return _outcome(items, _write(cursor, target, stay))
 
 
-def _outcome(
-    items: Sequence[Computed | Copied], written: Sequence[tuple[int, int] | None], *, num_rows_removed: int = 0
-) -> Outcome:
-    """`written` has (rows, quarantined) for each item, None for one that was dropped."""
-    done = [item for item, counts in zip(items, written, strict=True) if counts is not None]
-    counted = [counts for counts in written if counts is not None]
+def _outcome(items: Sequence[Computed | Copied], written: Written, *, num_rows_removed: int = 0) -> Outcome:
+    """What is not among the `written` was dropped."""
+    done = [item for item in items if item.shard.shard_id in written]
     return Outcome(
         committed=tuple(item.shard.shard_id for item in done),
         num_copied=sum(isinstance(item, Copied) for item in done),
-        dropped=tuple(item.shard.shard_id for item, counts in zip(items, written, strict=True) if counts is None),
-        num_rows=sum(rows for rows, _ in counted),
-        num_quarantined=sum(quarantined for _, quarantined in counted),
+        dropped=tuple(item.shard.shard_id for item in items if item.shard.shard_id not in written),
+        num_rows=sum(rows for rows, _ in written.values()),
+        num_quarantined=sum(quarantined for _, quarantined in written.values()),
         num_tokens=sum(item.facts.get("num_tokens", 0) for item in done if isinstance(item, Computed)),
         num_rows_removed=num_rows_removed,
     )
@@ -173,25 +175,79 @@ def remove_vanished(lake: Lake, target: Target) -> int:
     return lake.write(body, message=f"remove vanished files: {target.message}")
 
 
-def _write(cursor: Cursor, target: Target, item: Computed | Copied) -> tuple[int, int] | None:
-    """Write one shard; (rows, quarantined), or None if it is not wanted any more, or done already."""
-    where = [target.pipeline, target.version, item.shard.shard_id]
-    done = cursor.execute(
-        "SELECT request_id FROM _ledger WHERE pipeline = ? AND version = ? AND shard_id = ?", where
-    ).fetchone()
-    if isinstance(item, Copied):
-        return _write_copy(cursor, target, item) if done is None else None
-    if done == (item.request_id,) or not is_asked_for(cursor, target, item.shard.shard_id, item.request_id):
-        return None
-    if item.only_rows:
-        return _write_rows(cursor, target, item) if done is not None else None
-    if done is not None:
-        remove_shards(cursor, target.pipeline, target.version, [item.shard.shard_id], wanted_still=True)
-    return _write_computed(cursor, target, item)
+def _write(cursor: Cursor, target: Target, items: Sequence[Computed | Copied]) -> Written:
+    """Write what is wanted still and not done already."""
+    shard_ids = [item.shard.shard_id for item in items]
+    done, asked = _done_ids(cursor, target, shard_ids), request_ids(cursor, target, shard_ids)
+    computed = [
+        item
+        for item in items
+        if isinstance(item, Computed)
+        and asked.get(item.shard.shard_id) == item.request_id != done.get(item.shard.shard_id)
+    ]
+    whole = [item for item in computed if not item.only_rows]
+    again = [item.shard.shard_id for item in whole if item.shard.shard_id in done]
+    remove_shards(cursor, target.pipeline, target.version, again, wanted_still=True)
+    written: Written = {}
+    for group in small_together(whole, lambda item: item.shard.slice.text_bytes):
+        written |= _write_computed(cursor, target, group)
+    for partial in computed:
+        if partial.only_rows and partial.shard.shard_id in done:
+            written[partial.shard.shard_id] = _write_rows(cursor, target, partial)
+    for item in items:
+        if isinstance(item, Copied) and item.shard.shard_id not in done:
+            written[item.shard.shard_id] = _write_copy(cursor, target, item)
+    return written
 
 
-def _write_computed(cursor: Cursor, target: Target, item: Computed) -> tuple[int, int]:
+def _done_ids(cursor: Cursor, target: Target, shard_ids: Sequence[str]) -> dict[str, str]:
+    """shard id → the request that it was done for."""
+    rows = cursor.execute(
+        "SELECT shard_id, request_id FROM _ledger WHERE pipeline = ? AND version = ? "
+        "AND shard_id IN (SELECT unnest(?::VARCHAR[]))",
+        [target.pipeline, target.version, list(shard_ids)],
+    ).fetchall()
+    return dict(rows)
+
+
+def _write_computed(cursor: Cursor, target: Target, items: Sequence[Computed]) -> Written:
+    """Write shards that are in memory together: an insert for all of them into each table."""
     started = time.perf_counter()
+    forgotten = Forgotten.of(cursor, target, [item.shard for item in items])
+    loaded = [(item, *forgotten.left_out(target, item.shard, *_loaded(item))) for item in items]
+    good = [
+        _result_rows(target, item.shard, rows, predictions).filter(pc.is_null(predictions["reason"]))
+        for item, rows, predictions in loaded
+    ]
+    # Strings with large offsets, which a shard of long texts has, are the same strings.
+    results = pa.concat_tables(good, promote_options="permissive")
+    insert_rows(cursor, target.table.name, results)
+    _quarantine(cursor, target, [(item.shard, rows, predictions) for item, rows, predictions in loaded])
+    checksums = checksums_of_shards(cursor, target.table.columns, results)
+    written = {item.shard.shard_id: _counts(predictions) for item, _, predictions in loaded}
+    seconds = (time.perf_counter() - started) / len(items)
+    insert_records(
+        cursor,
+        "_ledger",
+        [
+            {
+                **_ledger_row(target, item.shard),
+                "request_id": item.request_id,
+                "num_rows": written[item.shard.shard_id][0],
+                "num_quarantined": written[item.shard.shard_id][1],
+                "num_forgotten": item.shard.slice.num_rows - predictions.num_rows,
+                "checksum": checksums.get(item.shard.shard_id, 0),
+                "checksum_by": METHOD,
+                "materialize_seconds": seconds,
+                **item.facts,
+            }
+            for item, _, predictions in loaded
+        ],
+    )
+    return written
+
+
+def _loaded(item: Computed) -> tuple[pa.Table, pa.Table]:
     shard = item.shard
     rows, predictions = item.load()
     if rows.num_rows != shard.slice.num_rows or not rows["row_number"].equals(predictions["row_number"]):
@@ -199,31 +255,13 @@ def _write_computed(cursor: Cursor, target: Target, item: Computed) -> tuple[int
             f"{shard.file.path}, row {shard.slice.first_row}: {rows.num_rows} rows read, {predictions.num_rows} "
             f"predicted, {shard.slice.num_rows} in the shard."
         )
-    rows, predictions = without_forgotten(cursor, target, shard, rows, predictions)
-    good = pc.is_null(predictions["reason"])
-    num_rows = int(pc.sum(good).as_py() or 0)
-    num_quarantined = predictions.num_rows - num_rows
-    results = _result_rows(target, shard, rows, predictions).filter(good)
-    insert_rows(cursor, target.table.name, results)
-    _quarantine(cursor, target, shard, rows, predictions)
-    insert_records(
-        cursor,
-        "_ledger",
-        [
-            {
-                **_ledger_row(target, shard),
-                "request_id": item.request_id,
-                "num_rows": num_rows,
-                "num_quarantined": num_quarantined,
-                "num_forgotten": shard.slice.num_rows - predictions.num_rows,
-                "checksum": checksum_of_rows(cursor, target.table.columns, results),
-                "checksum_by": METHOD,
-                "materialize_seconds": time.perf_counter() - started,
-                **item.facts,
-            }
-        ],
-    )
-    return num_rows, num_quarantined
+    return rows, predictions
+
+
+def _counts(predictions: pa.Table) -> tuple[int, int]:
+    """How many rows have a result, and how many go to quarantine."""
+    num_rows = predictions["reason"].null_count
+    return num_rows, predictions.num_rows - num_rows
 
 
 def _write_rows(cursor: Cursor, target: Target, item: Computed) -> tuple[int, int]:
@@ -231,10 +269,9 @@ def _write_rows(cursor: Cursor, target: Target, item: Computed) -> tuple[int, in
     shard = item.shard
     rows, predictions = item.load()
     rows = rows.filter(pc.is_in(rows["row_number"], predictions["row_number"].combine_chunks()))
-    rows, predictions = without_forgotten(cursor, target, shard, rows, predictions)
-    good = pc.is_null(predictions["reason"])
-    num_rows = int(pc.sum(good).as_py() or 0)
-    results = _result_rows(target, shard, rows, predictions).filter(good)
+    rows, predictions = Forgotten.of(cursor, target, [shard]).left_out(target, shard, rows, predictions)
+    num_rows, num_quarantined = _counts(predictions)
+    results = _result_rows(target, shard, rows, predictions).filter(pc.is_null(predictions["reason"]))
     facts = {
         "pipeline": target.pipeline,
         "version": target.version,
@@ -251,14 +288,14 @@ def _write_rows(cursor: Cursor, target: Target, item: Computed) -> tuple[int, in
         {name: facts[name] for name in ("pipeline", "version", "shard", "numbers")},
     )
     insert_rows(cursor, target.table.name, results)
-    _quarantine(cursor, target, shard, rows, predictions)
+    _quarantine(cursor, target, [(shard, rows, predictions)])
     cursor.execute(
         "UPDATE _ledger SET num_rows = num_rows + $mended, num_quarantined = num_quarantined - $mended, "
         f"checksum = {checksum_with('$checksum::BIGINT')}, request_id = $request, run_id = $run, committed_at = now() "
         "WHERE pipeline = $pipeline AND version = $version AND shard_id = $shard",
         {name: value for name, value in facts.items() if name != "numbers"},
     )
-    return num_rows, predictions.num_rows - num_rows
+    return num_rows, num_quarantined
 
 
 def _ledger_row(target: Target, shard: Shard) -> dict[str, object]:
@@ -285,26 +322,40 @@ def _result_rows(target: Target, shard: Shard, rows: pa.Table, predictions: pa.T
     return table
 
 
-def _quarantine(cursor: Cursor, target: Target, shard: Shard, rows: pa.Table, predictions: pa.Table) -> None:
+def _quarantine(cursor: Cursor, target: Target, loaded: Sequence[tuple[Shard, pa.Table, pa.Table]]) -> None:
+    """Write the rows that could not be processed, given as (shard, rows, predictions)."""
+    insert_records(
+        cursor,
+        "_quarantine",
+        [
+            {
+                "pipeline": target.pipeline,
+                "version": target.version,
+                "shard_id": shard.shard_id,
+                "path": shard.file.path,
+                **failed,
+                "run_id": target.run_id,
+            }
+            for shard, rows, predictions in loaded
+            for failed in _failed(target, rows, predictions)
+        ],
+    )
+
+
+def _failed(target: Target, rows: pa.Table, predictions: pa.Table) -> Iterator[dict[str, object]]:
+    """Row number, key, stage and reason of each row without a result."""
     bad = pc.is_valid(predictions["reason"])
-    keys = _keys(target, rows).filter(bad).to_pylist() if target.table.keys else [{}] * int(pc.sum(bad).as_py() or 0)
-    records = [
-        {
-            "pipeline": target.pipeline,
-            "version": target.version,
-            "shard_id": shard.shard_id,
-            "path": shard.file.path,
+    if not (num_failed := _counts(predictions)[1]):
+        return
+    keys = _keys(target, rows).filter(bad).to_pylist() if target.table.keys else [{}] * num_failed
+    failed = predictions.select(["row_number", "stage", "reason"]).filter(bad).to_pylist()
+    for row, key in zip(failed, keys, strict=True):
+        yield {
             "row_number": row["row_number"],
             "key": json.dumps(key, default=str) if key else None,
             "stage": row["stage"],
             "reason": row["reason"],
-            "run_id": target.run_id,
         }
-        for row, key in zip(
-            predictions.select(["row_number", "stage", "reason"]).filter(bad).to_pylist(), keys, strict=True
-        )
-    ]
-    insert_records(cursor, "_quarantine", records)
 
 
 def _keys(target: Target, rows: pa.Table) -> pa.Table:
@@ -366,32 +417,28 @@ def _write_copy(cursor: Cursor, target: Target, item: Copied) -> tuple[int, int]
     return int(source[0]), int(source[1])
 
 
-def _retire_replaced(cursor: Cursor, target: Target, path: str) -> int:
-    """Remove a file's former shards once all its shards at the target are done; returns rows removed."""
-    facts = {
-        "pipeline": target.pipeline,
-        "version": target.version,
-        "path": path,
-    }
+def _retire_replaced(cursor: Cursor, target: Target, paths: Collection[str]) -> int:
+    """Remove files' former shards once all their shards at the target are done; returns rows removed."""
+    facts = {"pipeline": target.pipeline, "version": target.version}
     old = cursor.execute(
-        "SELECT shard_id FROM _ledger WHERE pipeline = $pipeline AND version = $version AND path = $path "
-        "AND shard_id NOT IN (SELECT shard_id FROM _target_shards WHERE pipeline = $pipeline AND path = $path)",
-        facts,
+        "SELECT path, list(shard_id) FROM _ledger WHERE pipeline = $pipeline AND version = $version "
+        "AND path IN (SELECT unnest($paths::VARCHAR[])) "
+        "AND shard_id NOT IN (SELECT shard_id FROM _target_shards WHERE pipeline = $pipeline) "
+        "GROUP BY path ORDER BY path",
+        facts | {"paths": sorted(paths)},
     ).fetchall()
     if not old:
         return 0
     complete = cursor.execute(
-        "SELECT f.num_shards = (SELECT count(*) FROM _target_shards s SEMI JOIN (SELECT shard_id FROM _ledger "
+        "SELECT f.path FROM _target_files f WHERE f.pipeline = $pipeline "
+        "AND f.path IN (SELECT unnest($paths::VARCHAR[])) AND f.num_shards = "
+        "(SELECT count(*) FROM _target_shards s SEMI JOIN (SELECT shard_id FROM _ledger "
         "WHERE pipeline = $pipeline AND version = $version) l USING (shard_id) "
-        "WHERE s.pipeline = $pipeline AND s.path = $path) "
-        "FROM _target_files f WHERE f.pipeline = $pipeline AND f.path = $path",
-        facts,
-    ).fetchone()
-    return (
-        remove_shards(cursor, target.pipeline, target.version, [shard_id for (shard_id,) in old])
-        if complete == (True,)
-        else 0
-    )
+        "WHERE s.pipeline = $pipeline AND s.path = f.path)",
+        facts | {"paths": [path for path, _ in old]},
+    ).fetchall()
+    gone = [shard_id for path, shard_ids in old if (path,) in complete for shard_id in shard_ids]
+    return remove_shards(cursor, target.pipeline, target.version, gone)
 
 
 def _vanished(cursor: Cursor, target: Target) -> list[tuple[str, str]]:

@@ -6,21 +6,21 @@ import functools
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from tidemill.errors import ENDS_RUN, FileChanged, LimitExceeded, Stopped, TidemillError
-from tidemill.lake.requests import Request, is_wanted, request_ids
+from tidemill.lake.ducklake.connection import is_interrupt
+from tidemill.lake.requests import Request, open_ids
 from tidemill.planning.cost_limit import CostLimit
 from tidemill.planning.plan import FilePlan
-from tidemill.results.commit import commit_shards
 from tidemill.retry import retrying
 from tidemill.running import stages
 from tidemill.running.executor import Executor, Future
 from tidemill.running.recording import Outcomes
-from tidemill.running.stages import Held, Predicted
+from tidemill.running.stages import Held, Predicted, label_of, paths_of
 from tidemill.running.workspace import Workspace
-from tidemill.shards import Shard
+from tidemill.shards import MOST_TOGETHER, TOGETHER_BYTES, Shard
 
 STORE_BYTES_PER_TEXT_BYTE = 3
 STORE_WAIT_SECONDS = 600.0
@@ -28,30 +28,43 @@ Cut = tuple[str, Sequence[Shard]]
 """A file's path and all its shards."""
 
 
+Item = tuple[FilePlan, Request]
+
+
 @dataclass
 class _Sent:
-    """A shard on its way: its last stage that was submitted, and what that belongs to."""
+    """Shards on their way together: their last stage that was submitted, and what it belongs to."""
 
-    file: FilePlan
-    request: Request
+    items: Sequence[Item]
     predicted: Future
     committed: Future | None
 
+    @property
+    def paths(self) -> str:
+        return paths_of([request for _, request in self.items])
+
 
 class InFlight:
-    """The shards between ingest and commit; for a file that replaces another, those waiting for the rest of it."""
+    """The shards between ingest and commit; for a file that replaces another, those waiting for the rest of it.
+
+    Small shards of files that replace none wait for others, and go together. A
+    group that fails is taken apart: then each of its shards fails alone, or does not.
+    """
 
     def __init__(self, outcomes: Outcomes, workspace: Workspace, executor: Executor, cost_limit: CostLimit) -> None:
         self._outcomes, self._workspace, self._executor, self._cost_limit = outcomes, workspace, executor, cost_limit
         self._size = workspace.pipeline.limits.shards_in_flight
         self._sent: deque[_Sent] = deque()
+        self._small: list[Item] = []
+        """What waits for others that are small, claimed."""
+        self._ended: list[FilePlan] = []
+        """Files whose last shards do."""
         self._group: list[_Sent] | None = None
-        self._claimed: list[tuple[FilePlan, Request]] = []
+        self._claimed: list[Item] = []
         """What another run was at when its turn came."""
         self._held: list[tuple[FilePlan, list[Predicted], list[Cut]]] = []
         self.request_ids: dict[str, str] = {}
         """shard id → request id of the shards that were planned."""
-        self.contents: dict[str, str] = {}
         self.cut: list[Cut] = []
 
     def _begin(self, file: FilePlan) -> None:
@@ -59,53 +72,87 @@ class InFlight:
         self.cut = []
 
     def send(self, file: FilePlan, request: Request) -> None:
-        """Ingest now, and queue the other stages behind it; later, if another run is at it."""
-        self.wait_for_room()
-        if self._workspace.claim(request):
-            self._send_claimed(file, request)
-        else:
+        """Ingest, and queue the other stages behind it, at once or with other small shards.
+
+        What another run is at comes later.
+        """
+        if not self._workspace.claim(request):
             self._claimed.append((file, request))
+        elif self._group is None and request.shard.slice.text_bytes < TOGETHER_BYTES:
+            self._small.append((file, request))
+            if len(self._small) == MOST_TOGETHER or _text_bytes(self._small) >= TOGETHER_BYTES:
+                self.send_small()
+        else:
+            self.send_small()
+            self._send([(file, request)])
 
-    def _send_claimed(self, file: FilePlan, request: Request) -> None:
-        workspace = self._workspace
+    def send_small(self) -> None:
+        """Send what waits for others that are small."""
+        small, self._small = self._small, []
+        if small:
+            self._send(small)
+        for file in self._ended:
+            self._workspace.dataset.forget(file.file)
+        self._ended = []
+
+    def _send(self, items: Sequence[Item]) -> None:
+        """Send claimed shards together. Shards that fail when they are ingested together are sent one by one."""
+        self.wait_for_room()
         try:
-            asked = request
-            wanted = retrying(lambda: self._still_wanted(asked), retries=workspace.pipeline.limits.retries)
-            if wanted is None:
-                workspace.release(request)
-                return
-            request = wanted
-            self._cost_limit.check(request, self._outcomes.record)
-            self._make_room_in_store(request)
-            submit, label = self._executor.submit, request.shard.label
-            ingested = submit(stages.ingest, label, request).result()
+            sent = self._submit(items)
         except TidemillError as e:
-            workspace.release(request)
-            if isinstance(e, Stopped | FileChanged):
-                raise
-            self._outcomes.fail(request.shard.file.path, e)
-            if self._group is not None:
-                raise
+            if len(items) == 1 or isinstance(e, Stopped):
+                self._release(items)
+                if isinstance(e, Stopped | FileChanged) or self._group is not None:
+                    raise
+                self._outcomes.fail(items[0][0].file.path, e)
+            else:
+                self._one_by_one(items)
             return
-        self._outcomes.progress.ingested(request.shard.file.path, rows=request.shard.slice.num_rows)
-        predicted = submit(stages.infer, label, submit(stages.tokenize, label, ingested))
-        committed = None if self._group is not None else submit(stages.materialize_one, label, predicted)
-        sent = _Sent(file, request, predicted, committed)
-        self._sent.append(sent)
-        if self._group is not None:
-            self._group.append(sent)
+        if sent is not None:
+            self._sent.append(sent)
+            if self._group is not None:
+                self._group.append(sent)
 
-    def _still_wanted(self, request: Request) -> Request | None:
-        """The request, or the one that took its place since it was read; None if the shard is not wanted any more."""
-        lake, target, shard_id = self._workspace.lake, self._workspace.target, request.shard.shard_id
-        with lake.reached():
-            cursor = lake.cursor()
-            if is_wanted(cursor, target, shard_id, request.request_id):
-                return request
-            other = request_ids(cursor, target, [shard_id]).get(shard_id, request.request_id)
-            if other != request.request_id and is_wanted(cursor, target, shard_id, other):
-                return replace(request, request_id=other)
+    def _submit(self, items: Sequence[Item]) -> _Sent | None:
+        """Ingest now, and queue the other stages; None if nothing of it is wanted any more."""
+        wanted = retrying(lambda: self._still_wanted(items), retries=self._workspace.pipeline.limits.retries)
+        self._release([item for item in items if item[1].shard.shard_id not in wanted])
+        items = [(file, wanted[id_]) for file, request in items if (id_ := request.shard.shard_id) in wanted]
+        if not items:
             return None
+        requests = [request for _, request in items]
+        for request in requests:
+            self._cost_limit.check(request, self._outcomes.record)
+        self._make_room_in_store(requests)
+        submit, label = self._executor.submit, label_of(requests)
+        ingested = submit(stages.ingest, label, requests).result()
+        for request in requests:
+            self._outcomes.progress.ingested(request.shard.file.path, rows=request.shard.slice.num_rows)
+        predicted = submit(stages.infer, label, submit(stages.tokenize, label, ingested))
+        committed = None if self._group is not None else submit(stages.materialize, label, predicted)
+        return _Sent(items, predicted, committed)
+
+    def _one_by_one(self, items: Sequence[Item]) -> None:
+        """Send claimed shards that failed together by themselves: each fails alone, or does not."""
+        for item in items:
+            with self._outcomes.failing_alone(item[0].file.path):
+                self._send([item])
+
+    def _release(self, items: Sequence[Item]) -> None:
+        for _, request in items:
+            self._workspace.release(request)
+
+    def _still_wanted(self, items: Sequence[Item]) -> dict[str, Request]:
+        """shard id → the request, or the one that took its place since it was read; of those that are wanted still."""
+        lake, target = self._workspace.lake, self._workspace.target
+        with lake.reached():
+            ids = open_ids(lake.cursor(), target, [request.shard.shard_id for _, request in items])
+        return {
+            shard_id: replace(request, request_id=ids[shard_id])
+            for _, request in items
+            if (shard_id := request.shard.shard_id) in ids
+        }
 
     def send_claimed_by_others(self) -> None:
         """Wait for what another run was at, and do what it left undone.
@@ -114,31 +161,34 @@ class InFlight:
         One that keeps its claim too long, for it is stopped or hangs, is not waited
         for: what both do is committed once.
         """
+        self.send_small()
         claimed, self._claimed = self._claimed, []
         for file, request in claimed:
             self._settle_all()
             if not self._workspace.wait_for_claim(request, f"a shard of {file.file.path}"):
                 self._outcomes.progress.note(f"Another run keeps a shard of {file.file.path}; it is computed here too.")
-            self._send_claimed(file, request)
+            self._send([(file, request)])
         self._settle_all()
 
     def _end(self, file: FilePlan) -> None:
         """All shards of the file are on their way: commit together those that replace what readers see."""
+        if self._group is None:
+            self._forget_soon(file)
+            return
         # Its reader holds the buffers of a row group that was read to its end.
         self._workspace.dataset.forget(file.file)
-        if self._group is None:
-            if self.cut:
-                workspace, cut = self._workspace, self.cut
-                retrying(
-                    lambda: commit_shards(workspace.lake, workspace.target, [], cut=cut),
-                    retries=workspace.pipeline.limits.retries,
-                )
-            return
         self.send_claimed_by_others()
         group, self._group = self._group, None
-        predicted = [sent.predicted.result() for sent in group]
+        predicted = [item for sent in group for item in sent.predicted.result()]
         cut = self.cut or [(file.file.path, file.shards)]
         self._commit_group(file, predicted, cut)
+
+    def _forget_soon(self, file: FilePlan) -> None:
+        """Close a file's reader, which holds a row group's buffers, once its last shards are read."""
+        if any(waiting is file for waiting, _ in self._small):
+            self._ended.append(file)
+        else:
+            self._workspace.dataset.forget(file.file)
 
     @contextmanager
     def file(self, file: FilePlan) -> Iterator[None]:
@@ -156,10 +206,10 @@ class InFlight:
         self._settle_all()
         self._group, self._claimed = None, [item for item in self._claimed if item[0] is not file]
 
-    def _make_room_in_store(self, request: Request) -> None:
+    def _make_room_in_store(self, requests: Sequence[Request]) -> None:
         """At the store's bound, wait until shards in flight are committed and what they needed may go."""
         workspace, waited = self._workspace, 0.0
-        needed = STORE_BYTES_PER_TEXT_BYTE * request.shard.slice.text_bytes
+        needed = STORE_BYTES_PER_TEXT_BYTE * sum(request.shard.slice.text_bytes for request in requests)
         while not workspace.store.make_room(needed, needed=workspace.files_in_use, released=workspace.files_released):
             if self._sent:
                 self._settle(self._sent.popleft())
@@ -198,16 +248,39 @@ class InFlight:
         self._outcomes.show(outcome, file.file.path)
 
     def _settle(self, sent: _Sent) -> None:
-        path = sent.file.file.path
+        """Wait for shards that went together; those that have to be done again are sent again, by themselves."""
+        again: Sequence[Item] = ()
         try:
             if sent.committed is None:
                 _wait(sent.predicted)
                 return
-            with self._outcomes.failing_alone(path):
+            with self._outcomes.failing_alone(sent.paths) if len(sent.items) == 1 else nullcontext():
                 sent.predicted.result()
-                self._outcomes.show(sent.committed.result(), path)
+                outcome = sent.committed.result()
+                self._outcomes.show(outcome, sent.paths)
+                again = self._asked_anew([item for item in sent.items if item[1].shard.shard_id in outcome.dropped])
+        except Exception as e:
+            if len(sent.items) == 1 or isinstance(e, ENDS_RUN) or is_interrupt(e):
+                raise
+            again = sent.items
         finally:
-            self._workspace.release(sent.request)
+            self._release([item for item in sent.items if item not in again])
+        self._one_by_one(again)
+
+    def _asked_anew(self, dropped: Sequence[Item]) -> list[Item]:
+        """Those of the dropped shards that are asked for by another request than the one they were computed for."""
+        if not dropped:
+            return []
+        wanted = self._still_wanted(dropped)
+        return [
+            (file, request)
+            for file, request in dropped
+            if wanted.get(request.shard.shard_id, request).request_id != request.request_id
+        ]
+
+
+def _text_bytes(items: Sequence[Item]) -> int:
+    return sum(request.shard.slice.text_bytes for _, request in items)
 
 
 def _wait(future: Future) -> None:

@@ -75,6 +75,8 @@ class Outcomes:
         """Enter a commit into the record. Whoever committed calls this at once: a stop must not come in between."""
         record = self.record
         with self._lock:
+            record.num_dropped -= len(self.dropped.intersection(outcome.committed))
+            self.dropped.difference_update(outcome.committed)
             self.counted.update(outcome.committed)
             self.dropped.update(outcome.dropped)
             record.num_shards += outcome.num_committed
@@ -92,7 +94,6 @@ class Outcomes:
         """
         for shard_id, num_rows, num_quarantined, num_tokens, copied in committed:
             if shard_id not in self.counted:
-                self.record.num_dropped -= shard_id in self.dropped
                 tokens = 0 if copied else num_tokens
                 self.count(Outcome((shard_id,), (), int(copied), num_rows, num_quarantined, tokens))
 

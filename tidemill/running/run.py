@@ -8,10 +8,11 @@ next is read and tokenized and the one before is committed; at most
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from tidemill.config import Pipeline
 from tidemill.engines.devices import resolve_device
-from tidemill.errors import FileChanged, LimitExceeded, RunFailed, ShardGone, TidemillError, counted
+from tidemill.errors import ENDS_RUN, FileChanged, LimitExceeded, RunFailed, ShardGone, TidemillError, counted
 from tidemill.inference.opening import load_tokenizer
 from tidemill.lake import Lake, catalog_exists, ensure_system_tables
 from tidemill.lake.ducklake.claims import Claims
@@ -26,11 +27,10 @@ from tidemill.running import stages
 from tidemill.running.executor import Executor, ThreadExecutor
 from tidemill.running.in_flight import InFlight
 from tidemill.running.kept import rewrite_kept
-from tidemill.running.recording import Recording, RunResult
-from tidemill.running.stages import Cutting
+from tidemill.running.recording import Outcomes, Recording, RunResult
+from tidemill.running.stages import Reading
 from tidemill.running.workspace import Workspace, predictions_file
-from tidemill.shards import Shard
-from tidemill.sources.dataset import Dataset
+from tidemill.sources.dataset import Dataset, named
 from tidemill.storage.store import Store
 
 __all__ = ["Run", "RunResult"]
@@ -197,76 +197,17 @@ class Run:
         in_flight = InFlight(self._outcomes, workspace, executor, cost_limit)
         planned = [item.shard.shard_id for file in plan.files if not file.uncut for item in _computed(file)]
         in_flight.request_ids = self._patiently(lambda: _request_ids(workspace, planned))
-        elsewhere: list[FilePlan] = []
+        sending = _Sending(plan, workspace, executor, in_flight, self._outcomes, self._patiently)
         # Files that replace none come first: what they repeat may be what the others replace.
         for replaces in (False, True):
-            files = [file for file in plan.files if file.replaces is replaces]
-            elsewhere += self._stream_files(plan, workspace, executor, in_flight, files)
+            repeats = sending.send([file for file in plan.files if file.replaces is replaces])
+            for repeat in repeats:
+                self._commit_repeat(workspace, repeat)
         in_flight.release_held()
-        for file in elsewhere:
+        for file in sending.elsewhere:
             if workspace.wait_for_claim(file.file.path, file.file.path):
                 workspace.release(file.file.path)
-        return not elsewhere
-
-    def _stream_files(
-        self, plan: Plan, workspace: Workspace, executor: Executor, in_flight: InFlight, files: Sequence[FilePlan]
-    ) -> list[FilePlan]:
-        """Returns the text files that another run is cutting."""
-        repeats: list[Copied] = []
-        elsewhere: list[FilePlan] = []
-        for file in files:
-            if _is_pure_copy(file, plan) or not (file.todo or file.uncut):
-                continue
-            if file.uncut and not workspace.claim(file.file.path):
-                elsewhere.append(file)
-                continue
-            try:
-                with in_flight.file(file):
-                    for request in self._requests(plan, workspace, executor, file, repeats, in_flight):
-                        in_flight.send(file, request)
-            finally:
-                if file.uncut:
-                    workspace.release(file.file.path)
-        in_flight.drain()
-        for repeat in repeats:
-            self._commit_repeat(workspace, repeat)
-        return elsewhere
-
-    def _requests(
-        self,
-        plan: Plan,
-        workspace: Workspace,
-        executor: Executor,
-        file: FilePlan,
-        repeats: list[Copied],
-        in_flight: InFlight,
-    ) -> Iterator[Request]:
-        """The shards of one file that are to be computed, in order; a text file is cut as they are taken."""
-        if not file.uncut:
-            computed = list(_computed(file))
-            repeats += [Copied(item.shard, item.copy_from or "") for item in file.todo if item not in computed]
-            ids = in_flight.request_ids
-            yield from (
-                Request(item.shard, ids[item.shard.shard_id]) for item in computed if item.shard.shard_id in ids
-            )
-            return
-        cutting = Cutting(file)
-        done = dict(plan.done)
-        known = {shard.content: shard.shard_id for shard in done.values()} | in_flight.contents
-        while True:
-            in_flight.wait_for_room()
-            found = executor.submit(stages.cut_next, file.file.path, cutting, done).result()
-            if found is None:
-                break
-            if isinstance(found, Shard):
-                continue
-            source = known.get(found.shard.slice.content)
-            if source and not file.replaces and source != found.shard.shard_id:
-                repeats.append(Copied(found.shard, source))
-                continue
-            in_flight.contents[found.shard.slice.content] = found.shard.shard_id
-            yield found
-        in_flight.cut.append((file.file.path, [Shard(file.file, cut) for cut in cutting.cut]))
+        return not sending.elsewhere
 
     def _commit_repeat(self, workspace: Workspace, repeat: Copied) -> None:
         try:
@@ -281,6 +222,106 @@ class Run:
         return bool(self._outcomes.failures) and all(
             isinstance(error, FileChanged | ShardGone) for _, error in self._outcomes.failures
         )
+
+
+class _Sending:
+    """What of a plan is to be computed, sent on its way; text files are cut as there is room for their shards."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        workspace: Workspace,
+        executor: Executor,
+        in_flight: InFlight,
+        outcomes: Outcomes,
+        patiently: Callable[[Callable[[], Any]], Any],
+    ) -> None:
+        self._plan, self._workspace, self._executor, self._in_flight = plan, workspace, executor, in_flight
+        self._outcomes, self._patiently = outcomes, patiently
+        self._known = {shard.content: shard_id for shard_id, shard in plan.done.items()}
+        self._repeats: list[Copied] = []
+        self.elsewhere: list[FilePlan] = []
+        """Text files that another run is cutting."""
+
+    def send(self, files: Sequence[FilePlan]) -> list[Copied]:
+        """Send the files' shards, and wait until they are committed; returns what is to be copied then."""
+        self._repeats = []
+        due = [file for file in files if (file.todo or file.uncut) and not _is_pure_copy(file, self._plan)]
+        self._cut_together([file for file in due if file.uncut and not file.replaces])
+        for file in due:
+            if not file.uncut:
+                self._send_file(file, self._planned(file))
+            elif file.replaces:
+                self._cut_alone(file)
+        self._in_flight.drain()
+        return self._repeats
+
+    def _send_file(self, file: FilePlan, requests: Iterator[Request]) -> None:
+        with self._in_flight.file(file):
+            for request in requests:
+                self._in_flight.send(file, request)
+
+    def _planned(self, file: FilePlan) -> Iterator[Request]:
+        """The shards of a file that is cut, in order."""
+        computed = list(_computed(file))
+        self._repeats += [Copied(item.shard, item.copy_from or "") for item in file.todo if item not in computed]
+        ids = self._in_flight.request_ids
+        for item in computed:
+            if item.shard.shard_id in ids:
+                yield Request(item.shard, ids[item.shard.shard_id])
+
+    def _cut_together(self, files: Sequence[FilePlan]) -> None:
+        """Cut files that replace none. One that cannot be read on fails alone; what was found of it is sent."""
+        reading = Reading(files)
+        try:
+            while reading.is_open:
+                self._read_on(reading)
+                for file, request in self._patiently(lambda: reading.ask(self._workspace)):
+                    self._send_new(file, request)
+                # Their readers still hold these shards' bytes, and few readers stay open.
+                self._in_flight.send_small()
+                reading.leave_ended(self._workspace)
+        finally:
+            reading.close(self._workspace)
+        self.elsewhere += reading.elsewhere
+
+    def _read_on(self, reading: Reading) -> None:
+        self._in_flight.wait_for_room()
+        try:
+            self._executor.submit(stages.cut, reading.label, reading, self._plan.done.keys()).result()
+        except ENDS_RUN:
+            raise
+        except Exception as e:  # noqa: BLE001
+            self._outcomes.fail(reading.drop(self._workspace).file.path, e)
+
+    def _send_new(self, file: FilePlan, request: Request) -> None:
+        """Send a shard, unless its content is computed at another place: it is copied from there afterwards."""
+        content, shard_id = request.shard.slice.content, request.shard.shard_id
+        source = self._known.setdefault(content, shard_id)
+        if source == shard_id:
+            self._in_flight.send(file, request)
+        else:
+            self._repeats.append(Copied(request.shard, source))
+
+    def _cut_alone(self, file: FilePlan) -> None:
+        """Cut a file that replaces another, all of whose shards are committed together."""
+        reading = Reading([file])
+        if reading.first(self._workspace) is None:
+            self.elsewhere.append(file)
+            return
+        try:
+            self._send_file(file, self._found_in(reading))
+        finally:
+            reading.close(self._workspace)
+
+    def _found_in(self, reading: Reading) -> Iterator[Request]:
+        """The shards of the one file that is read, in order."""
+        while reading.is_open:
+            self._in_flight.wait_for_room()
+            self._executor.submit(stages.cut, reading.label, reading, self._plan.done.keys()).result()
+            for _, request in self._patiently(lambda: reading.ask(self._workspace)):
+                yield request
+            self._in_flight.cut += reading.leave_ended(self._workspace)
 
 
 def _request_ids(workspace: Workspace, shard_ids: Sequence[str]) -> dict[str, str]:
@@ -320,7 +361,7 @@ def adoption_of(plan: Plan) -> Adoption:
         requests=[(item.shard.shard_id, file.state) for file in plan.files for item in _computed(file)],
         spec=plan.spec.to_json(),
         kept=[column.to_json() for column in plan.kept],
-        dataset={"path": spec.path, "config": spec.config, "split": spec.split},
+        dataset=named(spec),
         expected_target=plan.previous_revision,
     )
 

@@ -14,16 +14,17 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from tidemill.config import Pipeline, Stage
-from tidemill.errors import CostReached, InputError, LakeError, LimitExceeded, StoreFileInvalid
+from tidemill.errors import ENDS_RUN, CostReached, InputError, LakeError, LimitExceeded, StoreFileInvalid
 from tidemill.lake import Lake, catalog_exists, ensure_system_tables
 from tidemill.lake.ducklake.claims import Claims
+from tidemill.lake.ducklake.connection import is_interrupt
 from tidemill.lake.pipelines import load_state
 from tidemill.lake.requests import Request, open_requests, versions_in_demand
 from tidemill.masking import shown_catalog
 from tidemill.planning.cost_limit import CostLimit
 from tidemill.planning.estimates import Rate
 from tidemill.planning.pending import PendingFile, pending_copies, pending_files
-from tidemill.planning.plan import FilePlan, Plan, make_plan
+from tidemill.planning.plan import Plan, make_plan
 from tidemill.planning.version_tables import Version
 from tidemill.progress import Progress
 from tidemill.results.adoption import adopt
@@ -34,9 +35,9 @@ from tidemill.running.in_flight import STORE_BYTES_PER_TEXT_BYTE
 from tidemill.running.kept import rewrite_kept
 from tidemill.running.recording import Recording, RunResult
 from tidemill.running.run import adoption_of, refuse_removal
-from tidemill.running.stages import Cutting, Held, Ingested, Predicted, Tokenized, predicted_before
+from tidemill.running.stages import Held, Ingested, Predicted, Reading, Tokenized, label_of, paths_of, predicted_before
 from tidemill.running.workspace import Workspace, reopen
-from tidemill.shards import Shard
+from tidemill.shards import small_together
 from tidemill.sources.dataset import Dataset
 from tidemill.storage.store import StoreFile
 
@@ -123,12 +124,7 @@ class StageRun:
             if plan.rewrite:
                 self._recording.num_rewritten += rewrite_kept(plan, workspace, self._recording.patiently)
         with self._executor(workspace) as executor:
-            for file in plan.uncut:
-                if workspace.claim(file.file.path):
-                    try:
-                        self._cut(workspace, executor, file, plan)
-                    finally:
-                        workspace.release(file.file.path)
+            self._cut(workspace, executor, plan)
         for name in versions_in_demand(lake.cursor(), self.pipeline.name):
             self._read_version(lake, claims, name)
 
@@ -143,37 +139,43 @@ class StageRun:
             self._each(
                 workspace,
                 self._recording.unchanged(workspace, unread),
-                lambda request: self._ingest_one(workspace, executor, request),
+                lambda requests: self._ingest_all(workspace, executor, requests),
             )
 
-    def _cut(self, workspace: Workspace, executor: Executor, file: FilePlan, plan: Plan) -> None:
-        cutting, outcomes = Cutting(file), self._recording.outcomes
-        with outcomes.failing_alone(file.file.path):
-            while True:
-                found = executor.submit(stages.cut_next, file.file.path, cutting, dict(plan.done)).result()
-                if found is None:
-                    break
-                if isinstance(found, Request) and found.request_id and workspace.claim(found):
-                    try:
-                        self._ingest_one(workspace, executor, found)
-                    finally:
-                        workspace.release(found)
-            cut = [(file.file.path, [Shard(file.file, piece) for piece in cutting.cut])]
-            self._recording.patiently(lambda: commit_shards(workspace.lake, workspace.target, [], cut=cut))
-        workspace.dataset.forget(file.file)
+    def _cut(self, workspace: Workspace, executor: Executor, plan: Plan) -> None:
+        """Cut the text files that nobody else is cutting, and read their shards; a file that fails, fails alone."""
+        reading = Reading(plan.uncut)
+        try:
+            while reading.is_open:
+                try:
+                    executor.submit(stages.cut, reading.label, reading, plan.done.keys()).result()
+                except ENDS_RUN:
+                    raise
+                except Exception as e:  # noqa: BLE001
+                    self._recording.outcomes.fail(reading.drop(workspace).file.path, e)
+                found = self._recording.patiently(lambda: reading.ask(workspace))
+                self._each(
+                    workspace,
+                    [request for _, request in found],
+                    lambda requests: self._ingest_all(workspace, executor, requests),
+                )
+                reading.leave_ended(workspace)
+        finally:
+            reading.close(workspace)
 
-    def _ingest_one(self, workspace: Workspace, executor: Executor, request: Request) -> None:
-        if workspace.store.has(workspace.rows_file(request.shard)):
+    def _ingest_all(self, workspace: Workspace, executor: Executor, requests: Sequence[Request]) -> None:
+        missing = [request for request in requests if not workspace.store.has(workspace.rows_file(request.shard))]
+        if not missing:
             return
-        needed = STORE_BYTES_PER_TEXT_BYTE * request.shard.slice.text_bytes
+        needed = STORE_BYTES_PER_TEXT_BYTE * sum(request.shard.slice.text_bytes for request in missing)
         if not workspace.store.has_room(needed) and not workspace.store.make_room(
             needed, needed=_names_wanted(workspace)
         ):
             raise LimitExceeded(
                 "The store is full of files that the next stages wait for. Let them run, or raise store.max_bytes."
             )
-        executor.submit(stages.ingest, request.shard.label, request).result()
-        self._count(request)
+        executor.submit(stages.ingest, label_of(missing), missing).result()
+        self._count(missing)
 
     def _later_stage(self, lake: Lake, claims: Claims) -> None:
         cursor = lake.cursor()
@@ -196,13 +198,14 @@ class StageRun:
     def _tokenize(self, workspace: Workspace, executor: Executor) -> None:
         pending = self._unpredicted(workspace, tokenized=False)
 
-        def submit(request: Request) -> Future | None:
-            file = workspace.rows_file(request.shard)
-            if not _is_whole(workspace, file):
-                return None
-            return executor.submit(stages.tokenize, request.shard.label, Ingested(request, file))
+        def submit(requests: Sequence[Request]) -> Future:
+            ingested = [Ingested(request, workspace.rows_file(request.shard)) for request in requests]
+            return executor.submit(stages.tokenize, label_of(requests), ingested)
 
-        self._pump(workspace, pending, submit, lambda request, _: self._count(request))
+        def ready(request: Request) -> bool:
+            return _is_whole(workspace, workspace.rows_file(request.shard))
+
+        self._pump(workspace, pending, ready, submit, lambda requests, _: self._count(requests))
 
     def _infer(self, workspace: Workspace, executor: Executor) -> None:
         pending = self._unpredicted(workspace, tokenized=True)
@@ -210,20 +213,26 @@ class StageRun:
         cost_limit = self._cost_limit
         cost_limit.rate = workspace.rate()
 
-        def submit(request: Request) -> Future | None:
+        def ready(request: Request) -> bool:
             files = (workspace.rows_file(request.shard), workspace.tokens_file(request.shard))
             broken = [file for file in files if not _is_whole(workspace, file)]
-            if broken:
-                return None
-            cost_limit.check(request, record)
-            return executor.submit(stages.infer, request.shard.label, Tokenized(Ingested(request, files[0]), files[1]))
+            return not broken
 
-        def count(request: Request, predicted: Predicted) -> None:
-            record.num_tokens += predicted.facts["num_tokens"]
-            record.num_quarantined += predicted.num_quarantined
-            self._count(request)
+        def submit(requests: Sequence[Request]) -> Future:
+            for request in requests:
+                cost_limit.check(request, record)
+            tokenized = [
+                Tokenized(Ingested(request, workspace.rows_file(request.shard)), workspace.tokens_file(request.shard))
+                for request in requests
+            ]
+            return executor.submit(stages.infer, label_of(requests), tokenized)
 
-        self._pump(workspace, pending, submit, count)
+        def count(requests: Sequence[Request], predicted: Sequence[Predicted]) -> None:
+            record.num_tokens += sum(item.facts["num_tokens"] for item in predicted)
+            record.num_quarantined += sum(item.num_quarantined for item in predicted)
+            self._count(requests)
+
+        self._pump(workspace, pending, ready, submit, count)
 
     def _materialize(self, workspace: Workspace, executor: Executor) -> None:
         """Commit what is predicted, copy what was computed at another place, and let go of what vanished."""
@@ -233,7 +242,7 @@ class StageRun:
         files = pending_files(workspace.lake.cursor(), workspace.target)
         for file in files:
             if not file.replaces:
-                self._each(workspace, file.requests, lambda request: self._commit_one(workspace, executor, request))
+                self._each(workspace, file.requests, lambda requests: self._commit_all(workspace, executor, requests))
             elif file.is_whole and not self._commit_file(workspace, executor, file):
                 held.append(file)
         for file in held:
@@ -256,11 +265,12 @@ class StageRun:
             self._recording.outcomes.count(outcome)
             self._recording.outcomes.show(outcome, "")
 
-    def _commit_one(self, workspace: Workspace, executor: Executor, request: Request) -> None:
-        predicted = _predictions(workspace, request)
-        if predicted is not None:
-            outcome = executor.submit(stages.materialize_one, request.shard.label, predicted).result()
-            self._recording.outcomes.show(outcome, request.shard.file.path)
+    def _commit_all(self, workspace: Workspace, executor: Executor, requests: Sequence[Request]) -> None:
+        """Commit those of the requests that are predicted, together."""
+        predicted = [item for request in requests if (item := _predictions(workspace, request)) is not None]
+        if predicted:
+            outcome = executor.submit(stages.materialize, label_of(requests), predicted).result()
+            self._recording.outcomes.show(outcome, paths_of(requests))
 
     def _predictions_of(self, workspace: Workspace, file: PendingFile) -> list[Predicted | None]:
         return [_predictions(workspace, request) for request in file.requests]
@@ -293,65 +303,93 @@ class StageRun:
     def _open(self, workspace: Workspace) -> list[Request]:
         return open_requests(workspace.lake.cursor(), self.pipeline.name, workspace.target.version)
 
-    def _each(self, workspace: Workspace, requests: Iterable[Request], work: Callable[[Request], None]) -> None:
-        """Work on what nobody else is at; one that fails, fails alone."""
-        for request in requests:
-            if workspace.claim(request):
-                try:
-                    with self._recording.outcomes.failing_alone(request.shard.file.path):
-                        work(request)
-                finally:
-                    workspace.release(request)
+    def _each(
+        self, workspace: Workspace, requests: Iterable[Request], work: Callable[[Sequence[Request]], None]
+    ) -> None:
+        """Work on what nobody else is at, small shards together; one that fails, fails alone."""
+        for group in self._claimed_groups(workspace, requests):
+            try:
+                self._apart(group, work)
+            finally:
+                _release(workspace, group)
+
+    def _apart(self, group: Sequence[Request], work: Callable[[Sequence[Request]], None]) -> None:
+        """Work on a group; if that fails, on each of it by itself."""
+        alone = len(group) == 1
+        with self._recording.outcomes.failing_alone(group[0].shard.file.path) if alone else nullcontext():
+            try:
+                work(group)
+            except Exception as e:
+                if alone or isinstance(e, ENDS_RUN) or is_interrupt(e):
+                    raise
+                for request in group:
+                    self._apart([request], work)
+
+    def _claimed_groups(
+        self, workspace: Workspace, requests: Iterable[Request], ready: Callable[[Request], bool] = lambda _: True
+    ) -> Iterator[Sequence[Request]]:
+        """Groups of small shards, and others alone, without those that another run is at or that are not `ready`."""
+        for group in small_together(requests, lambda request: request.shard.slice.text_bytes):
+            claimed = [request for request in group if workspace.claim(request)]
+            waiting = [request for request in claimed if not ready(request)]
+            _release(workspace, waiting)
+            if left := [request for request in claimed if request not in waiting]:
+                yield left
 
     def _pump(
         self,
         workspace: Workspace,
-        requests: Sequence[Request],
-        submit: Callable[[Request], Future | None],
-        finished: Callable[[Request, Any], None],
+        requests: Iterable[Request],
+        ready: Callable[[Request], bool],
+        submit: Callable[[Sequence[Request]], Future],
+        finished: Callable[[Sequence[Request], Any], None],
     ) -> None:
-        """As `_each`, with `limits.shards_in_flight` on their way at one time."""
-        waiting: deque[tuple[Request, Future]] = deque()
+        """As `_each`, with `limits.shards_in_flight` groups on their way at one time."""
+        waiting: deque[tuple[Sequence[Request], Future]] = deque()
 
         def settle() -> None:
-            request, future = waiting.popleft()
+            group, future = waiting.popleft()
+            results = iter([future])  # What was submitted first; a group that is taken apart is submitted anew.
+
+            def work(part: Sequence[Request]) -> None:
+                finished(part, (next(results, None) or submit(part)).result())
+
             try:
-                with self._recording.outcomes.failing_alone(request.shard.file.path):
-                    finished(request, future.result())
+                self._apart(group, work)
             finally:
-                workspace.release(request)
+                _release(workspace, group)
 
         reached: CostReached | None = None
-        for request in requests:
+        for group in self._claimed_groups(workspace, requests, ready):
             if len(waiting) >= self.pipeline.limits.shards_in_flight:
                 settle()
-            if not workspace.claim(request):
-                continue
             try:
-                future = submit(request)
+                waiting.append((group, submit(group)))
             except CostReached as e:
-                workspace.release(request)
+                _release(workspace, group)
                 reached = e
                 break
-            if future is None:
-                workspace.release(request)
-            else:
-                waiting.append((request, future))
         while waiting:
             settle()
         if reached is not None:
             raise reached
 
-    def _count(self, request: Request) -> None:
+    def _count(self, requests: Sequence[Request]) -> None:
         record = self._recording.record
-        record.num_shards += 1
-        num_rows = len(request.rows) if request.rows is not None else request.shard.slice.num_rows
-        record.num_rows += num_rows
-        self._recording.progress.ingested(request.shard.file.path, rows=num_rows)
+        for request in requests:
+            record.num_shards += 1
+            num_rows = len(request.rows) if request.rows is not None else request.shard.slice.num_rows
+            record.num_rows += num_rows
+            self._recording.progress.ingested(request.shard.file.path, rows=num_rows)
 
     def _executor(self, workspace: Workspace) -> AbstractContextManager[Executor]:
         executor = self._executor_type(workspace, self._recording.progress)
         return self._recording.executing(executor, workspace)
+
+
+def _release(workspace: Workspace, requests: Sequence[Request]) -> None:
+    for request in requests:
+        workspace.release(request)
 
 
 def _unread(workspace: Workspace, requests: Sequence[Request]) -> list[Request]:

@@ -1,22 +1,23 @@
 """The four stages, each a function of a workspace and references: shards go in, store files and commits come out.
 
 A stage that finds its output in the store, whole, has nothing to do. So each
-can be killed and repeated at any moment.
+can be killed and repeated at any moment. It takes several shards, since small ones
+go together: a call that fails did some of them, and a repeated one does the others.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill.encoding import windowing as windows
-from tidemill.lake.ledger import DoneShard
 from tidemill.lake.requests import Request
 from tidemill.lake.runs import worker_name
 from tidemill.planning.plan import FilePlan
@@ -24,7 +25,7 @@ from tidemill.planning.versions import NUM_WINDOWS
 from tidemill.results.adoption import request_shards
 from tidemill.results.commit import Computed, Outcome, commit_shards
 from tidemill.running.workspace import Workspace
-from tidemill.shards import Shard, Slice
+from tidemill.shards import MOST_TOGETHER, TOGETHER_BYTES, Shard, Slice
 from tidemill.sources import dataset as sources
 from tidemill.storage.store import StoreFile
 
@@ -74,6 +75,11 @@ class Cutting:
         self.cut: list[Slice] = []
         self._slices: Iterator[Slice] | None = None
 
+    @property
+    def shards(self) -> list[Shard]:
+        """What it was cut into so far."""
+        return [Shard(self.file.file, piece) for piece in self.cut]
+
     def next(self, dataset: sources.Dataset) -> Slice | None:
         """The next slice, whose rows the reader now holds; None at the file's end."""
         try:
@@ -98,21 +104,117 @@ class Cutting:
         return slices
 
 
-def cut_next(workspace: Workspace, cutting: Cutting, done: dict[str, DoneShard]) -> Request | Shard | None:
-    """Read on to the next shard of a text file: a request for it, the shard if it is done, None at the end."""
-    workspace.check_stop()
-    found = cutting.next(workspace.dataset)
-    if found is None:
-        return None
-    shard = Shard(cutting.file.file, found)
-    if shard.shard_id in done:
-        return shard
-    requested = request_shards(workspace.lake, workspace.target, [shard], cutting.file.state)
-    return Request(shard, requested.get(shard.shard_id, ""))
+class Reading:
+    """Text files that are cut one after the other, and what was found since the lake was last told.
+
+    Survives a failed read: what failed is the first of `files`, and cutting goes on where it was.
+    """
+
+    def __init__(self, files: Iterable[FilePlan]) -> None:
+        self.files = deque(map(Cutting, files))
+        self.found: list[tuple[FilePlan, Shard]] = []
+        self.ended: list[Cutting] = []
+        self.elsewhere: list[FilePlan] = []
+        """What another run is cutting."""
+        self._claimed = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is more to read, or to tell the lake."""
+        return bool(self.files or self.found or self.ended)
+
+    @property
+    def label(self) -> str:
+        """The file that is read on, as it is named to people."""
+        return self.files[0].file.file.path if self.files else "the files' end"
+
+    @property
+    def is_full(self) -> bool:
+        """Whether what was found is as much as goes through the stages together."""
+        num_bytes = sum(shard.slice.text_bytes for _, shard in self.found)
+        return len(self.found) >= MOST_TOGETHER or num_bytes >= TOGETHER_BYTES
+
+    def first(self, workspace: Workspace) -> Cutting | None:
+        """The file to be read on, the first that nobody else is cutting."""
+        while self.files and not self._claimed:
+            self._claimed = workspace.claim(self.files[0].file.file.path)
+            if not self._claimed:
+                self.elsewhere.append(self.files.popleft().file)
+        return self.files[0] if self.files else None
+
+    def end(self) -> None:
+        """The first file is read to its end; it stays claimed until the lake knows."""
+        self.ended.append(self.files.popleft())
+        self._claimed = False
+
+    def drop(self, workspace: Workspace) -> FilePlan:
+        """Leave off the first file, which cannot be read on."""
+        cutting = self.files.popleft()
+        if self._claimed:
+            workspace.release(cutting.file.file.path)
+        self._claimed = False
+        workspace.dataset.forget(cutting.file.file)
+        return cutting.file
+
+    def ask(self, workspace: Workspace) -> list[tuple[FilePlan, Request]]:
+        """List what was found in the lake, and ask for it; what the target does not list any more has no request."""
+        if not (self.found or self.ended):
+            return []
+        requested = request_shards(
+            workspace.lake,
+            workspace.target,
+            [(shard, file.state) for file, shard in self.found],
+            cut=[(cutting.file.file.path, cutting.shards) for cutting in self.ended],
+        )
+        found, self.found = self.found, []
+        return [
+            (file, Request(shard, requested[shard.shard_id])) for file, shard in found if shard.shard_id in requested
+        ]
+
+    def leave_ended(self, workspace: Workspace) -> list[tuple[str, list[Shard]]]:
+        """Close the files that were read to their end, and give back the claims on them: (path, all shards) of each."""
+        ended, self.ended = self.ended, []
+        for cutting in ended:
+            workspace.dataset.forget(cutting.file.file)
+            workspace.release(cutting.file.file.path)
+        return [(cutting.file.file.path, cutting.shards) for cutting in ended]
+
+    def close(self, workspace: Workspace) -> None:
+        """Give back all claims, however it ended."""
+        self.leave_ended(workspace)
+        if self.files and self._claimed:
+            self.drop(workspace)
 
 
-def ingest(workspace: Workspace, request: Request) -> Ingested:
-    """Read a shard's rows into the store. Shards of one file are read in one pass when asked for in order."""
+def label_of(requests: Sequence[Request]) -> str:
+    """How shards that go together are named to people."""
+    others = f" and {len(requests) - 1} more" if len(requests) > 1 else ""
+    return f"{requests[0].shard.label}{others}"
+
+
+def paths_of(requests: Sequence[Request]) -> str:
+    """How their files are."""
+    first, *others = dict.fromkeys(request.shard.file.path for request in requests)
+    return f"{first} and {len(others)} more" if others else first
+
+
+def cut(workspace: Workspace, reading: Reading, done: Collection[str]) -> None:
+    """Read on until as many new shards are found as go together, or the files end; `done` has ids that are not new."""
+    while not reading.is_full and (cutting := reading.first(workspace)):
+        workspace.check_stop()
+        found = cutting.next(workspace.dataset)
+        if found is None:
+            reading.end()
+        elif (shard := Shard(cutting.file.file, found)).shard_id not in done:
+            reading.found.append((cutting.file, shard))
+
+
+def ingest(workspace: Workspace, requests: Sequence[Request]) -> list[Ingested]:
+    """Read shards' rows into the store. Shards of one file are read in one pass when asked for in order."""
+    return [_ingest(workspace, request) for request in requests]
+
+
+def _ingest(workspace: Workspace, request: Request) -> Ingested:
     workspace.check_stop()
     started = time.perf_counter()
     shard, file = request.shard, workspace.rows_file(request.shard)
@@ -127,15 +229,19 @@ def ingest(workspace: Workspace, request: Request) -> Ingested:
     return Ingested(request, file)
 
 
-def tokenize(workspace: Workspace, ingested: Ingested) -> Tokenized:
-    """Tokenize a shard's text into the store, unless another version with this tokenizer has."""
+def tokenize(workspace: Workspace, ingested: Sequence[Ingested]) -> list[Tokenized]:
+    """Tokenize shards' texts into the store, but for those that another version with this tokenizer has."""
+    return [_tokenize(workspace, item) for item in ingested]
+
+
+def _tokenize(workspace: Workspace, ingested: Ingested) -> Tokenized:
     workspace.check_stop()
     started = time.perf_counter()
     file = workspace.tokens_file(ingested.request.shard)
     workspace.files_in_use |= {file.name}
     if not workspace.store.has(file):
         rows = workspace.store.read(ingested.rows)
-        progress = workspace.telling(ingested.request.shard, "tokenize", rows.num_rows)
+        progress = workspace.telling(ingested.request.shard.label, "tokenize", rows.num_rows)
         tokens = workspace.tokenizer.encode(rows["text"], on_progress=lambda done: progress.worked(done, rows.num_rows))
         table = pa.table(
             {
@@ -149,16 +255,18 @@ def tokenize(workspace: Workspace, ingested: Ingested) -> Tokenized:
     return Tokenized(ingested, file)
 
 
-def infer(workspace: Workspace, tokenized: Tokenized) -> Predicted:
-    """Predict a shard's rows into the store, named by request: they live until their commit."""
+def infer(workspace: Workspace, tokenized: Sequence[Tokenized]) -> list[Predicted]:
+    """Predict shards' rows into the store, named by request: they live until their commit."""
     workspace.check_stop()
-    request = tokenized.ingested.request
-    file = workspace.predictions_file(request)
-    if not workspace.store.has(file):
-        table, facts = _predict(workspace, tokenized)
-        workspace.store.write(file, table, {"ledger": json.dumps(facts)})
-    released = (tokenized.ingested.rows.name, tokenized.tokens.name)
-    return replace(predicted_before(workspace, request), released=released)
+    missing = [item for item in tokenized if not workspace.store.has(workspace.predictions_file(item.ingested.request))]
+    for item, table, facts in _predict(workspace, missing):
+        workspace.store.write(workspace.predictions_file(item.ingested.request), table, {"ledger": json.dumps(facts)})
+    return [
+        replace(
+            predicted_before(workspace, item.ingested.request), released=(item.ingested.rows.name, item.tokens.name)
+        )
+        for item in tokenized
+    ]
 
 
 def predicted_before(workspace: Workspace, request: Request) -> Predicted:
@@ -204,11 +312,6 @@ def materialize(
     return outcome
 
 
-def materialize_one(workspace: Workspace, predicted: Predicted) -> Outcome | Held:
-    """Commit one shard of a file that replaces none."""
-    return materialize(workspace, [predicted])
-
-
 def _computed(workspace: Workspace, item: Predicted) -> Computed:
     def load() -> tuple[pa.Table, pa.Table]:
         return workspace.store.read(item.rows), workspace.store.read(item.predictions)
@@ -226,35 +329,62 @@ def _seconds_for(request: Request, facts: dict[str, str]) -> float:
     return float(facts["seconds"]) if facts.get("request_id") == request.request_id else 0.0
 
 
-def _predict(workspace: Workspace, tokenized: Tokenized) -> tuple[pa.Table, dict[str, Any]]:
-    request = tokenized.ingested.request
-    rows, rows_facts = workspace.store.read_with_facts(tokenized.ingested.rows)
-    tokens, tokens_facts = workspace.store.read_with_facts(tokenized.tokens)
-    if request.rows is not None:
-        wanted = pc.is_in(rows["row_number"], pa.array(request.rows, rows["row_number"].type))
-        rows, tokens = rows.filter(wanted), tokens.filter(wanted)
+@dataclass(frozen=True)
+class _Inputs:
+    """What a shard is predicted from, and what the store says of how long it took to make."""
+
+    item: Tokenized
+    rows: pa.Table
+    tokens: pa.Table
+    seconds: dict[str, float]
+
+    @classmethod
+    def read(cls, workspace: Workspace, item: Tokenized) -> _Inputs:
+        request = item.ingested.request
+        rows, rows_facts = workspace.store.read_with_facts(item.ingested.rows)
+        tokens, tokens_facts = workspace.store.read_with_facts(item.tokens)
+        if request.rows is not None:
+            wanted = pc.is_in(rows["row_number"], pa.array(request.rows, rows["row_number"].type))
+            rows, tokens = rows.filter(wanted), tokens.filter(wanted)
+        seconds = {
+            "ingest_seconds": _seconds_for(request, rows_facts),
+            "tokenize_seconds": _seconds_for(request, tokens_facts),
+        }
+        return cls(item, rows, tokens, seconds)
+
+
+def _predict(workspace: Workspace, items: Sequence[Tokenized]) -> Iterator[tuple[Tokenized, pa.Table, dict[str, Any]]]:
+    """Each shard's predictions and its facts for the ledger; the model computes all shards together."""
+    if not items:
+        return
+    inputs = [_Inputs.read(workspace, item) for item in items]
+    columns = [shard.tokens["token_ids"] for shard in inputs]
+    token_ids = pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
     predictions = workspace.runner.predict(
-        tokens["token_ids"],
+        token_ids,
         pooling=workspace.pooling,
         should_stop=workspace.stop.is_set,
-        progress=workspace.telling(request.shard, "infer", rows.num_rows),
+        progress=workspace.telling(label_of([item.ingested.request for item in items]), "infer", len(token_ids)),
     )
     resolved = workspace.runner.resolved
-    table = with_reasons(rows, tokens, predictions.columns, predictions.reason)
-    stats = asdict(predictions.stats)
-    facts = {
-        "num_distinct": stats["num_distinct"],
-        "num_tokens": windows.num_tokens(tokens["token_ids"]),
-        "num_computed_tokens": stats["num_tokens"],
-        "num_padded_tokens": stats["num_padded_tokens"],
-        "ingest_seconds": _seconds_for(request, rows_facts),
-        "tokenize_seconds": _seconds_for(request, tokens_facts),
-        "infer_seconds": stats["seconds"],
-        "device": resolved["device_name"],
-        "resolved": resolved | {"out_of_memory_halvings": stats["oom_halvings"]},
-        "worker": worker_name(),
-    }
-    return table, facts
+    lengths = [windows.num_tokens(column) for column in columns]
+    start = 0
+    for shard, num_tokens, stats in zip(inputs, lengths, predictions.stats.shares(lengths), strict=True):
+        num_rows = shard.rows.num_rows
+        results, reason = predictions.columns.slice(start, num_rows), predictions.reason.slice(start, num_rows)
+        start += num_rows
+        facts = {
+            "num_distinct": stats.num_distinct,
+            "num_tokens": num_tokens,
+            "num_computed_tokens": stats.num_tokens,
+            "num_padded_tokens": stats.num_padded_tokens,
+            **shard.seconds,
+            "infer_seconds": stats.seconds,
+            "device": resolved["device_name"],
+            "resolved": resolved | {"out_of_memory_halvings": stats.oom_halvings},
+            "worker": worker_name(),
+        }
+        yield shard.item, with_reasons(shard.rows, shard.tokens, results, reason), facts
 
 
 def with_reasons(rows: pa.Table, tokens: pa.Table, results: pa.Table, failures: pa.Array) -> pa.Table:

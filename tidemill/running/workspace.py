@@ -90,8 +90,9 @@ class Workspace:
         assert self._dataset is not None, "this stage does not read the source"
         return self._dataset
 
-    def telling(self, shard: Shard, stage: str, rows: int) -> StageProgress:
-        return StageProgress(self.progress, shard.label, stage, rows)
+    def telling(self, label: str, stage: str, rows: int) -> StageProgress:
+        """Who is told how far a stage is with a shard, or with small ones together."""
+        return StageProgress(self.progress, label, stage, rows)
 
     def pause(self, seconds: float) -> None:
         """Wait, unless the run is asked to stop meanwhile."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import glob
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,15 @@ import pyarrow as pa
 
 from tidemill import config
 from tidemill.config import Pipeline
-from tidemill.errors import FAILS_ALONE, DatasetError, FileChanged, FileUnreadable, FormatError, SchemaError
+from tidemill.errors import (
+    FAILS_ALONE,
+    DatasetError,
+    FileChanged,
+    FileUnreadable,
+    FormatError,
+    SchemaError,
+    SourceUnavailable,
+)
 from tidemill.formats import (
     COLUMNAR,
     KEPT_PREFIX,
@@ -37,7 +45,8 @@ from tidemill.formats import (
     says_nothing,
     settle_schema,
 )
-from tidemill.retry import retrying
+from tidemill.places import BEGIN, is_hub_id, missing
+from tidemill.retry import logger, retrying
 from tidemill.shards import SourceFile
 from tidemill.sources import hub, objects
 from tidemill.sources.byte_files import ByteFile, open_source, unreadable
@@ -45,18 +54,24 @@ from tidemill.sources.hashes import hash_files, stamp
 from tidemill.sources.listing import (
     LeftOut,
     Listing,
+    alike,
     by_card,
+    called_otherwise,
     named_by_listing,
+    not_given_back,
     recorded_options,
     way_of_reading,
     with_options,
 )
 from tidemill.sources.local_files import list_folder, list_pattern, local_base
-from tidemill.values.columns import JoinedText
+from tidemill.values.columns import HEAD_BYTES, JoinedText
 
 MAX_OPEN_READERS = 64
 MAX_LOOKED_AT = MAX_OPEN_READERS
-"""How many files say which types the columns have."""
+"""How many files say which types the columns have, where they are not local: of those, all do."""
+LOOKED_AT_BYTES = MAX_LOOKED_AT * HEAD_BYTES
+"""How much of the heads of local text files is read for that, all files together, but of each some."""
+LEAST_HEAD_BYTES = 1 << 14
 SAMPLE_BYTES = 1 << 16
 
 
@@ -68,8 +83,12 @@ class Dataset:
         self._readers: OrderedDict[str, Reader] = OrderedDict()
         self._sources: dict[str, ByteFile] = {}
         self._formats: dict[str, str] = {}
-        self._columns = self.columns((), {})
         self.revision, self.files = listing.revision, listing.files
+        self._columns = self.columns((), {})
+        self._checked: set[str] = set()
+        """The local files that have the text and key columns, by their address."""
+        self._alike: dict[tuple[str, str], dict[str, None]] = {}
+        self._misfits: dict[tuple[str, pa.DataType], dict[str, None]] = {}
         self._left_out, self._notes = listing.left_out, listing.notes
         self.shard_bytes = int(spec.shard_bytes)
         formats = {self._format(file): file for file in self.files}
@@ -83,7 +102,9 @@ class Dataset:
         """What of the dataset is not read, though somebody may have meant it."""
         empty = tuple(file.path for file in self.files if not file.size and not self.cut_from_footer)
         without_rows = [LeftOut(empty, "empty")] if empty else []
-        return list(map(str, (*self._left_out, *without_rows, *self._notes)))
+        others = [called_otherwise(*names, list(paths)) for names, paths in self._alike.items()]
+        misfits = [not_given_back(*column, list(paths)) for column, paths in self._misfits.items()]
+        return list(map(str, (*self._left_out, *without_rows, *others, *misfits, *self._notes)))
 
     def columns(
         self,
@@ -108,7 +129,14 @@ class Dataset:
             names=tuple(self._spec.names),
             encoding=self._spec.encoding,
             field=self._spec.field,
+            head_bytes=self._head_bytes,
         )
+
+    @property
+    def _head_bytes(self) -> int:
+        """How much of each file's front is looked at: of many local ones less."""
+        number = len(self.files) if _is_local(self.files[0]) else MAX_LOOKED_AT
+        return min(HEAD_BYTES, max(LOOKED_AT_BYTES // number, LEAST_HEAD_BYTES))
 
     def use(self, columns: Columns) -> None:
         """Read these columns from now on."""
@@ -141,45 +169,100 @@ class Dataset:
     def schema(self) -> pa.Schema:
         """The files' columns, those in use of the type that holds what every file shows: see `settle_schema`.
 
-        Of many files some are looked at, the first and the last among them.
+        All local files are looked at; of others some, the first and the last among
+        them, or one if nothing is kept.
 
         Raises:
             DatasetError: there are no rows.
+            SchemaError: a file lacks a text or key column, or two have a column of types that no type holds.
             InputError: what is wrong with the first file, if none can be read.
         """
-        shown: dict[str, pa.Schema] = {}
+        shown: dict[pa.Schema, list[SourceFile]] = {}
         failures: list[Exception] = []
-        for file in spread(self.files):
+        for file in self.files if _is_local(self.files[0]) else spread(self.files):
             try:
-                schema = self.reader(file).schema()
+                schema = self._checked_schema(file, self._columns.needed)
             except FAILS_ALONE as e:
                 self.forget(file)
                 failures.append(e)
                 continue
             if len(schema):
-                shown[file.path], readable = schema, file
-                if not self._columns.kept:
+                shown.setdefault(schema, []).append(file)
+                if not (self._columns.kept or _is_local(file)):
                     break
         if shown:
-            return settle_schema(shown, self._columns, self.reader(readable).common_type)
+            return self._settled(shown)
         if failures:
             raise failures[0]
         raise DatasetError(f"The dataset {self._spec.path} has no rows. Check dataset.path, config and split.")
+
+    def _checked_schema(self, file: SourceFile, columns: Columns) -> pa.Schema:
+        schema = self.reader(file).schema()
+        if len(schema):
+            check_columns(schema, columns, file.path)
+        for name in self._columns.sources:
+            if name not in schema.names and (other := alike(name, schema.names)) is not None:
+                self._alike.setdefault((name, other), {})[file.path] = None
+        self._checked.add(file.url)
+        return schema
+
+    def _settled(self, shown: Mapping[pa.Schema, Sequence[SourceFile]]) -> pa.Schema:
+        """The schema of all files; a column is text where its type does not give back what a file's head shows."""
+        one_of_each = {files[0].path: schema for schema, files in shown.items()}
+        last = list(shown.values())[-1][-1]
+        settled = settle_schema(one_of_each, self._columns, self.reader(last).common_type)
+        for name in {source for source, _ in self._columns.kept} - dict(self._columns.types).keys():
+            at = settled.get_field_index(name)
+            if at >= 0 and not self._is_given_back(name, settled.field(at).type, shown):
+                settled = settled.set(at, pa.field(name, pa.string()))
+        return settled
+
+    def _is_given_back(self, name: str, to: pa.DataType, shown: Mapping[pa.Schema, Sequence[SourceFile]]) -> bool:
+        if self.cut_from_footer or pa.types.is_string(to):
+            return True
+        others = [
+            files
+            for schema, files in shown.items()
+            if name in schema.names and not schema.field(name).type.equals(to)
+            if not pa.types.is_null(schema.field(name).type)
+        ]
+        return all(self._gives_back(file, name, to) for files in others for file in files)
+
+    def _gives_back(self, file: SourceFile, name: str, to: pa.DataType) -> bool:
+        try:
+            return self.reader(file).gives_back(name, to)
+        except FAILS_ALONE:  # since it was looked at
+            self.forget(file)
+            return True
 
     def check(self, schema: pa.Schema, columns: Columns) -> None:
         """Check that the columns are there in some file at least."""
         check_columns(schema, replace(columns, types=()), self.files[0].path)
 
-    def check_types(self, file: SourceFile, kept: Sequence[tuple[str, pa.DataType]]) -> None:
-        """Refuse a file whose kept columns do not become the table's types.
+    def check_file(self, file: SourceFile, kept: Sequence[tuple[str, pa.DataType]]) -> None:
+        """Refuse a file that lacks columns, or whose kept columns do not become the table's types.
+
+        Of a text file, what does not fit is refused row by row, and noted where
+        the first rows show it. One that is not local is not opened.
 
         Raises:
-            SchemaError: it has another type, and how to make them agree.
+            SchemaError: what it lacks, or that it has another type, and how to make them agree.
         """
+        if not self.cut_from_footer:
+            if _is_local(file) and file.url not in self._checked:
+                self._checked_schema(file, self._columns)
+                self._note_misfits(file)
+            return
         schema = self.reader(file).schema()
         for source, expected in kept:
             if schema.names.count(source) == 1:
                 check_type(source, schema.field(source).type, expected, file.path, declared=source in self._spec.types)
+
+    def _note_misfits(self, file: SourceFile) -> None:
+        for name, to in self._columns.types:
+            is_exact = name not in self._columns.converted and not pa.types.is_string(to)
+            if is_exact and not self.reader(file).gives_back(name, to):
+                self._misfits.setdefault((name, to), {})[file.path] = None
 
     def bytes_per_row(self, file: SourceFile) -> float | None:
         """Of a text file's first rows; None if it has none."""
@@ -207,21 +290,36 @@ class Dataset:
         return format_name
 
 
-def open_dataset(pipeline: Pipeline, text: JoinedText) -> Dataset:
+def named(spec: config.Dataset) -> dict[str, str | None]:
+    """What says which dataset is meant."""
+    return {"path": spec.path, "config": spec.config, "split": spec.split, "revision": spec.revision}
+
+
+def is_on_hub(spec: config.Dataset) -> bool:
+    return spec.path.startswith("hf://") or is_hub_id(spec.path, of="dataset")
+
+
+def open_dataset(
+    pipeline: Pipeline, text: JoinedText, known: Listing | None = None, tell: Callable[[str], object] = logger.warning
+) -> Dataset:
     """Resolve the pipeline's dataset to a revision and list its files, once.
+
+    Where the Hub does not answer, or is not to be asked, the dataset stays as it
+    is `known` from before; `tell` is told.
 
     Raises:
         DatasetError: nothing is there, or it may not be read.
         FormatError: files of several formats, or of one that is not supported.
+        SourceUnavailable: the source did not answer well for long, and nothing is known.
     """
-    listing = _list(pipeline.dataset)
+    listing = _list(pipeline.dataset) if known is None else _list_or_stay(pipeline.dataset, known, tell)
     said_by_card = by_card(pipeline.dataset, listing)
     spec = with_options(pipeline.dataset, said_by_card)
     if not listing.files:
         raise DatasetError(
             " ".join(
                 [
-                    f"dataset.path = {spec.path!r} matches no files. Check the path, relative to the current folder.",
+                    f"dataset.path = {spec.path!r} matches no files. Check the path. {BEGIN}",
                     *map(str, listing.left_out),
                 ]
             )
@@ -249,6 +347,10 @@ def spread(files: Sequence[SourceFile], most: int = MAX_LOOKED_AT) -> Sequence[S
     if len(files) <= most:
         return files
     return [files[index * (len(files) - 1) // (most - 1)] for index in range(most)]
+
+
+def _is_local(file: SourceFile) -> bool:
+    return "://" not in file.url
 
 
 def settle(spec: config.Dataset, file: SourceFile) -> SourceFile:
@@ -325,6 +427,17 @@ def _list(spec: config.Dataset) -> Listing:
         raise DatasetError(f"dataset.path = {spec.path!r} cannot be listed: {e}.") from e
 
 
+def _list_or_stay(spec: config.Dataset, known: Listing, tell: Callable[[str], object]) -> Listing:
+    if hub.is_offline():
+        return known
+    try:
+        with hub.impatient():
+            return _list(spec)
+    except SourceUnavailable as e:
+        tell(f"The Hub does not answer, so the dataset stays at commit {known.revision[:12]}. {e}")
+        return known
+
+
 def _list_remote(spec: config.Dataset) -> Listing:
     match = hub.ADDRESS.fullmatch(spec.path)
     if match and match["path"] is None:
@@ -336,15 +449,15 @@ def _list_remote(spec: config.Dataset) -> Listing:
 
 
 def _list_local(spec: config.Dataset) -> Listing:
+    if is_hub_id(spec.path, of="dataset"):
+        return _list_repository(spec.path, spec, spec.revision)
     path = Path(spec.path)
     if path.is_dir():
         return list_folder(spec)
     if path.is_file() or glob.has_magic(spec.path):
         _refuse_split(spec)
         return list_pattern(spec.path)
-    if spec.path.startswith((".", "/", "~")) or path.suffix or spec.path.count("/") > 1:
-        raise DatasetError(f"There is no file or folder {spec.path} here. Check dataset.path.")
-    return _list_repository(spec.path, spec, spec.revision)
+    raise DatasetError(missing(spec.path, of="dataset"))
 
 
 def _list_repository(repo: str, spec: config.Dataset, revision: str) -> Listing:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import logging
 import sqlite3
 import time
@@ -22,8 +23,13 @@ from tidemill.places import home, make_folder
 READ_BYTES = 1 << 20
 SETTLING_NS = 2_000_000_000
 """How long after a write another one may leave the same times, where a file system counts in whole seconds."""
+KEPT_TOGETHER, READ_TOGETHER = 1000, 2**28
+"""Hashes, or bytes that were read for them, after which they are written: each write waits for the disk."""
 LOCKED_SECONDS = 2.0
 """How long another process may hold the memory before files are hashed without it."""
+POINTER = b"version https://git-lfs.github.com/spec/"
+MOST_POINTER_BYTES = 1024
+"""What Git leaves in place of a large file where Git LFS is not installed, and how long that may be."""
 
 logger = logging.getLogger("tidemill")
 
@@ -35,6 +41,14 @@ def stamp(path: str | Path) -> str:
     """
     stat = Path(path).stat()
     return f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ino}-{stat.st_ctime_ns}"
+
+
+def is_pointer(path: Path, size: int) -> bool:
+    """Whether a file of that size is what Git leaves in place of a large one that it was not asked to fetch."""
+    if not len(POINTER) < size <= MOST_POINTER_BYTES:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(POINTER)) == POINTER
 
 
 def hash_files(paths: Iterable[str | Path]) -> dict[str, str]:
@@ -62,6 +76,9 @@ class Memory:
         self._is_anew = False
         """Whether it was begun anew already: once is enough."""
         self._connection: sqlite3.Connection | None = None
+        self._unwritten: list[tuple[str, str, str, str]] = []
+        self._num_bytes = 0
+        """Of the files whose hashes are not written yet."""
         try:
             make_folder(file.parent, "TIDEMILL_HOME")
         except ConfigError as e:
@@ -76,11 +93,15 @@ class Memory:
                 return str(sha256)
         return None
 
-    def keep(self, path: str, stamp: str, sha256: str) -> None:
-        seal = fingerprint(path, stamp, sha256)
-        self._ask("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", path, stamp, sha256, seal)
+    def keep(self, path: str, stamp: str, sha256: str, *, num_bytes: int = 0) -> None:
+        """Keep the hash of a file of `num_bytes`, at the latest when this is closed."""
+        self._unwritten.append((path, stamp, sha256, fingerprint(path, stamp, sha256)))
+        self._num_bytes += num_bytes
+        if len(self._unwritten) >= KEPT_TOGETHER or self._num_bytes >= READ_TOGETHER:
+            self._write()
 
     def close(self) -> None:
+        self._write()
         if self._connection is not None:
             self._connection.close()
 
@@ -92,6 +113,14 @@ class Memory:
             _tell(self._file, str(e))
         else:
             self._ask(table)
+
+    def _write(self) -> None:
+        """Write in one statement: nobody else waits while a file is being read."""
+        unwritten, self._unwritten, self._num_bytes = self._unwritten, [], 0
+        if unwritten:
+            rows = json.dumps(unwritten)
+            columns = ", ".join(f"value ->> {index}" for index in range(4))
+            self._ask(f"INSERT OR REPLACE INTO hashes SELECT {columns} FROM json_each(?)", rows)
 
     def _ask(self, statement: str, *values: str) -> list[tuple[object, ...]]:
         """A statement's rows; none from now on if the memory cannot be used, or is begun anew."""
@@ -138,7 +167,7 @@ def _remembered(memory: Memory, path: Path) -> str:
         return found
     sha256 = _sha256(path)
     if stamp(path) == before and path.stat().st_ctime_ns < time.time_ns() - SETTLING_NS:
-        memory.keep(absolute, before, sha256)
+        memory.keep(absolute, before, sha256, num_bytes=path.stat().st_size)
     return sha256
 
 

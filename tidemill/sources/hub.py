@@ -12,10 +12,11 @@ import queue
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import date
-from glob import has_magic
+from glob import escape, has_magic
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import unquote
@@ -29,7 +30,8 @@ from tidemill.errors import (
     SourceUnavailable,
     TidemillError,
 )
-from tidemill.retry import ask, waiting_for
+from tidemill.places import published
+from tidemill.retry import ask, logger, waiting_for
 from tidemill.shards import SourceFile
 from tidemill.sources.listing import Listing, not_entered
 from tidemill.sources.splits import Splits, beside_split, find_splits, no_such
@@ -39,6 +41,9 @@ T = TypeVar("T")
 LISTING_RETRIES = 8
 LISTING_SECONDS = 330.0
 """Longer than the windows that the Hub counts requests in."""
+FEW_RETRIES = 2
+FEW_SECONDS = 10.0
+_IMPATIENT: ContextVar[bool] = ContextVar("impatient", default=False)
 PROPOSAL_SECONDS = 15.0
 """For a listing of models, which somebody waits for who may name one instead."""
 RANGE_RETRIES = 4
@@ -219,49 +224,107 @@ def _paths_info(repo: str, commit: str, paths: Sequence[str]) -> list[Any]:
     return found
 
 
-def model_commit(repo: str, revision: str) -> str:
-    """The commit that a model's branch or tag points to now; offline, the one in the local cache."""
-    return _commit("model", repo, revision)
+def model_commit(repo: str, revision: str, tell: Callable[[str], object] = logger.warning) -> str:
+    """The commit that a model's branch or tag points to now.
+
+    Offline, and where the Hub does not answer, it is the one that it pointed to
+    when it last did, here or for whoever filled the local cache; of an answer
+    that did not come `tell` is told.
+    """
+    known = known_commit("model", repo, revision)
+    if known is None:
+        return _commit("model", repo, revision)
+    if is_offline():
+        return known
+    try:
+        with impatient():
+            return _commit("model", repo, revision)
+    except SourceUnavailable as e:
+        tell(f"The Hub does not answer, so {revision} of the model {repo} stays at commit {known[:12]}. {e}")
+        return known
 
 
-def model_contents(repo: str, commit: str) -> dict[str, str]:
-    """Content id by name of the files at the top of a model's repository; offline, of those in the local cache.
+def known_commit(kind: str, repo: str, revision: str) -> str | None:
+    """The commit that a branch or tag pointed to when the Hub was last asked; None if the local cache has none."""
+    from huggingface_hub import HfApi, errors
+
+    if match := ADDRESS.fullmatch(repo):
+        repo, revision = match["repo"], match["revision"] or revision
+    try:
+        return str(HfApi().resolve_revision(repo, repo_type=kind, revision=revision, local_files_only=True).resolved)
+    except (errors.RevisionResolutionError, errors.HFValidationError, OSError, ValueError):
+        return None
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Ask the Hub only for some seconds: whoever asks goes on without its answer."""
+    token = _IMPATIENT.set(True)
+    try:
+        yield
+    finally:
+        _IMPATIENT.reset(token)
+
+
+def model_contents(repo: str, commit: str, subfolder: str = "", *, or_cached: bool = True) -> dict[str, str]:
+    """Content id by name of the files of a model, which lie at the top of its repository or right in a folder of it.
+
+    Offline, and where the Hub does not answer, of those in the local cache, if that will do.
 
     Raises:
-        ModelError: the repository or the commit is gone.
+        ModelError: the repository, the commit or the folder is not there.
         SourceUnavailable: the Hub did not answer well for long.
     """
+    prefix = f"{subfolder}/" if subfolder else ""
 
     def look_up() -> dict[str, str]:
         import huggingface_hub
 
         with _translated("model", repo, commit):
-            if _is_offline():
-                folder = huggingface_hub.snapshot_download(repo, revision=commit, local_files_only=True)
-                # A snapshot's files are links to blobs, which are named by their content.
-                return {path.name: path.resolve().name for path in Path(folder).iterdir() if path.is_file()}
             info = huggingface_hub.HfApi().repo_info(repo, revision=commit, files_metadata=True)
-            return {
-                file.rfilename: str(file.lfs.sha256 if file.lfs else file.blob_id)
+            found = {
+                file.rfilename.removeprefix(prefix): str(file.lfs.sha256 if file.lfs else file.blob_id)
                 for file in info.siblings or []
-                if "/" not in file.rfilename
+                if file.rfilename.startswith(prefix) and "/" not in file.rfilename.removeprefix(prefix)
             }
+            if subfolder and not found:
+                raise ModelError(f"The model {repo} has no files in a folder {subfolder}. Check model.subfolder.")
+            return found
 
-    return _ask_hub(look_up)
+    try:
+        return _cached_contents(repo, commit, subfolder) if is_offline() else _ask_hub(look_up)
+    except SourceUnavailable:
+        if not or_cached:
+            raise
+        return _cached_contents(repo, commit, subfolder)
 
 
-def model_snapshot(repo: str, commit: str, patterns: Sequence[str]) -> Path:
+def _cached_contents(repo: str, commit: str, subfolder: str) -> dict[str, str]:
+    import huggingface_hub
+
+    with _translated("model", repo, commit):
+        folder = huggingface_hub.snapshot_download(
+            repo, revision=commit, allow_patterns=["config.json"], local_files_only=True
+        )
+    # A snapshot's files are links to blobs, which are named by their content.
+    return {path.name: path.resolve().name for path in Path(folder, subfolder).glob("*") if path.is_file()}
+
+
+def model_snapshot(repo: str, commit: str, subfolder: str, patterns: Sequence[str]) -> Path:
     """A local folder with a model's files at a commit; what the local cache has is not fetched again."""
+    prefix = f"{escape(subfolder)}/" if subfolder else ""
 
     def fetch() -> Path:
         import huggingface_hub
 
         with _translated("model", repo, commit), _no_bars():
-            return Path(
-                huggingface_hub.snapshot_download(
-                    repo, revision=commit, allow_patterns=list(patterns), ignore_patterns=["*/*"]
-                )
+            snapshot = huggingface_hub.snapshot_download(
+                repo,
+                revision=commit,
+                allow_patterns=[f"{prefix}{pattern}" for pattern in patterns],
+                ignore_patterns=[f"{prefix}*/*"],
             )
+            return Path(snapshot, subfolder)
 
     return _ask_hub(fetch)
 
@@ -306,9 +369,7 @@ def list_models(task: str, *, language: str | None, most_parameters: int, limit:
         ConfigError: the Hub cannot be asked, as it is set that it is not.
         SourceUnavailable: it did not answer well within `PROPOSAL_SECONDS`.
     """
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
+    if is_offline():
         raise ConfigError("HF_HUB_OFFLINE is set, so that the Hub is asked for no model.")
 
     def look_up() -> list[Any]:
@@ -363,6 +424,7 @@ def _listed_model(info: Any) -> ListedModel:
 
 
 def _commit(kind: str, repo: str, revision: str) -> str:
+    """The commit that a branch or tag points to now, which the local cache remembers."""
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision
 
@@ -370,15 +432,24 @@ def _commit(kind: str, repo: str, revision: str) -> str:
         import huggingface_hub
 
         with _translated(kind, repo, revision):
-            if _is_offline() and kind == "model":
-                cached = huggingface_hub.snapshot_download(
-                    repo, revision=revision, allow_patterns=["config.json"], local_files_only=True
-                )
-                return Path(cached).name
             info = huggingface_hub.HfApi().repo_info(repo, repo_type=kind, revision=revision)
             return str(info.sha)
 
-    return _ask_hub(look_up)
+    commit = _ask_hub(look_up)
+    _remember(kind, repo, revision, commit)
+    return commit
+
+
+def _remember(kind: str, repo: str, revision: str, commit: str) -> None:
+    """As `huggingface_hub` does where it resolves a revision; a cache that takes nothing is no reason to stop."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    ref = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type=kind), "refs", revision)
+    with suppress(OSError):
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        with published(ref) as unpublished:
+            unpublished.write_text(commit)
 
 
 def _describe(repo: str, commit: str, urls: Sequence[str]) -> list[SourceFile]:
@@ -419,7 +490,14 @@ def _request_range(match: re.Match[str], start: int, stop: int) -> bytes:
 def _ask_hub(call: Callable[[], T]) -> T:
     from huggingface_hub import constants
 
-    return ask(f"the Hub at {constants.ENDPOINT}", call, retries=LISTING_RETRIES, within_seconds=LISTING_SECONDS)
+    hurry = _IMPATIENT.get()
+    return ask(
+        f"the Hub at {constants.ENDPOINT}",
+        call,
+        retries=FEW_RETRIES if hurry else LISTING_RETRIES,
+        within_seconds=FEW_SECONDS if hurry else LISTING_SECONDS,
+        longest_wait_seconds=LONGEST_WAIT_SECONDS if hurry else LISTING_SECONDS,
+    )
 
 
 @functools.cache
@@ -459,10 +537,8 @@ def _meaning(error: Exception, kind: str, repo: str, revision: str) -> TidemillE
     for e in _chain(error):
         match e:
             case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError():
-                if _is_offline():
-                    return wrong(
-                        f"{what} is not in the local cache and HF_HUB_OFFLINE is set. Unset it, or use local files."
-                    )
+                if is_offline():
+                    return wrong(_offline_message(kind, repo, revision))
                 continue  # An outage while downloading looks like this; its cause says which.
             case errors.GatedRepoError():
                 return wrong(f"{what} is gated. Accept its conditions on its page on the Hub, then {LOG_IN}")
@@ -471,13 +547,14 @@ def _meaning(error: Exception, kind: str, repo: str, revision: str) -> TidemillE
                     f"{what} has no revision {revision!r}. Set {kind}.revision to a branch, tag or commit that exists."
                 )
             case errors.RepositoryNotFoundError():
-                return wrong(f"{what} does not exist or is private. Check {kind}.path; if it is private, {LOG_IN}")
+                local = "" if "/" in repo else ", and nothing of that name lies beside the pipeline file"
+                return wrong(f"{what} does not exist or is private{local}. Check {kind}.path; if private, {LOG_IN}")
             case errors.HFValidationError():
                 return wrong(f"{kind}.path = {repo!r} is neither a local path nor a Hub id: {_line(e)}")
             case errors.HfHubHTTPError():
                 return _http_meaning(e, wrong, what)
-            case ConnectionError() if _is_offline():
-                return wrong(f"{what} is read from the Hub, and HF_HUB_OFFLINE is set. Unset it, or use local files.")
+            case ConnectionError() if is_offline():
+                return wrong(_offline_message(kind, repo, revision))
             case httpx.TransportError() | ConnectionError() | TimeoutError():
                 return SourceUnavailable(f"{what} cannot be reached: {_line(e)}")
     match error:
@@ -526,7 +603,22 @@ def _line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _is_offline() -> bool:
+def _offline_message(kind: str, repo: str, revision: str) -> str:
+    at = "" if revision == "main" else f" --revision {revision}"
+    if kind == "dataset":
+        return (
+            f"The dataset {repo} is read from the Hub, and HF_HUB_OFFLINE is set. Unset it, or fetch its files where "
+            f"the Hub can be reached, `hf download {repo} --repo-type dataset{at} --local-dir FOLDER`, and set "
+            "dataset.path to that folder."
+        )
+    return (
+        f"The model {repo} is not in the local cache at {revision}, or not all of it, and HF_HUB_OFFLINE is set. "
+        f"Fetch it where the Hub can be reached: `hf download {repo}{at}`."
+    )
+
+
+def is_offline() -> bool:
+    """Whether the Hub is not to be asked."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)

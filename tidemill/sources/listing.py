@@ -25,6 +25,8 @@ MAX_NAMES = 5
 _OPTIONS = ("format", "field", "encoding", "escape", "header", "names")
 """Beside `quote`, which is said in its own way; `delimiter` is part of what each slice is."""
 _NEW_FORMATS = ("json",)
+_ESCAPED = re.compile(r"\[([*?[])\]")
+"""A character of patterns that stands for itself."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,36 @@ def shown(path: str) -> str:
     return path if path.isprintable() else repr(path)
 
 
+def alike(name: str, others: Sequence[str]) -> str | None:
+    """A name that differs in case and blanks alone."""
+    return next((other for other in others if other.strip().lower() == name.strip().lower()), None)
+
+
+def called_otherwise(name: str, other: str, paths: Sequence[str]) -> str:
+    few = f"{len(paths):,} files have" if len(paths) > 1 else "1 file has"
+    return (
+        f"{few} no column {name!r}, but {other!r}, which is another name: {name!r} is null there ({shown(paths[0])})."
+    )
+
+
+def not_given_back(name: str, to: object, paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
+    return (
+        f"{shown(paths[0])}{more}: {name!r} has values that are not {to}, which the table has: their rows go to "
+        f"quarantine. dataset.types.{name} can settle another type, to which the whole column is then rewritten."
+    )
+
+
 def not_entered(folders: Sequence[str], pattern: str) -> tuple[LeftOut, ...]:
     """Folders that a pattern matches as a whole, unless it reaches all below them anyway."""
     if not folders or "**" in pattern.split("/")[-2:]:
         return ()
     return (LeftOut(tuple(folders), "which match as a whole", "`**` in a pattern reaches all below.", "folder"),)
+
+
+def named_by(part: str) -> str | None:
+    """The one name that a part of a pattern means, of which `[*]` means a star; None if it may mean several."""
+    return None if has_magic(_ESCAPED.sub("", part)) else _ESCAPED.sub(r"\1", part)
 
 
 def fixed_part(pattern: str) -> str:
@@ -100,14 +127,20 @@ def way_of_reading(spec: config.Dataset, said_by_card: Mapping[str, Any]) -> str
 
 def recorded_options(spec: config.Dataset, revision: str) -> config.Dataset:
     """The options as they were when the revision was listed, also those that the dataset's card said."""
+    options = said_in(revision)
+    if "quote" in options and not is_left_open(spec, "quote"):
+        del options["quote"]
+    return with_options(spec, options)
+
+
+def said_in(revision: str) -> dict[str, Any]:
+    """The options that a revision says it was listed with: those that make other rows of the same bytes."""
     before, _, way = revision.partition(READ)
     values: dict[str, list[str]] = {}
     for name, value in parse_qsl(way, keep_blank_values=True):
         values.setdefault(name, []).append(value)
     options: dict[str, Any] = {name: found if name == "names" else found[0] for name, found in values.items()}
-    if QUOTED in before and is_left_open(spec, "quote"):
-        options["quote"] = before.partition(QUOTED)[2]
-    return with_options(spec, options)
+    return options | ({"quote": before.partition(QUOTED)[2]} if QUOTED in before else {})
 
 
 def is_left_open(spec: config.Dataset, option: str) -> bool:

@@ -18,8 +18,8 @@ from tidemill import config
 from tidemill.errors import ChoiceMissing, DatasetError
 from tidemill.shards import SourceFile
 from tidemill.sources.byte_files import UNREADABLE
-from tidemill.sources.hashes import hash_files, stamp
-from tidemill.sources.listing import LeftOut, Listing, fixed_part, named_by_listing, not_entered
+from tidemill.sources.hashes import hash_files, is_pointer, stamp
+from tidemill.sources.listing import LeftOut, Listing, named_by, named_by_listing, not_entered
 from tidemill.sources.splits import ONLY_SPLIT, beside_split, find_splits, no_such, saved_splits
 
 _NOT_LISTED = "that may not be listed"
@@ -95,8 +95,8 @@ class LocalFiles:
         """What one part of a pattern matches in a folder."""
         if part == "**":
             yield from self._folders_below(folder)
-        elif not has_magic(part):
-            path = Path(folder, part)
+        elif (name := named_by(part)) is not None:
+            path = Path(folder, name)
             if path.exists() or path.is_symlink():
                 yield str(path)
         else:
@@ -155,9 +155,16 @@ def _lies_in(path: str, folder: str) -> bool:
 
 def local_base(path: str) -> str:
     """The folder that the paths of a local dataset's files start from."""
-    if Path(path).is_dir():
-        return str(Path(path).absolute())
-    return str(Path(path).absolute().parent if Path(path).is_file() else Path(fixed_part(path)).absolute())
+    place = Path(path).absolute()
+    if place.exists():
+        return str(place if place.is_dir() else place.parent)
+    anchor, *folders, _ = place.parts
+    base = Path(anchor)
+    for folder in folders:
+        if (name := named_by(folder)) is None:
+            break
+        base /= name
+    return str(base)
 
 
 def list_folder(spec: config.Dataset) -> Listing:
@@ -221,7 +228,9 @@ def _describe_local(paths: Sequence[str], base: str) -> list[SourceFile]:
         _refuse_undecodable(path)
     stamps = {path: found for path in paths if (found := _stamp_or_none(path)) is not None}
     as_itself = os.access in os.supports_effective_ids
-    hashes = hash_files([path for path in stamps if os.access(path, os.R_OK, effective_ids=as_itself)])
+    readable = [path for path in stamps if os.access(path, os.R_OK, effective_ids=as_itself)]
+    _refuse_pointers([path for path in readable if is_pointer(Path(path), Path(path).stat().st_size)])
+    hashes = hash_files(readable)
     return [
         SourceFile(
             path=os.path.relpath(path, base),
@@ -240,6 +249,13 @@ def _stamp_or_none(path: str) -> str | None:
         return stamp(path)
     except FileNotFoundError:
         return None
+
+
+def _refuse_pointers(paths: Sequence[str]) -> None:
+    """Of data that nobody fetched, the pointers would be the rows."""
+    if paths:
+        left_out = LeftOut(tuple(paths), "pointers of Git LFS in place of the data")
+        raise DatasetError(f"{left_out} Fetch it: `git lfs pull` in that folder, with git-lfs installed.")
 
 
 def _refuse_undecodable(path: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import pyarrow as pa
 
+HEAD_BYTES = 2**20
+"""How much of a text file's front says which columns it has, and of which types."""
 KEPT_PREFIX = "kept."
 """Before the name of a key or kept column in the table of rows, so that it may be called `text` or `reason`."""
 
@@ -48,6 +50,7 @@ class Columns:
     """Of text files; a byte order mark wins."""
     field: str | None = None
     """Where the array of records is within a JSON file's objects, dotted; None where it is the file's value."""
+    head_bytes: int = HEAD_BYTES
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -57,6 +60,11 @@ class Columns:
     @property
     def keys(self) -> tuple[str, ...]:
         return tuple(source for source, _ in self.kept[: self.num_keys])
+
+    @property
+    def needed(self) -> Columns:
+        """The columns without which no row of a file can be read, whatever other files show."""
+        return replace(self, kept=self.kept[: self.num_keys], types=())
 
     @property
     def required(self) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from tidemill.values.exact_json import (
     read_exactly,
     without_surrogates,
 )
+from tidemill.values.paths import Steps, value_at, values_at
 from tidemill.values.rows import CONVERSION_ERRORS, Problems, cannot_settle
 from tidemill.values.types import is_list, is_string
 
@@ -40,6 +41,8 @@ class JsonColumn:
     type: pa.DataType
     converted: bool
     is_key: bool
+    steps: Steps
+    """Where its values are in a record."""
 
     def settle(self, lines: Sequence[bytes], values: Sequence[Any], problems: Problems) -> pa.Array:
         """The values of the lines; what the type would change is noted, and null."""
@@ -98,7 +101,7 @@ class JsonColumn:
         """The value, read again from its line if of its digits something may be lost."""
         least = 0 if self.is_key or is_string(self.type) else _BEYOND_INTEGERS
         doubtful = any(abs(number) >= least for number in floats(value))
-        return read_exactly(line).get(self.name) if doubtful else value
+        return value_at(read_exactly(line), self.steps) if doubtful else value
 
     def _misfit(self, value: Any) -> str | None:
         if not self.converted or pa.types.is_nested(self.type):
@@ -116,13 +119,14 @@ class JsonColumn:
         return without_surrogates(text)
 
 
-def inferred_type(name: str, lines: Sequence[bytes], records: Sequence[Record], *, is_key: bool) -> pa.DataType:
-    """The type that gives back all that the records show; strings, of JSON, where there is none."""
-    values = [record.get(name) for record in records]
+def inferred_type(steps: Steps, lines: Sequence[bytes], records: Sequence[Record], *, is_key: bool) -> pa.DataType:
+    """The type that gives back all that the records show there; strings, of JSON, where there is none."""
+    name = str(steps[0])
+    values = values_at(records, steps)
     try:
         natural = pa.array(values)
         if _may_lose_digits(natural, is_key) or _may_hide_booleans(natural, values):
-            values = [read_exactly(line).get(name) for line in lines]
+            values = [value_at(read_exactly(line), steps) for line in lines]
             natural = pa.array(values)
             if any((is_key and _lost_digits(value, name)) or misfit(value, natural.type, name) for value in values):
                 return pa.string()

@@ -80,8 +80,7 @@ def test_slices_do_not_depend_on_how_the_file_is_read_and_rows_do_not_depend_on_
     expected = slices_and_rows(reader_of(data, "a.csv"), shard_bytes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streams, "BLOCK_BYTES", block)
-        patch.setattr(streams, "HEAD_BYTES", block + 3)
-        assert slices_and_rows(reader_of(data, "a.csv"), shard_bytes) == expected
+        assert slices_and_rows(reader_of(data, "a.csv", head_bytes=block + 3), shard_bytes) == expected
     assert all_rows(data, "a.csv") == expected[1]
 
 
@@ -242,6 +241,16 @@ def test_a_later_cell_that_its_type_would_not_give_back_is_quarantined_unless_th
     assert (rows[1]["n"], rows[2]["n"]) == (None, None)
 
 
+def test_integers_among_doubles_are_doubles_but_not_in_a_key():
+    data = b"text,n\na,1\nb,2.5\nc,-70000000000\n"
+    assert [row["n"] for row in all_rows(data, "a.csv", kept=N)] == [1.0, 2.5, -7e10]
+    assert [row["n"] for row in all_rows(data, "a.csv", kept=N, num_keys=1)] == ["1", "2.5", "-70000000000"]
+    late = all_rows(data, "a.csv", kept=N, types=(("n", pa.float64()),), num_keys=1)
+    assert late[0]["reason"] == "n = '1' would become 1.0 as double; dataset.types can settle the column's type"
+    beyond = all_rows(b"text,n\na,9007199254740993\nb,2.5\n", "a.csv", kept=N)
+    assert [row["n"] for row in beyond] == ["9007199254740993", "2.5"]
+
+
 def test_a_declared_type_converts_what_it_can():
     rows = all_rows(b"text,n\na, 007 \nb,   \nc,x\n", "a.csv", kept=N, types=(("n", pa.int64()),), converted=("n",))
     assert [row["n"] for row in rows] == [7, None, None]
@@ -260,17 +269,21 @@ CELL = st.one_of(
 )
 
 
+@pytest.mark.parametrize("num_keys", [0, 1])
 @given(st.lists(CELL, min_size=1, max_size=4), st.lists(CELL, max_size=4))
-def test_what_is_kept_is_shown_as_it_was_written_or_the_row_is_quarantined(first, later):
+def test_what_is_kept_is_shown_as_it_was_written_or_the_row_is_quarantined(num_keys, first, later):
+    """But for integers among doubles, which are those numbers; not as keys, where `1` and `1.0` are two."""
+
     def lines(cells: list[str]) -> bytes:
         return ("text,n\n" + "".join(f'a,"{cell}"\n' for cell in cells)).encode()
 
-    to = reader_of(lines(first), "a.csv", kept=N).schema().field("n").type
-    reader = reader_of(lines(first + later), "a.csv", kept=N, types=(("n", to),))
+    to = reader_of(lines(first), "a.csv", kept=N, num_keys=num_keys).schema().field("n").type
+    reader = reader_of(lines(first + later), "a.csv", kept=N, types=(("n", to),), num_keys=num_keys)
     (cut,) = reader.slices(shard_bytes=2**20)
     rows = reader.rows(cut)
     for cell, kept, reason in zip(first + later, shown(rows), rows["reason"].to_pylist(), strict=True):
-        assert kept == cell or reason is not None
+        is_widened = to == pa.float64() and not num_keys and kept == f"{cell}.0" and str(int(cell)) == cell
+        assert kept == cell or is_widened or reason is not None
     assert rows["reason"].to_pylist()[: len(first)] == [None] * len(first)
 
 

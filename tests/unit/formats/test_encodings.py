@@ -38,10 +38,9 @@ def test_any_encoding_gives_the_slices_and_rows_of_utf_8(format_name, lines, enc
     stored = compressed(text.encode(encoding), ending) if ending else text.encode(encoding)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streams, "BLOCK_BYTES", block)
-        patch.setattr(streams, "HEAD_BYTES", block + 3)
-        slices, rows = slices_and_rows(reader_of(stored, path, encoding=encoding), shard_bytes)
-        expected = slices_and_rows(reader_of(text.encode(), f"a.{format_name}"), shard_bytes)
-        again = reader_of(stored, path, encoding=encoding)
+        slices, rows = slices_and_rows(reader_of(stored, path, encoding=encoding, head_bytes=block + 3), shard_bytes)
+        expected = slices_and_rows(reader_of(text.encode(), f"a.{format_name}", head_bytes=block + 3), shard_bytes)
+        again = reader_of(stored, path, encoding=encoding, head_bytes=block + 3)
         assert [again.rows(cut).to_pylist() for cut in reversed(slices)][::-1] == [
             [row for row in rows if cut.first_row <= row["row_number"] < cut.first_row + cut.num_rows] for cut in slices
         ]

@@ -18,6 +18,7 @@ from tidemill.fingerprints import fingerprint
 from tidemill.formats import Columns, open_reader
 from tidemill.formats.streams import stream as streams
 from tidemill.shards import Slice
+from tidemill.values.columns import HEAD_BYTES
 
 LINES = st.lists(st.text(st.sampled_from("ab é"), max_size=12), max_size=40)
 ENDINGS = ["", ".gz", ".zst", ".bz2", ".xz", ".zip"]
@@ -93,7 +94,7 @@ def test_a_trusted_plain_file_is_read_only_behind_its_last_known_slice():
     source = MemorySource(data, "a.txt")
     again = list(open_reader("text", source, Columns(("text",))).slices(shard_bytes=10**6, known=known, trusted=True))
     assert again == known
-    assert source.bytes_served <= streams.HEAD_BYTES
+    assert source.bytes_served <= HEAD_BYTES
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -115,6 +116,17 @@ def test_one_pass_reads_every_byte_once(ending):
     assert source.bytes_served == len(packed)
 
 
+@pytest.mark.parametrize("format_name", ["csv", "jsonl"])
+def test_what_a_file_shows_is_found_in_as_much_of_its_front_as_is_asked_for(format_name):
+    data = file_of(["a" * 100] * 1000, format_name)
+    source = MemorySource(data, f"a.{format_name}")
+    reader = open_reader(format_name, source, Columns(("text",), kept=(("text", "kept"),), head_bytes=2**14))
+    assert reader.schema().names == ["text"]
+    assert source.bytes_served == 2**14
+    (cut,) = reader.slices(shard_bytes=2**24)
+    assert reader.rows(cut).num_rows == 1000
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_slices_can_be_read_later_in_any_order(ending):
     data = file_of([f"line {i}" for i in range(1000)], "csv")
@@ -130,7 +142,7 @@ def test_a_slice_of_a_plain_file_costs_its_own_bytes_and_the_head():
     cut = list(reader_of(data, "a.csv").slices(shard_bytes=10**6))[7]
     source = MemorySource(data, "a.csv")
     open_reader("csv", source, Columns(("text",))).rows(cut)
-    assert source.bytes_served <= streams.HEAD_BYTES + streams.BLOCK_BYTES
+    assert source.bytes_served <= HEAD_BYTES + streams.BLOCK_BYTES
 
 
 def test_a_slice_behind_the_end_of_a_shrunk_file_is_a_changed_file():

@@ -18,6 +18,7 @@ from tidemill.errors import FormatError
 from tidemill.formats.columnar.messages import BATCH, DICTIONARY, SCHEMA, Message, damaged, messages
 from tidemill.formats.columnar.reader import ColumnarFile, ColumnarReader
 from tidemill.formats.streams.source import ByteSource
+from tidemill.values.paths import Steps, nested_among
 from tidemill.values.types import is_list, is_string
 
 _DECODING_ERRORS = (pa.ArrowException, OSError, ValueError, KeyError)
@@ -27,12 +28,12 @@ class ArrowReader(ColumnarReader):
     """Its groups are record batches."""
 
     def open_file(self, source: ByteSource, names: Sequence[str]) -> ColumnarFile:
-        return _ArrowFile(source)
+        return _ArrowFile(source, names)
 
 
 class _ArrowFile:
-    def __init__(self, source: ByteSource) -> None:
-        self._source = source
+    def __init__(self, source: ByteSource, names: Sequence[str]) -> None:
+        self._source, self._names = source, names
         self._messages = messages(source)
         if not self._messages or self._messages[0].kind != SCHEMA:
             raise damaged(source.path, "it does not begin with a schema")
@@ -48,17 +49,25 @@ class _ArrowFile:
         except _DECODING_ERRORS as e:
             raise damaged(self._source.path, e) from e
 
-    def arrow_schema(self, names: Sequence[str]) -> pa.Schema:
-        return pa.schema([self.schema.field(name) for name in names])
+    @cached_property
+    def nested(self) -> Mapping[str, Steps]:
+        return nested_among(self._names, self.schema.names)
+
+    def logical_type(self, field: pa.Field) -> pa.DataType:
+        return field.type
 
     def column_bytes(self, group: int, names: Sequence[str]) -> int:
         batch = self._batches[group]
-        return sum(self._size(batch, self._buffers(batch, name)) for name in names)
+        return sum(self._size(batch, self._buffers(batch, name)) for name in self._roots(names))
 
     def record_batches(self, group: int, names: Sequence[str], num_rows: int) -> Iterator[pa.RecordBatch]:
-        record_batch = self._read(self._batches[group], names)
+        record_batch = self._read(self._batches[group], self._roots(names))
         for start in range(0, record_batch.num_rows, num_rows):
             yield record_batch.slice(start, num_rows)
+
+    def _roots(self, names: Sequence[str]) -> list[str]:
+        """The columns that are asked for, or that hold what is."""
+        return list(dict.fromkeys(self.nested[name][0] if name in self.nested else name for name in names))
 
     @cached_property
     def _head(self) -> bytes:

@@ -17,6 +17,7 @@ from tidemill.errors import FormatError
 from tidemill.formats.columnar.footer import unencoded_bytes
 from tidemill.formats.columnar.reader import ColumnarFile, ColumnarReader
 from tidemill.formats.streams.source import ByteSource, SourceHandle
+from tidemill.values.paths import Steps, nested_among
 
 _TAIL_BYTES = 8
 _BUFFER_BYTES = 4 * 2**20
@@ -45,7 +46,8 @@ class _ParquetFile:
             self._footer = _read_footer(self._handle, source)
             self.metadata = pq.read_metadata(pa.BufferReader(self._footer))
             self.schema = self.metadata.schema.to_arrow_schema()
-            self._leaves = _leaves_by_column(self.schema)
+            self.nested = nested_among(names, self.schema.names)
+            self._leaves = _leaves_by_column(self.schema) | self._leaves_within()
             self._file = self._open(sum(len(self._leaves.get(name, ())) for name in names))
         except _DECODING_ERRORS as e:
             raise self._translated(e) from e
@@ -62,8 +64,21 @@ class _ParquetFile:
             page_checksum_verification=True,
         )
 
-    def arrow_schema(self, names: Sequence[str]) -> pa.Schema:
-        return pa.schema([self.schema.field(name) for name in names])
+    def _leaves_within(self) -> dict[str, range]:
+        starts = {name: leaves.start for name, leaves in _leaves_by_column(self.schema).items()}
+        roots = {name: self.schema.field(steps[0]) for name, steps in self.nested.items()}
+        return {name: _leaves_at(root.type, self.nested[name], starts[root.name]) for name, root in roots.items()}
+
+    def logical_type(self, field: pa.Field) -> pa.DataType:
+        """What the column holds where pyarrow shows bytes alone: a UUID, or an interval at any depth."""
+        if not (pa.types.is_nested(field.type) or pa.types.is_fixed_size_binary(field.type)):
+            return field.type
+        schema = self.metadata.schema
+        stored_as = [schema.column(leaf) for leaf in self._leaves[field.name]]
+        if any(column.converted_type == "INTERVAL" for column in stored_as):
+            return pa.month_day_nano_interval()
+        is_uuid = field.type.equals(pa.binary(16)) and stored_as[0].logical_type.type == "UUID"
+        return pa.uuid() if is_uuid else field.type
 
     def column_bytes(self, group: int, names: Sequence[str]) -> int:
         """The size of the columns in one row group: uncompressed and, where the writer says it, decoded."""
@@ -80,16 +95,23 @@ class _ParquetFile:
         return unencoded_bytes(self._footer)
 
     def record_batches(self, group: int, names: Sequence[str], num_rows: int) -> Iterator[pa.RecordBatch]:
-        """One row group in record batches of at most `num_rows`, the columns in the order asked for.
+        """One row group in record batches of at most `num_rows`; of nested columns what the paths lead through.
 
         Raises:
             FormatError: a page cannot be decoded.
         """
         try:
-            for record_batch in self._file.iter_batches(num_rows, [group], columns=list(names), use_threads=False):
-                yield record_batch.select(list(names))
+            roots = dict.fromkeys(self.nested[name][0] if name in self.nested else name for name in names)
+            columns = [path for name in names for path in self._stored_paths(name)]
+            for record_batch in self._file.iter_batches(num_rows, [group], columns=columns, use_threads=False):
+                yield record_batch.select(list(roots))
         except _DECODING_ERRORS as e:
             raise self._translated(e) from e
+
+    def _stored_paths(self, name: str) -> list[str]:
+        if name not in self.nested:
+            return [name]
+        return [self.metadata.schema.column(leaf).path for leaf in self._leaves[name]]
 
     def _translated(self, error: Exception) -> BaseException:
         """What the source itself raised, as it was; else the file is at fault."""
@@ -120,6 +142,18 @@ def _leaves_by_column(schema: pa.Schema) -> dict[str, range]:
         leaves[field.name] = range(start, start + _num_leaves(field.type))
         start = leaves[field.name].stop
     return leaves
+
+
+def _leaves_at(type_: pa.DataType, steps: Steps, start: int) -> range:
+    """The physical columns of what lies behind the steps within a column that begins at `start`."""
+    for step in steps[1:]:
+        if isinstance(step, str) and pa.types.is_struct(type_) and step in type_.names:
+            place = type_.get_field_index(step)
+            start += sum(_num_leaves(type_.field(i).type) for i in range(place))
+            type_ = type_.field(place).type
+        elif isinstance(step, int) and pa.types.is_nested(type_) and type_.num_fields == 1:
+            type_ = type_.field(0).type
+    return range(start, start + _num_leaves(type_))
 
 
 def _num_leaves(type_: pa.DataType) -> int:

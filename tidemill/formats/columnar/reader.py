@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Protocol
@@ -21,6 +21,7 @@ from tidemill.fingerprints import fingerprint
 from tidemill.formats.streams.source import ByteSource
 from tidemill.shards import Slice
 from tidemill.values.columns import Columns
+from tidemill.values.paths import Steps, column_at, type_at
 from tidemill.values.rows import build_rows, check_columns
 from tidemill.values.types import common_type, plain_type
 
@@ -31,7 +32,7 @@ _MOST_RECORD_BATCH_ROWS = 8192
 
 
 class ColumnarFile(Protocol):
-    """An open file: its index, and record batches of chosen columns."""
+    """An open file: its index, and record batches of chosen columns, some of which may be paths within others."""
 
     group_starts: list[int]
     """The first row of each group of rows, and the number of all rows."""
@@ -39,14 +40,21 @@ class ColumnarFile(Protocol):
     @property
     def schema(self) -> pa.Schema: ...
 
-    def arrow_schema(self, names: Sequence[str]) -> pa.Schema: ...
+    @property
+    def nested(self) -> Mapping[str, Steps]:
+        """The names that are no columns but paths within them."""
+        ...
+
+    def logical_type(self, field: pa.Field) -> pa.DataType:
+        """What a column holds, where pyarrow shows bytes alone."""
+        ...
 
     def column_bytes(self, group: int, names: Sequence[str]) -> int:
         """The size of the columns in one group, about as large as they are in memory."""
         ...
 
     def record_batches(self, group: int, names: Sequence[str], num_rows: int) -> Iterator[pa.RecordBatch]:
-        """One group in record batches of at most `num_rows`, the columns in the order asked for.
+        """One group in record batches of at most `num_rows`; of nested columns at least what the paths lead through.
 
         Raises:
             FormatError: it cannot be decoded.
@@ -63,14 +71,27 @@ class ColumnarReader(ABC):
         self._pass: _GroupPass | None = None
 
     def schema(self) -> pa.Schema:
-        return pa.schema([field.with_type(plain_type(field.type)) for field in self._file.schema])
+        return self._schema
+
+    @cached_property
+    def _schema(self) -> pa.Schema:
+        file = self._file
+        if not file.group_starts[-1]:  # what pandas writes of an empty column says nothing of its type
+            return pa.schema([(name, pa.null()) for name in (*file.schema.names, *file.nested)])
+        own = [field.with_type(plain_type(file.logical_type(field))) for field in file.schema]
+        within = [(name, type_at(file.schema.field(steps[0]).type, steps)) for name, steps in file.nested.items()]
+        return pa.schema([*own, *(pa.field(name, plain_type(type_)) for name, type_ in within if type_ is not None)])
 
     def common_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
         return common_type(a, b)
 
+    def gives_back(self, name: str, to: pa.DataType) -> bool:
+        del name, to  # only reading tells, row by row
+        return True
+
     def slices(self, *, shard_bytes: int, known: Sequence[Slice] = (), trusted: bool = False) -> Iterator[Slice]:
         del trusted  # the footer is read in any case, and the content says it all
-        check_columns(self._file.schema, self._columns, self._source.path)
+        check_columns(self.schema(), self._columns, self._source.path)
         row = 0
         for cut in known:
             if cut.first_row != row or not self._holds(cut):
@@ -82,15 +103,18 @@ class ColumnarReader(ABC):
             yield Slice(first_row, num_rows, 0, 0, content, text_bytes)
 
     def rows(self, cut: Slice) -> pa.Table:
-        check_columns(self._file.schema, self._columns, self._source.path)
+        check_columns(self.schema(), self._columns, self._source.path)
         if not self._holds(cut):
             raise FileChanged(
                 f"{self._source.path} is not the file that rows {cut.first_row} to "
                 f"{cut.first_row + cut.num_rows - 1} were cut from. Run again: the file will be listed anew."
             )
         record_batches = [record_batch for part in self._parts(cut) for record_batch in part]
-        names = self._names
-        table = pa.Table.from_batches(record_batches, self._file.arrow_schema(names))
+        table = pa.Table.from_batches(record_batches)
+        for name in self._names:
+            if name in self._file.nested:
+                steps = self._file.nested[name]
+                table = table.append_column(name, column_at(table[steps[0]], steps))
         # Pools keep what decoding used: over a giant group that grows to several slices.
         pa.default_memory_pool().release_unused()
         return build_rows(cut.first_row, table, self._columns, dict(self._columns.types), {})
@@ -109,8 +133,8 @@ class ColumnarReader(ABC):
 
     @cached_property
     def _names(self) -> list[str]:
-        """The source columns that the file has."""
-        return [name for name in self._columns.sources if name in self._file.schema.names]
+        """The source columns that the file has, or has within others."""
+        return [name for name in self._columns.sources if name in self._schema.names]
 
     def _groups_from(self, row: int) -> Iterator[tuple[int, int, int]]:
         """First row, rows and text bytes of each group, from `row` on."""

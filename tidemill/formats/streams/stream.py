@@ -18,11 +18,10 @@ from tidemill.formats.streams.compressions import (
 )
 from tidemill.formats.streams.encodings import UTF8, AsUtf8, is_utf8, marked_encoding
 from tidemill.formats.streams.source import ByteSource, SourceHandle
+from tidemill.values.columns import HEAD_BYTES
 
 BLOCK_BYTES = 4 * 2**20
 """What one read asks of the source."""
-HEAD_BYTES = 2**20
-"""What the first read asks: enough for the schema. It is kept, so that nothing is read twice."""
 
 _MAGIC = {
     b"\x1f\x8b": "compressed by gzip",
@@ -36,9 +35,10 @@ _BZIP2 = re.compile(rb"BZh[1-9]1AY&SY")
 
 
 class SourceBytes:
-    """The bytes as stored. The file's first `HEAD_BYTES` are kept once read."""
+    """The bytes as stored. The first `head_bytes`, enough for the schema, are kept once read: nothing is read twice."""
 
-    def __init__(self, source: ByteSource, encoding: str = UTF8) -> None:
+    def __init__(self, source: ByteSource, encoding: str = UTF8, *, head_bytes: int = HEAD_BYTES) -> None:
+        self.head_bytes = head_bytes
         self.path = source.path
         self.size = source.size
         self.compression = compression_of(source.path)
@@ -87,12 +87,13 @@ class SourceBytes:
 
     def read(self, start: int, stop: int) -> bytes:
         """The bytes [start, stop)."""
-        if start >= HEAD_BYTES:
+        if start >= self.head_bytes:
             return self._source.read(start, stop)
         if not self._head:
-            self._head = self._source.read(0, min(HEAD_BYTES, self.size))
+            self._head = self._source.read(0, min(self.head_bytes, self.size))
             self._refuse_other_formats()
-        return self._head[start:stop] + (self._source.read(HEAD_BYTES, stop) if stop > HEAD_BYTES else b"")
+        behind = self._source.read(self.head_bytes, stop) if stop > self.head_bytes else b""
+        return self._head[start:stop] + behind
 
     def _refuse_other_formats(self) -> None:
         found = next((meaning for magic, meaning in _MAGIC.items() if self._head.startswith(magic)), None)
@@ -197,8 +198,8 @@ class _Blocks:
         return bytes(taken)
 
     def _next_block(self) -> None:
-        in_head = self._position < HEAD_BYTES
-        stop = min(HEAD_BYTES if in_head else self._position + BLOCK_BYTES, self._source.size)
+        in_head = self._position < self._source.head_bytes
+        stop = min(self._source.head_bytes if in_head else self._position + BLOCK_BYTES, self._source.size)
         if stop <= self._position:
             return
         try:

@@ -13,6 +13,7 @@ import functools
 import logging
 import os
 import threading
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,7 +72,9 @@ class FileClaims:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._held: set[str] = set()
+        self._held: dict[str, Path] = {}
+        self._num_held: Counter[Path] = Counter()
+        """How many claims fall on a file."""
         self._locks: dict[Path, int] = {}
         self._mutex = threading.Lock()
 
@@ -90,16 +93,17 @@ class FileClaims:
                     if lock is None:
                         return False
                     self._locks[file] = lock
-            self._held.add(name)
+            self._held[name] = file
+            self._num_held[file] += 1
             return True
 
     def release(self, name: str) -> None:
         with self._mutex:
-            if name not in self._held:
+            file = self._held.pop(name, None)
+            if file is None:
                 return
-            self._held.discard(name)
-            file = self._file(name)
-            if file in self._locks and file not in {self._file(other) for other in self._held}:
+            self._num_held[file] -= 1
+            if file in self._locks and not self._num_held[file]:
                 file.unlink(missing_ok=True)
                 os.close(self._locks.pop(file))
 
