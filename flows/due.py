@@ -34,9 +34,10 @@ def due_name() -> str:
     assert context is not None
     assert context.flow is not None
     assert context.flow_run is not None
-    pipeline, timezone = _named(context.parameters.get("pipeline"))
+    parameters = context.parameters or {}
+    pipeline, timezone = _named(parameters.get("pipeline"))
     kind = context.flow.name.removeprefix(flow_name(""))
-    return _name(context.flow_run, kind, pipeline, timezone, str(context.parameters.get("backfill_id") or ""))
+    return _name(context.flow_run, kind, pipeline, timezone, str(parameters.get("backfill_id") or ""))
 
 
 def name_scheduled(client: SyncPrefectClient, deployment_id: UUID, kind: str, pipeline: str, timezone: str) -> None:

@@ -2,4 +2,5 @@
 
 from importlib import import_module
 
-import_module("tidemill.cli.main").main()
+if __name__ == "__main__":
+    import_module("tidemill.cli.main").main()

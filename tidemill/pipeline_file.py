@@ -34,7 +34,9 @@ PATHS: dict[str, Callable[[str, Path], str]] = {
 }
 """Keys that say where something lies, and what a value means from a folder."""
 PIPES = ("/dev/", "/proc/")
-"""Where a shell puts what is no file in a folder."""
+"""Where a shell puts pipes."""
+IN_NO_FOLDER = ("/dev/fd/", "/dev/stdin", "/proc/")
+"""How a shell names what lies in no folder of its own."""
 LARGEST_FILE = 2**20
 DEEPEST = 16
 LONG_KEY = re.compile(r"(?<![\w\"'-])(?:[\w\"'-]++[ \t]*+\.[ \t]*+){200}")
@@ -82,7 +84,7 @@ def read_file(path: str | Path, overrides: Overrides = ()) -> dict[str, Any]:
         raise ConfigError(f"The pipeline file {path} cannot be read: {e}.") from e
     except ValueError as e:
         raise ConfigError(f"{path} is not valid TOML: {e}.") from e
-    _place(raw, Path() if str(path).startswith(PIPES) else Path(path).parent, PATHS)
+    _place(raw, Path() if str(path).startswith(IN_NO_FOLDER) else Path(path).parent, PATHS)
     return overridden(raw, overrides)
 
 

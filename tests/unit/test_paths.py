@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,19 @@ def test_a_pipeline_from_the_shell_itself_begins_at_the_current_folder(tmp_path,
     os.write(writing, write(tmp_path / "there", "data/*.csv").read_bytes())
     os.close(writing)
     assert load_pipeline(f"/dev/fd/{reading}").dataset.path == f"{elsewhere}/data/*.csv"
+
+
+def test_a_file_in_shared_memory_lies_in_a_folder_as_any_other(tmp_path, elsewhere):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        pipeline = load_pipeline(write(Path(folder), "data/*.csv"))
+    assert pipeline.dataset.path == f"{folder}/data/*.csv"
+
+
+def test_one_word_that_is_nothing_here_is_an_id_on_the_hub_and_both_are_said(tmp_path, hub):
+    with pytest.raises(DatasetError, match=r"reviews does not exist or is private\. Nothing of that name lies beside"):
+        plan_of(load_pipeline(write(tmp_path, "reviews")))
+    (tmp_path / "reviews").mkdir()
+    assert load_pipeline(tmp_path / "p.toml").dataset.path == f"{tmp_path}/reviews"
 
 
 def test_the_home_folder_is_meant_by_a_tilde(tmp_path, elsewhere, monkeypatch):

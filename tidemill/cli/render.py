@@ -187,7 +187,7 @@ def _runs(runs: Sequence[dict[str, Any]]) -> list[str]:
     names = ["started", "kind", "state", "shards", "rows", "quarantined", "retries", "took", "estimate", "cost", "by"]
     values = [
         [
-            f"{run['started_at']:%Y-%m-%d %H:%M}",
+            f"{run['started_at']:%m-%d %H:%M}",
             run["kind"],
             "killed" if run["alive"] is False else run["state"],
             f"{run['num_shards'] or 0:,}",
@@ -202,8 +202,8 @@ def _runs(runs: Sequence[dict[str, Any]]) -> list[str]:
         for run in runs
     ]
     empty = [name for i, name in enumerate(names) if all(row[i] in ("0", "–") for row in values)]
-    unneeded = [*empty, "estimate", "retries", "cost", "quarantined", "took"]
-    return rows(names, values, unneeded=unneeded, indent=4).splitlines() if runs else []
+    unneeded = ["estimate", "retries", "cost", "quarantined", "took"]
+    return rows(names, values, empty=empty, unneeded=unneeded, indent=4).splitlines() if runs else []
 
 
 def _last_failure(runs: Sequence[dict[str, Any]]) -> list[str]:
@@ -240,12 +240,13 @@ def rows(
     columns: Sequence[str],
     values: Sequence[Sequence[Any]],
     *,
+    empty: Sequence[str] = (),
     unneeded: Sequence[str] = (),
     indent: int = 0,
 ) -> str:
-    """A plain table that fits the terminal: without the first of `unneeded`, then with its widest cells cut."""
+    """A plain table that fits the terminal: see `fitted`."""
     cells = [[_cell(value) for value in row] for row in values]
-    return fitted(columns, cells, width=terminal_width() - indent, unneeded=unneeded)
+    return fitted(columns, cells, width=terminal_width() - indent, empty=empty, unneeded=unneeded)
 
 
 def _cell(value: Any) -> str:

@@ -50,16 +50,16 @@ def completions(text: str, cursor: int, words: Words) -> Iterator[tuple[str, str
     word = WORD.search(before)
     typed = word[0] if word else ""
     rest = before[: len(before) - len(typed)]
-    if found := QUALIFIER.search(rest):
-        yield from _matching(typed, _columns_of(found[1], text, words), words)
+    if qualified := QUALIFIER.search(rest):
+        yield from _matching(typed, _columns_of(qualified[1], text, words), words)
         return
     if BEFORE_TABLE.search(rest):
         yield from _matching(typed, ((table, "table") for table in words.tables), words)
         return
-    found = (
+    possible = (
         [] if STATEMENT_BEGINS.search(rest) else [*_columns(text, words), *((table, "table") for table in words.tables)]
     )
-    named = dict(_matching(typed, found, words))
+    named = dict(_matching(typed, possible, words))
     yield from named.items()
     if typed:
         for keyword in words.keywords:

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 
 WIDEST_CELL = 60
-NARROWEST_CELL = 10
+NARROWEST_CELL = 16
 """Down to which long cells are cut, to spare a table its columns."""
 GAP = "  "
 
@@ -18,19 +18,27 @@ def terminal_width() -> int:
     return shutil.get_terminal_size().columns
 
 
-def fitted(columns: Sequence[str], cells: Sequence[Sequence[str]], *, width: int, unneeded: Sequence[str] = ()) -> str:
+def fitted(
+    columns: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    *,
+    width: int,
+    empty: Sequence[str] = (),
+    unneeded: Sequence[str] = (),
+) -> str:
     """The cells under their columns' names.
 
-    Where they are wider than `width`, the columns that are named in `unneeded` go,
-    one after the other, until the rest would fit with its long cells cut.
+    Where they are wider than `width`, the columns that are named in `empty` go, one
+    after the other, until the rest fits; then those of `unneeded`, until it would
+    fit with its long cells cut.
     """
     kept = list(range(len(columns)))
     natural = [max([width_of(name), *(width_of(row[i]) for row in cells)]) for i, name in enumerate(columns)]
     least = [max(width_of(name), min(most, NARROWEST_CELL)) for name, most in zip(columns, natural, strict=True)]
-    for name in unneeded:
-        if _total([least[i] for i in kept]) <= width:
-            break
-        kept = [i for i in kept if columns[i] != name]
+    for names, asked in ((empty, natural), (unneeded, least)):
+        for name in names:
+            if _total([asked[i] for i in kept]) > width:
+                kept = [i for i in kept if columns[i] != name]
     widths = _cut([natural[i] for i in kept], [least[i] for i in kept], width)
     lines = [[columns[i] for i in kept], ["─" * each for each in widths], *([row[i] for i in kept] for row in cells)]
     return "\n".join(

@@ -68,6 +68,8 @@ class InFlight:
         self.cut: list[Cut] = []
 
     def _begin(self, file: FilePlan) -> None:
+        if file.replaces:
+            self.send_small()
         self._group = [] if file.replaces else None
         self.cut = []
 

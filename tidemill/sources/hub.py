@@ -547,8 +547,9 @@ def _meaning(error: Exception, kind: str, repo: str, revision: str) -> TidemillE
                     f"{what} has no revision {revision!r}. Set {kind}.revision to a branch, tag or commit that exists."
                 )
             case errors.RepositoryNotFoundError():
-                local = "" if "/" in repo else ", and nothing of that name lies beside the pipeline file"
-                return wrong(f"{what} does not exist or is private{local}. Check {kind}.path; if private, {LOG_IN}")
+                return wrong(
+                    f"{what} does not exist or is private. {_not_local(repo)}Check {kind}.path; if private, {LOG_IN}"
+                )
             case errors.HFValidationError():
                 return wrong(f"{kind}.path = {repo!r} is neither a local path nor a Hub id: {_line(e)}")
             case errors.HfHubHTTPError():
@@ -607,14 +608,19 @@ def _offline_message(kind: str, repo: str, revision: str) -> str:
     at = "" if revision == "main" else f" --revision {revision}"
     if kind == "dataset":
         return (
-            f"The dataset {repo} is read from the Hub, and HF_HUB_OFFLINE is set. Unset it, or fetch its files where "
-            f"the Hub can be reached, `hf download {repo} --repo-type dataset{at} --local-dir FOLDER`, and set "
-            "dataset.path to that folder."
+            f"The dataset {repo} is read from the Hub, and HF_HUB_OFFLINE is set. {_not_local(repo)}Unset it, or fetch "
+            f"its files where the Hub can be reached, `hf download {repo} --repo-type dataset{at} --local-dir FOLDER`, "
+            "and set dataset.path to that folder."
         )
     return (
         f"The model {repo} is not in the local cache at {revision}, or not all of it, and HF_HUB_OFFLINE is set. "
-        f"Fetch it where the Hub can be reached: `hf download {repo}{at}`."
+        f"{_not_local(repo)}Fetch it where the Hub can be reached: `hf download {repo}{at}`."
     )
+
+
+def _not_local(repo: str) -> str:
+    """Of one word, whoever wrote it may have meant a file."""
+    return "" if "/" in repo else "Nothing of that name lies beside the pipeline file. "
 
 
 def is_offline() -> bool:

@@ -18,6 +18,7 @@ from tidemill.errors import FormatError
 from tidemill.formats import Columns, open_reader
 from tidemill.formats.streams import arrays
 from tidemill.formats.streams import stream as streams
+from tidemill.values.columns import HEAD_BYTES
 
 KEPT_N = (("n", "n"),)
 AWKWARD = st.text(st.sampled_from('a"\\[]{},:\n é\u2028'), max_size=8)
@@ -93,7 +94,7 @@ def test_a_slice_costs_one_way_to_it(ending):
     source = MemorySource(stored, f"a.json{ending}")
     open_reader("json", source, Columns(("text",))).rows(cut)
     way = len(stored) if ending else cut.stop - cut.start
-    assert source.bytes_served < way + 2 * streams.HEAD_BYTES
+    assert source.bytes_served < way + 2 * HEAD_BYTES
 
 
 def test_what_is_no_object_is_quarantined_in_its_place():

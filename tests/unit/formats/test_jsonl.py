@@ -169,18 +169,21 @@ def test_a_text_column_without_strings_is_refused_by_its_type():
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (b'[{"text": "a"}]', "one JSON array"),
-        (b'[\n{"text": "a"},\n{"text": "b"},\n{"text": "c"}\n]\n', "one JSON array"),
-        (b'[{"text": "a"},\n{"text": "b"}]', "one JSON array"),
-        (b'\xef\xbb\xbf[\r\n  {"text": "a"}\r\n]', "one JSON array"),
-        (b'{\n  "text": "a",\n  "tags": [\n{"text": "b"}\n]}\n', "a JSON object over several lines"),
-        (b'{"text": "a"},\n{"text": "b"},\n', "not JSON Lines .*Extra data"),
-        (b'{"text": "a"}{"text": "b"}\n', "not JSON Lines .*Extra data"),
-        (b"text\na\n", "not JSON Lines"),
+        (b'[{"text": "a"}]', r'one JSON array\. Set dataset\.format = "json"'),
+        (b'[\n{"text": "a"},\n{"text": "b"},\n{"text": "c"}\n]\n', r'one JSON array\. Set dataset\.format = "json"'),
+        (b'[{"text": "a"},\n{"text": "b"}]', r'one JSON array\. Set dataset\.format = "json"'),
+        (b'\xef\xbb\xbf[\r\n  {"text": "a"}\r\n]', r'one JSON array\. Set dataset\.format = "json"'),
+        (
+            b'{\n  "text": "a",\n  "tags": [\n{"text": "b"}\n]}\n',
+            r"a JSON object over several lines\. Set dataset\.field",
+        ),
+        (b'{"text": "a"},\n{"text": "b"},\n', "not JSON Lines .*Extra data.* Write one JSON object a line"),
+        (b'{"text": "a"}{"text": "b"}\n', "not JSON Lines .*Extra data.* Write one JSON object a line"),
+        (b"text\na\n", "not JSON Lines .* Write one JSON object a line"),
     ],
 )
-def test_a_file_that_is_not_json_lines_is_refused_with_what_to_write(data, what):
-    with pytest.raises(FormatError, match=rf"a\.json is {what}.* Write one JSON object a line"):
+def test_a_file_that_is_not_json_lines_is_refused_with_what_to_do(data, what):
+    with pytest.raises(FormatError, match=rf"a\.json is {what}"):
         list(reader_of(data, "a.json").slices(shard_bytes=1))
 
 

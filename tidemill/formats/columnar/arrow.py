@@ -67,7 +67,7 @@ class _ArrowFile:
 
     def _roots(self, names: Sequence[str]) -> list[str]:
         """The columns that are asked for, or that hold what is."""
-        return list(dict.fromkeys(self.nested[name][0] if name in self.nested else name for name in names))
+        return list(dict.fromkeys(str(self.nested[name][0]) if name in self.nested else name for name in names))
 
     @cached_property
     def _head(self) -> bytes:
