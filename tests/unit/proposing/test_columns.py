@@ -217,7 +217,6 @@ CONVERSATIONS = [
 
 
 def test_a_text_within_a_nested_column_is_found_by_its_path(tmp_path):
-    pytest.importorskip("tidemill.values.paths")
     table = {"id": list(range(60)), "model": ["small"] * 60, "conversation": CONVERSATIONS}
     found = proposed(parquet(tmp_path, table))
     assert declared(found) == ("conversation[0].content", ("id",), ("model",))
@@ -225,7 +224,6 @@ def test_a_text_within_a_nested_column_is_found_by_its_path(tmp_path):
 
 
 def test_bytes_are_the_text_where_there_are_no_strings(tmp_path):
-    pytest.importorskip("tidemill.values.paths")
     bodies = [text.encode() for text in TEXTS]
     table = {"id": list(range(60)), "picture": [b"\x89PNG\xff"] * 60, "body": bodies}
     assert declared(proposed(parquet(tmp_path, table))) == ("body", ("id",), ())
