@@ -103,7 +103,7 @@ def start_now(client: SyncPrefectClient, pipeline: Pipeline) -> Change:
 
 def remove(client: SyncPrefectClient, names: Sequence[str]) -> list[Change]:
     """Take away all that was deployed of some pipelines, and what all share once none is left."""
-    changes = []
+    changes: list[Change] = []
     for name in names:
         changes += _remove_deployments(client, name)
         changes += _write_automations(client, [], [TAG, pipeline_tag(name)])

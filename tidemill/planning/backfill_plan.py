@@ -276,7 +276,7 @@ def _within(selection: Selection, shards: list[Shard]) -> tuple[list[Shard], lis
         ConfigError: one of the two cannot be read, or they are the wrong way round.
     """
     since, until = parse_days("--since", selection.since), parse_days("--until", selection.until)
-    first, last = since and since.first, until and until.last
+    first, last = since.first if since else None, until.last if until else None
     if first and last and first > last:
         raise ConfigError(f"--since {selection.since} is after --until {selection.until}. Exchange them.")
     if not shards or not (first or last):
