@@ -12,7 +12,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from tidemill.cli.query import Reader, run_query, write_out
+from tidemill.cli.query import Reader, plain, run_query, write_out
 from tidemill.config import Lake as Section
 from tidemill.errors import InputError
 from tidemill.lake import Lake
@@ -165,3 +165,10 @@ def test_a_reader_leaves_nothing_behind(spec, tmp_path, monkeypatch):
         write_out(reader.printed(statement, "json"))
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_facts_spell_bytes_as_a_query_does_and_have_no_nan(reader):
+    found = plain({"blob": b"a\x00\xff\\'", "score": float("nan"), "nested": [{1: b"b"}]})
+
+    (row,) = json.loads(printed(reader, r"SELECT 'a\x00\xFF\x5C\x27'::BLOB AS blob", "json"))
+    assert found == {"blob": row["blob"], "score": None, "nested": [{"1": "b"}]}
