@@ -14,7 +14,7 @@ import pytest
 
 from tidemill.cli.query import Reader, plain, run_query, write_out
 from tidemill.config import Lake as Section
-from tidemill.errors import InputError
+from tidemill.errors import ConfigError, InputError, LakeError
 from tidemill.lake import Lake
 
 VALUES = {
@@ -163,6 +163,10 @@ def test_a_reader_leaves_nothing_behind(spec, tmp_path, monkeypatch):
     with Reader(spec) as reader:
         (statement,) = reader.judged("SELECT 1")
         write_out(reader.printed(statement, "json"))
+    with pytest.raises(ConfigError, match="There is no folder nowhere"):
+        Reader(spec, ["nowhere"])
+    with pytest.raises(LakeError, match="There is no lake"):
+        Reader(spec.model_copy(update={"catalog": f"sqlite:{tmp_path}/none.sqlite"}))
 
     assert list(tmp_path.iterdir()) == []
 
