@@ -12,9 +12,9 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from tidemill.cli.query import Reader, run_query, write_out
+from tidemill.cli.query import Reader, plain, run_query, write_out
 from tidemill.config import Lake as Section
-from tidemill.errors import InputError
+from tidemill.errors import ConfigError, InputError, LakeError
 from tidemill.lake import Lake
 
 VALUES = {
@@ -163,5 +163,16 @@ def test_a_reader_leaves_nothing_behind(spec, tmp_path, monkeypatch):
     with Reader(spec) as reader:
         (statement,) = reader.judged("SELECT 1")
         write_out(reader.printed(statement, "json"))
+    with pytest.raises(ConfigError, match="There is no folder nowhere"):
+        Reader(spec, ["nowhere"])
+    with pytest.raises(LakeError, match="There is no lake"):
+        Reader(spec.model_copy(update={"catalog": f"sqlite:{tmp_path}/none.sqlite"}))
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_facts_spell_bytes_as_a_query_does_and_have_no_nan(reader):
+    found = plain({"blob": b"a\x00\xff\\'", "score": float("nan"), "nested": [{1: b"b"}]})
+
+    (row,) = json.loads(printed(reader, r"SELECT 'a\x00\xFF\x5C\x27'::BLOB AS blob", "json"))
+    assert found == {"blob": row["blob"], "score": None, "nested": [{"1": "b"}]}

@@ -34,9 +34,14 @@ class Reader:
     """
 
     def __init__(self, spec: LakeSpec, folders: Sequence[str] = ()) -> None:
-        self._outlet, self._files = Outlet(), bool(folders)
+        self._files = bool(folders)
         self.lake = Lake(spec, read_only=True, one_snapshot=True, scans=True)
-        self.lake.seal(folders, self._outlet.path)
+        self._outlet = Outlet()
+        try:
+            self.lake.seal(folders, self._outlet.path)
+        except BaseException:
+            self.close()
+            raise
         self.cursor = self.lake.cursor()
 
     def judged(self, text: str) -> list[Any]:
