@@ -32,9 +32,9 @@ hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _hub_server() -> Iterator[None]:
+def _hub_server() -> Iterator[HubServer]:
     with SERVER:
-        yield
+        yield SERVER
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
 
 

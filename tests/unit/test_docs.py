@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import shlex
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 import typer
 
+from tests import pages
+from tests.pages import DOCS, PAGES, name_of
 from tests.pipelines import ROOT
 from tidemill.cli.everyday import app
 from tidemill.config import Lake as Section
@@ -22,8 +25,6 @@ from tidemill.lake.ducklake.reading import readable
 from tidemill.lake.tables import ROW_COLUMNS, SYSTEM_TABLES
 from tidemill.models.tasks import MODEL_TASKS
 
-DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md"), ROOT / "data" / "LICENSES.md"])
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 GLOBAL_OPTIONS = {"--help"}
 
@@ -32,12 +33,8 @@ def options(command: str) -> set[str]:
     return {option for param in COMMANDS[command].params for option in param.opts if option.startswith("--")}
 
 
-def name_of(page: Path) -> str:
-    return str(page.relative_to(ROOT))
-
-
-def blocks(page: Path, language: str = r"\w*") -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+def blocks(page: Path, language: str | None = None) -> list[str]:
+    return [block.text for block in pages.blocks(page) if language in (None, block.language)]
 
 
 def anchors(page: Path) -> set[str]:
@@ -94,6 +91,21 @@ def test_the_index_leads_to_every_page():
     linked = {path for path, _ in links(DOCS / "index.md")}
 
     assert {page.resolve() for page in DOCS.rglob("*.md")} - linked == {DOCS / "index.md"}
+
+
+def test_the_site_has_every_page():
+    named = re.findall(r"([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), flags=re.MULTILINE)
+
+    assert sorted(named) == sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", ["plan", "run"])
+def test_a_page_that_repeats_the_tutorials_output_says_what_it_says(page):
+    tutorial = (DOCS / "tutorial.md").read_text().splitlines()
+    [repeated] = [block for block in pages.blocks(DOCS / "commands" / f"{page}.md") if block.printed]
+
+    assert repeated.printed
+    assert set(repeated.printed) <= set(tutorial)
 
 
 @pytest.mark.parametrize(("page", "line"), list(typed_commands()))
@@ -181,9 +193,31 @@ def test_links_lead_to_files_and_headings_that_exist(page):
     ("page", "block"), [(name_of(page), block) for page in PAGES for block in blocks(page, "toml")]
 )
 def test_a_pipeline_file_in_the_docs_can_be_loaded(tmp_path, page, block):
-    (tmp_path / "pipeline.toml").write_text(block)
+    rest = "" if "name = " in block else blocks(ROOT / "README.md", "toml")[0]
+    (tmp_path / "pipeline.toml").write_text(rest + block)
 
     load_pipeline(tmp_path / "pipeline.toml")
+
+
+def test_a_message_that_troubleshooting_quotes_is_one_that_the_code_says():
+    page = (DOCS / "troubleshooting.md").read_text()
+    quoted = re.findall(r"^\| (?:`` (.+?) ``|`(.+?)`) \|", page, flags=re.MULTILINE)
+    assert len(quoted) == page.count("\n| `")
+    said = texts_of_the_code()
+
+    assert [message for message in map("".join, quoted) if not any(message in text for text in said)] == []
+
+
+def texts_of_the_code() -> set[str]:
+    """Every text that the engine and its commands have, `…` in place of what is filled in."""
+    found = set()
+    for path in [path for folder in ("tidemill", "flows", "tasks") for path in (ROOT / folder).rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                found.add("".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values))
+            elif isinstance(node, ast.Constant):
+                found.add(str(node.value))
+    return found
 
 
 def test_the_readmes_pipeline_is_the_bundled_one(tmp_path):
