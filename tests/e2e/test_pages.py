@@ -49,9 +49,16 @@ tidemill() {
             mkdir -p .tidemill && cp -p $STACK/stack.json $STACK/prefect_auth .tidemill ;;
         down) TIDEMILL_HOME=$STACK command tidemill "$@" ;;
         run | backfill) [ "$PREFECT_API_URL" ] || set -- "$@" --direct; command tidemill "$@" $quick ;;
+        deploy) deploy "$@" --yes ;;
         bench) command tidemill "$@" $quick --rows 30 ;;
         *) command tidemill "$@" ;;
     esac
+}
+deploy() {
+    for try in 1 2 3 4; do
+        command tidemill "$@" && return || test $? = 1  # The server was busy: the same command goes on.
+    done
+    command tidemill "$@"
 }
 version() {
     command tidemill sql reviews.toml --format csv \
@@ -173,7 +180,7 @@ def toml(block: Block, path: Path) -> str:
 
 def without_numbers(line: str) -> str:
     """A line less what the model, the machine and the day make of it."""
-    return re.sub(r"\b[0-9a-f]{8,12}\b|\d[\d,.]*|…", "#", line)
+    return re.sub(r"(?<![a-z\d])[a-f\d]{8,12}\b|\d[\d,.]*|…", "#", line)
 
 
 def typed(folder: Path, script: str, environment: dict[str, str]) -> str:
@@ -223,6 +230,7 @@ def lay_out(folder: Path) -> None:
     bundled = folder / "data" / "pipelines" / "reviews.toml"
     # A model with revisions is one on the Hub.
     on_hub = re.sub(r'path = ".*tiny-sentiment"', f'path = "{HUB_MODEL}"', bundled.read_text())
+    on_hub += "\n[limits]\nmax_quarantine = 0.5\n"
     bundled.write_text(on_hub)
     for name in ("reviews.toml", "pipeline.toml"):
         (folder / name).write_text(re.sub(r'path = "[^"]*reviews/', 'path = "data/reviews/', on_hub))
