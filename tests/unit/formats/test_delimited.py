@@ -423,6 +423,17 @@ def test_escaped_quotes_delimiters_and_newlines_are_text():
     assert [row["n"] for row in rows] == [1, 2, 3, 4, 5]
 
 
+def test_a_small_file_without_quotes_is_read_as_a_large_one():
+    """Few records without anything special are split without a parser: not those with an escape or no header."""
+    for options in ({"escape": "\\"}, {"header": False, "names": ("text", "n")}):
+        head = b"" if "header" in options else b"text,n\n"
+        few = head + b"a\\,b,1\n" if "escape" in options else b"a,1\nb,2\n"
+        rows = all_rows(few, "a.csv", kept=(("n", "n"),), **options)
+        many = all_rows(few + b"c,3\n" * 10_000, "a.csv", kept=(("n", "n"),), **options)
+        assert rows == many[: len(rows)]
+        assert len(many) == len(rows) + 10_000
+
+
 def test_an_escape_makes_another_content_of_the_same_bytes():
     data = b"text\na\n"
     [plain] = reader_of(data, "a.csv").slices(shard_bytes=10)

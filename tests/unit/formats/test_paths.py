@@ -18,7 +18,7 @@ from tidemill.errors import SchemaError
 from tidemill.formats import Columns, open_reader
 from tidemill.values.paths import column_at, steps_of, type_at, value_at
 
-FORMATS = ["parquet", "jsonl"]
+FORMATS = ["parquet", "arrow", "jsonl"]
 RECORDS: list[dict[str, Any]] = [
     {"id": 1, "turns": [{"role": "user", "content": "good"}, {"role": "model", "content": "bad"}], "meta": {"by": "x"}},
     {"id": 2, "turns": [{"role": "user", "content": None}], "meta": {"by": None}},
@@ -30,8 +30,12 @@ RECORDS: list[dict[str, Any]] = [
 def file_of(records: Sequence[dict[str, Any]], format_name: str) -> bytes:
     if format_name == "jsonl":
         return "".join(json.dumps(record) + "\n" for record in records).encode()
-    out = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(records)), out)
+    out, table = io.BytesIO(), pa.Table.from_pylist(list(records))
+    if format_name == "arrow":
+        with pa.ipc.new_stream(out, table.schema) as writer:
+            writer.write_table(table)
+    else:
+        pq.write_table(table, out)
     return out.getvalue()
 
 
