@@ -7,6 +7,7 @@ import threading
 from importlib import metadata
 from pathlib import Path
 
+import huggingface_hub.utils
 import pytest
 
 from tests.commands import write_toml
@@ -111,6 +112,14 @@ def hub_with_token(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer
 def test_a_hub_that_answers_no_more_is_told(hub):
     hub.faults = Faults(script=[Failure("/api/models")])
     assert by_name(hubs.hub())["hub"].said.endswith("answers 503")
+
+
+def test_the_hub_is_asked_also_where_the_client_that_others_use_was_closed(hub):
+    huggingface_hub.utils.get_session().close()
+    try:
+        assert by_name(hubs.hub())["hub"].state == "works"
+    finally:
+        huggingface_hub.close_session()
 
 
 def test_offline_the_hub_is_not_asked(hub, monkeypatch):

@@ -76,9 +76,10 @@ def _cache() -> Finding:
 
 
 def _get(url: str) -> Any:
-    from huggingface_hub.utils import build_hf_headers, get_session
+    from huggingface_hub.utils import build_hf_headers, httpx
 
-    return get_session().get(url, headers=build_hf_headers(), timeout=ANSWER_SECONDS)
+    # Not by the client that all share: whoever sets it up anew, as another check may, closes it.
+    return httpx.get(url, headers=build_hf_headers(), timeout=ANSWER_SECONDS, follow_redirects=True)
 
 
 def _date_of(answer: Any) -> float | None:
