@@ -58,6 +58,7 @@ TOLD = {
     "5 */2 * * *": "every 2 hours at :05 (UTC)",
     "0 9-17 * * 1-5": "Monday to Friday, every hour from 09:00 to 17:00 (UTC)",
     "*/10 * * * 1-5": "Monday to Friday, every 10 minutes (UTC)",
+    "0 2 * *,*/5 *,1": "every day at 02:00 UTC",
     "*/7 * * * *": "by the cron */7 * * * * in UTC",
     "0 0 13 * 5": "by the cron 0 0 13 * 5 in UTC",
     "0 0 * * mon#1": "by the cron 0 0 * * mon#1 in UTC",
@@ -115,7 +116,7 @@ FIELD = st.lists(TERMS, min_size=1, max_size=2).map(",".join)
 EXPRESSIONS = st.lists(st.just("*") | FIELD, min_size=5, max_size=5).map(" ".join)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(EXPRESSIONS, st.integers(0, 366 * 24 * 60))
 def test_whatever_is_accepted_prefect_accepts_too_and_means_the_same_by_it(cron, minutes):
     from prefect.server.schemas.schedules import CronSchedule

@@ -107,7 +107,7 @@ def sentence(cron: str, timezone: str) -> str:
     from croniter import croniter
 
     fields, nth = croniter.expand(cron)
-    minutes, hours, days, months, weekdays = fields
+    minutes, hours, days, months, weekdays = (["*"] if "*" in field else field for field in fields)
     times = _times(minutes, hours)
     if nth or times is None or "*" not in (days[0], weekdays[0]):
         return f"by the cron {cron} in {timezone}"
