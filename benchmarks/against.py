@@ -29,6 +29,7 @@ QUERY = "SELECT label, count(*) FROM emails GROUP BY ALL"
 @dataclass(frozen=True)
 class Cost:
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
 
 
@@ -49,7 +50,7 @@ def measure(checkout: Path, home: Path, words: Sequence[str]) -> Cost:
     seconds = time.perf_counter() - started
     if status:
         raise SystemExit(f"{checkout}: tidemill {' '.join(words)} failed:\n{said}")
-    return Cost(seconds, usage.ru_maxrss * 1024)
+    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 
 def turn(checkout: Path, files: str, settings: Sequence[str]) -> dict[str, Cost]:

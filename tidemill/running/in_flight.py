@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
-from tidemill.errors import ENDS_RUN, FileChanged, LimitExceeded, Stopped, TidemillError
+from tidemill.errors import ENDS_RUN, LimitExceeded, Stopped
 from tidemill.lake.ducklake.connection import is_interrupt
 from tidemill.lake.requests import Request, open_ids
 from tidemill.planning.cost_limit import CostLimit
@@ -102,15 +102,18 @@ class InFlight:
         self.wait_for_room()
         try:
             sent = self._submit(items)
-        except TidemillError as e:
-            if len(items) == 1 or isinstance(e, Stopped):
-                self._release(items)
-                if isinstance(e, Stopped | FileChanged) or self._group is not None:
-                    raise
-                self._outcomes.fail(items[0][0].file.path, e)
-            else:
+        except Exception as e:
+            if len(items) > 1 and not isinstance(e, Stopped):
                 self._one_by_one(items)
+                return
+            self._release(items)
+            if isinstance(e, Stopped) or self._group is not None:
+                raise
+            self._outcomes.fail(items[0][0].file.path, e)
             return
+        except BaseException:
+            self._release(items)
+            raise
         if sent is not None:
             self._sent.append(sent)
             if self._group is not None:
