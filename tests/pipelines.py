@@ -41,7 +41,10 @@ def write_parquet(path: Path, table: pa.Table, *, row_group_size: int | None = N
 
 
 def make_pipeline(folder: Path, dataset: str, /, **sections: Any) -> Pipeline:
-    """A pipeline over `dataset` whose lake and store lie in `folder`; sections override keys."""
+    """A pipeline over `dataset` whose lake and store lie in `folder`; sections override keys.
+
+    Its shards, which are all small, go one by one, so that a test knows what is committed when.
+    """
     raw: dict[str, Any] = {
         "name": "reviews",
         "dataset": {"path": dataset, "text": "text", "key": ["id"], "keep": ["domain", "rating"]},
@@ -49,7 +52,7 @@ def make_pipeline(folder: Path, dataset: str, /, **sections: Any) -> Pipeline:
         "inference": {"engine": "torch", "dtype": "float32", "token_budget": 1024},
         "lake": {"catalog": f"sqlite:{folder}/lake.sqlite", "data": f"{folder}/lake"},
         "store": {"path": f"{folder}/store"},
-        "limits": {"retries": 2},
+        "limits": {"retries": 2, "shards_together": 1},
     }
     for name, section in sections.items():
         raw[name] = {**raw.get(name, {}), **section} if isinstance(section, dict) else section

@@ -82,21 +82,20 @@ class Shard:
 
 TOGETHER_BYTES = 2**17
 """Text of small shards that go through the stages together, at most: a second or so of computing."""
-MOST_TOGETHER = 64
 
 
-def small_together(items: Iterable[T], text_bytes: Callable[[T], int]) -> Iterator[tuple[T, ...]]:
-    """Items, such as shards, in their order: small ones in groups, and each other one by itself.
+def small_together(items: Iterable[T], text_bytes: Callable[[T], int], *, most: int) -> Iterator[tuple[T, ...]]:
+    """Items, such as shards, in their order: small ones in groups of at most `most`, and each other one by itself.
 
     What a stage or a transaction costs however little it does, a group pays once.
 
-    >>> list(small_together([9, 8, 2**20, 7], text_bytes=int))
+    >>> list(small_together([9, 8, 2**20, 7], text_bytes=int, most=64))
     [(9, 8), (1048576,), (7,)]
     """
     group: list[T] = []
     size = 0
     for item in items:
-        if group and (len(group) == MOST_TOGETHER or size + text_bytes(item) > TOGETHER_BYTES):
+        if group and (len(group) == most or size + text_bytes(item) > TOGETHER_BYTES):
             yield tuple(group)
             group, size = [], 0
         group.append(item)

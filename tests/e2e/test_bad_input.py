@@ -317,7 +317,6 @@ def test_duplicate_keys_are_kept_and_counted(tmp_path):
 
 
 def test_a_file_that_changes_while_it_is_read_is_taken_up_as_it_is(tmp_path, dataset, monkeypatch):
-    monkeypatch.setattr(in_flight, "TOGETHER_BYTES", 0)  # Each file is read by itself.
     pipeline = make_pipeline(tmp_path / "lake", dataset)
     changed: list[str] = []
 

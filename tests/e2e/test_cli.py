@@ -19,7 +19,7 @@ from tests.pipelines import ROOT, make_pipeline, reviews, run, write_parquet
 from tests.processes import PATIENCE_SECONDS
 from tidemill.lake import Lake
 
-ONE_BY_ONE = "[limits]\nshards_in_flight = 1\n"
+ONE_BY_ONE = "[limits]\nshards_in_flight = 1\nshards_together = 1\n"
 
 
 @pytest.fixture(scope="module")

@@ -113,7 +113,7 @@ def start_run(folder: Path, go: Path, url: str, password: str) -> subprocess.Pop
     """A run that commits file by file, at a server; it has committed some when this returns, and waits for `go`."""
     for i in range(NUM_FILES):
         write_parquet(folder / "data" / f"{i:02}.parquet", reviews(40 * i, 40))
-    pipeline = write_toml(folder, f"{folder}/data/*", extra="[limits]\nshards_in_flight = 1\n")
+    pipeline = write_toml(folder, f"{folder}/data/*", extra="[limits]\nshards_in_flight = 1\nshards_together = 1\n")
     path = held_after(2, folder / "held", go)
     run = subprocess.Popen(
         [*TIDEMILL, "run", str(pipeline)],

@@ -17,7 +17,7 @@ from tidemill.lake import Lake
 from tidemill.results.verify import verify_pipeline
 from tidemill.running import stages
 from tidemill.running.executor import Call, Future, ThreadExecutor
-from tidemill.shards import MOST_TOGETHER, TOGETHER_BYTES, small_together
+from tidemill.shards import TOGETHER_BYTES, small_together
 
 NUM_FILES = 8
 TEXTS = reviews(0, 2 * NUM_FILES)["text"].to_pylist()
@@ -34,7 +34,7 @@ def pipeline(tmp_path):
     (tmp_path / "data").mkdir()
     for number in range(NUM_FILES):
         write_lines(tmp_path / "data" / f"{number:02}.jsonl", 2 * number)
-    return make_pipeline(tmp_path, f"{tmp_path}/data/*.jsonl", dataset={"keep": []})
+    return make_pipeline(tmp_path, f"{tmp_path}/data/*.jsonl", dataset={"keep": []}, limits={"shards_together": 64})
 
 
 def rows_of(pipeline) -> list[tuple[Any, ...]]:
@@ -54,7 +54,9 @@ def test_tiny_files_are_committed_together_and_give_the_rows_of_one_file(pipelin
     assert problems_of(pipeline) == []
     write_lines(tmp_path / "one.jsonl", 0, 2 * NUM_FILES)
     (tmp_path / "other").mkdir()
-    whole = make_pipeline(tmp_path / "other", f"{tmp_path}/one.jsonl", dataset={"keep": []})
+    whole = make_pipeline(
+        tmp_path / "other", f"{tmp_path}/one.jsonl", dataset={"keep": []}, limits={"shards_together": 64}
+    )
     run(whole)
     assert rows_of(pipeline) == rows_of(whole)
     assert run(pipeline).num_shards == 0
@@ -102,12 +104,12 @@ def test_a_group_that_fails_in_any_stage_is_taken_apart(pipeline, stage):
     assert problems_of(pipeline) == []
 
 
-@given(st.lists(st.integers(0, 2 * TOGETHER_BYTES), max_size=200))
-def test_groups_keep_the_order_and_are_never_larger_than_they_may_be(sizes):
-    groups = list(small_together(sizes, text_bytes=int))
+@given(st.lists(st.integers(0, 2 * TOGETHER_BYTES), max_size=200), st.integers(1, 64))
+def test_groups_keep_the_order_and_are_never_larger_than_they_may_be(sizes, most):
+    groups = list(small_together(sizes, text_bytes=int, most=most))
     assert [size for group in groups for size in group] == sizes
     assert all(len(group) == 1 or sum(group) <= TOGETHER_BYTES for group in groups)
-    assert all(1 <= len(group) <= MOST_TOGETHER for group in groups)
+    assert all(1 <= len(group) <= most for group in groups)
 
 
 @given(st.integers(0, 10**6), st.lists(st.integers(0, 1000), min_size=1, max_size=50))

@@ -39,6 +39,8 @@ from tidemill.results.forgotten import Forgotten
 from tidemill.results.retirement import remove_shards, retire_elsewhere
 from tidemill.shards import Shard, small_together
 
+INSERTED_TOGETHER = 1000
+"""Small shards of one transaction whose rows are in memory at one time, at most."""
 Written = dict[str, tuple[int, int]]
 """Id of each shard that was written → its rows and its quarantined rows."""
 
@@ -189,7 +191,7 @@ def _write(cursor: Cursor, target: Target, items: Sequence[Computed | Copied]) -
     again = [item.shard.shard_id for item in whole if item.shard.shard_id in done]
     remove_shards(cursor, target.pipeline, target.version, again, wanted_still=True)
     written: Written = {}
-    for group in small_together(whole, lambda item: item.shard.slice.text_bytes):
+    for group in small_together(whole, lambda item: item.shard.slice.text_bytes, most=INSERTED_TOGETHER):
         written |= _write_computed(cursor, target, group)
     for partial in computed:
         if partial.only_rows and partial.shard.shard_id in done:

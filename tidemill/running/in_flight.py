@@ -20,7 +20,7 @@ from tidemill.running.executor import Executor, Future
 from tidemill.running.recording import Outcomes
 from tidemill.running.stages import Held, Predicted, label_of, paths_of
 from tidemill.running.workspace import Workspace
-from tidemill.shards import MOST_TOGETHER, TOGETHER_BYTES, Shard
+from tidemill.shards import TOGETHER_BYTES, Shard
 
 STORE_BYTES_PER_TEXT_BYTE = 3
 STORE_WAIT_SECONDS = 600.0
@@ -54,6 +54,7 @@ class InFlight:
     def __init__(self, outcomes: Outcomes, workspace: Workspace, executor: Executor, cost_limit: CostLimit) -> None:
         self._outcomes, self._workspace, self._executor, self._cost_limit = outcomes, workspace, executor, cost_limit
         self._size = workspace.pipeline.limits.shards_in_flight
+        self._together = workspace.pipeline.limits.shards_together
         self._sent: deque[_Sent] = deque()
         self._small: list[Item] = []
         """What waits for others that are small, claimed."""
@@ -82,7 +83,7 @@ class InFlight:
             self._claimed.append((file, request))
         elif self._group is None and request.shard.slice.text_bytes < TOGETHER_BYTES:
             self._small.append((file, request))
-            if len(self._small) == MOST_TOGETHER or _text_bytes(self._small) >= TOGETHER_BYTES:
+            if len(self._small) == self._together or _text_bytes(self._small) >= TOGETHER_BYTES:
                 self.send_small()
         else:
             self.send_small()
@@ -103,7 +104,7 @@ class InFlight:
         try:
             sent = self._submit(items)
         except Exception as e:
-            if len(items) > 1 and not isinstance(e, Stopped):
+            if len(items) > 1 and not (isinstance(e, Stopped) or is_interrupt(e)):
                 self._one_by_one(items)
                 return
             self._release(items)

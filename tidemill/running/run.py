@@ -272,7 +272,7 @@ class _Sending:
 
     def _cut_together(self, files: Sequence[FilePlan]) -> None:
         """Cut files that replace none. One that cannot be read on fails alone; what was found of it is sent."""
-        reading = Reading(files)
+        reading = Reading(files, together=self._plan.pipeline.limits.shards_together)
         try:
             while reading.is_open:
                 self._read_on(reading)
@@ -305,7 +305,7 @@ class _Sending:
 
     def _cut_alone(self, file: FilePlan) -> None:
         """Cut a file that replaces another, all of whose shards are committed together."""
-        reading = Reading([file])
+        reading = Reading([file], together=self._plan.pipeline.limits.shards_together)
         if reading.first(self._workspace) is None:
             self.elsewhere.append(file)
             return

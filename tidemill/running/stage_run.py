@@ -144,7 +144,7 @@ class StageRun:
 
     def _cut(self, workspace: Workspace, executor: Executor, plan: Plan) -> None:
         """Cut the text files that nobody else is cutting, and read their shards; a file that fails, fails alone."""
-        reading = Reading(plan.uncut)
+        reading = Reading(plan.uncut, together=self.pipeline.limits.shards_together)
         try:
             while reading.is_open:
                 try:
@@ -329,7 +329,9 @@ class StageRun:
         self, workspace: Workspace, requests: Iterable[Request], ready: Callable[[Request], bool] = lambda _: True
     ) -> Iterator[Sequence[Request]]:
         """Groups of small shards, and others alone, without those that another run is at or that are not `ready`."""
-        for group in small_together(requests, lambda request: request.shard.slice.text_bytes):
+        for group in small_together(
+            requests, lambda request: request.shard.slice.text_bytes, most=self.pipeline.limits.shards_together
+        ):
             claimed = [request for request in group if workspace.claim(request)]
             waiting = [request for request in claimed if not ready(request)]
             _release(workspace, waiting)

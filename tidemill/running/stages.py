@@ -25,7 +25,7 @@ from tidemill.planning.versions import NUM_WINDOWS
 from tidemill.results.adoption import request_shards
 from tidemill.results.commit import Computed, Outcome, commit_shards
 from tidemill.running.workspace import Workspace
-from tidemill.shards import MOST_TOGETHER, TOGETHER_BYTES, Shard, Slice
+from tidemill.shards import TOGETHER_BYTES, Shard, Slice
 from tidemill.sources import dataset as sources
 from tidemill.storage.store import StoreFile
 
@@ -110,8 +110,8 @@ class Reading:
     Survives a failed read: what failed is the first of `files`, and cutting goes on where it was.
     """
 
-    def __init__(self, files: Iterable[FilePlan]) -> None:
-        self.files = deque(map(Cutting, files))
+    def __init__(self, files: Iterable[FilePlan], *, together: int) -> None:
+        self.files, self._together = deque(map(Cutting, files)), together
         self.found: list[tuple[FilePlan, Shard]] = []
         self.ended: list[Cutting] = []
         self.elsewhere: list[FilePlan] = []
@@ -132,7 +132,7 @@ class Reading:
     def is_full(self) -> bool:
         """Whether what was found is as much as goes through the stages together."""
         num_bytes = sum(shard.slice.text_bytes for _, shard in self.found)
-        return len(self.found) >= MOST_TOGETHER or num_bytes >= TOGETHER_BYTES
+        return len(self.found) >= self._together or num_bytes >= TOGETHER_BYTES
 
     def first(self, workspace: Workspace) -> Cutting | None:
         """The file to be read on, the first that nobody else is cutting."""

@@ -118,7 +118,7 @@ def sentence(cron: str, timezone: str) -> str:
         told = times
     else:
         told = f"{times} ({timezone})" if when == "every day" else f"{when}, {times} ({timezone})"
-    return told if months == ["*"] else f"{told}, in {_listed([MONTHS[month - 1] for month in months])}"
+    return told if months == ["*"] else f"{told}, in {_listed([MONTHS[int(month) - 1] for month in months])}"
 
 
 def _times(minutes: Sequence[int | str], hours: Sequence[int | str]) -> str | None:
