@@ -16,7 +16,7 @@ from tidemill.tasks.settings import TASK
 def materialize(
     workspace: Workspace,
     predicted: Sequence[Predicted],
-    cut: Sequence[tuple[str, Sequence[Shard]]] = (),
+    cut: Sequence[tuple[str, Sequence[Shard]]] | None = None,
     replaces: bool = False,
 ) -> Outcome | Held:
-    return stages.materialize(workspace, predicted, cut=cut, replaces=replaces)
+    return stages.materialize(workspace, predicted, cut=cut or (), replaces=replaces)

@@ -135,7 +135,7 @@ def test_the_command_says_what_it_would_do_and_does_it_with_yes(tmp_path):
     home = tmp_path / "home"
     for i in range(3):
         write_parquet(tmp_path / "data" / f"part-{i}.parquet", reviews(80 * i, 60))
-    toml = write_toml(tmp_path, f"{tmp_path}/data/*")
+    toml = write_toml(tmp_path, f"{tmp_path}/data/*", extra="[limits]\nshards_together = 1\n")
     assert tidemill("gc", toml, home=home).returncode == 2
     answer("run", toml, "--direct", home=home)
 

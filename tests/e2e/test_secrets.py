@@ -46,7 +46,7 @@ def test_no_command_prints_and_no_table_holds_the_catalogs_password(tmp_path, ca
     ]
 
     assert "Nobody is here to ask" in said[5]
-    assert '"kind": "run"' in tables[4]
+    assert '"kind":"run"' in tables[4]
     for text in (*said, *tables):
         assert text
         assert not [piece for piece in PIECES if piece in text], text

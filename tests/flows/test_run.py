@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -30,6 +32,7 @@ from tidemill.flows.local import run_under_prefect
 from tidemill.lake.ducklake.locks import open_lock
 from tidemill.progress import Quiet
 from tidemill.sources.hub import RANGE_RETRIES
+from tidemill.values.columns import HEAD_BYTES
 
 NUM_FILES, NUM_ROWS = 4, 25
 STAGES = ("ingest", "tokenize", "infer", "materialize")
@@ -190,24 +193,27 @@ def test_a_read_that_meets_a_hub_error_beyond_the_readers_own_retries_is_retried
     assert (result["state"], result["num_retries"], len(table_of(pipeline))) == ("done", 1, rows.num_rows)
 
 
-def test_a_missing_column_met_in_mid_run_is_tried_once_and_fails_its_file_alone(prefect_server, tmp_path):
+def test_a_file_that_is_cut_short_is_tried_once_and_fails_alone(prefect_server, tmp_path):
     (tmp_path / "data").mkdir()
-    for i, columns in enumerate(["id,text", "id,body", "id,text"]):
-        lines = [columns, *(f"{i}-{row},A fine film number {row}." for row in range(NUM_ROWS))]
+    for i in (0, 2):
+        lines = ["id,text", *(f"{i}-{row},A fine film number {row}." for row in range(NUM_ROWS))]
         (tmp_path / "data" / f"part-{i}.csv").write_text("\n".join(lines) + "\n")
-    pipeline = make_pipeline(tmp_path, str(tmp_path / "data" / "*.csv"), dataset={"keep": []})
+    # Its front, which is looked at before, is whole.
+    noise = random.Random(0).randbytes(2 * HEAD_BYTES).hex()
+    (tmp_path / "data" / "part-1.csv.gz").write_bytes(gzip.compress(f"id,text\n1,{noise}\n".encode())[:-100])
+    pipeline = make_pipeline(tmp_path, str(tmp_path / "data" / "*.csv*"), dataset={"keep": []})
     result = run_under_prefect(pipeline, progress=Quiet())
     flow_run = flow_run_of(result)
     assert result.state == "failed"
-    assert [(failure["path"], failure["error"]) for failure in result.failures] == [("part-1.csv", "SchemaError")]
+    assert [(failure["path"], failure["error"]) for failure in result.failures] == [("part-1.csv.gz", "FormatError")]
     assert flow_run.state_name == "Failed"
     assert flow_run.state is not None
     assert "part-1.csv" in (flow_run.state.message or "")
     assert {path for path, _ in table_of(pipeline)} == {"part-0.csv", "part-2.csv"}
-    num_cuts = 2 * 2 + 1  # A shard and the end of each good file, and the bad one.
+    num_cuts = 4  # A shard of each good file, the end of the first with the bad one, and the end of the last.
     task_runs = task_runs_of(flow_run, num_expected=num_cuts + 2 * len(STAGES))
     failed = [(task_run.name, task_run.run_count) for task_run in task_runs if task_run.state_name == "Failed"]
-    assert failed == [("cut part-1.csv", 1)]
+    assert failed == [("cut part-0.csv and on", 1)]
 
 
 def test_a_stopped_run_is_a_cancelled_flow_run_and_the_next_one_goes_on(prefect_server, tmp_path):

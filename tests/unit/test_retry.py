@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tidemill import errors
-from tidemill.errors import FormatError, LakeLocked, SequenceTooLong, SourceUnavailable, is_retryable
+from tidemill.errors import ChoiceMissing, FormatError, LakeLocked, SequenceTooLong, SourceUnavailable, is_retryable
 from tidemill.retry import LONGEST_DELAY_SECONDS, backoff_seconds, retrying
 
 
@@ -79,11 +79,14 @@ def test_backoff_doubles_up_to_a_bound():
 
 MADE_WITH_FACTS: dict[type, dict[str, Any]] = {
     SourceUnavailable: {"message": "what happened", "wait_seconds": 3.0},
+    ChoiceMissing: {"message": "what happened", "noun": "split", "existing": ["test", "train"]},
     SequenceTooLong: {"num_tokens": 600, "token_budget": 512},
 }
 
 
-@pytest.mark.parametrize("kind", [kind for kind in vars(errors).values() if isinstance(kind, type)])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+)
 def test_every_error_survives_pickling(kind):
     error = kind(**MADE_WITH_FACTS[kind]) if kind in MADE_WITH_FACTS else kind("what happened")
     copy = pickle.loads(pickle.dumps(error))

@@ -125,8 +125,9 @@ class Reading:
 
     @property
     def label(self) -> str:
-        """The file that is read on, as it is named to people."""
-        return self.files[0].file.file.path if self.files else "the files' end"
+        """What is read on, as it is named to people: reading may end one file and begin the next."""
+        others = " and on" if len(self.files) > 1 else ""
+        return f"{self.files[0].file.file.path}{others}" if self.files else "the files' end"
 
     @property
     def is_full(self) -> bool:
