@@ -264,7 +264,7 @@ def test_a_reader_sees_one_version_or_the_other_and_nothing_between(tmp_path, ca
     wait_until(lambda: (tmp_path / "looking").exists())
     for i in range(num_swaps):
         assert promoted(two, (two.second, two.first)[i % 2]) == "promoted"
-        (tmp_path / "looking").unlink()
+        (tmp_path / "looking").unlink(missing_ok=True)
         wait_until(lambda: (tmp_path / "looking").exists())  # One look may have begun before the swap.
         (tmp_path / "looking").unlink(missing_ok=True)
         wait_until(lambda: (tmp_path / "looking").exists())

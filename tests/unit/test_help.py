@@ -53,7 +53,7 @@ def test_the_commands_of_every_day_come_first():
     shown = help_of()
     first = [line.split()[0] for line in shown.partition(f"{EVERYDAY}:\n")[2].splitlines() if line[2:3].isalpha()]
 
-    assert first == list(IN_ORDER)
+    assert first[: len(IN_ORDER)] == list(IN_ORDER)
     assert [shown.index(f"{group}:") for group in GROUPS] == sorted(shown.index(f"{group}:") for group in GROUPS)
     assert all(summary(command)[:40] in shown for command in COMMANDS.values())
 

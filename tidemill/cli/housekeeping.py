@@ -114,7 +114,7 @@ def _garbage(facts: dict[str, Any], pipeline_file: str) -> str:
     from tidemill.upkeep.housekeeping import has_done_something
 
     dry_run = facts["dry_run"]
-    counted = [
+    steps = [
         *(f"drop the abandoned table {name}" for name in facts["abandoned_tables"]),
         *(f"remove {counted(num, 'left-over row')} of {table}" for table, num in facts["left_over_rows"].items()),
         *(
@@ -131,9 +131,9 @@ def _garbage(facts: dict[str, Any], pipeline_file: str) -> str:
     lines = [f"{facts['pipeline']}: " + ("this would be done." if dry_run else f"done in {facts['seconds']:.1f} s.")]
     if not has_done_something(facts):
         lines = [f"{facts['pipeline']}: nothing to do."]
-    lines += [f"  {line}" for line in counted]
+    lines += [f"  {line}" for line in steps]
     lines += [f"note: {note}" for note in facts["notes"]]
-    if dry_run and counted:
+    if dry_run and steps:
         lines.append(f"Nothing was done yet. Do it: tidemill gc {pipeline_file} --yes")
     return "\n".join(lines)
 
