@@ -23,6 +23,8 @@ from benchmarks.machine import this_machine
 
 ROOT = Path(__file__).parents[1]
 PIPELINE = "data/pipelines/emails.toml"
+MODEL = ROOT / "data" / "models" / "tiny-sentiment"
+"""By its whole path, which every checkout takes for the same."""
 QUERY = "SELECT label, count(*) FROM emails GROUP BY ALL"
 
 
@@ -55,7 +57,11 @@ def measure(checkout: Path, home: Path, words: Sequence[str]) -> Cost:
 
 def turn(checkout: Path, files: str, settings: Sequence[str]) -> dict[str, Cost]:
     with tempfile.TemporaryDirectory() as home:
-        options = [word for setting in (f"dataset.path={files}", *settings) for word in ("--set", setting)]
+        options = [
+            word
+            for setting in (f"dataset.path={files}", f"model.path={MODEL}", *settings)
+            for word in ("--set", setting)
+        ]
         return {
             "files to table": measure(checkout, Path(home), ["run", PIPELINE, "--direct", *options]),
             "nothing to do": measure(checkout, Path(home), ["run", PIPELINE, "--direct", *options]),

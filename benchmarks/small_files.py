@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from benchmarks.against import ROOT, Cost, measure
+from benchmarks.against import MODEL, ROOT, Cost, measure
 from benchmarks.machine import this_machine
 
 PIPELINE = "data/pipelines/reviews.toml"
@@ -41,7 +41,7 @@ def run(checkout: Path, num_files: int) -> Cost:
     """One run of the checkout's from nothing to a table."""
     with tempfile.TemporaryDirectory() as home, tempfile.TemporaryDirectory() as data:
         make_files(Path(data), num_files)
-        options = (f"dataset.path={data}/*.jsonl", "dataset.keep=[]")
+        options = (f"dataset.path={data}/*.jsonl", "dataset.keep=[]", f"model.path={MODEL}")
         words = [word for option in options for word in ("--set", option)]
         return measure(checkout, Path(home), ["run", PIPELINE, "--direct", *words])
 
