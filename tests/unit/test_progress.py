@@ -292,3 +292,14 @@ def drawn(shown: LiveProgress) -> str:
 def printed(console: Console) -> str:
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def test_what_is_begun_goes_on_while_the_last_batches_of_the_shard_before_come_in():
+    meter = Meter(lambda: 0.0)
+    meter.planned(Expected("reviews", "v", "r", 2, 200))
+    meter.worked("a:0", "infer", done=90, total=100, rows=100)
+    meter.doing("finding the best token budget")
+    meter.worked("a:0", "infer", done=100, total=100, rows=100)
+    assert meter.text(80).startswith("finding the best token budget")
+    meter.worked("a:100", "infer", done=10, total=100, rows=100)
+    assert not meter.text(80).startswith("finding")

@@ -47,12 +47,15 @@ class Meter:
         self._planned_at = self._clock()
         self.shards = self.rows = self.tokens = self.quarantined = 0
         self._working: dict[str, _Shard] = {}
+        self._in_the_model: set[str] = set()
+        """Shards that were in mid-inference when something else was begun."""
         self._tokens_before = self._shard_tokens = self._shard_rows = self._rows_computed = 0
         self._measured: deque[tuple[float, int]] = deque()
 
     def doing(self, what: str) -> None:
         with self._lock:
             self._what, self._doing_since = what, self._clock()
+            self._in_the_model = {label for label, one in self._working.items() if one.stage == "infer" and one.done}
             self._measured.clear()
 
     def planned(self, expected: Expected) -> None:
@@ -68,7 +71,7 @@ class Meter:
                 if done >= total:
                     del self._working[label]
                 return
-            if done:
+            if done and label not in self._in_the_model:  # The last batches of the shard before say nothing of it.
                 self._what = ""
             if before is None or before.stage != stage:
                 self._shard_tokens += total
