@@ -89,15 +89,15 @@ def test_a_file_that_came_meanwhile_is_not_replaced(tmp_path):
 @pytest.mark.parametrize(
     ("path", "written"),
     [
-        ("/work/data/a.csv", "data/a.csv"),
-        ("/work/data", "./data"),
-        ("/work/data/*.csv", "data/*.csv"),
+        ("/project/data/a.csv", "data/a.csv"),
+        ("/project/data", "./data"),
+        ("/project/data/*.csv", "data/*.csv"),
         ("/elsewhere/a.csv", "/elsewhere/a.csv"),
-        ("/work/../srv/a.csv", "/srv/a.csv"),
+        ("/project/../srv/a.csv", "/srv/a.csv"),
     ],
 )
 def test_a_place_is_written_from_the_files_folder_unless_it_lies_elsewhere(path, written):
-    assert place_in(Path("/work"), path) == written
+    assert place_in(Path("/project"), path) == written
 
 
 def test_a_place_that_was_given_from_here_is_written_from_the_files_folder(here):
