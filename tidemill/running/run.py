@@ -7,7 +7,7 @@ next is read and tokenized and the one before is committed; at most
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from tidemill.config import Pipeline
@@ -275,7 +275,8 @@ class _Sending:
         reading = Reading(files, together=self._plan.pipeline.limits.shards_together)
         try:
             while reading.is_open:
-                self._read_on(reading)
+                self._in_flight.wait_for_room()
+                read_on(reading, self._workspace, self._executor, self._outcomes, self._plan.done.keys())
                 for file, request in self._patiently(lambda: reading.ask(self._workspace)):
                     self._send_new(file, request)
                 # Their readers still hold these shards' bytes, and few readers stay open.
@@ -284,15 +285,6 @@ class _Sending:
         finally:
             reading.close(self._workspace)
         self.elsewhere += reading.elsewhere
-
-    def _read_on(self, reading: Reading) -> None:
-        self._in_flight.wait_for_room()
-        try:
-            self._executor.submit(stages.cut, reading.label, reading, self._plan.done.keys()).result()
-        except ENDS_RUN:
-            raise
-        except Exception as e:  # noqa: BLE001
-            self._outcomes.fail(reading.drop(self._workspace).file.path, e)
 
     def _send_new(self, file: FilePlan, request: Request) -> None:
         """Send a shard, unless its content is computed at another place: it is copied from there afterwards."""
@@ -322,6 +314,20 @@ class _Sending:
             for _, request in self._patiently(lambda: reading.ask(self._workspace)):
                 yield request
             self._in_flight.cut += reading.leave_ended(self._workspace)
+
+
+def read_on(
+    reading: Reading, workspace: Workspace, executor: Executor, outcomes: Outcomes, done: Collection[str]
+) -> None:
+    """Cut text files as far as their shards go together; a file that cannot be read on fails alone, and is left off."""
+    if not reading.files:  # What was found is still to be told.
+        return
+    try:
+        executor.submit(stages.cut, reading.label, reading, done).result()
+    except ENDS_RUN:
+        raise
+    except Exception as e:  # noqa: BLE001
+        outcomes.fail(reading.drop(workspace).file.path, e)
 
 
 def _request_ids(workspace: Workspace, shard_ids: Sequence[str]) -> dict[str, str]:

@@ -34,7 +34,7 @@ from tidemill.running.executor import Executor, Future, ThreadExecutor
 from tidemill.running.in_flight import STORE_BYTES_PER_TEXT_BYTE
 from tidemill.running.kept import rewrite_kept
 from tidemill.running.recording import Recording, RunResult
-from tidemill.running.run import adoption_of, refuse_removal
+from tidemill.running.run import adoption_of, read_on, refuse_removal
 from tidemill.running.stages import Held, Ingested, Predicted, Reading, Tokenized, label_of, paths_of, predicted_before
 from tidemill.running.workspace import Workspace, reopen
 from tidemill.shards import small_together
@@ -147,12 +147,7 @@ class StageRun:
         reading = Reading(plan.uncut, together=self.pipeline.limits.shards_together)
         try:
             while reading.is_open:
-                try:
-                    executor.submit(stages.cut, reading.label, reading, plan.done.keys()).result()
-                except ENDS_RUN:
-                    raise
-                except Exception as e:  # noqa: BLE001
-                    self._recording.outcomes.fail(reading.drop(workspace).file.path, e)
+                read_on(reading, workspace, executor, self._recording.outcomes, plan.done.keys())
                 found = self._recording.patiently(lambda: reading.ask(workspace))
                 self._each(
                     workspace,
