@@ -45,7 +45,7 @@ def test_the_command_prints_a_line_a_stage_and_the_bottleneck(tmp_path):
     assert shown.exit_code == 0
     assert shown.output.count("← the bottleneck") == 1
     assert "times the bare engine's" in shown.output
-    assert json.loads(as_json.output)["num_rows"] == 40
+    assert json.loads(as_json.stdout)["num_rows"] == 40
 
 
 def test_a_dataset_without_text_is_an_error_of_its_own(tmp_path):
