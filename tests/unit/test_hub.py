@@ -10,6 +10,7 @@ from tests.hub.server import HubServer
 from tidemill import retry
 from tidemill.errors import DatasetError, SourceUnavailable
 from tidemill.sources import hub as boundary
+from tidemill.sources import hub_datasets
 from tidemill.sources.listing import Listing
 from tidemill.storage import bounded_http
 
@@ -19,7 +20,7 @@ MEBIBYTE = 2**20
 
 
 def list_split(repo: str, *, revision: str = "main") -> Listing:
-    return boundary.list_split(repo, config=None, revision=revision, split="train")
+    return hub_datasets.list_split(repo, config=None, revision=revision, split="train")
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +87,7 @@ def test_a_hub_that_ignores_ranges_is_read_as_far_as_the_range_and_not_far_into_
 @pytest.mark.parametrize("kind", ["endless", "stall", "trickle"])
 @pytest.mark.parametrize("path", ["/revision/", "/tree/"])
 def test_a_listing_that_does_not_end_is_given_up(hub, kind, path, impatient, monkeypatch):
-    monkeypatch.setattr("tidemill.sources.hub.LISTING_RETRIES", 0)
+    monkeypatch.setattr("tidemill.sources.hub.asking.LISTING_RETRIES", 0)
     monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setattr(bounded_http, "MOST_ANSWER_BYTES", MEBIBYTE)
     repo = f"org/listing-{kind}-{path.strip('/')}"
@@ -148,7 +149,7 @@ def test_what_the_hub_keeps_as_parquet_is_read_in_place_of_a_script(hub):
     sha = repo.commit({"converted.py": None, "default/train/0000.parquet": b"PAR1"}, branch="refs/convert/parquet")
     listing = list_split("org/converted", revision="refs/convert/parquet")
     assert (listing.revision, [file.path for file in listing.files]) == (sha, ["default/train/0000.parquet"])
-    addressed = boundary.list_address("hf://datasets/org/converted@refs/convert/parquet/default/train/*.parquet")
+    addressed = hub_datasets.list_address("hf://datasets/org/converted@refs/convert/parquet/default/train/*.parquet")
     assert (addressed.revision, addressed.files) == (sha, listing.files)
 
 
@@ -159,7 +160,7 @@ def test_what_the_hub_converted_may_be_spelled_as_others_spell_it(hub, spelling)
     sha = repo.commit({"default/train/0000.parquet": b"PAR1"}, branch="refs/convert/parquet")
     assert list_split("org/spelled", revision=spelling).revision == sha
     address = f"hf://datasets/org/spelled@{spelling}"
-    assert boundary.list_address(f"{address}/default/train/*.parquet").revision == sha
+    assert hub_datasets.list_address(f"{address}/default/train/*.parquet").revision == sha
     match = boundary.ADDRESS.fullmatch(address)
     assert match is not None
     assert (match["revision"], match["path"]) == (spelling, None)
@@ -172,7 +173,7 @@ def test_configs_and_splits_of_what_the_hub_converted_are_its_folders(hub):
     repo.commit(dict.fromkeys(paths, b"PAR1"), branch="refs/convert/parquet")
 
     def listed(config: str | None) -> list[str]:
-        listing = boundary.list_split("org/many", config=config, revision="~parquet", split="train")
+        listing = hub_datasets.list_split("org/many", config=config, revision="~parquet", split="train")
         return [file.path for file in listing.files]
 
     assert listed("en") == paths[:2]
@@ -187,7 +188,7 @@ def test_configs_and_splits_of_what_the_hub_converted_are_its_folders(hub):
 def test_what_a_card_on_the_hub_says_of_how_files_are_read_is_known(hub):
     card = b'---\nconfigs:\n- {config_name: x, data_files: a.csv, sep: "\\t"}\n- {config_name: y, sep: ";"}\n---\n'
     hub.add_dataset("org/tabs").commit({"a.csv": CSV, "README.md": card})
-    listing = boundary.list_split("org/tabs", config="x", revision="main", split="train")
+    listing = hub_datasets.list_split("org/tabs", config="x", revision="main", split="train")
     assert listing.options == {"delimiter": "\t"}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tidemill.errors import ConfigError
 from tidemill.formats.partitions import partitions_of
 from tidemill.shards import SourceFile
-from tidemill.sources import hub
+from tidemill.sources import hub_datasets
 from tidemill.storage.addresses import open_address, translated
 from tidemill.times.intervals import Basis, Days, days_of_path, given_days
 
@@ -86,7 +86,7 @@ def _on(day: date | None) -> Dated | None:
 
 def _last_changes(files: list[SourceFile]) -> dict[str, date | None]:
     on_hub = [file for file in files if file.url.startswith("hf://")]
-    changed = hub.last_commit_dates([file.url for file in on_hub]) if on_hub else {}
+    changed = hub_datasets.last_commit_dates([file.url for file in on_hub]) if on_hub else {}
     return {file.path: changed.get(file.url) if file in on_hub else _modified(file) for file in files}
 
 

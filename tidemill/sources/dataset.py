@@ -48,7 +48,7 @@ from tidemill.formats import (
 from tidemill.places import BEGIN, is_hub_id, missing
 from tidemill.retry import logger, retrying
 from tidemill.shards import SourceFile
-from tidemill.sources import hub, objects
+from tidemill.sources import hub, hub_datasets, objects
 from tidemill.sources.byte_files import ByteFile, open_source, unreadable
 from tidemill.sources.hashes import hash_files, stamp
 from tidemill.sources.listing import (
@@ -444,7 +444,7 @@ def _list_remote(spec: config.Dataset) -> Listing:
         return _list_repository(match["repo"], spec, match["revision"] or spec.revision)
     _refuse_split(spec)
     if spec.path.startswith("hf://"):
-        return hub.list_address(spec.path)
+        return hub_datasets.list_address(spec.path)
     return named_by_listing(*objects.list_files(spec.path))
 
 
@@ -461,7 +461,7 @@ def _list_local(spec: config.Dataset) -> Listing:
 
 
 def _list_repository(repo: str, spec: config.Dataset, revision: str) -> Listing:
-    return hub.list_split(repo, config=spec.config, revision=revision, split=spec.split)
+    return hub_datasets.list_split(repo, config=spec.config, revision=revision, split=spec.split)
 
 
 def _refuse_split(spec: config.Dataset) -> None:

@@ -92,7 +92,7 @@ def test_where_the_hub_does_not_answer_the_message_says_how_to_name_a_model(empt
 
 
 def test_a_hub_that_does_not_answer_soon_is_not_waited_for(empty_hub, monkeypatch):
-    monkeypatch.setattr("tidemill.sources.hub.PROPOSAL_SECONDS", 0.01)
+    monkeypatch.setattr("tidemill.sources.hub.models.PROPOSAL_SECONDS", 0.01)
     empty_hub.faults = Faults(script=[Failure("/api/models", "stall", times=100)])
     with pytest.raises(ConfigError, match=r"did not answer within 0 s\. Give a model: --model FOLDER"):
         proposed()
