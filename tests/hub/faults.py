@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-FaultKind = Literal["429", "503", "cut", "reset", "whole", "short", "long", "elsewhere", "endless", "stall", "trickle"]
+FaultKind = Literal[
+    "429", "503", "cut", "reset", "whole", "short", "long", "elsewhere", "endless", "stall", "trickle", "expired"
+]
 """`cut` to `reset` break off. Then: the whole file for a range, fewer bytes, more, another range than was asked for;
-bytes without an end, none after the head, one at a time."""
+bytes without an end, none after the head, one at a time. `expired` is a signed address that is not taken any more."""
 
 
 @dataclass
@@ -22,6 +24,8 @@ class Request:
     status: int = 0
     body_bytes: int = 0
     fault: FaultKind | None = None
+    authorized: bool = False
+    """Whether a credential came with it."""
 
 
 @dataclass(frozen=True)

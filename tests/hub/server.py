@@ -202,7 +202,8 @@ class _Connection(BaseHTTPRequestHandler):
             return
         target = urlsplit(self.path)
         path = unquote(target.path)
-        request = Request(self.command, path, target.query, self.headers.get("Range"))
+        authorized = "Authorization" in self.headers
+        request = Request(self.command, path, target.query, self.headers.get("Range"), authorized=authorized)
         answer = self._answer(target, body)
         request.fault = self._possible_fault(hub.draw_fault(request), answer)
         if request.fault == "whole":
@@ -213,6 +214,8 @@ class _Connection(BaseHTTPRequestHandler):
             answer = Refused(429, "Too Many Requests", headers=headers).answer
         elif request.fault == "503":
             answer = Refused(503, "Service Unavailable").answer
+        elif request.fault == "expired":
+            answer = Refused(403, "Request has expired").answer
         elif request.fault == "reset":
             hub.record(request)
             self._reset()

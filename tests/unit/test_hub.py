@@ -84,6 +84,59 @@ def test_a_hub_that_ignores_ranges_is_read_as_far_as_the_range_and_not_far_into_
         boundary.read_range(url, 1000, 1100)
 
 
+@pytest.fixture
+def behind_cdn(hub: HubServer, monkeypatch) -> str:
+    """A file whose bytes the Hub has elsewhere, where it sends who asks."""
+    monkeypatch.setattr(hub, "redirect_lfs", True)
+    sha = hub.add_dataset("org/elsewhere").commit({"a.parquet": BODY})
+    bounded_http.forwarded.cache_clear()
+    return f"hf://datasets/org/elsewhere@{sha}/a.parquet"
+
+
+def asked(server: HubServer) -> list[tuple[str, int]]:
+    """Where each request went, and what came."""
+    return [("cdn" if request.path.startswith("/cdn/") else "hub", request.status) for request in server.log]
+
+
+def test_where_the_hub_sends_us_is_asked_once_a_file_and_not_once_a_range(hub, behind_cdn):
+    for start in range(0, 1000, 100):
+        assert boundary.read_range(behind_cdn, start, start + 100) == BODY[start : start + 100]
+    assert asked(hub) == [("hub", 302)] + 10 * [("cdn", 206)]
+
+
+def test_an_address_that_has_expired_is_asked_for_again_once(hub, behind_cdn):
+    boundary.read_range(behind_cdn, 0, 100)
+    hub.reset()
+    fail(hub, "expired", times=1, path="/cdn/")
+    for start in range(100, 400, 100):
+        assert boundary.read_range(behind_cdn, start, start + 100) == BODY[start : start + 100]
+    assert asked(hub) == [("cdn", 403), ("hub", 302), ("cdn", 206), ("cdn", 206), ("cdn", 206)]
+
+
+def test_a_file_that_is_refused_wherever_the_hub_sends_us_may_not_be_read(hub, behind_cdn):
+    boundary.read_range(behind_cdn, 0, 100)
+    hub.reset()
+    fail(hub, "expired", path="/cdn/")
+    with pytest.raises(DatasetError, match="may not be read"):
+        boundary.read_range(behind_cdn, 0, 100)
+    assert asked(hub) == [("cdn", 403), ("hub", 302), ("cdn", 403)]
+
+
+def test_a_range_that_fails_elsewhere_is_asked_for_at_the_hub_again(hub, behind_cdn):
+    boundary.read_range(behind_cdn, 0, 100)
+    hub.reset()
+    fail(hub, "cut", times=1, path="/cdn/")
+    assert boundary.read_range(behind_cdn, 0, 100) == BODY[:100]
+    assert asked(hub) == [("cdn", 206), ("hub", 302), ("cdn", 206)]
+
+
+def test_no_credential_goes_where_the_hub_sends_us(hub, behind_cdn, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    boundary.read_range(behind_cdn, 0, 100)
+    boundary.read_range(behind_cdn, 0, 100)
+    assert [request.authorized for request in hub.log] == [True, False, False]
+
+
 @pytest.mark.parametrize("kind", ["endless", "stall", "trickle"])
 @pytest.mark.parametrize("path", ["/revision/", "/tree/"])
 def test_a_listing_that_does_not_end_is_given_up(hub, kind, path, impatient, monkeypatch):

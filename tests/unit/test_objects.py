@@ -61,6 +61,19 @@ def test_a_file_behind_http_that_was_replaced_or_is_gone_is_not_read(hub, served
     assert objects.list_files(served) == ([], ())
 
 
+def test_where_a_server_sends_us_is_asked_once_a_file_and_a_file_that_was_replaced_there_is_not_read(hub, monkeypatch):
+    monkeypatch.setattr(hub, "redirect_lfs", True)
+    repo = hub.add_dataset("org/forwarded")
+    repo.commit({"a.parquet": BODY})
+    file = only(f"{hub.url}/datasets/org/forwarded/resolve/main/a.parquet")
+    hub.reset()
+    assert [objects.read_range(file, start, start + 100) for start in (0, 100)] == [BODY[:100], BODY[100:200]]
+    assert [request.status for request in hub.log] == [302, 206, 206]
+    bounded_http.forwarded.cache_clear()
+    repo.commit({"a.parquet": BODY.upper()})
+    assert objects.read_range(file, 0, 10) is None
+
+
 @pytest.mark.parametrize("kind", ["cut", "short", "long", "elsewhere", "endless", "503"])
 def test_what_a_server_sends_in_place_of_a_range_is_never_taken_for_it(hub, served, kind):
     file = only(f"{served}?token=secret")

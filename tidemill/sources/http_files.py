@@ -21,7 +21,7 @@ from tidemill.errors import DatasetError, SourceUnavailable
 from tidemill.shards import SourceFile
 from tidemill.sources.listing import fixed_part
 from tidemill.storage.addresses import translated
-from tidemill.storage.bounded_http import MOST_ANSWER_BYTES, SILENCE_SECONDS, bound, read_span
+from tidemill.storage.bounded_http import MOST_ANSWER_BYTES, SILENCE_SECONDS, bound, forwarded
 
 PAGES_SECONDS = 60.0
 """The most that one page of links may take."""
@@ -75,7 +75,7 @@ def read_range(file: SourceFile, start: int, stop: int) -> bytes:
             raise Gone
 
     with _translated(file.url):
-        return read_span(_client(), file.url, start, stop, name=_shown(file.url), headers={}, check=check)
+        return forwarded(file.url).read(_client(), start, stop, name=_shown(file.url), headers={}, check=check)
 
 
 @functools.cache

@@ -6,9 +6,11 @@ sends for ever, is held by a least rate and by a most size here.
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from huggingface_hub.utils import httpx
@@ -22,6 +24,8 @@ LEAST_BYTES_PER_SECOND = 1024
 """Below this rate, for longer than `SLOW_SECONDS`, an answer is given up."""
 MOST_ANSWER_BYTES = 64 * 2**20
 """The largest answer that is no file of a length which it says beforehand."""
+MOST_FORWARDED = 1024
+"""Of how many files is remembered where their servers sent us."""
 MOST_SKIPPED_BYTES = 64 * 2**20
 """How far into a whole file a range is looked for, where a server sends nothing else."""
 
@@ -63,6 +67,68 @@ def read_span(
         came = f"{len(body)} of" if len(body) < stop - start else "more than"
         raise SourceUnavailable(f"{name}: {came} {stop - start} bytes came.")
     return bytes(body)
+
+
+class ForwardedFile:
+    """A file at an address whose server may send us to another one, as the Hub does to its CDN.
+
+    Where it sent us is asked for the next ranges at once, without credentials, until
+    that refuses, as it does once what was signed has expired, or fails: then its server
+    is asked again. May be used by several threads.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._sent_to: str | None = None
+
+    def read(
+        self,
+        client: Any,
+        start: int,
+        stop: int,
+        *,
+        name: str,
+        headers: Mapping[str, str],
+        check: Callable[[Any], None],
+    ) -> bytes:
+        """As `read_span`; what is asked has the `headers`."""
+        if (there := self._sent_to) is not None:
+            self._sent_to = None
+            with suppress(_Refused):
+                body = read_span(client, there, start, stop, name=name, headers={}, check=_checked_there(check))
+                self._sent_to = there
+                return body
+        sent_to: list[str] = []
+
+        def note(response: Any) -> None:
+            check(response)
+            if response.url.host != httpx.URL(self._url).host:
+                sent_to.append(str(response.url))
+
+        body = read_span(client, self._url, start, stop, name=name, headers=headers, check=note)
+        self._sent_to = sent_to[0] if sent_to else None
+        return body
+
+
+@functools.lru_cache(MOST_FORWARDED)
+def forwarded(url: str) -> ForwardedFile:
+    """The file at an address, with where its server sent this process last."""
+    return ForwardedFile(url)
+
+
+class _Refused(Exception):
+    """An address that we were sent to before does not answer any more."""
+
+
+def _checked_there(check: Callable[[Any], None]) -> Callable[[Any], None]:
+    """What `check` means, but for what only the file's own server can say: that it may not be read, or is gone."""
+
+    def refuse(response: Any) -> None:
+        if response.is_client_error and response.status_code != httpx.codes.TOO_MANY_REQUESTS:
+            raise _Refused
+        check(response)
+
+    return refuse
 
 
 def _from(start: int, response: Any, name: str, asked: str) -> Iterator[bytes]:

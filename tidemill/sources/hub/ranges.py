@@ -13,7 +13,8 @@ FILE_URL = re.compile(r"hf://datasets/(?P<repo>[^/@]+(?:/[^/@]+)?)@(?P<commit>[0
 
 
 def read_range(url: str, start: int, stop: int) -> bytes:
-    """The bytes [start, stop) of a file at a commit, in one request.
+    """The bytes [start, stop) of a file at a commit, in one request, and for a file's first ones in two: where the Hub
+    sends us is asked until it refuses.
 
     Raises:
         SourceUnavailable: after retries; a body that is too short counts as one that was cut.
@@ -33,11 +34,9 @@ def _request_range(match: re.Match[str], start: int, stop: int) -> bytes:
     import huggingface_hub
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-    from tidemill.storage.bounded_http import read_span
+    from tidemill.storage.bounded_http import forwarded
 
     repo, commit, path = match["repo"], match["commit"], match["path"]
-    url = huggingface_hub.hf_hub_url(repo, path, repo_type="dataset", revision=commit)
+    file = forwarded(huggingface_hub.hf_hub_url(repo, path, repo_type="dataset", revision=commit))
     with translated("dataset", repo, commit):
-        return read_span(
-            get_session(), url, start, stop, name=path, headers=build_hf_headers(), check=hf_raise_for_status
-        )
+        return file.read(get_session(), start, stop, name=path, headers=build_hf_headers(), check=hf_raise_for_status)
