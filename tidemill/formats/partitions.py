@@ -69,6 +69,9 @@ class PartitionedReader:
                 rows = rows.append_column(name, pa.repeat(self._value(source), rows.num_rows))
         return rows.select(["row_number", "text", "reason", *(name for _, name in self._columns.kept)])
 
+    def reads_apart(self, cut: Slice) -> bool:
+        return self._file.reads_apart(self._bare_slice(cut))
+
     @cached_property
     def _file(self) -> Reader:
         """The file, asked for those of the columns that are its own."""

@@ -55,3 +55,7 @@ class Reader(Protocol):
             FileChanged: the file no longer holds this slice.
         """
         ...
+
+    def reads_apart(self, cut: Slice) -> bool:
+        """Whether the rows of a slice are read without what lies before it in the file."""
+        ...

@@ -111,6 +111,11 @@ class RecordReader(ABC):
         data = held.data if held is not None and held.cut == cut else self._reread(cut)
         return self._with_way_out(self.parse(cut, data))
 
+    def reads_apart(self, cut: Slice) -> bool:
+        """None is, since a file may be one compressed stream."""
+        del cut
+        return False
+
     def _with_way_out(self, rows: pa.Table) -> pa.Table:
         """The same rows; a reason that text is not in the files' encoding names the option that says which it is."""
         if rows["reason"].null_count == rows.num_rows:

@@ -6,7 +6,7 @@ import functools
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 
 from tidemill.errors import ENDS_RUN, LimitExceeded, Stopped
@@ -31,17 +31,22 @@ Cut = tuple[str, Sequence[Shard]]
 Item = tuple[FilePlan, Request]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Sent:
-    """Shards on their way together: their last stage that was submitted, and what it belongs to."""
+    """Shards on their way together, and the stages of theirs that are waited for."""
 
     items: Sequence[Item]
+    ingested: Future
     predicted: Future
     committed: Future | None
 
     @property
+    def requests(self) -> list[Request]:
+        return [request for _, request in self.items]
+
+    @property
     def paths(self) -> str:
-        return paths_of([request for _, request in self.items])
+        return paths_of(self.requests)
 
 
 class InFlight:
@@ -49,6 +54,10 @@ class InFlight:
 
     Small shards of files that replace none wait for others, and go together. A
     group that fails is taken apart: then each of its shards fails alone, or does not.
+
+    Reading is not waited for. Of files that are not local several shards are read at one
+    time, since there it is a server that is waited for; of local ones one, since there it
+    is this machine that works.
     """
 
     def __init__(self, outcomes: Outcomes, workspace: Workspace, executor: Executor, cost_limit: CostLimit) -> None:
@@ -56,10 +65,12 @@ class InFlight:
         self._size = workspace.pipeline.limits.shards_in_flight
         self._together = workspace.pipeline.limits.shards_together
         self._sent: deque[_Sent] = deque()
+        self._read: deque[_Sent] = deque()
+        """Those that are being read, as far as was seen."""
         self._small: list[Item] = []
         """What waits for others that are small, claimed."""
         self._ended: list[FilePlan] = []
-        """Files whose last shards do."""
+        """Files whose last shards do, or are being read."""
         self._group: list[_Sent] | None = None
         self._claimed: list[Item] = []
         """What another run was at when its turn came."""
@@ -94,9 +105,7 @@ class InFlight:
         small, self._small = self._small, []
         if small:
             self._send(small)
-        for file in self._ended:
-            self._workspace.dataset.forget(file.file)
-        self._ended = []
+        self._forget_ended()
 
     def _send(self, items: Sequence[Item]) -> None:
         """Send claimed shards together. Shards that fail when they are ingested together are sent one by one."""
@@ -121,7 +130,7 @@ class InFlight:
                 self._group.append(sent)
 
     def _submit(self, items: Sequence[Item]) -> _Sent | None:
-        """Ingest now, and queue the other stages; None if nothing of it is wanted any more."""
+        """Queue all stages; None if nothing of it is wanted any more."""
         wanted = retrying(lambda: self._still_wanted(items), retries=self._workspace.pipeline.limits.retries)
         self._release([item for item in items if item[1].shard.shard_id not in wanted])
         items = [(file, wanted[id_]) for file, request in items if (id_ := request.shard.shard_id) in wanted]
@@ -130,14 +139,47 @@ class InFlight:
         requests = [request for _, request in items]
         for request in requests:
             self._cost_limit.check(request, self._outcomes.record)
+        self._wait_for_reader(requests)
         self._make_room_in_store(requests)
         submit, label = self._executor.submit, label_of(requests)
-        ingested = submit(stages.ingest, label, requests).result()
-        for request in requests:
-            self._outcomes.progress.ingested(request.shard.file.path, rows=request.shard.slice.num_rows)
+        ingested = submit(stages.ingest, label, requests)
         predicted = submit(stages.infer, label, submit(stages.tokenize, label, ingested))
         committed = None if self._group is not None else submit(stages.materialize, label, predicted)
-        return _Sent(items, predicted, committed)
+        sent = _Sent(items, ingested, predicted, committed)
+        self._read.append(sent)
+        return sent
+
+    def _wait_for_reader(self, requests: Sequence[Request]) -> None:
+        """Until these may be read: not too many at one time, and each file in one pass where it is read in passes."""
+        most = self._size if self._workspace.dataset.is_remote else 1
+        while self._read and (len(self._read) >= most or not self._may_be_read(requests)):
+            self._end_read(self._read.popleft())
+
+    def _may_be_read(self, requests: Sequence[Request]) -> bool:
+        paths = {request.shard.file.path for sent in self._read for request in sent.requests}
+        dataset = self._workspace.dataset
+        return all(
+            request.shard.file.path not in paths or dataset.reads_apart(request.shard.file, request.shard.slice)
+            for request in requests
+        )
+
+    def wait_until_read(self) -> None:
+        """Until nothing is being read, so that files may be cut and closed."""
+        while self._read:
+            self._end_read(self._read.popleft())
+
+    def _end_read(self, sent: _Sent) -> None:
+        """Wait until shards are read. One that cannot be fails when it is waited for, and its whole file at once."""
+        try:
+            sent.ingested.result()
+        except Exception:
+            if sent.committed is None:
+                raise
+        else:
+            for request in sent.requests:
+                self._outcomes.progress.ingested(request.shard.file.path, rows=request.shard.slice.num_rows)
+        finally:
+            self._forget_ended()
 
     def _one_by_one(self, items: Sequence[Item]) -> None:
         """Send claimed shards that failed together by themselves: each fails alone, or does not."""
@@ -179,8 +221,10 @@ class InFlight:
     def _end(self, file: FilePlan) -> None:
         """All shards of the file are on their way: commit together those that replace what readers see."""
         if self._group is None:
-            self._forget_soon(file)
+            self._ended.append(file)
+            self._forget_ended()
             return
+        self.wait_until_read()
         # Its reader holds the buffers of a row group that was read to its end.
         self._workspace.dataset.forget(file.file)
         self.send_claimed_by_others()
@@ -189,12 +233,14 @@ class InFlight:
         cut = self.cut or [(file.file.path, file.shards)]
         self._commit_group(file, predicted, cut)
 
-    def _forget_soon(self, file: FilePlan) -> None:
-        """Close a file's reader, which holds a row group's buffers, once its last shards are read."""
-        if any(waiting is file for waiting, _ in self._small):
-            self._ended.append(file)
-        else:
-            self._workspace.dataset.forget(file.file)
+    def _forget_ended(self) -> None:
+        """Close readers, which hold a row group's buffers, of files whose last shards are read."""
+        unread = [*self._small, *(item for sent in self._read for item in sent.items)]
+        paths = {request.shard.file.path for _, request in unread}
+        for file in self._ended:
+            if file.file.path not in paths:
+                self._workspace.dataset.forget(file.file)
+        self._ended = [file for file in self._ended if file.file.path in paths]
 
     @contextmanager
     def file(self, file: FilePlan) -> Iterator[None]:
@@ -208,6 +254,9 @@ class InFlight:
             self._end(file)
 
     def _abandon(self, file: FilePlan) -> None:
+        while self._read:
+            with suppress(Exception):  # Whoever waits for the shards' results is told.
+                self._end_read(self._read.popleft())
         self._workspace.dataset.forget(file.file)
         self._settle_all()
         self._group, self._claimed = None, [item for item in self._claimed if item[0] is not file]
@@ -215,7 +264,10 @@ class InFlight:
     def _make_room_in_store(self, requests: Sequence[Request]) -> None:
         """At the store's bound, wait until shards in flight are committed and what they needed may go."""
         workspace, waited = self._workspace, 0.0
-        needed = STORE_BYTES_PER_TEXT_BYTE * sum(request.shard.slice.text_bytes for request in requests)
+        unwritten = [request for sent in self._read for request in sent.requests]
+        own = STORE_BYTES_PER_TEXT_BYTE * sum(request.shard.slice.text_bytes for request in requests)
+        needed = own + STORE_BYTES_PER_TEXT_BYTE * sum(request.shard.slice.text_bytes for request in unwritten)
+        needed = max(own, min(needed, workspace.store.max_bytes))
         while not workspace.store.make_room(needed, needed=workspace.files_in_use, released=workspace.files_released):
             if self._sent:
                 self._settle(self._sent.popleft())
@@ -257,6 +309,9 @@ class InFlight:
         """Wait for shards that went together; those that have to be done again are sent again, by themselves."""
         again: Sequence[Item] = ()
         try:
+            if sent in self._read:
+                self._read.remove(sent)
+                self._end_read(sent)
             if sent.committed is None:
                 _wait(sent.predicted)
                 return

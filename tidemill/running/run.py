@@ -281,6 +281,7 @@ class _Sending:
                     self._send_new(file, request)
                 # Their readers still hold these shards' bytes, and few readers stay open.
                 self._in_flight.send_small()
+                self._in_flight.wait_until_read()
                 reading.leave_ended(self._workspace)
         finally:
             reading.close(self._workspace)
@@ -313,6 +314,7 @@ class _Sending:
             self._executor.submit(stages.cut, reading.label, reading, self._plan.done.keys()).result()
             for _, request in self._patiently(lambda: reading.ask(self._workspace)):
                 yield request
+            self._in_flight.wait_until_read()
             self._in_flight.cut += reading.leave_ended(self._workspace)
 
 

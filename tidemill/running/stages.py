@@ -221,11 +221,7 @@ def _ingest(workspace: Workspace, request: Request) -> Ingested:
     shard, file = request.shard, workspace.rows_file(request.shard)
     workspace.files_in_use |= {file.name, workspace.predictions_file(request).name}
     if not workspace.store.has(file):
-        try:
-            rows = workspace.dataset.reader(shard.file).rows(shard.slice)
-        except BaseException:
-            workspace.dataset.forget(shard.file)
-            raise
+        rows = workspace.dataset.rows(shard.file, shard.slice)
         workspace.store.write(file, rows, _made_for(request, started))
     return Ingested(request, file)
 

@@ -41,7 +41,7 @@ class HubFile(ByteFile):
         if (start, stop) in self._kept:
             return self._kept[start, stop]
         body = self._read(start, stop)
-        if sum(map(len, self._kept.values())) + len(body) <= MAX_KEPT_BYTES:
+        if sum(map(len, list(self._kept.values()))) + len(body) <= MAX_KEPT_BYTES:
             self._kept[start, stop] = body
         return body
 

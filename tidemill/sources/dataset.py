@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -47,7 +48,7 @@ from tidemill.formats import (
 )
 from tidemill.places import BEGIN, is_hub_id, missing
 from tidemill.retry import logger, retrying
-from tidemill.shards import SourceFile
+from tidemill.shards import Slice, SourceFile
 from tidemill.sources import hub, hub_datasets, objects
 from tidemill.sources.byte_files import ByteFile, open_source, unreadable
 from tidemill.sources.hashes import hash_files, stamp
@@ -76,10 +77,13 @@ SAMPLE_BYTES = 1 << 16
 
 
 class Dataset:
-    """One dataset at one revision, and its open readers. Used by one thread at a time."""
+    """One dataset at one revision, and its open readers. Several threads may call `rows`, and one all the rest."""
 
     def __init__(self, spec: config.Dataset, text: JoinedText, listing: Listing, *, retries: int) -> None:
         self._spec, self._text, self.retries = spec, text, retries
+        self._opening = threading.Lock()
+        self._reading: set[str] = set()
+        """The files, by address, whose kept readers are in use."""
         self._readers: OrderedDict[str, Reader] = OrderedDict()
         self._sources: dict[str, ByteFile] = {}
         self._formats: dict[str, str] = {}
@@ -96,6 +100,11 @@ class Dataset:
             named = ", ".join(f"{file.path} ({name})" for name, file in sorted(formats.items()))
             raise FormatError(f"The dataset mixes formats: {named}. Narrow dataset.path to files of one format.")
         self.cut_from_footer = next(iter(formats)) in COLUMNAR
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether reading waits for a server."""
+        return not _is_local(self.files[0])
 
     @property
     def notes(self) -> list[str]:
@@ -145,6 +154,10 @@ class Dataset:
             self._readers.clear()
 
     def reader(self, file: SourceFile) -> Reader:
+        with self._opening:
+            return self._kept_reader(file)
+
+    def _kept_reader(self, file: SourceFile) -> Reader:
         if file.url not in self._readers:
             self._readers[file.url] = self._open(file)
             if len(self._readers) > MAX_OPEN_READERS:
@@ -152,6 +165,31 @@ class Dataset:
                 del self._sources[url]
         self._readers.move_to_end(file.url)
         return self._readers[file.url]
+
+    def rows(self, file: SourceFile, cut: Slice) -> pa.Table:
+        """The rows of a slice. While one thread reads a file, another that reads it too has a reader of its own."""
+        with self._opening:
+            reader = self._kept_reader(file)
+            if is_first := file.url not in self._reading:
+                self._reading.add(file.url)
+            else:
+                reader = self._open(file)
+        try:
+            return reader.rows(cut)
+        except BaseException:
+            self.forget(file)
+            raise
+        finally:
+            if is_first:
+                self._reading.discard(file.url)
+
+    def reads_apart(self, file: SourceFile, cut: Slice) -> bool:
+        """Whether a slice is read without what lies before it, so that the slice before may be read meanwhile."""
+        try:
+            return self.reader(file).reads_apart(cut)
+        except FAILS_ALONE:  # Whoever reads the rows is told.
+            self.forget(file)
+            return False
 
     def _open(self, file: SourceFile) -> Reader:
         if file.url not in self._sources:
@@ -163,8 +201,9 @@ class Dataset:
 
     def forget(self, file: SourceFile) -> None:
         """Open the file anew next time: after an error its reader may be anywhere."""
-        self._readers.pop(file.url, None)
-        self._sources.pop(file.url, None)
+        with self._opening:
+            self._readers.pop(file.url, None)
+            self._sources.pop(file.url, None)
 
     def schema(self) -> pa.Schema:
         """The files' columns, those in use of the type that holds what every file shows: see `settle_schema`.

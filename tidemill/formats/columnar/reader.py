@@ -119,6 +119,10 @@ class ColumnarReader(ABC):
         pa.default_memory_pool().release_unused()
         return build_rows(cut.first_row, table, self._columns, dict(self._columns.types), {})
 
+    def reads_apart(self, cut: Slice) -> bool:
+        """Not what begins within a group, which is decoded from its start."""
+        return cut.first_row in self._file.group_starts
+
     def _holds(self, cut: Slice) -> bool:
         fits = cut.first_row + cut.num_rows <= self._file.group_starts[-1]
         return fits and cut.content == fingerprint(self._source.content, cut.first_row, cut.num_rows)
