@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from tidemill.diagnosis.finding import Finding
-from tidemill.engines.devices import num_cpus
+from tidemill.engines import devices
 
 LEAST_MEMORY = 4 * 2**30
 LEAST_FREE = 1 * 2**30
@@ -28,11 +26,11 @@ INSTRUCTIONS = {
 
 
 def processor() -> list[Finding]:
-    allowed, present = num_cpus(), os.cpu_count() or 1
-    name, flags = _cpu_info()
-    known = [shown for flag, shown in INSTRUCTIONS.items() if flag in flags]
+    found = devices.processor()
+    allowed, present = found.num_cpus, os.cpu_count() or 1
+    known = [shown for flag, shown in INSTRUCTIONS.items() if flag in found.flags]
     cores = f"{allowed} of {present} cores" if allowed < present else f"{present} core{'s' if present > 1 else ''}"
-    said = f"{name}, {cores}; {', '.join(known) or 'no vector instructions that are known here'}"
+    said = f"{found.name}, {cores}; {', '.join(known) or 'no vector instructions that are known here'}"
     if not known or known == ["AVX2"]:
         return [Finding("machine", "processor", "slow", said, "a GPU, or a processor with AVX-512 or AMX, is faster")]
     if allowed < present:
@@ -76,16 +74,6 @@ def clock(server_seconds: float | None, most_apart: float = 60.0) -> Finding:
         said = f"{apart:,.0f} s away from the Hub's: schedules are off by that, and S3 refuses what is signed"
         return Finding("machine", "clock", "fails", said, "timedatectl set-ntp true")
     return Finding("machine", "clock", "works", f"{time.strftime('%Y-%m-%d %H:%M')} {zone}, as the Hub's")
-
-
-def _cpu_info() -> tuple[str, Sequence[str]]:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return platform.processor() or platform.machine(), []
-    name = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
-    flags = re.search(r"^(?:flags|Features)\s*: (.*)$", text, re.MULTILINE)
-    return (name[1] if name else platform.machine()), (flags[1].split() if flags else [])
 
 
 def _memory_bytes() -> tuple[int, int]:

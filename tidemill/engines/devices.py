@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import platform
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tidemill.errors import ConfigError
+from tidemill.fingerprints import fingerprint
 
 if TYPE_CHECKING:
     import torch
 
 # Where a batch stays in a CPU's cache (python -m benchmarks.bench --full --only budgets), and what fills a GPU.
 AUTO_TOKEN_BUDGET = {"cpu": 2_048, "cuda": 65_536}
+
+IS_VECTOR = re.compile(r"amx|avx|fma|f16c|sse4|asimd|sve|sme(?!p)|bf16|i8mm")
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY", "OMP_NUM_THREADS")
 
 
 def resolve_device(declared: str) -> torch.device:
@@ -51,23 +60,28 @@ def device_name(device: torch.device) -> str:
 
 
 def resolve_dtype(declared: str, device: torch.device) -> str:
-    """The dtype that is declared, or `bfloat16` where the hardware computes in it, else `float32`."""
+    """The dtype that is declared, or `bfloat16` where the hardware gains by it, else `float32`."""
     if declared == "auto":
         return "bfloat16" if _computes_in_bfloat16(device) else "float32"
     return declared
 
 
 def _computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware does, and not an emulation of it."""
+    """Whether the hardware does, and not an emulation of it; of a CPU, whether its products are the faster ones.
+
+    Of processors with the same flag for it, some multiply twice as fast in it as in float32, some half as fast.
+    """
     import torch
 
     if device.type == "cuda":
         with torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu":
+    # Without that no product would be tried, and the rates not be worth their time.
+    if device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
-    # oneDNN also says yes where it emulates, so the processor's own word comes first.
-    return bool(_cpu_capabilities().get("avx512_bf16", torch.ops.mkldnn._is_mkldnn_bf16_supported()))
+    from tidemill.engines.rates import PAYS, product_rates
+
+    return (product_rates().times("bfloat16") or 0.0) >= PAYS
 
 
 def _cpu_capabilities() -> dict[str, Any]:
@@ -88,13 +102,94 @@ def use_all_cpus() -> None:
         torch.set_num_threads(num_cpus())
 
 
-def num_cpus() -> int:
+def num_cpus(root: Path = Path("/")) -> int:
+    """The CPUs that this process may keep busy: those it may run on, or fewer where a container's quota is less.
+
+    Part of a CPU counts as one, for a quota that nobody uses is lost. `root` is where `proc` and `sys` lie.
+    """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cpu_quota(root)
+    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def _cpu_quota(root: Path) -> float | None:
+    """CPUs that the control groups of this process, and those around them, may keep busy; None without a bound.
+
+    In a container the group that the kernel names may not be there: its own is then at the top.
+    """
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return allowed
-    return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
+        groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text("utf-8").splitlines()]
+    except OSError:
+        groups = []
+    bounds = [_quota_of(root / "sys/fs/cgroup", _by_v2)]
+    for _, controllers, group in filter(lambda parts: len(parts) == 3, groups):
+        if controllers == "":
+            bounds += [_quota_of(folder, _by_v2) for folder in _around(root / "sys/fs/cgroup", group)]
+        elif "cpu" in controllers.split(","):
+            tops = [root / "sys/fs/cgroup" / name for name in {controllers, "cpu"}]
+            bounds += [_quota_of(folder, _by_v1) for top in tops for folder in _around(top, group)]
+    return min((bound for bound in bounds if bound is not None), default=None)
+
+
+def _around(top: Path, group: str) -> list[Path]:
+    """A group's folder and those that it lies in, up to `top`."""
+    folder = top.joinpath(*[part for part in group.split("/") if part not in ("", "..")])
+    return [folder, *itertools.takewhile(lambda each: each != top.parent, folder.parents)]
+
+
+def _quota_of(folder: Path, read: Callable[[Path], tuple[str, str]]) -> float | None:
+    try:
+        quota, period = map(float, read(folder))
+    except (OSError, ValueError):  # there is none, or it says "max"
+        return None
+    return quota / period if quota > 0 and period > 0 else None
+
+
+def _by_v2(folder: Path) -> tuple[str, str]:
+    quota, period = (folder / "cpu.max").read_text("ascii").split()
+    return quota, period
+
+
+def _by_v1(folder: Path) -> tuple[str, str]:
+    return (folder / "cpu.cfs_quota_us").read_text("ascii"), (folder / "cpu.cfs_period_us").read_text("ascii")
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What decides how fast a model is computed here, as far as it is known without trying.
+
+    `model` tells apart what has one name; `flags` are the kernel's, of vectors and matrices; `limits` are variables of
+    the environment that keep libraries from using all of it.
+    """
+
+    name: str
+    model: str
+    flags: tuple[str, ...]
+    num_cpus: int
+    limits: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.name, self.model, self.flags, self.num_cpus, self.limits)
+
+
+def processor(root: Path = Path("/")) -> Processor:
+    try:
+        text = (root / "proc/cpuinfo").read_text("utf-8", errors="replace")
+    except OSError:
+        text = ""
+
+    def said(name: str) -> str:
+        found = re.search(rf"^(?:{name})\s*: (.*)$", text, re.MULTILINE)
+        return found[1].strip() if found else ""
+
+    return Processor(
+        said("model name") or platform.processor() or platform.machine(),
+        " ".join(filter(None, map(said, ("cpu family|CPU implementer", "model|CPU part", "stepping|CPU revision")))),
+        tuple(sorted(set(filter(IS_VECTOR.match, said("flags|Features").split())))),
+        num_cpus(root),
+        tuple((name, os.environ[name]) for name in LIMITS if os.environ.get(name)),
+    )
 
 
 def is_out_of_memory(error: Exception) -> bool:

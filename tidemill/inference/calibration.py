@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +16,7 @@ import numpy as np
 from tidemill.engines import Engine
 from tidemill.engines.devices import is_out_of_memory, num_cpus
 from tidemill.fingerprints import fingerprint
-from tidemill.places import home, make_folders, published
+from tidemill.storage.kept import keep, read_kept
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -41,11 +39,11 @@ def calibrated_budget(engine: Engine, config: PretrainedConfig, *, longest: int 
 
     `longest` is the most tokens of a row that the model takes.
     """
-    path = _path(engine, config)
-    speeds = _read(path)
+    name = _name(engine, config)
+    speeds = _read(name)
     if not speeds:
         speeds = _try_all(engine, longest=longest)
-        _write(path, speeds)
+        keep(name, {"tokens_per_second": speeds})
     if not speeds:
         return None
     best = max(speeds.values())
@@ -88,24 +86,16 @@ def _speed(engine: Engine, *, num_rows: int, width: int) -> float:
     return ids_BT.size / best
 
 
-def _path(engine: Engine, config: PretrainedConfig) -> Path:
+def _name(engine: Engine, config: PretrainedConfig) -> str:
     facts = {**engine.facts(), "num_cpus": num_cpus()}
-    return home() / "calibrations" / f"{fingerprint(config.to_json_string(), json.dumps(facts, sort_keys=True))}.json"
+    return fingerprint(config.to_json_string(), json.dumps(facts, sort_keys=True))
 
 
-def _read(path: Path) -> dict[int, float]:
+def _read(name: str) -> dict[int, float]:
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        speeds = {int(budget): float(speed) for budget, speed in kept["tokens_per_second"].items()}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        kept = read_kept(name)["tokens_per_second"]
+        speeds = {int(budget): float(speed) for budget, speed in kept.items()}
+    except (ValueError, KeyError, AttributeError, TypeError):
         return {}
     known = {budget for candidates in CANDIDATES.values() for budget in candidates}
     return speeds if known.issuperset(speeds) and all(0 < speed < float("inf") for speed in speeds.values()) else {}
-
-
-def _write(path: Path, speeds: dict[int, float]) -> None:
-    """Not being able to keep it costs the next run a trial, and no more."""
-    with suppress(OSError):
-        make_folders(path.parent)
-        with published(path) as unpublished:
-            unpublished.write_text(json.dumps({"tokens_per_second": speeds}), encoding="utf-8")
