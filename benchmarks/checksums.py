@@ -23,7 +23,7 @@ from tidemill.lake import Lake
 from tidemill.lake.checksums import checksums_in
 from tidemill.lake.data_files import data_files, hash_of, note_files
 from tidemill.lake.tables import identifier, result_tables
-from tidemill.results import commit
+from tidemill.results.commit import writing
 from tidemill.results.verify import verify_pipeline
 
 MODEL = Path(__file__).parents[1] / "data" / "models" / "tiny-sentiment"
@@ -76,11 +76,11 @@ def _pipeline(home: Path, num_rows: int) -> Pipeline:
 
 def _fill(pipeline: Pipeline) -> tuple[float, float]:
     """Seconds spent on checksums, and in committing, those included."""
-    spent = {"checksum_of_rows": 0.0, "_write_computed": 0.0}
+    spent = {"checksums_of_shards": 0.0, "_write_loaded": 0.0}
     for name in spent:
-        setattr(commit, name, _timed(getattr(commit, name), name, spent))
+        setattr(writing, name, _timed(getattr(writing, name), name, spent))
     commit_all(pipeline)
-    return spent["checksum_of_rows"], spent["_write_computed"]
+    return spent["checksums_of_shards"], spent["_write_loaded"]
 
 
 def _timed(call: Callable[..., Any], name: str, spent: dict[str, float]) -> Callable[..., Any]:

@@ -117,9 +117,11 @@ def open_ids(cursor: Cursor, target: Target, shard_ids: Sequence[str]) -> dict[s
     """shard id → request id, of those shards that are asked for and not done."""
     rows = cursor.execute(
         "SELECT shard_id, request_id FROM _requests r "
-        "ANTI JOIN _ledger l USING (pipeline, version, shard_id, request_id) "
-        "WHERE r.pipeline = ? AND r.version = ? AND shard_id IN (SELECT unnest(?::VARCHAR[]))",
-        [target.pipeline, target.version, list(shard_ids)],
+        "ANTI JOIN (SELECT pipeline, version, shard_id, request_id FROM _ledger "
+        "WHERE (pipeline, version, shard_id) IN (SELECT ($pipeline, $version, unnest($shards::VARCHAR[])))) l "
+        "USING (pipeline, version, shard_id, request_id) "
+        "WHERE (pipeline, version, shard_id) IN (SELECT ($pipeline, $version, unnest($shards::VARCHAR[])))",
+        {"pipeline": target.pipeline, "version": target.version, "shards": list(shard_ids)},
     ).fetchall()
     return dict(rows)
 
@@ -127,8 +129,8 @@ def open_ids(cursor: Cursor, target: Target, shard_ids: Sequence[str]) -> dict[s
 def request_ids(cursor: Cursor, target: Target, shard_ids: Sequence[str]) -> dict[str, str]:
     """shard id → request id, of those shards that are asked for, done or not: others were cancelled, or left."""
     rows = cursor.execute(
-        "SELECT shard_id, request_id FROM _requests WHERE pipeline = ? AND version = ? AND shard_id IN "
-        "(SELECT unnest(?::VARCHAR[]))",
+        "SELECT shard_id, request_id FROM _requests "
+        "WHERE (pipeline, version, shard_id) IN (SELECT (?, ?, unnest(?::VARCHAR[])))",
         [target.pipeline, target.version, list(shard_ids)],
     ).fetchall()
     return dict(rows)

@@ -1,4 +1,10 @@
-"""The tables of a lake: the system tables, one result table a version, one view a pipeline."""
+"""The tables of a lake: the system tables, one result table a version, one view a pipeline.
+
+What is looked up again and again in a system table is compared as one row:
+`(pipeline, version) = (?, ?)`. For each column that is compared by itself
+DuckLake asks its catalog for the bounds that it has in every file, which takes
+several times as long as to read the rows of so small a table.
+"""
 
 from __future__ import annotations
 

@@ -143,8 +143,10 @@ def _promote_in_place_of_nothing(cursor: Cursor, target: Target) -> None:
 
 
 def is_target(cursor: Cursor, target: Target) -> bool:
-    found = cursor.execute("SELECT target_revision FROM _pipelines WHERE pipeline = ?", [target.pipeline]).fetchone()
-    return found == (target.revision,)
+    found = cursor.execute(
+        "SELECT 1 FROM _pipelines WHERE (pipeline, target_revision) = (?, ?)", [target.pipeline, target.revision]
+    ).fetchone()
+    return found is not None
 
 
 def create_version(

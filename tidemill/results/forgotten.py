@@ -34,8 +34,9 @@ class Forgotten:
         """As far as it concerns these shards, whichever columns of its folders were kept when a row was forgotten."""
         content = "split_part(content, $placed, 1)"
         known = cursor.execute(
-            f"SELECT {content} AS content, row_offset, key_hash FROM _forgotten WHERE pipeline = $pipeline "
-            f"AND ({content} IN (SELECT unnest($contents::VARCHAR[])) OR key_hash IS NOT NULL)",
+            f"SELECT {content} AS content, row_offset, key_hash FROM _forgotten "
+            f"WHERE (pipeline, {content}) IN (SELECT ($pipeline, unnest($contents::VARCHAR[]))) "
+            "OR (pipeline, key_hash IS NOT NULL) = ($pipeline, true)",
             {"pipeline": target.pipeline, "contents": [*map(_content, shards)], "placed": PLACED},
         ).fetchall()
         offsets: dict[str, list[int]] = defaultdict(list)
