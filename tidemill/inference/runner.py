@@ -81,6 +81,7 @@ class ModelRunner:
         inference: options.Inference,
         all_scores: bool = False,
         trust_remote_code: bool = False,
+        pad_token_id: int | None = None,
         calibration: CalibrationIds | None = None,
     ) -> ModelRunner:
         """Load a model folder in Transformers' format into the engine that `inference` means.
@@ -92,7 +93,7 @@ class ModelRunner:
             ConfigError: there is no such task or device, or the engine is not installed.
         """
         found = find_task(task)
-        config = load_config(folder, trust_remote_code=trust_remote_code)
+        config = load_config(folder, trust_remote_code=trust_remote_code, pad_token_id=pad_token_id)
         found.check(config)
         open_as = partial(
             open_engine,
@@ -100,6 +101,7 @@ class ModelRunner:
             task=found,
             longest=max_positions(config),
             trust_remote_code=trust_remote_code,
+            pad_token_id=pad_token_id,
             calibration=calibration,
         )
         engine = open_as(inference=inference)
@@ -343,8 +345,8 @@ class ModelRunner:
             return 0
         if pad_id is None or not 0 <= pad_id < (self._vocabulary_size or pad_id + 1):
             raise ModelError(
-                f"The model's config.json says pad_token_id = {pad_id}, and {self.config.model_type} models find the "
-                "end of a text by it. Set it there to the tokenizer's pad token id."
+                f"The model's pad_token_id is {pad_id}, and {self.config.model_type} models find the end of a text by "
+                "it. Set model.pad_token_id to the tokenizer's pad token id, which no text ends with."
             )
         return int(pad_id)
 
