@@ -280,6 +280,8 @@ class Model(Section):
     """Also store every class's score, as a map from label to score in the column `scores`."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off: such a model is refused."""
+    pad_token_id: Annotated[int, Field(ge=0)] | None = None
+    """The token by which the model tells padding from text, in place of its config.json's, which may lack one."""
 
 
 class Inference(Section):

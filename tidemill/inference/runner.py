@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +26,7 @@ from tidemill.engines.devices import AUTO_TOKEN_BUDGET, is_device_failure, is_ou
 from tidemill.errors import ModelError, RunFailed, SequenceTooLong, Stopped, first_line
 from tidemill.inference.calibration import calibrated_budget
 from tidemill.inference.drift import Drift, measure_drift
+from tidemill.inference.exact import ExactEngine, is_exact
 from tidemill.inference.pooling import Pooling
 from tidemill.inference.work import Predictions, Work
 from tidemill.models.checkpoint import load_config, max_positions
@@ -56,11 +58,13 @@ class ModelRunner:
         task: ModelTask,
         inference: options.Inference,
         all_scores: bool = False,
+        exact: ExactEngine | None = None,
     ) -> None:
+        """`exact` computes what has no finite logits in `engine`, even alone; without it such rows have no answer."""
         self.engine, self.config = engine, config
         self.result_schema = task.result_schema(config, all_scores=all_scores)
         self.token_budget = _default_budget(inference, engine)
-        self._task, self._inference, self._all_scores = task, inference, all_scores
+        self._task, self._inference, self._all_scores, self._exact = task, inference, all_scores, exact
         self._is_calibrated = inference.token_budget != "auto"
         self._measured_drift: Drift | None = None
         self._lock = threading.Lock()
@@ -77,6 +81,7 @@ class ModelRunner:
         inference: options.Inference,
         all_scores: bool = False,
         trust_remote_code: bool = False,
+        pad_token_id: int | None = None,
         calibration: CalibrationIds | None = None,
     ) -> ModelRunner:
         """Load a model folder in Transformers' format into the engine that `inference` means.
@@ -88,17 +93,28 @@ class ModelRunner:
             ConfigError: there is no such task or device, or the engine is not installed.
         """
         found = find_task(task)
-        config = load_config(folder, trust_remote_code=trust_remote_code)
+        config = load_config(folder, trust_remote_code=trust_remote_code, pad_token_id=pad_token_id)
         found.check(config)
-        engine = open_engine(
+        open_as = partial(
+            open_engine,
             folder,
             task=found,
-            inference=inference,
             longest=max_positions(config),
             trust_remote_code=trust_remote_code,
+            pad_token_id=pad_token_id,
             calibration=calibration,
         )
-        return cls(engine, config, task=found, inference=inference, all_scores=all_scores)
+        engine = open_as(inference=inference)
+        torch_float32 = {"engine": "torch", "dtype": "float32", "device": engine.facts()["device"]}
+        exact = ExactEngine(lambda: open_as(inference=inference.model_copy(update=torch_float32)))
+        return cls(
+            engine,
+            config,
+            task=found,
+            inference=inference,
+            all_scores=all_scores,
+            exact=None if is_exact(engine) else exact,
+        )
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -218,7 +234,7 @@ class ModelRunner:
         """Take a batch's logits, or see what can be done without them; returns what is to be computed still."""
         outcome = self._finish(answer)
         if not isinstance(outcome, Exception):
-            work.record(batch, outcome, num_padded=len(batch) * self._width(work, batch) if self.engine.pads else None)
+            waiting.extendleft(self._record(work, batch, outcome))
         elif is_out_of_memory(outcome):
             return self._after_out_of_memory(work, batch, waiting)
         elif len(batch) > 1:
@@ -227,11 +243,34 @@ class ModelRunner:
             work.reasons[int(batch[0])] = f"the model failed: {first_line(outcome)}"
         return waiting
 
+    def _record(self, work: Work, batch: Indices, logits_BC: Logits) -> list[Indices]:
+        """Keep what is finite, and return the rows that are to be tried alone and without padding."""
+        finite_B = np.isfinite(logits_BC).all(axis=1)
+        num_padded = len(batch) * self._width(work, batch) if self.engine.pads else None
+        if len(batch) == 1 and self._width(work, batch) == work.sequences.lengths[batch[0]]:
+            logits_BC = logits_BC if finite_B.all() else self._exact_logits(work, batch, logits_BC)
+            finite_B[:] = True
+        work.record(batch[finite_B], logits_BC[finite_B], num_padded=num_padded)
+        work.unpadded.update(batch[~finite_B].tolist())
+        return _one_by_one(batch[~finite_B])
+
+    def _exact_logits(self, work: Work, batch: Indices, logits_BC: Logits) -> Logits:
+        """Of a row whose logits are not finite in the engine; those, where there is nothing more exact."""
+        if self._exact is None:
+            return logits_BC
+        exact, (ids_BT, _) = self._exact, work.sequences.padded(batch, pad_id=self._pad_id)
+        outcome = self._guarded(lambda: exact.logits(ids_BT))
+        if isinstance(outcome, Exception):
+            logger.warning("A row without finite scores cannot be computed in float32: %s", first_line(outcome))
+            return logits_BC
+        work.stats.num_in_float32 += 1
+        return outcome
+
     def _plan(self, work: Work, rows: Indices) -> list[Indices]:
         """Rows longer than the budget, which `auto` or a halved one can meet, are batches of one."""
         # Another thread, settling its own batches, may lower the budget meanwhile.
         lengths, token_budget = self._widths(work.sequences.lengths[rows]), self.token_budget
-        fits = (lengths <= token_budget) & ~np.isin(rows, list(work.alone))
+        fits = (lengths <= token_budget) & ~np.isin(rows, work.by_itself())
         batches = plan_batches(lengths[fits], token_budget=token_budget)
         return [*_one_by_one(rows[~fits]), *(rows[fits][batch] for batch in batches)]
 
@@ -240,7 +279,8 @@ class ModelRunner:
         return np.minimum(rounded(lengths), self._max_positions or NO_BOUND) if self.engine.rounds_widths else lengths
 
     def _width(self, work: Work, batch: Indices) -> int:
-        return int(self._widths(work.sequences.lengths[batch]).max())
+        lengths = work.sequences.lengths[batch]
+        return int((lengths if work.is_unpadded(batch) else self._widths(lengths)).max())
 
     def _start(self, work: Work, batch: Indices) -> Answer | Exception:
         width = self._width(work, batch)
@@ -305,8 +345,8 @@ class ModelRunner:
             return 0
         if pad_id is None or not 0 <= pad_id < (self._vocabulary_size or pad_id + 1):
             raise ModelError(
-                f"The model's config.json says pad_token_id = {pad_id}, and {self.config.model_type} models find the "
-                "end of a text by it. Set it there to the tokenizer's pad token id."
+                f"The model's pad_token_id is {pad_id}, and {self.config.model_type} models find the end of a text by "
+                "it. Set model.pad_token_id to the tokenizer's pad token id, which no text ends with."
             )
         return int(pad_id)
 
