@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -25,7 +25,10 @@ from tests.processes import Process
 from tidemill.config import STAGES, Pipeline
 from tidemill.errors import LakeError, LimitExceeded
 from tidemill.lake import Lake
+from tidemill.lake.requests import Request
 from tidemill.planning.backfill_plan import Selection, plan_backfill, request_backfill
+from tidemill.running import stages
+from tidemill.running.executor import Call, Future, ThreadExecutor
 from tidemill.running.stage_run import StageRun
 
 NUM_ROWS = 12
@@ -218,6 +221,43 @@ def test_a_row_that_cannot_be_processed_is_in_quarantine_after_the_last_stage(tm
         stage(pipeline, name)
 
     assert list(quarantine_of(pipeline)) == [("0.parquet", 3)]
+
+
+class Overtaken(StageRun):
+    """A model stage that looks what is pending, and while it does another one does all of it, and perhaps the last."""
+
+    also: tuple[str, ...] = ()
+
+    def _unpredicted(self, *given: Any, **options: Any) -> list[Request]:
+        found = super()._unpredicted(*given, **options)
+        for stage in ("infer", *self.also):
+            StageRun(self.pipeline, stage, executor=Counted).execute()
+        return found
+
+
+class Counted(ThreadExecutor):
+    """Counts the shards whose answers the model was asked for."""
+
+    computed: ClassVar[list[str]] = []
+
+    def submit(self, call: Call, label: str, *args: Any, **kwargs: Any) -> Future:
+        if call is stages.infer:
+            self.computed.extend(item.ingested.request.shard.shard_id for item in args[0])
+        return super().submit(call, label, *args, **kwargs)
+
+
+@pytest.mark.parametrize("also", [(), ("materialize",)], ids=["lies in the store", "is committed"])
+def test_what_another_stage_did_meanwhile_is_not_computed_again(data, tmp_path, monkeypatch, also):
+    pipeline = pipeline_over(tmp_path, data)
+    for stage in ("ingest", "tokenize"):
+        StageRun(pipeline, stage).execute()
+    monkeypatch.setattr(Overtaken, "also", also)
+    monkeypatch.setattr(Counted, "computed", [])
+    late = Overtaken(pipeline, "infer", executor=Counted).execute()
+    assert (late.state, late.num_shards) == ("done", 0)
+    assert len(Counted.computed) == len(set(Counted.computed)) > 1
+    StageRun(pipeline, "materialize").execute()
+    assert len(table_of(pipeline)) == 2 * NUM_ROWS
 
 
 def test_a_stage_before_anything_was_read_says_which_stage_comes_first(data, tmp_path):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.damage import damages
 from tests.pipelines import ROOT
 from tidemill.errors import LimitExceeded, PlaceUnusable, StoreFileInvalid
-from tidemill.storage.store import YOUNG_SECONDS, Store, StoreFile
+from tidemill.storage.store import LISTED_SECONDS, SMALL_BYTES, YOUNG_SECONDS, Store, StoreFile
 
 FILE = StoreFile("tokens", "abc")
 TABLE = pa.table({"row_number": [1, 2, 3], "token_ids": pa.array([[1, 2], None, []], pa.list_(pa.int32()))})
@@ -29,6 +29,11 @@ def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path), max_bytes=10_000)
 
 
+def later(store: Store) -> Store:
+    """The same store as another process sees it, which has read nothing of it."""
+    return Store(store._root, max_bytes=store.max_bytes)
+
+
 def path_of(store: Store, file: StoreFile) -> Path:
     return Path(store._path(file))
 
@@ -37,6 +42,39 @@ def test_what_was_written_is_read_back_with_its_facts(store):
     store.write(FILE, TABLE, {"seconds": "1.5"})
     assert store.read(FILE).equals(TABLE)
     assert store.read_with_facts(FILE)[1] == {"seconds": "1.5"}
+
+
+LARGE = pa.table({"text": ["x" * SMALL_BYTES]})
+
+
+@pytest.mark.parametrize("table", [TABLE, LARGE], ids=["small", "large"])
+def test_what_was_found_whole_is_not_read_a_second_time_to_be_used(store, table):
+    store.write(FILE, table)
+    other = later(store)
+    assert other.has(FILE)
+    path_of(store, FILE).unlink()
+    assert other.read(FILE).equals(table)
+
+
+def test_a_large_file_is_in_memory_until_it_is_read_and_a_small_one_until_it_is_removed(store):
+    for table in (TABLE, LARGE):
+        store.write(FILE, table)
+        store.has(FILE)
+        store.read(FILE)
+        path_of(store, FILE).unlink()
+        assert store.has(FILE) is (table is TABLE)
+        store.remove(FILE)
+        assert not store.has(FILE)
+
+
+def test_what_is_in_memory_of_files_found_whole_is_bounded(store, monkeypatch):
+    monkeypatch.setattr("tidemill.storage.store.KEPT_BYTES", 2 * LARGE.nbytes + 4096)
+    files = [StoreFile("rows", str(i)) for i in range(3)]
+    for file in files:
+        store.write(file, LARGE)
+        assert store.has(file)
+        path_of(store, file).unlink()
+    assert [store.has(file) for file in files] == [False, True, True]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
@@ -67,10 +105,10 @@ def test_any_of_1200_damages_is_found(store):
         for kind, damaged in damages(body, chance).items():
             path.write_bytes(damaged)
             num_tried += 1
-            if store.has(FILE):
+            if later(store).has(FILE):
                 missed.append(kind)
             with pytest.raises(StoreFileInvalid):
-                store.read(FILE)
+                later(store).read(FILE)
     assert not missed
 
 
@@ -79,7 +117,7 @@ def test_a_file_cut_anywhere_is_as_good_as_none(store):
     body = path_of(store, FILE).read_bytes()
     for keep in range(len(body)):
         path_of(store, FILE).write_bytes(body[:keep])
-        assert not store.has(FILE), keep
+        assert not later(store).has(FILE), keep
 
 
 @pytest.mark.parametrize("other", [StoreFile("tokens", "def"), StoreFile("rows", "abc")])
@@ -175,6 +213,20 @@ def test_the_oldest_files_are_evicted_and_needed_or_young_ones_never(store):
     store.write(files[2], TABLE)
     assert not store.make_room(2 * size, needed={file.name for file in (files[0], files[3])})
     assert all(store.has(file) for file in files)
+
+
+def test_a_store_that_is_far_from_full_is_listed_once_in_a_while_and_not_for_every_shard(tmp_path, monkeypatch):
+    now, listed = [0.0], []
+    store = Store(str(tmp_path), max_bytes=1000, clock=lambda: now[0])
+    monkeypatch.setattr(store, "_listed", lambda: listed.append(None) or iter(()))
+    for _ in range(5):
+        assert store.make_room(100)
+    assert len(listed) == 1
+    assert store.make_room(100)  # What room was made for may be there by now: half of the store.
+    assert len(listed) == 2
+    now[0] += LISTED_SECONDS
+    assert store.make_room(100)
+    assert len(listed) == 3
 
 
 def test_a_shard_larger_than_the_store_is_refused_with_the_options(store):

@@ -7,11 +7,11 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tidemill.errors import ENDS_RUN, LimitExceeded, Stopped
 from tidemill.lake.ducklake.connection import is_interrupt
-from tidemill.lake.requests import Request, open_ids
+from tidemill.lake.requests import Request
 from tidemill.planning.cost_limit import CostLimit
 from tidemill.planning.plan import FilePlan
 from tidemill.retry import retrying
@@ -69,6 +69,8 @@ class InFlight:
         """Those that are being read, as far as was seen."""
         self._small: list[Item] = []
         """What waits for others that are small, claimed."""
+        self._small_bytes = 0
+        """How much text that is."""
         self._ended: list[FilePlan] = []
         """Files whose last shards do, or are being read."""
         self._group: list[_Sent] | None = None
@@ -94,7 +96,8 @@ class InFlight:
             self._claimed.append((file, request))
         elif self._group is None and request.shard.slice.text_bytes < TOGETHER_BYTES:
             self._small.append((file, request))
-            if len(self._small) == self._together or _text_bytes(self._small) >= TOGETHER_BYTES:
+            self._small_bytes += request.shard.slice.text_bytes
+            if len(self._small) == self._together or self._small_bytes >= TOGETHER_BYTES:
                 self.send_small()
         else:
             self.send_small()
@@ -102,7 +105,7 @@ class InFlight:
 
     def send_small(self) -> None:
         """Send what waits for others that are small."""
-        small, self._small = self._small, []
+        small, self._small, self._small_bytes = self._small, [], 0
         if small:
             self._send(small)
         self._forget_ended()
@@ -131,7 +134,8 @@ class InFlight:
 
     def _submit(self, items: Sequence[Item]) -> _Sent | None:
         """Queue all stages; None if nothing of it is wanted any more."""
-        wanted = retrying(lambda: self._still_wanted(items), retries=self._workspace.pipeline.limits.retries)
+        asked = [request for _, request in items]
+        wanted = retrying(lambda: self._workspace.still_wanted(asked), retries=self._workspace.pipeline.limits.retries)
         self._release([item for item in items if item[1].shard.shard_id not in wanted])
         items = [(file, wanted[id_]) for file, request in items if (id_ := request.shard.shard_id) in wanted]
         if not items:
@@ -190,17 +194,6 @@ class InFlight:
     def _release(self, items: Sequence[Item]) -> None:
         for _, request in items:
             self._workspace.release(request)
-
-    def _still_wanted(self, items: Sequence[Item]) -> dict[str, Request]:
-        """shard id → the request, or the one that took its place since it was read; of those that are wanted still."""
-        lake, target = self._workspace.lake, self._workspace.target
-        with lake.reached():
-            ids = open_ids(lake.cursor(), target, [request.shard.shard_id for _, request in items])
-        return {
-            shard_id: replace(request, request_id=ids[shard_id])
-            for _, request in items
-            if (shard_id := request.shard.shard_id) in ids
-        }
 
     def send_claimed_by_others(self) -> None:
         """Wait for what another run was at, and do what it left undone.
@@ -332,16 +325,12 @@ class InFlight:
         """Those of the dropped shards that are asked for by another request than the one they were computed for."""
         if not dropped:
             return []
-        wanted = self._still_wanted(dropped)
+        wanted = self._workspace.still_wanted([request for _, request in dropped])
         return [
             (file, request)
             for file, request in dropped
             if wanted.get(request.shard.shard_id, request).request_id != request.request_id
         ]
-
-
-def _text_bytes(items: Sequence[Item]) -> int:
-    return sum(request.shard.slice.text_bytes for _, request in items)
 
 
 def _wait(future: Future) -> None:

@@ -8,6 +8,7 @@ Only `ingest` looks at the source; only `materialize` writes results.
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -211,7 +212,7 @@ class StageRun:
         def ready(request: Request) -> bool:
             files = (workspace.rows_file(request.shard), workspace.tokens_file(request.shard))
             broken = [file for file in files if not _is_whole(workspace, file)]
-            return not broken
+            return not broken and not workspace.store.has(workspace.predictions_file(request))
 
         def submit(requests: Sequence[Request]) -> Future:
             for request in requests:
@@ -323,15 +324,21 @@ class StageRun:
     def _claimed_groups(
         self, workspace: Workspace, requests: Iterable[Request], ready: Callable[[Request], bool] = lambda _: True
     ) -> Iterator[Sequence[Request]]:
-        """Groups of small shards, and others alone, without those that another run is at or that are not `ready`."""
+        """Groups of small shards, and others alone, of what is wanted still.
+
+        Without those that another run is at, and those that are not `ready`: that is asked
+        first, so that what another run did between its listing and its claim is seen as
+        done in the store, or in the lake.
+        """
         for group in small_together(
             requests, lambda request: request.shard.slice.text_bytes, most=self.pipeline.limits.shards_together
         ):
             claimed = [request for request in group if workspace.claim(request)]
-            waiting = [request for request in claimed if not ready(request)]
-            _release(workspace, waiting)
-            if left := [request for request in claimed if request not in waiting]:
-                yield left
+            waiting = [request for request in claimed if ready(request)]
+            wanted = self._recording.patiently(functools.partial(workspace.still_wanted, waiting)) if waiting else {}
+            _release(workspace, [request for request in claimed if request.shard.shard_id not in wanted])
+            if wanted:
+                yield tuple(wanted.values())
 
     def _pump(
         self,

@@ -3,15 +3,18 @@
 A file is written under another name and renamed, or sent by one PUT, so that it
 is there complete or not at all. Its last 16 bytes are a checksum of its name and
 of every byte before them, which is held against them before Arrow looks at any;
-a file that does not match is as good as missing, and is made again.
+a file that does not match is as good as missing, and is made again. What was found
+whole is read once: it is in memory until whoever asked for it reads it.
 """
 
 from __future__ import annotations
 
 import io
 import shutil
+import threading
 import time
-from collections.abc import Collection, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +34,12 @@ ABANDONED_SECONDS = 24 * 3600
 YOUNG_SECONDS = 600
 """Another process may be about to use a file this young."""
 CHECKSUM_BYTES = 16
+SMALL_BYTES = 2**16
+"""A file this small is in memory once it is written or read, for what comes next needs it."""
+KEPT_BYTES = 64 * 2**20
+"""What lies in memory of files that were found whole, all together."""
+LISTED_SECONDS = 10.0
+"""How long a listing is good to say that there is room, while less than half of the store is taken."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +55,11 @@ class StoreFile:
 
 
 class Store:
-    def __init__(self, path: str, *, max_bytes: int) -> None:
-        self._address, self.max_bytes = path, max_bytes
+    def __init__(self, path: str, *, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._address, self.max_bytes, self._clock = path, max_bytes, clock
+        self._listed_at, self._taken = float("-inf"), 0
+        """When the store was listed last, and the bytes that it had then, with those that were made room for since."""
+        self._whole = _Whole()
         self._fs, self._root = addresses.open_address(path, "store.path", ConfigError)
         self._local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
         if self._local:
@@ -61,22 +73,38 @@ class Store:
 
         `facts` lie in the footer, for whoever reads the file.
         """
-        if not self._local:
+        self._whole.drop(file.name)
+        is_small = table.nbytes <= SMALL_BYTES
+        if is_small or not self._local:
             body = io.BytesIO()
             _write(body, file, table, facts or {})
+            content = body.getvalue()
+            self._publish(file, lambda sink: sink.write(content))
+            if is_small:
+                self._whole.keep(file.name, pa.py_buffer(memoryview(content)[:-CHECKSUM_BYTES]))
+        else:
+            self._publish(file, lambda sink: _write(sink, file, table, facts or {}))
+
+    def _publish(self, file: StoreFile, write: Callable[[BinaryIO], object]) -> None:
+        if not self._local:
+            body = io.BytesIO()
+            write(body)
             with self._translated():
                 self._fs.pipe_file(self._path(file), body.getvalue())
-        else:
-            with usable(self._root, "store.path"):
-                self._publish(file, table, facts or {})
+            return
+        with usable(self._root, "store.path"):
+            target = Path(self._path(file))
+            try:
+                self._put(target, write)
+            except (FileNotFoundError, NotADirectoryError):
+                make_folders(target.parent)
+                self._put(target, write)
 
-    def _publish(self, file: StoreFile, table: pa.Table, facts: dict[str, str]) -> None:
-        target = Path(self._path(file))
-        make_folders(target.parent)
+    def _put(self, target: Path, write: Callable[[BinaryIO], object]) -> None:
         # Beside its kind's files it would be listed as one of them.
         with published(target, Path(self._root)) as unpublished:
             with unpublished.open("wb") as sink:
-                _write(sink, file, table, facts)
+                write(sink)
             if target.is_dir():
                 _unlink(target)
 
@@ -90,7 +118,11 @@ class Store:
 
     def read_with_facts(self, file: StoreFile) -> tuple[pa.Table, dict[str, str]]:
         """As `read`, with what `write` was given as facts."""
-        content = _content(file, self._body(file))
+        content = self._whole.take(file.name)
+        if content is None:
+            content = _content(file, self._body(file))
+            if content.size <= SMALL_BYTES:
+                self._whole.keep(file.name, content)
         try:
             with pa.ipc.open_file(content) as reader:
                 found = {key.decode(): value.decode() for key, value in (reader.metadata or {}).items()}
@@ -99,9 +131,11 @@ class Store:
             raise StoreFileInvalid(f"The store file {file.name} cannot be read: {e}. It is made again.") from e
 
     def has(self, file: StoreFile) -> bool:
-        """Whether a whole and valid file is there."""
+        """Whether a whole and valid file is there; then it is in memory until it is read, as far as there is room."""
+        if file.name in self._whole:
+            return True
         try:
-            _content(file, self._body(file))
+            self._whole.keep(file.name, _content(file, self._body(file)))
         except StoreFileInvalid:
             return False
         return True
@@ -114,7 +148,16 @@ class Store:
         return {f"{kind}/{entry['name'].rpartition('/')[2]}" for entry in self._entries(kind)}
 
     def has_room(self, num_bytes: int) -> bool:
-        return sum(size for _, _, size in self._listed()) + num_bytes <= self.max_bytes
+        return self._surely_has_room(num_bytes) or self._count(self._listed()) + num_bytes <= self.max_bytes
+
+    def _surely_has_room(self, num_bytes: int) -> bool:
+        """Without looking: other processes fill the store too, so only of one that was not half full just now."""
+        is_fresh = self._clock() - self._listed_at < LISTED_SECONDS
+        return is_fresh and self._taken + num_bytes <= self.max_bytes // 2
+
+    def _count(self, listed: Iterable[tuple[str, float, int]]) -> int:
+        self._listed_at, self._taken = self._clock(), sum(size for _, _, size in listed)
+        return self._taken
 
     def make_room(self, num_bytes: int, *, needed: Collection[str] = (), released: Collection[str] = ()) -> bool:
         """Evict files, oldest first, until `num_bytes` more fit.
@@ -131,8 +174,11 @@ class Store:
                 f"One shard's files take about {num_bytes:,} bytes, store.max_bytes is {self.max_bytes:,}. "
                 "Raise store.max_bytes, or lower dataset.shard_bytes."
             )
+        if self._surely_has_room(num_bytes):
+            self._taken += num_bytes
+            return True
         files = sorted(self._listed(), key=lambda listed: listed[1])
-        total = sum(size for _, _, size in files)
+        total = self._count(files)
         for name, written, size in files:
             if total + num_bytes <= self.max_bytes:
                 break
@@ -140,6 +186,7 @@ class Store:
             if name not in needed and not is_young:
                 self._remove(name)
                 total -= size
+        self._taken = total + num_bytes
         return total + num_bytes <= self.max_bytes
 
     def unneeded(self, needed: Collection[str], *, older_than_seconds: float) -> dict[str, int]:
@@ -179,6 +226,7 @@ class Store:
         return []
 
     def _remove(self, name: str) -> None:
+        self._whole.drop(name)
         with suppress(FileNotFoundError), self._translated():
             if self._local:
                 _unlink(Path(self._root, name))
@@ -205,6 +253,41 @@ class Store:
             raise StoreFileInvalid(f"The store file {file.name} is missing. It is made again.") from e
         except OSError as e:
             raise StoreFileInvalid(f"The store file {file.name} cannot be read: {e}. It is made again.") from e
+
+
+class _Whole:
+    """What files hold that were found whole: the small ones until they are pushed out, others until they are read."""
+
+    def __init__(self) -> None:
+        self._contents: OrderedDict[str, pa.Buffer] = OrderedDict()
+        self._num_bytes = 0
+        self._lock = threading.Lock()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._contents
+
+    def keep(self, name: str, content: pa.Buffer) -> None:
+        with self._lock:
+            self._drop(name)
+            self._contents[name] = content
+            self._num_bytes += content.size
+            while self._num_bytes > KEPT_BYTES:
+                self._drop(next(iter(self._contents)))
+
+    def take(self, name: str) -> pa.Buffer | None:
+        with self._lock:
+            content = self._contents.get(name)
+            if content is not None and content.size > SMALL_BYTES:
+                self._drop(name)
+            return content
+
+    def drop(self, name: str) -> None:
+        with self._lock:
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        if (content := self._contents.pop(name, None)) is not None:
+            self._num_bytes -= content.size
 
 
 class _Summed(io.RawIOBase):
