@@ -192,6 +192,20 @@ def processor(root: Path = Path("/")) -> Processor:
     )
 
 
+def memory_bytes() -> tuple[int, int]:
+    """In all and available, as far as a container lets this process have it."""
+    total = available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists() and (found := re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)):
+        available = int(found[1]) * 1024
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):
+        return total, available
+    return min(total, limit), min(available, max(0, limit - used))
+
+
 def is_out_of_memory(error: Exception) -> bool:
     import torch
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,9 +22,12 @@ import pyarrow as pa
 from tidemill import config as options
 from tidemill.encoding.batching import Indices, plan_batches, rounded
 from tidemill.engines import Answer, CalibrationIds, Engine, Logits, open_engine
+from tidemill.engines.contest.candidates import refused_dtypes
+from tidemill.engines.contest.trial import Batch, candidate_of
 from tidemill.engines.devices import AUTO_TOKEN_BUDGET, is_device_failure, is_out_of_memory
 from tidemill.errors import ModelError, RunFailed, SequenceTooLong, Stopped, first_line
 from tidemill.inference.calibration import calibrated_budget
+from tidemill.inference.choosing import Choice
 from tidemill.inference.drift import Drift, measure_drift
 from tidemill.inference.pooling import Pooling
 from tidemill.inference.work import Predictions, Work
@@ -41,6 +45,8 @@ NOBODY = StageProgress()
 
 WORTH_CALIBRATING = {"cpu": 500, "cuda": 50}
 """Batches of a shard from which a trial of other token budgets is paid back by it, or by the next few."""
+WORTH_A_CONTEST_TOKENS, WORTH_A_CONTEST_SECONDS = 2_000_000, 60.0
+"""Of a shard, or spent in the model before: a contest takes some seconds, and what it finds is kept."""
 
 logger = logging.getLogger("tidemill")
 
@@ -56,13 +62,16 @@ class ModelRunner:
         task: ModelTask,
         inference: options.Inference,
         all_scores: bool = False,
+        choice: Choice | None = None,
     ) -> None:
+        """`choice` may take another engine than `engine`, once there is enough to compute."""
         self.engine, self.config = engine, config
         self.result_schema = task.result_schema(config, all_scores=all_scores)
         self.token_budget = _default_budget(inference, engine)
-        self._task, self._inference, self._all_scores = task, inference, all_scores
+        self._task, self._inference, self._all_scores, self._choice = task, inference, all_scores, choice
         self._is_calibrated = inference.token_budget != "auto"
         self._measured_drift: Drift | None = None
+        self._seconds = 0.0
         self._lock = threading.Lock()
         self._vocabulary_size = getattr(config.get_text_config(), "vocab_size", None)
         self._max_positions = max_positions(config)
@@ -90,21 +99,23 @@ class ModelRunner:
         found = find_task(task)
         config = load_config(folder, trust_remote_code=trust_remote_code)
         found.check(config)
-        engine = open_engine(
+        open_as = partial(
+            open_engine,
             folder,
             task=found,
-            inference=inference,
             longest=max_positions(config),
             trust_remote_code=trust_remote_code,
             calibration=calibration,
         )
-        return cls(engine, config, task=found, inference=inference, all_scores=all_scores)
+        choice = Choice(folder, inference, open_as, refused=refused_dtypes(config, found))
+        return cls(choice.open(), config, task=found, inference=inference, all_scores=all_scores, choice=choice)
 
     @property
     def resolved(self) -> dict[str, Any]:
         """What `auto` came to, for lineage; `token_budget` as it is now, after any halving."""
         drift = {} if self._measured_drift is None else {"int8": asdict(self._measured_drift)}
-        return {**self.engine.facts(), "token_budget": self.token_budget, **drift}
+        choice = {} if self._choice is None else self._choice.facts()
+        return {**self.engine.facts(), "token_budget": self.token_budget, **choice, **drift}
 
     def predict(
         self,
@@ -150,8 +161,11 @@ class ModelRunner:
             for i, largest in work.sequences.with_ids_from(self._vocabulary_size):
                 work.reasons[i] = f"token id {largest} is outside of the model's vocabulary of {self._vocabulary_size}"
 
-    def _prepare(self, work: Work) -> None:
-        """What the first shard pays for the rest: int8 is measured, and a shard that is worth it finds the budget."""
+    def _prepare(self, work: Work, should_stop: Callable[[], bool]) -> None:
+        """What the first shard pays for the rest: int8 is measured, and a shard that is worth it finds the engine and
+        the budget."""
+        if self._choice is not None and self._choice.is_open and self._is_worth_a_contest(work):
+            self._settle_choice(self._choice, work, should_stop)
         if self.engine.reference is not None:
             work.progress.doing("measuring what int8 costs")
             self._measured_drift = measure_drift(
@@ -169,6 +183,29 @@ class ModelRunner:
             found = calibrated_budget(self.engine, self.config, longest=self._max_positions)
             self.token_budget = found or self.token_budget
 
+    def _is_worth_a_contest(self, work: Work) -> bool:
+        """A large shard; or as much time was spent already, which others of a dataset of small files will need too."""
+        return self._seconds >= WORTH_A_CONTEST_SECONDS or work.num_tokens_left() >= WORTH_A_CONTEST_TOKENS
+
+    def _settle_choice(self, choice: Choice, work: Work, should_stop: Callable[[], bool]) -> None:
+        planned = self._plan(work, work.without_reason())
+
+        def batches(engine: Engine, count: int) -> list[Batch]:
+            """As many, over all lengths."""
+            chosen = np.linspace(0, len(planned) - 1, min(count, len(planned))).astype(np.int64)
+            return [self._inputs(work, planned[i], engine) for i in chosen]
+
+        try:
+            self.engine = choice.settle(self.engine, batches, tell=work.progress.doing, should_stop=should_stop)
+        except Exception as e:  # noqa: BLE001 — rows that fail in the engine that is open fail again, and alone, below.
+            logger.warning("No other engine or dtype was tried: %s.", first_line(e))
+        if told := str(choice):
+            work.notes.append(f"auto was tried on this run's rows: {told}; {candidate_of(self.engine)} computes.")
+
+    def _inputs(self, work: Work, batch: Indices, engine: Engine) -> Batch:
+        width = int(self._widths(work.sequences.lengths[batch], engine).max())
+        return work.sequences.padded(batch, pad_id=self._pad_id, width=width)
+
     def _tokens_worth_calibrating(self) -> int:
         return WORTH_CALIBRATING[_device_type(self.engine)] * self.token_budget
 
@@ -178,7 +215,7 @@ class ModelRunner:
         try:
             with self._lock:
                 started_at = time.perf_counter()
-                self._prepare(work)
+                self._prepare(work, should_stop)
                 waiting = deque(self._plan(work, work.without_reason()))
                 waiting = self._start_all(work, waiting, started, should_stop)
             while started or waiting:
@@ -187,6 +224,7 @@ class ModelRunner:
                 with self._lock:
                     waiting = self._start_all(work, waiting, started, should_stop)
             work.stats.seconds = time.perf_counter() - started_at
+            self._seconds += work.stats.seconds
         except BaseException:
             _abandon(answer for _, answer in started)
             raise
@@ -235,9 +273,10 @@ class ModelRunner:
         batches = plan_batches(lengths[fits], token_budget=token_budget)
         return [*_one_by_one(rows[~fits]), *(rows[fits][batch] for batch in batches)]
 
-    def _widths(self, lengths: Indices) -> Indices:
+    def _widths(self, lengths: Indices, engine: Engine | None = None) -> Indices:
         """What lengths are padded to if they are the longest of a batch."""
-        return np.minimum(rounded(lengths), self._max_positions or NO_BOUND) if self.engine.rounds_widths else lengths
+        rounds = (engine or self.engine).rounds_widths
+        return np.minimum(rounded(lengths), self._max_positions or NO_BOUND) if rounds else lengths
 
     def _width(self, work: Work, batch: Indices) -> int:
         return int(self._widths(work.sequences.lengths[batch]).max())
@@ -297,7 +336,7 @@ class ModelRunner:
         if work.windows is not None:
             scores_BC, index, reason = work.windows.to_rows(scores_BC, index, reason)
         decoded = self._task.decode(scores_BC, self.config, all_scores=self._all_scores)
-        return Predictions(columns=decoded.take(index), reason=reason, stats=work.stats)
+        return Predictions(columns=decoded.take(index), reason=reason, stats=work.stats, notes=tuple(work.notes))
 
     def _resolve_pad_id(self) -> int:
         pad_id = getattr(self.config.get_text_config(), "pad_token_id", None)

@@ -1,0 +1,146 @@
+"""What computes a model where `inference` leaves it open: what a contest found, before or on this run's own rows.
+
+Until a shard is worth one, a CPU takes OpenVINO where it is installed and converts
+the model, and bfloat16 where its products are measured to be the faster ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from tidemill import config as options
+from tidemill.engines import Engine
+from tidemill.engines.contest.candidates import Candidate, candidates, hopeless
+from tidemill.engines.contest.finding import Finding, keep_finding, kept_finding
+from tidemill.engines.contest.trial import Batch, Contest, candidate_of
+from tidemill.engines.devices import memory_bytes, resolve_device
+from tidemill.engines.rates import ProductRates, kept_rates, product_rates
+from tidemill.errors import ModelError, first_line
+
+COPIES = 4
+"""So many times its weights a model may take while it is opened beside another: read, converted, laid out."""
+
+logger = logging.getLogger("tidemill")
+
+
+class Open(Protocol):
+    """Opens the model in the engine and dtype that the options mean."""
+
+    def __call__(self, *, inference: options.Inference) -> Engine: ...
+
+
+class Choice:
+    """Of one model. `refused` are dtypes that `auto` may not take for it, each with why."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        inference: options.Inference,
+        open_as: Open,
+        *,
+        refused: Mapping[str, str],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._folder, self._inference, self._open_as, self._clock = Path(folder), inference, open_as, clock
+        self._refused = dict(refused) if inference.dtype == "auto" else {}
+        on_cpu = resolve_device(inference.device).type == "cpu"
+        self._among = candidates(inference, refused=self._refused) if on_cpu else ()
+        self._finding: Finding | None = None
+        self._products: ProductRates | None = None
+        self._is_settled = len(self._among) < 2
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a contest would tell more than is known."""
+        return not self._is_settled
+
+    def open(self) -> Engine:
+        """
+        Raises:
+            ModelError: the model cannot be opened as it is asked for.
+        """
+        if self.is_open and (engine := self._open_found()) is not None:
+            return engine
+        with_left = {"dtype": "float32"} if "bfloat16" in self._refused else {}
+        engine = self._open_as(inference=self._inference.model_copy(update=with_left))
+        if self._among and self._inference.dtype == "auto":
+            self._products = kept_rates()
+        return engine
+
+    def _open_found(self) -> Engine | None:
+        """What an earlier contest found to be the fastest; None where there was none, or it is no longer to be had."""
+        found = kept_finding(self._folder, self._among)
+        taken = found.taken(self._among) if found else None
+        if found is None or taken is None:
+            return None
+        tried = {candidate.engine for candidate in found.speeds}
+        # An engine that did not take the model is asked again: this one may have the same shape and other weights.
+        is_asked_again = self._inference.engine == "auto" and any(each.engine not in tried for each in self._among)
+        wanted = {"dtype": taken.dtype} if is_asked_again else {"engine": taken.engine, "dtype": taken.dtype}
+        try:
+            engine = self._open_as(inference=self._inference.model_copy(update=wanted))
+        except ModelError as e:
+            logger.warning("What was found to be the fastest, %s, cannot be opened: %s.", taken, first_line(e))
+            return None
+        self._is_settled = candidate_of(engine) == taken
+        self._finding = found if self._is_settled else None
+        return engine
+
+    def settle(
+        self,
+        engine: Engine,
+        batches: Callable[[Engine, int], Sequence[Batch]],
+        *,
+        tell: Callable[[str], object],
+        should_stop: Callable[[], bool],
+    ) -> Engine:
+        """The fastest engine, by a contest with the one that is open; kept for later runs."""
+        self._is_settled = True
+        if not self._has_room():
+            logger.warning("Memory has no room for a second copy of the model, so no other engine or dtype is tried.")
+            return engine
+        contest = Contest(
+            lambda candidate: self._open_as(inference=candidate.given_to(self._inference)),
+            batches,
+            tell=tell,
+            should_stop=should_stop,
+            clock=self._clock,
+            left_out=self._left_out(engine),
+        )
+        held = contest.hold(engine, self._among)
+        if held is None:
+            self._is_settled = False
+            return engine
+        winner, self._finding = held
+        if not contest.lacked_memory:
+            keep_finding(self._finding, self._folder, self._among)
+        return winner
+
+    def _has_room(self) -> bool:
+        num_bytes = sum(file.stat().st_size for file in self._folder.glob("*.safetensors"))
+        return memory_bytes()[1] >= COPIES * num_bytes
+
+    def _left_out(self, engine: Engine) -> dict[Candidate, str]:
+        left_out = hopeless(self._among, product_rates()) if self._inference.dtype == "auto" else {}
+        if why := engine.facts().get("fallback"):
+            left_out |= {each: why for each in self._among if each.engine == "openvino"}
+        left_out.pop(candidate_of(engine), None)
+        return left_out
+
+    def facts(self) -> dict[str, Any]:
+        """For lineage: what the choice was made by."""
+        if self._finding is not None:
+            by: dict[str, Any] = self._finding.to_json()
+        elif self._products is not None:
+            by = {"products_times_float32": {"bfloat16": self._products.times("bfloat16")}}
+        else:
+            by = {}
+        found = by | ({"refused": self._refused} if self._refused else {})
+        return {"auto": found} if found else {}
+
+    def __str__(self) -> str:
+        return str(self._finding or "")
