@@ -7,10 +7,12 @@ import json
 import pytest
 
 from tests.pipelines import make_pipeline, reviews, run, table_of, write_parquet
+from tidemill.cli import render
 from tidemill.engines.contest import trial
 from tidemill.errors import LimitExceeded
 from tidemill.inference import runner
 from tidemill.lake import Lake
+from tidemill.planning.plan import make_plan
 
 
 @pytest.fixture
@@ -52,6 +54,8 @@ def test_a_contest_is_in_the_runs_message_and_what_it_found_with_every_shard_of_
 
     [note] = run(pipeline).notes
     write_parquet(tmp_path / "data" / "c.parquet", reviews(80, 10))
+    with Lake(pipeline.lake, read_only=True) as lake:
+        planned = make_plan(pipeline, lake)[0].to_json()
     assert run(pipeline).notes == []
 
     assert [message for (message,) in ask(pipeline, "SELECT message FROM _runs ORDER BY started_at")] == [note, None]
@@ -59,7 +63,10 @@ def test_a_contest_is_in_the_runs_message_and_what_it_found_with_every_shard_of_
     [first, *others] = ask(pipeline, found)
     assert others == [first, first]
     assert f"{first[0]} float32 computes." in note
-    assert set(json.loads(first[1])) == {"openvino float32", "torch float32"}
+    speeds = json.loads(first[1])
+    assert set(speeds) == {"openvino float32", "torch float32"}
+    assert planned["auto"]["tokens_per_second"] == speeds
+    assert f"auto takes {first[0]} float32, by trial: " in render.plan(planned)
 
 
 @pytest.mark.soak

@@ -13,9 +13,10 @@ from tidemill import places
 from tidemill.config import Inference
 from tidemill.engines.contest import candidates as choices
 from tidemill.engines.contest import finding as findings
-from tidemill.engines.contest import trial
+from tidemill.engines.contest import telling, trial
 from tidemill.engines.contest.candidates import Candidate, candidates, fastest, hopeless
 from tidemill.engines.contest.finding import Finding, keep_finding, kept_finding
+from tidemill.engines.contest.telling import known_of
 from tidemill.engines.rates import ProductRates
 from tidemill.errors import ModelError
 
@@ -213,3 +214,45 @@ def test_a_kept_finding_that_is_damaged_is_none(tmp_path, content):
     kept.write_text(content)
 
     assert kept_finding(folder, AMONG) is None
+
+
+def test_before_a_run_it_is_known_what_was_found_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(telling, "NVIDIA", tmp_path / "none")
+    folder = model(tmp_path / "one")
+    assert known_of(folder, Inference()) is None
+    keep_finding(FINDING, folder, AMONG)
+
+    known = known_of(folder, Inference())
+
+    assert str(known) == (
+        "openvino float32, by trial: openvino float32 11,900 tokens/s, torch float32 7,000 tokens/s, "
+        "openvino bfloat16 6,900 tokens/s"
+    )
+    assert known.to_json()["tokens_per_second"]["openvino bfloat16"] == 6_900
+    assert known_of(folder, Inference(device="cuda")) is None
+    assert known_of(folder, Inference(engine="torch")) is None
+    monkeypatch.setattr(telling, "NVIDIA", folder)
+    assert known_of(folder, Inference()) is None
+    assert known_of(folder, Inference(device="cpu")) == known
+
+
+def test_what_was_found_of_a_model_that_does_not_stand_bfloat16_is_known_too(tmp_path):
+    folder, found = model(tmp_path / "one"), Finding({OV32: 11_900.0, T32: 7_000.0})
+    keep_finding(found, folder, (OV32, T32))
+
+    assert known_of(folder, Inference(device="cpu")).finding == found
+
+
+@pytest.mark.parametrize(
+    ("bfloat16", "said"),
+    [
+        (210.0, "bfloat16, for products in bfloat16 are 2.1 times as fast as float32's here"),
+        (53.0, "float32, for products in bfloat16 are 0.5 times as fast as float32's here"),
+        (None, "float32, for products in bfloat16 do not exist here"),
+    ],
+)
+def test_where_nothing_was_tried_it_is_known_what_products_say(tmp_path, monkeypatch, bfloat16, said):
+    monkeypatch.setattr(telling, "kept_rates", lambda: ProductRates(100.0, bfloat16, None))
+
+    assert str(known_of(None, Inference(device="cpu"))) == said
+    assert known_of(None, Inference(device="cpu", dtype="float32")) is None

@@ -79,9 +79,9 @@ def _computes_in_bfloat16(device: torch.device) -> bool:
     # Without that no product would be tried, and the rates not be worth their time.
     if device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
-    from tidemill.engines.rates import PAYS, product_rates
+    from tidemill.engines.rates import product_rates
 
-    return (product_rates().times("bfloat16") or 0.0) >= PAYS
+    return product_rates().pays("bfloat16")
 
 
 def _cpu_capabilities() -> dict[str, Any]:
