@@ -290,7 +290,8 @@ class Inference(Section):
     engine: Literal["auto", "torch", "openvino"] = "auto"
     """`auto` is OpenVINO on a CPU, where it is installed and takes the model, else torch."""
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
-    """`auto` is bfloat16 where the hardware computes in it, else float32. int8 is for CPUs, by OpenVINO."""
+    """`auto` is bfloat16 where the hardware computes in it and the model stands it, else float32. int8 is for CPUs, by
+    OpenVINO."""
     max_drift: float = Field(default=0.05, gt=0)
     """Most that int8 may move scores from float32's, at the 99th percentile of a sample: beyond, the run fails."""
     token_budget: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"

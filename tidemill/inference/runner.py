@@ -9,11 +9,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -24,6 +25,7 @@ from tidemill.encoding.batching import Indices, plan_batches, rounded
 from tidemill.engines import Answer, CalibrationIds, Engine, Logits, open_engine
 from tidemill.engines.devices import AUTO_TOKEN_BUDGET, is_device_failure, is_out_of_memory
 from tidemill.errors import ModelError, RunFailed, SequenceTooLong, Stopped, first_line
+from tidemill.inference.bounds import BoundedOpening
 from tidemill.inference.calibration import calibrated_budget
 from tidemill.inference.drift import Drift, measure_drift
 from tidemill.inference.exact import ExactEngine, is_exact
@@ -59,12 +61,17 @@ class ModelRunner:
         inference: options.Inference,
         all_scores: bool = False,
         exact: ExactEngine | None = None,
+        opening: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """`exact` computes what has no finite logits in `engine`, even alone; without it such rows have no answer."""
+        """`exact` computes what has no finite logits in `engine`, even alone; without it such rows have no answer.
+
+        `opening` is what lineage tells of how the engine was chosen.
+        """
         self.engine, self.config = engine, config
         self.result_schema = task.result_schema(config, all_scores=all_scores)
         self.token_budget = _default_budget(inference, engine)
-        self._task, self._inference, self._all_scores, self._exact = task, inference, all_scores, exact
+        self._task, self._inference, self._all_scores = task, inference, all_scores
+        self._exact, self._opening = exact, opening
         self._is_calibrated = inference.token_budget != "auto"
         self._measured_drift: Drift | None = None
         self._lock = threading.Lock()
@@ -104,7 +111,8 @@ class ModelRunner:
             pad_token_id=pad_token_id,
             calibration=calibration,
         )
-        engine = open_as(inference=inference)
+        bounded = BoundedOpening(open_as, config=config, task=found, declared=inference, sample=calibration)
+        engine = bounded(inference=inference)
         torch_float32 = {"engine": "torch", "dtype": "float32", "device": engine.facts()["device"]}
         exact = ExactEngine(lambda: open_as(inference=inference.model_copy(update=torch_float32)))
         return cls(
@@ -114,13 +122,14 @@ class ModelRunner:
             inference=inference,
             all_scores=all_scores,
             exact=None if is_exact(engine) else exact,
+            opening=bounded.facts(),
         )
 
     @property
     def resolved(self) -> dict[str, Any]:
         """What `auto` came to, for lineage; `token_budget` as it is now, after any halving."""
         drift = {} if self._measured_drift is None else {"int8": asdict(self._measured_drift)}
-        return {**self.engine.facts(), "token_budget": self.token_budget, **drift}
+        return {**self.engine.facts(), "token_budget": self.token_budget, **self._opening, **drift}
 
     def predict(
         self,
