@@ -280,6 +280,8 @@ class Model(Section):
     """Also store every class's score, as a map from label to score in the column `scores`."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off: such a model is refused."""
+    pad_token_id: Annotated[int, Field(ge=0)] | None = None
+    """The token by which the model tells padding from text, in place of its config.json's, which may lack one."""
 
 
 class Inference(Section):
@@ -288,7 +290,8 @@ class Inference(Section):
     engine: Literal["auto", "torch", "openvino"] = "auto"
     """`auto` is torch on a GPU; on a CPU what is faster by trial, and before one OpenVINO where it takes the model."""
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
-    """`auto` is bfloat16 where that is measured to be faster than float32. int8 is for CPUs, by OpenVINO."""
+    """`auto` is bfloat16 where that is measured to be faster and the model stands it, else float32. int8 is for CPUs,
+    by OpenVINO."""
     max_drift: float = Field(default=0.05, gt=0)
     """Most that int8 may move scores from float32's, at the 99th percentile of a sample: beyond, the run fails."""
     token_budget: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"

@@ -10,13 +10,13 @@ import pytest
 import torch
 import transformers
 
-from tests.checkpoints import NUM_POSITIONS, TINY_SENTIMENT, reviews, save_checkpoint
+from tests.checkpoints import NUM_POSITIONS, TINY_SENTIMENT, reviews, save_checkpoint, save_tokenizer
 from tests.contract.conftest import CHECKPOINTS
 from tidemill.config import Inference
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.errors import ConfigError, ModelError
 from tidemill.inference.runner import ModelRunner
-from tidemill.models.checkpoint import load_config, max_positions
+from tidemill.models.checkpoint import load_config, max_positions, usual_length
 from tidemill.models.tasks import MODEL_TASKS, find_task
 
 TEXTS = [*reviews(30), "", "a", "naïve café 電影 😀", "the film " * 300]
@@ -29,11 +29,11 @@ def ask_pipeline(task, folder, texts, **options):
     return pipeline(texts, truncation=True, max_length=length, **options)
 
 
-def ask_tidemill(task, folder, texts, *, dtype="float32", engine="torch", all_scores=False):
+def ask_tidemill(task, folder, texts, *, dtype="float32", engine="torch", all_scores=False, **options):
     config = load_config(folder)
     tokenizer = TextTokenizer.load(folder, model_max_length=max_positions(config))
     inference = Inference(device="cpu", engine=engine, dtype=dtype)
-    runner = ModelRunner.load(folder, task=task, inference=inference, all_scores=all_scores)
+    runner = ModelRunner.load(folder, task=task, inference=inference, all_scores=all_scores, **options)
     predictions = runner.predict(tokenizer.encode(pa.array(texts, pa.string())).token_ids)
     assert predictions.reason.null_count == len(texts)
     return predictions.columns
@@ -179,10 +179,85 @@ def test_a_folder_without_weights_is_refused(bert):
 
 
 def test_labels_that_do_not_name_every_output_are_refused(bert):
-    edit_config(bert, id2label={"0": "good", "1": "good"})
+    edit_config(bert, id2label={"0": "good", "2": "bad"})
 
     with pytest.raises(ModelError, match="Correct id2label"):
         find_task("text-classification").check(load_config(bert))
+
+
+def test_outputs_that_share_a_label_are_answered_as_by_the_pipeline(tmp_path):
+    folder = save_checkpoint(tmp_path, "bert", "five labels")
+    edit_config(folder, id2label=dict(enumerate(["bad", "bad", "fair", "good", "good"])))
+    answers = ask_pipeline("text-classification", folder, TEXTS)
+
+    ours = ask_tidemill("text-classification", folder, TEXTS)
+
+    assert ours["label"].to_pylist() == [answer["label"] for answer in answers]
+    np.testing.assert_allclose(ours["score"].to_numpy(), [answer["score"] for answer in answers], atol=1e-4)
+
+
+def test_a_map_of_all_scores_is_refused_where_outputs_share_a_label(bert):
+    edit_config(bert, id2label={"0": "good", "1": "good"})
+
+    with pytest.raises(ModelError, match=r"Outputs 0, 1 .* one label, 'good', and model\.all_scores = true"):
+        find_task("text-classification").result_schema(load_config(bert), all_scores=True)
+
+
+def test_a_padding_token_that_the_configuration_lacks_is_given_by_the_pipeline_file(tmp_path):
+    folder = save_checkpoint(tmp_path, "gpt2", "five labels")
+    pad_token_id = json.loads((folder / "config.json").read_text())["pad_token_id"]
+    edit_config(folder, pad_token_id=None)
+    answers = ask_pipeline("text-classification", folder, TEXTS)
+
+    ours = ask_tidemill("text-classification", folder, TEXTS, pad_token_id=pad_token_id)
+
+    assert ours["label"].to_pylist() == [answer["label"] for answer in answers]
+    np.testing.assert_allclose(ours["score"].to_numpy(), [answer["score"] for answer in answers], atol=1e-4)
+
+
+def test_a_model_that_knows_distances_alone_takes_texts_longer_than_its_config_states(tmp_path):
+    tokenizer = save_tokenizer(tmp_path, "wordpiece", model_max_length=int(1e30))
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    relative = {"relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"]}
+    config = transformers.AutoConfig.for_model(
+        "deberta-v2",
+        vocab_size=len(tokenizer),
+        max_position_embeddings=NUM_POSITIONS,
+        position_buckets=16,
+        initializer_range=0.3,
+        **sizes,
+        **relative,
+    )
+    transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    texts = ["the film " * 60, "a film"]
+    usual = usual_length(load_config(tmp_path))
+
+    token_ids = TextTokenizer.load(tmp_path, max_length=100, usual_length=usual).encode(pa.array(texts)).token_ids
+    inference = Inference(device="cpu", engine="torch", dtype="float32")
+    ours = ModelRunner.load(tmp_path, task="text-classification", inference=inference).predict(token_ids).columns
+
+    pipeline = transformers.pipeline("text-classification", model=str(tmp_path), dtype=torch.float32, device="cpu")
+    answers = pipeline(texts, truncation=True, max_length=100)
+    assert len(token_ids[0]) == 100
+    np.testing.assert_allclose(ours["score"].to_numpy(), [answer["score"] for answer in answers], atol=1e-4)
+    assert TextTokenizer.load(tmp_path, usual_length=usual).max_length == NUM_POSITIONS
+
+
+@pytest.mark.parametrize(
+    ("model_type", "options", "bound"),
+    [
+        ("deberta-v2", {"relative_attention": True, "position_biased_input": False}, None),
+        ("deberta-v2", {"relative_attention": True, "position_biased_input": True}, 64),
+        ("deberta-v2", {"relative_attention": False, "position_biased_input": False}, 64),
+        ("deberta", {"relative_attention": True, "position_biased_input": False}, None),
+        ("esm", {"position_embedding_type": "rotary", "pad_token_id": 1}, None),
+        ("esm", {"position_embedding_type": "absolute", "pad_token_id": 1}, 62),
+    ],
+)
+def test_positions_bound_a_text_only_where_the_model_looks_them_up(model_type, options, bound):
+    config = transformers.AutoConfig.for_model(model_type, max_position_embeddings=64, **options)
+
+    assert max_positions(config) == bound
 
 
 def test_a_dtype_is_what_was_asked_for_whatever_the_checkpoint_was_saved_in():

@@ -99,12 +99,14 @@ class TextTokenizer:
         long_text: LongText = "truncate",
         overlap: int | Literal["auto"] = "auto",
         model_max_length: int | None = None,
+        usual_length: int | None = None,
         trust_remote_code: bool = False,
     ) -> TextTokenizer:
         """The tokenizer of a folder in Transformers' format; `overlap` counts for windows only.
 
-        `model_max_length` is the most tokens that the model takes, where it says
-        (`checkpoint.max_positions`). Truncation and padding that were saved inside
+        `model_max_length` is the most tokens that the model takes, where there is a
+        bound (`checkpoint.max_positions`); `usual_length` is what "auto" comes to where
+        there is none. Truncation and padding that were saved inside
         tokenizer.json do not count: Transformers overrides them too.
 
         Raises:
@@ -118,7 +120,7 @@ class TextTokenizer:
         backend.no_padding()
         return cls(
             backend,
-            max_length=_resolve_max_length(max_length, _stated_length(tokenizer), model_max_length),
+            max_length=_resolve_max_length(max_length, _stated_length(tokenizer), model_max_length, usual_length),
             long_text=long_text,
             truncation_side=tokenizer.truncation_side,
             overlap=overlap,
@@ -316,8 +318,11 @@ def _stated_length(tokenizer: Any) -> int:
         return _NO_LENGTH
 
 
-def _resolve_max_length(declared: int | Literal["auto"], tokenizer_length: int, model_length: int | None) -> int:
-    limits = [length for length in (tokenizer_length, model_length) if length is not None and length < _NO_LENGTH]
+def _resolve_max_length(
+    declared: int | Literal["auto"], tokenizer_length: int, model_length: int | None, usual_length: int | None
+) -> int:
+    stated = (tokenizer_length, model_length, usual_length)
+    limits = [length for length in stated if length is not None and length < _NO_LENGTH]
     if declared == "auto":
         if not limits:
             raise ModelError(

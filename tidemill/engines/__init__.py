@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -76,6 +77,7 @@ def open_engine(
     inference: options.Inference,
     longest: int | None = None,
     trust_remote_code: bool = False,
+    pad_token_id: int | None = None,
     calibration: CalibrationIds | None = None,
 ) -> Engine:
     """The engine that `inference` means, with the model in `folder` loaded.
@@ -91,12 +93,14 @@ def open_engine(
     """
     import torch
 
+    from tidemill.engines.precision.heads import heads_of, narrow, replace_heads
     from tidemill.engines.torch_engine import TorchEngine
 
     device = resolve_device(inference.device)
     use_all_cpus()
     wants_openvino = _wants_openvino(inference, device)
-    model, is_rewritten = _load(folder, task, trust_remote_code=trust_remote_code)
+    load = partial(task.load, folder, trust_remote_code=trust_remote_code, pad_token_id=pad_token_id)
+    model, is_rewritten = _load(load)
     dtype = resolve_dtype(inference.dtype, device)
     fallback = None
     if wants_openvino:
@@ -119,11 +123,13 @@ def open_engine(
                 ) from e
             fallback = f"OpenVINO cannot take the model, so torch computes it: {e}"
     if is_rewritten:
-        model.to(dtype=getattr(torch, dtype))
+        narrow(model, getattr(torch, dtype))
     elif dtype != "float32":
         # Loaded so, it keeps in float32 what Transformers keeps, rotary frequencies above all; a cast rounds them too.
+        heads = heads_of(model)
         del model
-        model = task.load(folder, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code)
+        model = load(dtype=getattr(torch, dtype))
+        replace_heads(model, heads)
     _move(model, device, folder)
     return TorchEngine(model, device, is_rewritten=is_rewritten, fallback=fallback)
 
@@ -155,13 +161,13 @@ def _require_for_int8(inference: options.Inference, device: torch.device, *, is_
         raise ConfigError('inference.dtype = "int8" needs OpenVINO and NNCF: pip install "tidemill[int8]".')
 
 
-def _load(folder: str | Path, task: ModelTask, *, trust_remote_code: bool) -> tuple[torch.nn.Module, bool]:
+def _load(load: Callable[..., torch.nn.Module]) -> tuple[torch.nn.Module, bool]:
     """The model in float32 on the CPU, rewritten where that is known to be the same; and whether it is."""
     import torch
 
     from tidemill.engines.encoders import rewrite
 
-    model = task.load(folder, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    model = load(dtype=torch.float32)
     encoder = rewrite(model)
     return (model, False) if encoder is None else (encoder, True)
 

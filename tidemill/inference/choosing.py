@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tidemill import config as options
 from tidemill.engines import Engine
@@ -24,6 +24,8 @@ from tidemill.errors import ModelError, first_line
 COPIES = 4
 """So many times its weights a model may take while it is opened beside another: read, converted, laid out."""
 
+T = TypeVar("T")
+
 logger = logging.getLogger("tidemill")
 
 
@@ -34,7 +36,7 @@ class Open(Protocol):
 
 
 class Choice:
-    """Of one model. `refused` are dtypes that `auto` may not take for it, each with why."""
+    """Of one model. `refused` are dtypes that `auto` may not take for it; opening it may add to them."""
 
     def __init__(
         self,
@@ -42,38 +44,43 @@ class Choice:
         inference: options.Inference,
         open_as: Open,
         *,
-        refused: Mapping[str, str],
+        refused: Container[str],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._folder, self._inference, self._open_as, self._clock = Path(folder), inference, open_as, clock
-        self._refused = dict(refused) if inference.dtype == "auto" else {}
-        on_cpu = resolve_device(inference.device).type == "cpu"
-        self._among = candidates(inference, refused=self._refused) if on_cpu else ()
+        self._refused, self._on_cpu = refused, resolve_device(inference.device).type == "cpu"
         self._finding: Finding | None = None
         self._products: ProductRates | None = None
-        self._is_settled = len(self._among) < 2
+        self._notes: list[str] = []
+        self._is_settled = False
+
+    @property
+    def _among(self) -> tuple[Candidate, ...]:
+        return candidates(self._inference, refused=self._refused) if self._on_cpu else ()
 
     @property
     def is_open(self) -> bool:
         """Whether a contest would tell more than is known."""
-        return not self._is_settled
+        return not self._is_settled and len(self._among) > 1
 
     def open(self) -> Engine:
         """
         Raises:
             ModelError: the model cannot be opened as it is asked for.
         """
-        if self.is_open and (engine := self._open_found()) is not None:
+        asked = self._among
+        if (engine := self._open_found()) is not None:
             return engine
-        with_left = {"dtype": "float32"} if "bfloat16" in self._refused else {}
-        engine = self._open_as(inference=self._inference.model_copy(update=with_left))
-        if self._among and self._inference.dtype == "auto":
+        engine = self._open_as(inference=self._inference)
+        if self._inference.dtype == "auto" and self._on_cpu:
             self._products = kept_rates()
+        if self._among != asked and (found := self._open_found()) is not None:
+            return found
         return engine
 
     def _open_found(self) -> Engine | None:
         """What an earlier contest found to be the fastest; None where there was none, or it is no longer to be had."""
-        found = kept_finding(self._folder, self._among)
+        found = kept_finding(self._folder, self._among) if self.is_open else None
         taken = found.taken(self._among) if found else None
         if found is None or taken is None:
             return None
@@ -98,7 +105,10 @@ class Choice:
         tell: Callable[[str], object],
         should_stop: Callable[[], bool],
     ) -> Engine:
-        """The fastest engine, by a contest with the one that is open; kept for later runs."""
+        """The fastest engine, by a contest with the one that is open; kept for later runs.
+
+        `batches` gives so many of the run's own, as an engine takes them.
+        """
         self._is_settled = True
         if not self._has_room():
             logger.warning("Memory has no room for a second copy of the model, so no other engine or dtype is tried.")
@@ -111,14 +121,24 @@ class Choice:
             clock=self._clock,
             left_out=self._left_out(engine),
         )
-        held = contest.hold(engine, self._among)
+        try:
+            held = contest.hold(engine, self._among)
+        except Exception as e:  # noqa: BLE001 — rows that fail in the engine that is open fail again, and alone, later.
+            logger.warning("No other engine or dtype was tried: %s.", first_line(e))
+            return engine
         if held is None:
             self._is_settled = False
             return engine
         winner, self._finding = held
         if not contest.lacked_memory:
-            keep_finding(self._finding, self._folder, self._among)
+            keep_finding(self._finding.among(self._among), self._folder, self._among)
+        self._notes = [f"auto was tried on this run's rows: {self._finding}; {candidate_of(winner)} computes."]
         return winner
+
+    def notes(self) -> list[str]:
+        """What the contest that was just held found, for the run's record."""
+        notes, self._notes = self._notes, []
+        return notes
 
     def _has_room(self) -> bool:
         num_bytes = sum(file.stat().st_size for file in self._folder.glob("*.safetensors"))
@@ -134,13 +154,13 @@ class Choice:
     def facts(self) -> dict[str, Any]:
         """For lineage: what the choice was made by."""
         if self._finding is not None:
-            by: dict[str, Any] = self._finding.to_json()
-        elif self._products is not None:
-            by = {"products_times_float32": {"bfloat16": self._products.times("bfloat16")}}
-        else:
-            by = {}
-        found = by | ({"refused": self._refused} if self._refused else {})
-        return {"auto": found} if found else {}
+            return {"auto": self._finding.to_json()}
+        if self._products is not None:
+            return {"auto": {"products_times_float32": {"bfloat16": self._products.times("bfloat16")}}}
+        return {}
 
-    def __str__(self) -> str:
-        return str(self._finding or "")
+
+def evenly(planned: Sequence[T], count: int) -> list[T]:
+    """So many of these, from the first to the last; all, where there are no more."""
+    step = max(1.0, (len(planned) - 1) / max(1, count - 1))
+    return [planned[round(i * step)] for i in range(min(count, len(planned)))]

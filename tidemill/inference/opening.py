@@ -15,7 +15,7 @@ from tidemill.engines import CalibrationIds
 from tidemill.engines.calibration_texts import calibration_texts
 from tidemill.inference.pooling import Pooling
 from tidemill.inference.runner import ModelRunner
-from tidemill.models.checkpoint import folder_state, load_config, max_positions
+from tidemill.models.checkpoint import folder_state, load_config, max_positions, usual_length
 from tidemill.planning import versions
 from tidemill.planning.versions import VersionSpec
 
@@ -29,13 +29,18 @@ def load_tokenizer(spec: VersionSpec) -> TextTokenizer:
     Raises:
         ModelError: it cannot be loaded, or `max_length` does not fit the model, or `overlap` not `max_length`.
     """
-    config = load_config(versions.model_folder(spec, weights=False), trust_remote_code=spec.trust_remote_code)
+    config = load_config(
+        versions.model_folder(spec, weights=False),
+        trust_remote_code=spec.trust_remote_code,
+        pad_token_id=spec.pad_token_id,
+    )
     return TextTokenizer.load(
         versions.tokenizer_folder(spec),
         max_length=spec.max_length,  # type: ignore[arg-type]
         long_text=spec.long_text,  # type: ignore[arg-type]
         overlap="auto" if spec.overlap is None else spec.overlap,  # type: ignore[arg-type]
         model_max_length=max_positions(config),
+        usual_length=usual_length(config),
         trust_remote_code=spec.trust_remote_code,
     )
 
@@ -60,6 +65,7 @@ def load_runner(spec: VersionSpec, inference: Inference) -> ModelRunner:
         inference=Inference(**{**inference.model_dump(), "dtype": spec.dtype}),
         all_scores=spec.all_scores,
         trust_remote_code=spec.trust_remote_code,
+        pad_token_id=spec.pad_token_id,
         calibration=lambda: _calibration_ids(spec),
     )
 
@@ -76,13 +82,14 @@ def cached_runner(
     inference: options.Inference,
     all_scores: bool = False,
     trust_remote_code: bool = False,
+    pad_token_id: int | None = None,
     calibration: CalibrationIds | None = None,
 ) -> ModelRunner:
     """`ModelRunner.load`, once a process for the same files and options.
 
     Only the last one is kept: two models may not fit a device together.
     """
-    key = (folder_state(folder), task, inference, all_scores, trust_remote_code)
+    key = (folder_state(folder), task, inference, all_scores, trust_remote_code, pad_token_id)
     with _loading:
         if key not in _loaded:
             _loaded.clear()
@@ -92,6 +99,7 @@ def cached_runner(
                 inference=inference,
                 all_scores=all_scores,
                 trust_remote_code=trust_remote_code,
+                pad_token_id=pad_token_id,
                 calibration=calibration,
             )
         return _loaded[key]

@@ -9,11 +9,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -22,13 +23,14 @@ import pyarrow as pa
 from tidemill import config as options
 from tidemill.encoding.batching import Indices, plan_batches, rounded
 from tidemill.engines import Answer, CalibrationIds, Engine, Logits, open_engine
-from tidemill.engines.contest.candidates import refused_dtypes
-from tidemill.engines.contest.trial import Batch, candidate_of
+from tidemill.engines.contest.trial import Batch
 from tidemill.engines.devices import AUTO_TOKEN_BUDGET, is_device_failure, is_out_of_memory
 from tidemill.errors import ModelError, RunFailed, SequenceTooLong, Stopped, first_line
+from tidemill.inference.bounds import BoundedOpening
 from tidemill.inference.calibration import calibrated_budget
-from tidemill.inference.choosing import Choice
+from tidemill.inference.choosing import Choice, evenly
 from tidemill.inference.drift import Drift, measure_drift
+from tidemill.inference.exact import ExactEngine, is_exact
 from tidemill.inference.pooling import Pooling
 from tidemill.inference.work import Predictions, Work
 from tidemill.models.checkpoint import load_config, max_positions
@@ -47,6 +49,8 @@ WORTH_CALIBRATING = {"cpu": 500, "cuda": 50}
 """Batches of a shard from which a trial of other token budgets is paid back by it, or by the next few."""
 WORTH_A_CONTEST_TOKENS, WORTH_A_CONTEST_SECONDS = 2_000_000, 60.0
 """Of a shard, or spent in the model before: a contest takes some seconds, and what it finds is kept."""
+LEAST_CONTEST_TOKENS = 8_192
+"""Of a shard in any case: with fewer no engine is busy."""
 
 logger = logging.getLogger("tidemill")
 
@@ -62,13 +66,20 @@ class ModelRunner:
         task: ModelTask,
         inference: options.Inference,
         all_scores: bool = False,
+        exact: ExactEngine | None = None,
         choice: Choice | None = None,
+        opening: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """`choice` may take another engine than `engine`, once there is enough to compute."""
+        """`exact` computes what has no finite logits in `engine`, even alone; without it such rows have no answer.
+
+        `choice` may take another engine, once there is enough to compute; `opening` is what lineage tells of how the
+        first one was opened.
+        """
         self.engine, self.config = engine, config
         self.result_schema = task.result_schema(config, all_scores=all_scores)
         self.token_budget = _default_budget(inference, engine)
-        self._task, self._inference, self._all_scores, self._choice = task, inference, all_scores, choice
+        self._task, self._inference, self._all_scores = task, inference, all_scores
+        self._exact, self._choice, self._opening = exact, choice, opening
         self._is_calibrated = inference.token_budget != "auto"
         self._measured_drift: Drift | None = None
         self._seconds = 0.0
@@ -86,6 +97,7 @@ class ModelRunner:
         inference: options.Inference,
         all_scores: bool = False,
         trust_remote_code: bool = False,
+        pad_token_id: int | None = None,
         calibration: CalibrationIds | None = None,
     ) -> ModelRunner:
         """Load a model folder in Transformers' format into the engine that `inference` means.
@@ -97,7 +109,7 @@ class ModelRunner:
             ConfigError: there is no such task or device, or the engine is not installed.
         """
         found = find_task(task)
-        config = load_config(folder, trust_remote_code=trust_remote_code)
+        config = load_config(folder, trust_remote_code=trust_remote_code, pad_token_id=pad_token_id)
         found.check(config)
         open_as = partial(
             open_engine,
@@ -105,17 +117,31 @@ class ModelRunner:
             task=found,
             longest=max_positions(config),
             trust_remote_code=trust_remote_code,
+            pad_token_id=pad_token_id,
             calibration=calibration,
         )
-        choice = Choice(folder, inference, open_as, refused=refused_dtypes(config, found))
-        return cls(choice.open(), config, task=found, inference=inference, all_scores=all_scores, choice=choice)
+        bounded = BoundedOpening(open_as, config=config, task=found, declared=inference, sample=calibration)
+        choice = Choice(folder, inference, bounded, refused=bounded.refused)
+        engine = choice.open()
+        torch_float32 = {"engine": "torch", "dtype": "float32", "device": engine.facts()["device"]}
+        exact = ExactEngine(lambda: open_as(inference=inference.model_copy(update=torch_float32)))
+        return cls(
+            engine,
+            config,
+            task=found,
+            inference=inference,
+            all_scores=all_scores,
+            exact=None if is_exact(engine) and not choice.is_open else exact,
+            choice=choice,
+            opening=bounded.facts(),
+        )
 
     @property
     def resolved(self) -> dict[str, Any]:
         """What `auto` came to, for lineage; `token_budget` as it is now, after any halving."""
         drift = {} if self._measured_drift is None else {"int8": asdict(self._measured_drift)}
         choice = {} if self._choice is None else self._choice.facts()
-        return {**self.engine.facts(), "token_budget": self.token_budget, **choice, **drift}
+        return {**self.engine.facts(), "token_budget": self.token_budget, **self._opening, **choice, **drift}
 
     def predict(
         self,
@@ -185,22 +211,20 @@ class ModelRunner:
 
     def _is_worth_a_contest(self, work: Work) -> bool:
         """A large shard; or as much time was spent already, which others of a dataset of small files will need too."""
-        return self._seconds >= WORTH_A_CONTEST_SECONDS or work.num_tokens_left() >= WORTH_A_CONTEST_TOKENS
+        num_tokens = work.num_tokens_left()
+        is_late = self._seconds >= WORTH_A_CONTEST_SECONDS and num_tokens >= LEAST_CONTEST_TOKENS
+        return is_late or num_tokens >= WORTH_A_CONTEST_TOKENS
 
     def _settle_choice(self, choice: Choice, work: Work, should_stop: Callable[[], bool]) -> None:
         planned = self._plan(work, work.without_reason())
-
-        def batches(engine: Engine, count: int) -> list[Batch]:
-            """As many, over all lengths."""
-            chosen = np.linspace(0, len(planned) - 1, min(count, len(planned))).astype(np.int64)
-            return [self._inputs(work, planned[i], engine) for i in chosen]
-
-        try:
-            self.engine = choice.settle(self.engine, batches, tell=work.progress.doing, should_stop=should_stop)
-        except Exception as e:  # noqa: BLE001 — rows that fail in the engine that is open fail again, and alone, below.
-            logger.warning("No other engine or dtype was tried: %s.", first_line(e))
-        if told := str(choice):
-            work.notes.append(f"auto was tried on this run's rows: {told}; {candidate_of(self.engine)} computes.")
+        self.engine = choice.settle(
+            self.engine,
+            lambda engine, count: [self._inputs(work, batch, engine) for batch in evenly(planned, count)],
+            tell=work.progress.doing,
+            should_stop=should_stop,
+        )
+        self._exact = None if is_exact(self.engine) else self._exact
+        work.notes += choice.notes()
 
     def _inputs(self, work: Work, batch: Indices, engine: Engine) -> Batch:
         width = int(self._widths(work.sequences.lengths[batch], engine).max())
@@ -256,7 +280,7 @@ class ModelRunner:
         """Take a batch's logits, or see what can be done without them; returns what is to be computed still."""
         outcome = self._finish(answer)
         if not isinstance(outcome, Exception):
-            work.record(batch, outcome, num_padded=len(batch) * self._width(work, batch) if self.engine.pads else None)
+            waiting.extendleft(self._record(work, batch, outcome))
         elif is_out_of_memory(outcome):
             return self._after_out_of_memory(work, batch, waiting)
         elif len(batch) > 1:
@@ -265,11 +289,34 @@ class ModelRunner:
             work.reasons[int(batch[0])] = f"the model failed: {first_line(outcome)}"
         return waiting
 
+    def _record(self, work: Work, batch: Indices, logits_BC: Logits) -> list[Indices]:
+        """Keep what is finite, and return the rows that are to be tried alone and without padding."""
+        finite_B = np.isfinite(logits_BC).all(axis=1)
+        num_padded = len(batch) * self._width(work, batch) if self.engine.pads else None
+        if len(batch) == 1 and self._width(work, batch) == work.sequences.lengths[batch[0]]:
+            logits_BC = logits_BC if finite_B.all() else self._exact_logits(work, batch, logits_BC)
+            finite_B[:] = True
+        work.record(batch[finite_B], logits_BC[finite_B], num_padded=num_padded)
+        work.unpadded.update(batch[~finite_B].tolist())
+        return _one_by_one(batch[~finite_B])
+
+    def _exact_logits(self, work: Work, batch: Indices, logits_BC: Logits) -> Logits:
+        """Of a row whose logits are not finite in the engine; those, where there is nothing more exact."""
+        if self._exact is None:
+            return logits_BC
+        exact, (ids_BT, _) = self._exact, work.sequences.padded(batch, pad_id=self._pad_id)
+        outcome = self._guarded(lambda: exact.logits(ids_BT))
+        if isinstance(outcome, Exception):
+            logger.warning("A row without finite scores cannot be computed in float32: %s", first_line(outcome))
+            return logits_BC
+        work.stats.num_in_float32 += 1
+        return outcome
+
     def _plan(self, work: Work, rows: Indices) -> list[Indices]:
         """Rows longer than the budget, which `auto` or a halved one can meet, are batches of one."""
         # Another thread, settling its own batches, may lower the budget meanwhile.
         lengths, token_budget = self._widths(work.sequences.lengths[rows]), self.token_budget
-        fits = (lengths <= token_budget) & ~np.isin(rows, list(work.alone))
+        fits = (lengths <= token_budget) & ~np.isin(rows, work.by_itself())
         batches = plan_batches(lengths[fits], token_budget=token_budget)
         return [*_one_by_one(rows[~fits]), *(rows[fits][batch] for batch in batches)]
 
@@ -279,7 +326,8 @@ class ModelRunner:
         return np.minimum(rounded(lengths), self._max_positions or NO_BOUND) if rounds else lengths
 
     def _width(self, work: Work, batch: Indices) -> int:
-        return int(self._widths(work.sequences.lengths[batch]).max())
+        lengths = work.sequences.lengths[batch]
+        return int((lengths if work.is_unpadded(batch) else self._widths(lengths)).max())
 
     def _start(self, work: Work, batch: Indices) -> Answer | Exception:
         width = self._width(work, batch)
@@ -344,8 +392,8 @@ class ModelRunner:
             return 0
         if pad_id is None or not 0 <= pad_id < (self._vocabulary_size or pad_id + 1):
             raise ModelError(
-                f"The model's config.json says pad_token_id = {pad_id}, and {self.config.model_type} models find the "
-                "end of a text by it. Set it there to the tokenizer's pad token id."
+                f"The model's pad_token_id is {pad_id}, and {self.config.model_type} models find the end of a text by "
+                "it. Set model.pad_token_id to the tokenizer's pad token id, which no text ends with."
             )
         return int(pad_id)
 

@@ -19,7 +19,10 @@ from tidemill.progress import StageProgress
 
 @dataclass
 class Stats:
-    """`num_tokens` were computed, each distinct row or window once; `num_padded_tokens` is what the device saw."""
+    """`num_tokens` were computed, each distinct row or window once; `num_padded_tokens` is what the device saw.
+
+    `num_in_float32` of the distinct were computed by torch in float32, for the engine gave no number.
+    """
 
     num_rows: int = 0
     num_distinct: int = 0
@@ -27,6 +30,7 @@ class Stats:
     num_padded_tokens: int = 0
     seconds: float = 0.0
     oom_halvings: int = 0
+    num_in_float32: int = 0
 
     def shares(self, weights: Sequence[int]) -> list[Stats]:
         """What falls to each of several parts by its weight; whole numbers, which add up to these.
@@ -70,6 +74,8 @@ class Work:
     reasons: dict[int, str] = field(default_factory=dict)
     alone: set[int] = field(default_factory=set)
     """What ran out of memory by itself, perhaps for what else was on its way: it is tried once more, beside nothing."""
+    unpadded: set[int] = field(default_factory=set)
+    """What had no finite logits beside others or with padding: it is tried once more, as it is."""
     computed: list[Indices] = field(default_factory=list)
     logits: list[Logits] = field(default_factory=list)
     progress: StageProgress = field(default_factory=StageProgress)
@@ -85,6 +91,13 @@ class Work:
 
     def is_alone(self, batch: Indices) -> bool:
         return len(batch) == 1 and int(batch[0]) in self.alone
+
+    def is_unpadded(self, batch: Indices) -> bool:
+        return len(batch) == 1 and int(batch[0]) in self.unpadded
+
+    def by_itself(self) -> Indices:
+        """What goes into no batch with others."""
+        return np.array(sorted(self.alone | self.unpadded), dtype=np.int64)
 
     def without_reason(self) -> Indices:
         fit = np.ones(len(self.sequences), dtype=bool)

@@ -37,8 +37,12 @@ def folder_state(folder: str | Path) -> tuple[object, ...]:
     return (str(folder), *((name, stamp(Path(folder) / name)) for name in matching(folder, MODEL_FILES)))
 
 
-def load_config(folder: str | Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
+def load_config(
+    folder: str | Path, *, trust_remote_code: bool = False, pad_token_id: int | None = None
+) -> PretrainedConfig:
     """The model's configuration; reads no weights and, unless trusted, runs no code of the model's.
+
+    `pad_token_id` counts in place of the configuration's own.
 
     Raises:
         ModelError: no config.json, one that is broken or of an unknown architecture, or files that ask for what is
@@ -60,17 +64,26 @@ def load_config(folder: str | Path, *, trust_remote_code: bool = False) -> Pretr
             # The same function from a package that may be installed or not: Transformers then takes PyTorch's.
             config._attn_implementation = None
         config.return_dict = True
+    if pad_token_id is not None:
+        config.get_text_config().pad_token_id = pad_token_id
     return config
 
 
-def load_weights(auto_class: str, folder: str | Path, *, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+def load_weights(
+    auto_class: str,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype,
+    trust_remote_code: bool,
+    pad_token_id: int | None = None,
+) -> Any:
     """A module in eval mode on the CPU, every weight of which comes from the folder's safetensors files.
 
     Raises:
         ModelError: the weights are missing, pickled, of another shape, or do not cover the model.
     """
     refuse_weights(matching(folder, ["*"]), str(folder))
-    config = load_config(folder, trust_remote_code=trust_remote_code)
+    config = load_config(folder, trust_remote_code=trust_remote_code, pad_token_id=pad_token_id)
     import transformers
 
     # dtype is always given: left out, Transformers takes the one that the checkpoint was saved in.
@@ -94,7 +107,23 @@ def load_weights(auto_class: str, folder: str | Path, *, dtype: torch.dtype, tru
 
 
 def max_positions(config: PretrainedConfig) -> int | None:
-    """Most tokens of one sequence, special tokens included, by the model's positions; None if it states no bound.
+    """Most tokens of one sequence, special tokens included, that the model has positions for; None if it has no bound.
+
+    Raises:
+        ModelError: it has no position for any token.
+    """
+    return None if _knows_distances_alone(config.get_text_config()) else usual_length(config)
+
+
+def _knows_distances_alone(text: Any) -> bool:
+    """Whether a token's place is told by its distance to others: the stated number then is what it was trained with."""
+    if text.model_type in ("deberta", "deberta-v2"):
+        return bool(text.relative_attention) and not text.position_biased_input
+    return text.model_type == "esm" and getattr(text, "position_embedding_type", None) == "rotary"
+
+
+def usual_length(config: PretrainedConfig) -> int | None:
+    """The tokens of one sequence, special ones included, that the configuration states; None if it states none.
 
     Raises:
         ModelError: it has no position for any token.

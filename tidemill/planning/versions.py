@@ -65,6 +65,7 @@ class VersionSpec:
     overlap: int | str | None = None
     """None unless `long_text` is "windows", as `aggregate`."""
     aggregate: str | None = None
+    pad_token_id: int | None = None
 
     @property
     def version(self) -> str:
@@ -122,6 +123,7 @@ def declared(pipeline: Pipeline, tell: Callable[[str], object] = logger.warning)
         trust_remote_code=trusted,
         overlap=tokenizer.overlap if windows else None,
         aggregate=tokenizer.aggregate if windows else None,
+        pad_token_id=model.pad_token_id,
     )
 
 

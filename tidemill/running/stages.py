@@ -383,7 +383,9 @@ def _predict(workspace: Workspace, items: Sequence[Tokenized]) -> Iterator[tuple
             **shard.seconds,
             "infer_seconds": stats.seconds,
             "device": resolved["device_name"],
-            "resolved": resolved | {"out_of_memory_halvings": stats.oom_halvings},
+            "resolved": resolved
+            | {"out_of_memory_halvings": stats.oom_halvings}
+            | ({"rows_in_float32": stats.num_in_float32} if stats.num_in_float32 else {}),
             "worker": worker_name(),
         }
         yield shard.item, with_reasons(shard.rows, shard.tokens, results, reason), facts

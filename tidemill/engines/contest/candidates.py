@@ -5,15 +5,9 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from tidemill import config as options
 from tidemill.engines.rates import ProductRates
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
-
-    from tidemill.models.tasks import ModelTask
 
 ENGINES = ("openvino", "torch")
 DTYPES = ("float32", "bfloat16")
@@ -65,11 +59,6 @@ def hopeless(among: Sequence[Candidate], rates: ProductRates) -> dict[Candidate,
         elif times < HOPELESS_PRODUCTS:
             found[candidate] = f"its products are {times:.2f} times as fast as those in float32"
     return found
-
-
-def refused_dtypes(config: PretrainedConfig, task: ModelTask) -> dict[str, str]:
-    """The dtypes that `auto` does not take for a model, each with why."""
-    return {}
 
 
 def fastest(speeds: Mapping[Candidate, float], *, preferred: Sequence[Candidate]) -> Candidate | None:

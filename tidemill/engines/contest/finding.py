@@ -32,6 +32,13 @@ class Finding:
     def taken(self, among: Sequence[Candidate]) -> Candidate | None:
         return fastest(self.speeds, preferred=among)
 
+    def among(self, candidates: Sequence[Candidate]) -> Finding:
+        """The same, without others."""
+        return Finding(
+            {each: speed for each, speed in self.speeds.items() if each in candidates},
+            {each: why for each, why in self.left_out.items() if each in candidates},
+        )
+
     def to_json(self) -> dict[str, Any]:
         return {
             "tokens_per_second": {str(candidate): round(speed, 1) for candidate, speed in self.speeds.items()},

@@ -29,11 +29,23 @@ class ModelTask(Protocol):
     def check(self, config: PretrainedConfig) -> None:
         """Raise ModelError if no model of this configuration can do the task."""
 
-    def load(self, folder: str | Path, *, dtype: torch.dtype, trust_remote_code: bool) -> torch.nn.Module:
-        """A module that takes input_ids_BT and attention_mask_BT and returns an object with `logits` of B rows."""
+    def load(
+        self, folder: str | Path, *, dtype: torch.dtype, trust_remote_code: bool, pad_token_id: int | None = None
+    ) -> torch.nn.Module:
+        """A module that takes input_ids_BT and attention_mask_BT and returns an object with `logits` of B rows.
+
+        `pad_token_id` counts in place of the configuration's own.
+        """
 
     def result_schema(self, config: PretrainedConfig, *, all_scores: bool) -> pa.Schema:
-        """The columns that `decode` returns."""
+        """The columns that `decode` returns.
+
+        Raises:
+            ModelError: those columns cannot hold what the model answers.
+        """
+
+    def is_regression(self, config: PretrainedConfig) -> bool:
+        """Whether scores are values of any size, and not probabilities."""
 
     def scores(self, logits_BC: NDArray[np.float32], config: PretrainedConfig) -> NDArray[np.float32]:
         """Finite logits as what may be averaged over the windows of a text: probabilities, or values as they are."""

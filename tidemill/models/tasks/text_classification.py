@@ -32,9 +32,15 @@ def check(config: PretrainedConfig) -> None:
     _labels(config)
 
 
-def load(folder: str | Path, *, dtype: torch.dtype, trust_remote_code: bool) -> torch.nn.Module:
+def load(
+    folder: str | Path, *, dtype: torch.dtype, trust_remote_code: bool, pad_token_id: int | None = None
+) -> torch.nn.Module:
     model: torch.nn.Module = load_weights(
-        "AutoModelForSequenceClassification", folder, dtype=dtype, trust_remote_code=trust_remote_code
+        "AutoModelForSequenceClassification",
+        folder,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        pad_token_id=pad_token_id,
     )
     return model
 
@@ -42,12 +48,17 @@ def load(folder: str | Path, *, dtype: torch.dtype, trust_remote_code: bool) -> 
 def result_schema(config: PretrainedConfig, *, all_scores: bool) -> pa.Schema:
     fields = [("label", pa.string()), ("score", pa.float32())]
     if all_scores:
+        _refuse_shared_labels(config)
         fields.append(("scores", pa.map_(pa.string(), pa.float32())))
     return pa.schema(fields)
 
 
+def is_regression(config: PretrainedConfig) -> bool:
+    return bool(config.problem_type == "regression")
+
+
 def scores(logits_BC: NDArray[np.float32], config: PretrainedConfig) -> Scores:
-    if config.problem_type == "regression":
+    if is_regression(config):
         return logits_BC
     if config.problem_type == "multi_label_classification" or config.num_labels == 1:
         return _sigmoid(logits_BC)
@@ -63,14 +74,25 @@ def decode(scores_BC: Scores, config: PretrainedConfig, *, all_scores: bool) -> 
 
 
 def _labels(config: PretrainedConfig) -> list[str]:
+    """One name for each output; several may share one, as in a model whose grades were joined."""
     labels = [str(config.id2label.get(i)) for i in range(config.num_labels)]
     named = all(isinstance(label, str | int | float) for label in config.id2label.values())
-    if not named or sorted(config.id2label) != list(range(config.num_labels)) or len(set(labels)) < len(labels):
+    if not named or sorted(config.id2label) != list(range(config.num_labels)):
         raise ModelError(
-            f"The model's labels {config.id2label} do not name each of its {config.num_labels} outputs by one name. "
-            "Correct id2label in its config.json."
+            f"The model's labels {config.id2label} do not name each of its {config.num_labels} outputs. Correct "
+            "id2label in its config.json."
         )
     return labels
+
+
+def _refuse_shared_labels(config: PretrainedConfig) -> None:
+    labels = _labels(config)
+    if shared := sorted({label for label in labels if labels.count(label) > 1}):
+        outputs = ", ".join(str(i) for i, label in enumerate(labels) if label == shared[0])
+        raise ModelError(
+            f"Outputs {outputs} of the model have one label, {shared[0]!r}, and model.all_scores = true stores one "
+            "score for a label. Set it to false, or give each output a name of its own by id2label in config.json."
+        )
 
 
 def _sigmoid(logits_BC: Scores) -> Scores:

@@ -1,0 +1,34 @@
+"""The model in float32 in torch, for the few rows that its engine gave no number for."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from tidemill.engines import Engine, Ids, Logits
+
+logger = logging.getLogger("tidemill")
+
+
+class ExactEngine:
+    """Opened when the first row needs it, and kept. Threads may share it."""
+
+    def __init__(self, open_engine: Callable[[], Engine]) -> None:
+        """`open_engine` may raise ModelError, as it does where memory has no room for a second model."""
+        self._open_engine = open_engine
+        self._engine: Engine | None = None
+        self._lock = threading.Lock()
+
+    def logits(self, ids_BT: Ids) -> Logits:
+        """Of rows without padding. Raises whatever opening or computing raises."""
+        with self._lock:
+            if self._engine is None:
+                logger.warning("Some rows have no finite scores in this engine, so torch computes them in float32.")
+                self._engine = self._open_engine()
+            return self._engine.submit(ids_BT, None).result()
+
+
+def is_exact(engine: Engine) -> bool:
+    facts = engine.facts()
+    return (facts["engine"], facts["dtype"]) == ("torch", "float32")
