@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.pipelines import make_pipeline, reviews, run, table_of, write_parquet
+from tidemill.cli import render
+from tidemill.engines.contest import trial
 from tidemill.errors import LimitExceeded
+from tidemill.inference import runner
 from tidemill.lake import Lake
+from tidemill.planning.plan import make_plan
 
 
 @pytest.fixture
@@ -35,6 +41,32 @@ def test_a_fallback_to_torch_is_in_the_runs_message_and_in_the_ledger(tmp_path, 
     assert note.startswith("OpenVINO cannot take the model, so torch computes it: No conversion rule")
     assert ask(pipeline, "SELECT message FROM _runs") == [(note,)]
     assert ask(pipeline, "SELECT DISTINCT resolved->>'engine', resolved->>'fallback' FROM _ledger") == [("torch", note)]
+
+
+def test_a_contest_is_in_the_runs_message_and_what_it_found_with_every_shard_of_later_runs_too(
+    tmp_path, dataset, monkeypatch
+):
+    monkeypatch.setattr(runner, "WORTH_A_CONTEST_TOKENS", 1)
+    monkeypatch.setattr(trial, "ENOUGH_SECONDS", 0.0)
+    # A budget of its own, so that no runner of another test is taken for it.
+    inference = {"engine": "auto", "dtype": "float32", "token_budget": 2_001}
+    pipeline = make_pipeline(tmp_path, dataset, inference=inference)
+
+    [note] = run(pipeline).notes
+    write_parquet(tmp_path / "data" / "c.parquet", reviews(80, 10))
+    with Lake(pipeline.lake, read_only=True) as lake:
+        planned = make_plan(pipeline, lake)[0].to_json()
+    assert run(pipeline).notes == []
+
+    assert [message for (message,) in ask(pipeline, "SELECT message FROM _runs ORDER BY started_at")] == [note, None]
+    found = "SELECT resolved->>'engine', resolved->'auto'->>'tokens_per_second' FROM _ledger"
+    [first, *others] = ask(pipeline, found)
+    assert others == [first, first]
+    assert f"{first[0]} float32 computes." in note
+    speeds = json.loads(first[1])
+    assert set(speeds) == {"openvino float32", "torch float32"}
+    assert planned["auto"]["tokens_per_second"] == speeds
+    assert f"auto takes {first[0]} float32, by trial: " in render.plan(planned)
 
 
 @pytest.mark.soak

@@ -47,8 +47,13 @@ def plan(facts: dict[str, Any]) -> str:
         lines.append(f"  unchanged: {counted(files['unchanged'], 'file')}")
     if not facts["up_to_date"]:
         lines += sentence(_work(facts))
+        lines += _auto(facts["auto"])
     lines += [f"note: {note}" for note in facts["notes"]]
     return "\n".join(lines)
+
+
+def _auto(known: dict[str, Any] | None) -> list[str]:
+    return sentence(f"auto takes {known['said']}".split(", ")) if known else []
 
 
 def _work(facts: dict[str, Any]) -> list[str]:

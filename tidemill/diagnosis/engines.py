@@ -30,7 +30,7 @@ def torch() -> list[Finding]:
     if isinstance(found, Finding):
         return [found]
     said = f"{found['version']}, computes in {found['dtype']}"
-    return [Finding("engines", "torch", "works", said), _gpu(found)]
+    return [Finding("engines", "torch", "works", said), _products(found["products"]), _gpu(found)]
 
 
 def openvino() -> list[Finding]:
@@ -49,6 +49,14 @@ def openvino() -> list[Finding]:
 def duckdb_extensions() -> list[Finding]:
     """Each is loaded, as a lake does."""
     return [_extension(name, purpose) for name, purpose in EXTENSIONS.items()]
+
+
+def _products(found: dict[str, float | None]) -> Finding:
+    """How fast the processor multiplies matrices in each type, which is what bounds a model on it."""
+    parts = [f"{rate / 1e9:,.0f} in {dtype}" for dtype, rate in found.items() if rate is not None]
+    lacking = [dtype for dtype, rate in found.items() if rate is None]
+    said = f"{', '.join(parts)} GFLOP/s on one CPU" + (f"; none in {' and '.join(lacking)}" if lacking else "")
+    return Finding("engines", "products", "works", said)
 
 
 def _gpu(found: dict[str, Any]) -> Finding:

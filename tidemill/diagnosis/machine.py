@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
 from pathlib import Path
@@ -39,7 +38,7 @@ def processor() -> list[Finding]:
 
 
 def memory() -> list[Finding]:
-    total, available = _memory_bytes()
+    total, available = devices.memory_bytes()
     said = f"{_gib(available)} available of {_gib(total)}"
     if available < LEAST_MEMORY:
         remedy = "lower limits.shards_in_flight and dataset.shard_bytes, or stop other programs"
@@ -74,20 +73,6 @@ def clock(server_seconds: float | None, most_apart: float = 60.0) -> Finding:
         said = f"{apart:,.0f} s away from the Hub's: schedules are off by that, and S3 refuses what is signed"
         return Finding("machine", "clock", "fails", said, "timedatectl set-ntp true")
     return Finding("machine", "clock", "works", f"{time.strftime('%Y-%m-%d %H:%M')} {zone}, as the Hub's")
-
-
-def _memory_bytes() -> tuple[int, int]:
-    """In all and available, as far as a container lets this process have it."""
-    total = available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists() and (found := re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)):
-        available = int(found[1]) * 1024
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-    except (OSError, ValueError):
-        return total, available
-    return min(total, limit), min(available, max(0, limit - used))
 
 
 def _gib(num_bytes: float) -> str:

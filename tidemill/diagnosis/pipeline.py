@@ -6,11 +6,15 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tidemill.config import Pipeline
 from tidemill.diagnosis.finding import Check, Finding
 from tidemill.diagnosis.machine import disk
 from tidemill.places import home
+
+if TYPE_CHECKING:
+    from tidemill.planning.versions import VersionSpec
 
 _loading = threading.Lock()
 SECONDS = 20.0
@@ -95,8 +99,21 @@ def _model(pipeline: Pipeline) -> list[Finding]:
     _load_libraries()
     from tidemill.planning.versions import declared, result_schema
 
-    names = ", ".join(result_schema(declared(pipeline)).names)
-    return [Finding("pipeline", "model", "works", f"{pipeline.model.path}: {pipeline.model.task}, gives {names}")]
+    spec = declared(pipeline)
+    names = ", ".join(result_schema(spec).names)
+    said = f"{pipeline.model.path}: {pipeline.model.task}, gives {names}"
+    return [Finding("pipeline", "model", "works", said), *_auto(pipeline, spec)]
+
+
+def _auto(pipeline: Pipeline, spec: VersionSpec) -> list[Finding]:
+    """What the engine and the dtype come to that the pipeline file leaves open."""
+    from tidemill.engines.contest.telling import known_of
+    from tidemill.planning.versions import configuration_folder
+
+    if "auto" not in (pipeline.inference.engine, pipeline.inference.dtype):
+        return []
+    known = known_of(configuration_folder(spec), pipeline.inference)
+    return [] if known is None else [Finding("pipeline", "auto", "works", f"takes {known}")]
 
 
 def _lake(pipeline: Pipeline) -> list[Finding]:

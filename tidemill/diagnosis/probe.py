@@ -15,17 +15,22 @@ def torch() -> dict[str, Any]:
     import torch as library
 
     from tidemill.engines.devices import resolve_device, resolve_dtype
+    from tidemill.engines.rates import kept_rates, measure_rates
 
     product = library.ones(8, 8) @ library.ones(8, 8)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         device = resolve_device("auto")
+    # As `resolve_dtype` would, but nothing is kept: an examination changes nothing.
+    rates = kept_rates() or measure_rates()
+    by_products = "bfloat16" if rates.pays("bfloat16") else "float32"
     gpus = [library.cuda.get_device_properties(index) for index in range(library.cuda.device_count())]
     return {
         "version": library.__version__,
         "computes": float(product.sum()) == 512.0,
         "built_for": library.version.cuda,
-        "dtype": resolve_dtype("auto", device),
+        "dtype": by_products if device.type == "cpu" else resolve_dtype("auto", device),
+        "products": rates.to_json(),
         "gpus": [{"name": gpu.name, "memory": gpu.total_memory} for gpu in gpus],
         "said": [str(warning.message).strip().splitlines()[0] for warning in said],
     }

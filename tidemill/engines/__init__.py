@@ -93,6 +93,7 @@ def open_engine(
     """
     import torch
 
+    from tidemill.engines.precision.heads import heads_of, narrow, replace_heads
     from tidemill.engines.torch_engine import TorchEngine
 
     device = resolve_device(inference.device)
@@ -122,11 +123,13 @@ def open_engine(
                 ) from e
             fallback = f"OpenVINO cannot take the model, so torch computes it: {e}"
     if is_rewritten:
-        model.to(dtype=getattr(torch, dtype))
+        narrow(model, getattr(torch, dtype))
     elif dtype != "float32":
         # Loaded so, it keeps in float32 what Transformers keeps, rotary frequencies above all; a cast rounds them too.
+        heads = heads_of(model)
         del model
         model = load(dtype=getattr(torch, dtype))
+        replace_heads(model, heads)
     _move(model, device, folder)
     return TorchEngine(model, device, is_rewritten=is_rewritten, fallback=fallback)
 

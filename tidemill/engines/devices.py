@@ -79,9 +79,9 @@ def _computes_in_bfloat16(device: torch.device) -> bool:
     # Without that no product would be tried, and the rates not be worth their time.
     if device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
-    from tidemill.engines.rates import PAYS, product_rates
+    from tidemill.engines.rates import product_rates
 
-    return (product_rates().times("bfloat16") or 0.0) >= PAYS
+    return product_rates().pays("bfloat16")
 
 
 def _cpu_capabilities() -> dict[str, Any]:
@@ -190,6 +190,20 @@ def processor(root: Path = Path("/")) -> Processor:
         num_cpus(root),
         tuple((name, os.environ[name]) for name in LIMITS if os.environ.get(name)),
     )
+
+
+def memory_bytes() -> tuple[int, int]:
+    """In all and available, as far as a container lets this process have it."""
+    total = available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists() and (found := re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)):
+        available = int(found[1]) * 1024
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):
+        return total, available
+    return min(total, limit), min(available, max(0, limit - used))
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -48,8 +48,9 @@ class Layer:
 class Parts:
     """What a model of this shape is made of.
 
-    `padding_positions` is the pad token's id where positions are counted from it
-    and skip it, as RoBERTa's are; else None. `head` takes the first tokens BH.
+    `head` takes the first tokens BH, in the dtype of its weights, which may be another
+    than the rest's. `padding_positions` is the pad token's id where positions are counted from it
+    and skip it, as RoBERTa's are; else None.
     """
 
     words: nn.Embedding
@@ -92,7 +93,7 @@ class Encoder(nn.Module):
             x_NH = layer(x_NH, x_NH, lambda q, k, v: self._attend_padded(q, k, v, num_rows, bias))
         first_BH = x_NH.view(num_rows, num_tokens, -1)[:, 0]
         x_BH = self.layers[-1](first_BH, x_NH, lambda q, k, v: self._attend_padded(q, k, v, num_rows, bias))
-        logits_BC: Tensor = self.head(x_BH)
+        logits_BC: Tensor = self.head(self._for_head(x_BH))
         return logits_BC
 
     def forward_packed(self, ids_N: Tensor, starts: Tensor, *, longest: int, attend: VariableAttention) -> Tensor:
@@ -113,8 +114,13 @@ class Encoder(nn.Module):
         x_BH = self.layers[-1](
             first_BH, x_NH, lambda q, k, v: self._attend_packed(q, k, v, ones, starts, 1, longest, attend)
         )
-        logits_BC: Tensor = self.head(x_BH)
+        logits_BC: Tensor = self.head(self._for_head(x_BH))
         return logits_BC
+
+    def _for_head(self, x_BH: Tensor) -> Tensor:
+        dtype = next(self.head.parameters()).dtype
+        # Where it is that already, a cast would be one more node of a graph that is converted.
+        return x_BH if x_BH.dtype == dtype else x_BH.to(dtype)
 
     def _position_embeddings(self, ids_BT: Tensor) -> Tensor:
         if self.padding_positions is None:

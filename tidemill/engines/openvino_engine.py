@@ -18,7 +18,7 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from tidemill.encoding.sequences import Sequences
 from tidemill.engines import Answer, CalibrationIds, Ids, Logits
 from tidemill.engines.devices import device_name, num_cpus, resolve_dtype
 from tidemill.engines.encoders import PROBE_TOLERANCE, Encoder
+from tidemill.engines.precision.heads import head_names
 from tidemill.fingerprints import fingerprint
 from tidemill.places import home, make_folders
 
@@ -43,6 +44,7 @@ from openvino import properties  # noqa: E402
 from openvino.properties import hint as hints  # noqa: E402
 
 from tidemill.engines.openvino_attention import with_attention_spelled_out  # noqa: E402
+from tidemill.engines.precision.graphs import without_head  # noqa: E402
 
 if TYPE_CHECKING:
     from openvino import CompiledModel, InferRequest, Model
@@ -72,10 +74,11 @@ class CannotConvert(Exception):
 
 @dataclass
 class _Graph:
-    """A compiled model with its idle requests."""
+    """A compiled model, and its head if that is compiled by itself, with their idle requests."""
 
     compiled: CompiledModel
-    idle: list[InferRequest] = field(default_factory=list)
+    head: CompiledModel | None = None
+    idle: list[_Requests] = field(default_factory=list)
 
     @property
     def num_streams(self) -> int:
@@ -83,9 +86,30 @@ class _Graph:
 
     def start(self, ids_BT: Ids, mask_BT: Ids | None) -> Answer:
         inputs = [ids_BT, np.ones_like(ids_BT) if mask_BT is None else mask_BT]
-        request = self.idle.pop() if self.idle else self.compiled.create_infer_request()
-        request.start_async(inputs, share_inputs=True)
-        return _Started(self, request, inputs)
+        requests = self.idle.pop() if self.idle else self._create()
+        requests.body.start_async(inputs, share_inputs=True)
+        return _Started(self, requests, inputs)
+
+    def _create(self) -> _Requests:
+        head = None if self.head is None else self.head.create_infer_request()
+        return _Requests(self.compiled.create_infer_request(), head)
+
+
+@dataclass
+class _Requests:
+    """Of one batch: `head` takes what `body` gives, where the head is compiled by itself."""
+
+    body: InferRequest
+    head: InferRequest | None
+
+    def wait(self) -> InferRequest:
+        """Until the logits are there; they are the first output of what is returned."""
+        self.body.wait()
+        if self.head is None:
+            return self.body
+        results = [tensor.data for tensor in self.body.output_tensors]
+        self.head.infer(results, share_inputs=True)
+        return self.head
 
 
 @dataclass
@@ -93,13 +117,12 @@ class _Started:
     """A batch in a request, which reads `inputs` where they lie until it is done."""
 
     graph: _Graph
-    request: InferRequest
+    requests: _Requests
     inputs: list[Ids]
 
     def result(self) -> Logits:
-        self.request.wait()
-        logits_BC: Logits = np.array(self.request.get_output_tensor(0).data, dtype=np.float32)
-        self.graph.idle.append(self.request)
+        logits_BC: Logits = np.array(self.requests.wait().get_output_tensor(0).data, dtype=np.float32)
+        self.graph.idle.append(self.requests)
         return logits_BC
 
 
@@ -118,13 +141,20 @@ class OpenVinoEngine:
         model: Model,
         *,
         dtype: str,
+        head: Sequence[str] = (),
         is_rewritten: bool = False,
         most_graphs: int = 0,
         reference: OpenVinoEngine | None = None,
     ) -> None:
+        """`head` names the modules that are computed in float32 where `dtype` has 16 bits."""
         self._core = ov.Core()
         self._model = with_attention_spelled_out(model)
         self._dtype, self._is_rewritten, self.reference = dtype, is_rewritten, reference
+        self._head: CompiledModel | None = None
+        if dtype in ("bfloat16", "float16") and (parts := without_head(self._model, head)):
+            self._model = parts[0]
+            in_float32 = {hints.inference_precision: "f32", properties.inference_num_threads: num_cpus()}
+            self._head = self._core.compile_model(parts[1], "CPU", in_float32)
         self._any_shape = self._compile(self._model)
         self._most_graphs = most_graphs
         self._graphs: dict[tuple[int, ...], _Graph] = {}
@@ -169,7 +199,7 @@ class OpenVinoEngine:
             options[properties.num_streams] = cpus
         else:
             options[hints.performance_mode] = hints.PerformanceMode.THROUGHPUT
-        return _Graph(self._core.compile_model(model, "CPU", options))
+        return _Graph(self._core.compile_model(model, "CPU", options), self._head)
 
 
 class _Positional(nn.Module):
@@ -212,6 +242,7 @@ def open_openvino(
     return OpenVinoEngine(
         _quantized(converted, identity, calibration, is_rewritten=is_rewritten) if is_int8 else converted,
         dtype=dtype,
+        head=head_names(model),
         is_rewritten=is_rewritten,
         most_graphs=min(MOST_GRAPHS, GRAPHS_BYTES // num_bytes),
         reference=reference if is_int8 else None,

@@ -54,6 +54,10 @@ class ProductRates:
         rate = getattr(self, dtype)
         return None if rate is None else rate / self.float32
 
+    def pays(self, dtype: str) -> bool:
+        """Whether a model gains by computing in it, as far as products say."""
+        return (self.times(dtype) or 0.0) >= PAYS
+
     def to_json(self) -> dict[str, float | None]:
         return asdict(self)
 

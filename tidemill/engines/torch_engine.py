@@ -58,7 +58,7 @@ class _Queued:
 
 
 class TorchEngine:
-    """A module on its device, in the dtype of its weights."""
+    """A module on its device, in the dtype of its weights but for its head's."""
 
     name = "torch"
     rounds_widths = False
@@ -78,7 +78,8 @@ class TorchEngine:
         With one, a batch is computed when it is submitted.
         """
         self.model, self.device = model, device
-        self.dtype = next(model.parameters()).dtype
+        # The head's is float32 in any case.
+        self.dtype = next(getattr(model, "base_model", model).parameters()).dtype
         if device.type == "cpu" and isinstance(model, Encoder):
             _prepack(model)
         num_streams = num_streams or _most_streams(num_cpus())

@@ -9,11 +9,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -22,9 +23,12 @@ import pyarrow as pa
 from tidemill import config as options
 from tidemill.encoding.batching import Indices, plan_batches, rounded
 from tidemill.engines import Answer, CalibrationIds, Engine, Logits, open_engine
+from tidemill.engines.contest.trial import Batch
 from tidemill.engines.devices import AUTO_TOKEN_BUDGET, is_device_failure, is_out_of_memory
 from tidemill.errors import ModelError, RunFailed, SequenceTooLong, Stopped, first_line
+from tidemill.inference.bounds import BoundedOpening
 from tidemill.inference.calibration import calibrated_budget
+from tidemill.inference.choosing import Choice, evenly
 from tidemill.inference.drift import Drift, measure_drift
 from tidemill.inference.exact import ExactEngine, is_exact
 from tidemill.inference.pooling import Pooling
@@ -43,6 +47,10 @@ NOBODY = StageProgress()
 
 WORTH_CALIBRATING = {"cpu": 500, "cuda": 50}
 """Batches of a shard from which a trial of other token budgets is paid back by it, or by the next few."""
+WORTH_A_CONTEST_TOKENS, WORTH_A_CONTEST_SECONDS = 2_000_000, 60.0
+"""Of a shard, or spent in the model before: a contest takes some seconds, and what it finds is kept."""
+LEAST_CONTEST_TOKENS = 8_192
+"""Of a shard in any case: with fewer no engine is busy."""
 
 logger = logging.getLogger("tidemill")
 
@@ -59,14 +67,22 @@ class ModelRunner:
         inference: options.Inference,
         all_scores: bool = False,
         exact: ExactEngine | None = None,
+        choice: Choice | None = None,
+        opening: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """`exact` computes what has no finite logits in `engine`, even alone; without it such rows have no answer."""
+        """`exact` computes what has no finite logits in `engine`, even alone; without it such rows have no answer.
+
+        `choice` may take another engine, once there is enough to compute; `opening` is what lineage tells of how the
+        first one was opened.
+        """
         self.engine, self.config = engine, config
         self.result_schema = task.result_schema(config, all_scores=all_scores)
         self.token_budget = _default_budget(inference, engine)
-        self._task, self._inference, self._all_scores, self._exact = task, inference, all_scores, exact
+        self._task, self._inference, self._all_scores = task, inference, all_scores
+        self._exact, self._choice, self._opening = exact, choice, opening
         self._is_calibrated = inference.token_budget != "auto"
         self._measured_drift: Drift | None = None
+        self._seconds = 0.0
         self._lock = threading.Lock()
         self._vocabulary_size = getattr(config.get_text_config(), "vocab_size", None)
         self._max_positions = max_positions(config)
@@ -104,7 +120,9 @@ class ModelRunner:
             pad_token_id=pad_token_id,
             calibration=calibration,
         )
-        engine = open_as(inference=inference)
+        bounded = BoundedOpening(open_as, config=config, task=found, declared=inference, sample=calibration)
+        choice = Choice(folder, inference, bounded, refused=bounded.refused)
+        engine = choice.open()
         torch_float32 = {"engine": "torch", "dtype": "float32", "device": engine.facts()["device"]}
         exact = ExactEngine(lambda: open_as(inference=inference.model_copy(update=torch_float32)))
         return cls(
@@ -113,14 +131,17 @@ class ModelRunner:
             task=found,
             inference=inference,
             all_scores=all_scores,
-            exact=None if is_exact(engine) else exact,
+            exact=None if is_exact(engine) and not choice.is_open else exact,
+            choice=choice,
+            opening=bounded.facts(),
         )
 
     @property
     def resolved(self) -> dict[str, Any]:
         """What `auto` came to, for lineage; `token_budget` as it is now, after any halving."""
         drift = {} if self._measured_drift is None else {"int8": asdict(self._measured_drift)}
-        return {**self.engine.facts(), "token_budget": self.token_budget, **drift}
+        choice = {} if self._choice is None else self._choice.facts()
+        return {**self.engine.facts(), "token_budget": self.token_budget, **self._opening, **choice, **drift}
 
     def predict(
         self,
@@ -166,8 +187,11 @@ class ModelRunner:
             for i, largest in work.sequences.with_ids_from(self._vocabulary_size):
                 work.reasons[i] = f"token id {largest} is outside of the model's vocabulary of {self._vocabulary_size}"
 
-    def _prepare(self, work: Work) -> None:
-        """What the first shard pays for the rest: int8 is measured, and a shard that is worth it finds the budget."""
+    def _prepare(self, work: Work, should_stop: Callable[[], bool]) -> None:
+        """What the first shard pays for the rest: int8 is measured, and a shard that is worth it finds the engine and
+        the budget."""
+        if self._choice is not None and self._choice.is_open and self._is_worth_a_contest(work):
+            self._settle_choice(self._choice, work, should_stop)
         if self.engine.reference is not None:
             work.progress.doing("measuring what int8 costs")
             self._measured_drift = measure_drift(
@@ -185,6 +209,27 @@ class ModelRunner:
             found = calibrated_budget(self.engine, self.config, longest=self._max_positions)
             self.token_budget = found or self.token_budget
 
+    def _is_worth_a_contest(self, work: Work) -> bool:
+        """A large shard; or as much time was spent already, which others of a dataset of small files will need too."""
+        num_tokens = work.num_tokens_left()
+        is_late = self._seconds >= WORTH_A_CONTEST_SECONDS and num_tokens >= LEAST_CONTEST_TOKENS
+        return is_late or num_tokens >= WORTH_A_CONTEST_TOKENS
+
+    def _settle_choice(self, choice: Choice, work: Work, should_stop: Callable[[], bool]) -> None:
+        planned = self._plan(work, work.without_reason())
+        self.engine = choice.settle(
+            self.engine,
+            lambda engine, count: [self._inputs(work, batch, engine) for batch in evenly(planned, count)],
+            tell=work.progress.doing,
+            should_stop=should_stop,
+        )
+        self._exact = None if is_exact(self.engine) else self._exact
+        work.notes += choice.notes()
+
+    def _inputs(self, work: Work, batch: Indices, engine: Engine) -> Batch:
+        width = int(self._widths(work.sequences.lengths[batch], engine).max())
+        return work.sequences.padded(batch, pad_id=self._pad_id, width=width)
+
     def _tokens_worth_calibrating(self) -> int:
         return WORTH_CALIBRATING[_device_type(self.engine)] * self.token_budget
 
@@ -194,7 +239,7 @@ class ModelRunner:
         try:
             with self._lock:
                 started_at = time.perf_counter()
-                self._prepare(work)
+                self._prepare(work, should_stop)
                 waiting = deque(self._plan(work, work.without_reason()))
                 waiting = self._start_all(work, waiting, started, should_stop)
             while started or waiting:
@@ -203,6 +248,7 @@ class ModelRunner:
                 with self._lock:
                     waiting = self._start_all(work, waiting, started, should_stop)
             work.stats.seconds = time.perf_counter() - started_at
+            self._seconds += work.stats.seconds
         except BaseException:
             _abandon(answer for _, answer in started)
             raise
@@ -274,9 +320,10 @@ class ModelRunner:
         batches = plan_batches(lengths[fits], token_budget=token_budget)
         return [*_one_by_one(rows[~fits]), *(rows[fits][batch] for batch in batches)]
 
-    def _widths(self, lengths: Indices) -> Indices:
+    def _widths(self, lengths: Indices, engine: Engine | None = None) -> Indices:
         """What lengths are padded to if they are the longest of a batch."""
-        return np.minimum(rounded(lengths), self._max_positions or NO_BOUND) if self.engine.rounds_widths else lengths
+        rounds = (engine or self.engine).rounds_widths
+        return np.minimum(rounded(lengths), self._max_positions or NO_BOUND) if rounds else lengths
 
     def _width(self, work: Work, batch: Indices) -> int:
         lengths = work.sequences.lengths[batch]
@@ -337,7 +384,7 @@ class ModelRunner:
         if work.windows is not None:
             scores_BC, index, reason = work.windows.to_rows(scores_BC, index, reason)
         decoded = self._task.decode(scores_BC, self.config, all_scores=self._all_scores)
-        return Predictions(columns=decoded.take(index), reason=reason, stats=work.stats)
+        return Predictions(columns=decoded.take(index), reason=reason, stats=work.stats, notes=tuple(work.notes))
 
     def _resolve_pad_id(self) -> int:
         pad_id = getattr(self.config.get_text_config(), "pad_token_id", None)

@@ -54,12 +54,14 @@ class Predictions:
     """One value per row, in order.
 
     `columns` has the task's result columns, null where there is no prediction;
-    `reason` says why there is none, and is null for rows without token ids.
+    `reason` says why there is none, and is null for rows without token ids. `notes`
+    are what the run's record says of the way they were made.
     """
 
     columns: pa.Table
     reason: pa.StringArray
     stats: Stats
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -79,6 +81,7 @@ class Work:
     progress: StageProgress = field(default_factory=StageProgress)
     num_tokens: int = 0
     """Of what can be computed, before anything is."""
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def on(cls, token_ids: pa.ListArray | pa.ChunkedArray, pooling: Pooling | None, *, deduplicate: bool) -> Work:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tidemill.config import Pipeline
+from tidemill.engines.contest.telling import Known, known_of
 from tidemill.errors import FAILS_ALONE, DatasetError, LakeError
 from tidemill.formats import Columns
 from tidemill.lake import Cursor, DoneShard, Lake, ResultTable
@@ -88,6 +89,8 @@ class Plan:
     notes: tuple[str, ...]
     first: bool
     """Whether this pipeline has no table yet."""
+    auto: Known | None = None
+    """What is known of the engine and the dtype that are left to `auto`."""
 
     @property
     def version(self) -> str:
@@ -180,6 +183,7 @@ class Plan:
             "rows_removed": self.num_rows_removed,
             "tokens_estimated": True,
             **self.estimate.to_json(),
+            "auto": None if self.auto is None else self.auto.to_json() | {"said": str(self.auto)},
             "notes": list(self.notes),
         }
 
@@ -239,8 +243,15 @@ def make_plan(pipeline: Pipeline, lake: Lake | None) -> tuple[Plan, sources.Data
         rate=_rate(known.rate, dataset, files),
         notes=(*told, *notes, *dataset.notes),
         first=state is None,
+        auto=_known_of_auto(pipeline, spec),
     )
     return plan, dataset
+
+
+def _known_of_auto(pipeline: Pipeline, spec: VersionSpec) -> Known | None:
+    inference = pipeline.inference.model_copy(update={"dtype": spec.dtype})
+    is_left = "auto" in (inference.engine, inference.dtype)
+    return known_of(versions.configuration_folder(spec), inference) if is_left else None
 
 
 def _listed(cursor: Cursor, pipeline: Pipeline, state: PipelineState) -> Listing | None:

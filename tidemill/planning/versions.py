@@ -220,6 +220,13 @@ def model_folder(spec: VersionSpec, *, weights: bool = True) -> Path:
     return _folder(spec, spec.model_path, spec.model, MODEL_FILES if weights else TOKENIZER_FILES)
 
 
+def configuration_folder(spec: VersionSpec) -> Path | None:
+    """A local folder with the model's config.json and maybe no more; None where it was not fetched yet."""
+    if spec.model.startswith("commit:"):
+        return hub.cached_config(spec.model_path, *_commit_and_subfolder(spec.model))
+    return Path(spec.model_path)
+
+
 def tokenizer_folder(spec: VersionSpec) -> Path:
     """As `model_folder`, for the tokenizer."""
     return _folder(spec, spec.tokenizer_path, spec.tokenizer, TOKENIZER_FILES, weights=_is_own(spec))

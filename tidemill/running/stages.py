@@ -377,6 +377,7 @@ def _predict(workspace: Workspace, items: Sequence[Tokenized]) -> Iterator[tuple
         should_stop=workspace.stop.is_set,
         progress=workspace.telling(label_of([item.ingested.request for item in items]), "infer", len(token_ids)),
     )
+    workspace.notes += predictions.notes
     resolved = workspace.runner.resolved
     lengths = [windows.num_tokens(column) for column in columns]
     start = 0

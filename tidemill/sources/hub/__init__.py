@@ -8,6 +8,7 @@ contents are read by range requests of our own, at a commit.
 from tidemill.sources.hub.asking import ADDRESS, LOG_IN, impatient, is_offline, known_commit
 from tidemill.sources.hub.models import (
     ListedModel,
+    cached_config,
     list_models,
     model_commit,
     model_config,
@@ -22,6 +23,7 @@ __all__ = [
     "LOG_IN",
     "RANGE_RETRIES",
     "ListedModel",
+    "cached_config",
     "impatient",
     "is_offline",
     "known_commit",

@@ -123,6 +123,15 @@ def model_config(repo: str, commit: str) -> Path:
     return ask_hub(fetch)
 
 
+def cached_config(repo: str, commit: str, subfolder: str) -> Path | None:
+    """The folder in the local cache with a model's config.json; None where it was not fetched. Asks no Hub."""
+    import huggingface_hub
+
+    name = f"{subfolder}/config.json" if subfolder else "config.json"
+    found = huggingface_hub.try_to_load_from_cache(repo, name, revision=commit)
+    return Path(found).parent if isinstance(found, str) else None
+
+
 @dataclass(frozen=True)
 class ListedModel:
     """What the Hub tells of a model without its files."""

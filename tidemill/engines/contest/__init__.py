@@ -1,0 +1,1 @@
+"""What `auto` comes to on a CPU: the engines and dtypes that may compute a model, tried on rows of its own run."""

@@ -1,0 +1,148 @@
+"""The contest: engines compute the same batches of the run, in turns, so that noise of the machine hits all alike.
+
+Whoever leads meets one challenger after the other, so at no time are more than two
+models in memory. Of each pair the best turns are compared; a challenger that is far
+behind after its first is sent away.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tidemill.engines import Answer, Engine, Ids
+from tidemill.engines.contest.candidates import Candidate, fastest
+from tidemill.engines.contest.finding import Finding
+from tidemill.engines.devices import is_out_of_memory
+from tidemill.errors import first_line
+
+Batch = tuple[Ids, Ids | None]
+Clock = Callable[[], float]
+
+TURN_SECONDS = 0.3
+"""About how long a turn takes the engine that is opened already; longer where so few batches do not fill it."""
+ENOUGH_SECONDS = 1.0
+MIN_TURNS = 2
+MOST_TURNS = 8
+"""Two engines meet until each has computed so long and so often, but no more often."""
+FAR_BEHIND = 1.5
+"""So many times as long as the best, and one turn is enough."""
+
+
+@dataclass
+class _Met:
+    """Two engines at the same batches: seconds of the best turn of each, for so many tokens."""
+
+    challenger: Engine
+    num_tokens: int
+    leader_seconds: float = float("inf")
+    challenger_seconds: float = float("inf")
+
+
+@dataclass
+class Contest:
+    """`batches` gives so many of the run's batches, over all lengths, as an engine takes them.
+
+    `enter` opens a candidate's engine; what it raises puts the candidate out.
+    """
+
+    enter: Callable[[Candidate], Engine]
+    batches: Callable[[Engine, int], Sequence[Batch]]
+    tell: Callable[[str], object] = lambda _: None
+    should_stop: Callable[[], bool] = lambda: False
+    clock: Clock = time.perf_counter
+    left_out: dict[Candidate, str] = field(default_factory=dict)
+    lacked_memory: bool = False
+    """Whether a candidate was put out by that: with more, or beside less, it may be the fastest."""
+
+    def hold(self, leader: Engine, among: Sequence[Candidate]) -> tuple[Engine, Finding] | None:
+        """The fastest, from an engine that is open, and what was found; None where it was asked to stop.
+
+        Of `among` the preferred come first. The first leader's speed is measured; the others' are told by how much
+        they were faster or slower than who led then.
+        """
+        leads, num_batches = candidate_of(leader), self._size(leader)
+        speeds: dict[Candidate, float] = {}
+        for challenges in among:
+            if challenges == leads or challenges in self.left_out:
+                continue
+            if self.should_stop():
+                return None
+            self.tell(f"trying {challenges}")
+            gc.collect()
+            met = self._challenge(leader, challenges, num_batches)
+            if met is None:
+                continue
+            speeds.setdefault(leads, met.num_tokens / met.leader_seconds)
+            speeds[challenges] = speeds[leads] * met.leader_seconds / met.challenger_seconds
+            if fastest(speeds, preferred=among) == challenges:
+                leader, leads = met.challenger, challenges
+            del met
+        gc.collect()
+        return leader, Finding(speeds or {leads: self._speed(leader, num_batches)}, self.left_out)
+
+    def _challenge(self, leader: Engine, challenges: Candidate, num_batches: int) -> _Met | None:
+        try:
+            return self._meet(leader, self.enter(challenges), num_batches)
+        except Exception as e:  # noqa: BLE001 — an engine that fails is not taken, whatever it raises.
+            self.left_out[challenges] = first_line(e)
+            self.lacked_memory |= is_out_of_memory(e)
+            return None
+
+    def _size(self, engine: Engine) -> int:
+        """How many batches a turn has."""
+        least = _fills(engine)
+        few = self.batches(engine, least)
+        self._turn(engine, few)
+        seconds = self._turn(engine, few)
+        return least * max(1, round(TURN_SECONDS / max(seconds, 1e-6)))
+
+    def _meet(self, leader: Engine, challenger: Engine, num_batches: int) -> _Met:
+        ours, theirs = self.batches(leader, num_batches), self.batches(challenger, num_batches)
+        self._turn(challenger, theirs[: _fills(challenger)])
+        met = _Met(challenger, sum(map(_num_tokens, ours)))
+        spent, num_turns = 0.0, 0
+        while num_turns < MIN_TURNS or (spent < ENOUGH_SECONDS and num_turns < MOST_TURNS):
+            one, other = self._turn(leader, ours), self._turn(challenger, theirs)
+            met.leader_seconds, met.challenger_seconds = (
+                min(met.leader_seconds, one),
+                min(met.challenger_seconds, other),
+            )
+            spent, num_turns = spent + min(one, other), num_turns + 1
+            if met.challenger_seconds > FAR_BEHIND * met.leader_seconds:
+                break
+        return met
+
+    def _speed(self, engine: Engine, num_batches: int) -> float:
+        batches = self.batches(engine, num_batches)
+        return sum(map(_num_tokens, batches)) / min(self._turn(engine, batches) for _ in range(MIN_TURNS))
+
+    def _turn(self, engine: Engine, batches: Sequence[Batch]) -> float:
+        """Seconds for these batches, with as many on their way as the engine takes."""
+        started_at = self.clock()
+        on_their_way: deque[Answer] = deque()
+        for ids_BT, mask_BT in batches:
+            if len(on_their_way) >= engine.depth:
+                on_their_way.popleft().result()
+            on_their_way.append(engine.submit(ids_BT, mask_BT))
+        while on_their_way:
+            on_their_way.popleft().result()
+        return self.clock() - started_at
+
+
+def candidate_of(engine: Engine) -> Candidate:
+    facts = engine.facts()
+    return Candidate(facts["engine"], facts["dtype"])
+
+
+def _fills(engine: Engine) -> int:
+    """How many batches keep an engine busy: half of those that it takes at one time wait."""
+    return max(1, engine.depth // 2)
+
+
+def _num_tokens(batch: Batch) -> int:
+    ids_BT, mask_BT = batch
+    return int(ids_BT.size if mask_BT is None else mask_BT.sum())

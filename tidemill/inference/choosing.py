@@ -1,0 +1,166 @@
+"""What computes a model where `inference` leaves it open: what a contest found, before or on this run's own rows.
+
+Until a shard is worth one, a CPU takes OpenVINO where it is installed and converts
+the model, and bfloat16 where its products are measured to be the faster ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Container, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from tidemill import config as options
+from tidemill.engines import Engine
+from tidemill.engines.contest.candidates import Candidate, candidates, hopeless
+from tidemill.engines.contest.finding import Finding, keep_finding, kept_finding
+from tidemill.engines.contest.trial import Batch, Contest, candidate_of
+from tidemill.engines.devices import memory_bytes, resolve_device
+from tidemill.engines.rates import ProductRates, kept_rates, product_rates
+from tidemill.errors import ModelError, first_line
+
+COPIES = 4
+"""So many times its weights a model may take while it is opened beside another: read, converted, laid out."""
+
+T = TypeVar("T")
+
+logger = logging.getLogger("tidemill")
+
+
+class Open(Protocol):
+    """Opens the model in the engine and dtype that the options mean."""
+
+    def __call__(self, *, inference: options.Inference) -> Engine: ...
+
+
+class Choice:
+    """Of one model. `refused` are dtypes that `auto` may not take for it; opening it may add to them."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        inference: options.Inference,
+        open_as: Open,
+        *,
+        refused: Container[str],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._folder, self._inference, self._open_as, self._clock = Path(folder), inference, open_as, clock
+        self._refused, self._on_cpu = refused, resolve_device(inference.device).type == "cpu"
+        self._finding: Finding | None = None
+        self._products: ProductRates | None = None
+        self._notes: list[str] = []
+        self._is_settled = False
+
+    @property
+    def _among(self) -> tuple[Candidate, ...]:
+        return candidates(self._inference, refused=self._refused) if self._on_cpu else ()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a contest would tell more than is known."""
+        return not self._is_settled and len(self._among) > 1
+
+    def open(self) -> Engine:
+        """
+        Raises:
+            ModelError: the model cannot be opened as it is asked for.
+        """
+        asked = self._among
+        if (engine := self._open_found()) is not None:
+            return engine
+        engine = self._open_as(inference=self._inference)
+        if self._inference.dtype == "auto" and self._on_cpu:
+            self._products = kept_rates()
+        if self._among != asked and (found := self._open_found()) is not None:
+            return found
+        return engine
+
+    def _open_found(self) -> Engine | None:
+        """What an earlier contest found to be the fastest; None where there was none, or it is no longer to be had."""
+        found = kept_finding(self._folder, self._among) if self.is_open else None
+        taken = found.taken(self._among) if found else None
+        if found is None or taken is None:
+            return None
+        tried = {candidate.engine for candidate in found.speeds}
+        # An engine that did not take the model is asked again: this one may have the same shape and other weights.
+        is_asked_again = self._inference.engine == "auto" and any(each.engine not in tried for each in self._among)
+        wanted = {"dtype": taken.dtype} if is_asked_again else {"engine": taken.engine, "dtype": taken.dtype}
+        try:
+            engine = self._open_as(inference=self._inference.model_copy(update=wanted))
+        except ModelError as e:
+            logger.warning("What was found to be the fastest, %s, cannot be opened: %s.", taken, first_line(e))
+            return None
+        self._is_settled = candidate_of(engine) == taken
+        self._finding = found if self._is_settled else None
+        return engine
+
+    def settle(
+        self,
+        engine: Engine,
+        batches: Callable[[Engine, int], Sequence[Batch]],
+        *,
+        tell: Callable[[str], object],
+        should_stop: Callable[[], bool],
+    ) -> Engine:
+        """The fastest engine, by a contest with the one that is open; kept for later runs.
+
+        `batches` gives so many of the run's own, as an engine takes them.
+        """
+        self._is_settled = True
+        if not self._has_room():
+            logger.warning("Memory has no room for a second copy of the model, so no other engine or dtype is tried.")
+            return engine
+        contest = Contest(
+            lambda candidate: self._open_as(inference=candidate.given_to(self._inference)),
+            batches,
+            tell=tell,
+            should_stop=should_stop,
+            clock=self._clock,
+            left_out=self._left_out(engine),
+        )
+        try:
+            held = contest.hold(engine, self._among)
+        except Exception as e:  # noqa: BLE001 — rows that fail in the engine that is open fail again, and alone, later.
+            logger.warning("No other engine or dtype was tried: %s.", first_line(e))
+            return engine
+        if held is None:
+            self._is_settled = False
+            return engine
+        winner, self._finding = held
+        if not contest.lacked_memory:
+            keep_finding(self._finding.among(self._among), self._folder, self._among)
+        self._notes = [f"auto was tried on this run's rows: {self._finding}; {candidate_of(winner)} computes."]
+        return winner
+
+    def notes(self) -> list[str]:
+        """What the contest that was just held found, for the run's record."""
+        notes, self._notes = self._notes, []
+        return notes
+
+    def _has_room(self) -> bool:
+        num_bytes = sum(file.stat().st_size for file in self._folder.glob("*.safetensors"))
+        return memory_bytes()[1] >= COPIES * num_bytes
+
+    def _left_out(self, engine: Engine) -> dict[Candidate, str]:
+        left_out = hopeless(self._among, product_rates()) if self._inference.dtype == "auto" else {}
+        if why := engine.facts().get("fallback"):
+            left_out |= {each: why for each in self._among if each.engine == "openvino"}
+        left_out.pop(candidate_of(engine), None)
+        return left_out
+
+    def facts(self) -> dict[str, Any]:
+        """For lineage: what the choice was made by."""
+        if self._finding is not None:
+            return {"auto": self._finding.to_json()}
+        if self._products is not None:
+            return {"auto": {"products_times_float32": {"bfloat16": self._products.times("bfloat16")}}}
+        return {}
+
+
+def evenly(planned: Sequence[T], count: int) -> list[T]:
+    """So many of these, from the first to the last; all, where there are no more."""
+    step = max(1.0, (len(planned) - 1) / max(1, count - 1))
+    return [planned[round(i * step)] for i in range(min(count, len(planned)))]
