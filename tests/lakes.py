@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,24 @@ def commit_rows(spec: config.Lake, kept: pa.Table, sizes: Sequence[int], *, inli
 
     With `inlined`, small shards lie in the catalog, as they did before layout 3.
     """
+    with Lake(spec) as lake:
+        target, items = ask_for_rows(lake, kept, sizes)
+        if inlined:
+            limit = (
+                f"CALL lake.set_option('data_inlining_row_limit', {INLINED_BEFORE_LAYOUT_3}, table_name => '{TABLE}')"
+            )
+            lake.write(lambda cursor: cursor.execute(limit), message="as before layout 3")
+        for item in items:
+            assert commit_shards(lake, target, [item]).num_rows == item.shard.slice.num_rows
+    return [item.shard for item in items]
+
+
+def ask_for_rows(lake: Lake, kept: pa.Table, sizes: Sequence[int]) -> tuple[Target, list[Computed]]:
+    """Adopt a revision of a file a shard, of these sizes; the first rows of `kept` are what is to be committed."""
     columns = [KeptColumn(name, name, kind) for name, kind in zip(kept.column_names, kept.schema.types, strict=True)]
     table = ResultTable(PIPELINE, VERSION, tuple((column.name, column.type) for column in columns), RESULTS)
     target = Target(PIPELINE, VERSION, "r1", "made-up", table, "kept")
-    shards, first_row = [], 0
+    shards = []
     for number, size in enumerate(sizes):
         file = SourceFile(f"part-{number}", f"part-{number}", size, f"content-{number}")
         shards.append(Shard(file, Slice(0, size, 0, 0, f"slice-{number}", size)))
@@ -52,21 +67,14 @@ def commit_rows(spec: config.Lake, kept: pa.Table, sizes: Sequence[int], *, inli
         dataset={},
         expected_target=None,
     )
-    with Lake(spec) as lake:
-        ensure_system_tables(lake)
-        assert adopt(lake, target, adoption)
-        if inlined:
-            limit = (
-                f"CALL lake.set_option('data_inlining_row_limit', {INLINED_BEFORE_LAYOUT_3}, table_name => '{TABLE}')"
-            )
-            lake.write(lambda cursor: cursor.execute(limit), message="as before layout 3")
-        ids = request_ids(lake.cursor(), target, [shard.shard_id for shard in shards])
-        for shard in shards:
-            rows = kept.slice(first_row, shard.slice.num_rows)
-            first_row += shard.slice.num_rows
-            done = commit_shards(lake, target, [Computed(shard, ids[shard.shard_id], partial(_loaded, rows))])
-            assert done.num_rows == shard.slice.num_rows
-    return shards
+    ensure_system_tables(lake)
+    assert adopt(lake, target, adoption)
+    ids = request_ids(lake.cursor(), target, [shard.shard_id for shard in shards])
+    firsts = accumulate(sizes, initial=0)
+    return target, [
+        Computed(shard, ids[shard.shard_id], partial(_loaded, kept.slice(first, shard.slice.num_rows)))
+        for first, shard in zip(firsts, shards, strict=False)
+    ]
 
 
 def kept_rows(spec: config.Lake, names: Sequence[str]) -> pa.Table:

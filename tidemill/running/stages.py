@@ -300,7 +300,7 @@ def materialize(
     cut: Sequence[tuple[str, Sequence[Shard]]] = (),
     replaces: bool = False,
 ) -> Outcome | Held:
-    """Commit shards in one transaction, then let go of their predictions.
+    """Commit shards in one transaction, with others that wait for the lake's lock; then let go of their predictions.
 
     Shards that replace a file wait in the store while the run's share of
     quarantined rows is over `limits.max_quarantine`.
@@ -313,8 +313,11 @@ def materialize(
     if replaces and workspace.tally.share_with(num_rows, num_quarantined) > limit:
         return Held(num_rows, num_quarantined, over_limit=True)
     items = [_computed(workspace, item) for item in predicted]
-    outcome = commit_shards(workspace.lake, workspace.target, items, cut=cut)
-    workspace.count(outcome)
+    if replaces or cut:
+        outcome = commit_shards(workspace.lake, workspace.target, items, cut=cut)
+        workspace.count(outcome)
+    else:
+        outcome = workspace.commits.commit(items)
     workspace.tally.add(num_rows, num_quarantined)
     for item in predicted:
         workspace.store.remove(item.predictions)

@@ -23,7 +23,7 @@ from tidemill.planning.columns import kept_fingerprint, read_columns
 from tidemill.planning.estimates import Rate, measured_rate
 from tidemill.planning.version_tables import Version, load_version
 from tidemill.progress import Progress, Quiet, StageProgress
-from tidemill.results.commit import Outcome
+from tidemill.results.commit import CommitQueue, Outcome
 from tidemill.retry import waiting_for
 from tidemill.shards import Shard, SourceFile
 from tidemill.sources.dataset import Dataset, reopen_dataset, settle
@@ -80,6 +80,7 @@ class Workspace:
         """Files, by path, that are no longer what the lake recorded, or may not be read."""
         self.count: Callable[[Outcome], None] = lambda _: None
         """Told of every commit that a stage makes, in the thread that made it."""
+        self.commits = CommitQueue(lake, self.target, lambda outcome: self.count(outcome))
         self.progress: Progress = Quiet()
         self.notes: list[str] = []
         """What is not as the pipeline file might make one expect, for the run's record."""

@@ -1,0 +1,140 @@
+"""Shards that wait for the lake's lock together share a transaction; each is committed, dropped or fails by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tests.lakes import PIPELINE, TABLE, ask_for_rows, lake_at
+from tests.processes import wait_until
+from tidemill.errors import InvariantBroken, LakeLocked
+from tidemill.lake import Lake
+from tidemill.lake.ducklake.locks import open_lock
+from tidemill.results.commit import CommitQueue, Computed, Outcome, queue, writing
+from tidemill.results.verify import verify_pipeline
+
+NUM_SHARDS, SIZE = 6, 5
+COMMITS = f"SELECT count(*) FROM ducklake_snapshots('lake') WHERE commit_message LIKE '{PIPELINE} %'"
+
+
+class Bench:
+    """Shards that are asked for, and a queue to commit them by."""
+
+    def __init__(self, lake: Lake) -> None:
+        kept = pa.table({"id": pa.array(range(NUM_SHARDS * SIZE), pa.int64())})
+        self.lake = lake
+        self.target, self.items = ask_for_rows(lake, kept, [SIZE] * NUM_SHARDS)
+        self.counted: list[Outcome] = []
+        self.queue = CommitQueue(lake, self.target, self.counted.append)
+        self._adopted = self.query(COMMITS)
+
+    def query(self, statement: str) -> Any:
+        return self.lake.cursor().execute(statement).fetchall()[0][0]
+
+    @property
+    def num_transactions(self) -> int:
+        return int(self.query(COMMITS) - self._adopted)
+
+    def commit_at_once(self, lots: Sequence[Sequence[Computed]]) -> list[Future[Outcome]]:
+        """Let each lot be committed in a thread of its own, while another writer holds the lock until all wait."""
+        other = open_lock(self.lake.spec)
+        with ThreadPoolExecutor(len(lots)) as pool, other.held():
+            futures = [pool.submit(self.queue.commit, lot) for lot in lots]
+            wait_until(lambda: self.queue.num_waiting == len(lots))
+        other.close()
+        assert self.queue.num_waiting == 0
+        return futures
+
+    def verified(self) -> tuple[int, int]:
+        """Rows and shards that are there; nothing of them is wrong."""
+        with Lake(self.lake.spec, read_only=True, scans=True) as lake:
+            assert verify_pipeline(lake, PIPELINE).problems == []
+        return self.query(f"SELECT count(DISTINCT id) FROM {TABLE}"), self.query("SELECT count(*) FROM _ledger")
+
+
+@pytest.fixture
+def bench(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Bench]:
+    catalog = request.getfixturevalue("postgres_catalog") if getattr(request, "param", "") == "postgres" else None
+    with Lake(lake_at(tmp_path, catalog)) as lake:
+        yield Bench(lake)
+
+
+on_both_catalogs = pytest.mark.parametrize("bench", ["sqlite", "postgres"], indirect=True)
+
+
+def broken() -> tuple[pa.Table, pa.Table]:
+    raise InvariantBroken("not the rows of this shard")
+
+
+@on_both_catalogs
+def test_shards_that_wait_at_one_time_share_a_transaction_and_each_learns_what_became_of_it(bench):
+    outcomes = [future.result() for future in bench.commit_at_once([[item] for item in bench.items])]
+    assert [outcome.committed for outcome in outcomes] == [(item.shard.shard_id,) for item in bench.items]
+    assert [outcome.num_rows for outcome in outcomes] == [SIZE] * NUM_SHARDS
+    assert sorted(bench.counted, key=outcomes.index) == outcomes
+    assert bench.num_transactions == 1
+    assert bench.verified() == (NUM_SHARDS * SIZE, NUM_SHARDS)
+
+
+def test_a_shard_that_finds_nobody_at_work_is_committed_alone(bench):
+    for item in bench.items:
+        assert bench.queue.commit([item]).num_committed == 1
+    assert bench.num_transactions == NUM_SHARDS
+
+
+@on_both_catalogs
+def test_a_shard_that_cannot_be_committed_fails_alone_among_those_that_wait(bench):
+    wrong = replace(bench.items[2], load=broken)
+    futures = bench.commit_at_once([[wrong if item is bench.items[2] else item] for item in bench.items])
+    failed = [number for number, future in enumerate(futures) if future.exception() is not None]
+    assert failed == [2]
+    with pytest.raises(InvariantBroken, match="not the rows"):
+        futures[2].result()
+    assert len(bench.counted) == NUM_SHARDS - 1
+    assert bench.verified() == ((NUM_SHARDS - 1) * SIZE, NUM_SHARDS - 1)
+    assert bench.queue.commit([bench.items[2]]).num_committed == 1
+
+
+def test_a_lake_that_stays_locked_is_told_to_each_and_each_may_be_tried_again(tmp_path):
+    with Lake(lake_at(tmp_path).model_copy(update={"lock_timeout_seconds": 0.2})) as lake:
+        bench = Bench(lake)
+        other = open_lock(lake.spec)
+        with other.held(), ThreadPoolExecutor(3) as pool:
+            futures = [pool.submit(bench.queue.commit, [item]) for item in bench.items[:3]]
+            errors = [future.exception() for future in futures]
+        assert all(isinstance(error, LakeLocked) and error.retryable for error in errors)
+        assert len({id(error) for error in errors}) == 3
+        assert [bench.queue.commit([item]).num_committed for item in bench.items[:3]] == [1, 1, 1]
+
+
+def test_a_shard_that_comes_twice_is_committed_once(bench):
+    same = [bench.items[0]]
+    outcomes = [future.result() for future in bench.commit_at_once([same, same, [bench.items[1]]])]
+    assert sorted(outcome.num_committed for outcome in outcomes) == [0, 1, 1]
+    assert sum(outcome.num_dropped for outcome in outcomes) == 1
+    assert bench.verified() == (2 * SIZE, 2)
+
+
+def test_a_transaction_has_no_more_shards_than_it_may(bench, monkeypatch):
+    monkeypatch.setattr(queue, "COMMITTED_TOGETHER", 2)
+    bench.commit_at_once([[item] for item in bench.items])
+    assert bench.num_transactions == NUM_SHARDS // 2
+    assert bench.verified() == (NUM_SHARDS * SIZE, NUM_SHARDS)
+
+
+def test_a_transaction_has_no_more_text_than_it_may_but_for_one_lot(bench, monkeypatch):
+    monkeypatch.setattr(queue, "COMMITTED_BYTES", 1)
+    bench.commit_at_once([bench.items[:3], bench.items[3:]])
+    assert bench.num_transactions == 2
+
+
+def test_rows_that_do_not_fit_in_memory_together_are_one_transaction_still(bench, monkeypatch):
+    monkeypatch.setattr(writing, "INSERTED_BYTES", 1)
+    bench.commit_at_once([[item] for item in bench.items])
+    assert bench.num_transactions == 1
+    assert bench.verified() == (NUM_SHARDS * SIZE, NUM_SHARDS)
