@@ -317,7 +317,7 @@ class ModelRunner:
         # Another thread, settling its own batches, may lower the budget meanwhile.
         lengths, token_budget = self._widths(work.sequences.lengths[rows]), self.token_budget
         fits = (lengths <= token_budget) & ~np.isin(rows, work.by_itself())
-        batches = plan_batches(lengths[fits], token_budget=token_budget)
+        batches = plan_batches(lengths[fits], token_budget=token_budget, company=self.engine.company)
         return [*_one_by_one(rows[~fits]), *(rows[fits][batch] for batch in batches)]
 
     def _widths(self, lengths: Indices, engine: Engine | None = None) -> Indices:
