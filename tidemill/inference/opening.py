@@ -61,6 +61,7 @@ def load_runner(spec: VersionSpec, inference: Inference) -> ModelRunner:
         all_scores=spec.all_scores,
         trust_remote_code=spec.trust_remote_code,
         calibration=lambda: _calibration_ids(spec),
+        max_length=spec.max_length if isinstance(spec.max_length, int) else None,
     )
 
 
@@ -77,12 +78,13 @@ def cached_runner(
     all_scores: bool = False,
     trust_remote_code: bool = False,
     calibration: CalibrationIds | None = None,
+    max_length: int | None = None,
 ) -> ModelRunner:
     """`ModelRunner.load`, once a process for the same files and options.
 
     Only the last one is kept: two models may not fit a device together.
     """
-    key = (folder_state(folder), task, inference, all_scores, trust_remote_code)
+    key = (folder_state(folder), task, inference, all_scores, trust_remote_code, max_length)
     with _loading:
         if key not in _loaded:
             _loaded.clear()
@@ -93,5 +95,6 @@ def cached_runner(
                 all_scores=all_scores,
                 trust_remote_code=trust_remote_code,
                 calibration=calibration,
+                max_length=max_length,
             )
         return _loaded[key]

@@ -78,8 +78,11 @@ class ModelRunner:
         all_scores: bool = False,
         trust_remote_code: bool = False,
         calibration: CalibrationIds | None = None,
+        max_length: int | None = None,
     ) -> ModelRunner:
         """Load a model folder in Transformers' format into the engine that `inference` means.
+
+        `max_length` is the most tokens that any row will have, where that is known: wider ones are not tried.
 
         `calibration` gives the token ids by which int8 sets its ranges; other dtypes do not ask.
 
@@ -94,7 +97,7 @@ class ModelRunner:
             folder,
             task=found,
             inference=inference,
-            longest=max_positions(config),
+            longest=min((most for most in (max_positions(config), max_length) if most is not None), default=None),
             trust_remote_code=trust_remote_code,
             calibration=calibration,
         )
