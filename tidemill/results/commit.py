@@ -33,7 +33,7 @@ from tidemill.lake.ducklake.connection import Cursor, Lake
 from tidemill.lake.listings import mark_cut
 from tidemill.lake.pipelines import Target
 from tidemill.lake.requests import request_ids
-from tidemill.lake.tables import existing_columns, identifier, insert_records, insert_rows
+from tidemill.lake.tables import TEXT_HASH, existing_columns, identifier, insert_records, insert_rows
 from tidemill.results.adoption import is_target
 from tidemill.results.forgotten import Forgotten
 from tidemill.results.retirement import remove_shards, retire_elsewhere
@@ -79,6 +79,9 @@ class Outcome:
     num_quarantined: int = 0
     num_tokens: int = 0
     num_rows_removed: int = 0
+    num_unchanged: int = 0
+    """Rows whose answers were there already; of those, `num_tokens` counts none."""
+    num_unchanged_tokens: int = 0
 
     @property
     def num_committed(self) -> int:
@@ -151,14 +154,19 @@ def _commit_what_stays(cursor: Cursor, target: Target, items: Sequence[Computed 
 def _outcome(items: Sequence[Computed | Copied], written: Written, *, num_rows_removed: int = 0) -> Outcome:
     """What is not among the `written` was dropped."""
     done = [item for item in items if item.shard.shard_id in written]
+    facts = [item.facts for item in done if isinstance(item, Computed)]
+    unchanged_tokens = sum(known.get("num_unchanged_tokens", 0) for known in facts)
     return Outcome(
         committed=tuple(item.shard.shard_id for item in done),
         num_copied=sum(isinstance(item, Copied) for item in done),
         dropped=tuple(item.shard.shard_id for item in items if item.shard.shard_id not in written),
         num_rows=sum(rows for rows, _ in written.values()),
         num_quarantined=sum(quarantined for _, quarantined in written.values()),
-        num_tokens=sum(item.facts.get("num_tokens", 0) for item in done if isinstance(item, Computed)),
+        num_tokens=sum(known.get("num_tokens", 0) for known in facts) - unchanged_tokens,
         num_rows_removed=num_rows_removed,
+        num_unchanged=sum(known.get("num_unchanged", 0) for known in facts)
+        + sum(sum(written[item.shard.shard_id]) for item in done if isinstance(item, Copied)),
+        num_unchanged_tokens=unchanged_tokens,
     )
 
 
@@ -318,6 +326,8 @@ def _result_rows(target: Target, shard: Shard, rows: pa.Table, predictions: pa.T
     columns = {name: rows[KEPT_PREFIX + name] for name, _ in target.table.kept}
     columns |= {name: predictions[name] for name, _ in target.table.results}
     columns |= {name: predictions[name] for name in ("num_tokens", "truncated", "row_number")}
+    hashes = predictions.column_names.count(TEXT_HASH)
+    columns[TEXT_HASH] = predictions[TEXT_HASH] if hashes else pa.nulls(predictions.num_rows, pa.uuid())
     table = pa.table(columns)
     for name, value in (("shard_id", shard.shard_id), ("dataset_revision", target.revision)):
         table = table.append_column(name, pa.repeat(pa.scalar(value), table.num_rows))
