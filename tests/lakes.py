@@ -16,7 +16,7 @@ from tidemill.lake import Lake, ResultTable, ensure_system_tables
 from tidemill.lake.ducklake.connection import CATALOG
 from tidemill.lake.pipelines import Target
 from tidemill.lake.requests import request_ids
-from tidemill.lake.tables import SYSTEM_VIEWS, existing_columns
+from tidemill.lake.tables import SYSTEM_VIEWS, TEXT_HASH, existing_columns, table_name
 from tidemill.planning.columns import KeptColumn
 from tidemill.results.adoption import Adoption, adopt
 from tidemill.results.commit import Computed, commit_shards
@@ -90,6 +90,15 @@ def kept_rows(spec: config.Lake, names: Sequence[str]) -> pa.Table:
         )
 
 
+def take_rows_back_to_layout_4(cursor: Any) -> None:
+    """Without hashes of texts, as rows were before layout 5."""
+    for pipeline, version in cursor.execute("SELECT pipeline, version FROM _versions").fetchall():
+        cursor.execute(f"ALTER TABLE {table_name(pipeline, version)} DROP COLUMN {TEXT_HASH}")
+    for table in ("_ledger", "_runs"):
+        for column in ("num_unchanged", "num_unchanged_tokens"):
+            cursor.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+
+
 def take_listings_back_to_layout_3(cursor: Any) -> None:
     """Each revision with all its files and shards, as they were before layout 4."""
     for table in ("_files", "_shards"):
@@ -106,6 +115,7 @@ def take_back_to_layout_2(spec: config.Lake) -> None:
     """The system tables as the release before layout 3 made them."""
 
     def body(cursor: Any) -> None:
+        take_rows_back_to_layout_4(cursor)
         take_listings_back_to_layout_3(cursor)
         cursor.execute("DROP TABLE _data_files")
         for column in ("checksum", "checksum_by"):

@@ -12,6 +12,7 @@ import pytest
 from tests.pipelines import ROOT, make_pipeline, problems_of, query, reviews, run, write_parquet
 from tidemill.config import Pipeline
 from tidemill.planning.plan import make_plan
+from tidemill.results.migration.layouts import migrate
 
 LEFT = ROOT / "tests" / "earlier" / "layout-4.tar.gz"
 MODEL = ROOT / "data" / "models" / "tiny-sentiment"
@@ -23,6 +24,7 @@ def left(tmp_path: Path) -> Path:
     """The folder into which it was unpacked, which is not where it was made."""
     with tarfile.open(LEFT) as archive:
         archive.extractall(tmp_path, filter="data")
+    migrate(over(tmp_path, tmp_path).lake)
     return tmp_path
 
 

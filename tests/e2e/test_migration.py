@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.commands import tidemill
-from tests.lakes import take_listings_back_to_layout_3
+from tests.lakes import take_listings_back_to_layout_3, take_rows_back_to_layout_4
 from tests.pipelines import make_pipeline, problems_of, query, reviews, run, table_of, write_parquet
 from tidemill.config import Pipeline
 from tidemill.errors import LakeError
@@ -42,6 +42,7 @@ LAYOUT_1 = {
 
 def take_back_to_layout_1(pipeline: Pipeline) -> None:
     def body(cursor: Any) -> None:
+        take_rows_back_to_layout_4(cursor)
         take_listings_back_to_layout_3(cursor)
         for table, columns in LAYOUT_1.items():
             cursor.execute(f"CREATE TABLE {table}__old ({columns})")

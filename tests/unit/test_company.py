@@ -11,7 +11,7 @@ import torch
 import transformers
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from tests.checkpoints import NUM_POSITIONS, save_checkpoint
+from tests.checkpoints import NUM_POSITIONS
 from tests.unit.test_encoders import model_of
 from tidemill.config import Inference
 from tidemill.encoding.batching import ANY_LENGTHS, EQUAL_LENGTHS, ONE_ROW

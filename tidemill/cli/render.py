@@ -63,6 +63,7 @@ def _work(facts: dict[str, Any]) -> list[str]:
         *uncut,
         *computed,
         f"{_about(facts['rows_estimated'])}{counted(facts['rows'], 'row')}",
+        *_to_compute(facts),
         f"{_about(facts['tokens_estimated'])}{counted(facts['tokens'], 'token')}",
         f"time {_duration(facts['seconds'])}",
     ]
@@ -79,6 +80,14 @@ def _work(facts: dict[str, Any]) -> list[str]:
     return parts
 
 
+def _to_compute(facts: dict[str, Any]) -> list[str]:
+    """Of the rows, where not all are to be computed or that is not known."""
+    about = _about(facts["rows_estimated"])
+    if facts["rows_to_compute_at_most"]:
+        return [f"at most {about}{facts['rows_to_compute']:,} to compute"]
+    return [f"{about}{facts['rows_to_compute']:,} to compute"] if facts["rows_to_compute"] < facts["rows"] else []
+
+
 def result(done: RunResult, pipeline_file: str, keys: Sequence[str] = ()) -> str:
     """What a run did. `keys` are the names of the table's key columns, for the query that is suggested."""
     if done.state == "done" and not (done.num_shards or done.num_rows_removed or done.num_rewritten):
@@ -88,6 +97,7 @@ def result(done: RunResult, pipeline_file: str, keys: Sequence[str] = ()) -> str
             [
                 f"{done.pipeline}: {done.state}. {counted(done.num_shards, 'shard')}",
                 counted(done.num_rows, "row"),
+                *([f"{done.num_rows - done.num_unchanged:,} computed"] if done.num_unchanged else []),
                 *([f"{done.num_quarantined:,} quarantined"] if done.num_quarantined else []),
                 *([f"{done.num_rows_removed:,} removed"] if done.num_rows_removed else []),
                 f"{counted(done.num_tokens, 'token')} in {done.seconds:.1f} s.",

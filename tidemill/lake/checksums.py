@@ -9,23 +9,30 @@ otherwise in another release, so each checksum says which one made it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import duckdb
 import pyarrow as pa
 
 from tidemill.errors import InvariantBroken
 from tidemill.lake.ducklake.connection import Cursor
-from tidemill.lake.tables import existing_columns, identifier, table_name
+from tidemill.lake.tables import TEXT_HASH, existing_columns, identifier, table_name
 
 METHOD = f"duckdb {duckdb.__version__}"
 _MODULUS = 2**63
 
 
 def checksum_of(columns: Sequence[tuple[str, str]]) -> str:
-    """SQL: the checksum of rows with these columns, as the values of these types that the table keeps."""
-    values = ", ".join(f"CAST({identifier(name)} AS {kind})" for name, kind in columns)
-    return f"(coalesce(sum(hash({values})), 0) % {_MODULUS})::BIGINT"
+    """SQL: the checksum of rows with these columns, as the values of these types that the table keeps.
+
+    A row without a text's hash has the checksum that it had before there were any.
+    """
+    values = ", ".join(f"CAST({identifier(name)} AS {kind})" for name, kind in columns if name != TEXT_HASH)
+    of_row = f"hash({values})"
+    if TEXT_HASH in dict(columns):
+        text_hash = f"CAST({identifier(TEXT_HASH)} AS UUID)"
+        of_row = f"xor({of_row}, CASE WHEN {text_hash} IS NULL THEN 0::UBIGINT ELSE hash({text_hash}) END)"
+    return f"(coalesce(sum({of_row}), 0) % {_MODULUS})::BIGINT"
 
 
 def checksum_with(amount: str) -> str:
@@ -96,3 +103,18 @@ def set_checksums(cursor: Cursor, pipeline: str, version: str, table: str, shard
         [pipeline, version],
     ).fetchone()
     return int(changed[0]) if changed else 0
+
+
+def changed_shards(cursor: Cursor, pipeline: str, version: str, shard_ids: Collection[str]) -> set[str]:
+    """Those of a version's shards whose rows are not those that were committed."""
+    named = ", ".join(f"'{shard_id}'" for shard_id in sorted(shard_ids))
+    if not named:
+        return set()
+    actual = checksums_in(cursor, table_name(pipeline, version), f"shard_id IN ({named})")
+    rows = cursor.execute(
+        f"SELECT l.shard_id FROM _ledger l LEFT JOIN ({actual}) r USING (shard_id) WHERE l.pipeline = ? "
+        f"AND l.version = ? AND l.shard_id IN ({named}) "
+        f"AND l.checksum_by = '{METHOD}' AND l.checksum <> coalesce(r.actual, 0)",
+        [pipeline, version],
+    ).fetchall()
+    return {shard_id for (shard_id,) in rows}

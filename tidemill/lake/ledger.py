@@ -12,6 +12,9 @@ from tidemill.lake.tables import records
 PATHS_OF_SHARDS = "SELECT shard_id, path FROM _ledger WHERE pipeline = ? AND version = ?"
 """A query, to be joined: the file of each shard that is done at a version."""
 
+COMPUTED_TOKENS = "num_tokens - coalesce(num_unchanged_tokens, 0)"
+"""SQL: a shard's tokens but for those of rows whose answers were there already."""
+
 
 @dataclass(frozen=True)
 class DoneShard:
@@ -67,11 +70,13 @@ def throughput(cursor: Cursor, pipeline: str, version: str) -> list[dict[str, An
     """What was measured on each kind of device, the one with the most tokens first."""
     return records(
         cursor,
-        "SELECT device, count(*) AS shards, sum(num_tokens)::BIGINT AS tokens, "
-        "sum(num_tokens) / nullif(sum(tokenize_seconds + infer_seconds), 0) AS tokens_per_second, "
-        "sum(num_rows) / nullif(sum(tokenize_seconds + infer_seconds), 0) AS rows_per_second, "
+        "SELECT device, count(*) AS shards, sum(tokens)::BIGINT AS tokens, "
+        "sum(tokens) / nullif(sum(tokenize_seconds + infer_seconds), 0) AS tokens_per_second, "
+        "sum(num_rows - coalesce(num_unchanged, 0)) / nullif(sum(tokenize_seconds + infer_seconds), 0) "
+        "AS rows_per_second, "
         "1 - sum(num_computed_tokens) / nullif(sum(num_padded_tokens), 0) AS padding_waste "
-        "FROM _ledger WHERE pipeline = ? AND version = ? AND copied_from IS NULL "
+        f"FROM (SELECT *, {COMPUTED_TOKENS} AS tokens FROM _ledger) "
+        "WHERE pipeline = ? AND version = ? AND copied_from IS NULL AND device IS NOT NULL "
         "GROUP BY device ORDER BY tokens DESC, device",
         [pipeline, version],
     )
@@ -82,8 +87,8 @@ def measured_shards(
 ) -> list[tuple[str, int, float]]:
     """(device, tokens, seconds) of the latest shards, on `device` or else on the kind that computed last."""
     return cursor.execute(
-        "SELECT device, num_tokens, tokenize_seconds + infer_seconds FROM _ledger WHERE pipeline = $pipeline "
-        "AND version = $version AND copied_from IS NULL AND num_tokens > 0 "
+        f"SELECT device, {COMPUTED_TOKENS}, tokenize_seconds + infer_seconds FROM _ledger WHERE pipeline = $pipeline "
+        f"AND version = $version AND copied_from IS NULL AND {COMPUTED_TOKENS} > 0 "
         "AND device = coalesce($device, (SELECT arg_max(device, committed_at) FROM _ledger "
         "WHERE pipeline = $pipeline AND version = $version AND copied_from IS NULL)) "
         f"ORDER BY committed_at DESC LIMIT {limit}",

@@ -11,18 +11,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from tidemill.lake.ducklake.connection import Cursor
-from tidemill.lake.ledger import quarantined_rows
+from tidemill.lake.ledger import COMPUTED_TOKENS, quarantined_rows
 from tidemill.lake.pipelines import Target
 from tidemill.lake.tables import address_at, delete_where, records
 from tidemill.shards import Shard, Slice, SourceFile
 
 ONLY_QUARANTINED = "quarantined"
 """The reason of a request that asks for a shard's quarantined rows alone."""
+AGAIN = "again"
+"""The reason of one that asks for a shard to be computed, whatever is known of it."""
 
 
 @dataclass(frozen=True)
@@ -100,17 +102,33 @@ def versions_in_demand(cursor: Cursor, pipeline: str) -> list[str]:
     return [version for (version,) in rows]
 
 
-def committed_by(cursor: Cursor, pipeline: str, run_id: str) -> list[tuple[str, int, int, int, bool]]:
-    """(shard id, rows, quarantined, tokens, whether it was copied) of the shards that a run made whole and still stand.
+class CommittedShard(NamedTuple):
+    """What a run committed of a shard; of the tokens, those that it computed."""
+
+    shard_id: str
+    num_rows: int
+    num_quarantined: int
+    num_tokens: int
+    num_unchanged: int
+    num_unchanged_tokens: int
+    is_copied: bool
+
+
+def committed_by(cursor: Cursor, pipeline: str, run_id: str) -> list[CommittedShard]:
+    """The shards that a run made whole and still stand.
 
     Those of which it only tried quarantined rows again are not among them.
     """
-    return cursor.execute(
-        "SELECT shard_id, num_rows, num_quarantined, coalesce(num_tokens, 0), copied_from IS NOT NULL FROM _ledger "
-        "WHERE pipeline = $pipeline AND run_id = $run_id AND request_id NOT IN "
-        "(SELECT request_id FROM _requests WHERE pipeline = $pipeline AND reason = $reason)",
+    rows = cursor.execute(
+        "WITH made AS (SELECT *, copied_from IS NOT NULL AS is_copied FROM _ledger WHERE pipeline = $pipeline "
+        "AND run_id = $run_id AND request_id NOT IN "
+        "(SELECT request_id FROM _requests WHERE pipeline = $pipeline AND reason = $reason)) "
+        f"SELECT shard_id, num_rows, num_quarantined, if(is_copied, 0, coalesce({COMPUTED_TOKENS}, 0)), "
+        "if(is_copied, num_rows, coalesce(num_unchanged, 0)), if(is_copied, 0, coalesce(num_unchanged_tokens, 0)), "
+        "is_copied FROM made",
         {"pipeline": pipeline, "run_id": run_id, "reason": ONLY_QUARANTINED},
     ).fetchall()
+    return [CommittedShard(*row) for row in rows]
 
 
 def open_ids(cursor: Cursor, target: Target, shard_ids: Sequence[str]) -> dict[str, str]:
@@ -134,6 +152,16 @@ def request_ids(cursor: Cursor, target: Target, shard_ids: Sequence[str]) -> dic
         [target.pipeline, target.version, list(shard_ids)],
     ).fetchall()
     return dict(rows)
+
+
+def asked_again(cursor: Cursor, target: Target, ids: Sequence[str]) -> set[str]:
+    """Those of the requests, by their ids, that want their shards computed whatever is known of them."""
+    rows = cursor.execute(
+        "SELECT request_id FROM _requests WHERE pipeline = ? AND version = ? AND reason = ? "
+        "AND request_id IN (SELECT unnest(?::VARCHAR[]))",
+        [target.pipeline, target.version, AGAIN, list(ids)],
+    ).fetchall()
+    return {request_id for (request_id,) in rows}
 
 
 def ask(cursor: Cursor, target: Target, wanted: Sequence[tuple[str, str]], now: datetime) -> None:
@@ -241,8 +269,9 @@ def done_of_backfill(cursor: Cursor, backfill_id: str) -> list[dict[str, Any]]:
     """The ledger's facts of the shards that a backfill asked for and that are done, in the order of their commits."""
     return records(
         cursor,
-        "SELECT l.path, l.num_rows, l.num_quarantined, l.num_tokens FROM _ledger l JOIN _requests r "
-        "USING (pipeline, version, shard_id, request_id) WHERE r.backfill_id = ? ORDER BY l.committed_at",
+        f"SELECT path, num_rows, num_quarantined, {COMPUTED_TOKENS} AS num_tokens FROM _ledger l SEMI JOIN "
+        "(SELECT * FROM _requests WHERE backfill_id = ?) r USING (pipeline, version, shard_id, request_id) "
+        "ORDER BY committed_at",
         [backfill_id],
     )
 

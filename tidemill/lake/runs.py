@@ -38,6 +38,10 @@ class RunFacts:
     num_quarantined: int = 0
     num_rows_removed: int = 0
     num_tokens: int = 0
+    """Of the rows that were computed."""
+    num_unchanged: int = 0
+    """Those of the rows that were not, for the version had answered their texts before."""
+    num_unchanged_tokens: int = 0
     num_retries: int = 0
     seconds: float | None = None
     estimated_seconds: float | None = None

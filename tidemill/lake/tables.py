@@ -49,7 +49,7 @@ SYSTEM_TABLES = {
         num_computed_tokens BIGINT, num_padded_tokens BIGINT,
         ingest_seconds DOUBLE, tokenize_seconds DOUBLE, infer_seconds DOUBLE, device VARCHAR, resolved JSON,
         committed_at TIMESTAMPTZ, num_forgotten BIGINT, materialize_seconds DOUBLE, worker VARCHAR,
-        checksum BIGINT, checksum_by VARCHAR""",
+        checksum BIGINT, checksum_by VARCHAR, num_unchanged BIGINT, num_unchanged_tokens BIGINT""",
     "_quarantine": """
         pipeline VARCHAR, version VARCHAR, shard_id VARCHAR, path VARCHAR, row_number BIGINT, key JSON,
         stage VARCHAR, reason VARCHAR, run_id VARCHAR""",
@@ -60,7 +60,7 @@ SYSTEM_TABLES = {
         num_quarantined BIGINT, num_rows_removed BIGINT, num_tokens BIGINT, num_retries BIGINT,
         estimated_seconds DOUBLE, seconds DOUBLE, cost DOUBLE, currency VARCHAR, message VARCHAR,
         backfill_id VARCHAR, worker VARCHAR, estimated_seconds_low DOUBLE, estimated_seconds_high DOUBLE,
-        estimated_cost DOUBLE, num_dropped BIGINT""",
+        estimated_cost DOUBLE, num_dropped BIGINT, num_unchanged BIGINT, num_unchanged_tokens BIGINT""",
     "_forgotten": """
         pipeline VARCHAR, content VARCHAR, row_offset BIGINT, key_hash VARCHAR, who VARCHAR,
         forgotten_at TIMESTAMPTZ""",
@@ -104,9 +104,15 @@ ROW_COLUMNS = {
 }
 """What every result table has behind the key, the kept and the model task's columns."""
 
+TEXT_HASH = "_text_hash"
+"""The last column of every result table, which no view shows: the hash of the text that was predicted.
+
+By it a row is known again when its file changes. NULL where a lake is older than this column.
+"""
+
 MOST_DIGITS = 38
 """Of a decimal in the lake."""
-RESERVED_NAMES = frozenset({*ROW_COLUMNS, "row_id", "rowid", "snapshot_id"})
+RESERVED_NAMES = frozenset({*ROW_COLUMNS, TEXT_HASH, "row_id", "rowid", "snapshot_id"})
 
 
 @dataclass(frozen=True)
@@ -129,12 +135,13 @@ class ResultTable:
         return table_name(self.pipeline, self.version)
 
     @property
-    def columns(self) -> tuple[tuple[str, str], ...]:
+    def shown(self) -> tuple[tuple[str, str], ...]:
+        """The columns that the view has."""
         return (*self.kept, *self.results, *ROW_COLUMNS.items())
 
     @property
-    def column_list(self) -> str:
-        return ", ".join(identifier(name) for name, _ in self.columns)
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        return (*self.shown, (TEXT_HASH, "UUID"))
 
 
 def table_name(pipeline: str, version: str) -> str:
@@ -273,8 +280,14 @@ def point_view(cursor: Cursor, table: ResultTable) -> None:
     """Let the pipeline's view show this version: a plain view, as fast as its table."""
     cursor.execute(
         f"CREATE OR REPLACE VIEW {identifier(table.pipeline)} AS "
-        f"SELECT {table.column_list} FROM {identifier(table.name)}"
+        f"SELECT {', '.join(identifier(name) for name, _ in table.shown)} FROM {identifier(table.name)}"
     )
+
+
+def is_shown(cursor: Cursor, view: str, table: str) -> bool:
+    """Whether the view shows all columns of the result table that a view has."""
+    columns = tuple(column for column in existing_columns(cursor, table) if column[0] != TEXT_HASH)
+    return bool(columns) and existing_columns(cursor, view) == columns
 
 
 def existing_columns(cursor: Cursor, table: str) -> tuple[tuple[str, str], ...]:

@@ -23,7 +23,7 @@ from tidemill.lake.backfills import insert_backfill, load_backfill, open_backfil
 from tidemill.lake.ledger import counted_tokens, done_shards, quarantined_rows
 from tidemill.lake.listings import num_unread_files, query_of_shards, target_shards
 from tidemill.lake.pipelines import load_state, recorded_versions
-from tidemill.lake.requests import ONLY_QUARANTINED, ask_for_backfill, open_requests
+from tidemill.lake.requests import AGAIN, ONLY_QUARANTINED, ask_for_backfill, open_requests
 from tidemill.lake.runs import RunRecord
 from tidemill.lake.tables import duckdb_type
 from tidemill.planning import versions
@@ -314,7 +314,7 @@ def _wanted(
     missing = [shard for shard in selected if shard.shard_id not in done]
     if missing and not again:
         return missing, "missing"
-    return list(selected), "again"
+    return list(selected), AGAIN
 
 
 def _record(plan: BackfillPlan, backfill_id: str, now: datetime, why: str, max_cost: float | None) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, CostReached
@@ -28,6 +28,7 @@ class CostLimit:
         *,
         rate: Rate,
         spent_elsewhere: Callable[[], float] = lambda: 0.0,
+        bytes_to_compute: Mapping[str, float] | None = None,
     ) -> None:
         per_hour = pipeline.cost.per_hour
         if max_cost is not None and per_hour is None:
@@ -35,8 +36,11 @@ class CostLimit:
         self._max_cost, self._per_second = max_cost, (per_hour or 0.0) / 3600
         self._currency = pipeline.cost.currency
         self.rate, self._spent_elsewhere = rate, spent_elsewhere
+        self._bytes_to_compute = bytes_to_compute or {}
         self._started = time.monotonic()
         self._num_tokens_sent = 0.0
+        self._num_tokens_to_compute = 0.0
+        """Of what was sent; fewer than that where it is known which rows did not change."""
 
     def check(self, request: Request, record: RunRecord) -> None:
         """Count a shard as sent.
@@ -47,12 +51,23 @@ class CostLimit:
         if self._max_cost is None:
             return
         seconds = time.monotonic() - self._started
-        per_token = seconds / record.num_tokens if record.num_tokens else self.rate.seconds_per_token or 0.0
-        self._num_tokens_sent += self.rate.num_tokens(request.shard.slice.text_bytes)
-        ahead = max(0.0, self._num_tokens_sent - record.num_tokens) * per_token
+        self._count(request)
         spent = self._spent_elsewhere() + seconds * self._per_second
-        if spent + ahead * self._per_second > self._max_cost:
+        if spent + self._seconds_ahead(seconds, record) * self._per_second > self._max_cost:
             raise CostReached(
                 f"Stopped after {spent:.4f} {self._currency}: the next shard would pass max_cost = {self._max_cost:g}. "
                 "What was committed stays; raise max_cost to go on."
             )
+
+    def _count(self, request: Request) -> None:
+        cut = request.shard.slice
+        to_compute = self._bytes_to_compute.get(request.shard.shard_id, cut.text_bytes)
+        self._num_tokens_sent += self.rate.num_tokens(cut.text_bytes)
+        self._num_tokens_to_compute += self.rate.num_tokens(to_compute)
+
+    def _seconds_ahead(self, seconds: float, record: RunRecord) -> float:
+        """What is sent and not done will take, at the pace of what is done: its unchanged rows are part of that."""
+        num_done = record.num_tokens + record.num_unchanged_tokens
+        if not num_done:
+            return self._num_tokens_to_compute * (self.rate.seconds_per_token or 0.0)
+        return max(0.0, self._num_tokens_sent - num_done) * seconds / num_done

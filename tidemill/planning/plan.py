@@ -7,7 +7,7 @@ writes nothing. What was never read is an estimate and says so.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -20,12 +20,15 @@ from tidemill.lake import Cursor, DoneShard, Lake, ResultTable
 from tidemill.lake.ledger import done_shards, has_done_shards
 from tidemill.lake.listings import cut_files, files_at, slices_at
 from tidemill.lake.pipelines import PipelineState, load_dataset, load_kept, load_results, load_spec, load_state
-from tidemill.lake.tables import duckdb_type
+from tidemill.lake.tables import duckdb_type, table_name
 from tidemill.places import usable
 from tidemill.planning import versions
 from tidemill.planning.columns import KeptColumn, check_collisions, check_names, kept_fingerprint, settle_columns
 from tidemill.planning.estimates import Estimate, Rate, estimate, measured_rate
 from tidemill.planning.versions import VersionSpec
+from tidemill.results.answers.counting import Changed, count_changed
+from tidemill.results.answers.former import Former
+from tidemill.results.answers.known import has_answers
 from tidemill.retry import retrying
 from tidemill.shards import Shard, Slice, SourceFile
 from tidemill.sources import dataset as sources
@@ -33,6 +36,8 @@ from tidemill.sources import hub
 from tidemill.sources.listing import Listing, said_in
 
 COMMIT_LENGTH = 40
+MOST_BYTES_LOOKED_AT = 2**28
+"""Of local files, together, in which a plan looks for rows that changed: hashing them takes a second or two."""
 FileState = Literal["unchanged", "new", "changed", "unfinished", "failed"]
 Action = Literal["compute", "copy"]
 
@@ -64,6 +69,31 @@ class FilePlan:
     """Whether the table holds shards of this path that the target does not have."""
     problem: str = ""
     """Why the file cannot be read, if that is known."""
+    may_repeat: bool = False
+    """Whether rows of it may have been answered where they were before: only the others are computed."""
+    changed: Mapping[str, Changed] | None = None
+    """Shard id → what of it is to be computed, where that was looked at; then these are all of its new shards."""
+
+    @property
+    def computed(self) -> list[Shard]:
+        return [item.shard for item in self.todo if item.action == "compute"]
+
+    @property
+    def num_rows(self) -> int:
+        """Of shards that are to be computed, as far as they are known."""
+        if self.changed is not None:
+            return sum(shard.num_rows for shard in self.changed.values())
+        return sum(shard.slice.num_rows for shard in self.computed)
+
+    @property
+    def num_rows_to_compute(self) -> int:
+        return self.num_rows if self.changed is None else sum(shard.num_changed for shard in self.changed.values())
+
+    @property
+    def bytes_to_compute(self) -> float:
+        if self.changed is not None:
+            return sum(shard.changed_bytes for shard in self.changed.values())
+        return sum(shard.slice.text_bytes for shard in self.computed)
 
 
 @dataclass(frozen=True)
@@ -124,18 +154,41 @@ class Plan:
         return [item for item in self.todo if item.action == "compute"]
 
     @property
-    def uncut_bytes(self) -> int:
-        return sum(file.file.size - _known_bytes(file) for file in self.uncut if not file.problem)
+    def unread(self) -> list[FilePlan]:
+        """The uncut files of which it is not known how many rows they have."""
+        return [file for file in self.uncut if not file.problem and file.changed is None]
+
+    @property
+    def unread_bytes(self) -> int:
+        return sum(file.file.size - _known_bytes(file) for file in self.unread)
 
     @property
     def num_rows(self) -> int:
-        """To compute; estimated where files are not read to their end."""
-        unread = self.uncut_bytes / self.rate.bytes_per_row if self.rate.bytes_per_row else 0
-        return sum(item.shard.slice.num_rows for item in self.computed) + round(unread)
+        """Of what goes through the stages; estimated where files are not read to their end."""
+        return sum(file.num_rows for file in self.files) + self._num_unread_rows
+
+    @property
+    def num_rows_to_compute(self) -> int:
+        """Those of the rows that the model is given; the others are answered already."""
+        return sum(file.num_rows_to_compute for file in self.files) + self._num_unread_rows
+
+    @property
+    def may_compute_fewer(self) -> bool:
+        """Whether there are files that were not looked at and may repeat rows."""
+        return any(file.may_repeat and file.changed is None for file in self.files)
+
+    @property
+    def bytes_to_compute(self) -> Mapping[str, float]:
+        """Shard id → bytes of its texts that are to be computed, of those that were looked at."""
+        return {id_: shard.changed_bytes for file in self.files for id_, shard in (file.changed or {}).items()}
+
+    @property
+    def _num_unread_rows(self) -> int:
+        return round(self.unread_bytes / self.rate.bytes_per_row) if self.rate.bytes_per_row else 0
 
     @property
     def estimate(self) -> Estimate:
-        text_bytes = sum(item.shard.slice.text_bytes for item in self.computed) + self.uncut_bytes
+        text_bytes = sum(file.bytes_to_compute for file in self.files) + self.unread_bytes
         return estimate(self.rate, self.rate.num_tokens(text_bytes), self.pipeline.cost)
 
     def to_json(self) -> dict[str, Any]:
@@ -179,7 +232,9 @@ class Plan:
             "num_shards_copied": len(self.todo) - len(computed),
             "num_shards_rewritten": len(self.rewrite),
             "rows": self.num_rows,
-            "rows_estimated": any(not file.problem for file in self.uncut),
+            "rows_estimated": bool(self.unread),
+            "rows_to_compute": self.num_rows_to_compute,
+            "rows_to_compute_at_most": self.may_compute_fewer,
             "rows_removed": self.num_rows_removed,
             "tokens_estimated": True,
             **self.estimate.to_json(),
@@ -212,6 +267,8 @@ def make_plan(pipeline: Pipeline, lake: Lake | None) -> tuple[Plan, sources.Data
             known = _look_up(cursor, pipeline.name, spec.version, state.target_revision, dataset.files)
     previous, done = state.target_revision if state else None, known.done
     files = list(_plan_files(dataset, known, kept))
+    if lake and done and any(file.todo or file.uncut for file in files):
+        files = list(_look_at_changed(lake, table_name(pipeline.name, spec.version), dataset, files, known))
     if not any(file.shards or file.uncut for file in files):
         raise DatasetError(f"The dataset {pipeline.dataset.path} has no rows. Check dataset.path, config and split.")
     results = known.results if known.results is not None else _result_columns(spec)
@@ -280,6 +337,7 @@ class _Known:
     kept: list[dict[str, str]] | None = None
     results: tuple[tuple[str, str], ...] | None = None
     rate: Rate = field(default_factory=Rate)
+    former: Former = field(default_factory=Former)
 
 
 def _look_up(cursor: Cursor, pipeline: str, version: str, target: str, files: Sequence[SourceFile]) -> _Known:
@@ -291,6 +349,7 @@ def _look_up(cursor: Cursor, pipeline: str, version: str, target: str, files: Se
         kept=load_kept(cursor, pipeline, version),
         results=load_results(cursor, pipeline, version),
         rate=measured_rate(cursor, pipeline, version),
+        former=Former.of(cursor, pipeline, version, listed={file.path for file in files}),
     )
 
 
@@ -362,6 +421,42 @@ def _plan_files(dataset: sources.Dataset, known: _Known, kept: Sequence[KeptColu
             replaces=replaces,
             problem=problem,
         )
+
+
+def _look_at_changed(
+    lake: Lake, table: str, dataset: sources.Dataset, files: Sequence[FilePlan], known: _Known
+) -> Iterator[FilePlan]:
+    """The files, and of those that may repeat rows which they change, as far as they are here and not too large."""
+    left = MOST_BYTES_LOOKED_AT
+    with lake.reached():
+        has_hashes = has_answers(lake.cursor(), table)
+    for file in files:
+        may_repeat = has_hashes and not file.problem and bool(file.computed or file.uncut)
+        if not may_repeat or not known.former.may_have(file.file.path):
+            yield file
+        elif sources.is_local(file.file) and file.file.size <= left:
+            left -= file.file.size
+            yield replace(file, may_repeat=True, changed=_changed(lake, table, dataset, file, known))
+        else:
+            yield replace(file, may_repeat=True)
+
+
+def _changed(
+    lake: Lake, table: str, dataset: sources.Dataset, file: FilePlan, known: _Known
+) -> Mapping[str, Changed] | None:
+    """What a file's new shards change; None where it cannot be read, which the run will tell."""
+    slices: Iterable[Slice] = [shard.slice for shard in file.computed]
+    if file.uncut:
+        cut_before = [shard.slice for shard in file.shards]
+        slices = dataset.reader(file.file).slices(
+            shard_bytes=dataset.shard_bytes, known=cut_before, trusted=file.trusted
+        )
+    try:
+        return count_changed(lake, table, known.former, dataset, file.file, slices, but_not=known.done.keys())
+    except FAILS_ALONE:
+        return None
+    finally:
+        dataset.forget(file.file)
 
 
 def _slices(

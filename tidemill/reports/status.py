@@ -134,10 +134,12 @@ def _committed(cursor: Cursor, pipeline: str, run_id: str) -> dict[str, int]:
     rows = committed_by(cursor, pipeline, run_id)
     return {
         "num_shards": len(rows),
-        "num_rows": sum(row[1] for row in rows),
-        "num_quarantined": sum(row[2] for row in rows),
-        "num_tokens": sum(row[3] for row in rows if not row[4]),
-        "num_copied": sum(row[4] for row in rows),
+        "num_rows": sum(row.num_rows for row in rows),
+        "num_quarantined": sum(row.num_quarantined for row in rows),
+        "num_tokens": sum(row.num_tokens for row in rows),
+        "num_unchanged": sum(row.num_unchanged for row in rows),
+        "num_unchanged_tokens": sum(row.num_unchanged_tokens for row in rows),
+        "num_copied": sum(row.is_copied for row in rows),
     }
 
 

@@ -19,6 +19,7 @@ from tidemill.lake.tables import (
     existing_columns,
     identifier,
     insert_records,
+    is_shown,
     point_view,
 )
 from tidemill.results.retirement import retire_elsewhere
@@ -136,9 +137,7 @@ def _promote_in_place_of_nothing(cursor: Cursor, target: Target) -> None:
     promoted = cursor.execute(
         "SELECT promoted_version FROM _pipelines WHERE pipeline = ?", [target.pipeline]
     ).fetchone()
-    if promoted == (target.version,) and existing_columns(cursor, target.pipeline) != existing_columns(
-        cursor, target.table.name
-    ):
+    if promoted == (target.version,) and not is_shown(cursor, target.pipeline, target.table.name):
         point_view(cursor, target.table)
 
 

@@ -19,7 +19,7 @@ from tidemill.lake.data_files import DataFile, Noted, data_files, hash_of, noted
 from tidemill.lake.ducklake.connection import CATALOG, Cursor, Lake
 from tidemill.lake.listings import target_shards
 from tidemill.lake.pipelines import load_state
-from tidemill.lake.tables import SYSTEM_TABLES, existing_columns, identifier, result_tables, table_name
+from tidemill.lake.tables import SYSTEM_TABLES, identifier, is_shown, result_tables, table_name
 
 MAX_EXAMPLES = 3
 MAX_SHARDS_NAMED = 20
@@ -302,8 +302,7 @@ def _unsummed(cursor: Cursor) -> Iterator[str]:
 
 
 def _check_view(cursor: Cursor, pipeline: str, promoted: str) -> Iterator[str]:
-    view, table = existing_columns(cursor, pipeline), existing_columns(cursor, table_name(pipeline, promoted))
-    if not view or view != table:
+    if not is_shown(cursor, pipeline, table_name(pipeline, promoted)):
         yield f"the view {pipeline} does not show the promoted version {promoted}"
 
 

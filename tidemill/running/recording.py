@@ -19,7 +19,7 @@ from tidemill.lake import Lake
 from tidemill.lake.data_files import note_files
 from tidemill.lake.ducklake.claims import Claims, open_claims, run_claim
 from tidemill.lake.ducklake.connection import is_interrupt
-from tidemill.lake.requests import Request, committed_by
+from tidemill.lake.requests import CommittedShard, Request, committed_by
 from tidemill.lake.runs import RunFacts, RunRecord, record_run
 from tidemill.lake.tables import table_name
 from tidemill.masking import message_of
@@ -86,16 +86,27 @@ class Outcomes:
             record.num_rows_removed += outcome.num_rows_removed
             record.num_dropped += outcome.num_dropped
             record.num_tokens += outcome.num_tokens
+            record.num_unchanged += outcome.num_unchanged
+            record.num_unchanged_tokens += outcome.num_unchanged_tokens
 
-    def count_missed(self, committed: Sequence[tuple[str, int, int, int, bool]]) -> None:
+    def count_missed(self, committed: Sequence[CommittedShard]) -> None:
         """Enter what the ledger says this run committed, if the record does not.
 
         Nobody waited for the answer, or it was lost with its connection and the shard was found done.
         """
-        for shard_id, num_rows, num_quarantined, num_tokens, copied in committed:
-            if shard_id not in self.counted:
-                tokens = 0 if copied else num_tokens
-                self.count(Outcome((shard_id,), (), int(copied), num_rows, num_quarantined, tokens))
+        for shard in committed:
+            if shard.shard_id not in self.counted:
+                self.count(
+                    Outcome(
+                        committed=(shard.shard_id,),
+                        num_copied=int(shard.is_copied),
+                        num_rows=shard.num_rows,
+                        num_quarantined=shard.num_quarantined,
+                        num_tokens=shard.num_tokens,
+                        num_unchanged=shard.num_unchanged,
+                        num_unchanged_tokens=shard.num_unchanged_tokens,
+                    )
+                )
 
     def show(self, outcome: Outcome, path: str) -> None:
         if outcome.num_committed:

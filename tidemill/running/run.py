@@ -193,7 +193,7 @@ class Run:
 
         False if other runs cut text files meanwhile: what they found there is known to a new plan.
         """
-        cost_limit = CostLimit(self.pipeline, self.max_cost, rate=plan.rate)
+        cost_limit = CostLimit(self.pipeline, self.max_cost, rate=plan.rate, bytes_to_compute=plan.bytes_to_compute)
         in_flight = InFlight(self._outcomes, workspace, executor, cost_limit)
         planned = [item.shard.shard_id for file in plan.files if not file.uncut for item in _computed(file)]
         in_flight.request_ids = self._patiently(lambda: _request_ids(workspace, planned))

@@ -224,7 +224,11 @@ class StageRun:
             return executor.submit(stages.infer, label_of(requests), tokenized)
 
         def count(requests: Sequence[Request], predicted: Sequence[Predicted]) -> None:
-            record.num_tokens += sum(item.facts["num_tokens"] for item in predicted)
+            # Predictions that an older Tidemill left in the store say nothing of unchanged rows.
+            unchanged_tokens = sum(item.facts.get("num_unchanged_tokens", 0) for item in predicted)
+            record.num_tokens += sum(item.facts["num_tokens"] for item in predicted) - unchanged_tokens
+            record.num_unchanged += sum(item.facts.get("num_unchanged", 0) for item in predicted)
+            record.num_unchanged_tokens += unchanged_tokens
             record.num_quarantined += sum(item.num_quarantined for item in predicted)
             self._count(requests)
 

@@ -14,15 +14,21 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill.encoding import windowing as windows
-from tidemill.lake.requests import Request
+from tidemill.encoding.text_hashes import text_hashes
+from tidemill.inference.unchanged import predict_others
+from tidemill.inference.work import Stats
+from tidemill.lake.requests import Request, asked_again
 from tidemill.lake.runs import worker_name
+from tidemill.lake.tables import TEXT_HASH
 from tidemill.planning.plan import FilePlan
 from tidemill.planning.versions import NUM_WINDOWS
 from tidemill.results.adoption import request_shards
+from tidemill.results.answers.known import Answers, find_answers
 from tidemill.results.commit import Computed, Outcome, commit_shards
 from tidemill.running.workspace import Workspace
 from tidemill.shards import TOGETHER_BYTES, Shard, Slice
@@ -350,6 +356,8 @@ class _Inputs:
     item: Tokenized
     rows: pa.Table
     tokens: pa.Table
+    hashes: pa.Array
+    """Of the rows' texts."""
     seconds: dict[str, float]
 
     @classmethod
@@ -364,44 +372,95 @@ class _Inputs:
             "ingest_seconds": _seconds_for(request, rows_facts),
             "tokenize_seconds": _seconds_for(request, tokens_facts),
         }
-        return cls(item, rows, tokens, seconds)
+        return cls(item, rows, tokens, text_hashes(rows["text"]), seconds)
 
 
 def _predict(workspace: Workspace, items: Sequence[Tokenized]) -> Iterator[tuple[Tokenized, pa.Table, dict[str, Any]]]:
-    """Each shard's predictions and its facts for the ledger; the model computes all shards together."""
+    """Each shard's predictions and its facts for the ledger; the model computes all shards together.
+
+    It computes the rows whose texts it has not answered before, in this file or
+    one that this one follows. Of the others the answers are copied.
+    """
     if not items:
         return
     inputs = [_Inputs.read(workspace, item) for item in items]
     columns = [shard.tokens["token_ids"] for shard in inputs]
     token_ids = pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
-    predictions = workspace.runner.predict(
+    answers = _answers(workspace, inputs)
+    predictions = predict_others(
         token_ids,
-        pooling=workspace.pooling,
-        should_stop=workspace.stop.is_set,
-        progress=workspace.telling(label_of([item.ingested.request for item in items]), "infer", len(token_ids)),
+        answers,
+        lambda left: workspace.runner.predict(
+            left,
+            pooling=workspace.pooling,
+            should_stop=workspace.stop.is_set,
+            progress=workspace.telling(label_of([item.ingested.request for item in items]), "infer", len(left)),
+        ),
     )
     workspace.notes += predictions.notes
-    resolved = workspace.runner.resolved
+    # Where nothing was computed, the model was not opened for it, and there is no device.
+    resolved = {} if answers.is_known.all() else workspace.runner.resolved
+    known = _by_shard(answers.is_known, inputs)
+    unchanged = [windows.num_tokens(column.filter(pa.array(of))) for column, of in zip(columns, known, strict=True)]
     lengths = [windows.num_tokens(column) for column in columns]
+    shares = predictions.stats.shares([all_ - left for all_, left in zip(lengths, unchanged, strict=True)])
     start = 0
-    for shard, num_tokens, stats in zip(inputs, lengths, predictions.stats.shares(lengths), strict=True):
+    for i, (shard, stats) in enumerate(zip(inputs, shares, strict=True)):
         num_rows = shard.rows.num_rows
         results, reason = predictions.columns.slice(start, num_rows), predictions.reason.slice(start, num_rows)
         start += num_rows
         facts = {
             "num_distinct": stats.num_distinct,
-            "num_tokens": num_tokens,
+            "num_tokens": lengths[i],
+            "num_unchanged": int(known[i].sum()),
+            "num_unchanged_tokens": unchanged[i],
             "num_computed_tokens": stats.num_tokens,
             "num_padded_tokens": stats.num_padded_tokens,
             **shard.seconds,
             "infer_seconds": stats.seconds,
-            "device": resolved["device_name"],
-            "resolved": resolved
-            | {"out_of_memory_halvings": stats.oom_halvings}
-            | ({"rows_in_float32": stats.num_in_float32} if stats.num_in_float32 else {}),
+            "device": resolved.get("device_name"),
+            "resolved": _resolved_with(resolved, stats),
             "worker": worker_name(),
         }
-        yield shard.item, with_reasons(shard.rows, shard.tokens, results, reason), facts
+        table = with_reasons(shard.rows, shard.tokens, results, reason)
+        yield shard.item, table.append_column(TEXT_HASH, shard.hashes), facts
+
+
+def _resolved_with(resolved: dict[str, Any], stats: Stats) -> dict[str, Any] | None:
+    """How the model was computed, with what became of one shard in it; None where it computed nothing."""
+    if not resolved:
+        return None
+    in_float32 = {"rows_in_float32": stats.num_in_float32} if stats.num_in_float32 else {}
+    return {**resolved, "out_of_memory_halvings": stats.oom_halvings, **in_float32}
+
+
+def _answers(workspace: Workspace, inputs: Sequence[_Inputs]) -> Answers:
+    """What is known of the shards' rows already; of shards that are asked for again nothing is."""
+    requests = [shard.item.ingested.request for shard in inputs]
+    former = dict.fromkeys(
+        shard_id for request in requests if request.rows is None for shard_id in workspace.former.near(request.shard)
+    )
+    hashes = pa.concat_arrays([_asked(shard) for shard in inputs])
+    if not former:
+        return Answers.none(len(hashes))
+    with workspace.lake.reached():
+        again = asked_again(workspace.lake.cursor(), workspace.target, [request.request_id for request in requests])
+    is_asked = [request.rows is None and request.request_id not in again for request in requests]
+    num_rows = [shard.rows.num_rows for shard in inputs]
+    hashes = pc.if_else(pa.array(np.repeat(is_asked, num_rows)), hashes, None)
+    names = [name for name, _ in workspace.target.table.results if name != NUM_WINDOWS]
+    return find_answers(workspace.lake, workspace.target, list(former), hashes, names)
+
+
+def _asked(shard: _Inputs) -> pa.Array:
+    """The hashes of the texts that there is to predict."""
+    is_whole = pc.and_(pc.is_null(shard.rows["reason"]), pc.is_valid(shard.tokens["token_ids"]))
+    return pc.if_else(_one_array(is_whole), shard.hashes.storage, None)
+
+
+def _by_shard(values: np.ndarray, inputs: Sequence[_Inputs]) -> list[np.ndarray]:
+    ends = np.cumsum([shard.rows.num_rows for shard in inputs])
+    return np.split(values, ends[:-1])
 
 
 def with_reasons(rows: pa.Table, tokens: pa.Table, results: pa.Table, failures: pa.Array) -> pa.Table:

@@ -23,6 +23,7 @@ from tidemill.planning.columns import kept_fingerprint, read_columns
 from tidemill.planning.estimates import Rate, measured_rate
 from tidemill.planning.version_tables import Version, load_version
 from tidemill.progress import Progress, Quiet, StageProgress
+from tidemill.results.answers.former import Former
 from tidemill.results.commit import CommitQueue, Outcome
 from tidemill.retry import waiting_for
 from tidemill.shards import Shard, SourceFile
@@ -171,6 +172,17 @@ class Workspace:
         if rows := resolved.get("rows"):
             self.notes.append(f"Rows are computed {rows}.")
         return runner
+
+    @property
+    def former(self) -> Former:
+        """What the version had when this was first asked: its shards may have answered those to come."""
+        with self._opening:
+            return self._former
+
+    @functools.cached_property
+    def _former(self) -> Former:
+        with self.lake.reached():
+            return Former.of(self.lake.cursor(), self.target.pipeline, self.target.version)
 
     @functools.cached_property
     def listed_predictions(self) -> set[str]:

@@ -146,7 +146,7 @@ class Dataset:
     @property
     def _head_bytes(self) -> int:
         """How much of each file's front is looked at: of many local ones less."""
-        number = len(self.files) if _is_local(self.files[0]) else MAX_LOOKED_AT
+        number = len(self.files) if is_local(self.files[0]) else MAX_LOOKED_AT
         return min(HEAD_BYTES, max(LOOKED_AT_BYTES // number, LEAST_HEAD_BYTES))
 
     def use(self, columns: Columns) -> None:
@@ -220,7 +220,7 @@ class Dataset:
         """
         shown: dict[pa.Schema, list[SourceFile]] = {}
         failures: list[Exception] = []
-        for file in self.files if _is_local(self.files[0]) else spread(self.files):
+        for file in self.files if is_local(self.files[0]) else spread(self.files):
             try:
                 schema = self._checked_schema(file, self._columns.needed)
             except FAILS_ALONE as e:
@@ -229,7 +229,7 @@ class Dataset:
                 continue
             if len(schema):
                 shown.setdefault(schema, []).append(file)
-                if not (self._columns.kept or _is_local(file)):
+                if not (self._columns.kept or is_local(file)):
                     break
         if shown:
             return self._settled(shown)
@@ -290,7 +290,7 @@ class Dataset:
             SchemaError: what it lacks, or that it has another type, and how to make them agree.
         """
         if not self.cut_from_footer:
-            if _is_local(file) and file.url not in self._checked:
+            if is_local(file) and file.url not in self._checked:
                 self._checked_schema(file, self._columns)
                 self._note_misfits(file)
             return
@@ -390,7 +390,7 @@ def spread(files: Sequence[SourceFile], most: int = MAX_LOOKED_AT) -> Sequence[S
     return [files[index * (len(files) - 1) // (most - 1)] for index in range(most)]
 
 
-def _is_local(file: SourceFile) -> bool:
+def is_local(file: SourceFile) -> bool:
     return "://" not in file.url
 
 

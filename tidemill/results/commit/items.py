@@ -51,6 +51,9 @@ class Outcome:
     num_quarantined: int = 0
     num_tokens: int = 0
     num_rows_removed: int = 0
+    num_unchanged: int = 0
+    """Rows whose answers were there already; of those, `num_tokens` counts none."""
+    num_unchanged_tokens: int = 0
 
     @property
     def num_committed(self) -> int:

@@ -111,14 +111,19 @@ def _commit_what_stays(cursor: Cursor, target: Target, items: Sequence[Item]) ->
 def _outcome(lot: Lot, written: Written, *, num_rows_removed: int) -> Outcome:
     """What is not among the `written` was dropped."""
     done = [item for item in lot if item.shard.shard_id in written]
+    facts = [item.facts for item in done if isinstance(item, Computed)]
+    unchanged_tokens = sum(known.get("num_unchanged_tokens", 0) for known in facts)
     return Outcome(
         committed=tuple(item.shard.shard_id for item in done),
         num_copied=sum(isinstance(item, Copied) for item in done),
         dropped=tuple(item.shard.shard_id for item in lot if item.shard.shard_id not in written),
         num_rows=sum(written[item.shard.shard_id][0] for item in done),
         num_quarantined=sum(written[item.shard.shard_id][1] for item in done),
-        num_tokens=sum(item.facts.get("num_tokens", 0) for item in done if isinstance(item, Computed)),
+        num_tokens=sum(known.get("num_tokens", 0) for known in facts) - unchanged_tokens,
         num_rows_removed=num_rows_removed,
+        num_unchanged=sum(known.get("num_unchanged", 0) for known in facts)
+        + sum(sum(written[item.shard.shard_id]) for item in done if isinstance(item, Copied)),
+        num_unchanged_tokens=unchanged_tokens,
     )
 
 

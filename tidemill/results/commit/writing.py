@@ -15,7 +15,7 @@ from tidemill.formats import KEPT_PREFIX
 from tidemill.lake.checksums import METHOD, checksum_of_rows, checksum_with, checksums_of_shards
 from tidemill.lake.ducklake.connection import Cursor
 from tidemill.lake.pipelines import Target
-from tidemill.lake.tables import insert_records, insert_rows
+from tidemill.lake.tables import TEXT_HASH, insert_records, insert_rows
 from tidemill.results.commit.items import Computed, Written
 from tidemill.results.forgotten import Forgotten
 from tidemill.shards import Shard
@@ -156,6 +156,8 @@ def _result_rows(target: Target, shard: Shard, rows: pa.Table, predictions: pa.T
     columns = {name: rows[KEPT_PREFIX + name] for name, _ in target.table.kept}
     columns |= {name: predictions[name] for name, _ in target.table.results}
     columns |= {name: predictions[name] for name in ("num_tokens", "truncated", "row_number")}
+    has_hashes = TEXT_HASH in predictions.column_names
+    columns[TEXT_HASH] = predictions[TEXT_HASH] if has_hashes else pa.nulls(predictions.num_rows, pa.uuid())
     table = pa.table(columns)
     for name, value in (("shard_id", shard.shard_id), ("dataset_revision", target.revision)):
         table = table.append_column(name, pa.repeat(pa.scalar(value), table.num_rows))

@@ -161,6 +161,29 @@ def to_layout_4(cursor: Cursor) -> list[str]:
     return [*changes, f"new views {', '.join(views)}"]
 
 
+def to_layout_5(cursor: Cursor) -> list[str]:
+    """A hash of each row's text, and how many rows of a shard were not computed for it; none is known of old rows."""
+    changes = [
+        _add_columns(cursor, "_ledger", "num_unchanged BIGINT", "num_unchanged_tokens BIGINT"),
+        _add_columns(cursor, "_runs", "num_unchanged BIGINT", "num_unchanged_tokens BIGINT"),
+    ]
+    for pipeline, version in cursor.execute("SELECT pipeline, version FROM _versions ORDER BY ALL").fetchall():
+        for name in _tables_of(cursor, table_name(pipeline, version)):
+            added = _add_columns(cursor, identifier(name), "_text_hash UUID")
+            changes.append(f"{added}. Older rows have none, and are computed once more where their file changes")
+    return changes
+
+
+def _tables_of(cursor: Cursor, table: str) -> list[str]:
+    """A version's table, and those into which its columns are being rewritten."""
+    rows = cursor.execute(
+        "SELECT table_name FROM ducklake_table_info('lake') WHERE table_name = $table "
+        "OR starts_with(table_name, $table || '__') ORDER BY ALL",
+        {"table": table},
+    ).fetchall()
+    return [name for (name,) in rows]
+
+
 def _restore(cursor: Cursor, pipeline: str, version: str) -> list[str]:
     """Restore a version's structs, and take out the shards of which a value is lost; says what it did."""
     table = table_name(pipeline, version)
@@ -196,7 +219,7 @@ def _drop_rewrites(cursor: Cursor, table: str) -> list[str]:
     return [f"dropped {name}: its columns are rewritten from the beginning" for (name,) in rows]
 
 
-STEPS: tuple[Step, ...] = (to_layout_2, to_layout_3, to_layout_4)
+STEPS: tuple[Step, ...] = (to_layout_2, to_layout_3, to_layout_4, to_layout_5)
 """The first takes a lake from layout 1 to 2, and so on."""
 
 

@@ -1,0 +1,32 @@
+"""Rows whose answers are there already, beside those that the model is to compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+
+from tidemill.inference.work import Predictions, Stats
+from tidemill.results.answers.known import Answers
+
+
+def predict_others(
+    token_ids: pa.ChunkedArray, answers: Answers, predict: Callable[[pa.ChunkedArray], Predictions]
+) -> Predictions:
+    """One value a row: its answer where there is one, else what `predict` makes of it, called only if a row is left.
+
+    The statistics are of the rows that were computed.
+    """
+    is_known = answers.is_known
+    if not is_known.any():
+        return predict(token_ids)
+    if is_known.all():
+        reason = pa.nulls(len(token_ids), pa.string())
+        return Predictions(answers.columns.take(answers.index), reason, Stats(num_rows=0))
+    computed = predict(token_ids.filter(pa.array(~is_known)))
+    place = np.cumsum(~is_known) - 1
+    reason = computed.reason.take(pa.array(place, mask=is_known))
+    place[is_known] = computed.columns.num_rows + answers.index.drop_null().to_numpy()
+    columns = pa.concat_tables([computed.columns, answers.columns.cast(computed.columns.schema)])
+    return Predictions(columns.take(pa.array(place)), reason, computed.stats, computed.notes)
