@@ -106,7 +106,7 @@ class Dataset:
     @property
     def is_remote(self) -> bool:
         """Whether reading waits for a server."""
-        return not _is_local(self.files[0])
+        return not is_local(self.files[0])
 
     @property
     def notes(self) -> list[str]:
