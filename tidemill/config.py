@@ -377,7 +377,7 @@ class Limits(Section):
     """Share of the table's rows that vanished files may take without `--yes`."""
     shards_in_flight: int = Field(default=3, ge=1, le=64)
     """Shards, or groups of small ones, between ingest and commit at one time: this bounds memory."""
-    shards_together: int = Field(default=64, ge=1, le=1000)
+    shards_together: int = Field(default=256, ge=1, le=1000)
     """Most small shards that go through the stages in a group, and are committed in one transaction."""
     retries: int = Field(default=5, ge=0)
     """How often a stage is tried again after an error that says it is retryable."""

@@ -31,7 +31,7 @@ _LINES_AT_ONCE = 250
 """So few that what is made of them stays in the processor's cache."""
 _EXCERPT_BYTES = 200
 _QUOTE, _COLON, _SPACE = b'": '
-_SPACES = np.frombuffer(b" \t\r\n\v\f", np.uint8)
+_IS_SPACE = np.isin(np.arange(256), np.frombuffer(b" \t\r\n\v\f", np.uint8))
 
 
 class JsonlReader(RecordReader):
@@ -110,7 +110,9 @@ class JsonlReader(RecordReader):
     def ends(self, data: Buffer, *, last: bool) -> Offsets:
         ends = line_ends(data, last=last)
         starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(ends)]
-        suspects = np.flatnonzero(np.isin(np.frombuffer(data, np.uint8)[starts], _SPACES))
+        suspects = np.flatnonzero(_IS_SPACE[np.frombuffer(data, np.uint8)[starts]])
+        if not len(suspects):
+            return ends
         blank = [i for i in suspects.tolist() if bytes(data[starts[i] : ends[i]]).isspace()]
         return np.delete(ends, blank)
 

@@ -140,6 +140,8 @@ class RecordReader(ABC):
 
     def head(self, num_bytes: int) -> bytes:
         """The file's first bytes, decompressed and in UTF-8."""
+        if not self._bytes.is_sequential:
+            return self._bytes.read(0, min(num_bytes, self._bytes.size))
         return Stream(self._bytes).take(num_bytes)
 
     def sample(self, start: int) -> tuple[bytes, Offsets]:

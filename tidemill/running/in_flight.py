@@ -69,6 +69,8 @@ class InFlight:
         """Those that are being read, as far as was seen."""
         self._small: list[Item] = []
         """What waits for others that are small, claimed."""
+        self._small_bytes = 0
+        """How much text that is."""
         self._ended: list[FilePlan] = []
         """Files whose last shards do, or are being read."""
         self._group: list[_Sent] | None = None
@@ -94,7 +96,8 @@ class InFlight:
             self._claimed.append((file, request))
         elif self._group is None and request.shard.slice.text_bytes < TOGETHER_BYTES:
             self._small.append((file, request))
-            if len(self._small) == self._together or _text_bytes(self._small) >= TOGETHER_BYTES:
+            self._small_bytes += request.shard.slice.text_bytes
+            if len(self._small) == self._together or self._small_bytes >= TOGETHER_BYTES:
                 self.send_small()
         else:
             self.send_small()
@@ -102,7 +105,7 @@ class InFlight:
 
     def send_small(self) -> None:
         """Send what waits for others that are small."""
-        small, self._small = self._small, []
+        small, self._small, self._small_bytes = self._small, [], 0
         if small:
             self._send(small)
         self._forget_ended()
@@ -328,10 +331,6 @@ class InFlight:
             for file, request in dropped
             if wanted.get(request.shard.shard_id, request).request_id != request.request_id
         ]
-
-
-def _text_bytes(items: Sequence[Item]) -> int:
-    return sum(request.shard.slice.text_bytes for _, request in items)
 
 
 def _wait(future: Future) -> None:

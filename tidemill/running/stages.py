@@ -113,6 +113,7 @@ class Reading:
     def __init__(self, files: Iterable[FilePlan], *, together: int) -> None:
         self.files, self._together = deque(map(Cutting, files)), together
         self.found: list[tuple[FilePlan, Shard]] = []
+        self._found_bytes = 0
         self.ended: list[Cutting] = []
         self.elsewhere: list[FilePlan] = []
         """What another run is cutting."""
@@ -132,8 +133,12 @@ class Reading:
     @property
     def is_full(self) -> bool:
         """Whether what was found is as much as goes through the stages together."""
-        num_bytes = sum(shard.slice.text_bytes for _, shard in self.found)
-        return len(self.found) >= self._together or num_bytes >= TOGETHER_BYTES
+        return len(self.found) >= self._together or self._found_bytes >= TOGETHER_BYTES
+
+    def find(self, shard: Shard) -> None:
+        """Enter a new shard of the first file."""
+        self.found.append((self.files[0].file, shard))
+        self._found_bytes += shard.slice.text_bytes
 
     def first(self, workspace: Workspace) -> Cutting | None:
         """The file to be read on, the first that nobody else is cutting."""
@@ -167,7 +172,7 @@ class Reading:
             [(shard, file.state) for file, shard in self.found],
             cut=[(cutting.file.file.path, cutting.shards) for cutting in self.ended],
         )
-        found, self.found = self.found, []
+        found, self.found, self._found_bytes = self.found, [], 0
         return [
             (file, Request(shard, requested[shard.shard_id])) for file, shard in found if shard.shard_id in requested
         ]
@@ -207,7 +212,7 @@ def cut(workspace: Workspace, reading: Reading, done: Collection[str]) -> None:
         if found is None:
             reading.end()
         elif (shard := Shard(cutting.file.file, found)).shard_id not in done:
-            reading.found.append((cutting.file, shard))
+            reading.find(shard)
 
 
 def ingest(workspace: Workspace, requests: Sequence[Request]) -> list[Ingested]:
@@ -222,34 +227,43 @@ def _ingest(workspace: Workspace, request: Request) -> Ingested:
     workspace.files_in_use |= {file.name, workspace.predictions_file(request).name}
     if not workspace.store.has(file):
         rows = workspace.dataset.rows(shard.file, shard.slice)
-        workspace.store.write(file, rows, _made_for(request, started))
+        workspace.store.write(file, rows, _made_for(request, time.perf_counter() - started))
     return Ingested(request, file)
 
 
 def tokenize(workspace: Workspace, ingested: Sequence[Ingested]) -> list[Tokenized]:
     """Tokenize shards' texts into the store, but for those that another version with this tokenizer has."""
-    return [_tokenize(workspace, item) for item in ingested]
-
-
-def _tokenize(workspace: Workspace, ingested: Ingested) -> Tokenized:
     workspace.check_stop()
+    tokenized = [Tokenized(item, workspace.tokens_file(item.request.shard)) for item in ingested]
+    workspace.files_in_use |= {item.tokens.name for item in tokenized}
+    missing = [item for item in tokenized if not workspace.store.has(item.tokens)]
+    if missing:
+        _write_tokens(workspace, missing)
+    return tokenized
+
+
+def _write_tokens(workspace: Workspace, items: Sequence[Tokenized]) -> None:
+    """Tokenize the shards' texts in one call, and write a file of each."""
     started = time.perf_counter()
-    file = workspace.tokens_file(ingested.request.shard)
-    workspace.files_in_use |= {file.name}
-    if not workspace.store.has(file):
-        rows = workspace.store.read(ingested.rows)
-        progress = workspace.telling(ingested.request.shard.label, "tokenize", rows.num_rows)
-        tokens = workspace.tokenizer.encode(rows["text"], on_progress=lambda done: progress.worked(done, rows.num_rows))
-        table = pa.table(
-            {
-                "row_number": rows["row_number"],
-                "token_ids": tokens.token_ids,
-                "num_tokens": tokens.num_tokens,
-                "reason": tokens.reason,
-            }
-        )
-        workspace.store.write(file, table, _made_for(ingested.request, started))
-    return Tokenized(ingested, file)
+    rows = [workspace.store.read(item.ingested.rows).select(["row_number", "text"]) for item in items]
+    # Strings with large offsets, which a shard of long texts has, are the same strings.
+    every = pa.concat_tables(rows, promote_options="permissive").combine_chunks()
+    progress = workspace.telling(label_of([item.ingested.request for item in items]), "tokenize", every.num_rows)
+    tokens = workspace.tokenizer.encode(every["text"], on_progress=lambda done: progress.worked(done, every.num_rows))
+    table = pa.table(
+        {
+            "row_number": every["row_number"],
+            "token_ids": tokens.token_ids,
+            "num_tokens": tokens.num_tokens,
+            "reason": tokens.reason,
+        }
+    )
+    seconds = (time.perf_counter() - started) / len(items)
+    start = 0
+    for item, of_shard in zip(items, rows, strict=True):
+        part = table.slice(start, of_shard.num_rows)
+        workspace.store.write(item.tokens, part, _made_for(item.ingested.request, seconds))
+        start += of_shard.num_rows
 
 
 def infer(workspace: Workspace, tokenized: Sequence[Tokenized]) -> list[Predicted]:
@@ -317,9 +331,9 @@ def _computed(workspace: Workspace, item: Predicted) -> Computed:
     return Computed(request.shard, request.request_id, load, item.facts, only_rows=request.rows is not None)
 
 
-def _made_for(request: Request, started: float) -> dict[str, str]:
+def _made_for(request: Request, seconds: float) -> dict[str, str]:
     """What a store file says of its making, so that its time is counted once, for the request that took it."""
-    return {"request_id": request.request_id, "seconds": str(time.perf_counter() - started)}
+    return {"request_id": request.request_id, "seconds": str(seconds)}
 
 
 def _seconds_for(request: Request, facts: dict[str, str]) -> float:

@@ -68,6 +68,8 @@ from tidemill.sources.local_files import list_folder, list_pattern, local_base
 from tidemill.values.columns import HEAD_BYTES, JoinedText
 
 MAX_OPEN_READERS = 64
+MAX_OPEN_TEXTS = 256
+"""As many text files as go together: their readers hold what was cut of them until it is read."""
 MAX_LOOKED_AT = MAX_OPEN_READERS
 """How many files say which types the columns have, where they are not local: of those, all do."""
 LOOKED_AT_BYTES = MAX_LOOKED_AT * HEAD_BYTES
@@ -160,7 +162,7 @@ class Dataset:
     def _kept_reader(self, file: SourceFile) -> Reader:
         if file.url not in self._readers:
             self._readers[file.url] = self._open(file)
-            if len(self._readers) > MAX_OPEN_READERS:
+            if len(self._readers) > (MAX_OPEN_READERS if self.cut_from_footer else MAX_OPEN_TEXTS):
                 url, _ = self._readers.popitem(last=False)
                 del self._sources[url]
         self._readers.move_to_end(file.url)

@@ -85,8 +85,7 @@ class FileClaims:
             file = self._file(name)
             if file not in self._locks:
                 try:
-                    make_folder(self._folder, "lake.catalog")
-                    lock = _lock(file, create=True)
+                    lock = self._new_lock(file)
                 except (ConfigError, OSError) as e:
                     _tell(str(e))
                 else:
@@ -96,6 +95,14 @@ class FileClaims:
             self._held[name] = file
             self._num_held[file] += 1
             return True
+
+    def _new_lock(self, file: Path) -> int | None:
+        """As `_lock`; the folder is made where the first file of it is."""
+        try:
+            return _lock(file, create=True)
+        except (FileNotFoundError, NotADirectoryError):
+            make_folder(self._folder, "lake.catalog")
+            return _lock(file, create=True)
 
     def release(self, name: str) -> None:
         with self._mutex:
@@ -141,6 +148,8 @@ def _lock(file: Path, *, create: bool) -> int | None:
         try:
             lock = os.open(file, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
         except FileNotFoundError:
+            if create:
+                raise
             return None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
