@@ -379,7 +379,8 @@ class Limits(Section):
     max_removed: float = Field(default=0.30, ge=0, le=1)
     """Share of the table's rows that vanished files may take without `--yes`."""
     shards_in_flight: int = Field(default=3, ge=1, le=64)
-    """Shards, or groups of small ones, between ingest and commit at one time: this bounds memory."""
+    """Shards, or groups of small ones, between ingest and commit at one time: this bounds memory. Of a dataset on
+    the Hub, or behind another address, as many are read at one time."""
     shards_together: int = Field(default=256, ge=1, le=1000)
     """Most small shards that go through the stages in a group, and are committed in one transaction."""
     retries: int = Field(default=5, ge=0)

@@ -64,8 +64,15 @@ class JsonlReader(RecordReader):
             return [], pa.schema([])
         lines, records = self._first_records
         names, keys = list(dict.fromkeys(name for record in records for name in record)), self.columns.keys
-        types = {name: inferred_type((name,), lines, records, is_key=name in keys) for name in names}
         nested = nested_among(self.columns.sources, names)
+        # What lies within a column may be told by the column's own type.
+        settled = {
+            name: type_ for name, type_ in self.columns.types if all(name != steps[0] for steps in nested.values())
+        }
+        types = {
+            name: settled[name] if name in settled else inferred_type((name,), lines, records, is_key=name in keys)
+            for name in names
+        }
         for name, steps in nested.items():
             shown = inferred_type(steps, lines, records, is_key=name in keys)
             # Where no record has a value there, it may be for want of such a field.

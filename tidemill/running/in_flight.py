@@ -257,11 +257,9 @@ class InFlight:
     def _make_room_in_store(self, requests: Sequence[Request]) -> None:
         """At the store's bound, wait until shards in flight are committed and what they needed may go."""
         workspace, waited = self._workspace, 0.0
-        unwritten = [request for sent in self._read for request in sent.requests]
-        own = STORE_BYTES_PER_TEXT_BYTE * sum(request.shard.slice.text_bytes for request in requests)
-        needed = own + STORE_BYTES_PER_TEXT_BYTE * sum(request.shard.slice.text_bytes for request in unwritten)
-        needed = max(own, min(needed, workspace.store.max_bytes))
-        while not workspace.store.make_room(needed, needed=workspace.files_in_use, released=workspace.files_released):
+        while not workspace.store.make_room(
+            self._store_bytes(requests), needed=workspace.files_in_use, released=workspace.files_released
+        ):
             if self._sent:
                 self._settle(self._sent.popleft())
             elif waited < STORE_WAIT_SECONDS:
@@ -270,6 +268,15 @@ class InFlight:
                 workspace.check_stop()
             else:
                 raise LimitExceeded("The store is full of files that other runs need. Raise store.max_bytes.")
+
+    def _store_bytes(self, requests: Sequence[Request]) -> int:
+        """What these will take in the store, with what is being read and not there yet, as far as a store can hold."""
+        unwritten = [request for sent in self._read for request in sent.requests]
+        own, others = (
+            STORE_BYTES_PER_TEXT_BYTE * sum(request.shard.slice.text_bytes for request in some)
+            for some in (requests, unwritten)
+        )
+        return max(own, min(own + others, self._workspace.store.max_bytes))
 
     def wait_for_room(self) -> None:
         while len(self._sent) >= self._size:
@@ -304,7 +311,8 @@ class InFlight:
         try:
             if sent in self._read:
                 self._read.remove(sent)
-                self._end_read(sent)
+                with suppress(Exception):  # Its result says so too.
+                    self._end_read(sent)
             if sent.committed is None:
                 _wait(sent.predicted)
                 return

@@ -76,12 +76,10 @@ class Store:
         self._whole.drop(file.name)
         is_small = table.nbytes <= SMALL_BYTES
         if is_small or not self._local:
-            body = io.BytesIO()
-            _write(body, file, table, facts or {})
-            content = body.getvalue()
-            self._publish(file, lambda sink: sink.write(content))
+            content, checksum = _in_memory(file, table, facts or {})
+            self._publish(file, lambda sink: sink.write(b"".join((content, checksum))))
             if is_small:
-                self._whole.keep(file.name, pa.py_buffer(memoryview(content)[:-CHECKSUM_BYTES]))
+                self._whole.keep(file.name, content)
         else:
             self._publish(file, lambda sink: _write(sink, file, table, facts or {}))
 
@@ -313,6 +311,17 @@ def _write(sink: BinaryIO, file: StoreFile, table: pa.Table, facts: dict[str, st
         for batch in table.combine_chunks().to_batches():
             writer.write_batch(batch)
     sink.write(digest.digest())
+
+
+def _in_memory(file: StoreFile, table: pa.Table, facts: dict[str, str]) -> tuple[pa.Buffer, bytes]:
+    """What `_write` writes: the content, and its checksum."""
+    sink, digest = pa.BufferOutputStream(), _digest(file)
+    with pa.ipc.new_file(sink, table.schema, metadata=facts) as writer:
+        for batch in table.combine_chunks().to_batches():
+            writer.write_batch(batch)
+    content = sink.getvalue()
+    digest.update(content)
+    return content, digest.digest()
 
 
 def _content(file: StoreFile, body: bytes) -> pa.Buffer:

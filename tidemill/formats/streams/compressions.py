@@ -54,7 +54,8 @@ def decompressed(file: Readable, path: str) -> Readable:
 
 def compression_of(path: str) -> str:
     """The ending that says how a file is compressed; none if it is not."""
-    return next((ending for ending in COMPRESSIONS if path.lower().endswith(ending)), "")
+    lowered = path.lower()
+    return next((ending for ending in COMPRESSIONS if lowered.endswith(ending)), "")
 
 
 def without_compression(path: str) -> str:

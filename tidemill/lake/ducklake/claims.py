@@ -100,7 +100,7 @@ class FileClaims:
         """As `_lock`; the folder is made where the first file of it is."""
         try:
             return _lock(file, create=True)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             make_folder(self._folder, "lake.catalog")
             return _lock(file, create=True)
 
