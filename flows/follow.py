@@ -20,7 +20,7 @@ from tidemill.flows.flow_run import Here
 from tidemill.flows.local import parameter, quietly, run_here
 from tidemill.lake import Lake
 from tidemill.lake.backfills import load_backfill
-from tidemill.lake.requests import done_of_backfill, open_requests
+from tidemill.lake.requests import are_open, done_of_backfill
 from tidemill.lake.runs import runs_of_backfill
 from tidemill.lake.tables import table_name
 from tidemill.progress import Expected, Progress
@@ -100,10 +100,10 @@ def _result(
     """All runs of the backfill, as one; it is as those of the flow runs that were followed have ended."""
     with Lake(pipeline.lake, read_only=True) as lake:
         runs = runs_of_backfill(lake.cursor(), backfill_id)
-        left = open_requests(lake.cursor(), pipeline.name, facts["version"], backfill_id=backfill_id)
+        is_left = are_open(lake.cursor(), pipeline.name, facts["version"], backfill_id)
     # A flow run that is run again has more than one row: its last is how it ended.
     ended = {run["flow_run_id"]: run["state"] for run in runs if run["flow_run_id"] in followed}
-    state = how_it_ended(list(ended.values()), is_complete=not left)
+    state = how_it_ended(list(ended.values()), is_complete=not is_left)
     known = {field.name for field in fields(RunResult)}
     summed = {name: sum(run[name] or 0 for run in runs) for name in SUMMED}
     if pipeline.cost.per_hour is None:

@@ -382,7 +382,7 @@ class Limits(Section):
     """Shards, or groups of small ones, between ingest and commit at one time: this bounds memory. Of a dataset on
     the Hub, or behind another address, as many are read at one time."""
     shards_together: int = Field(default=256, ge=1, le=1000)
-    """Most small shards that go through the stages in a group, and are committed in one transaction."""
+    """Most small shards that go through the stages in a group; most shards of any size that share a transaction."""
     retries: int = Field(default=5, ge=0)
     """How often a stage is tried again after an error that says it is retryable."""
 

@@ -84,8 +84,12 @@ TOGETHER_BYTES = 2**17
 """Text of small shards that go through the stages together, at most: a second or so of computing."""
 
 
-def small_together(items: Iterable[T], text_bytes: Callable[[T], int], *, most: int) -> Iterator[tuple[T, ...]]:
+def small_together(
+    items: Iterable[T], text_bytes: Callable[[T], int], *, most: int, within: int = TOGETHER_BYTES
+) -> Iterator[tuple[T, ...]]:
     """Items, such as shards, in their order: small ones in groups of at most `most`, and each other one by itself.
+
+    A group has at most `within` bytes.
 
     What a stage or a transaction costs however little it does, a group pays once.
 
@@ -95,7 +99,7 @@ def small_together(items: Iterable[T], text_bytes: Callable[[T], int], *, most: 
     group: list[T] = []
     size = 0
     for item in items:
-        if group and (len(group) == most or size + text_bytes(item) > TOGETHER_BYTES):
+        if group and (len(group) == most or size + text_bytes(item) > within):
             yield tuple(group)
             group, size = [], 0
         group.append(item)

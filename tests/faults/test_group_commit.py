@@ -29,7 +29,7 @@ def commit_all(spec: config.Lake) -> int:
     """Commit all shards from as many threads at once; returns how many were not there already."""
     with Lake(spec) as lake, ThreadPoolExecutor(NUM_SHARDS) as pool:
         target, items = ask_for_rows(lake, KEPT, [SIZE] * NUM_SHARDS)
-        queue = CommitQueue(lake, target, lambda _: None)
+        queue = CommitQueue(lake, target, lambda _: None, most=64)
         start = threading.Barrier(NUM_SHARDS)
 
         def commit(item: Any) -> int:

@@ -17,6 +17,7 @@ from tidemill.lake import Lake
 from tidemill.results.verify import verify_pipeline
 from tidemill.running import stages
 from tidemill.running.executor import Call, Future, ThreadExecutor
+from tidemill.running.stage_run import StageRun
 from tidemill.shards import TOGETHER_BYTES, small_together
 
 NUM_FILES = 8
@@ -101,6 +102,19 @@ def test_a_group_that_fails_in_any_stage_is_taken_apart(pipeline, stage):
     executor = type("FailingThere", (Failing,), {"stage": staticmethod(stage)})
     result = run(pipeline, executor=executor)
     assert (result.state, result.num_shards, result.failures) == ("done", NUM_FILES, [])
+    assert problems_of(pipeline) == []
+
+
+@pytest.mark.parametrize("executor", [ThreadExecutor, Failing])
+def test_the_last_stage_by_itself_commits_what_waits_in_one_transaction_and_takes_it_apart_if_it_fails(
+    pipeline, executor
+):
+    for stage in ("ingest", "tokenize", "infer"):
+        assert StageRun(pipeline, stage).execute().state == "done"
+    failing = type("FailingAtTheEnd", (executor,), {"stage": staticmethod(stages.materialize)})
+    result = StageRun(pipeline, "materialize", executor=failing).execute()
+    assert (result.state, result.num_shards, result.failures) == ("done", NUM_FILES, [])
+    assert query(pipeline.lake, COMMITS) == [(1 if executor is ThreadExecutor else NUM_FILES,)]
     assert problems_of(pipeline) == []
 
 

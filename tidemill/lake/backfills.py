@@ -7,7 +7,7 @@ from typing import Any
 
 from tidemill.errors import LakeError
 from tidemill.lake.ducklake.connection import Cursor, Lake
-from tidemill.lake.requests import open_requests, withdraw_backfill
+from tidemill.lake.requests import are_open, withdraw_backfill
 from tidemill.lake.tables import insert_records, records
 
 
@@ -48,7 +48,7 @@ def set_max_cost(cursor: Cursor, backfill_id: str, max_cost: float | None) -> No
 def close_if_done(cursor: Cursor, backfill_id: str) -> None:
     """Close an open backfill of which nothing is left to do."""
     asked = load_backfill(cursor, backfill_id)
-    if not open_requests(cursor, asked["pipeline"], asked["version"], backfill_id=backfill_id):
+    if not are_open(cursor, asked["pipeline"], asked["version"], backfill_id):
         cursor.execute(
             "UPDATE _backfills SET state = 'done', finished_at = now() WHERE backfill_id = ? AND state = 'open'",
             [backfill_id],

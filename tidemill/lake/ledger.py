@@ -11,6 +11,11 @@ from tidemill.lake.tables import records
 
 PATHS_OF_SHARDS = "SELECT shard_id, path FROM _ledger WHERE pipeline = ? AND version = ?"
 """A query, to be joined: the file of each shard that is done at a version."""
+OUTDATED_PATHS = (
+    "SELECT path FROM _ledger WHERE pipeline = $pipeline AND version = $version "
+    "AND shard_id NOT IN (SELECT shard_id FROM _target_shards WHERE pipeline = $pipeline)"
+)
+"""A query: the files that have shards in the table which the target revision does not list."""
 
 COMPUTED_TOKENS = "num_tokens - coalesce(num_unchanged_tokens, 0)"
 """SQL: a shard's tokens but for those of rows whose answers were there already."""
@@ -46,12 +51,52 @@ def done_shards(cursor: Cursor, pipeline: str, version: str) -> dict[str, DoneSh
     return {row[0]: DoneShard(*row) for row in rows}
 
 
-def quarantined_rows(cursor: Cursor, pipeline: str, version: str) -> dict[str, tuple[int, ...]]:
-    """shard id → row numbers in quarantine, in order."""
+def done_of_files(cursor: Cursor, pipeline: str, version: str, paths: Sequence[str]) -> set[str]:
+    """Ids of the shards of some files that are done."""
+    rows = cursor.execute(
+        "SELECT shard_id FROM _ledger WHERE pipeline = ? AND version = ? AND path IN (SELECT unnest(?::VARCHAR[]))",
+        [pipeline, version, list(paths)],
+    ).fetchall()
+    return {shard_id for (shard_id,) in rows}
+
+
+def outdated_paths(cursor: Cursor, pipeline: str, version: str) -> list[str]:
+    """Files of the target revision that still show what it does not list, by path."""
+    rows = cursor.execute(
+        f"SELECT path FROM _target_files WHERE pipeline = $pipeline AND path IN ({OUTDATED_PATHS}) ORDER BY path",
+        {"pipeline": pipeline, "version": version},
+    ).fetchall()
+    return [path for (path,) in rows]
+
+
+def moved_paths(cursor: Cursor, pipeline: str, version: str, copied: Sequence[str]) -> list[str]:
+    """Files that the target revision does not list, and all of whose contents are done at one that it does, by path.
+
+    So are, at the end of the transaction that asks, the contents that are `copied`.
+    """
+    listed = "SELECT {} FROM _target_shards WHERE pipeline = $pipeline"
+    here = (
+        f"SELECT unnest($copied::VARCHAR[]) UNION ALL {listed.format('content')} AND shard_id IN "
+        "(SELECT shard_id FROM _ledger WHERE pipeline = $pipeline AND version = $version)"
+    )
+    rows = cursor.execute(
+        "SELECT path FROM _ledger WHERE pipeline = $pipeline AND version = $version "
+        f"AND path NOT IN ({listed.format('path')}) GROUP BY path HAVING bool_and(content IN ({here})) ORDER BY path",
+        {"pipeline": pipeline, "version": version, "copied": list(copied)},
+    ).fetchall()
+    return [path for (path,) in rows]
+
+
+def quarantined_rows(
+    cursor: Cursor, pipeline: str, version: str, shard_ids: Sequence[str] | None = None
+) -> dict[str, tuple[int, ...]]:
+    """shard id → row numbers in quarantine, in order; of some shards, or of all."""
+    only = "" if shard_ids is None else "AND shard_id IN (SELECT unnest($shards::VARCHAR[])) "
+    facts: dict[str, object] = {"pipeline": pipeline, "version": version}
     rows = cursor.execute(
         "SELECT shard_id, list(row_number ORDER BY row_number) FROM _quarantine "
-        "WHERE pipeline = ? AND version = ? GROUP BY shard_id",
-        [pipeline, version],
+        f"WHERE pipeline = $pipeline AND version = $version {only}GROUP BY shard_id",
+        facts if shard_ids is None else facts | {"shards": list(shard_ids)},
     ).fetchall()
     return {shard_id: tuple(numbers) for shard_id, numbers in rows}
 

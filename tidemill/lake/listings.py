@@ -236,13 +236,15 @@ def files_at(cursor: Cursor, pipeline: str, revision: str) -> list[SourceFile]:
     return [SourceFile(*row) for row in rows]
 
 
-def target_shards(cursor: Cursor, pipeline: str, revision: str) -> list[Shard]:
-    """Every shard listed at a revision, by path and row."""
+def target_shards(cursor: Cursor, pipeline: str, revision: str, paths: Sequence[str] | None = None) -> list[Shard]:
+    """Every shard listed at a revision, of some files or of all, by path and row."""
+    only = "" if paths is None else "AND f.path IN (SELECT unnest($paths::VARCHAR[])) "
+    facts: dict[str, object] = {"pipeline": pipeline, "revision": revision}
     rows = cursor.execute(
         "SELECT f.path, f.url, f.size, f.content, s.first_row, s.num_rows, s.start_byte, s.stop_byte, s.content, "
         "s.text_bytes FROM _revision_files f JOIN _shards s USING (pipeline, path, since) "
-        "WHERE f.pipeline = ? AND f.revision = ? ORDER BY f.path, s.first_row",
-        [pipeline, revision],
+        f"WHERE f.pipeline = $pipeline AND f.revision = $revision {only}ORDER BY f.path, s.first_row",
+        facts if paths is None else facts | {"paths": list(paths)},
     ).fetchall()
     return [Shard(SourceFile(*row[:4]), Slice(*row[4:])) for row in rows]
 

@@ -8,7 +8,7 @@ source.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from tidemill.lake.ducklake.connection import Cursor
-from tidemill.lake.ledger import COMPUTED_TOKENS, quarantined_rows
+from tidemill.lake.ledger import COMPUTED_TOKENS, OUTDATED_PATHS, quarantined_rows
 from tidemill.lake.pipelines import Target
 from tidemill.lake.tables import address_at, delete_where, records
 from tidemill.shards import Shard, Slice, SourceFile
 
+PAGE_REQUESTS = 50_000
+"""Open requests in memory at one time: some 60 MB. Each page joins what is left, so that small ones take long."""
 ONLY_QUARANTINED = "quarantined"
 """The reason of a request that asks for a shard's quarantined rows alone."""
 AGAIN = "again"
@@ -46,39 +48,101 @@ _OPEN = """
 """
 
 
-def open_requests(
+def open_requests(cursor: Cursor, pipeline: str, version: str, **narrowed: Any) -> Iterator[Request]:
+    """`open_pages`, request by request."""
+    for page in open_pages(cursor, pipeline, version, **narrowed):
+        yield from page
+
+
+def open_pages(
     cursor: Cursor,
     pipeline: str,
     version: str,
     *,
     backfill_id: str | None = None,
     shard_ids: Sequence[str] | None = None,
-) -> list[Request]:
-    """What is wanted at the target revision and not done, by path and row; of one backfill or of some shards."""
-    facts: dict[str, object] = {"pipeline": pipeline, "version": version}
+    paths: Sequence[str] | None = None,
+) -> Iterator[list[Request]]:
+    """What is wanted at the target revision and not done, by path and row; of one backfill, of some shards or files.
+
+    A page is read when it is asked for, and goes on behind the last request of the one before: so memory is bounded,
+    and what is done in between neither hides a request nor shows one twice. In a snapshot they are all as at its begin.
+    """
+    facts: dict[str, object] = {"pipeline": pipeline, "version": version, "most": PAGE_REQUESTS}
     narrowed = "AND r.version = $version"
     if backfill_id is not None:
         narrowed, facts["backfill"] = f"{narrowed} AND r.backfill_id = $backfill", backfill_id
     if shard_ids is not None:
         narrowed, facts["shards"] = f"{narrowed} AND r.shard_id IN (SELECT unnest($shards::VARCHAR[]))", list(shard_ids)
-    rows = cursor.execute(
+    if paths is not None:
+        narrowed, facts["paths"] = f"{narrowed} AND s.path IN (SELECT unnest($paths::VARCHAR[]))", list(paths)
+    behind = ""
+    while True:
+        rows = cursor.execute(_page(narrowed + behind), facts).fetchall()
+        if rows:
+            yield _requests(cursor, pipeline, version, rows)
+        if len(rows) < PAGE_REQUESTS:
+            return
+        behind = " AND s.path >= $path AND (s.path, s.first_row, s.shard_id) > ($path, $row, $shard)"
+        facts["path"], facts["row"], facts["shard"] = rows[-1][2], rows[-1][6], rows[-1][-1]
+
+
+def _page(narrowed: str) -> str:
+    return (
         f"SELECT o.request_id, o.reason, f.path, {address_at('o.target_revision')}, f.size, f.content, o.first_row, "
-        "o.num_rows, o.start_byte, o.stop_byte, o.content, o.text_bytes "
+        "o.num_rows, o.start_byte, o.stop_byte, o.content, o.text_bytes, o.shard_id "
         f"FROM (SELECT r.request_id, r.reason, p.target_revision, s.* {_OPEN} {narrowed}) o "
-        "JOIN _target_files f ON f.pipeline = o.pipeline AND f.path = o.path ORDER BY f.path, o.first_row",
-        facts,
-    ).fetchall()
-    requests = [Request(Shard(SourceFile(*row[2:6]), Slice(*row[6:])), row[0]) for row in rows]
-    partial = {row[0] for row in rows if row[1] == ONLY_QUARANTINED}
-    if not partial:
-        return requests
-    wanted = quarantined_rows(cursor, pipeline, version)
+        "JOIN _target_files f ON f.pipeline = o.pipeline AND f.path = o.path "
+        "ORDER BY o.path, o.first_row, o.shard_id LIMIT $most"
+    )
+
+
+def _requests(cursor: Cursor, pipeline: str, version: str, rows: Sequence[tuple[Any, ...]]) -> list[Request]:
+    partial = {shard_id for _, reason, *_, shard_id in rows if reason == ONLY_QUARANTINED}
+    wanted = quarantined_rows(cursor, pipeline, version, sorted(partial)) if partial else {}
     return [
-        Request(request.shard, request.request_id, wanted.get(request.shard.shard_id, ()))
-        if request.request_id in partial
-        else request
-        for request in requests
+        Request(
+            Shard(SourceFile(*file), Slice(*cut)),
+            request_id,
+            wanted.get(shard_id, ()) if reason == ONLY_QUARANTINED else None,
+        )
+        for request_id, reason, *of_both, shard_id in rows
+        for file, cut in [(of_both[:4], of_both[4:])]
     ]
+
+
+def are_open(cursor: Cursor, pipeline: str, version: str, backfill_id: str) -> bool:
+    """Whether anything that a backfill asks for is not done."""
+    found = cursor.execute(
+        f"SELECT 1 {_OPEN} AND r.version = $version AND r.backfill_id = $backfill LIMIT 1",
+        {"pipeline": pipeline, "version": version, "backfill": backfill_id},
+    ).fetchone()
+    return found is not None
+
+
+def repeats(cursor: Cursor, target: Target) -> list[tuple[Shard, str]]:
+    """Shards at the target revision that nobody has to compute: (shard, id of a done one with its content).
+
+    Neither done nor asked for, and of no file that shows shards which the target does not list.
+    """
+    rows = cursor.execute(
+        f"SELECT f.path, {address_at('$revision')}, f.size, f.content, s.first_row, s.num_rows, s.start_byte, "
+        "s.stop_byte, s.content, s.text_bytes, d.shard_id "
+        "FROM _target_shards s JOIN _target_files f ON f.pipeline = s.pipeline AND f.path = s.path "
+        "JOIN (SELECT content, max(shard_id) AS shard_id FROM _ledger WHERE pipeline = $pipeline "
+        "AND version = $version AND kept = $kept GROUP BY content) d ON d.content = s.content "
+        "WHERE s.pipeline = $pipeline "
+        f"AND s.path NOT IN ({OUTDATED_PATHS}) AND s.shard_id NOT IN "
+        "(SELECT shard_id FROM _ledger WHERE pipeline = $pipeline AND version = $version) AND s.shard_id NOT IN "
+        f"(SELECT r.shard_id {_OPEN} AND r.version = $version) ORDER BY f.path, s.first_row",
+        {
+            "pipeline": target.pipeline,
+            "version": target.version,
+            "kept": target.kept,
+            "revision": target.revision,
+        },
+    ).fetchall()
+    return [(Shard(SourceFile(*row[:4]), Slice(*row[4:10])), row[10]) for row in rows]
 
 
 def asked_for_in_vain(cursor: Cursor, pipeline: str) -> dict[str, set[str]]:

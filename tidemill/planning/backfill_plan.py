@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -142,8 +142,9 @@ def plan_backfill(pipeline: Pipeline, lake: Lake, selection: Selection, *, devic
         # None is left if it was killed after its last commit: then it is only to be closed.
         shards = [request.shard for request in open_requests(cursor, pipeline.name, name, backfill_id=resumes)]
     rate = measured_rate(cursor, pipeline.name, name, device=device)
-    num_rows = sum(rows_to_compute(shard, quarantined) for shard in shards)
-    tokens = tokens_to_compute(cursor, pipeline.name, version.spec, rate, shards, quarantined)
+    work = [(shard, _rows_to_compute(shard, quarantined)) for shard in shards]
+    num_rows = sum(of_shard for _, of_shard in work)
+    tokens = tokens_to_compute(cursor, pipeline.name, version.spec, rate, work)
     return BackfillPlan(
         pipeline=pipeline,
         version=version,
@@ -341,7 +342,7 @@ def _record(plan: BackfillPlan, backfill_id: str, now: datetime, why: str, max_c
     }
 
 
-def rows_to_compute(shard: Shard, quarantined: Mapping[str, Sequence[int]]) -> int:
+def _rows_to_compute(shard: Shard, quarantined: Mapping[str, Sequence[int]]) -> int:
     return len(quarantined[shard.shard_id]) if shard.shard_id in quarantined else shard.slice.num_rows
 
 
@@ -350,17 +351,16 @@ def tokens_to_compute(
     pipeline: str,
     spec: VersionSpec,
     rate: Rate,
-    shards: Sequence[Shard],
-    quarantined: Mapping[str, Sequence[int]],
+    work: Iterable[tuple[Shard, int]],
 ) -> float:
-    """Tokens to compute: as counted before, by any version that tokenizes and cuts alike, else by bytes."""
+    """Tokens of (shard, rows of it): as counted before, by any version that tokenizes and cuts alike, else by bytes."""
     known = recorded_versions(cursor, pipeline)
     alike = [name for name, other in known.items() if _tokenizes_alike(spec, VersionSpec.from_json(other.spec))]
     counted = counted_tokens(cursor, pipeline, alike)
     total = 0.0
-    for shard in shards:
+    for shard, num_rows in work:
         tokens = counted.get(shard.shard_id) or rate.num_tokens(shard.slice.text_bytes)
-        total += tokens * rows_to_compute(shard, quarantined) / max(1, shard.slice.num_rows)
+        total += tokens * num_rows / max(1, shard.slice.num_rows)
     return total
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 from tidemill.config import Pipeline
 from tidemill.errors import RunFailed, Stopped, counted
 from tidemill.lake import Lake
 from tidemill.lake.backfills import close_if_done, load_backfill
 from tidemill.lake.ducklake.claims import Claims, is_alive
-from tidemill.lake.requests import Request, open_requests
+from tidemill.lake.requests import Request, open_pages
 from tidemill.lake.runs import RunRecord, costs_of_backfill
-from tidemill.planning.backfill_plan import rows_to_compute, tokens_to_compute
+from tidemill.planning.backfill_plan import tokens_to_compute
 from tidemill.planning.cost_limit import CostLimit
 from tidemill.planning.estimates import Rate, estimate
 from tidemill.planning.plan import FilePlan
@@ -21,6 +22,7 @@ from tidemill.running.executor import Executor, ThreadExecutor
 from tidemill.running.in_flight import InFlight
 from tidemill.running.recording import Recording, RunResult
 from tidemill.running.workspace import Workspace, reopen
+from tidemill.shards import Shard
 
 MAX_ROUNDS = 4
 
@@ -63,38 +65,46 @@ class BackfillRun:
 
     def _rounds(self, lake: Lake, version: str, claims: Claims) -> None:
         for number in range(MAX_ROUNDS):
-            requests = self._open(lake, version)
-            if not requests or (number and self._recording.outcomes.failures):
+            if number and self._recording.outcomes.failures:
                 break
-            self._work(lake, version, claims, requests, first=number == 0)
+            pages = self._pages(lake, version)
+            if (page := next(pages, None)) is None:
+                break
+            if number == 0:
+                self._expect(lake, version, claims)
+            while page is not None:
+                self._work(lake, version, claims, page)
+                page = next(pages, None)
         self._refuse_cancelled(lake)
-        if (left := self._open(lake, version)) and not self._recording.outcomes.failures:
-            self._recording.outcomes.fail(
-                left[0].shard.file.path,
-                RunFailed(f"Left: {counted(len(left), 'shard')}. The same command goes on with them."),
-            )
+        self._tell_what_is_left(lake, version)
         closing = functools.partial(close_if_done, backfill_id=self.backfill_id)
         self._recording.patiently(lambda: lake.write(closing, message=f"backfill {self.backfill_id}"))
+
+    def _tell_what_is_left(self, lake: Lake, version: str) -> None:
+        left = chain.from_iterable(self._pages(lake, version))
+        first = next(left, None)
+        if first is not None and not self._recording.outcomes.failures:
+            num_left = 1 + sum(1 for _ in left)
+            told = f"Left: {counted(num_left, 'shard')}. The same command goes on with them."
+            self._recording.outcomes.fail(first.shard.file.path, RunFailed(told))
 
     def _refuse_cancelled(self, lake: Lake) -> None:
         if load_backfill(lake.cursor(), self.backfill_id)["state"] == "cancelled":
             self._recording.notes.append(f"The backfill {self.backfill_id} was cancelled.")
             raise Stopped("The backfill was cancelled.")
 
-    def _open(self, lake: Lake, version: str) -> list[Request]:
-        return open_requests(
+    def _pages(self, lake: Lake, version: str) -> Iterator[list[Request]]:
+        return open_pages(
             lake.cursor(), self.pipeline.name, version, backfill_id=self.backfill_id, shard_ids=self._shards
         )
 
-    def _work(self, lake: Lake, version: str, claims: Claims, requests: Sequence[Request], *, first: bool) -> None:
+    def _work(self, lake: Lake, version: str, claims: Claims, requests: Sequence[Request]) -> None:
         recording = self._recording
         workspace = reopen(
             self.pipeline, lake, claims, version, run_id=self.run_id, tally=recording.tally, requests=requests
         )
         recording.record.revision = workspace.target.revision
         rate = workspace.rate()
-        if first:
-            self._expect(lake, workspace, rate, requests)
         with recording.executing(self._executor_type(workspace, recording.progress), workspace) as executor:
             in_flight = InFlight(recording.outcomes, workspace, executor, self._cost_limit(lake, claims, rate))
             for file, of_file in _by_file(recording.unchanged(workspace, requests)):
@@ -103,15 +113,24 @@ class BackfillRun:
                         in_flight.send(file, request)
             in_flight.drain()
 
-    def _expect(self, lake: Lake, workspace: Workspace, rate: Rate, requests: Sequence[Request]) -> None:
-        shards = [request.shard for request in requests]
-        only = {request.shard.shard_id: request.rows for request in requests if request.rows is not None}
-        num_rows = sum(rows_to_compute(shard, only) for shard in shards)
-        target = workspace.target
-        num_tokens = tokens_to_compute(lake.cursor(), target.pipeline, workspace.spec, rate, shards, only)
+    def _expect(self, lake: Lake, version: str, claims: Claims) -> None:
+        """Say before the first shard what all of them come to."""
+        workspace = reopen(self.pipeline, lake, claims, version, run_id=self.run_id, tally=self._recording.tally)
+        target, num_shards, num_rows = workspace.target, 0, 0
+
+        def work() -> Iterator[tuple[Shard, int]]:
+            nonlocal num_shards, num_rows
+            for request in chain.from_iterable(self._pages(lake, version)):
+                of_shard = request.shard.slice.num_rows if request.rows is None else len(request.rows)
+                num_shards += 1
+                num_rows += of_shard
+                yield request.shard, of_shard
+
+        rate = workspace.rate()
+        num_tokens = tokens_to_compute(lake.cursor(), target.pipeline, workspace.spec, rate, work())
         self._recording.expect(estimate(rate, num_tokens, self.pipeline.cost))
         self._recording.progress.planned(
-            Expected(target.pipeline, target.version, target.revision, len(shards), num_rows)
+            Expected(target.pipeline, target.version, target.revision, num_shards, num_rows)
         )
 
     def _cost_limit(self, lake: Lake, claims: Claims, rate: Rate) -> CostLimit:

@@ -20,16 +20,16 @@ from tidemill.lake import Lake, catalog_exists, ensure_system_tables
 from tidemill.lake.ducklake.claims import Claims
 from tidemill.lake.ducklake.connection import is_interrupt
 from tidemill.lake.pipelines import load_state
-from tidemill.lake.requests import Request, open_requests, versions_in_demand
+from tidemill.lake.requests import Request, open_pages, open_requests, versions_in_demand
 from tidemill.masking import shown_catalog
 from tidemill.planning.cost_limit import CostLimit
 from tidemill.planning.estimates import Rate
-from tidemill.planning.pending import PendingFile, pending_copies, pending_files
+from tidemill.planning.pending import PendingFile, pending_copies, pending_files, pending_requests
 from tidemill.planning.plan import Plan, make_plan
 from tidemill.planning.version_tables import Version
 from tidemill.progress import Progress
 from tidemill.results.adoption import adopt
-from tidemill.results.commit import commit_shards, remove_vanished
+from tidemill.results.commit import COMMITTED_BYTES, commit_shards, remove_vanished
 from tidemill.running import stages
 from tidemill.running.executor import Executor, Future, ThreadExecutor
 from tidemill.running.in_flight import STORE_BYTES_PER_TEXT_BYTE
@@ -38,7 +38,7 @@ from tidemill.running.recording import Recording, RunResult
 from tidemill.running.run import adoption_of, read_on, refuse_removal
 from tidemill.running.stages import Held, Ingested, Predicted, Reading, Tokenized, label_of, paths_of, predicted_before
 from tidemill.running.workspace import Workspace, reopen
-from tidemill.shards import small_together
+from tidemill.shards import TOGETHER_BYTES, small_together
 from tidemill.sources.dataset import Dataset
 from tidemill.storage.store import StoreFile
 
@@ -130,8 +130,11 @@ class StageRun:
             self._read_version(lake, claims, name)
 
     def _read_version(self, lake: Lake, claims: Claims, name: str) -> None:
+        for requests in open_pages(lake.cursor(), self.pipeline.name, name):
+            self._read_page(lake, claims, name, requests)
+
+    def _read_page(self, lake: Lake, claims: Claims, name: str, requests: Sequence[Request]) -> None:
         run: dict[str, Any] = {"run_id": self.run_id, "tally": self._recording.tally}
-        requests = open_requests(lake.cursor(), self.pipeline.name, name)
         unread = _unread(reopen(self.pipeline, lake, claims, name, **run), requests)
         if not unread:
             return
@@ -238,13 +241,19 @@ class StageRun:
         """Commit what is predicted, copy what was computed at another place, and let go of what vanished."""
         outcomes = self._recording.outcomes
         self._copy(workspace)
-        held: list[PendingFile] = []
-        files = pending_files(workspace.lake.cursor(), workspace.target)
-        for file in files:
-            if not file.replaces:
-                self._each(workspace, file.requests, lambda requests: self._commit_all(workspace, executor, requests))
-            elif file.is_whole and not self._commit_file(workspace, executor, file):
-                held.append(file)
+        cursor, target = workspace.lake.cursor(), workspace.target
+        # One transaction takes as many as wait, however large: what it costs, it costs once.
+        self._each(
+            workspace,
+            pending_requests(cursor, target),
+            lambda requests: self._commit_all(workspace, executor, requests),
+            within=COMMITTED_BYTES,
+        )
+        held = [
+            file
+            for file in pending_files(workspace.lake.cursor(), target)
+            if file.is_whole and not self._commit_file(workspace, executor, file)
+        ]
         for file in held:
             if not self._commit_file(workspace, executor, file):
                 waiting = [item for item in self._predictions_of(workspace, file) if item is not None]
@@ -289,25 +298,27 @@ class StageRun:
             self._recording.outcomes.show(outcome, file.path)
         return True
 
-    def _unpredicted(self, workspace: Workspace, *, tokenized: bool) -> list[Request]:
+    def _unpredicted(self, workspace: Workspace, *, tokenized: bool) -> Iterator[Request]:
         """Open requests whose rows lie in the store without predictions, and with their tokens or without."""
         rows, tokens, predictions = (workspace.store.names(kind) for kind in ("rows", "tokens", "predictions"))
-        return [
-            request
-            for request in self._open(workspace)
-            if workspace.rows_file(request.shard).name in rows
-            and (workspace.tokens_file(request.shard).name in tokens) is tokenized
-            and workspace.predictions_file(request).name not in predictions
-        ]
-
-    def _open(self, workspace: Workspace) -> list[Request]:
-        return open_requests(workspace.lake.cursor(), self.pipeline.name, workspace.target.version)
+        for request in open_requests(workspace.lake.cursor(), self.pipeline.name, workspace.target.version):
+            if (
+                workspace.rows_file(request.shard).name in rows
+                and (workspace.tokens_file(request.shard).name in tokens) is tokenized
+                and workspace.predictions_file(request).name not in predictions
+            ):
+                yield request
 
     def _each(
-        self, workspace: Workspace, requests: Iterable[Request], work: Callable[[Sequence[Request]], None]
+        self,
+        workspace: Workspace,
+        requests: Iterable[Request],
+        work: Callable[[Sequence[Request]], None],
+        *,
+        within: int = TOGETHER_BYTES,
     ) -> None:
-        """Work on what nobody else is at, small shards together; one that fails, fails alone."""
-        for group in self._claimed_groups(workspace, requests):
+        """Work on what nobody else is at, in groups of at most so much text; one that fails, fails alone."""
+        for group in self._claimed_groups(workspace, requests, within=within):
             try:
                 self._apart(group, work)
             finally:
@@ -326,7 +337,12 @@ class StageRun:
                     self._apart([request], work)
 
     def _claimed_groups(
-        self, workspace: Workspace, requests: Iterable[Request], ready: Callable[[Request], bool] = lambda _: True
+        self,
+        workspace: Workspace,
+        requests: Iterable[Request],
+        ready: Callable[[Request], bool] = lambda _: True,
+        *,
+        within: int = TOGETHER_BYTES,
     ) -> Iterator[Sequence[Request]]:
         """Groups of small shards, and others alone, of what is wanted still.
 
@@ -334,9 +350,8 @@ class StageRun:
         first, so that what another run did between its listing and its claim is seen as
         done in the store, or in the lake.
         """
-        for group in small_together(
-            requests, lambda request: request.shard.slice.text_bytes, most=self.pipeline.limits.shards_together
-        ):
+        most = self.pipeline.limits.shards_together
+        for group in small_together(requests, lambda request: request.shard.slice.text_bytes, most=most, within=within):
             claimed = [request for request in group if workspace.claim(request)]
             waiting = [request for request in claimed if ready(request)]
             wanted = self._recording.patiently(functools.partial(workspace.still_wanted, waiting)) if waiting else {}
@@ -407,13 +422,11 @@ def _unread(workspace: Workspace, requests: Sequence[Request]) -> list[Request]:
 
 
 def _names_wanted(workspace: Workspace) -> set[str]:
-    """Store files that open requests of this version need, whoever works on them."""
-    target = workspace.target
-    return {
-        name
-        for request in open_requests(workspace.lake.cursor(), target.pipeline, target.version)
-        for name in _names(workspace, request)
-    }
+    """Names of those files in the store that open requests of this version need, whoever works on them."""
+    target, store = workspace.target, workspace.store
+    present = store.names("rows") | store.names("tokens") | store.names("predictions")
+    requests = open_requests(workspace.lake.cursor(), target.pipeline, target.version)
+    return present.intersection(name for request in requests for name in _names(workspace, request))
 
 
 def _names(workspace: Workspace, request: Request) -> Iterator[str]:

@@ -81,7 +81,8 @@ class Workspace:
         """Files, by path, that are no longer what the lake recorded, or may not be read."""
         self.count: Callable[[Outcome], None] = lambda _: None
         """Told of every commit that a stage makes, in the thread that made it."""
-        self.commits = CommitQueue(lake, self.target, lambda outcome: self.count(outcome))
+        most = pipeline.limits.shards_together
+        self.commits = CommitQueue(lake, self.target, lambda outcome: self.count(outcome), most=most)
         self.progress: Progress = Quiet()
         self.notes: list[str] = []
         """What is not as the pipeline file might make one expect, for the run's record."""

@@ -18,10 +18,8 @@ from tidemill.lake.pipelines import Target
 from tidemill.results.commit.items import Computed, Outcome
 from tidemill.results.commit.transaction import commit_lots
 
-COMMITTED_TOGETHER = 64
-"""Shards in one transaction, at most, where no lot by itself has more."""
 COMMITTED_BYTES = 2**26
-"""Text of these shards, at most: other writers wait for the lock that long, and all of it is done again if it fails."""
+"""Text of one transaction's shards, at most: so long do other writers wait, and so much is done again if it fails."""
 
 
 @dataclass(eq=False)
@@ -44,11 +42,12 @@ class _Waiting:
 class CommitQueue:
     """Where the threads of one run commit shards that stand by themselves.
 
-    `count` is told of every lot's outcome right after the commit, in the thread that made it.
+    Of several lots at most `most` shards go into one transaction. `count` is told of every lot's outcome right after
+    the commit, in the thread that made it.
     """
 
-    def __init__(self, lake: Lake, target: Target, count: Callable[[Outcome], None]) -> None:
-        self._lake, self._target, self._count = lake, target, count
+    def __init__(self, lake: Lake, target: Target, count: Callable[[Outcome], None], *, most: int) -> None:
+        self._lake, self._target, self._count, self._most = lake, target, count, most
         self._waiting: list[_Waiting] = []
         self._mutex = threading.Lock()
         self._turn = threading.Lock()
@@ -98,9 +97,7 @@ class CommitQueue:
             others = [lot for lot in self._waiting if lot is not mine]
         group, shard_ids, num_bytes = [mine], mine.shard_ids, mine.num_bytes
         for lot in others:
-            fits = (
-                len(shard_ids) + len(lot.items) <= COMMITTED_TOGETHER and num_bytes + lot.num_bytes <= COMMITTED_BYTES
-            )
+            fits = len(shard_ids) + len(lot.items) <= self._most and num_bytes + lot.num_bytes <= COMMITTED_BYTES
             if fits and shard_ids.isdisjoint(lot.shard_ids):
                 group.append(lot)
                 shard_ids |= lot.shard_ids
