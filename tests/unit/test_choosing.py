@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 
 import pyarrow as pa
@@ -23,7 +24,7 @@ GONE = ModelError("OpenVINO cannot take the model in a folder: it has no rule. S
 @pytest.fixture(autouse=True)
 def _no_collection(monkeypatch):
     """With all that a test process has loaded it takes longer than these tests."""
-    monkeypatch.setattr(trial.gc, "collect", lambda: 0)
+    monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
 @pytest.fixture(autouse=True)
@@ -166,8 +167,8 @@ def test_what_is_found_of_a_model_that_turns_out_not_to_stand_a_dtype_is_kept_fo
         chosen = choice(folder, field, refused=refuses[0] if refuses else ())
         return chosen, chosen.open()
 
-    speeds = {OV32: 1_000, T32: 2_000, OV16: 5_000, T16: 4_000}
-    refused = set()
+    speeds: dict[Candidate, float | list[float] | Exception] = {OV32: 1_000, T32: 2_000, OV16: 5_000, T16: 4_000}
+    refused: set[str] = set()
     first, engine = opened(Drifts(speeds), refused)
     assert settled(first, engine).candidate == T32
     refused = set()
@@ -236,7 +237,8 @@ def test_small_work_is_tried_in_nothing_until_it_has_taken_long(bert, token_ids,
 def test_a_model_that_fails_at_the_rows_of_the_contest_fails_at_those_rows_alone(bert, token_ids, monkeypatch, caplog):
     monkeypatch.setattr(runner, "WORTH_A_CONTEST_TOKENS", 1)
     tried = load(bert, dtype="float32", token_budget=256)
-    submit, failed = tried.engine.submit, []
+    submit = tried.engine.submit
+    failed: list[object] = []
 
     def fails_once(*inputs):
         if not failed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import weakref
 
@@ -13,7 +14,7 @@ from tidemill import places
 from tidemill.config import Inference
 from tidemill.engines.contest import candidates as choices
 from tidemill.engines.contest import finding as findings
-from tidemill.engines.contest import telling, trial
+from tidemill.engines.contest import telling
 from tidemill.engines.contest.candidates import Candidate, candidates, fastest, hopeless
 from tidemill.engines.contest.finding import Finding, keep_finding, kept_finding
 from tidemill.engines.contest.telling import known_of
@@ -24,7 +25,7 @@ from tidemill.errors import ModelError
 @pytest.fixture(autouse=True)
 def _no_collection(monkeypatch):
     """With all that a test process has loaded it takes longer than these tests."""
-    monkeypatch.setattr(trial.gc, "collect", lambda: 0)
+    monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
 @pytest.mark.parametrize("leads", AMONG)
@@ -51,6 +52,7 @@ def test_no_choice_is_slower_than_float32():
     for _ in range(300):
         speeds = dict(zip(AMONG, draw.uniform(900, 1_100, 4), strict=True))
         taken = fastest(speeds, preferred=AMONG)
+        assert taken is not None
         assert speeds[taken] * 1.02 >= max(speeds[OV32], speeds[T32])
 
 
@@ -224,6 +226,7 @@ def test_before_a_run_it_is_known_what_was_found_here(tmp_path, monkeypatch):
 
     known = known_of(folder, Inference())
 
+    assert known is not None
     assert str(known) == (
         "openvino float32, by trial: openvino float32 11,900 tokens/s, torch float32 7,000 tokens/s, "
         "openvino bfloat16 6,900 tokens/s"
@@ -240,7 +243,10 @@ def test_what_was_found_of_a_model_that_does_not_stand_bfloat16_is_known_too(tmp
     folder, found = model(tmp_path / "one"), Finding({OV32: 11_900.0, T32: 7_000.0})
     keep_finding(found, folder, (OV32, T32))
 
-    assert known_of(folder, Inference(device="cpu")).finding == found
+    known = known_of(folder, Inference(device="cpu"))
+
+    assert known is not None
+    assert known.finding == found
 
 
 @pytest.mark.parametrize(
