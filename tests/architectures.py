@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,26 +149,38 @@ def asked(name: str, folder: Path) -> Verdict:
         return Verdict(name, "not made", detail=str(e))
     try:
         runner, token_ids = _opened(folder)
+        engine, how = _engine(runner.resolved)
+        for order in ORDERS:
+            predictions = runner.predict(token_ids.take(pa.array(order)))
+            if wrong := _difference(predictions, expected_RC[list(order)]):
+                return Verdict(name, "wrong", engine, wrong)
     except ModelError as e:
         return Verdict(name, "refused", detail=str(e).replace(str(folder), "FOLDER"))
-    facts = runner.resolved
-    how = {"any lengths": ""}.get(facts.get("company", "any lengths"), f"{facts.get('company')}")
-    engine = f"{facts['engine']}{' (rewritten)' if facts['rewritten'] else ''}"
-    for order in ORDERS:
-        predictions = runner.predict(token_ids.take(pa.array(order)))
-        if wrong := _difference(predictions, expected_RC[list(order)]):
-            return Verdict(name, "wrong", engine, wrong)
+    except Exception as e:
+        return Verdict(name, "wrong", detail=f"{type(e).__name__}: {first_line(e)}")
     return Verdict(name, "right", engine, how)
 
 
+def _engine(resolved: Mapping[str, Any]) -> tuple[str, str]:
+    """What computes it, and what that takes care of."""
+    care = {"equal lengths": "rows of equal length", "one row": "one row at a time"}.get(resolved.get("company", ""))
+    state = resolved.get("state")
+    engine = f"{resolved['engine']}, rewritten" if resolved["rewritten"] else str(resolved["engine"])
+    return engine, "; ".join(filter(None, [care, state and f"state {state}"]))
+
+
 def _by_pipeline(folder: Path) -> np.ndarray[Any, Any]:
-    """
+    """Scores of each text by a model that has computed nothing before: some change themselves while they compute.
+
     Raises:
         NotMade: Transformers' own pipeline does not work with it.
     """
     try:
         pipeline = transformers.pipeline(TASK, model=str(folder), device="cpu", dtype=torch.float32)
-        answers = [pipeline(text, top_k=None, truncation=True, max_length=LENGTH) for text in TEXTS]
+        unused, answers = pipeline.model, []
+        for text in TEXTS:
+            pipeline.model = copy.deepcopy(unused)
+            answers.append(pipeline(text, top_k=None, truncation=True, max_length=LENGTH))
     except Exception as e:
         raise NotMade(f"transformers.pipeline: {type(e).__name__}: {first_line(e)}") from e
     scores_RC = np.array([[one["score"] for one in sorted(answer, key=lambda one: one["label"])] for answer in answers])
