@@ -53,7 +53,10 @@ def plan(facts: dict[str, Any]) -> str:
 
 
 def _auto(known: dict[str, Any] | None) -> list[str]:
-    return sentence(f"auto takes {known['said']}".split(", ")) if known else []
+    """What was found by trial. What products say is in the JSON, and `doctor` tells it."""
+    if known is None or "tokens_per_second" not in known:
+        return []
+    return sentence(f"auto takes {known['said']}".split(", "))
 
 
 def _work(facts: dict[str, Any]) -> list[str]:

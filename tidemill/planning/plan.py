@@ -250,8 +250,7 @@ def make_plan(pipeline: Pipeline, lake: Lake | None) -> tuple[Plan, sources.Data
 
 def _known_of_auto(pipeline: Pipeline, spec: VersionSpec) -> Known | None:
     inference = pipeline.inference.model_copy(update={"dtype": spec.dtype})
-    is_left = "auto" in (inference.engine, inference.dtype)
-    return known_of(versions.configuration_folder(spec), inference) if is_left else None
+    return known_of(versions.configuration_folder(spec), inference)
 
 
 def _listed(cursor: Cursor, pipeline: Pipeline, state: PipelineState) -> Listing | None:
