@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import gc
 import json
+import weakref
 
 import pyarrow as pa
 import pytest
 
 from tests.checkpoints import reviews, save_checkpoint
-from tests.told_engines import OV16, OV32, T16, T32, Field
+from tests.told_engines import OV16, OV32, T16, T32, Field, Seat
 from tidemill.config import Inference
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines.contest import trial
@@ -64,7 +65,9 @@ def choice(folder, field, refused=(), **inference):
 
 
 def settled(chosen, engine):
-    return chosen.settle(engine, Field.batches, tell=lambda _: None, should_stop=lambda: False)
+    seat = Seat(engine)
+    chosen.settle(seat, Field.batches, tell=lambda _: None, should_stop=lambda: False)
+    return seat.engine
 
 
 def test_a_first_run_opens_what_products_say_and_a_contest_finds_better_for_it_and_all_later_ones(folder):
@@ -136,11 +139,33 @@ def test_where_a_second_model_has_no_room_nothing_is_tried(folder, monkeypatch):
     assert len(field.opened) == 1
 
 
+def test_an_engine_that_lost_is_gone_before_the_next_is_opened_the_first_one_too(folder):
+    alive: set[int] = set()
+    most = []
+
+    class Counted(Opened):
+        def enter(self, candidate):
+            engine = super().enter(candidate)
+            self.opened.clear()
+            alive.add(id(engine))
+            weakref.finalize(engine, alive.discard, id(engine))
+            most.append(len(alive))
+            return engine
+
+    chosen = choice(folder, Counted({OV32: 1_000, T32: 2_000, OV16: 500, T16: 4_000}))
+    seat = Seat(chosen.open())
+    chosen.settle(seat, Field.batches, tell=lambda _: None, should_stop=lambda: False)
+
+    assert seat.engine.candidate == T16
+    assert most == [1, 2, 2, 2]
+
+
 def test_a_run_that_stops_meanwhile_leaves_the_question_open(folder):
     chosen = choice(folder, Opened({OV32: 1_000, T32: 9_000, OV16: 700, T16: 900}))
-    engine = chosen.open()
+    seat = Seat(chosen.open())
+    chosen.settle(seat, Field.batches, tell=lambda _: None, should_stop=lambda: True)
 
-    assert chosen.settle(engine, Field.batches, tell=lambda _: None, should_stop=lambda: True) is engine
+    assert seat.engine.candidate == OV16
     assert chosen.is_open
 
 

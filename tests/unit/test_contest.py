@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import weakref
 
 import numpy as np
 import pytest
@@ -78,23 +77,6 @@ def test_who_is_far_behind_has_one_turn_beside_the_warm_up():
 
     behind, close = ([each.num_batches for each in field.opened if each.candidate == which] for which in (T32, OV16))
     assert behind[0] < close[0] / 2
-
-
-def test_at_no_time_are_more_than_two_models_in_memory():
-    alive, most = set(), []
-
-    class Counted(Field):
-        def enter(self, candidate):
-            engine = super().enter(candidate)
-            self.opened.clear()
-            alive.add(id(engine))
-            weakref.finalize(engine, alive.discard, id(engine))
-            most.append(len(alive))
-            return engine
-
-    Counted({OV32: 1_000, T32: 2_000, OV16: 500, T16: 4_000}).hold()
-
-    assert max(most) == 2
 
 
 def test_what_cannot_be_opened_or_fails_is_out_and_the_finding_says_why():

@@ -217,8 +217,8 @@ class ModelRunner:
 
     def _settle_choice(self, choice: Choice, work: Work, should_stop: Callable[[], bool]) -> None:
         planned = self._plan(work, work.without_reason())
-        self.engine = choice.settle(
-            self.engine,
+        choice.settle(
+            self,
             lambda engine, count: [self._inputs(work, batch, engine) for batch in evenly(planned, count)],
             tell=work.progress.doing,
             should_stop=should_stop,
