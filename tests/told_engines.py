@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,7 @@ class Engine:
 
 @dataclass
 class Seat:
-    engine: Engine
+    engine: Any
 
 
 @dataclass

@@ -76,7 +76,7 @@ class Contest:
         speeds: dict[Candidate, float] = {}
         for challenges in among:
             leads = candidate_of(seat.engine)
-            if challenges == leads or challenges in self.left_out:
+            if challenges == leads or challenges in speeds or challenges in self.left_out:
                 continue
             if self.should_stop():
                 return None
