@@ -198,11 +198,9 @@ def asked(name: str, folder: Path) -> Verdict:
 
 
 def _engine(resolved: Mapping[str, Any]) -> tuple[str, str]:
-    """What computes it, and what that takes care of."""
-    care = {"equal lengths": "rows of equal length", "one row": "one row at a time"}.get(resolved.get("company", ""))
-    state = resolved.get("state")
+    """What computes it, and with which rows a row shares a batch, where not with any."""
     engine = f"{resolved['engine']}, rewritten" if resolved["rewritten"] else str(resolved["engine"])
-    return engine, "; ".join(filter(None, [care, state and f"state {state}"]))
+    return engine, str(resolved.get("rows", ""))
 
 
 def _by_pipeline(folder: Path) -> np.ndarray[Any, Any]:
