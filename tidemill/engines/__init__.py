@@ -88,7 +88,7 @@ def open_engine(
 ) -> Engine:
     """The engine that `inference` means, with the model in `folder` loaded.
 
-    `longest` is the most tokens of a row that the model takes, where it says.
+    `longest` is the most tokens of a row that the model takes or will be given, where that is known.
 
     `auto` is OpenVINO on a CPU where it is installed and converts the model, else
     torch; `facts()["fallback"]` says why, where it was installed and did not.

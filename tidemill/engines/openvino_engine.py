@@ -33,6 +33,7 @@ from tidemill.engines import Answer, CalibrationIds, Ids, Logits
 from tidemill.engines.devices import device_name, num_cpus, resolve_dtype
 from tidemill.engines.encoders import Encoder
 from tidemill.engines.precision.heads import head_names
+from tidemill.engines.probing.company import facts_of
 from tidemill.engines.probing.conversion import converting, require_finite, require_knowable, require_same
 from tidemill.engines.probing.state import State
 from tidemill.engines.probing.truth import Truth
@@ -176,7 +177,7 @@ class OpenVinoEngine:
             "dtype": self._dtype,
             "openvino": ov.__version__.split("-")[0],
             "rewritten": self._is_rewritten,
-            **({} if self.company == ANY_LENGTHS else {"company": self.company}),
+            **facts_of(self.company),
         }
 
     def release_memory(self) -> None:

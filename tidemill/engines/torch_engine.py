@@ -25,6 +25,7 @@ from tidemill.engines import Answer, Ids, Logits
 from tidemill.engines.devices import device_name, num_cpus
 from tidemill.engines.encoders import Encoder
 from tidemill.engines.packed import open_packed
+from tidemill.engines.probing.company import facts_of
 from tidemill.engines.probing.state import State
 
 GPU_DEPTH = 16
@@ -116,8 +117,7 @@ class TorchEngine:
             "torch": torch.__version__,
             "rewritten": self._is_rewritten,
             **({} if self._packed is None else {"attention": "packed", "compiled": self._packed.is_compiled}),
-            **({} if self.company == ANY_LENGTHS else {"company": self.company}),
-            **({} if self._state is None else {"state": "reset before each batch"}),
+            **facts_of(self.company, changes_itself=self._state is not None),
             **({"fallback": self._fallback} if self._fallback else {}),
         }
 

@@ -67,6 +67,7 @@ def load_runner(spec: VersionSpec, inference: Inference) -> ModelRunner:
         trust_remote_code=spec.trust_remote_code,
         pad_token_id=spec.pad_token_id,
         calibration=lambda: _calibration_ids(spec),
+        max_length=spec.max_length if isinstance(spec.max_length, int) else None,
     )
 
 
@@ -84,12 +85,13 @@ def cached_runner(
     trust_remote_code: bool = False,
     pad_token_id: int | None = None,
     calibration: CalibrationIds | None = None,
+    max_length: int | None = None,
 ) -> ModelRunner:
     """`ModelRunner.load`, once a process for the same files and options.
 
     Only the last one is kept: two models may not fit a device together.
     """
-    key = (folder_state(folder), task, inference, all_scores, trust_remote_code, pad_token_id)
+    key = (folder_state(folder), task, inference, all_scores, trust_remote_code, pad_token_id, max_length)
     with _loading:
         if key not in _loaded:
             _loaded.clear()
@@ -101,5 +103,6 @@ def cached_runner(
                 trust_remote_code=trust_remote_code,
                 pad_token_id=pad_token_id,
                 calibration=calibration,
+                max_length=max_length,
             )
         return _loaded[key]

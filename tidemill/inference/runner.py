@@ -99,8 +99,11 @@ class ModelRunner:
         trust_remote_code: bool = False,
         pad_token_id: int | None = None,
         calibration: CalibrationIds | None = None,
+        max_length: int | None = None,
     ) -> ModelRunner:
         """Load a model folder in Transformers' format into the engine that `inference` means.
+
+        `max_length` is the most tokens that any row will have, where that is known: wider ones are not tried.
 
         `calibration` gives the token ids by which int8 sets its ranges; other dtypes do not ask.
 
@@ -115,7 +118,7 @@ class ModelRunner:
             open_engine,
             folder,
             task=found,
-            longest=max_positions(config),
+            longest=min((most for most in (max_positions(config), max_length) if most is not None), default=None),
             trust_remote_code=trust_remote_code,
             pad_token_id=pad_token_id,
             calibration=calibration,

@@ -153,8 +153,11 @@ class Workspace:
     def _runner(self) -> ModelRunner:
         self.progress.doing("loading the model")
         runner = load_runner(self.spec, self.pipeline.inference)
-        if fallback := runner.resolved.get("fallback"):
+        resolved = runner.resolved
+        if fallback := resolved.get("fallback"):
             self.notes.append(fallback)
+        if rows := resolved.get("rows"):
+            self.notes.append(f"Rows are computed {rows}.")
         return runner
 
     @functools.cached_property

@@ -43,7 +43,10 @@ def require_knowable(truth: Truth) -> None:
         raise CannotConvert("it answers no probe in torch, so there is nothing to hold a conversion against")
     if truth.probe.unasked:
         widths = ", ".join(map(str, truth.probe.unasked))
-        raise CannotConvert(f"its config.json names a width of {widths} tokens, too wide to be tried when it is opened")
+        raise CannotConvert(
+            f"its config.json names a width of {widths} tokens, and to try a longer row now would take too "
+            f"long; with tokenizer.max_length = {truth.probe.unasked[0]} or less there is no need"
+        )
 
 
 def require_same(truth: Truth, forward: Forward, company: Company) -> None:
