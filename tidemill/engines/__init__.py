@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tidemill import config as options
+from tidemill.encoding.batching import ANY_LENGTHS, Company
 from tidemill.engines.devices import is_out_of_memory, num_cpus, resolve_device, resolve_dtype, use_all_cpus
 from tidemill.errors import ConfigError, ModelError
 from tidemill.fingerprints import fingerprint
@@ -24,6 +25,8 @@ from tidemill.models.tasks import ModelTask
 
 if TYPE_CHECKING:
     import torch
+
+    from tidemill.engines.probing.truth import Truth
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -48,6 +51,9 @@ class Engine(Protocol):
 
     rounds_widths: bool
     """Whether it gains from few different shapes: `batching.rounded`."""
+
+    company: Company
+    """Which rows may share a batch without changing each other's answers."""
 
     @property
     def pads(self) -> bool:
@@ -93,25 +99,33 @@ def open_engine(
     """
     import torch
 
+    from tidemill.engines.encoders import rewrite
     from tidemill.engines.precision.heads import heads_of, narrow, replace_heads
+    from tidemill.engines.probing.conversion import CannotConvert
     from tidemill.engines.torch_engine import TorchEngine
 
     device = resolve_device(inference.device)
     use_all_cpus()
     wants_openvino = _wants_openvino(inference, device)
     load = partial(task.load, folder, trust_remote_code=trust_remote_code, pad_token_id=pad_token_id)
-    model, is_rewritten = _load(load)
+    model = load(dtype=torch.float32)
+    truth = _examined(folder, model, longest=longest)
+    encoder = rewrite(model, truth)
+    is_rewritten = encoder is not None
+    # An encoder answers alike in any company, or it would not be used.
+    company = ANY_LENGTHS if is_rewritten else truth.company
     dtype = resolve_dtype(inference.dtype, device)
     fallback = None
     if wants_openvino:
-        from tidemill.engines.openvino_engine import CannotConvert, open_openvino
+        from tidemill.engines.openvino_engine import open_openvino
 
         try:
             return open_openvino(
-                model,
+                encoder or model,
                 dtype=dtype,
                 identity=fingerprint(*folder_state(folder)),
-                longest=longest,
+                truth=truth,
+                company=company,
                 calibration=calibration,
                 is_rewritten=is_rewritten,
             )
@@ -122,8 +136,9 @@ def open_engine(
                     f'OpenVINO cannot take the model in {folder}: {e}. Set inference.engine = "torch"{also}.'
                 ) from e
             fallback = f"OpenVINO cannot take the model, so torch computes it: {e}"
-    if is_rewritten:
-        narrow(model, getattr(torch, dtype))
+    if encoder is not None:
+        narrow(encoder, getattr(torch, dtype))
+        model = encoder
     elif dtype != "float32":
         # Loaded so, it keeps in float32 what Transformers keeps, rotary frequencies above all; a cast rounds them too.
         heads = heads_of(model)
@@ -131,7 +146,32 @@ def open_engine(
         model = load(dtype=getattr(torch, dtype))
         replace_heads(model, heads)
     _move(model, device, folder)
-    return TorchEngine(model, device, is_rewritten=is_rewritten, fallback=fallback)
+    return TorchEngine(
+        model,
+        device,
+        is_rewritten=is_rewritten,
+        fallback=fallback,
+        company=company,
+        changes_itself=truth.changes_itself and not is_rewritten,
+    )
+
+
+_examinations: dict[tuple[object, ...], Truth] = {}
+"""Of the models that this process opened last: the same one may be opened for several engines in turn."""
+
+
+def _examined(folder: str | Path, model: torch.nn.Module, *, longest: int | None) -> Truth:
+    from tidemill.engines.probing.truth import examine
+
+    key = (*folder_state(folder), longest, model.config.get_text_config().pad_token_id)
+    if key not in _examinations:
+        try:
+            truth = examine(model, longest=longest)
+        except ModelError as e:
+            raise ModelError(f"The model in {folder} cannot be used: {e}") from e
+        _examinations.clear()
+        _examinations[key] = truth
+    return _examinations[key]
 
 
 def _wants_openvino(inference: options.Inference, device: torch.device) -> bool:
@@ -159,17 +199,6 @@ def _require_for_int8(inference: options.Inference, device: torch.device, *, is_
         )
     if not is_installed or importlib.util.find_spec("nncf") is None:
         raise ConfigError('inference.dtype = "int8" needs OpenVINO and NNCF: pip install "tidemill[int8]".')
-
-
-def _load(load: Callable[..., torch.nn.Module]) -> tuple[torch.nn.Module, bool]:
-    """The model in float32 on the CPU, rewritten where that is known to be the same; and whether it is."""
-    import torch
-
-    from tidemill.engines.encoders import rewrite
-
-    model = load(dtype=torch.float32)
-    encoder = rewrite(model)
-    return (model, False) if encoder is None else (encoder, True)
 
 
 def _move(model: torch.nn.Module, device: torch.device, folder: str | Path) -> None:

@@ -12,7 +12,7 @@ them that ask, H hidden size, K heads, D size of a head, C outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tidemill.encoding.batching import ANY_LENGTHS
+from tidemill.engines.probing.truth import Truth, examine, on_arrays
+from tidemill.models.checkpoint import max_positions
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-# What fp32 sums in another order come to; a wrong part shows in the first digit.
-PROBE_TOLERANCE = 1e-3
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -304,34 +305,21 @@ _PARTS: dict[str, Callable[[Any], Parts]] = {
 }
 
 
-def rewrite(model: PreTrainedModel) -> Encoder | None:
+def rewrite(model: PreTrainedModel, truth: Truth | None = None) -> Encoder | None:
     """The same classifier as an `Encoder`, if its type is known and it answers a probe alike in float32; else None.
 
-    The model has float32 weights on the CPU. The encoder shares them, but for the query's.
+    The model has float32 weights on the CPU. The encoder shares them, but for the query's. `truth` is what the model
+    answers, where that is known already.
     """
     parts_of = _PARTS.get(model.config.model_type)
     if parts_of is None or not type(model).__name__.endswith("ForSequenceClassification"):
         return None
+    # No width is special to these models.
+    truth = (truth or examine(model, longest=max_positions(model.config))).of_short_rows()
     try:
         with torch.no_grad():
             encoder = Encoder(parts_of(model)).eval()
-            agrees = all(_agree(model, encoder, ids_BT, mask_BT) for ids_BT, mask_BT in _probes(model.config))
+        agrees = bool(truth.answers) and truth.holds_for(on_arrays(encoder), ANY_LENGTHS)
     except (AttributeError, TypeError, ValueError, RuntimeError):  # a relative of these families, of another make
         return None
     return encoder if agrees else None
-
-
-def _agree(model: Any, encoder: Encoder, ids_BT: Tensor, mask_BT: Tensor | None) -> bool:
-    expected_BC = model(input_ids=ids_BT, attention_mask=mask_BT).logits
-    scale = float(expected_BC.abs().max().clamp(min=1e-3))
-    return bool(torch.allclose(encoder(ids_BT, mask_BT), expected_BC, rtol=0, atol=PROBE_TOLERANCE * scale))
-
-
-def _probes(config: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Rows with and without padding; the same for a model every time."""
-    draw = torch.Generator().manual_seed(0)
-    num_tokens = min(24, config.max_position_embeddings - 2)
-    ids_BT = torch.randint(0, config.vocab_size, (3, num_tokens), generator=draw)
-    yield ids_BT, None
-    mask_BT = (torch.arange(num_tokens) < torch.tensor([[num_tokens], [num_tokens // 2], [1]])).long()
-    yield ids_BT.masked_fill(mask_BT == 0, config.pad_token_id or 0), mask_BT

@@ -27,12 +27,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tidemill.encoding.batching import plan_batches
+from tidemill.encoding.batching import ANY_LENGTHS, Company, plan_batches
 from tidemill.encoding.sequences import Sequences
 from tidemill.engines import Answer, CalibrationIds, Ids, Logits
 from tidemill.engines.devices import device_name, num_cpus, resolve_dtype
-from tidemill.engines.encoders import PROBE_TOLERANCE, Encoder
+from tidemill.engines.encoders import Encoder
 from tidemill.engines.precision.heads import head_names
+from tidemill.engines.probing.conversion import converting, require_finite, require_knowable, require_same
+from tidemill.engines.probing.state import State
+from tidemill.engines.probing.truth import Truth
+from tidemill.errors import first_line
 from tidemill.fingerprints import fingerprint
 from tidemill.places import home, make_folders
 
@@ -62,14 +66,10 @@ ACTIVATION_BYTES = 32 * 2**20
 INT8_BATCH_TOKENS = 2_048
 QUANTIZED_AS = 2
 """Counts up whenever `_quantize`, or the graph of a rewritten encoder, changes: what was kept is then made anew."""
-WIDE = 320
-"""Tokens of the widest probe: more than twice the local attention of the models that have one."""
+
+logger = logging.getLogger("tidemill")
 
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-
-
-class CannotConvert(Exception):
-    """Why OpenVINO does not take a model."""
 
 
 @dataclass
@@ -133,7 +133,6 @@ class OpenVinoEngine:
     """
 
     name = "openvino"
-    rounds_widths = True
     pads = True
 
     def __init__(
@@ -145,6 +144,7 @@ class OpenVinoEngine:
         is_rewritten: bool = False,
         most_graphs: int = 0,
         reference: OpenVinoEngine | None = None,
+        company: Company = ANY_LENGTHS,
     ) -> None:
         """`head` names the modules that are computed in float32 where `dtype` has 16 bits."""
         self._core = ov.Core()
@@ -155,6 +155,7 @@ class OpenVinoEngine:
             self._model = parts[0]
             in_float32 = {hints.inference_precision: "f32", properties.inference_num_threads: num_cpus()}
             self._head = self._core.compile_model(parts[1], "CPU", in_float32)
+        self.company, self.rounds_widths = company, company == ANY_LENGTHS
         self._any_shape = self._compile(self._model)
         self._most_graphs = most_graphs
         self._graphs: dict[tuple[int, ...], _Graph] = {}
@@ -164,6 +165,9 @@ class OpenVinoEngine:
     def submit(self, ids_BT: Ids, mask_BT: Ids | None) -> Answer:
         return self._graph(ids_BT.shape).start(ids_BT, mask_BT)
 
+    def answer(self, ids_BT: Ids, mask_BT: Ids | None) -> Logits:
+        return self.submit(ids_BT, mask_BT).result()
+
     def facts(self) -> dict[str, Any]:
         return {
             "engine": self.name,
@@ -172,6 +176,7 @@ class OpenVinoEngine:
             "dtype": self._dtype,
             "openvino": ov.__version__.split("-")[0],
             "rewritten": self._is_rewritten,
+            **({} if self.company == ANY_LENGTHS else {"company": self.company}),
         }
 
     def release_memory(self) -> None:
@@ -182,10 +187,18 @@ class OpenVinoEngine:
     def _graph(self, shape: tuple[int, ...]) -> _Graph:
         self._seen[shape] += 1
         if shape not in self._graphs and self._seen[shape] >= OFTEN and len(self._graphs) < self._most_graphs:
+            self._add_graph(shape)
+        return self._graphs.get(shape) or self._any_shape
+
+    def _add_graph(self, shape: tuple[int, ...]) -> None:
+        """Where a shape's own graph does not compile, the one that takes every shape goes on."""
+        try:
             model = self._model.clone()
             model.reshape({each.any_name: list(shape) for each in model.inputs})
             self._graphs[shape] = self._compile(model)
-        return self._graphs.get(shape) or self._any_shape
+        except Exception as e:  # noqa: BLE001 — OpenVINO raises RuntimeError for whatever it is
+            logger.warning("OpenVINO compiles no graph for batches of %d x %d tokens: %s", *shape, first_line(e))
+            self._most_graphs = 0
 
     def _compile(self, model: Model) -> _Graph:
         # What int8 leaves out, attention above all, is computed in the fastest other type.
@@ -222,67 +235,50 @@ def open_openvino(
     *,
     dtype: str,
     identity: str,
-    longest: int | None,
+    truth: Truth,
+    company: Company,
     calibration: CalibrationIds | None = None,
     is_rewritten: bool = False,
 ) -> OpenVinoEngine:
-    """A float32 module of torch on the CPU, converted, checked and compiled.
+    """A float32 module of torch on the CPU, converted, compiled, and held against what torch answers.
 
-    `identity` names the module's weights, by which an int8 model is kept; `longest`
-    is the most tokens of a row that it takes.
+    `identity` names the module's weights, by which an int8 model is kept; `company` says which rows are to share a
+    batch.
 
     Raises:
-        CannotConvert: OpenVINO lacks an operation, or does not answer as torch does.
+        CannotConvert: whatever goes wrong at that, or OpenVINO does not answer as torch does.
     """
-    converted = _convert(model)
-    reference = OpenVinoEngine(converted, dtype="float32", is_rewritten=is_rewritten)
-    _check(reference, model, longest=longest)
-    num_bytes = 2 * sum(parameter.numel() for parameter in model.parameters()) + ACTIVATION_BYTES
-    is_int8 = dtype == "int8"
-    return OpenVinoEngine(
-        _quantized(converted, identity, calibration, is_rewritten=is_rewritten) if is_int8 else converted,
-        dtype=dtype,
-        head=head_names(model),
-        is_rewritten=is_rewritten,
-        most_graphs=min(MOST_GRAPHS, GRAPHS_BYTES // num_bytes),
-        reference=reference if is_int8 else None,
-    )
+    with converting():
+        require_knowable(truth)
+        converted = _convert(model, truth.example(company))
+        reference = OpenVinoEngine(converted, dtype="float32", is_rewritten=is_rewritten, company=company)
+        require_same(truth, reference.answer, company)
+        num_bytes = 2 * sum(parameter.numel() for parameter in model.parameters()) + ACTIVATION_BYTES
+        is_int8 = dtype == "int8"
+        engine = OpenVinoEngine(
+            _quantized(converted, identity, calibration, is_rewritten=is_rewritten) if is_int8 else converted,
+            dtype=dtype,
+            head=head_names(model),
+            is_rewritten=is_rewritten,
+            most_graphs=min(MOST_GRAPHS, GRAPHS_BYTES // num_bytes),
+            reference=reference if is_int8 else None,
+            company=company,
+        )
+        if dtype != "float32":
+            require_finite(truth, engine.answer, company)
+    return engine
 
 
-def _check(engine: OpenVinoEngine, model: nn.Module, *, longest: int | None) -> None:
-    """Rows and widths that the conversion did not see, with and without padding; wide and almost empty ones too.
-
-    Where attention is local, padding wider than its window once gave NaN.
-    """
-    draw = torch.Generator().manual_seed(0)
-    for num_rows, width in ((3, 11), (1, 7), (2, min(WIDE, longest or WIDE))):
-        ids = torch.randint(0, _vocabulary_of(model), (num_rows, width), generator=draw)
-        mask = (torch.arange(width) < torch.tensor([[width], [2], [width // 2]])[:num_rows]).long()
-        for given_mask in (None, mask):
-            with torch.inference_mode():
-                expected = _Positional(model)(ids, given_mask).numpy()
-            answered = engine.submit(ids.numpy(), None if given_mask is None else given_mask.numpy()).result()
-            scale = max(1e-3, float(np.abs(expected).max()))
-            if answered.shape != expected.shape or not np.abs(answered - expected).max() <= PROBE_TOLERANCE * scale:
-                raise CannotConvert("converted, it does not answer as it does in torch")
-
-
-def _convert(model: nn.Module) -> Model:
-    ids = torch.ones((2, 8), dtype=torch.int64)
-    mask = torch.ones_like(ids)
-    mask[1, 5:] = 0
+def _convert(model: nn.Module, example: tuple[Ids, Ids]) -> Model:
+    state = State(model)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return ov.convert_model(_Positional(model).eval(), example_input=(ids, mask))
-    except Exception as e:  # tracing runs the model's code: it may raise anything
-        raise CannotConvert((str(e).strip().splitlines() or [type(e).__name__])[0]) from e
-
-
-def _vocabulary_of(model: nn.Module) -> int:
-    if isinstance(model, Encoder):
-        return len(model.words)
-    return int(model.get_input_embeddings().num_embeddings)
+            inputs = tuple(map(torch.from_numpy, example))
+            return ov.convert_model(_Positional(model).eval(), example_input=inputs)
+    finally:
+        # A converter that failed has changed modules to trace them.
+        state.restore()
 
 
 def _quantized(model: Model, identity: str, calibration: CalibrationIds | None, *, is_rewritten: bool) -> Model:

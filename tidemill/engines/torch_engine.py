@@ -20,10 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tidemill.encoding.batching import ANY_LENGTHS, Company
 from tidemill.engines import Answer, Ids, Logits
 from tidemill.engines.devices import device_name, num_cpus
 from tidemill.engines.encoders import Encoder
 from tidemill.engines.packed import open_packed
+from tidemill.engines.probing.state import State
 
 GPU_DEPTH = 16
 MOST_STREAMS = 8
@@ -72,17 +74,21 @@ class TorchEngine:
         num_streams: int | None = None,
         is_rewritten: bool = False,
         fallback: str | None = None,
+        company: Company = ANY_LENGTHS,
+        changes_itself: bool = False,
     ) -> None:
         """`num_streams` is how many batches a CPU computes side by side: all cores, up to `MOST_STREAMS`, unless given.
 
-        With one, a batch is computed when it is submitted.
+        With one, a batch is computed when it is submitted. A model that `changes_itself` when it computes is made what
+        it was before each batch, and computes one at a time.
         """
-        self.model, self.device = model, device
+        self.model, self.device, self.company = model, device, company
+        self._state = State(model) if changes_itself else None
         # The head's is float32 in any case.
         self.dtype = next(getattr(model, "base_model", model).parameters()).dtype
         if device.type == "cpu" and isinstance(model, Encoder):
             _prepack(model)
-        num_streams = num_streams or _most_streams(num_cpus())
+        num_streams = 1 if changes_itself else num_streams or _most_streams(num_cpus())
         self._pool = _open_pool(num_streams) if device.type == "cpu" and num_streams > 1 else None
         self.depth = GPU_DEPTH if device.type == "cuda" else 1 if self._pool is None else 2 * num_streams
         self._is_rewritten, self._fallback = is_rewritten, fallback
@@ -110,6 +116,8 @@ class TorchEngine:
             "torch": torch.__version__,
             "rewritten": self._is_rewritten,
             **({} if self._packed is None else {"attention": "packed", "compiled": self._packed.is_compiled}),
+            **({} if self.company == ANY_LENGTHS else {"company": self.company}),
+            **({} if self._state is None else {"state": "reset before each batch"}),
             **({"fallback": self._fallback} if self._fallback else {}),
         }
 
@@ -127,6 +135,8 @@ class TorchEngine:
             return logits_BC
 
     def _forward(self, ids_BT: Tensor, mask_BT: Tensor | None) -> Tensor:
+        if self._state is not None:
+            self._state.restore()
         if isinstance(self.model, Encoder):
             logits_BC: Tensor = self.model(ids_BT, mask_BT)
         else:

@@ -57,7 +57,7 @@ def measure_drift(
         return before
     ours, theirs = [], []
     budget = max(BATCH_TOKENS, int(sequences.lengths[sample].max()))
-    for batch in plan_batches(sequences.lengths[sample], token_budget=budget):
+    for batch in plan_batches(sequences.lengths[sample], token_budget=budget, company=engine.company):
         inputs = sequences.padded(sample[batch], pad_id=pad_id)
         ours.append(scores(engine.submit(*inputs).result()))
         theirs.append(scores(engine.reference.submit(*inputs).result()))

@@ -25,7 +25,7 @@ from tidemill.encoding.batching import Indices, plan_batches, rounded
 from tidemill.engines import Answer, CalibrationIds, Engine, Logits, open_engine
 from tidemill.engines.contest.trial import Batch
 from tidemill.engines.devices import AUTO_TOKEN_BUDGET, is_device_failure, is_out_of_memory
-from tidemill.errors import ModelError, RunFailed, SequenceTooLong, Stopped, first_line
+from tidemill.errors import RunFailed, SequenceTooLong, Stopped, first_line
 from tidemill.inference.bounds import BoundedOpening
 from tidemill.inference.calibration import calibrated_budget
 from tidemill.inference.choosing import Choice, evenly
@@ -33,7 +33,7 @@ from tidemill.inference.drift import Drift, measure_drift
 from tidemill.inference.exact import ExactEngine, is_exact
 from tidemill.inference.pooling import Pooling
 from tidemill.inference.work import Predictions, Work
-from tidemill.models.checkpoint import load_config, max_positions
+from tidemill.models.checkpoint import load_config, max_positions, padding_of
 from tidemill.models.tasks import ModelTask, find_task
 from tidemill.progress import StageProgress
 
@@ -86,7 +86,7 @@ class ModelRunner:
         self._lock = threading.Lock()
         self._vocabulary_size = getattr(config.get_text_config(), "vocab_size", None)
         self._max_positions = max_positions(config)
-        self._pad_id = self._resolve_pad_id()
+        self._pad_id = padding_of(config) or 0
 
     @classmethod
     def load(
@@ -317,7 +317,7 @@ class ModelRunner:
         # Another thread, settling its own batches, may lower the budget meanwhile.
         lengths, token_budget = self._widths(work.sequences.lengths[rows]), self.token_budget
         fits = (lengths <= token_budget) & ~np.isin(rows, work.by_itself())
-        batches = plan_batches(lengths[fits], token_budget=token_budget)
+        batches = plan_batches(lengths[fits], token_budget=token_budget, company=self.engine.company)
         return [*_one_by_one(rows[~fits]), *(rows[fits][batch] for batch in batches)]
 
     def _widths(self, lengths: Indices, engine: Engine | None = None) -> Indices:
@@ -385,25 +385,6 @@ class ModelRunner:
             scores_BC, index, reason = work.windows.to_rows(scores_BC, index, reason)
         decoded = self._task.decode(scores_BC, self.config, all_scores=self._all_scores)
         return Predictions(columns=decoded.take(index), reason=reason, stats=work.stats, notes=tuple(work.notes))
-
-    def _resolve_pad_id(self) -> int:
-        pad_id = getattr(self.config.get_text_config(), "pad_token_id", None)
-        if pad_id is None and not self._needs_pad_id():
-            return 0
-        if pad_id is None or not 0 <= pad_id < (self._vocabulary_size or pad_id + 1):
-            raise ModelError(
-                f"The model's pad_token_id is {pad_id}, and {self.config.model_type} models find the end of a text by "
-                "it. Set model.pad_token_id to the tokenizer's pad token id, which no text ends with."
-            )
-        return int(pad_id)
-
-    def _needs_pad_id(self) -> bool:
-        """Whether the model is one that reads a text's last token, and refuses to guess which that is."""
-        try:
-            self.engine.submit(np.zeros((2, 2), dtype=np.int64), np.ones((2, 2), dtype=np.int64)).result()
-        except (ValueError, TypeError):
-            return True
-        return False
 
 
 def _default_budget(inference: options.Inference, engine: Engine) -> int:

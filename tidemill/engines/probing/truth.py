@@ -1,0 +1,207 @@
+"""What a model answers to each row of a probe alone, and in which company it answers the same.
+
+The truth is the model as Transformers loads it, in float32, as it was before it computed
+anything, given one row without padding: `transformers.pipeline`, one text at a time.
+Whatever computes the model instead, or several rows at once, is held against that.
+
+Shapes: R rows of the probe, B rows of a batch, T tokens of the longest, C outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tidemill.encoding.batching import ANY_LENGTHS, EQUAL_LENGTHS, ONE_ROW, Company
+from tidemill.engines.devices import is_out_of_memory
+from tidemill.engines.probing.rows import SHORT, Probe, probe_of
+from tidemill.engines.probing.state import State
+from tidemill.errors import ModelError
+
+Ids = NDArray[np.int64]
+Logits = NDArray[np.float32]
+Forward = Callable[[Ids, Ids | None], Logits]
+"""Logits BC of ids BT and their mask, which is None where nothing is padded."""
+
+SAME_PARTS = 2e-4
+"""Of the spread of answers: what the same module's sums come to beside other rows."""
+OTHER_PARTS = 1e-3
+"""Of the spread: what fp32 sums in another order come to. A wrong part shows in the first digit."""
+ROUNDING = 16 * float(np.finfo(np.float32).eps)
+"""Of the largest logit: a constant in all of them is off by its last digits, however little they differ."""
+
+MANY_TOKENS = 1_024
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Logits C of each row of the probe that the model answers at all, which may be none.
+
+    `company` says with which rows a row may share a batch of the model's own; `changes_itself` whether computing
+    changes the model, which then has to be as it was before each batch.
+    """
+
+    probe: Probe
+    answers: list[Logits]
+    company: Company = ANY_LENGTHS
+    changes_itself: bool = False
+
+    def holds_for(self, forward: Forward, company: Company, *, tolerance: float = OTHER_PARTS) -> bool:
+        """Whether `forward` answers each row so, in every company that is allowed: NaN is no answer."""
+        bound = self.bound(tolerance)
+        return all(self._difference(forward, batch) <= bound for batch in self._batches(company))
+
+    def is_finite_for(self, forward: Forward, company: Company) -> bool:
+        return all(np.isfinite(forward(*self.probe.padded(batch))).all() for batch in self._batches(company))
+
+    def bound(self, tolerance: float) -> float:
+        """`tolerance` of what answers differ by from row to row, in the output where they differ most."""
+        answers_RC = np.stack(self.answers)
+        return tolerance * float(np.ptp(answers_RC, axis=0).max()) + ROUNDING * float(np.abs(answers_RC).max())
+
+    def of_short_rows(self) -> Truth:
+        """For what cannot know of a width."""
+        short = self._short()
+        probe = replace(self.probe, rows=[self.probe.rows[i] for i in short])
+        return replace(self, probe=probe, answers=[self.answers[i] for i in short])
+
+    def _difference(self, forward: Forward, batch: Sequence[int]) -> float:
+        answered_BC = forward(*self.probe.padded(batch))
+        expected_BC = np.stack([self.answers[i] for i in batch])
+        if answered_BC.shape != expected_BC.shape:
+            return np.inf
+        return float(np.abs(answered_BC - expected_BC).max())
+
+    def _batches(self, company: Company) -> Iterator[list[int]]:
+        """Long rows after short ones and short ones after long ones, alone and together."""
+        short, wide = self._short(), list(range(len(self._short()), len(self.answers)))
+        if company == ANY_LENGTHS:
+            yield short
+            # Padded by more than any window, a short row has padding from which no token is to be seen.
+            yield from ([i, short[len(short) // 2]] for i in wide)
+        else:
+            yield from ([i] for i in wide)
+        if company != ONE_ROW:
+            yield from self._of_equal_length()
+        yield from ([i] for i in short[::-1])
+
+    def example(self, company: Company) -> tuple[Ids, Ids]:
+        """A batch and its mask for a converter that looks at what is computed for one."""
+        short = self._short()
+        batch = {ANY_LENGTHS: short[-2:], EQUAL_LENGTHS: next(self._of_equal_length(), short[-1:]), ONE_ROW: short[-1:]}
+        ids_BT, mask_BT = self.probe.padded(batch[company])
+        return ids_BT, np.ones_like(ids_BT) if mask_BT is None else mask_BT
+
+    def _of_equal_length(self) -> Iterator[list[int]]:
+        lengths = [len(row) for row in self.probe.rows]
+        for length in sorted({length for length in lengths if lengths.count(length) > 1}):
+            yield [i for i, each in enumerate(lengths) if each == length]
+
+    def _short(self) -> list[int]:
+        return [i for i, row in enumerate(self.probe.rows) if len(row) <= max(SHORT)]
+
+
+def examine(model: Any, *, longest: int | None) -> Truth:
+    """Ask a float32 module of Transformers on the CPU; it is afterwards what it was before.
+
+    `longest` is the most tokens of a row that it takes.
+
+    Raises:
+        ModelError: it answers the same row otherwise each time it is asked.
+    """
+    state = State(model)
+
+    def afresh(ids_BT: Ids, mask_BT: Ids | None) -> Logits:
+        state.restore()
+        return forward_of(model)(ids_BT, mask_BT)
+
+    probe = probe_of(model, longest=longest)
+    try:
+        truth = _alone(afresh, state, probe)
+        return truth if not truth.answers else replace(truth, company=_company(afresh, truth))
+    finally:
+        state.restore()
+
+
+def forward_of(model: nn.Module) -> Forward:
+    """What a module of Transformers answers, as arrays."""
+    return on_arrays(lambda ids_BT, mask_BT: model(input_ids=ids_BT, attention_mask=mask_BT).logits)
+
+
+def on_arrays(forward: Callable[[Tensor, Tensor | None], Tensor]) -> Forward:
+    def on_arrays(ids_BT: Ids, mask_BT: Ids | None) -> Logits:
+        mask = None if mask_BT is None else torch.from_numpy(mask_BT)
+        # Not in inference mode: what the module keeps of it must be usable outside of that.
+        with torch.no_grad(), _few_threads(ids_BT.size):
+            logits_BC: Logits = forward(torch.from_numpy(ids_BT), mask).float().numpy()
+        return logits_BC
+
+    return on_arrays
+
+
+@contextmanager
+def _few_threads(num_tokens: int) -> Iterator[None]:
+    """Few tokens are computed by one thread: where others work too, threads wait for each other for longer than that.
+
+    A model of 14 million parameters took 7 CPU seconds to be asked, and takes 1.
+    """
+    before = torch.get_num_threads()
+    if num_tokens < MANY_TOKENS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _alone(forward: Forward, state: State, probe: Probe) -> Truth:
+    answers: dict[int, Logits] = {}
+    changes_itself = False
+    for i in range(len(probe.rows)):
+        logits_1C = _answer(forward, probe.padded([i]))
+        changes_itself = changes_itself or state.has_changed()
+        if logits_1C is not None and np.isfinite(logits_1C).all():
+            answers[i] = logits_1C[0]
+    answered = replace(probe, rows=[probe.rows[i] for i in answers])
+    return Truth(answered, list(answers.values()), changes_itself=changes_itself)
+
+
+def _answer(forward: Forward, batch: tuple[Ids, Ids | None]) -> Logits | None:
+    """None where the model fails at it, as it then does at such a row of a dataset."""
+    try:
+        return forward(*batch)
+    except Exception as e:  # a model's code may raise anything
+        if is_out_of_memory(e):
+            raise
+        return None
+
+
+def _company(forward: Forward, truth: Truth) -> Company:
+    """The freest company in which answers are those alone.
+
+    Raises:
+        ModelError: not even alone they are.
+    """
+    for company in [EQUAL_LENGTHS, ONE_ROW] if truth.changes_itself else [ANY_LENGTHS, EQUAL_LENGTHS, ONE_ROW]:
+        if _holds(forward, truth, company):
+            return company
+    raise ModelError(
+        "It answers the same text otherwise from one time to the next, though nothing else changes, so no result of it "
+        "could be had again. Choose another model."
+    )
+
+
+def _holds(forward: Forward, truth: Truth, company: Company) -> bool:
+    try:
+        return truth.holds_for(forward, company, tolerance=SAME_PARTS)
+    except Exception as e:
+        if is_out_of_memory(e):
+            raise
+        return False
