@@ -28,7 +28,7 @@ from tidemill.encoding.sequences import Sequences
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines.calibration_texts import calibration_texts
 from tidemill.engines.encoders import rewrite
-from tidemill.engines.int8 import linear_layers
+from tidemill.engines.int8.layers import linear_layers
 from tidemill.engines.int8.smoothing import NUM_TEXTS, smoothed
 from tidemill.engines.int8.weights import quantized
 from tidemill.models.tasks import find_task

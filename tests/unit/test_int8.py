@@ -16,7 +16,8 @@ from tests.damage import damages
 from tidemill import places
 from tidemill.config import Inference
 from tidemill.encoding.tokenizer import TextTokenizer
-from tidemill.engines.int8 import linear_layers, smoothing, weights
+from tidemill.engines.int8 import gain, smoothing, weights
+from tidemill.engines.int8.layers import linear_layers
 from tidemill.errors import ConfigError, LimitExceeded, ModelError
 from tidemill.inference import drift
 from tidemill.inference.runner import ModelRunner
@@ -199,3 +200,74 @@ def test_a_model_without_linear_layers_is_refused_int8(load, tmp_path):
 
     with pytest.raises(ModelError, match=r'no linear layers that int8 could compute.*inference\.dtype = "auto"'):
         load(gpt2)
+
+
+class Clock:
+    """Each computation takes as long as it is told."""
+
+    def __init__(self, **seconds):
+        self.now, self.seconds, self.computed = 0.0, seconds, []
+
+    def __call__(self):
+        return self.now
+
+    def layers(self):
+        def compute(dtype):
+            self.computed.append(dtype)
+            self.now += self.seconds[dtype]
+
+        return {dtype: lambda dtype=dtype: compute(dtype) for dtype in self.seconds}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (
+            {"float32": 0.3, "int8": 0.1},
+            "int8 pays here: linear layers are 3.0 times as fast as in float32, a model about 2.1 times "
+            '(inference.dtype = "int8")',
+        ),
+        ({"float32": 0.3, "int8": 0.1, "bfloat16": 0.05}, "does not pay here: linear layers are 0.5 times as fast as"),
+        ({"float32": 0.3, "int8": 0.3}, "int8 does not pay here: linear layers are 1.0 times as fast as in float32"),
+    ],
+)
+def test_int8_pays_where_its_layers_beat_those_of_the_fastest_float(monkeypatch, seconds, said):
+    clock = Clock(**seconds)
+    monkeypatch.setattr(gain, "_layers", clock.layers)
+
+    measured = gain.measure_gain(seconds=2.0, clock=clock)
+
+    assert said in str(measured)
+    assert {clock.computed.count(dtype) for dtype in seconds} == {clock.computed.count("int8")}
+
+
+def test_what_was_measured_of_int8_is_kept_and_measured_again_where_it_is_damaged(tmp_path, monkeypatch):
+    monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path / "home"))
+    found = iter([gain.Gain(2.5, "float32"), gain.Gain(2.0, "float32")])
+    monkeypatch.setattr(gain, "measure_gain", lambda: next(found))
+    assert gain.kept_gain() is None
+
+    assert gain.gain() == gain.gain() == gain.kept_gain() == gain.Gain(2.5, "float32")
+
+    [kept] = (places.home() / "calibrations").iterdir()
+    for damaged in ("{}", "[]", '{"times": -1, "than": "float32"}', '{"times": "fast", "than": "float32"}', "{"):
+        kept.write_text(damaged)
+        assert gain.kept_gain() is None
+    assert gain.gain() == gain.Gain(2.0, "float32")
+
+
+def test_the_layers_that_are_timed_are_the_same_in_each_type():
+    answers = {dtype: compute()[0] for dtype, compute in gain._layers().items()}
+
+    scale = np.abs(answers["float32"]).max()
+    for dtype, answer in answers.items():
+        assert np.abs(answer - answers["float32"]).max() < 0.05 * scale, dtype
+
+
+def test_a_run_whose_int8_is_slower_than_float32_says_so():
+    slower, faster = (drift.Drift(100, 1.0, 0.01, times) for times in (0.9, 1.8))
+
+    assert faster.notes() == []
+    [note] = slower.notes()
+    assert note.startswith("int8 is slower than float32 on this processor: 0.90 times as fast, by 100 rows")
+    assert slower.joined(drift.Drift(300, 0.9, 0.02, 1.3)) == drift.Drift(400, pytest.approx(0.925), 0.02, 1.2)

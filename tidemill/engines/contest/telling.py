@@ -36,12 +36,17 @@ class Known:
         return f"{self.dtype}, for products in bfloat16 {why} here"
 
 
+def computes_on_cpu(inference: options.Inference) -> bool:
+    """As far as that is known without asking a library."""
+    return inference.device == "cpu" or (inference.device == "auto" and not NVIDIA.exists())
+
+
 def known_of(model: Path | None, inference: options.Inference) -> Known | None:
     """What was found of a model like the one in a folder; else what products say; None where nothing was measured.
 
     A GPU takes what it always takes, and is no question.
     """
-    if inference.device not in ("auto", "cpu") or (inference.device == "auto" and NVIDIA.exists()):
+    if not computes_on_cpu(inference):
         return None
     for refused in ((), DTYPES[1:]):
         among = candidates(inference, refused=refused)

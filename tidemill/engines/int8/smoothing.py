@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tidemill.engines.int8 import linear_layers
+from tidemill.engines.int8.layers import linear_layers
 from tidemill.storage.kept import keep, read_kept
 
 NUM_TEXTS = 24
