@@ -48,6 +48,7 @@ def plan(facts: dict[str, Any]) -> str:
     if not facts["up_to_date"]:
         lines += sentence(_work(facts))
         lines += _auto(facts["auto"])
+        lines += sentence(facts["int8"]["said"].split(", ")) if facts["int8"] else []
     lines += [f"note: {note}" for note in facts["notes"]]
     return "\n".join(lines)
 

@@ -6,9 +6,11 @@ the model, and bfloat16 where its products are measured to be the faster ones.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import time
 from collections.abc import Callable, Container, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -18,6 +20,7 @@ from tidemill.engines.contest.candidates import Candidate, candidates, hopeless
 from tidemill.engines.contest.finding import Finding, keep_finding, kept_finding
 from tidemill.engines.contest.trial import Batch, Contest, Seat, candidate_of
 from tidemill.engines.devices import memory_bytes, resolve_device
+from tidemill.engines.int8.gain import gain
 from tidemill.engines.rates import ProductRates, kept_rates, product_rates
 from tidemill.errors import ModelError, first_line
 
@@ -131,6 +134,7 @@ class Choice:
             return
         if not contest.lacked_memory:
             keep_finding(self._finding.among(self._among), self._folder, self._among)
+        _measure_int8()
         self._notes = [f"auto was tried on this run's rows: {self._finding}; {candidate_of(seat.engine)} computes."]
 
     def notes(self) -> list[str]:
@@ -156,6 +160,13 @@ class Choice:
         if self._products is not None:
             return {"auto": {"products_times_float32": {"bfloat16": self._products.times("bfloat16")}}}
         return {}
+
+
+def _measure_int8() -> None:
+    """So that plans can tell whether it would pay; a run that tries engines has half a second for that."""
+    if importlib.util.find_spec("openvino") is not None:
+        with suppress(Exception):  # not a reason for the run to fail
+            gain()
 
 
 def evenly(planned: Sequence[T], count: int) -> list[T]:

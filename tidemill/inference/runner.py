@@ -197,6 +197,7 @@ class ModelRunner:
             self._settle_choice(self._choice, work, should_stop)
         if self.engine.reference is not None:
             work.progress.doing("measuring what int8 costs")
+            before = self._measured_drift
             self._measured_drift = measure_drift(
                 self.engine,
                 work.sequences,
@@ -204,8 +205,10 @@ class ModelRunner:
                 scores=lambda logits_BC: self._task.scores(logits_BC, self.config),
                 pad_id=self._pad_id,
                 bound=self._inference.max_drift,
-                before=self._measured_drift,
+                before=before,
             )
+            if before is None and self._measured_drift is not None:
+                work.notes += self._measured_drift.notes()
         if not self._is_calibrated and work.num_tokens_left() >= self._tokens_worth_calibrating():
             self._is_calibrated = True
             work.progress.doing("finding the best token budget")

@@ -36,10 +36,14 @@ class Known:
         return f"{self.dtype}, for products in bfloat16 {why} here"
 
 
+def computes_on_cpu(inference: options.Inference) -> bool:
+    """As far as that is known without asking a library."""
+    return inference.device == "cpu" or (inference.device == "auto" and not NVIDIA.exists())
+
+
 def is_question(inference: options.Inference) -> bool:
     """Whether an engine or a dtype is left open that may differ from machine to machine: a GPU's may not."""
-    on_gpu = inference.device not in ("auto", "cpu") or (inference.device == "auto" and NVIDIA.exists())
-    return not on_gpu and "auto" in (inference.engine, inference.dtype)
+    return computes_on_cpu(inference) and "auto" in (inference.engine, inference.dtype)
 
 
 def known_of(model: Path | None, inference: options.Inference) -> Known | None:
