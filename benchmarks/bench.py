@@ -3,6 +3,7 @@
     python -m benchmarks.bench --quick            a few minutes: `make bench`
     python -m benchmarks.bench --full             as long as it takes: `make bench-full`
     python -m benchmarks.bench --full --only emails,sql --turns 3
+    python -m benchmarks.bench --full --only peaks,emails --isa AVX512_CORE_BF16
 
 Prints tables as it goes and saves them, with the hardware and the day, in
 benchmarks/results. Every part is a function below, in the order of `PARTS`.
@@ -26,9 +27,9 @@ from pathlib import Path
 from benchmarks import comparison, limits, pipeline_cost, sql, tokenization
 from benchmarks.comparison import DEFAULT, FP32, IN_BF16, INT8, OPENVINO, OTHERS, PIPELINES, TORCH, tidemill
 from benchmarks.corpora import build
-from benchmarks.machine import this_machine
+from benchmarks.machine import ISA_VARIABLE, this_machine
 from benchmarks.measure import Contender
-from benchmarks.report import RESULTS, Report, Section
+from benchmarks.report import RESULTS, Report, Section, number, times
 from benchmarks.shapes import SHAPES, model_folder
 
 ROWS_PER_FILE = 300
@@ -48,7 +49,7 @@ class Bench:
 
     @cached_property
     def peaks(self) -> dict[str, float]:
-        return {dtype: limits.matmul_peak(self.device, dtype) for dtype in limits.PEAK_DTYPES}
+        return limits.matmul_peaks(self.device)
 
     def compare(
         self, title: str, source: str, rows: int | None, model: str, contenders: Sequence[Contender], *, files: int = 1
@@ -128,13 +129,23 @@ def budgets(bench: Bench) -> list[Section]:
 
 
 def peaks(bench: Bench) -> list[Section]:
+    """Of each dtype, and how many tokens of the e-mails a model that is nothing but its products could do with them."""
+    corpus = build("emails", bench.home / "corpus", num_rows=160, num_files=1)
+    flops = limits.forward_flops(model_folder("tiny-sentiment", bench.home), corpus.lengths) / corpus.num_tokens
+    float32 = bench.peaks["float32"]
     return [
         Section(
             title="Matrix products",
-            conditions=f"torch.mm of square matrices on {bench.device}, the best over sizes",
-            header=("", "GFLOP/s"),
-            rows=[(dtype, f"{flops / 1e9:,.0f}") for dtype, flops in bench.peaks.items()],
-            facts={"peaks": bench.peaks},
+            conditions=(
+                f"square matrices on {bench.device}, as torch multiplies and by oneDNN, the best over sizes; "
+                f"a token of the e-mails takes tiny-sentiment {flops / 1e6:.1f} million operations"
+            ),
+            header=("", "GFLOP/s", "× float32", "tokens/s at most"),
+            rows=[
+                (dtype, f"{peak / 1e9:,.0f}", times(peak / float32), number(peak / flops))
+                for dtype, peak in bench.peaks.items()
+            ],
+            facts={"peaks": bench.peaks, "flops_per_token": flops},
         )
     ]
 
@@ -160,6 +171,8 @@ def say(text: str) -> None:
 
 def main() -> None:
     args = _arguments()
+    if args.isa:
+        os.environ[ISA_VARIABLE] = args.isa
     machine = this_machine(args.device)
     report = Report(
         machine=str(machine),
@@ -204,6 +217,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--turns", type=int, help="turns of each contender, of which the best counts")
     parser.add_argument("--contenders", default="", help="a regular expression: only contenders whose name it matches")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--isa",
+        metavar="NAME",
+        help=f"most that torch and OpenVINO may use of the processor ({ISA_VARIABLE}): AVX512_CORE_BF16 is without AMX",
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to save to")
     return parser.parse_args()
 

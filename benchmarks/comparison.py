@@ -59,7 +59,8 @@ def compare(
         conditions=(
             f"{corpus.name}: {corpus.num_rows:,} rows, {corpus.num_tokens:,} tokens "
             f"(median {int(np.median(corpus.lengths))}, most {max(corpus.lengths)}), {len(corpus.files)} files; "
-            f"{model.name} on {device}; deduplication off; the best of {turns} turns"
+            f"{model.name} on {device}, {flops / corpus.num_tokens / 1e6:.1f} million operations a token; "
+            f"deduplication off; the best of {turns} turns"
         ),
         header=(
             "", "tokens/s", "rows/s", "× batch_size=32", "× best pipeline", "of limit", "of matmul peak",
@@ -67,7 +68,13 @@ def compare(
         ),
         rows=[_row(fact) for fact in facts],
         notes=notes(found),
-        facts={"corpus": _corpus_facts(corpus), "model": model.name, "turns": turns, "contenders": facts},
+        facts={
+            "corpus": _corpus_facts(corpus),
+            "model": model.name,
+            "turns": turns,
+            "flops_per_token": flops / corpus.num_tokens,
+            "contenders": facts,
+        },
     )  # fmt: skip
 
 
@@ -103,7 +110,7 @@ def _facts(
         "times_baseline": baseline.seconds / turn.seconds if baseline else None,
         "times_best_pipeline": min(pipelines) / turn.seconds if pipelines else None,
         "of_limit": limit.seconds / turn.seconds if limit else None,
-        "of_peak": flops / turn.seconds / peaks["float32" if dtype == "float32" else "bfloat16"],
+        "of_peak": flops / turn.seconds / peak if (peak := peaks.get(_products_of(dtype))) else None,
         "padding": 1 - corpus.num_tokens / num_padded_by(one, turn, corpus),
         "cores": turn.cpu_seconds / turn.seconds,
         "others": turn.others,
@@ -159,3 +166,7 @@ def _agreement(ours: Answers, theirs: Answers) -> float:
 def _drift(ours: Answers, theirs: Answers) -> float:
     drifts = sorted(abs(one[1] - other[1]) for one, other in zip(ours, theirs, strict=True))
     return drifts[int(0.99 * (len(drifts) - 1))]
+
+
+def _products_of(dtype: str) -> str:
+    return "bfloat16" if dtype == "float16" else dtype

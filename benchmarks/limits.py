@@ -3,36 +3,68 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 PEAK_SIZES = {"cpu": (1024, 2048, 4096), "cuda": (8192, 16384)}
-PEAK_DTYPES = ("float32", "bfloat16")
+PEAK_DTYPES = ("float32", "bfloat16", "int8")
 PEAK_SECONDS = 1.0
-"""How long one size and dtype is tried."""
+"""How long one size and dtype is tried; where one product takes longer, no larger size is."""
 
 
-def matmul_peak(device: str, dtype: str) -> float:
-    """The best floating point operations a second of square matrix products, over sizes and repetitions."""
+def matmul_peaks(device: str) -> dict[str, float]:
+    """The best operations a second of square matrix products by dtype, over sizes, ways and repetitions.
+
+    A dtype that the device does not compute in is not there.
+    """
     import torch
 
-    sizes = PEAK_SIZES[torch.device(device).type]
-    return max(_fastest(size, device, getattr(torch, dtype)) for size in sizes)
+    from tidemill.engines.devices import use_all_cpus
+
+    use_all_cpus()
+    kind = torch.device(device).type
+    found = {dtype: _peak(PEAK_SIZES[kind], device, dtype) for dtype in PEAK_DTYPES}
+    return {dtype: peak for dtype, peak in found.items() if peak}
 
 
-def _fastest(size: int, device: str, dtype: object) -> float:
+def _peak(sizes: Sequence[int], device: str, dtype: str) -> float:
+    best = 0.0
+    for size in sizes:
+        seconds = [_fastest(product, device) for product in _products(size, device, dtype)]
+        best = max([best, *(2 * size**3 / each for each in seconds)])
+        if not seconds or min(seconds) > PEAK_SECONDS:
+            break
+    return best
+
+
+def _products(size: int, device: str, dtype: str) -> list[Callable[[], object]]:
+    """As torch multiplies and, on a CPU, by oneDNN with one side laid out for it beforehand."""
     import torch
 
-    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    from tidemill.engines import rates
+
+    ways: list[Callable[[], object]] = []
+    packed = rates.products(size, size) if torch.device(device).type == "cpu" else {"bfloat16": None}
+    if dtype != "int8" and dtype in {"float32", *packed}:
+        left, right = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
+        ways.append(lambda: torch.mm(left, right))
+    if (product := packed.get(dtype)) is not None:
+        ways.append(product)
+    return ways
+
+
+def _fastest(product: Callable[[], object], device: str) -> float:
+    import torch
+
     best, deadline = float("inf"), time.perf_counter() + PEAK_SECONDS
-    torch.mm(left, right)
+    product()
     while time.perf_counter() < deadline:
         started = time.perf_counter()
-        torch.mm(left, right)
-        if left.is_cuda:
+        product()
+        if torch.device(device).type == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
+    return best
 
 
 def forward_flops(model: Path, lengths: Sequence[int]) -> float:

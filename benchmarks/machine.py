@@ -12,11 +12,17 @@ from pathlib import Path
 
 PACKAGES = ("torch", "transformers", "tokenizers", "openvino", "datasets", "ray", "duckdb", "pyarrow", "numpy")
 BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
+INT8_FLAGS = ("amx_int8", "avx512_vnni", "avx_vnni")
+ISA_VARIABLE = "ONEDNN_MAX_CPU_ISA"
+"""Of the environment: what oneDNN does not use beyond, in torch and in OpenVINO, whose own copy of it reads it too."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """`bfloat16` names what the processor computes bf16 in, or is `none`; `memory` is in bytes."""
+    """`bfloat16` and `int8` name what the processor computes these in, or are `none`; `memory` is in bytes.
+
+    `isa` is what libraries are told to use of it at most, where they are told.
+    """
 
     processor: str
     cores: int
@@ -26,17 +32,20 @@ class Machine:
     python: str
     packages: dict[str, str]
     day: str
+    int8: str = "none"
+    isa: str = ""
 
     @property
     def slug(self) -> str:
         """For a file's name."""
-        name = self.accelerator or f"{self.processor} {self.bfloat16.split()[0]} {self.cores} cores"
+        name = self.accelerator or f"{self.processor} {self.bfloat16.split()[0]} {self.cores} cores {self.isa}"
         return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(r\)|\(tm\)|processor|cpu", "", name.lower())).strip("-")
 
     def __str__(self) -> str:
         where = [self.accelerator] if self.accelerator else []
         where += [
-            f"{self.processor}, {self.cores} cores, bf16: {self.bfloat16}",
+            f"{self.processor}, {self.cores} cores, bf16: {self.bfloat16}, int8: {self.int8}",
+            *([f"{ISA_VARIABLE}={self.isa}"] if self.isa else []),
             f"{self.memory / 2**30:.0f} GiB",
             f"Python {self.python}",
             ", ".join(f"{name} {version}" for name, version in self.packages.items()),
@@ -57,6 +66,8 @@ def this_machine(device: str = "cpu") -> Machine:
         cores=len(os.sched_getaffinity(0)),
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         bfloat16=" + ".join(flag for flag in BFLOAT16_FLAGS if flag in flags) or "none",
+        int8=" + ".join(flag for flag in INT8_FLAGS if flag in flags) or "none",
+        isa=os.environ.get(ISA_VARIABLE, ""),
         accelerator=_accelerator(device),
         python=platform.python_version(),
         packages=dict(_versions()),

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,36 @@ _SIZES: tuple[tuple[str, Any], ...] = (
     ("attn_layer_offset|expert_layer_offset", 0),
 )
 """Settings by name, and what they are in a tiny model: the first that matches."""
+
+_OWN: dict[str, dict[str, Any]] = {
+    "axk1": {"head_dim": 4},
+    "axk2": {"head_dim": 4, "num_key_value_heads": 4},
+    "deepseek_v3": {"head_dim": 4},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}}},
+    "esmc": {"num_key_value_heads": 4},
+    "layoutlmv3": {"coordinate_size": 6, "shape_size": 4},
+    "lilt": {"hidden_size": 48},
+    "luke": {"entity_vocab_size": 8, "entity_emb_size": 32},
+    "perceiver": {"num_latents": 8, "d_latents": 32, "num_self_attends_per_block": 1},
+    "qwen3_5": {"text_config": {"layer_types": ["linear_attention", "full_attention"]}},
+    "reformer": {"max_position_embeddings": LENGTH, "axial_pos_shape": [8, 16], "axial_pos_embds_dim": [16, 16]},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+    },
+    "zamba2": {
+        "layers_block_type": ["linear_attention", "hybrid"],
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "mamba_headdim": 16,
+        "adapter_rank": 8,
+        "num_query_groups": 4,
+    },
+}
+"""What some need beside."""
 
 
 class NotMade(Exception):
@@ -116,21 +148,26 @@ def _tiny_config(name: str, vocabulary_size: int, tokenizer: Any) -> Any:
         "cls_token_id": tokenizer.bos_token_id,
         "sep_token_id": tokenizer.eos_token_id,
     }
-    parts = {part: getattr(usual, part, None) for part in getattr(usual, "sub_configs", None) or {}}
-    tiny_parts = {part: _tiny(config) | special for part, config in parts.items() if config is not None}
-    labels = {"id2label": dict(enumerate("abc"))}
-    return transformers.AutoConfig.for_model(name, **labels, **special, **_tiny(usual), **tiny_parts)
+    own = {"id2label": dict(enumerate("abc")), **_OWN.get(name, {})}
+    return transformers.AutoConfig.for_model(name, **_tiny(usual, special, own))
 
 
-def _tiny(config: Any) -> dict[str, Any]:
-    known = {*config.to_dict(), *(getattr(config, "attribute_map", None) or {})}
-    return {key: value for key in known for value in _tiny_value(key)}
+def _tiny(config: Any, special: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a configuration and those within it, the innermost first to be told by `own`."""
+    usual = config.to_dict()
+    usual |= {key: usual.get(other) for key, other in (getattr(config, "attribute_map", None) or {}).items()}
+    tiny = {key: value for key in usual for value in _tiny_value(key, usual[key])}
+    parts = {part: getattr(config, part, None) for part in getattr(config, "sub_configs", None) or {}}
+    within = {part: _tiny(inner, special, own.get(part, {})) for part, inner in parts.items() if inner is not None}
+    return tiny | special | own | within
 
 
-def _tiny_value(key: str) -> Iterator[Any]:
+def _tiny_value(key: str, usual: Any) -> Iterator[Any]:
+    """None or one. A list that names layers is no number of them."""
     for pattern, value in _SIZES:
         if re.fullmatch(pattern, key):
-            yield value
+            if isinstance(value, list) or not isinstance(usual, list | dict | str | bool):
+                yield value
             return
 
 
@@ -148,26 +185,36 @@ def asked(name: str, folder: Path) -> Verdict:
         return Verdict(name, "not made", detail=str(e))
     try:
         runner, token_ids = _opened(folder)
+        engine, how = _engine(runner.resolved)
+        for order in ORDERS:
+            predictions = runner.predict(token_ids.take(pa.array(order)))
+            if wrong := _difference(predictions, expected_RC[list(order)]):
+                return Verdict(name, "wrong", engine, wrong)
     except ModelError as e:
         return Verdict(name, "refused", detail=str(e).replace(str(folder), "FOLDER"))
-    facts = runner.resolved
-    how = {"any lengths": ""}.get(facts.get("company", "any lengths"), f"{facts.get('company')}")
-    engine = f"{facts['engine']}{' (rewritten)' if facts['rewritten'] else ''}"
-    for order in ORDERS:
-        predictions = runner.predict(token_ids.take(pa.array(order)))
-        if wrong := _difference(predictions, expected_RC[list(order)]):
-            return Verdict(name, "wrong", engine, wrong)
+    except Exception as e:
+        return Verdict(name, "wrong", detail=f"{type(e).__name__}: {first_line(e)}")
     return Verdict(name, "right", engine, how)
 
 
+def _engine(resolved: Mapping[str, Any]) -> tuple[str, str]:
+    """What computes it, and with which rows a row shares a batch, where not with any."""
+    engine = f"{resolved['engine']}, rewritten" if resolved["rewritten"] else str(resolved["engine"])
+    return engine, str(resolved.get("rows", ""))
+
+
 def _by_pipeline(folder: Path) -> np.ndarray[Any, Any]:
-    """
+    """Scores of each text by a model that has computed nothing before: some change themselves while they compute.
+
     Raises:
         NotMade: Transformers' own pipeline does not work with it.
     """
     try:
         pipeline = transformers.pipeline(TASK, model=str(folder), device="cpu", dtype=torch.float32)
-        answers = [pipeline(text, top_k=None, truncation=True, max_length=LENGTH) for text in TEXTS]
+        unused, answers = pipeline.model, []
+        for text in TEXTS:
+            pipeline.model = copy.deepcopy(unused)
+            answers.append(pipeline(text, top_k=None, truncation=True, max_length=LENGTH))
     except Exception as e:
         raise NotMade(f"transformers.pipeline: {type(e).__name__}: {first_line(e)}") from e
     scores_RC = np.array([[one["score"] for one in sorted(answer, key=lambda one: one["label"])] for answer in answers])
@@ -195,7 +242,36 @@ def _difference(predictions: Predictions, expected_RC: np.ndarray[Any, Any]) -> 
     return "" if apart <= MOST_APART else f"scores are off by up to {apart:.3f}"
 
 
+def page_with(verdicts: Sequence[Verdict], page: str) -> str:
+    """The page with this table in place of its own."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{_table(verdicts)}\n{END}{after}"
+
+
+def _table(verdicts: Sequence[Verdict]) -> str:
+    counts = Counter(verdict.outcome for verdict in verdicts)
+    told = ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("right", "refused", "not made", "wrong"))
+    lines = [
+        f"With Transformers {transformers.__version__}, {len(verdicts)} architectures: {told}.",
+        "",
+        "| architecture | outcome | computed by | how, or why not |",
+        "|---|---|---|---|",
+    ]
+    for verdict in verdicts:
+        detail = verdict.detail.replace("|", "\\|")
+        lines.append(f"| `{verdict.name}` | {verdict.outcome} | {verdict.engine} | {detail} |")
+    return "\n".join(lines)
+
+
+def documented() -> dict[str, str]:
+    """Outcomes by architecture, as the page has them."""
+    table = PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    return dict(re.findall(r"^\| `(.+?)` \| (.+?) \|", table, re.MULTILINE))
+
+
 def main(names: Sequence[str]) -> None:
+    """Print what comes of these; of all, and write the page, where none is named."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     verdicts = []
@@ -204,6 +280,8 @@ def main(names: Sequence[str]) -> None:
             verdicts.append(asked(name, Path(folder)))
         gc.collect()
         print(*vars(verdicts[-1]).values(), sep=" | ", flush=True)
+    if not names:
+        PAGE.write_text(page_with(verdicts, PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +58,11 @@ class Engine:
 
 
 @dataclass
+class Seat:
+    engine: Any
+
+
+@dataclass
 class Field:
     """Candidates at told speeds; what is not a number is raised when it is opened."""
 
@@ -73,8 +79,9 @@ class Field:
         return engine
 
     def hold(self, leads=OV32, **options):
-        contest = Contest(self.enter, self.batches, clock=self.clock, **options)
-        return contest, contest.hold(self.enter(leads), AMONG)
+        contest, seat = Contest(self.enter, self.batches, clock=self.clock, **options), Seat(self.enter(leads))
+        finding = contest.hold(seat, AMONG)
+        return contest, (None if finding is None else (seat.engine, finding))
 
     def winner(self, leads=OV32):
         _, (engine, finding) = self.hold(leads)

@@ -203,16 +203,38 @@ def test_a_map_of_all_scores_is_refused_where_outputs_share_a_label(bert):
         find_task("text-classification").result_schema(load_config(bert), all_scores=True)
 
 
-def test_a_padding_token_that_the_configuration_lacks_is_given_by_the_pipeline_file(tmp_path):
+@pytest.mark.parametrize("in_config", [None, -1, 999_999])
+@pytest.mark.parametrize("in_pipeline_file", [None, 1])
+def test_a_model_that_reads_the_last_token_is_answered_whether_it_names_a_padding_token_or_not(
+    tmp_path, in_config, in_pipeline_file
+):
     folder = save_checkpoint(tmp_path, "gpt2", "five labels")
-    pad_token_id = json.loads((folder / "config.json").read_text())["pad_token_id"]
-    edit_config(folder, pad_token_id=None)
+    edit_config(folder, pad_token_id=in_config)
     answers = ask_pipeline("text-classification", folder, TEXTS)
 
-    ours = ask_tidemill("text-classification", folder, TEXTS, pad_token_id=pad_token_id)
+    ours = ask_tidemill("text-classification", folder, TEXTS, pad_token_id=in_pipeline_file)
 
     assert ours["label"].to_pylist() == [answer["label"] for answer in answers]
     np.testing.assert_allclose(ours["score"].to_numpy(), [answer["score"] for answer in answers], atol=1e-4)
+
+
+def test_rows_of_a_model_without_a_padding_token_are_computed_with_others_of_their_length_alone(tmp_path):
+    folder = save_checkpoint(tmp_path, "gpt2", "five labels")
+    edit_config(folder, pad_token_id=None)
+
+    def resolved(**options):
+        inference = Inference(device="cpu", engine="torch", dtype="float32")
+        return ModelRunner.load(folder, task="text-classification", inference=inference, **options).resolved
+
+    assert resolved()["rows"].startswith("of equal length in a batch")
+    assert "rows" not in resolved(pad_token_id=1)
+
+
+def test_a_padding_token_outside_of_the_vocabulary_is_refused(tmp_path):
+    folder = save_checkpoint(tmp_path, "gpt2", "five labels")
+
+    with pytest.raises(ModelError, match=r"model\.pad_token_id = 999999 is outside of the model's vocabulary of 600"):
+        load_config(folder, pad_token_id=999_999)
 
 
 def test_a_model_that_knows_distances_alone_takes_texts_longer_than_its_config_states(tmp_path):

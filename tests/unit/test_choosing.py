@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 
 import pyarrow as pa
 import pytest
 
 from tests.checkpoints import reviews, save_checkpoint
-from tests.told_engines import OV16, OV32, T16, T32, Field
+from tests.told_engines import OV16, OV32, T16, T32, Field, Seat
 from tidemill.config import Inference
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines.contest import trial
@@ -23,7 +25,7 @@ GONE = ModelError("OpenVINO cannot take the model in a folder: it has no rule. S
 @pytest.fixture(autouse=True)
 def _no_collection(monkeypatch):
     """With all that a test process has loaded it takes longer than these tests."""
-    monkeypatch.setattr(trial.gc, "collect", lambda: 0)
+    monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +65,9 @@ def choice(folder, field, refused=(), **inference):
 
 
 def settled(chosen, engine):
-    return chosen.settle(engine, Field.batches, tell=lambda _: None, should_stop=lambda: False)
+    seat = Seat(engine)
+    chosen.settle(seat, Field.batches, tell=lambda _: None, should_stop=lambda: False)
+    return seat.engine
 
 
 def test_a_first_run_opens_what_products_say_and_a_contest_finds_better_for_it_and_all_later_ones(folder):
@@ -135,11 +139,33 @@ def test_where_a_second_model_has_no_room_nothing_is_tried(folder, monkeypatch):
     assert len(field.opened) == 1
 
 
+def test_an_engine_that_lost_is_gone_before_the_next_is_opened_the_first_one_too(folder):
+    alive: set[int] = set()
+    most = []
+
+    class Counted(Opened):
+        def enter(self, candidate):
+            engine = super().enter(candidate)
+            self.opened.clear()
+            alive.add(id(engine))
+            weakref.finalize(engine, alive.discard, id(engine))
+            most.append(len(alive))
+            return engine
+
+    chosen = choice(folder, Counted({OV32: 1_000, T32: 2_000, OV16: 500, T16: 4_000}))
+    seat = Seat(chosen.open())
+    chosen.settle(seat, Field.batches, tell=lambda _: None, should_stop=lambda: False)
+
+    assert seat.engine.candidate == T16
+    assert most == [1, 2, 2, 2]
+
+
 def test_a_run_that_stops_meanwhile_leaves_the_question_open(folder):
     chosen = choice(folder, Opened({OV32: 1_000, T32: 9_000, OV16: 700, T16: 900}))
-    engine = chosen.open()
+    seat = Seat(chosen.open())
+    chosen.settle(seat, Field.batches, tell=lambda _: None, should_stop=lambda: True)
 
-    assert chosen.settle(engine, Field.batches, tell=lambda _: None, should_stop=lambda: True) is engine
+    assert seat.engine.candidate == OV16
     assert chosen.is_open
 
 
@@ -166,8 +192,8 @@ def test_what_is_found_of_a_model_that_turns_out_not_to_stand_a_dtype_is_kept_fo
         chosen = choice(folder, field, refused=refuses[0] if refuses else ())
         return chosen, chosen.open()
 
-    speeds = {OV32: 1_000, T32: 2_000, OV16: 5_000, T16: 4_000}
-    refused = set()
+    speeds: dict[Candidate, float | list[float] | Exception] = {OV32: 1_000, T32: 2_000, OV16: 5_000, T16: 4_000}
+    refused: set[str] = set()
     first, engine = opened(Drifts(speeds), refused)
     assert settled(first, engine).candidate == T32
     refused = set()
@@ -236,7 +262,8 @@ def test_small_work_is_tried_in_nothing_until_it_has_taken_long(bert, token_ids,
 def test_a_model_that_fails_at_the_rows_of_the_contest_fails_at_those_rows_alone(bert, token_ids, monkeypatch, caplog):
     monkeypatch.setattr(runner, "WORTH_A_CONTEST_TOKENS", 1)
     tried = load(bert, dtype="float32", token_budget=256)
-    submit, failed = tried.engine.submit, []
+    submit = tried.engine.submit
+    failed: list[object] = []
 
     def fails_once(*inputs):
         if not failed:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import gc
 import json
-import weakref
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from tidemill import places
 from tidemill.config import Inference
 from tidemill.engines.contest import candidates as choices
 from tidemill.engines.contest import finding as findings
-from tidemill.engines.contest import telling, trial
+from tidemill.engines.contest import telling
 from tidemill.engines.contest.candidates import Candidate, candidates, fastest, hopeless
 from tidemill.engines.contest.finding import Finding, keep_finding, kept_finding
 from tidemill.engines.contest.telling import known_of
@@ -24,7 +24,7 @@ from tidemill.errors import ModelError
 @pytest.fixture(autouse=True)
 def _no_collection(monkeypatch):
     """With all that a test process has loaded it takes longer than these tests."""
-    monkeypatch.setattr(trial.gc, "collect", lambda: 0)
+    monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
 @pytest.mark.parametrize("leads", AMONG)
@@ -51,6 +51,7 @@ def test_no_choice_is_slower_than_float32():
     for _ in range(300):
         speeds = dict(zip(AMONG, draw.uniform(900, 1_100, 4), strict=True))
         taken = fastest(speeds, preferred=AMONG)
+        assert taken is not None
         assert speeds[taken] * 1.02 >= max(speeds[OV32], speeds[T32])
 
 
@@ -76,23 +77,6 @@ def test_who_is_far_behind_has_one_turn_beside_the_warm_up():
 
     behind, close = ([each.num_batches for each in field.opened if each.candidate == which] for which in (T32, OV16))
     assert behind[0] < close[0] / 2
-
-
-def test_at_no_time_are_more_than_two_models_in_memory():
-    alive, most = set(), []
-
-    class Counted(Field):
-        def enter(self, candidate):
-            engine = super().enter(candidate)
-            self.opened.clear()
-            alive.add(id(engine))
-            weakref.finalize(engine, alive.discard, id(engine))
-            most.append(len(alive))
-            return engine
-
-    Counted({OV32: 1_000, T32: 2_000, OV16: 500, T16: 4_000}).hold()
-
-    assert max(most) == 2
 
 
 def test_what_cannot_be_opened_or_fails_is_out_and_the_finding_says_why():
@@ -224,6 +208,7 @@ def test_before_a_run_it_is_known_what_was_found_here(tmp_path, monkeypatch):
 
     known = known_of(folder, Inference())
 
+    assert known is not None
     assert str(known) == (
         "openvino float32, by trial: openvino float32 11,900 tokens/s, torch float32 7,000 tokens/s, "
         "openvino bfloat16 6,900 tokens/s"
@@ -240,7 +225,10 @@ def test_what_was_found_of_a_model_that_does_not_stand_bfloat16_is_known_too(tmp
     folder, found = model(tmp_path / "one"), Finding({OV32: 11_900.0, T32: 7_000.0})
     keep_finding(found, folder, (OV32, T32))
 
-    assert known_of(folder, Inference(device="cpu")).finding == found
+    known = known_of(folder, Inference(device="cpu"))
+
+    assert known is not None
+    assert known.finding == found
 
 
 @pytest.mark.parametrize(

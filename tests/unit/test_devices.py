@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tidemill.engines import rates, torch_engine
-from tidemill.engines.devices import num_cpus, processor, resolve_dtype
+from tidemill.engines.devices import memory_bytes, num_cpus, processor, resolve_dtype
 from tidemill.engines.rates import ProductRates
 
 CPUINFO = """\
@@ -36,6 +36,7 @@ def laid_out(root, files):
     return root
 
 
+GIB = 2**30
 V2, V1 = "proc/self/cgroup", "proc/self/cgroup"
 TOP = "sys/fs/cgroup"
 
@@ -79,6 +80,32 @@ TOP = "sys/fs/cgroup"
 )
 def test_a_quota_bounds_the_cpus(tmp_path, files, expected):
     assert num_cpus(laid_out(tmp_path, files)) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, (None, 8 * GIB)),
+        ({f"{TOP}/memory.max": "max\n", f"{TOP}/memory.current": "1\n"}, (None, 8 * GIB)),
+        ({f"{TOP}/memory.max": f"{4 * GIB}\n", f"{TOP}/memory.current": f"{GIB}\n"}, (4 * GIB, 3 * GIB)),
+        ({f"{TOP}/memory.max": f"{GIB}\n", f"{TOP}/memory.current": f"{2 * GIB}\n"}, (GIB, 0)),
+        (
+            {
+                V1: "4:memory:/box\n",
+                f"{TOP}/memory/box/memory.limit_in_bytes": f"{2 * GIB}\n",
+                f"{TOP}/memory/box/memory.usage_in_bytes": f"{GIB}\n",
+                f"{TOP}/memory/memory.limit_in_bytes": "9223372036854771712\n",
+                f"{TOP}/memory/memory.usage_in_bytes": f"{GIB}\n",
+            },
+            (2 * GIB, GIB),
+        ),
+    ],
+)
+def test_a_containers_memory_is_what_it_may_have(tmp_path, files, expected):
+    whole = {"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable:   {8 * GIB // 1024} kB\n"}
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+    assert memory_bytes(laid_out(tmp_path, {**whole, **files})) == (expected[0] or total, expected[1])
 
 
 def test_affinity_bounds_them_too(tmp_path, monkeypatch):

@@ -20,6 +20,9 @@ from tidemill.diagnosis import engines, machine, packages
 from tidemill.diagnosis import hub as hubs
 from tidemill.diagnosis import pipeline as pipelines
 from tidemill.diagnosis.finding import Check, Finding, examine
+from tidemill.engines.contest import finding as contests
+from tidemill.engines.contest.candidates import candidates
+from tidemill.planning.versions import declared
 
 never = threading.Event()
 
@@ -70,6 +73,35 @@ def test_an_engine_that_cannot_be_loaded_says_why(tmp_path, monkeypatch):
     (found,) = engines.openvino()
     assert (found.state, found.said) == ("fails", "ImportError: libtbb.so.12 is missing")
     assert not found.needed
+
+
+def test_the_processors_products_are_told_and_which_it_has_none_of():
+    assert engines._products({"float32": 70e9, "bfloat16": None, "int8": 156e9}).said == (
+        "70 in float32, 156 in int8 GFLOP/s on one CPU; none in bfloat16"
+    )
+    assert engines._products({"float32": 1e11, "bfloat16": 2e11, "int8": 4e11}).said.endswith(
+        "400 in int8 GFLOP/s on one CPU"
+    )
+
+
+def test_what_auto_takes_is_told_of_a_pipeline_that_leaves_something_open(tmp_path):
+    write_parquet(tmp_path / "data" / "a.parquet", reviews(0, 5))
+    left_open = make_pipeline(
+        tmp_path, f"{tmp_path}/data/*.parquet", inference={"dtype": "float32", "engine": "auto", "device": "cpu"}
+    )
+    spec = declared(left_open)
+    (unknown,) = pipelines._auto(left_open, spec)
+    assert unknown.said == "was not measured for this model on this machine: a long run does it"
+    among = candidates(left_open.inference)
+    contests.keep_finding(contests.Finding({among[0]: 11_900.0, among[1]: 7_000.0}), Path(spec.model_path), among)
+
+    (found,) = pipelines._auto(left_open, spec)
+
+    assert found.said == (
+        "takes openvino float32, by trial: openvino float32 11,900 tokens/s, torch float32 7,000 tokens/s"
+    )
+    settled = make_pipeline(tmp_path, f"{tmp_path}/data/*.parquet", inference={"dtype": "float32", "engine": "torch"})
+    assert pipelines._auto(settled, spec) == []
 
 
 def test_without_openvino_a_cpu_is_slow_and_the_command_is_named(monkeypatch):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import importlib.util
-import random
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,12 @@ from numpy.typing import NDArray
 from openvino import opset13 as operations
 
 from tests.checkpoints import TINY_SENTIMENT, reviews, save_checkpoint
-from tests.damage import damages
 from tidemill.config import Inference
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines import openvino_engine
 from tidemill.engines.openvino_attention import with_attention_spelled_out
 from tidemill.engines.torch_engine import TorchEngine
-from tidemill.errors import ConfigError, LimitExceeded, ModelError
-from tidemill.inference import drift
+from tidemill.errors import ConfigError, ModelError
 from tidemill.inference.runner import ModelRunner
 from tidemill.models.checkpoint import load_config
 from tidemill.models.tasks import find_task
@@ -173,11 +170,11 @@ def test_a_model_that_does_not_convert_is_computed_by_torch_and_the_record_says_
 
 
 @pytest.mark.parametrize(("asked", "way_out"), [({"engine": "openvino"}, "torch"), ({"dtype": "int8"}, "auto")])
-def test_who_asked_for_openvino_is_refused_what_it_cannot_convert(folder, monkeypatch, asked, way_out):
+def test_who_asked_for_openvino_is_refused_what_it_cannot_convert(folder, token_ids, monkeypatch, asked, way_out):
     fails_to_convert(monkeypatch)
 
     with pytest.raises(ModelError, match=f'mystery.*"{way_out}"'):
-        load(folder, **asked)
+        load(folder, calibration=lambda: token_ids, **asked)
 
 
 def test_a_conversion_that_answers_otherwise_is_not_used(folder, monkeypatch):
@@ -226,47 +223,6 @@ def test_rotary_frequencies_stay_in_float32(tmp_path, dtype):
     assert {buffer.dtype for buffer in frequencies} == {torch.float32}
 
 
-def test_int8_is_calibrated_once_a_machine_and_its_drift_is_recorded(folder, token_ids, by_torch, monkeypatch):
-    runner = load(folder, dtype="int8", max_drift=1.0, calibration=lambda: token_ids)
-    predictions = runner.predict(token_ids)
-
-    monkeypatch.setattr(openvino_engine, "_quantize", lambda *_: pytest.fail("calibrated again"))
-    again = load(folder, dtype="int8", max_drift=1.0, calibration=lambda: token_ids).predict(token_ids)
-
-    measured = runner.resolved["int8"]
-    differences = [
-        max(abs(ours - theirs) for ours, theirs in zip(dict(a).values(), dict(b).values(), strict=True))
-        for a, b in zip(predictions.columns["scores"].to_pylist(), by_torch.columns["scores"].to_pylist(), strict=True)
-    ]
-    assert measured["num_rows"] == predictions.stats.num_distinct
-    assert 0 < measured["drift_p99"] <= max(differences) + 0.02
-    assert_same(again, predictions, atol=1e-6)
-
-
-def test_drift_is_measured_until_a_whole_sample_was(folder, token_ids, monkeypatch):
-    runner = load(folder, dtype="int8", max_drift=1.0, deduplicate=False, calibration=lambda: token_ids)
-    monkeypatch.setattr(drift, "SAMPLE_ROWS", 10)
-
-    measured = [(runner.predict(rows), runner.resolved["int8"]["num_rows"])[1] for rows in [token_ids[:4]] * 5]
-
-    assert measured == [4, 8, 12, 12, 12]
-
-
-def test_int8_that_drifts_beyond_the_bound_fails_the_run_before_any_row_is_kept(folder, token_ids):
-    runner = load(folder, dtype="int8", max_drift=1e-9, calibration=lambda: token_ids)
-
-    with pytest.raises(LimitExceeded, match=r"drift by .* more than inference\.max_drift = 1e-09"):
-        runner.predict(token_ids)
-
-
-def test_int8_says_what_it_needs(folder, monkeypatch):
-    with pytest.raises(ConfigError, match="computed by OpenVINO on CPUs"):
-        load(folder, dtype="int8", engine="torch")
-    without(monkeypatch, "nncf")
-    with pytest.raises(ConfigError, match=r'pip install "tidemill\[int8\]"'):
-        load(folder, dtype="int8")
-
-
 def test_batches_computed_side_by_side_are_answered_in_order_and_fail_alone(folder, token_ids, by_torch):
     class FailsOnce(torch.nn.Module):  # type: ignore[misc]  # torch is Any here
         def __init__(self, model):
@@ -289,21 +245,3 @@ def test_batches_computed_side_by_side_are_answered_in_order_and_fail_alone(fold
     assert engine.depth == 6
     assert predictions.reason.null_count == len(token_ids)
     assert_same(predictions, by_torch, atol=1e-5)
-
-
-def test_a_kept_int8_model_that_is_damaged_is_made_again(tmp_path):
-    _keep, _kept = openvino_engine._keep, openvino_engine._kept
-    given = operations.parameter([2, 2], np.float32)
-    added = operations.constant(np.arange(4, dtype=np.float32).reshape(2, 2))
-    model = ov.Model([operations.add(given, added)], [given])
-    path = tmp_path / "quantized" / "model.xml"
-    assert _kept(path) is None
-    _keep(model, path)
-    assert sorted(file.name for file in path.parent.iterdir()) == ["model.bin", "model.sum", "model.xml"]
-    for file in path.parent.iterdir():
-        whole = file.read_bytes()
-        for kind, damaged in damages(whole, random.Random(0)).items():
-            file.write_bytes(damaged)
-            assert _kept(path) is None, (file.name, kind)
-        file.write_bytes(whole)
-    assert _kept(path) is not None

@@ -37,7 +37,7 @@ def _nothing_measured_before():
 @pytest.fixture
 def num_measured(monkeypatch):
     """How often it was measured, each time something else."""
-    measured = []
+    measured: list[int] = []
 
     def measure():
         measured.append(len(measured) + 1)

@@ -77,7 +77,10 @@ PLAN: dict[str, Any] = {
         "unchanged": 1,
     },
     "uncut_files": ["2026-02.csv"],
-    "auto": {"said": "openvino float32, by trial: openvino float32 11,900 tokens/s, openvino bfloat16 6,900 tokens/s"},
+    "auto": {
+        "tokens_per_second": {},
+        "said": "openvino float32, by trial: openvino float32 11,900 tokens/s, openvino bfloat16 6,900 tokens/s",
+    },
     "num_shards_computed": 1,
     "rows_estimated": True,
     "rows": 1,

@@ -48,12 +48,16 @@ def plan(facts: dict[str, Any]) -> str:
     if not facts["up_to_date"]:
         lines += sentence(_work(facts))
         lines += _auto(facts["auto"])
+        lines += sentence(facts["int8"]["said"].split(", ")) if facts["int8"] else []
     lines += [f"note: {note}" for note in facts["notes"]]
     return "\n".join(lines)
 
 
 def _auto(known: dict[str, Any] | None) -> list[str]:
-    return sentence(f"auto takes {known['said']}".split(", ")) if known else []
+    """What was found by trial. What products say is in the JSON, and `doctor` tells it."""
+    if known is None or "tokens_per_second" not in known:
+        return []
+    return sentence(f"auto takes {known['said']}".split(", "))
 
 
 def _work(facts: dict[str, Any]) -> list[str]:

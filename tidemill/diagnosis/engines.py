@@ -43,7 +43,8 @@ def openvino() -> list[Finding]:
     found = _probed("openvino", remedy, needed=False)
     if isinstance(found, Finding):
         return [found]
-    return [Finding("engines", "openvino", "works", f"{found['version']}, on {found['device']}")]
+    said = f"{found['version']}, on {found['device']}"
+    return [Finding("engines", "openvino", "works", said), Finding("engines", "int8", "works", found["int8"])]
 
 
 def duckdb_extensions() -> list[Finding]:

@@ -39,11 +39,15 @@ def torch() -> dict[str, Any]:
 def openvino() -> dict[str, Any]:
     import openvino as library
 
+    from tidemill.engines.int8.gain import kept_gain, measure_gain
+
     core = library.Core()
     return {
         "version": library.__version__.partition("-")[0],
         "computes": "CPU" in core.available_devices,
         "device": core.get_property("CPU", "FULL_DEVICE_NAME"),
+        # An examination changes nothing, so what it measures is not kept.
+        "int8": str(kept_gain() or measure_gain()),
     }
 
 

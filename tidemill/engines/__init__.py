@@ -32,7 +32,7 @@ Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
 
 CalibrationIds = Callable[[], pa.ListArray]
-"""Token ids of texts by which int8 ranges are set."""
+"""Token ids of texts in which int8 sees which activations are large."""
 
 
 class Answer(Protocol):
@@ -197,8 +197,8 @@ def _require_for_int8(inference: options.Inference, device: torch.device, *, is_
             'inference.dtype = "int8" is computed by OpenVINO on CPUs. Set inference.device = "cpu" and '
             'inference.engine = "openvino", or another dtype.'
         )
-    if not is_installed or importlib.util.find_spec("nncf") is None:
-        raise ConfigError('inference.dtype = "int8" needs OpenVINO and NNCF: pip install "tidemill[int8]".')
+    if not is_installed:
+        raise ConfigError('inference.dtype = "int8" needs OpenVINO: pip install "tidemill[openvino]".')
 
 
 def _move(model: torch.nn.Module, device: torch.device, folder: str | Path) -> None:

@@ -7,7 +7,6 @@ import math
 import os
 import platform
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 AUTO_TOKEN_BUDGET = {"cpu": 2_048, "cuda": 65_536}
 
 IS_VECTOR = re.compile(r"amx|avx|fma|f16c|sse4|asimd|sve|sme(?!p)|bf16|i8mm")
+MEMORY_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY", "OMP_NUM_THREADS")
 
 
@@ -113,22 +113,33 @@ def num_cpus(root: Path = Path("/")) -> int:
 
 
 def _cpu_quota(root: Path) -> float | None:
-    """CPUs that the control groups of this process, and those around them, may keep busy; None without a bound.
+    """CPUs that the control groups of this process, and those around them, may keep busy; None without a bound."""
+    bounds = []
+    for version, folder in _control_groups(root, "cpu"):
+        files = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        found = _numbers(folder, *files)
+        if len(found) == 2 and found[0] > 0 and found[1] > 0:
+            bounds.append(found[0] / found[1])
+    return min(bounds, default=None)
+
+
+def _control_groups(root: Path, controller: str) -> list[tuple[int, Path]]:
+    """The folders of this process's groups and of those around them, each with its version of control groups.
 
     In a container the group that the kernel names may not be there: its own is then at the top.
     """
+    top = root / "sys/fs/cgroup"
     try:
-        groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text("utf-8").splitlines()]
+        lines = (root / "proc/self/cgroup").read_text("utf-8").splitlines()
     except OSError:
-        groups = []
-    bounds = [_quota_of(root / "sys/fs/cgroup", _by_v2)]
-    for _, controllers, group in filter(lambda parts: len(parts) == 3, groups):
+        lines = []
+    found = [(2, top)]
+    for _, controllers, group in (line.split(":", 2) for line in lines if line.count(":") >= 2):
         if controllers == "":
-            bounds += [_quota_of(folder, _by_v2) for folder in _around(root / "sys/fs/cgroup", group)]
-        elif "cpu" in controllers.split(","):
-            tops = [root / "sys/fs/cgroup" / name for name in {controllers, "cpu"}]
-            bounds += [_quota_of(folder, _by_v1) for top in tops for folder in _around(top, group)]
-    return min((bound for bound in bounds if bound is not None), default=None)
+            found += [(2, folder) for folder in _around(top, group)]
+        elif controller in controllers.split(","):
+            found += [(1, folder) for name in {controllers, controller} for folder in _around(top / name, group)]
+    return found
 
 
 def _around(top: Path, group: str) -> list[Path]:
@@ -137,21 +148,12 @@ def _around(top: Path, group: str) -> list[Path]:
     return [folder, *itertools.takewhile(lambda each: each != top.parent, folder.parents)]
 
 
-def _quota_of(folder: Path, read: Callable[[Path], tuple[str, str]]) -> float | None:
+def _numbers(folder: Path, *files: str) -> list[float]:
+    """All that files of a group say; none where one is not there, or says "max"."""
     try:
-        quota, period = map(float, read(folder))
-    except (OSError, ValueError):  # there is none, or it says "max"
-        return None
-    return quota / period if quota > 0 and period > 0 else None
-
-
-def _by_v2(folder: Path) -> tuple[str, str]:
-    quota, period = (folder / "cpu.max").read_text("ascii").split()
-    return quota, period
-
-
-def _by_v1(folder: Path) -> tuple[str, str]:
-    return (folder / "cpu.cfs_quota_us").read_text("ascii"), (folder / "cpu.cfs_period_us").read_text("ascii")
+        return [float(word) for name in files for word in (folder / name).read_text("ascii").split()]
+    except (OSError, ValueError):
+        return []
 
 
 @dataclass(frozen=True)
@@ -192,18 +194,18 @@ def processor(root: Path = Path("/")) -> Processor:
     )
 
 
-def memory_bytes() -> tuple[int, int]:
+def memory_bytes(root: Path = Path("/")) -> tuple[int, int]:
     """In all and available, as far as a container lets this process have it."""
     total = available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    meminfo = Path("/proc/meminfo")
+    meminfo = root / "proc/meminfo"
     if meminfo.exists() and (found := re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)):
         available = int(found[1]) * 1024
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-    except (OSError, ValueError):
-        return total, available
-    return min(total, limit), min(available, max(0, limit - used))
+    for version, folder in _control_groups(root, "memory"):
+        files = ("memory.max", "memory.current") if version == 2 else MEMORY_V1
+        if len(bounds := _numbers(folder, *files)) == 2:
+            limit, used = map(int, bounds)
+            total, available = min(total, limit), min(available, max(0, limit - used))
+    return total, available
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""OpenVINO on a CPU: bfloat16 where the processor computes in it, or calibrated int8.
+"""OpenVINO on a CPU: float32, bfloat16 where the processor computes in it, or int8.
 
 One graph takes every shape. A shape that comes up often, as that of texts cut at
 `max_length` does, gets a graph of its own, which is faster by a tenth; widths are
@@ -10,36 +10,36 @@ Shapes: B rows of a batch, T tokens of the longest, C outputs.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
 import logging
 import sys
-import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tidemill.encoding.batching import ANY_LENGTHS, Company, plan_batches
-from tidemill.encoding.sequences import Sequences
+from tidemill.encoding.batching import ANY_LENGTHS, Company
 from tidemill.engines import Answer, CalibrationIds, Ids, Logits
-from tidemill.engines.devices import device_name, num_cpus, resolve_dtype
+from tidemill.engines.devices import device_name, num_cpus
 from tidemill.engines.encoders import Encoder
+from tidemill.engines.int8.smoothing import NUM_TEXTS, smoothed
 from tidemill.engines.precision.heads import head_names
 from tidemill.engines.probing.company import facts_of
-from tidemill.engines.probing.conversion import converting, require_finite, require_knowable, require_same
+from tidemill.engines.probing.conversion import (
+    CannotConvert,
+    converting,
+    require_finite,
+    require_knowable,
+    require_same,
+)
 from tidemill.engines.probing.state import State
 from tidemill.engines.probing.truth import Truth
 from tidemill.errors import first_line
 from tidemill.fingerprints import fingerprint
-from tidemill.places import home, make_folders
 
 # Where it finds the package for that, it asks in the middle of a run for leave to send usage statistics.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -48,6 +48,7 @@ import openvino as ov  # noqa: E402
 from openvino import properties  # noqa: E402
 from openvino.properties import hint as hints  # noqa: E402
 
+from tidemill.engines.int8.weights import GROUP, quantizes_activations, with_int8_weights  # noqa: E402
 from tidemill.engines.openvino_attention import with_attention_spelled_out  # noqa: E402
 from tidemill.engines.precision.graphs import without_head  # noqa: E402
 
@@ -64,13 +65,11 @@ GRAPHS_BYTES = 512 * 2**20
 """So much memory they may take together. Each holds the weights once more, and activations of its own."""
 ACTIVATION_BYTES = 32 * 2**20
 """Of one graph, about."""
-INT8_BATCH_TOKENS = 2_048
-QUANTIZED_AS = 2
-"""Counts up whenever `_quantize`, or the graph of a rewritten encoder, changes: what was kept is then made anew."""
 
 logger = logging.getLogger("tidemill")
 
-_PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+# What int8 leaves out, attention above all, stays in float32: OpenVINO quantizes no other activations while it runs.
+_PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
 
 
 @dataclass
@@ -178,6 +177,7 @@ class OpenVinoEngine:
             "openvino": ov.__version__.split("-")[0],
             "rewritten": self._is_rewritten,
             **facts_of(self.company),
+            **({"activations": "int8" if quantizes_activations() else "float32"} if self._dtype == "int8" else {}),
         }
 
     def release_memory(self) -> None:
@@ -202,13 +202,13 @@ class OpenVinoEngine:
             self._most_graphs = 0
 
     def _compile(self, model: Model) -> _Graph:
-        # What int8 leaves out, attention above all, is computed in the fastest other type.
-        dtype = resolve_dtype("auto", torch.device("cpu")) if self._dtype == "int8" else self._dtype
         cpus = num_cpus()
         options: dict[Any, Any] = {
-            hints.inference_precision: _PRECISIONS[dtype],
+            hints.inference_precision: _PRECISIONS[self._dtype],
             properties.inference_num_threads: cpus,
         }
+        if self._dtype == "int8":
+            options[hints.dynamic_quantization_group_size] = GROUP
         if cpus <= FEW_CPUS:
             options[properties.num_streams] = cpus
         else:
@@ -243,21 +243,23 @@ def open_openvino(
 ) -> OpenVinoEngine:
     """A float32 module of torch on the CPU, converted, compiled, and held against what torch answers.
 
-    `identity` names the module's weights, by which an int8 model is kept; `company` says which rows are to share a
-    batch.
+    `identity` names the module's weights, by which is kept what int8 found of them; `company` says which rows are to
+    share a batch.
 
     Raises:
         CannotConvert: whatever goes wrong at that, or OpenVINO does not answer as torch does.
     """
     with converting():
         require_knowable(truth)
+        is_int8, weights = dtype == "int8", set[str]()
+        if is_int8:
+            model, weights = _smoothed(model, identity, calibration, is_rewritten=is_rewritten)
         converted = _convert(model, truth.example(company))
         reference = OpenVinoEngine(converted, dtype="float32", is_rewritten=is_rewritten, company=company)
         require_same(truth, reference.answer, company)
         num_bytes = 2 * sum(parameter.numel() for parameter in model.parameters()) + ACTIVATION_BYTES
-        is_int8 = dtype == "int8"
         engine = OpenVinoEngine(
-            _quantized(converted, identity, calibration, is_rewritten=is_rewritten) if is_int8 else converted,
+            with_int8_weights(converted, weights) if is_int8 else converted,
             dtype=dtype,
             head=head_names(model),
             is_rewritten=is_rewritten,
@@ -282,68 +284,14 @@ def _convert(model: nn.Module, example: tuple[Ids, Ids]) -> Model:
         state.restore()
 
 
-def _quantized(model: Model, identity: str, calibration: CalibrationIds | None, *, is_rewritten: bool) -> Model:
-    """The int8 model as it was calibrated before on this machine, or calibrated now and kept."""
-    import nncf
-
-    assert calibration is not None, "int8 needs texts to set its ranges by"
-    ids = calibration()
-    made_by = (QUANTIZED_AS, is_rewritten, ov.__version__, nncf.__version__)
-    path = home() / "quantized" / f"{fingerprint(identity, ids.to_pylist(), *made_by)}.xml"
-    if (kept := _kept(path)) is not None:
-        return kept
-    quantized = _quantize(model, Sequences.of(ids, deduplicate=True))
-    # Not being able to keep it costs the next run a calibration, and no more. OpenVINO says so in a RuntimeError.
-    with contextlib.suppress(OSError, RuntimeError):
-        _keep(quantized, path)
-    return quantized
-
-
-def _kept(path: Path) -> Model | None:
-    """The model at `path`, if its graph and weights are those that were kept there."""
-    with contextlib.suppress(OSError, ValueError, RuntimeError):
-        if path.with_suffix(".sum").read_text(encoding="utf-8") == _sum_of(path):
-            return ov.Core().read_model(path)
-    return None
-
-
-def _keep(model: Model, path: Path) -> None:
-    make_folders(path.parent)
-    with tempfile.TemporaryDirectory(suffix=".partial", dir=path.parent) as folder:
-        unpublished = Path(folder, path.name)
-        ov.save_model(model, unpublished, compress_to_fp16=False)
-        unpublished.with_suffix(".sum").write_text(_sum_of(unpublished), encoding="utf-8")
-        for suffix in (".bin", ".xml", ".sum"):
-            unpublished.with_suffix(suffix).replace(path.with_suffix(suffix))
-
-
-def _sum_of(path: Path) -> str:
-    """Of a model's graph and weights."""
-    digest = hashlib.sha256()
-    for file in (path, path.with_suffix(".bin")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def _quantize(model: Model, sequences: Sequences) -> Model:
-    """Weights and activations of the linear layers in int8; attention stays as it is, where int8 costs most answers."""
-    import nncf
-
-    nncf.set_log_level(logging.ERROR)
-    batches = list(_calibration_batches(sequences))
-    # It draws progress bars on standard output, where a command's answer belongs.
-    with contextlib.redirect_stdout(io.StringIO()):
-        return nncf.quantize(
-            model,
-            nncf.Dataset(batches),
-            model_type=nncf.ModelType.TRANSFORMER,
-            subset_size=len(batches),
-            ignored_scope=nncf.IgnoredScope(types=["ScaledDotProductAttention"], validate=False),
-        )
-
-
-def _calibration_batches(sequences: Sequences) -> Iterable[tuple[Ids, Ids]]:
-    budget = max(INT8_BATCH_TOKENS, int(sequences.lengths.max()))
-    for batch in plan_batches(sequences.lengths, token_budget=budget):
-        ids_BT, mask_BT = sequences.padded(batch, pad_id=0)
-        yield ids_BT, np.ones_like(ids_BT) if mask_BT is None else mask_BT
+def _smoothed(
+    model: nn.Module, identity: str, calibration: CalibrationIds | None, *, is_rewritten: bool
+) -> tuple[nn.Module, set[str]]:
+    """The same model ready for int8, and the names that its layers' weights have once it is converted."""
+    assert calibration is not None, "int8 needs texts to see which activations are large"
+    rows = calibration().to_pylist()[:NUM_TEXTS]
+    made_by = fingerprint(identity, rows, is_rewritten, torch.__version__)
+    smooth, names = smoothed(model, rows, lambda ids_BT: _Positional(model)(ids_BT), kept_as=f"int8-{made_by}")
+    if not names:
+        raise CannotConvert("it has no linear layers that int8 could compute")
+    return smooth, {f"self.model.{name}" for name in names}

@@ -6,9 +6,11 @@ the model, and bfloat16 where its products are measured to be the faster ones.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import time
 from collections.abc import Callable, Container, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -16,8 +18,9 @@ from tidemill import config as options
 from tidemill.engines import Engine
 from tidemill.engines.contest.candidates import Candidate, candidates, hopeless
 from tidemill.engines.contest.finding import Finding, keep_finding, kept_finding
-from tidemill.engines.contest.trial import Batch, Contest, candidate_of
+from tidemill.engines.contest.trial import Batch, Contest, Seat, candidate_of
 from tidemill.engines.devices import memory_bytes, resolve_device
+from tidemill.engines.int8.gain import gain
 from tidemill.engines.rates import ProductRates, kept_rates, product_rates
 from tidemill.errors import ModelError, first_line
 
@@ -99,41 +102,40 @@ class Choice:
 
     def settle(
         self,
-        engine: Engine,
+        seat: Seat,
         batches: Callable[[Engine, int], Sequence[Batch]],
         *,
         tell: Callable[[str], object],
         should_stop: Callable[[], bool],
-    ) -> Engine:
-        """The fastest engine, by a contest with the one that is open; kept for later runs.
+    ) -> None:
+        """Put the fastest engine on the seat, by a contest with the one that is there; kept for later runs.
 
         `batches` gives so many of the run's own, as an engine takes them.
         """
         self._is_settled = True
         if not self._has_room():
             logger.warning("Memory has no room for a second copy of the model, so no other engine or dtype is tried.")
-            return engine
+            return
         contest = Contest(
             lambda candidate: self._open_as(inference=candidate.given_to(self._inference)),
             batches,
             tell=tell,
             should_stop=should_stop,
             clock=self._clock,
-            left_out=self._left_out(engine),
+            left_out=self._left_out(seat.engine),
         )
         try:
-            held = contest.hold(engine, self._among)
+            self._finding = contest.hold(seat, self._among)
         except Exception as e:  # noqa: BLE001 — rows that fail in the engine that is open fail again, and alone, later.
             logger.warning("No other engine or dtype was tried: %s.", first_line(e))
-            return engine
-        if held is None:
+            return
+        if self._finding is None:
             self._is_settled = False
-            return engine
-        winner, self._finding = held
+            return
         if not contest.lacked_memory:
             keep_finding(self._finding.among(self._among), self._folder, self._among)
-        self._notes = [f"auto was tried on this run's rows: {self._finding}; {candidate_of(winner)} computes."]
-        return winner
+        _measure_int8()
+        self._notes = [f"auto was tried on this run's rows: {self._finding}; {candidate_of(seat.engine)} computes."]
 
     def notes(self) -> list[str]:
         """What the contest that was just held found, for the run's record."""
@@ -158,6 +160,13 @@ class Choice:
         if self._products is not None:
             return {"auto": {"products_times_float32": {"bfloat16": self._products.times("bfloat16")}}}
         return {}
+
+
+def _measure_int8() -> None:
+    """So that plans can tell whether it would pay; a run that tries engines has half a second for that."""
+    if importlib.util.find_spec("openvino") is not None:
+        with suppress(Exception):  # not a reason for the run to fail
+            gain()
 
 
 def evenly(planned: Sequence[T], count: int) -> list[T]:

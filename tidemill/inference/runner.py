@@ -25,7 +25,7 @@ from tidemill.encoding.batching import Indices, plan_batches, rounded
 from tidemill.engines import Answer, CalibrationIds, Engine, Logits, open_engine
 from tidemill.engines.contest.trial import Batch
 from tidemill.engines.devices import AUTO_TOKEN_BUDGET, is_device_failure, is_out_of_memory
-from tidemill.errors import ModelError, RunFailed, SequenceTooLong, Stopped, first_line
+from tidemill.errors import RunFailed, SequenceTooLong, Stopped, first_line
 from tidemill.inference.bounds import BoundedOpening
 from tidemill.inference.calibration import calibrated_budget
 from tidemill.inference.choosing import Choice, evenly
@@ -33,7 +33,7 @@ from tidemill.inference.drift import Drift, measure_drift
 from tidemill.inference.exact import ExactEngine, is_exact
 from tidemill.inference.pooling import Pooling
 from tidemill.inference.work import Predictions, Work
-from tidemill.models.checkpoint import load_config, max_positions
+from tidemill.models.checkpoint import load_config, max_positions, padding_of
 from tidemill.models.tasks import ModelTask, find_task
 from tidemill.progress import StageProgress
 
@@ -49,7 +49,7 @@ WORTH_CALIBRATING = {"cpu": 500, "cuda": 50}
 """Batches of a shard from which a trial of other token budgets is paid back by it, or by the next few."""
 WORTH_A_CONTEST_TOKENS, WORTH_A_CONTEST_SECONDS = 2_000_000, 60.0
 """Of a shard, or spent in the model before: a contest takes some seconds, and what it finds is kept."""
-LEAST_CONTEST_TOKENS = 8_192
+LEAST_CONTEST_TOKENS = 32_768
 """Of a shard in any case: with fewer no engine is busy."""
 
 logger = logging.getLogger("tidemill")
@@ -86,7 +86,7 @@ class ModelRunner:
         self._lock = threading.Lock()
         self._vocabulary_size = getattr(config.get_text_config(), "vocab_size", None)
         self._max_positions = max_positions(config)
-        self._pad_id = self._resolve_pad_id()
+        self._pad_id = padding_of(config) or 0
 
     @classmethod
     def load(
@@ -197,6 +197,7 @@ class ModelRunner:
             self._settle_choice(self._choice, work, should_stop)
         if self.engine.reference is not None:
             work.progress.doing("measuring what int8 costs")
+            before = self._measured_drift
             self._measured_drift = measure_drift(
                 self.engine,
                 work.sequences,
@@ -204,8 +205,10 @@ class ModelRunner:
                 scores=lambda logits_BC: self._task.scores(logits_BC, self.config),
                 pad_id=self._pad_id,
                 bound=self._inference.max_drift,
-                before=self._measured_drift,
+                before=before,
             )
+            if before is None and self._measured_drift is not None:
+                work.notes += self._measured_drift.notes()
         if not self._is_calibrated and work.num_tokens_left() >= self._tokens_worth_calibrating():
             self._is_calibrated = True
             work.progress.doing("finding the best token budget")
@@ -220,8 +223,8 @@ class ModelRunner:
 
     def _settle_choice(self, choice: Choice, work: Work, should_stop: Callable[[], bool]) -> None:
         planned = self._plan(work, work.without_reason())
-        self.engine = choice.settle(
-            self.engine,
+        choice.settle(
+            self,
             lambda engine, count: [self._inputs(work, batch, engine) for batch in evenly(planned, count)],
             tell=work.progress.doing,
             should_stop=should_stop,
@@ -388,25 +391,6 @@ class ModelRunner:
             scores_BC, index, reason = work.windows.to_rows(scores_BC, index, reason)
         decoded = self._task.decode(scores_BC, self.config, all_scores=self._all_scores)
         return Predictions(columns=decoded.take(index), reason=reason, stats=work.stats, notes=tuple(work.notes))
-
-    def _resolve_pad_id(self) -> int:
-        pad_id = getattr(self.config.get_text_config(), "pad_token_id", None)
-        if pad_id is None and not self._needs_pad_id():
-            return 0
-        if pad_id is None or not 0 <= pad_id < (self._vocabulary_size or pad_id + 1):
-            raise ModelError(
-                f"The model's pad_token_id is {pad_id}, and {self.config.model_type} models find the end of a text by "
-                "it. Set model.pad_token_id to the tokenizer's pad token id, which no text ends with."
-            )
-        return int(pad_id)
-
-    def _needs_pad_id(self) -> bool:
-        """Whether the model is one that reads a text's last token, and refuses to guess which that is."""
-        try:
-            self.engine.submit(np.zeros((2, 2), dtype=np.int64), np.ones((2, 2), dtype=np.int64)).result()
-        except (ValueError, TypeError):
-            return True
-        return False
 
 
 def _default_budget(inference: options.Inference, engine: Engine) -> int:

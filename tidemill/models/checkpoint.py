@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+NO_TOKEN = -1
+
 # Their first tokens have position pad_token_id + 1, so that many positions are never used.
 _POSITIONS_AFTER_PADDING = {
     *("camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet"),
@@ -65,8 +67,26 @@ def load_config(
             config._attn_implementation = None
         config.return_dict = True
     if pad_token_id is not None:
-        config.get_text_config().pad_token_id = pad_token_id
+        _give_padding(config.get_text_config(), pad_token_id)
     return config
+
+
+def padding_of(config: PretrainedConfig) -> int | None:
+    """The token that the model takes for padding; None where its configuration names none of its vocabulary."""
+    text = config.get_text_config()
+    named, size = getattr(text, "pad_token_id", None), getattr(text, "vocab_size", None)
+    is_known = isinstance(named, int) and named >= 0 and (not isinstance(size, int) or named < size)
+    return named if is_known else None
+
+
+def _give_padding(text: Any, pad_token_id: int) -> None:
+    size = getattr(text, "vocab_size", None)
+    if isinstance(size, int) and pad_token_id >= size:
+        raise ModelError(
+            f"model.pad_token_id = {pad_token_id} is outside of the model's vocabulary of {size}. Set it to the id of "
+            "the tokenizer's padding token."
+        )
+    text.pad_token_id = pad_token_id
 
 
 def load_weights(
@@ -103,6 +123,10 @@ def load_weights(
             "Choose a model that was fine-tuned for model.task."
         )
     model.config.use_cache = False  # of keys and values for generating, which nothing here does
+    if padding_of(model.config) is None:
+        # Without one Transformers takes a text's last token, and refuses several texts at once. By one that no text has
+        # it takes the last token too.
+        model.config.get_text_config().pad_token_id = NO_TOKEN
     return model.eval()
 
 

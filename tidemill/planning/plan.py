@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tidemill.config import Pipeline
-from tidemill.engines.contest.telling import Known, known_of
+from tidemill.engines.contest.telling import Known, computes_on_cpu, known_of
+from tidemill.engines.int8.gain import Gain, kept_gain
 from tidemill.errors import FAILS_ALONE, DatasetError, LakeError
 from tidemill.formats import Columns
 from tidemill.lake import Cursor, DoneShard, Lake, ResultTable
@@ -121,6 +122,8 @@ class Plan:
     """Whether this pipeline has no table yet."""
     auto: Known | None = None
     """What is known of the engine and the dtype that are left to `auto`."""
+    int8: Gain | None = None
+    """What was measured of int8 on this processor, where it could be asked for."""
 
     @property
     def version(self) -> str:
@@ -239,6 +242,7 @@ class Plan:
             "tokens_estimated": True,
             **self.estimate.to_json(),
             "auto": None if self.auto is None else self.auto.to_json() | {"said": str(self.auto)},
+            "int8": None if self.int8 is None else self.int8.to_json(),
             "notes": list(self.notes),
         }
 
@@ -301,14 +305,14 @@ def make_plan(pipeline: Pipeline, lake: Lake | None) -> tuple[Plan, sources.Data
         notes=(*told, *notes, *dataset.notes),
         first=state is None,
         auto=_known_of_auto(pipeline, spec),
+        int8=kept_gain() if computes_on_cpu(pipeline.inference) and pipeline.inference.engine != "torch" else None,
     )
     return plan, dataset
 
 
 def _known_of_auto(pipeline: Pipeline, spec: VersionSpec) -> Known | None:
     inference = pipeline.inference.model_copy(update={"dtype": spec.dtype})
-    is_left = "auto" in (inference.engine, inference.dtype)
-    return known_of(versions.configuration_folder(spec), inference) if is_left else None
+    return known_of(versions.configuration_folder(spec), inference)
 
 
 def _listed(cursor: Cursor, pipeline: Pipeline, state: PipelineState) -> Listing | None:

@@ -36,12 +36,19 @@ class Known:
         return f"{self.dtype}, for products in bfloat16 {why} here"
 
 
-def known_of(model: Path | None, inference: options.Inference) -> Known | None:
-    """What was found of a model like the one in a folder; else what products say; None where nothing was measured.
+def computes_on_cpu(inference: options.Inference) -> bool:
+    """As far as that is known without asking a library."""
+    return inference.device == "cpu" or (inference.device == "auto" and not NVIDIA.exists())
 
-    A GPU takes what it always takes, and is no question.
-    """
-    if inference.device not in ("auto", "cpu") or (inference.device == "auto" and NVIDIA.exists()):
+
+def is_question(inference: options.Inference) -> bool:
+    """Whether an engine or a dtype is left open that may differ from machine to machine: a GPU's may not."""
+    return computes_on_cpu(inference) and "auto" in (inference.engine, inference.dtype)
+
+
+def known_of(model: Path | None, inference: options.Inference) -> Known | None:
+    """What was found of a model like the one in a folder; else what products say; None where nothing was measured."""
+    if not is_question(inference):
         return None
     for refused in ((), DTYPES[1:]):
         among = candidates(inference, refused=refused)

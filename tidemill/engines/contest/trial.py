@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from tidemill.engines import Answer, Engine, Ids
 from tidemill.engines.contest.candidates import Candidate, fastest
@@ -24,12 +25,19 @@ Clock = Callable[[], float]
 
 TURN_SECONDS = 0.3
 """About how long a turn takes the engine that is opened already; longer where so few batches do not fill it."""
+MOST_BATCHES = 128
 ENOUGH_SECONDS = 1.0
 MIN_TURNS = 2
 MOST_TURNS = 8
 """Two engines meet until each has computed so long and so often, but no more often."""
 FAR_BEHIND = 1.5
 """So many times as long as the best, and one turn is enough."""
+
+
+class Seat(Protocol):
+    """Who leads sits here and is referred to from nowhere else, so that a loser's memory is free at once."""
+
+    engine: Engine
 
 
 @dataclass
@@ -58,35 +66,37 @@ class Contest:
     lacked_memory: bool = False
     """Whether a candidate was put out by that: with more, or beside less, it may be the fastest."""
 
-    def hold(self, leader: Engine, among: Sequence[Candidate]) -> tuple[Engine, Finding] | None:
-        """The fastest, from an engine that is open, and what was found; None where it was asked to stop.
+    def hold(self, seat: Seat, among: Sequence[Candidate]) -> Finding | None:
+        """What was found; the fastest is on the seat then. None where it was asked to stop.
 
         Of `among` the preferred come first. The first leader's speed is measured; the others' are told by how much
         they were faster or slower than who led then.
         """
-        leads, num_batches = candidate_of(leader), self._size(leader)
+        num_batches = self._size(seat.engine)
         speeds: dict[Candidate, float] = {}
         for challenges in among:
-            if challenges == leads or challenges in self.left_out:
+            leads = candidate_of(seat.engine)
+            if challenges == leads or challenges in speeds or challenges in self.left_out:
                 continue
             if self.should_stop():
                 return None
             self.tell(f"trying {challenges}")
             gc.collect()
-            met = self._challenge(leader, challenges, num_batches)
+            met = self._challenge(seat, challenges, num_batches)
             if met is None:
                 continue
             speeds.setdefault(leads, met.num_tokens / met.leader_seconds)
             speeds[challenges] = speeds[leads] * met.leader_seconds / met.challenger_seconds
             if fastest(speeds, preferred=among) == challenges:
-                leader, leads = met.challenger, challenges
+                seat.engine = met.challenger
             del met
         gc.collect()
-        return leader, Finding(speeds or {leads: self._speed(leader, num_batches)}, self.left_out)
+        alone = {} if speeds else {candidate_of(seat.engine): self._speed(seat.engine, num_batches)}
+        return Finding(speeds | alone, self.left_out)
 
-    def _challenge(self, leader: Engine, challenges: Candidate, num_batches: int) -> _Met | None:
+    def _challenge(self, seat: Seat, challenges: Candidate, num_batches: int) -> _Met | None:
         try:
-            return self._meet(leader, self.enter(challenges), num_batches)
+            return self._meet(seat.engine, self.enter(challenges), num_batches)
         except Exception as e:  # noqa: BLE001 — an engine that fails is not taken, whatever it raises.
             self.left_out[challenges] = first_line(e)
             self.lacked_memory |= is_out_of_memory(e)
@@ -98,7 +108,7 @@ class Contest:
         few = self.batches(engine, least)
         self._turn(engine, few)
         seconds = self._turn(engine, few)
-        return least * max(1, round(TURN_SECONDS / max(seconds, 1e-6)))
+        return min(max(least, MOST_BATCHES), least * max(1, round(TURN_SECONDS / max(seconds, 1e-6))))
 
     def _meet(self, leader: Engine, challenger: Engine, num_batches: int) -> _Met:
         ours, theirs = self.batches(leader, num_batches), self.batches(challenger, num_batches)
@@ -107,10 +117,8 @@ class Contest:
         spent, num_turns = 0.0, 0
         while num_turns < MIN_TURNS or (spent < ENOUGH_SECONDS and num_turns < MOST_TURNS):
             one, other = self._turn(leader, ours), self._turn(challenger, theirs)
-            met.leader_seconds, met.challenger_seconds = (
-                min(met.leader_seconds, one),
-                min(met.challenger_seconds, other),
-            )
+            met.leader_seconds = min(met.leader_seconds, one)
+            met.challenger_seconds = min(met.challenger_seconds, other)
             spent, num_turns = spent + min(one, other), num_turns + 1
             if met.challenger_seconds > FAR_BEHIND * met.leader_seconds:
                 break

@@ -1,0 +1,76 @@
+"""Weights in 8 bits, in the shape of graph by which OpenVINO knows them: numbers, less a zero point, times a scale.
+
+On a processor with VNNI it then quantizes what it multiplies them by, while it runs, in
+groups of `GROUP` values. On others it multiplies in float32, and gains nothing.
+
+Shapes: O outputs of a layer, I inputs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Container
+from typing import TYPE_CHECKING
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+from openvino import opset13 as operations
+from openvino.properties import hint as hints
+
+if TYPE_CHECKING:
+    from openvino import Model, Node
+
+GROUP = 64
+"""Values of a row that share a scale. In larger groups an outlier costs more of the others' digits."""
+LEVELS = 255
+
+
+def with_int8_weights(model: Model, names: Container[str]) -> Model:
+    """A copy of `model` with the constants of these names, which are weights OI, in 8 bits."""
+    copy = model.clone()
+    for node in copy.get_ops():
+        if node.get_type_name() == "Constant" and node.get_friendly_name() in names:
+            compressed = _compressed(node.get_data())
+            for reader in node.output(0).get_target_inputs():
+                reader.replace_source_output(compressed.output(0))
+    copy.validate_nodes_and_infer_types()
+    return copy
+
+
+def _compressed(weight_OI: NDArray[np.float32]) -> Node:
+    numbers_OI, zero_O1, scale_O1 = quantized(weight_OI)
+    centered = operations.subtract(
+        operations.convert(operations.constant(numbers_OI), np.float32),
+        operations.convert(operations.constant(zero_O1), np.float32),
+    )
+    return operations.multiply(centered, operations.constant(scale_O1))
+
+
+def quantized(weight_OI: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
+    """Numbers, zero points and scales: each output has its own, with zero among its numbers."""
+    least_O1 = np.minimum(weight_OI.min(axis=1, keepdims=True), 0)
+    most_O1 = np.maximum(weight_OI.max(axis=1, keepdims=True), 0)
+    scale_O1 = np.maximum((most_O1 - least_O1) / LEVELS, np.finfo(np.float32).tiny)
+    zero_O1 = np.round(-least_O1 / scale_O1)
+    numbers_OI = np.clip(np.round(weight_OI / scale_O1) + zero_O1, 0, LEVELS)
+    return numbers_OI.astype(np.uint8), zero_O1.astype(np.uint8), scale_O1.astype(np.float32)
+
+
+@functools.cache
+def quantizes_activations() -> bool:
+    """Whether OpenVINO does so on this processor: told by an answer that differs where it is asked to."""
+    size = 2 * GROUP
+    draw = np.random.default_rng(0)
+    x_1I = operations.parameter([1, size], np.float32)
+    weight = operations.constant(draw.standard_normal((size, size)).astype(np.float32), name="weight")
+    product = operations.matmul(x_1I, weight, transpose_a=False, transpose_b=True)
+    model = with_int8_weights(ov.Model([operations.result(product)], [x_1I]), {"weight"})
+    given = draw.standard_normal((1, size)).astype(np.float32)
+    exact, asked = (
+        ov.compile_model(
+            model, "CPU", {hints.inference_precision: "f32", hints.dynamic_quantization_group_size: group}
+        )([given])[0]
+        for group in (0, GROUP)
+    )
+    return not np.allclose(exact, asked, rtol=1e-4, atol=1e-4)
