@@ -11,7 +11,7 @@ import torch
 import transformers
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from tests.checkpoints import NUM_POSITIONS, save_checkpoint
+from tests.checkpoints import NUM_POSITIONS
 from tests.unit.test_encoders import model_of
 from tidemill.config import Inference
 from tidemill.encoding.batching import ANY_LENGTHS, EQUAL_LENGTHS, ONE_ROW
@@ -124,7 +124,7 @@ def test_a_model_that_computing_changes_is_not_converted(tmp_path):
     tiny("big_bird").save_pretrained(tmp_path)
 
     assert runner_of(tmp_path, engine="auto").resolved["fallback"].endswith("would stay as it was at first")
-    with pytest.raises(ModelError, match='computes changes the model.*inference.engine = "torch"'):
+    with pytest.raises(ModelError, match=r'computes changes the model.*inference\.engine = "torch"'):
         runner_of(tmp_path, engine="openvino")
 
 
@@ -137,6 +137,16 @@ def test_converted_a_model_computes_rows_of_equal_length_too(tmp_path):
 
     assert runner.predict(pa.array([long, short], pa.list_(pa.int32()))).stats.num_padded_tokens == 60 + 37
     np.testing.assert_allclose(answered, [alone("fnet", long), alone("fnet", short)], atol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["mistral", "gemma3_text"])
+def test_converted_too_a_short_text_is_answered_beside_one_longer_than_the_window(tmp_path, model_type):
+    tiny(model_type).save_pretrained(tmp_path)
+    token_ids = [row(60), row(9)]
+
+    answered = scores(runner_of(tmp_path, engine="openvino"), *token_ids)
+
+    np.testing.assert_allclose(answered, [alone(model_type, each) for each in token_ids], atol=1e-4)
 
 
 class Odd(torch.nn.Module):  # type: ignore[misc]  # torch is Any here

@@ -117,7 +117,7 @@ def max_positions(config: PretrainedConfig) -> int | None:
 @contextmanager
 def opening(what: str) -> Iterator[None]:
     """Transformers at work: silent, and any error of its a ModelError about `what`."""
-    with _silence():
+    with silence():
         try:
             yield
         except ModelError:
@@ -144,7 +144,8 @@ def _meaning(error: BaseException) -> str:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
+    """Transformers says on standard error what only its developers can act on."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
