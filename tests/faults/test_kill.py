@@ -68,6 +68,43 @@ def test_a_run_killed_at_any_moment_is_completed_by_the_next(tmp_path, num_kills
     assert num_killed > 0
 
 
+@pytest.mark.parametrize("num_kills", [2, pytest.param(60, marks=pytest.mark.soak)])
+def test_a_run_killed_while_it_copies_unchanged_rows_is_completed_by_the_next(tmp_path, num_kills):
+    """Each file changes in one row, and one of them is named anew."""
+    draw = random.Random(SEED)
+    first, second, files = tmp_path / "first", tmp_path / "second", tmp_path / "files"
+    for i in range(4):
+        rows = reviews(20 * i, 16)
+        write_parquet(first / f"part-{i}.parquet", rows, row_group_size=8)
+        changed = rows.to_pydict()
+        changed["text"][i] = f"Changed in file {i}."
+        name = "named-anew" if i == 3 else f"part-{i}"
+        write_parquet(second / f"{name}.parquet", pa.table(changed, schema=rows.schema), row_group_size=8)
+    expected = pipeline_over(tmp_path / "expected", second)
+    Process(run_in_process, expected, tmp_path / "home").result()
+    duration = None
+    for attempt in range(num_kills + 1):
+        disturbed = pipeline_over(tmp_path / f"disturbed-{attempt}", files)
+        point(files, first)
+        Process(run_in_process, disturbed, tmp_path / "home").result()
+        point(files, second)
+        started = time.monotonic()
+        process = Process(run_in_process, disturbed, tmp_path / "home")
+        if duration is None:
+            assert process.result()["num_unchanged"] == 4 * 15
+            duration = time.monotonic() - started
+        else:
+            time.sleep(draw.uniform(0.0, duration))
+            process.kill()
+            assert Process(run_in_process, disturbed, tmp_path / "home").result()["state"] == "done"
+        assert problems_of(disturbed) == []
+        assert_same_tables(disturbed, expected)
+        # However often it was begun, no shard had more to compute than its changed row.
+        with Lake(disturbed.lake, read_only=True) as lake:
+            counts = lake.cursor().execute("SELECT max(num_rows - num_unchanged), sum(num_unchanged) FROM _ledger")
+            assert counts.fetchall() == [(1, 4 * 15)]
+
+
 def test_predictions_that_outlived_their_commit_leave_with_the_next_run(tmp_path):
     """As a run leaves them that is killed between its commit and their removal."""
     write_parquet(tmp_path / "data" / "part.parquet", reviews(0, 8))

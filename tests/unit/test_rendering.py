@@ -85,6 +85,8 @@ PLAN: dict[str, Any] = {
     "num_shards_computed": 1,
     "rows_estimated": True,
     "rows": 1,
+    "rows_to_compute": 1,
+    "rows_to_compute_at_most": False,
     "tokens_estimated": True,
     "tokens": 1,
     "seconds": 400.0,
@@ -123,6 +125,29 @@ def test_a_plan_fits_80_columns_and_has_its_plurals_right():
     assert "read 1 file, compute 1 shard, ~1 row, ~1 token, time ~7 min, cost ~0.02 USD,\n    copy 1 shard, " in shown
     assert "remove 1 row\nauto takes openvino float32, by trial: openvino float32 11,900 tokens/s,\n" in shown
     assert shown.endswith("\nint8 does not pay here: linear layers are 0.9 times as fast as in float32")
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"rows_to_compute": 1}, "301 rows, 1 to compute, ~1 token"),
+        ({"rows_to_compute": 0}, "301 rows, 0 to compute, ~1 token"),
+        ({"rows_to_compute": 301}, "301 rows, ~1 token"),
+        ({"rows_to_compute": 301, "rows_to_compute_at_most": True}, "301 rows, at most 301 to compute, ~1 token"),
+        (
+            {"rows_to_compute": 301, "rows_to_compute_at_most": True, "rows_estimated": True},
+            "~301 rows, at most ~301 to compute,",
+        ),
+    ],
+)
+def test_a_plan_says_how_many_of_the_rows_are_to_be_computed(facts, said):
+    shown = render.plan(PLAN | {"rows": 301, "rows_estimated": False} | facts)
+    assert said in " ".join(shown.split())
+
+
+def test_a_result_says_how_many_rows_were_computed_where_some_were_not():
+    assert "1 shard, 301 rows, 1 computed, " in render.result(result(num_rows=301, num_unchanged=300), "r.toml")
+    assert "computed," not in render.result(result(num_rows=301), "r.toml")
 
 
 def test_a_status_fits_80_columns_without_the_columns_that_say_nothing():

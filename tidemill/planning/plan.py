@@ -6,6 +6,7 @@ writes nothing. What was never read is an estimate and says so.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -27,7 +28,7 @@ from tidemill.planning import versions
 from tidemill.planning.columns import KeptColumn, check_collisions, check_names, kept_fingerprint, settle_columns
 from tidemill.planning.estimates import Estimate, Rate, estimate, measured_rate
 from tidemill.planning.versions import VersionSpec
-from tidemill.results.answers.counting import Changed, count_changed
+from tidemill.results.answers.counting import Changed, look_at
 from tidemill.results.answers.former import Former
 from tidemill.results.answers.known import has_answers
 from tidemill.retry import retrying
@@ -37,8 +38,6 @@ from tidemill.sources import hub
 from tidemill.sources.listing import Listing, said_in
 
 COMMIT_LENGTH = 40
-MOST_BYTES_LOOKED_AT = 2**28
-"""Of local files, together, in which a plan looks for rows that changed: hashing them takes a second or two."""
 FileState = Literal["unchanged", "new", "changed", "unfinished", "failed"]
 Action = Literal["compute", "copy"]
 
@@ -430,37 +429,26 @@ def _plan_files(dataset: sources.Dataset, known: _Known, kept: Sequence[KeptColu
 def _look_at_changed(
     lake: Lake, table: str, dataset: sources.Dataset, files: Sequence[FilePlan], known: _Known
 ) -> Iterator[FilePlan]:
-    """The files, and of those that may repeat rows which they change, as far as they are here and not too large."""
-    left = MOST_BYTES_LOOKED_AT
+    """The files; of those that may repeat rows, what they change, as far as that is soon known."""
     with lake.reached():
-        has_hashes = has_answers(lake.cursor(), table)
+        may_repeat = known.former.may_have if has_answers(lake.cursor(), table) else lambda _: False
+    repeating = {
+        file.file.path: file
+        for file in files
+        if (file.computed or file.uncut) and not file.problem and may_repeat(file.file.path)
+    }
+    unread = [(file.file, functools.partial(_new_slices, dataset, file)) for file in repeating.values()]
+    changed = look_at(lake, table, known.former, dataset, unread, done=known.done.keys())
     for file in files:
-        may_repeat = has_hashes and not file.problem and bool(file.computed or file.uncut)
-        if not may_repeat or not known.former.may_have(file.file.path):
-            yield file
-        elif sources.is_local(file.file) and file.file.size <= left:
-            left -= file.file.size
-            yield replace(file, may_repeat=True, changed=_changed(lake, table, dataset, file, known))
-        else:
-            yield replace(file, may_repeat=True)
+        path = file.file.path
+        yield replace(file, may_repeat=True, changed=changed.get(path)) if path in repeating else file
 
 
-def _changed(
-    lake: Lake, table: str, dataset: sources.Dataset, file: FilePlan, known: _Known
-) -> Mapping[str, Changed] | None:
-    """What a file's new shards change; None where it cannot be read, which the run will tell."""
-    slices: Iterable[Slice] = [shard.slice for shard in file.computed]
-    if file.uncut:
-        cut_before = [shard.slice for shard in file.shards]
-        slices = dataset.reader(file.file).slices(
-            shard_bytes=dataset.shard_bytes, known=cut_before, trusted=file.trusted
-        )
-    try:
-        return count_changed(lake, table, known.former, dataset, file.file, slices, but_not=known.done.keys())
-    except FAILS_ALONE:
-        return None
-    finally:
-        dataset.forget(file.file)
+def _new_slices(dataset: sources.Dataset, file: FilePlan) -> Iterable[Slice]:
+    if not file.uncut:
+        return [shard.slice for shard in file.computed]
+    cut_before = [shard.slice for shard in file.shards]
+    return dataset.reader(file.file).slices(shard_bytes=dataset.shard_bytes, known=cut_before, trusted=file.trusted)
 
 
 def _slices(

@@ -1,19 +1,28 @@
-"""How many rows of a file that changed are to be computed: known before, by reading its texts."""
+"""How many rows of files that changed are to be computed: known before, by reading their texts."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from tidemill.encoding.text_hashes import text_hashes
+from tidemill.errors import FAILS_ALONE, InputError
 from tidemill.lake.ducklake.connection import Lake
 from tidemill.results.answers.former import Former
 from tidemill.results.answers.known import are_answered
 from tidemill.shards import Shard, Slice, SourceFile
-from tidemill.sources.dataset import Dataset
+from tidemill.sources.dataset import Dataset, is_local
+
+MOST_FILES, MOST_BYTES = 64, 2**28
+"""In so many local files a plan looks for rows that changed: to read and hash them takes a second or two."""
+
+Unread = tuple[SourceFile, Callable[[], Iterable[Slice]]]
+"""A file, and what cuts it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,35 +34,69 @@ class Changed:
     changed_bytes: float
 
 
-def count_changed(
-    lake: Lake,
-    table: str,
-    former: Former,
-    dataset: Dataset,
-    file: SourceFile,
-    slices: Iterable[Slice],
-    *,
-    but_not: Collection[str],
-) -> dict[str, Changed]:
-    """Shard id → what is to be computed of it, of the slices that are not among `but_not`. Reads them, one at a time.
+@dataclass(frozen=True)
+class _Texts:
+    """A shard's texts as they were read: the hash of each, as 16 bytes, null without a text, and its length."""
 
-    Raises:
-        FormatError, FileUnreadable, FileChanged: the file cannot be read, or not as it was cut.
+    shard: Shard
+    hashes: pa.Array
+    lengths: NDArray[np.int64]
+
+
+def look_at(
+    lake: Lake, table: str, former: Former, dataset: Dataset, files: Sequence[Unread], *, done: Collection[str]
+) -> dict[str, dict[str, Changed]]:
+    """Path → shard id → what is to be computed of it, for shards that are not `done`.
+
+    Of files that are far, many or large, or that cannot be read, nothing is said.
     """
-    found: dict[str, Changed] = {}
-    for cut in slices:
-        shard = Shard(file, cut)
-        if shard.shard_id not in but_not:
-            texts = dataset.reader(file).rows(cut)["text"]
-            found[shard.shard_id] = _count(lake, table, former.near(shard), cut, texts)
-    return found
+    read = {file.path: texts for file, cut in _few(files) if (texts := _read(dataset, file, cut, done)) is not None}
+    found = _count(lake, table, former, [texts for of_file in read.values() for texts in of_file])
+    return {path: {(id_ := texts.shard.shard_id): found[id_] for texts in of_file} for path, of_file in read.items()}
 
 
-def _count(lake: Lake, table: str, shard_ids: list[str], cut: Slice, texts: pa.ChunkedArray) -> Changed:
-    is_text = texts.is_valid().to_numpy()
+def _few(files: Sequence[Unread]) -> Iterator[Unread]:
+    left = MOST_BYTES
+    for file, cut in files[:MOST_FILES]:
+        if is_local(file) and file.size <= left:
+            left -= file.size
+            yield file, cut
+
+
+def _read(
+    dataset: Dataset, file: SourceFile, cut: Callable[[], Iterable[Slice]], done: Collection[str]
+) -> list[_Texts] | None:
+    try:
+        # Of a text file, the reader holds the slice that it cut last.
+        return [
+            _texts(shard, dataset.reader(file).rows(piece)["text"])
+            for piece in cut()
+            if (shard := Shard(file, piece)).shard_id not in done
+        ]
+    except (InputError, *FAILS_ALONE):  # The run will tell.
+        return None
+    finally:
+        dataset.forget(file)
+
+
+def _texts(shard: Shard, texts: pa.ChunkedArray) -> _Texts:
+    lengths = pc.fill_null(pc.binary_length(texts), 0).to_numpy().astype(np.int64)
+    return _Texts(shard, text_hashes(texts).storage, lengths)
+
+
+def _count(lake: Lake, table: str, former: Former, read: Sequence[_Texts]) -> dict[str, Changed]:
+    if not read:
+        return {}
+    near = dict.fromkeys(shard_id for texts in read for shard_id in former.near(texts.shard))
     with lake.reached():
-        is_answered = are_answered(lake.cursor(), table, shard_ids, text_hashes(texts).storage)
-    is_changed = is_text & ~is_answered
-    lengths = pc.fill_null(pc.binary_length(texts), 0).to_numpy()
-    share = float(lengths[is_changed].sum() / max(1, lengths.sum()))
+        answered = are_answered(lake.cursor(), table, list(near), pa.concat_arrays([texts.hashes for texts in read]))
+    ends = np.cumsum([len(texts.hashes) for texts in read])
+    by_shard = zip(read, np.split(answered, ends[:-1]), strict=True)
+    return {texts.shard.shard_id: _changed(texts, is_answered) for texts, is_answered in by_shard}
+
+
+def _changed(texts: _Texts, is_answered: NDArray[np.bool_]) -> Changed:
+    is_text = texts.hashes.is_valid().to_numpy(zero_copy_only=False)
+    is_changed, cut = is_text & ~is_answered, texts.shard.slice
+    share = float(texts.lengths[is_changed].sum() / max(1, texts.lengths.sum()))
     return Changed(cut.num_rows, int(is_changed.sum()), cut.text_bytes * share)

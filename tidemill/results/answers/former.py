@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from tidemill.lake.ducklake.connection import Cursor
 from tidemill.shards import Shard
@@ -25,7 +27,7 @@ class FormerShard:
 
 @dataclass(frozen=True)
 class Former:
-    """The shards that a version had when this was asked, by path, in order; `gone` are paths that were listed once."""
+    """The shards that a version had when this was asked, by path, in order; `gone` are paths that left the dataset."""
 
     shards: Mapping[str, Sequence[FormerShard]] = field(default_factory=dict)
     gone: Collection[str] = ()
@@ -45,20 +47,12 @@ class Former:
             shards[path].append(FormerShard(*facts))
         if shards and listed is None:
             listed = _listed(cursor, pipeline)
-        return cls(shards, shards.keys() - set(listed or ()))
-
-    def may_have(self, path: str) -> bool:
-        """Whether there are rows of this file or, where it is new, of its siblings."""
-        return path in self.shards or _folder(path) in self._folders
-
-    @functools.cached_property
-    def _folders(self) -> set[str]:
-        return {_folder(path) for path in self.shards}
+        return cls(dict(shards), shards.keys() - set(listed or ()))
 
     def near(self, shard: Shard) -> list[str]:
         """Ids of the shards among whose rows the shard's texts may be, the nearest first.
 
-        >>> former = Former({"a/1": [FormerShard("x", 0, 9), FormerShard("y", 9, 9)], "b/1": []}, {"a/1"})
+        >>> former = Former({"a/1": [FormerShard("x", 0, 9), FormerShard("y", 9, 9)]}, {"a/1"})
         >>> from tidemill.shards import Slice, SourceFile
         >>> for path in ("a/1", "a/2", "c/1"):
         ...     former.near(Shard(SourceFile(path, path, 1, "c"), Slice(9, 9, 0, 0, "s", 1)))
@@ -67,26 +61,59 @@ class Former:
         []
         """
         path, first_row = shard.file.path, shard.slice.first_row
-        if not self.may_have(path):
-            return []
         if own := self.shards.get(path):
             return _within_bounds(sorted(own, key=lambda former: abs(former.first_row - first_row)))
-        return _within_bounds(former for sibling in self._siblings(path) for former in self.shards[sibling])
+        return _within_bounds(former for sibling in self.siblings(path) for former in self.shards[sibling])
 
-    def _siblings(self, path: str) -> list[str]:
-        """The files of a folder that a new one may repeat: those that are gone first, then the nearest by name."""
-        names = sorted({path, *(other for other in self.shards if _folder(other) == _folder(path))})
-        at = names.index(path)
-        distance = {name: abs(number - at) for number, name in enumerate(names) if name != path}
-        return sorted(distance, key=lambda name: (name not in self.gone, distance[name], name))[:MOST_SIBLINGS]
+    def may_have(self, path: str) -> bool:
+        """Whether there are rows of this file or, where it is new, of its siblings."""
+        return path in self.shards or _folder(path) in self._folders
+
+    def siblings(self, path: str) -> list[str]:
+        """The files of its folder that a new one may repeat: those that are gone first, each by how near its name is.
+
+        >>> former = Former(dict.fromkeys(("d/1", "d/2", "d/5", "e/1"), ()), {"d/5"})
+        >>> former.siblings("d/3")
+        ['d/5', 'd/2', 'd/1']
+        """
+        found = (*_nearest(self._folders_gone.get(_folder(path), []), path), *self._nearest_in_folder(path))
+        return list(dict.fromkeys(found))[:MOST_SIBLINGS]
+
+    def _nearest_in_folder(self, path: str) -> list[str]:
+        return _nearest(self._folders.get(_folder(path), []), path)
+
+    @functools.cached_property
+    def _folders(self) -> Mapping[str, list[str]]:
+        """Folder → the paths in it, in order."""
+        return _by_folder(self.shards)
+
+    @functools.cached_property
+    def _folders_gone(self) -> Mapping[str, list[str]]:
+        return _by_folder(self.gone)
+
+
+def _nearest(names: Sequence[str], name: str) -> list[str]:
+    """Those of the sorted names that are around one which is not among them, the nearest first."""
+    at = bisect_left(names, name)
+    before, after = names[max(0, at - MOST_SIBLINGS) : at][::-1], names[at : at + MOST_SIBLINGS]
+    return [found for pair in zip_longest(before, after) for found in pair if found is not None]
+
+
+def _by_folder(paths: Iterable[str]) -> dict[str, list[str]]:
+    folders: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(paths):
+        folders[_folder(path)].append(path)
+    return dict(folders)
 
 
 def _within_bounds(shards: Iterable[FormerShard]) -> list[str]:
+    """Their ids, as far as their rows are not too many; of the first one in any case."""
+
     def ids() -> Iterator[str]:
         num_rows = 0
         for shard in shards:
             num_rows += shard.num_rows
-            if num_rows > MOST_ROWS and num_rows > shard.num_rows:
+            if num_rows > max(MOST_ROWS, shard.num_rows):
                 return
             yield shard.shard_id
 

@@ -105,8 +105,11 @@ def _find(cursor: Cursor, target: Target, shard_ids: Collection[str], names: Seq
 
 
 def _name_asked(cursor: Cursor, hashes: pa.Array) -> None:
+    """As a table, for this cursor alone: DuckDB 1.5.5 fails where it would filter UUIDs within Arrow's own memory."""
     uuids = pa.ExtensionArray.from_storage(pa.uuid(), hashes)
-    cursor.register("_asked", pa.table({"hash": uuids, _PLACE: np.arange(len(hashes))}))
+    cursor.register("_incoming", pa.table({"hash": uuids, _PLACE: np.arange(len(hashes))}))
+    cursor.execute("CREATE OR REPLACE TEMP TABLE _asked AS FROM _incoming")
+    cursor.unregister("_incoming")
 
 
 def _listed(shard_ids: Collection[str]) -> str:
