@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tidemill.flows.database import lay_out_database
 from tidemill.flows.names import LOOPBACK
 
 PROTECTION = {"content-security-policy": "frame-ancestors 'none'", "cross-origin-resource-policy": "same-origin"}
@@ -68,10 +69,12 @@ def _protected(send: Send) -> Send:
 def serve() -> None:
     """Prefect's server as `prefect server start` runs it, by Prefect's own settings, behind the gate."""
     import uvicorn
-    from prefect.server.api.server import create_app
     from prefect.settings import PREFECT_SERVER_CORS_ALLOWED_ORIGINS, get_current_settings, temporary_settings
 
     server = get_current_settings().server
+    _lay_out_own_database()
+    from prefect.server.api.server import create_app
+
     origins = own_origins(server.api.port, more=server.api.cors_allowed_origins.split(","))
     with temporary_settings({PREFECT_SERVER_CORS_ALLOWED_ORIGINS: ",".join(origins)}):
         uvicorn.run(
@@ -83,6 +86,17 @@ def serve() -> None:
             ws_ping_timeout=server.api.websocket_ping_timeout,
             log_level=server.logging_level.lower(),
         )
+
+
+def _lay_out_own_database() -> None:
+    """Where there is none in Prefect's folder yet, and its settings name no other."""
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    database, url = settings.home / "prefect.db", settings.server.database.connection_url
+    if url and url.get_secret_value() == f"sqlite+aiosqlite:///{database}" and not database.exists():
+        settings.home.mkdir(parents=True, exist_ok=True)
+        lay_out_database(database)
 
 
 if __name__ == "__main__":

@@ -8,22 +8,20 @@ Four runs at once are four servers with a database each.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import shutil
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
+from tidemill.flows.database import lay_out_database
 from tidemill.flows.password import VARIABLES
 
 STOP_SECONDS = 5.0
@@ -104,7 +102,7 @@ def serve(listening: socket.socket) -> None:
         }
         import uvicorn
 
-        _lay_out_database(Path(folder) / "prefect.db")
+        lay_out_database(Path(folder) / "prefect.db")
         from prefect.server.api.server import create_app
 
         gate = Gate(create_app(), origins)
@@ -119,24 +117,6 @@ def _end_with_parent(folder: str) -> None:
         if not Path(folder).exists():
             break
     os._exit(0)
-
-
-def _lay_out_database(database: Path) -> None:
-    """Copy an empty database; the first run of each Prefect version makes it, by 3 s of migrations."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidemill"
-    template = cache / f"prefect-{metadata.version('prefect')}.sqlite"
-    if template.exists():
-        shutil.copyfile(template, database)
-        return
-    from prefect.server.database import provide_database_interface
-
-    asyncio.run(provide_database_interface().create_db())
-    with suppress(OSError):  # Without a cache, the next run is as slow as this one.
-        cache.mkdir(parents=True, exist_ok=True)
-        fresh = cache / f"{template.name}.{os.getpid()}"
-        with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(fresh)) as copy:
-            source.backup(copy)
-        fresh.rename(template)
 
 
 if __name__ == "__main__":

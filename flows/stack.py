@@ -227,11 +227,12 @@ def _wait_for_server(stack: Stack, supervisor: subprocess.Popen[bytes], log: Pat
     import httpx
 
     deadline = time.monotonic() + START_SECONDS
-    while supervisor.poll() is None and time.monotonic() < deadline:
-        with suppress(httpx.TransportError):
-            httpx.get(f"{stack.url}/health", timeout=5)
-            return
-        time.sleep(POLL_SECONDS)
+    with httpx.Client(timeout=5) as client:
+        while supervisor.poll() is None and time.monotonic() < deadline:
+            with suppress(httpx.TransportError):
+                client.get(f"{stack.url}/health")
+                return
+            time.sleep(POLL_SECONDS)
     raise ConfigError(f"The Prefect server did not come up. Its last words are in {log}.")
 
 

@@ -8,7 +8,7 @@ it is committed, under the file's name, which DuckLake never gives twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -51,8 +51,13 @@ class Noted:
 
 def data_files(cursor: Cursor) -> list[DataFile]:
     """All that the cursor's snapshot needs, of every table of the lake."""
+    rows = cursor.execute("SELECT table_name FROM ducklake_table_info('lake') ORDER BY ALL").fetchall()
+    return _files_of(cursor, [table for (table,) in rows])
+
+
+def _files_of(cursor: Cursor, tables: Iterable[str]) -> list[DataFile]:
     found = []
-    for (table,) in cursor.execute("SELECT table_name FROM ducklake_table_info('lake') ORDER BY ALL").fetchall():
+    for table in tables:
         listed = cursor.execute("SELECT data_file, delete_file FROM ducklake_list_files('lake', ?)", [table]).fetchall()
         for path, deletes in listed:
             found += [DataFile(table, path, path)] + ([DataFile(table, deletes, path)] if deletes else [])
@@ -73,10 +78,7 @@ def note_files(lake: Lake) -> int:
     """
     num_noted = 0
     for _ in range(MAX_ROUNDS):
-        cursor = lake.cursor()
-        if not _names_to_note(cursor):
-            break
-        records = list(_records(cursor))
+        records = list(_records(lake))
         if not records:
             break
 
@@ -91,7 +93,7 @@ def note_files(lake: Lake) -> int:
 
 def forget_removed_files(cursor: Cursor) -> None:
     """Take out the notes of files that no snapshot has any more."""
-    gone = f"file NOT IN ({_names('true')})"
+    gone = f"file NOT IN (SELECT name FROM ({_names('true')}))"
     if cursor.execute(f"SELECT count(*) FROM _data_files WHERE {gone}").fetchall() != [(0,)]:
         cursor.execute(f"DELETE FROM _data_files WHERE {gone}")
 
@@ -119,38 +121,51 @@ def shards_in(cursor: Cursor, file: DataFile) -> list[str]:
     Raises:
         duckdb.Error: it cannot be read.
     """
-    if file.table.startswith("_") or "shard_id" not in dict(existing_columns(cursor, file.table)):
-        return []
+    return _shards_in(cursor, file) if _holds_shards(cursor, file.table) else []
+
+
+def _holds_shards(cursor: Cursor, table: str) -> bool:
+    return not table.startswith("_") and "shard_id" in dict(existing_columns(cursor, table))
+
+
+def _shards_in(cursor: Cursor, file: DataFile) -> list[str]:
     rows = cursor.execute("SELECT DISTINCT shard_id FROM read_parquet(?) ORDER BY ALL", [file.rows_path]).fetchall()
     return [shard_id for (shard_id,) in rows]
 
 
-def _records(cursor: Cursor) -> Iterator[dict[str, Any]]:
-    names = _names_to_note(cursor)
-    for file in data_files(cursor):
-        if file.name in names:
-            try:
-                shard_ids = shards_in(cursor, file)
-                size, digest = hash_of(file.path)
-            except (duckdb.Error, FileNotFoundError):
-                continue
-            yield {
-                "file": file.name,
-                "num_bytes": size,
-                "hash": digest,
-                "shard_ids": shard_ids,
-                "noted_at": datetime.now(UTC),
-            }
+def _records(lake: Lake) -> Iterator[dict[str, Any]]:
+    with lake.snapshot() as cursor:
+        files = _files_to_note(cursor)
+    cursor = lake.cursor()
+    # To ask for a table's columns takes longer than to read a small file of its.
+    holds_shards = {table: _holds_shards(cursor, table) for table in {file.table for file in files}}
+    for file in files:
+        try:
+            shard_ids = _shards_in(cursor, file) if holds_shards[file.table] else []
+            size, digest = hash_of(file.path)
+        except (duckdb.Error, FileNotFoundError):
+            continue
+        yield {
+            "file": file.name,
+            "num_bytes": size,
+            "hash": digest,
+            "shard_ids": shard_ids,
+            "noted_at": datetime.now(UTC),
+        }
 
 
-def _names_to_note(cursor: Cursor) -> set[str]:
+def _files_to_note(cursor: Cursor) -> list[DataFile]:
+    """Those that the latest snapshot needs and of which nothing is noted; other tables' are not listed."""
     rows = cursor.execute(
-        f"SELECT name FROM ({_names('end_snapshot IS NULL')}) ANTI JOIN _data_files ON file = name"
+        "SELECT table_name, name "
+        f"FROM ({_names('end_snapshot IS NULL')}) f JOIN {CATALOG}.ducklake_table t USING (table_id) "
+        "ANTI JOIN _data_files n ON n.file = f.name WHERE t.end_snapshot IS NULL ORDER BY ALL"
     ).fetchall()
-    return {name for (name,) in rows}
+    names = {name for _, name in rows}
+    return [file for file in _files_of(cursor, dict.fromkeys(table for table, _ in rows)) if file.name in names]
 
 
 def _names(condition: str) -> str:
     """SQL: the names of the catalog's files for which a condition over their snapshots holds."""
-    kinds = (f"SELECT path, end_snapshot FROM {CATALOG}.ducklake_{kind}_file" for kind in ("data", "delete"))
-    return f"SELECT parse_filename(path) AS name FROM ({' UNION ALL '.join(kinds)}) WHERE {condition}"
+    kinds = (f"SELECT path, table_id, end_snapshot FROM {CATALOG}.ducklake_{kind}_file" for kind in ("data", "delete"))
+    return f"SELECT parse_filename(path) AS name, table_id FROM ({' UNION ALL '.join(kinds)}) WHERE {condition}"

@@ -37,7 +37,7 @@ def load_dataset(cursor: Cursor, pipeline: str) -> dict[str, Any]:
 def load_spec(cursor: Cursor, pipeline: str, version: str) -> dict[str, Any] | None:
     """What `_versions` recorded when the version was made."""
     found = cursor.execute(
-        "SELECT spec FROM _versions WHERE pipeline = ? AND version = ?", [pipeline, version]
+        "SELECT spec FROM _versions WHERE (pipeline, version) = (?, ?)", [pipeline, version]
     ).fetchone()
     return json.loads(found[0]) if found else None
 
@@ -45,7 +45,7 @@ def load_spec(cursor: Cursor, pipeline: str, version: str) -> dict[str, Any] | N
 def load_kept(cursor: Cursor, pipeline: str, version: str) -> list[dict[str, str]] | None:
     """The key and kept columns that the version's table holds now: source, name, type."""
     found = cursor.execute(
-        "SELECT kept FROM _versions WHERE pipeline = ? AND version = ?", [pipeline, version]
+        "SELECT kept FROM _versions WHERE (pipeline, version) = (?, ?)", [pipeline, version]
     ).fetchone()
     return json.loads(found[0]) if found else None
 
@@ -53,7 +53,7 @@ def load_kept(cursor: Cursor, pipeline: str, version: str) -> list[dict[str, str
 def load_results(cursor: Cursor, pipeline: str, version: str) -> tuple[tuple[str, str], ...] | None:
     """Names and types of the model task's columns in the version's table."""
     found = cursor.execute(
-        "SELECT results FROM _versions WHERE pipeline = ? AND version = ?", [pipeline, version]
+        "SELECT results FROM _versions WHERE (pipeline, version) = (?, ?)", [pipeline, version]
     ).fetchone()
     return tuple((name, kind) for name, kind in json.loads(found[0])) if found else None
 

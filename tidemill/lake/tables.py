@@ -235,7 +235,7 @@ def ensure_system_tables(lake: Lake) -> None:
             limit_inlining(cursor)
             cursor.execute("INSERT INTO _layout VALUES (?)", [LAYOUT_VERSION])
 
-    if not _has_layout(lake.cursor()):
+    if not lake.is_laid_out and not _has_layout(lake.cursor()):
         DataFolder(lake).mark()
         lake.write(create, message="create the system tables")
         lake.write(finish, message="create the lake")

@@ -72,6 +72,9 @@ class Lake:
             data elsewhere, or was written in another layout.
     """
 
+    is_laid_out: bool
+    """Whether all system tables were there when it was opened; False where that was not looked at."""
+
     def __init__(
         self,
         spec: LakeSpec,
@@ -99,8 +102,7 @@ class Lake:
         if one_snapshot:
             self._connection.execute("BEGIN")
             self._connection.execute("USE lake")
-        if not any_layout:
-            self._check_layout()
+        self.is_laid_out = not any_layout and self._check_layout()
         if scans:
             self._connection.execute("RESET threads")
 
@@ -125,16 +127,26 @@ class Lake:
         table that was looked at before takes 1 ms, for 7 to 14 of a statement by itself.
         Nothing else is to be waited for in the block: `gc` and `forget` may wait for its end.
         """
-        cursor = self.cursor()
         if self._is_one_snapshot:
-            yield cursor
+            yield self._connection
             return
-        cursor.execute("BEGIN")
+        cursor = self._begin()
         try:
             yield cursor
         finally:
             with suppress(duckdb.Error):  # A lost connection has nothing to end.
                 cursor.execute("ROLLBACK")
+
+    def _begin(self) -> Cursor:
+        """A cursor within a transaction: to name the lake takes a look at the catalog, which is the transaction's."""
+        cursor = self._connection.cursor()
+        try:
+            cursor.execute("BEGIN")
+            cursor.execute("USE lake")
+        except BaseException:
+            cursor.close()
+            raise
+        return cursor
 
     def renew(self) -> None:
         """With `one_snapshot`, let the statements to come see the lake as it is now, whatever failed before."""
@@ -173,9 +185,8 @@ class Lake:
         """
         for attempt in range(NUM_COMMIT_ATTEMPTS):
             with self._lock.held(), self.reached():
-                cursor = self.cursor()
+                cursor = self._begin()
                 try:
-                    cursor.execute("BEGIN")
                     result = body(cursor)
                     cursor.execute("CALL lake.set_commit_message(?, ?)", [author, message])
                     cursor.execute("COMMIT")
@@ -264,13 +275,15 @@ class Lake:
             f'Set lake.data = "{recorded.rstrip("/")}", or lake.catalog to another lake.'
         )
 
-    def _check_layout(self) -> None:
+    def _check_layout(self) -> bool:
+        """Whether the lake has all of its system tables."""
         try:
             ((found,),) = self._connection.execute("SELECT max(layout_version) FROM lake._layout").fetchall()
         except duckdb.CatalogException:  # A lake that is being made has no tables yet, or an empty one.
-            return
+            return False
         if found not in (None, LAYOUT_VERSION):
             raise LakeError(layout_message(self.spec, found))
+        return found is not None
 
 
 def layout_message(spec: LakeSpec, layout: int) -> str:
