@@ -196,8 +196,10 @@ def test_every_refusal_is_one_message_and_exit_code_2(tmp_path, dataset):
         done = tidemill(*command, home=home)
         assert (done.returncode, done.stdout) == (2, "")
         assert said in done.stderr
-        told = done.stderr.strip().splitlines()
-        assert [line.partition(":")[0] for line in told if "listing files" not in line] == ["tidemill"], told
+        # Where the cores are busy a step may last long enough to be told before.
+        told = done.stderr.splitlines()
+        assert [line for line in told if line.startswith("tidemill: ")] == told[-1:], told
+        assert "Traceback" not in done.stderr
 
 
 def test_a_bad_file_met_in_mid_run_fails_alone(tmp_path):

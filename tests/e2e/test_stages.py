@@ -102,7 +102,7 @@ def test_in_any_order_the_table_comes_out_right(data, tmp_path, whole):
     pipeline = pipeline_over(tmp_path / "stages", data)
     stage(pipeline, "ingest")
     done: list[int] = []
-    order = random.Random(7)
+    order = random.Random(9)
     while sum(done) < len(query(pipeline.lake, "SELECT * FROM _requests")):
         name = order.choice(STAGES)
         done.append(stage(pipeline, name) if name == "materialize" else stage(pipeline, name) * 0)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import socket
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -23,15 +22,13 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from prefect.settings.legacy import Setting
 from prefect.states import Scheduled
 
-from tests.processes import PATIENCE_SECONDS
+from tests.processes import eventually
 from tidemill.config import Pipeline
 from tidemill.flows import stack
 from tidemill.flows.deploy import Change, deploy, remove
 from tidemill.flows.names import TAG, deployment_name, pipeline_tag
 from tidemill.flows.password import read_password
 from tidemill.running.run import RunResult
-
-T = TypeVar("T")
 
 
 @pytest.fixture(scope="session")
@@ -116,14 +113,6 @@ def deployed(client: SyncPrefectClient, tmp_path: Path) -> Iterator[Deployed]:
     found = Deployed(client, tmp_path)
     yield found
     remove(client, list(found.names))
-
-
-def eventually(ask: Callable[[], T], answers: Callable[[T], bool]) -> T:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not answers(found := ask()):
-        assert time.monotonic() < deadline, found
-        time.sleep(0.2)
-    return found
 
 
 @pytest.fixture

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import json
-import os
 import random
-import subprocess
-import sys
 import threading
 from collections import Counter
 from dataclasses import dataclass
@@ -17,13 +13,12 @@ import pytest
 from prefect import get_client
 from prefect.client.schemas import FlowRun, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.settings.legacy import Setting
 
 from tests.flows.conftest import flow_run_of, states_of, task_runs_of
 from tests.hub.faults import FaultKind, Faults, Request
-from tests.hub.server import HubServer
-from tests.pipelines import ROOT, assert_same_tables, make_pipeline, reviews, run, table_of, write_parquet
+from tests.pipelines import assert_same_tables, make_pipeline, reviews, run, table_of, write_parquet
 from tests.processes import PATIENCE_SECONDS
 from tidemill.config import Lake, Pipeline
 from tidemill.errors import ConfigError, DatasetError
@@ -150,47 +145,18 @@ class ColumnReadsFail(Faults):
         return "503"
 
 
-def in_own_process(pipeline: Pipeline, hub: HubServer, home: Path) -> dict[str, object]:
-    """The flow in a new Python, for `huggingface_hub` reads HF_ENDPOINT when it is imported."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PREFECT_"))}
-    own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    own |= {setting.name: setting.value() for setting in (PREFECT_API_URL, PREFECT_API_AUTH_STRING)}
-    script = (
-        "import json, sys\n"
-        "from tidemill.flows.local import run_under_prefect\n"
-        "from tidemill.config import Pipeline\n"
-        "from tidemill.progress import Quiet\n"
-        "pipeline = Pipeline.model_validate_json(sys.argv[1])\n"
-        "print(json.dumps(vars(run_under_prefect(pipeline, progress=Quiet()))))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, pipeline.model_dump_json(exclude_unset=True)],
-        env=inherited | own,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    # Where the cores are busy a wait may last long enough to be told.
-    assert all("waiting for" in line for line in done.stderr.splitlines()), done.stderr
-    found: dict[str, object] = json.loads(done.stdout)
-    return found
-
-
-def test_a_read_that_meets_a_hub_error_beyond_the_readers_own_retries_is_retried(prefect_server, tmp_path):
+def test_a_read_that_meets_a_hub_error_beyond_the_readers_own_retries_is_retried(prefect_server, hub, tmp_path):
     rows = reviews(0, 60)
     body = write_parquet(tmp_path / "one.parquet", rows).read_bytes()
-    pipeline = make_pipeline(tmp_path / "prefect", "someone/reviews")
-    with HubServer() as hub:
-        hub.add_dataset("someone/reviews").commit({"data/train.parquet": body})
-        hub.faults = ColumnReadsFail(len(body), num_left=RANGE_RETRIES + 1)
-        result = in_own_process(pipeline, hub, tmp_path / "hf")
-        assert hub.faults.num_left == 0
+    pipeline = make_pipeline(tmp_path / "prefect", "prefect/reviews")
+    hub.add_dataset("prefect/reviews").commit({"data/train.parquet": body})
+    hub.faults = faults = ColumnReadsFail(len(body), num_left=RANGE_RETRIES + 1)
+    result = run_under_prefect(pipeline, progress=Quiet())
+    assert faults.num_left == 0
     task_runs = task_runs_of(flow_run_of(result), num_expected=len(STAGES))
     run_counts = {stage_of(task_run): task_run.run_count for task_run in task_runs}
     assert run_counts == {"ingest": 2, "tokenize": 1, "infer": 1, "materialize": 1}
-    assert (result["state"], result["num_retries"], len(table_of(pipeline))) == ("done", 1, rows.num_rows)
+    assert (result.state, result.num_retries, len(table_of(pipeline))) == ("done", 1, rows.num_rows)
 
 
 def test_a_file_that_is_cut_short_is_tried_once_and_fails_alone(prefect_server, tmp_path):

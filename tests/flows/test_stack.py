@@ -15,9 +15,9 @@ from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.states import Scheduled
 
 from tests.commands import tidemill
-from tests.flows.conftest import eventually, free_port
+from tests.flows.conftest import free_port
 from tests.pipelines import make_pipeline, query, reviews, write_parquet
-from tests.processes import wait_until
+from tests.processes import eventually, wait_until
 from tidemill.flows import stack
 from tidemill.flows.client import reaching
 from tidemill.flows.deploy import deploy

@@ -255,7 +255,8 @@ def test_what_failed_is_told_on_a_terminal_above_the_line(clock):
     assert "\x1b]0" not in printed(shown._console)
 
 
-def test_what_takes_a_moment_only_is_not_told(capsys):
+def test_what_takes_a_moment_only_is_not_told(capsys, monkeypatch):
+    monkeypatch.setattr(silence, "MOMENT_SECONDS", 3_600.0)
     with telling("listing files"):
         pass
 
