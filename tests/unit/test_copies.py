@@ -43,8 +43,8 @@ def copied(tmp_path: Any) -> Iterator[tuple[Lake, Target, list[Copied]]]:
         commit_shards(lake, target, items)
         copies = [Copied(place(f"copy-{n}", item.shard), item.shard.shard_id) for n, item in enumerate(items)]
         target = replace(target, revision="r2", run_id="second")
-        files = [item.shard.file for item in (*items, *copies)]
-        shards = [item.shard for item in (*items, *copies)]
+        shards = [item.shard for item in items] + [item.shard for item in copies]
+        files = [shard.file for shard in shards]
         requests = [(copies[0].shard.shard_id, "new")]
         adoption = Adoption([(file, 1) for file in files], shards, requests, {}, [], {}, "r1")
         assert adopt(lake, target, adoption)
