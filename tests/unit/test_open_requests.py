@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -59,7 +60,7 @@ def adopted(lake: Lake, wanted: list[Shard], *, revision: str = "r1", before: st
 
 def commit(lake: Lake, target: Target, done: list[Shard]) -> None:
     ids = request_ids(lake.cursor(), target, [shard.shard_id for shard in done])
-    items = [Computed(shard, ids[shard.shard_id], lambda shard=shard: made_up(shard)) for shard in done]
+    items = [Computed(shard, ids[shard.shard_id], partial(made_up, shard)) for shard in done]
     assert commit_shards(lake, target, items).num_committed == len(done)
 
 

@@ -68,22 +68,23 @@ def checksums_in(cursor: Cursor, table: str, rows: str = "true") -> str:
     return f"SELECT shard_id, {checksum_of(columns)} AS actual FROM {identifier(table)} WHERE {rows} GROUP BY shard_id"
 
 
-def refuse_changed_rows(cursor: Cursor, pipeline: str, version: str, shard_id: str) -> None:
-    """Before a shard's rows are taken over elsewhere.
+def refuse_changed_rows(cursor: Cursor, pipeline: str, version: str, *shard_ids: str) -> None:
+    """Before shards' rows are taken over elsewhere.
 
     Raises:
-        InvariantBroken: they are not those that were committed.
+        InvariantBroken: those of one are not those that were committed.
     """
-    actual = checksums_in(cursor, table_name(pipeline, version), "shard_id = $shard")
+    theirs = "shard_id IN (SELECT unnest($shards::VARCHAR[]))"
+    actual = checksums_in(cursor, table_name(pipeline, version), theirs)
     wrong = cursor.execute(
-        f"SELECT l.path FROM _ledger l LEFT JOIN ({actual}) r USING (shard_id) WHERE l.pipeline = $pipeline "
-        "AND l.version = $version AND l.shard_id = $shard "
-        f"AND l.checksum_by = '{METHOD}' AND l.checksum <> coalesce(r.actual, 0)",
-        {"pipeline": pipeline, "version": version, "shard": shard_id},
+        f"SELECT l.path, l.shard_id FROM _ledger l LEFT JOIN ({actual}) r USING (shard_id) "
+        f"WHERE l.pipeline = $pipeline AND l.version = $version AND l.{theirs} "
+        f"AND l.checksum_by = '{METHOD}' AND l.checksum <> coalesce(r.actual, 0) ORDER BY ALL LIMIT 1",
+        {"pipeline": pipeline, "version": version, "shards": list(shard_ids)},
     ).fetchone()
     if wrong:
         raise InvariantBroken(
-            f"{wrong[0]}: the rows of shard {shard_id} are not those that were committed. "
+            f"{wrong[0]}: the rows of shard {wrong[1]} are not those that were committed. "
             "`tidemill repair` computes them again."
         )
 

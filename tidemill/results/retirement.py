@@ -19,6 +19,8 @@ def retire_elsewhere(cursor: Cursor, pipeline: str, version: str) -> None:
     file's old rows until its new ones are there. Of a file that is not read to
     its end it is not known yet what it no longer has: its shards wait.
     """
+    if not _has_others(cursor, pipeline, version):
+        return
     gone = cursor.execute(
         "SELECT l.version, list(l.shard_id) FROM _ledger l JOIN _pipelines p ON p.pipeline = l.pipeline "
         "LEFT JOIN _target_files f ON f.pipeline = l.pipeline AND f.path = l.path "
@@ -29,6 +31,16 @@ def retire_elsewhere(cursor: Cursor, pipeline: str, version: str) -> None:
     ).fetchall()
     for other, shard_ids in gone:
         remove_shards(cursor, pipeline, other, shard_ids)
+
+
+def _has_others(cursor: Cursor, pipeline: str, version: str) -> bool:
+    """Whether versions other than this and the promoted one have shards: seldom so, and cheaper to ask by itself."""
+    found = cursor.execute(
+        "SELECT 1 FROM _ledger WHERE (pipeline, version = $version) = ($pipeline, false) "
+        "AND (pipeline, version) NOT IN (SELECT (pipeline, promoted_version) FROM _pipelines) LIMIT 1",
+        {"pipeline": pipeline, "version": version},
+    ).fetchone()
+    return found is not None
 
 
 def remove_shards(

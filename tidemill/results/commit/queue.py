@@ -119,6 +119,9 @@ class CommitQueue:
                 lot.error = copy.copy(error)
                 continue
             try:
-                self._settle([lot], commit_lots(self._lake, self._target, lambda lot=lot: [lot.items]))
+                self._commit_alone(lot)
             except Exception as e:  # noqa: BLE001
                 lot.error = e
+
+    def _commit_alone(self, lot: _Waiting) -> None:
+        self._settle([lot], commit_lots(self._lake, self._target, lambda: [lot.items]))

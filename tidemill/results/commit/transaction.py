@@ -15,7 +15,7 @@ from tidemill.lake.ducklake.connection import Cursor, Lake
 from tidemill.lake.listings import mark_cut
 from tidemill.lake.pipelines import Target
 from tidemill.results.adoption import is_target
-from tidemill.results.commit.copying import write_copy
+from tidemill.results.commit.copying import write_copies
 from tidemill.results.commit.items import Computed, Copied, Item, Outcome, Written
 from tidemill.results.commit.standing import Standing
 from tidemill.results.commit.writing import write_computed, write_rows
@@ -159,10 +159,8 @@ def _write(cursor: Cursor, target: Target, items: Sequence[Item], standing: Stan
     for partial in computed:
         if partial.only_rows and partial.shard.shard_id in done:
             written[partial.shard.shard_id] = write_rows(cursor, target, partial, forgotten)
-    for item in items:
-        if isinstance(item, Copied) and item.shard.shard_id not in done:
-            written[item.shard.shard_id] = write_copy(cursor, target, item, asked.get(item.shard.shard_id))
-    return written
+    copies = [item for item in items if isinstance(item, Copied) and item.shard.shard_id not in done]
+    return written | write_copies(cursor, target, copies, asked)
 
 
 def _retire_replaced(cursor: Cursor, target: Target, outdated: dict[str, list[str]]) -> int:
