@@ -66,7 +66,7 @@ def loaded(texts: list[str | None]) -> tuple[pa.Table, pa.Table]:
 @pytest.fixture
 def lake(tmp_path: Path):
     """Two files of three and two texts, of which one is null."""
-    files = {"a": ["one", "two", "two"], "b": ["three", None]}
+    files: dict[str, list[str | None]] = {"a": ["one", "two", "two"], "b": ["three", None]}
     shards = [shard_of(path, texts) for path, texts in files.items()]
     with Lake(lake_at(tmp_path)) as lake:
         ensure_system_tables(lake)
