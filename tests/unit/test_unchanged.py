@@ -64,11 +64,17 @@ def loaded(texts: list[str | None]) -> tuple[pa.Table, pa.Table]:
 
 
 @pytest.fixture
-def lake(tmp_path: Path):
+def catalog() -> str | None:
+    """None is SQLite's."""
+    return None
+
+
+@pytest.fixture
+def lake(tmp_path: Path, catalog: str | None):
     """Two files of three and two texts, of which one is null."""
-    files = {"a": ["one", "two", "two"], "b": ["three", None]}
+    files: dict[str, list[str | None]] = {"a": ["one", "two", "two"], "b": ["three", None]}
     shards = [shard_of(path, texts) for path, texts in files.items()]
-    with Lake(lake_at(tmp_path)) as lake:
+    with Lake(lake_at(tmp_path, catalog)) as lake:
         ensure_system_tables(lake)
         adoption = Adoption(
             files=[(shard.file, 1) for shard in shards],
@@ -111,6 +117,17 @@ def test_a_text_has_its_answer_bit_by_bit_in_whatever_row_it_stands(lake):
     assert answers.is_known.tolist() == [True, False, True, False, True, True]
     known = answers.columns.take(answers.index.drop_null())
     assert known.cast(answers_of([]).schema).equals(answers_of(["two", "one", "three", "two"]))
+
+
+class TestOnPostgres:
+    @pytest.fixture
+    def catalog(self, postgres_catalog: str) -> str:
+        return postgres_catalog
+
+    def test_answers_are_found_and_counted_there_as_well(self, lake):
+        assert found(ask(lake, ids("a", "b"), ["two", "new", "three"])) == ["LABEL two", None, "LABEL three"]
+        hashes = text_hashes(pa.array(["two", "new"])).storage
+        assert are_answered(lake.cursor(), TABLE.name, ids("a"), hashes).tolist() == [True, False]
 
 
 def test_only_the_shards_that_are_named_are_asked(lake):
