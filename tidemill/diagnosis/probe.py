@@ -39,7 +39,7 @@ def torch() -> dict[str, Any]:
 def openvino() -> dict[str, Any]:
     import openvino as library
 
-    from tidemill.engines.int8.gain import kept_gain, measure_gain
+    from tidemill.engines.contest.gain import kept_gain, measure_gain
 
     core = library.Core()
     return {

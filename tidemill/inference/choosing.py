@@ -18,9 +18,9 @@ from tidemill import config as options
 from tidemill.engines import Engine
 from tidemill.engines.contest.candidates import Candidate, candidates, hopeless
 from tidemill.engines.contest.finding import Finding, keep_finding, kept_finding
+from tidemill.engines.contest.gain import gain
 from tidemill.engines.contest.trial import Batch, Contest, Seat, candidate_of
 from tidemill.engines.devices import memory_bytes, resolve_device
-from tidemill.engines.int8.gain import gain
 from tidemill.engines.rates import ProductRates, kept_rates, product_rates
 from tidemill.errors import ModelError, first_line
 
@@ -163,7 +163,7 @@ class Choice:
 
 
 def _measure_int8() -> None:
-    """So that plans can tell whether it would pay; a run that tries engines has half a second for that."""
+    """So that plans can tell whether it would pay; a run that tries engines has a second for that."""
     if importlib.util.find_spec("openvino") is not None:
         with suppress(Exception):  # not a reason for the run to fail
             gain()

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tidemill.config import Pipeline
+from tidemill.engines.contest.gain import Gain, kept_gain
 from tidemill.engines.contest.telling import Known, computes_on_cpu, known_of
-from tidemill.engines.int8.gain import Gain, kept_gain
 from tidemill.errors import FAILS_ALONE, DatasetError, LakeError
 from tidemill.formats import Columns
 from tidemill.lake import Cursor, DoneShard, Lake, ResultTable

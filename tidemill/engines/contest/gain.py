@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 NUM_ROWS, WIDTH, INNER_WIDTH = 128, 768, 3_072
 """Tokens, and the two linear layers of a base-size model's feed-forward part."""
-SECONDS, LEAST_TURNS = 0.5, 5
+SECONDS, LEAST_TURNS = 1.0, 10
 LINEAR_SHARE = 0.8
 """Of the time that a model takes in float32, about: the rest, attention above all, int8 leaves as it is."""
 
