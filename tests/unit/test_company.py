@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +46,7 @@ LONGROPE = {
     "original_max_position_embeddings": 40,
     "partial_rotary_factor": 1.0,
 }
-OPTIONS = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "big_bird": {"block_size": 4, "num_random_blocks": 1},
     "phi3": {"num_key_value_heads": 2, "original_max_position_embeddings": 40, "rope_parameters": LONGROPE},
     "mistral": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 30},
@@ -56,7 +57,7 @@ OPTIONS = {
 
 def tiny(model_type):
     torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(model_type, **SMALL | OPTIONS.get(model_type, {}))
+    config = transformers.AutoConfig.for_model(model_type, **{**SMALL, **OPTIONS.get(model_type, {})})
     return transformers.AutoModelForSequenceClassification.from_config(config).eval()
 
 

@@ -11,7 +11,15 @@ from pydantic import ValidationError
 from tests.pipelines import MODEL, ROOT
 from tidemill.config import Pipeline
 from tidemill.errors import ModelError
-from tidemill.planning.versions import VersionSpec, declared, model_folder, recognized, relocated, tokenizer_folder
+from tidemill.planning.versions import (
+    VersionSpec,
+    configuration_folder,
+    declared,
+    model_folder,
+    recognized,
+    relocated,
+    tokenizer_folder,
+)
 
 SPEC = VersionSpec(
     task="text-classification",
@@ -186,6 +194,18 @@ def test_a_commit_that_changes_no_file_that_is_read_is_no_other_version(hub):
     assert recognized(second, [SPEC, first]) == first
     assert recognized(third, [first]) == third
     assert recognized(declare("carded/sentiment", trusted=True), [first]).version != first.version
+
+
+def test_a_models_configuration_is_found_where_it_was_fetched_to_and_asked_of_nobody(hub):
+    hub.add_model("fetched/sentiment").commit({name: text.encode() for name, text in FILES.items()})
+    spec = declare("fetched/sentiment")
+    assert configuration_folder(spec) is None
+    folder = model_folder(spec, weights=False)
+    hub.reset()
+
+    assert configuration_folder(spec) == folder
+    assert list(hub.log) == []
+    assert configuration_folder(declare(BUNDLED)) == BUNDLED
 
 
 def test_a_commit_that_is_gone_is_not_taken_for_the_one_that_is_there(hub):

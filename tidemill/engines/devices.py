@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tidemill.engines.probing.memory import is_out_of_memory
 from tidemill.errors import ConfigError
 from tidemill.fingerprints import fingerprint
 
@@ -206,17 +207,6 @@ def memory_bytes(root: Path = Path("/")) -> tuple[int, int]:
             limit, used = map(int, bounds)
             total, available = min(total, limit), min(available, max(0, limit - used))
     return total, available
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    # The CPU allocator and cuBLAS raise a plain RuntimeError.
-    said = str(error).lower()
-    signs = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed")
-    return isinstance(error, RuntimeError) and any(sign in said for sign in signs)
 
 
 def is_device_failure(error: Exception) -> bool:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tidemill.engines import Engine
-from tidemill.engines.devices import is_out_of_memory, num_cpus
+from tidemill.engines.devices import num_cpus
+from tidemill.engines.probing.memory import is_out_of_memory
 from tidemill.fingerprints import fingerprint
 from tidemill.storage.kept import keep, read_kept
 

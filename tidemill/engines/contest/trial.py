@@ -17,7 +17,7 @@ from typing import Protocol
 from tidemill.engines import Answer, Engine, Ids
 from tidemill.engines.contest.candidates import Candidate, fastest
 from tidemill.engines.contest.finding import Finding
-from tidemill.engines.devices import is_out_of_memory
+from tidemill.engines.probing.memory import is_out_of_memory
 from tidemill.errors import first_line
 
 Batch = tuple[Ids, Ids | None]
