@@ -6,7 +6,7 @@ from transformers import BertConfig
 from tidemill import places
 from tidemill.encoding.batching import ANY_LENGTHS, Company
 from tidemill.inference import calibration
-from tidemill.inference.calibration import calibrated_budget
+from tidemill.inference.choosing.calibration import calibrated_budget
 
 CONFIG = BertConfig()
 

@@ -16,7 +16,7 @@ from tidemill.engines.contest.candidates import Candidate
 from tidemill.engines.rates import ProductRates
 from tidemill.errors import ModelError
 from tidemill.inference import choosing, runner
-from tidemill.inference.choosing import Choice, evenly
+from tidemill.inference.choosing.choice import Choice, evenly
 from tidemill.inference.runner import ModelRunner
 
 GONE = ModelError("OpenVINO cannot take the model in a folder: it has no rule. Set it.")

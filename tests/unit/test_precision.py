@@ -19,7 +19,7 @@ from tidemill.engines import open_engine
 from tidemill.engines.precision.graphs import without_head
 from tidemill.engines.precision.heads import head_names
 from tidemill.errors import ModelError
-from tidemill.inference.bounds import BoundedOpening
+from tidemill.inference.choosing.bounds import BoundedOpening
 from tidemill.inference.runner import ModelRunner
 from tidemill.models.checkpoint import load_config
 from tidemill.models.tasks import find_task
@@ -124,7 +124,7 @@ def in_bfloat16(monkeypatch):
         return "bfloat16" if declared == "auto" else declared
 
     monkeypatch.setattr("tidemill.engines.resolve_dtype", resolved)
-    monkeypatch.setattr("tidemill.inference.bounds.resolve_dtype", resolved)
+    monkeypatch.setattr("tidemill.inference.choosing.bounds.resolve_dtype", resolved)
 
 
 def test_auto_computes_a_regression_in_float32_and_the_record_says_why(folder, in_bfloat16):

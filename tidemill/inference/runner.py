@@ -27,9 +27,9 @@ from tidemill.engines.contest.trial import Batch
 from tidemill.engines.devices import AUTO_TOKEN_BUDGET, is_device_failure
 from tidemill.engines.probing.memory import is_out_of_memory
 from tidemill.errors import RunFailed, SequenceTooLong, Stopped, first_line
-from tidemill.inference.bounds import BoundedOpening
-from tidemill.inference.calibration import calibrated_budget
-from tidemill.inference.choosing import Choice, evenly
+from tidemill.inference.choosing.bounds import BoundedOpening
+from tidemill.inference.choosing.calibration import calibrated_budget
+from tidemill.inference.choosing.choice import Choice, evenly
 from tidemill.inference.drift import Drift, measure_drift
 from tidemill.inference.exact import ExactEngine, is_exact
 from tidemill.inference.pooling import Pooling
