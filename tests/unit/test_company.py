@@ -124,7 +124,7 @@ def test_a_model_that_computing_changes_is_not_converted(tmp_path):
     tiny("big_bird").save_pretrained(tmp_path)
 
     assert runner_of(tmp_path, engine="auto").resolved["fallback"].endswith("would stay as it was at first")
-    with pytest.raises(ModelError, match='computes changes the model.*inference.engine = "torch"'):
+    with pytest.raises(ModelError, match=r'computes changes the model.*inference\.engine = "torch"'):
         runner_of(tmp_path, engine="openvino")
 
 
