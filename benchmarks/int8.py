@@ -36,7 +36,7 @@ from tidemill.models.tasks import find_task
 BATCH_TOKENS = 2_048
 
 
-class Emulated(nn.Module):
+class Emulated(nn.Module):  # type: ignore[misc]  # torch is Any here
     """A linear layer as it is computed in int8; `group` is None where activations stay as they are."""
 
     def __init__(self, linear: nn.Linear, group: int | None) -> None:

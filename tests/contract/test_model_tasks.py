@@ -14,6 +14,7 @@ from tests.checkpoints import NUM_POSITIONS, TINY_SENTIMENT, reviews, save_check
 from tests.contract.conftest import CHECKPOINTS
 from tidemill.config import Inference
 from tidemill.encoding.tokenizer import TextTokenizer
+from tidemill.engines.calibration_texts import calibration_texts
 from tidemill.errors import ConfigError, ModelError
 from tidemill.inference.runner import ModelRunner
 from tidemill.models.checkpoint import load_config, max_positions, usual_length
@@ -113,6 +114,22 @@ def test_bfloat16_answers_as_the_float32_pipeline_on_real_reviews():
     drift = np.abs(ours["score"].to_numpy() - [answer["score"] for answer in answers])
     assert agree.mean() >= 0.995
     assert np.quantile(drift, 0.99) <= 0.02
+
+
+def test_int8_answers_as_the_float32_pipeline_on_real_reviews():
+    texts = sorted(reviews(100), key=len)
+    answers = ask_pipeline("text-classification", TINY_SENTIMENT, texts, batch_size=32)
+    tokenizer = TextTokenizer.load(TINY_SENTIMENT)
+    sample = tokenizer.encode(pa.array(calibration_texts())).token_ids
+
+    ours = ask_tidemill(
+        "text-classification", TINY_SENTIMENT, texts, engine="auto", dtype="int8", calibration=lambda: sample
+    )
+
+    agree = np.array(ours["label"].to_pylist()) == [answer["label"] for answer in answers]
+    drift = np.abs(ours["score"].to_numpy() - [answer["score"] for answer in answers])
+    assert agree.mean() >= 0.99
+    assert 0 < np.quantile(drift, 0.99) <= 0.05
 
 
 @pytest.mark.parametrize("name", ["text-classificaton", "Text-Classification"])

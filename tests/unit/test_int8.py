@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import random
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -55,7 +57,7 @@ def scores(predictions):
     return np.array([[score for _, score in row] for row in predictions.columns["scores"].to_pylist()])
 
 
-class TwoLayers(nn.Module):
+class TwoLayers(nn.Module):  # type: ignore[misc]  # torch is Any here
     """Linear layers in a list, as a model's that repeats them, and a head."""
 
     def __init__(self):
@@ -258,7 +260,8 @@ def test_what_was_measured_of_int8_is_kept_and_measured_again_where_it_is_damage
 
 
 def test_the_layers_that_are_timed_are_the_same_in_each_type():
-    answers = {dtype: compute()[0] for dtype, compute in gain._layers().items()}
+    computed: dict[str, Any] = {dtype: compute() for dtype, compute in gain._layers().items()}
+    answers = {dtype: outputs[0] for dtype, outputs in computed.items()}
 
     scale = np.abs(answers["float32"]).max()
     for dtype, answer in answers.items():
@@ -271,4 +274,5 @@ def test_a_run_whose_int8_is_slower_than_float32_says_so():
     assert faster.notes() == []
     [note] = slower.notes()
     assert note.startswith("int8 is slower than float32 on this processor: 0.90 times as fast, by 100 rows")
-    assert slower.joined(drift.Drift(300, 0.9, 0.02, 1.3)) == drift.Drift(400, pytest.approx(0.925), 0.02, 1.2)
+    joined = slower.joined(drift.Drift(300, 0.9, 0.02, 1.3))
+    assert dataclasses.astuple(joined) == pytest.approx((400, 0.925, 0.02, 1.2))
