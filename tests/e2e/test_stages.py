@@ -22,7 +22,7 @@ from tests.pipelines import (
     write_parquet,
 )
 from tests.processes import Process
-from tidemill.config import STAGES, Pipeline
+from tidemill.config import STAGES, Pipeline, Stage
 from tidemill.errors import LakeError, LimitExceeded
 from tidemill.lake import Lake
 from tidemill.lake.requests import Request
@@ -226,11 +226,12 @@ def test_a_row_that_cannot_be_processed_is_in_quarantine_after_the_last_stage(tm
 class Overtaken(StageRun):
     """A model stage that looks what is pending, and while it does another one does all of it, and perhaps the last."""
 
-    also: tuple[str, ...] = ()
+    also: tuple[Stage, ...] = ()
 
     def _unpredicted(self, *given: Any, **options: Any) -> list[Request]:
         found = super()._unpredicted(*given, **options)
-        for stage in ("infer", *self.also):
+        also: tuple[Stage, ...] = ("infer", *self.also)
+        for stage in also:
             StageRun(self.pipeline, stage, executor=Counted).execute()
         return found
 
@@ -249,8 +250,8 @@ class Counted(ThreadExecutor):
 @pytest.mark.parametrize("also", [(), ("materialize",)], ids=["lies in the store", "is committed"])
 def test_what_another_stage_did_meanwhile_is_not_computed_again(data, tmp_path, monkeypatch, also):
     pipeline = pipeline_over(tmp_path, data)
-    for stage in ("ingest", "tokenize"):
-        StageRun(pipeline, stage).execute()
+    StageRun(pipeline, "ingest").execute()
+    StageRun(pipeline, "tokenize").execute()
     monkeypatch.setattr(Overtaken, "also", also)
     monkeypatch.setattr(Counted, "computed", [])
     late = Overtaken(pipeline, "infer", executor=Counted).execute()

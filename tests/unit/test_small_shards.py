@@ -83,6 +83,32 @@ def test_files_that_are_appended_to_or_change_are_swapped_whole(pipeline, tmp_pa
     assert problems_of(pipeline) == []
 
 
+NUM_ROWS = "SELECT count(*), count(DISTINCT shard_id) FROM reviews"
+
+
+def test_small_files_that_changed_are_swapped_in_one_transaction(pipeline, tmp_path):
+    run(pipeline)
+    for number in (1, 2, 5):
+        write_lines(tmp_path / "data" / f"{number:02}.jsonl", 2 * number + 1)
+    result = run(pipeline)
+    assert (result.state, result.num_shards) == ("done", 3)
+    assert query(pipeline.lake, COMMITS) == [(2,)]
+    assert query(pipeline.lake, NUM_ROWS) == [(2 * NUM_FILES, NUM_FILES)]
+    assert problems_of(pipeline) == []
+
+
+def test_of_small_files_that_changed_one_that_cannot_be_read_fails_alone(pipeline, tmp_path):
+    run(pipeline)
+    for number in (1, 2, 5):
+        write_lines(tmp_path / "data" / f"{number:02}.jsonl", 2 * number + 1)
+    (tmp_path / "data" / "02.jsonl").write_text('[{"id": 1}]')
+    result = run(pipeline)
+    assert (result.state, result.num_shards) == ("failed", 2)
+    assert [failure["path"] for failure in result.failures] == ["02.jsonl"]
+    assert query(pipeline.lake, NUM_ROWS) == [(2 * NUM_FILES, NUM_FILES)]
+    assert problems_of(pipeline) == []
+
+
 class Failing(ThreadExecutor):
     """Whose calls of one stage fail where they are given several shards."""
 

@@ -7,7 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -216,9 +216,15 @@ def test_the_oldest_files_are_evicted_and_needed_or_young_ones_never(store):
 
 
 def test_a_store_that_is_far_from_full_is_listed_once_in_a_while_and_not_for_every_shard(tmp_path, monkeypatch):
-    now, listed = [0.0], []
+    now = [0.0]
+    listed: list[float] = []
     store = Store(str(tmp_path), max_bytes=1000, clock=lambda: now[0])
-    monkeypatch.setattr(store, "_listed", lambda: listed.append(None) or iter(()))
+
+    def look() -> Iterator[tuple[str, float, int]]:
+        listed.append(now[0])
+        return iter(())
+
+    monkeypatch.setattr(store, "_listed", look)
     for _ in range(5):
         assert store.make_room(100)
     assert len(listed) == 1

@@ -205,11 +205,11 @@ class InFlight:
         self.send_small()
         claimed, self._claimed = self._claimed, []
         for file, request in claimed:
-            self._settle_all()
+            self.settle_all()
             if not self._workspace.wait_for_claim(request, f"a shard of {file.file.path}"):
                 self._outcomes.progress.note(f"Another run keeps a shard of {file.file.path}; it is computed here too.")
             self._send([(file, request)])
-        self._settle_all()
+        self.settle_all()
 
     def _end(self, file: FilePlan) -> None:
         """All shards of the file are on their way: commit together those that replace what readers see."""
@@ -251,7 +251,7 @@ class InFlight:
             with suppress(Exception):  # Whoever waits for the shards' results is told.
                 self._end_read(self._read.popleft())
         self._workspace.dataset.forget(file.file)
-        self._settle_all()
+        self.settle_all()
         self._group, self._claimed = None, [item for item in self._claimed if item[0] is not file]
 
     def _make_room_in_store(self, requests: Sequence[Request]) -> None:
@@ -285,7 +285,32 @@ class InFlight:
     def drain(self) -> None:
         self.send_claimed_by_others()
 
-    def _settle_all(self) -> None:
+    def swap_together(self, items: Sequence[Item], cut: Sequence[Cut]) -> bool:
+        """Compute all that files have which replace others, and commit them in one transaction.
+
+        False, and nothing is committed, where another run is at one of the shards,
+        or too much goes to quarantine. Whatever fails is raised.
+        """
+        claimed = [item for item in items if self._workspace.claim(item[1])]
+        self._group = []
+        try:
+            if len(claimed) < len(items):
+                return False
+            sent = self._submit(items) if items else None
+            self.wait_until_read()
+            predicted = sent.predicted.result() if sent else []
+            label = paths_of([request for _, request in items]) if items else cut[0][0]
+            outcome = self._executor.submit(stages.materialize, label, predicted, cut=cut, replaces=True).result()
+            if isinstance(outcome, Held):
+                return False
+            self._outcomes.show(outcome, label)
+            return True
+        finally:
+            self._read.clear()
+            self._group = None
+            self._release(claimed)
+
+    def settle_all(self) -> None:
         while self._sent:
             self._settle(self._sent.popleft())
 

@@ -16,6 +16,7 @@ from tidemill.errors import ENDS_RUN, FileChanged, LimitExceeded, RunFailed, Sha
 from tidemill.inference.opening import load_tokenizer
 from tidemill.lake import Lake, catalog_exists, ensure_system_tables
 from tidemill.lake.ducklake.claims import Claims
+from tidemill.lake.ducklake.connection import is_interrupt
 from tidemill.lake.requests import Request, request_ids
 from tidemill.planning.cost_limit import CostLimit
 from tidemill.planning.plan import FilePlan, Plan, ShardPlan, make_plan
@@ -30,6 +31,7 @@ from tidemill.running.kept import rewrite_kept
 from tidemill.running.recording import Outcomes, Recording, RunResult
 from tidemill.running.stages import Reading
 from tidemill.running.workspace import Workspace, predictions_file
+from tidemill.shards import small_together
 from tidemill.sources.dataset import Dataset, named
 from tidemill.storage.store import Store
 
@@ -251,8 +253,7 @@ class _Sending:
         for file in due:
             if not file.uncut:
                 self._send_file(file, self._planned(file))
-            elif file.replaces:
-                self._cut_alone(file)
+        self._cut_changed([file for file in due if file.uncut and file.replaces])
         self._in_flight.drain()
         return self._repeats
 
@@ -295,6 +296,35 @@ class _Sending:
             self._in_flight.send(file, request)
         else:
             self._repeats.append(Copied(request.shard, source))
+
+    def _cut_changed(self, files: Sequence[FilePlan]) -> None:
+        """Cut files that replace others: small ones together, and where that fails each by itself."""
+        for group in small_together(
+            files, lambda file: file.file.size, most=self._plan.pipeline.limits.shards_together
+        ):
+            if len(group) == 1 or not self._swapped_together(group):
+                for file in group:
+                    self._cut_alone(file)
+
+    def _swapped_together(self, files: Sequence[FilePlan]) -> bool:
+        """Cut, compute and commit files at once; False, and nothing is committed, if any of them stands in the way."""
+        reading = Reading(files, together=self._plan.pipeline.limits.shards_together)
+        try:
+            self._in_flight.settle_all()
+            self._executor.submit(stages.cut, reading.label, reading, self._plan.done.keys()).result()
+            if reading.files or reading.elsewhere:
+                return False
+            cut = [(cutting.file.file.path, cutting.shards) for cutting in reading.ended]
+            found = self._patiently(lambda: reading.ask(self._workspace))
+            return self._in_flight.swap_together(found, cut)
+        except ENDS_RUN:
+            raise
+        except Exception as e:
+            if is_interrupt(e):
+                raise
+            return False
+        finally:
+            reading.close(self._workspace)
 
     def _cut_alone(self, file: FilePlan) -> None:
         """Cut a file that replaces another, all of whose shards are committed together."""
