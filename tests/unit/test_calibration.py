@@ -5,7 +5,7 @@ from transformers import BertConfig
 
 from tidemill import places
 from tidemill.encoding.batching import ANY_LENGTHS, Company
-from tidemill.inference import calibration
+from tidemill.inference.choosing import calibration
 from tidemill.inference.choosing.calibration import calibrated_budget
 
 CONFIG = BertConfig()

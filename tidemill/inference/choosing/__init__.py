@@ -1,1 +1,1 @@
-"""What `auto` comes to: the engine, the dtype and the token budget that are fastest here, among those that are exact."""
+"""What `auto` comes to: the fastest engine, dtype and token budget here, among those that are exact."""
