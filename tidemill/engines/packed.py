@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tidemill.engines.devices import is_device_failure, is_out_of_memory
+from tidemill.engines.devices import is_device_failure
 from tidemill.engines.encoders import Encoder, VariableAttention
+from tidemill.engines.probing.memory import is_out_of_memory
 
 logger = logging.getLogger("tidemill")
 

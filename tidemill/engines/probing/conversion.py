@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tidemill.encoding.batching import Company
-from tidemill.engines.devices import is_out_of_memory
+from tidemill.engines.probing.memory import is_out_of_memory
 from tidemill.engines.probing.truth import Forward, Truth
 from tidemill.errors import TidemillError, first_line
 
