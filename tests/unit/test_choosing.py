@@ -16,7 +16,7 @@ from tidemill.engines.contest.candidates import Candidate
 from tidemill.engines.rates import ProductRates
 from tidemill.errors import ModelError
 from tidemill.inference import runner
-from tidemill.inference.choosing import choice
+from tidemill.inference.choosing import choice as choosing
 from tidemill.inference.choosing.choice import Choice, evenly
 from tidemill.inference.runner import ModelRunner
 
@@ -32,8 +32,8 @@ def _no_collection(monkeypatch):
 @pytest.fixture(autouse=True)
 def _fast_products(monkeypatch):
     rates = ProductRates(100.0, 200.0, None)
-    monkeypatch.setattr(choice, "product_rates", lambda: rates)
-    monkeypatch.setattr(choice, "kept_rates", lambda: rates)
+    monkeypatch.setattr(choosing, "product_rates", lambda: rates)
+    monkeypatch.setattr(choosing, "kept_rates", lambda: rates)
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_what_memory_kept_from_being_tried_is_tried_by_the_next_run(folder):
 
 
 def test_where_a_second_model_has_no_room_nothing_is_tried(folder, monkeypatch):
-    monkeypatch.setattr(choice, "memory_bytes", lambda: (100, 100))
+    monkeypatch.setattr(choosing, "memory_bytes", lambda: (100, 100))
     (folder / "model.safetensors").write_bytes(b"0" * 30)
     field = Opened({OV32: 1_000, T32: 9_000, OV16: 700, T16: 900})
     chosen = choice(folder, field)
