@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,6 +31,7 @@ from tidemill.planning.backfill_plan import Selection, plan_backfill, request_ba
 from tidemill.running import stages
 from tidemill.running.executor import Call, Future, ThreadExecutor
 from tidemill.running.stage_run import StageRun
+from tidemill.running.workspace import Workspace
 
 NUM_ROWS = 12
 
@@ -228,12 +230,12 @@ class Overtaken(StageRun):
 
     also: tuple[Stage, ...] = ()
 
-    def _unpredicted(self, *given: Any, **options: Any) -> list[Request]:
-        found = super()._unpredicted(*given, **options)
+    def _unpredicted(self, workspace: Workspace, *, tokenized: bool) -> Iterator[Request]:
+        found = list(super()._unpredicted(workspace, tokenized=tokenized))
         also: tuple[Stage, ...] = ("infer", *self.also)
         for stage in also:
             StageRun(self.pipeline, stage, executor=Counted).execute()
-        return found
+        return iter(found)
 
 
 class Counted(ThreadExecutor):
