@@ -26,7 +26,8 @@ from tests.checkpoints import reviews, save_tokenizer
 from tidemill.config import Inference
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.errors import ModelError, first_line
-from tidemill.inference.runner import ModelRunner, Predictions
+from tidemill.inference.runner import ModelRunner
+from tidemill.inference.work import Predictions
 from tidemill.models.checkpoint import load_config, max_positions, usual_length
 
 TASK = "text-classification"

@@ -97,12 +97,14 @@ def test_a_graph_without_its_head_and_the_head_answer_together_as_the_whole(tmp_
 
     folder = save_checkpoint(tmp_path, architecture, "five labels")
     model = TASK.load(folder, dtype=torch.float32, trust_remote_code=False)
-    whole = _convert(model)
     ids, mask = np.random.default_rng(0).integers(5, 300, (3, 9)), np.ones((3, 9), dtype=np.int64)
     ids[1, 4:], mask[1, 4:] = 1, 0
+    whole = _convert(model, (ids, mask))
 
-    body, head = without_head(whole, head_names(model))
+    parts = without_head(whole, head_names(model))
 
+    assert parts is not None
+    body, head = parts
     core = ov.Core()
     read = core.compile_model(body, "CPU")([ids, mask])
     answered = core.compile_model(head, "CPU")([read[i] for i in range(len(body.outputs))])[0]
@@ -113,7 +115,7 @@ def test_a_model_whose_head_nobody_names_is_one_graph():
     from tidemill.engines.openvino_engine import _convert
 
     assert head_names(torch.nn.Linear(3, 3)) == []
-    assert without_head(_convert(_Sum()), []) is None
+    assert without_head(_convert(_Sum(), (np.ones((2, 3), dtype=np.int64),) * 2), []) is None
 
 
 @pytest.fixture
