@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import doctest
 import pickle
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.encoding import batching
-from tidemill.encoding.batching import plan_batches, rounded
+from tidemill.encoding.batching import EQUAL_LENGTHS, ONE_ROW, plan_batches, rounded
 from tidemill.errors import InputError, SequenceTooLong
 
 lengths = st.lists(st.integers(0, 60), max_size=200)
@@ -42,6 +43,27 @@ def test_longest_come_first_and_equal_lengths_keep_their_order(lengths, token_bu
     planned = [int(i) for batch in plan_batches(lengths, token_budget=token_budget) for i in batch]
 
     assert planned == sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+
+
+@given(lengths, budgets)
+def test_rows_of_equal_length_are_together_as_far_as_the_budget_goes(lengths, token_budget):
+    batches = plan_batches(lengths, token_budget=token_budget, company=EQUAL_LENGTHS)
+
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    assert all(len({lengths[i] for i in batch}) == 1 for batch in batches)
+    for batch, following in pairwise(batches):
+        is_full = (len(batch) + 1) * max(1, lengths[batch[0]]) > token_budget
+        assert len(batch) * lengths[batch[0]] <= token_budget
+        assert is_full or lengths[following[0]] < lengths[batch[0]]
+
+
+@given(lengths, budgets)
+def test_one_by_one_the_longest_still_come_first(lengths, token_budget):
+    batches = plan_batches(lengths, token_budget=token_budget, company=ONE_ROW)
+
+    assert [batch.tolist() for batch in batches] == [
+        [i] for i in sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    ]
 
 
 def test_a_sequence_longer_than_the_budget_is_refused_with_both_options_named():

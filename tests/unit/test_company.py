@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +46,7 @@ LONGROPE = {
     "original_max_position_embeddings": 40,
     "partial_rotary_factor": 1.0,
 }
-OPTIONS = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "big_bird": {"block_size": 4, "num_random_blocks": 1},
     "phi3": {"num_key_value_heads": 2, "original_max_position_embeddings": 40, "rope_parameters": LONGROPE},
     "mistral": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 30},
@@ -56,7 +57,7 @@ OPTIONS = {
 
 def tiny(model_type):
     torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(model_type, **SMALL | OPTIONS.get(model_type, {}))
+    config = transformers.AutoConfig.for_model(model_type, **{**SMALL, **OPTIONS.get(model_type, {})})
     return transformers.AutoModelForSequenceClassification.from_config(config).eval()
 
 
@@ -137,6 +138,16 @@ def test_converted_a_model_computes_rows_of_equal_length_too(tmp_path):
 
     assert runner.predict(pa.array([long, short], pa.list_(pa.int32()))).stats.num_padded_tokens == 60 + 37
     np.testing.assert_allclose(answered, [alone("fnet", long), alone("fnet", short)], atol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["mistral", "gemma3_text"])
+def test_converted_too_a_short_text_is_answered_beside_one_longer_than_the_window(tmp_path, model_type):
+    tiny(model_type).save_pretrained(tmp_path)
+    token_ids = [row(60), row(9)]
+
+    answered = scores(runner_of(tmp_path, engine="openvino"), *token_ids)
+
+    np.testing.assert_allclose(answered, [alone(model_type, each) for each in token_ids], atol=1e-4)
 
 
 class Odd(torch.nn.Module):  # type: ignore[misc]  # torch is Any here

@@ -125,6 +125,16 @@ def test_attention_spelled_out_is_the_same_attention(mask_type, scale):
     np.testing.assert_allclose(ours(tensors)[0], theirs(tensors)[0], atol=1e-5)
 
 
+def test_a_token_that_sees_none_makes_no_nan():
+    tensors: list[NDArray[Any]] = [np.ones((1, 2, 7, 4), dtype=np.float32) for _ in range(3)]
+    is_seen = np.ones((1, 1, 7, 7), dtype=bool)
+    is_seen[:, :, 3] = False
+
+    context = ov.compile_model(with_attention_spelled_out(attention(bool, None)), "CPU")([*tensors, is_seen])[0]
+
+    assert np.isfinite(context).all()
+
+
 def test_attention_that_looks_back_only_is_left_as_it_is():
     assert "ScaledDotProductAttention" in kinds_of_operation(
         with_attention_spelled_out(attention(None, None, causal=True))
@@ -170,6 +180,37 @@ def test_a_model_that_does_not_convert_is_computed_by_torch_and_the_record_says_
         "OpenVINO cannot take the model, so torch computes it: No conversion rule for aten::mystery"
     )
     assert_same(runner.predict(token_ids), by_torch, atol=1e-6)
+
+
+def raises(*_, **__):
+    raise RuntimeError("Exception from src/inference/request.cpp:246:\nCheck failed\n-- No kernel for Mystery\n")
+
+
+@pytest.mark.parametrize(
+    ("part", "name"), [(openvino_engine.OpenVinoEngine, "_compile"), (openvino_engine._Started, "result")]
+)
+def test_whatever_goes_wrong_when_it_is_compiled_or_first_computes_torch_takes_over(
+    folder, token_ids, by_torch, monkeypatch, part, name
+):
+    monkeypatch.setattr(part, name, raises)
+
+    runner = load(folder)
+
+    assert runner.resolved["fallback"].endswith("so torch computes it: No kernel for Mystery")
+    assert_same(runner.predict(token_ids), by_torch, atol=1e-6)
+    with pytest.raises(ModelError, match=r"No kernel for Mystery\. Set inference"):
+        load(folder, engine="openvino")
+
+
+def test_a_shape_whose_own_graph_does_not_compile_costs_no_row(folder, token_ids, by_torch, monkeypatch):
+    monkeypatch.setattr(openvino_engine, "OFTEN", 2)
+    runner = load(folder, engine="openvino")
+    monkeypatch.setattr(runner.engine, "_compile", raises)
+
+    for _ in range(2):
+        assert_same(runner.predict(token_ids), by_torch, atol=1e-5)
+
+    assert runner.engine._graphs == {}
 
 
 @pytest.mark.parametrize(("asked", "way_out"), [({"engine": "openvino"}, "torch"), ({"dtype": "int8"}, "auto")])

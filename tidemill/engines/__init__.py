@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from tidemill import config as options
 from tidemill.encoding.batching import ANY_LENGTHS, Company
-from tidemill.engines.devices import is_out_of_memory, num_cpus, resolve_device, resolve_dtype, use_all_cpus
+from tidemill.engines.devices import num_cpus, resolve_device, resolve_dtype, use_all_cpus
+from tidemill.engines.probing.memory import is_out_of_memory
 from tidemill.errors import ConfigError, ModelError
 from tidemill.fingerprints import fingerprint
-from tidemill.models.checkpoint import folder_state
+from tidemill.models.checkpoint import folder_state, silence
 from tidemill.models.tasks import ModelTask
 
 if TYPE_CHECKING:
@@ -166,7 +167,8 @@ def _examined(folder: str | Path, model: torch.nn.Module, *, longest: int | None
     key = (*folder_state(folder), longest, model.config.get_text_config().pad_token_id)
     if key not in _examinations:
         try:
-            truth = examine(model, longest=longest)
+            with silence():
+                truth = examine(model, longest=longest)
         except ModelError as e:
             raise ModelError(f"The model in {folder} cannot be used: {e}") from e
         _examinations.clear()

@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tidemill.engines.probing.memory import is_out_of_memory
 from tidemill.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -95,17 +96,6 @@ def num_cpus() -> int:
     except (OSError, ValueError):
         return allowed
     return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    # The CPU allocator and cuBLAS raise a plain RuntimeError.
-    said = str(error).lower()
-    signs = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed")
-    return isinstance(error, RuntimeError) and any(sign in said for sign in signs)
 
 
 def is_device_failure(error: Exception) -> bool:

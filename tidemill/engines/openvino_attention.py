@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import openvino as ov
 from openvino import opset13 as operations
 
 if TYPE_CHECKING:
     from openvino import Model, Node, Output, Type
+
+OUT = -1e38
+"""Nothing is left of what this is added to, as of minus infinity. But padding further from its text than a window is
+wide sees no token at all: from minus infinity alone softmax makes NaN, which the next layer gives to the text."""
 
 
 def with_attention_spelled_out(model: Model) -> Model:
@@ -52,8 +55,8 @@ def _scale(query: Output, others: Sequence[Output]) -> float | None:
 
 
 def _bias(mask: Output, dtype: Type) -> Output | Node:
-    """What is added to scores: the mask, or minus infinity where it is false."""
+    """What is added to scores: the mask, or where it is false what leaves nothing of a score."""
     if mask.get_element_type() != ov.Type.boolean:
         return mask
-    nothing, out = operations.constant(0.0, dtype), operations.constant(-np.inf, dtype)
+    nothing, out = operations.constant(0.0, dtype), operations.constant(OUT, dtype)
     return operations.select(mask, nothing, out)

@@ -39,6 +39,7 @@ from tidemill.engines.probing.state import State
 from tidemill.engines.probing.truth import Truth
 from tidemill.errors import first_line
 from tidemill.fingerprints import fingerprint
+from tidemill.models.checkpoint import silence
 from tidemill.places import home, make_folders
 
 # Where it finds the package for that, it asks in the middle of a run for leave to send usage statistics.
@@ -273,7 +274,7 @@ def open_openvino(
 def _convert(model: nn.Module, example: tuple[Ids, Ids]) -> Model:
     state = State(model)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), silence(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             inputs = tuple(map(torch.from_numpy, example))
             return ov.convert_model(_Positional(model).eval(), example_input=inputs)

@@ -27,6 +27,7 @@ from tidemill.engines.encoders import Encoder
 from tidemill.engines.packed import open_packed
 from tidemill.engines.probing.company import facts_of
 from tidemill.engines.probing.state import State
+from tidemill.models.checkpoint import silence
 
 GPU_DEPTH = 16
 MOST_STREAMS = 8
@@ -135,12 +136,14 @@ class TorchEngine:
             return logits_BC
 
     def _forward(self, ids_BT: Tensor, mask_BT: Tensor | None) -> Tensor:
-        if self._state is not None:
-            self._state.restore()
         if isinstance(self.model, Encoder):
             logits_BC: Tensor = self.model(ids_BT, mask_BT)
-        else:
+        elif self._state is None:
             logits_BC = self.model(input_ids=ids_BT, attention_mask=mask_BT).logits
+        else:
+            self._state.restore()
+            with silence():  # what such a model says of its change once, it would say at each batch
+                logits_BC = self.model(input_ids=ids_BT, attention_mask=mask_BT).logits
         return logits_BC
 
     def _queue(self, ids_BT: Ids, mask_BT: Ids | None) -> Answer:

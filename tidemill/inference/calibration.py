@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tidemill.engines import Engine
-from tidemill.engines.devices import is_out_of_memory, num_cpus
+from tidemill.engines.devices import num_cpus
+from tidemill.engines.probing.memory import is_out_of_memory
 from tidemill.fingerprints import fingerprint
 from tidemill.places import home, make_folders, published
 

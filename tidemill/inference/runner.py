@@ -23,7 +23,8 @@ import pyarrow as pa
 from tidemill import config as options
 from tidemill.encoding.batching import Indices, plan_batches, rounded
 from tidemill.engines import Answer, CalibrationIds, Engine, Logits, open_engine
-from tidemill.engines.devices import AUTO_TOKEN_BUDGET, is_device_failure, is_out_of_memory
+from tidemill.engines.devices import AUTO_TOKEN_BUDGET, is_device_failure
+from tidemill.engines.probing.memory import is_out_of_memory
 from tidemill.errors import RunFailed, SequenceTooLong, Stopped, first_line
 from tidemill.inference.bounds import BoundedOpening
 from tidemill.inference.calibration import calibrated_budget

@@ -170,7 +170,7 @@ def usual_length(config: PretrainedConfig) -> int | None:
 @contextmanager
 def opening(what: str) -> Iterator[None]:
     """Transformers at work: silent, and any error of its a ModelError about `what`."""
-    with _silence():
+    with silence():
         try:
             yield
         except ModelError:
@@ -197,7 +197,8 @@ def _meaning(error: BaseException) -> str:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
+    """Transformers says on standard error what only its developers can act on."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

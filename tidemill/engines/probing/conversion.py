@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tidemill.encoding.batching import Company
-from tidemill.engines.devices import is_out_of_memory
+from tidemill.engines.probing.memory import is_out_of_memory
 from tidemill.engines.probing.truth import Forward, Truth
 from tidemill.errors import TidemillError, first_line
 
@@ -29,7 +29,15 @@ def converting() -> Iterator[None]:
     except Exception as e:
         if is_out_of_memory(e):
             raise
-        raise CannotConvert(first_line(e)) from e
+        raise CannotConvert(_meaning(e)) from e
+
+
+def _meaning(error: Exception) -> str:
+    """OpenVINO says first where in its sources it was, and last what was wrong."""
+    if first_line(error).startswith(("Exception from ", "Check '")):
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return lines[-1].removeprefix("-- ").rstrip(".")
+    return first_line(error)
 
 
 def require_knowable(truth: Truth) -> None:

@@ -24,8 +24,8 @@ WIDE = 160
 """Tokens of a row for what no configuration names: MPNet's positions, of which it tells 128 apart."""
 BEYOND = 24
 """Tokens past a window: a short row padded to there has padding from which no token is to be seen."""
-AFFORDABLE = 3e11
-"""Floating-point operations of one forward pass of one row: seconds, on few cores."""
+AFFORDABLE = 1e12
+"""Floating-point operations of one row's forward pass, about what a billion parameters need for 512 tokens: seconds."""
 
 _NAMES_A_WIDTH = re.compile("window|block|chunk|bucket|local|stride|landmark|segment|distance|original_max_position")
 

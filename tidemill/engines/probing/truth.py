@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tidemill.encoding.batching import ANY_LENGTHS, EQUAL_LENGTHS, ONE_ROW, Company
-from tidemill.engines.devices import is_out_of_memory
+from tidemill.engines.probing.memory import is_out_of_memory
 from tidemill.engines.probing.rows import SHORT, Probe, probe_of
 from tidemill.engines.probing.state import State
 from tidemill.errors import ModelError
