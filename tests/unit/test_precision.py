@@ -104,7 +104,6 @@ def test_a_graph_without_its_head_and_the_head_answer_together_as_the_whole(tmp_
     parts = without_head(whole, head_names(model))
     assert parts is not None
     body, head = parts
-
     core = ov.Core()
     read = core.compile_model(body, "CPU")([ids, mask])
     answered = core.compile_model(head, "CPU")([read[i] for i in range(len(body.outputs))])[0]

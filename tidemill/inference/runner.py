@@ -303,7 +303,7 @@ class ModelRunner:
         num_padded = len(batch) * self._width(work, batch) if self.engine.pads else None
         if len(batch) == 1 and self._width(work, batch) == work.sequences.lengths[batch[0]]:
             logits_BC = logits_BC if finite_B.all() else self._exact_logits(work, batch, logits_BC)
-            finite_B[:] = True
+            finite_B = np.ones(1, dtype=bool)
         work.record(batch[finite_B], logits_BC[finite_B], num_padded=num_padded)
         work.unpadded.update(batch[~finite_B].tolist())
         return _one_by_one(batch[~finite_B])
