@@ -299,7 +299,7 @@ class ModelRunner:
 
     def _record(self, work: Work, batch: Indices, logits_BC: Logits) -> list[Indices]:
         """Keep what is finite, and return the rows that are to be tried alone and without padding."""
-        finite_B: NDArray[np.bool_] = np.isfinite(logits_BC).all(axis=1)
+        finite_B: NDArray[np.bool_] = np.asarray(np.isfinite(logits_BC).all(axis=1))
         num_padded = len(batch) * self._width(work, batch) if self.engine.pads else None
         if len(batch) == 1 and self._width(work, batch) == work.sequences.lengths[batch[0]]:
             logits_BC = logits_BC if finite_B.all() else self._exact_logits(work, batch, logits_BC)
