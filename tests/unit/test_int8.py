@@ -21,6 +21,7 @@ from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines.contest import gain
 from tidemill.engines.int8 import smoothing, weights
 from tidemill.engines.int8.layers import linear_layers
+from tidemill.engines.probing.conversion import CannotConvert
 from tidemill.errors import ConfigError, LimitExceeded, ModelError
 from tidemill.inference import drift
 from tidemill.inference.runner import ModelRunner
@@ -108,6 +109,16 @@ def test_a_graph_with_weights_in_int8_multiplies_by_those():
     numbers_OI, zero_O1, scale_O1 = weights.quantized(weight_OI)
     np.testing.assert_allclose(answer.T, (numbers_OI.astype(np.float32) - zero_O1) * scale_O1, atol=1e-5)
     assert [node.get_data().dtype for node in model.get_ops() if node.get_type_name() == "Constant"] == [np.float32]
+
+
+def test_a_graph_that_has_no_weight_by_the_names_of_the_layers_is_not_called_int8():
+    given = operations.parameter([-1, 16], np.float32)
+    weight = operations.constant(np.ones((8, 16), np.float32), name="renamed")
+    product = operations.matmul(given, weight, transpose_a=False, transpose_b=True)
+    model = ov.Model([operations.result(product)], [given])
+
+    with pytest.raises(CannotConvert, match="none would be computed in int8"):
+        weights.with_int8_weights(model, {"w"})
 
 
 def test_a_smoothed_model_answers_as_before_from_inputs_that_are_nearer_to_each_other(model):

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from openvino import opset13 as operations
 from openvino.properties import hint as hints
 
+from tidemill.engines.probing.conversion import CannotConvert
+
 if TYPE_CHECKING:
     from openvino import Model, Node
 
@@ -27,15 +29,25 @@ LEVELS = 255
 
 
 def with_int8_weights(model: Model, names: Container[str]) -> Model:
-    """A copy of `model` with the constants of these names, which are weights OI, in 8 bits."""
+    """A copy of `model` with the constants of these names, which are weights OI, in 8 bits.
+
+    Raises:
+        CannotConvert: it has none of these names.
+    """
     copy = model.clone()
-    for node in copy.get_ops():
-        if node.get_type_name() == "Constant" and node.get_friendly_name() in names:
-            compressed = _compressed(node.get_data())
-            for reader in node.output(0).get_target_inputs():
-                reader.replace_source_output(compressed.output(0))
+    weights = [node for node in copy.get_ops() if _is_weight(node, names)]
+    if not weights:
+        raise CannotConvert("converted, its linear layers are not to be found, so none would be computed in int8")
+    for node in weights:
+        compressed = _compressed(node.get_data())
+        for reader in node.output(0).get_target_inputs():
+            reader.replace_source_output(compressed.output(0))
     copy.validate_nodes_and_infer_types()
     return copy
+
+
+def _is_weight(node: Node, names: Container[str]) -> bool:
+    return node.get_type_name() == "Constant" and node.get_friendly_name() in names
 
 
 def _compressed(weight_OI: NDArray[np.float32]) -> Node:
