@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tidemill.encoding.batching import ANY_LENGTHS
 from tidemill.engines.contest.candidates import Candidate
 from tidemill.engines.contest.trial import Contest
 
@@ -41,6 +42,7 @@ class Engine:
     clock: Clock
     speeds: list[float]
     name, depth, rounds_widths, pads, reference = "told", 4, False, True, None
+    company = ANY_LENGTHS
     num_batches: int = 0
 
     def speed(self):

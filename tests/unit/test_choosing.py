@@ -6,9 +6,10 @@ import weakref
 
 import pyarrow as pa
 import pytest
+import transformers
 
 from tests.checkpoints import reviews, save_checkpoint
-from tests.told_engines import OV16, OV32, T16, T32, Field, Seat
+from tests.told_engines import OV16, OV32, T16, T32, Answer, Field, Seat
 from tidemill.config import Inference
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines.contest import trial
@@ -19,6 +20,7 @@ from tidemill.inference import runner
 from tidemill.inference.choosing import choice as choosing
 from tidemill.inference.choosing.choice import Choice, evenly
 from tidemill.inference.runner import ModelRunner
+from tidemill.models.tasks import find_task
 
 GONE = ModelError("OpenVINO cannot take the model in a folder: it has no rule. Set it.")
 
@@ -276,3 +278,21 @@ def test_a_model_that_fails_at_the_rows_of_the_contest_fails_at_those_rows_alone
 
     assert tried.predict(token_ids).reason.null_count == len(token_ids)
     assert "No other engine or dtype was tried: such a row" in caplog.text
+
+
+def test_predictions_say_what_they_were_computed_by_though_another_thread_changes_the_engine_meanwhile():
+    field = Field({OV32: 1_000, T32: 9_000})
+
+    class Swapped(Answer):
+        def result(self):
+            shared.engine = field.enter(T32)
+            return super().result()
+
+    first = field.enter(OV32)
+    first.submit = lambda ids_BT, mask_BT: Swapped(first, ids_BT.size)
+    config = transformers.BertConfig(num_labels=2)
+    shared = ModelRunner(first, config, task=find_task("text-classification"), inference=Inference(token_budget=64))
+
+    predictions = shared.predict(pa.array([[5, 6, 7]], pa.list_(pa.int32())))
+
+    assert (predictions.resolved["engine"], shared.resolved["engine"]) == ("openvino", "torch")

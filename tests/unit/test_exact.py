@@ -58,6 +58,18 @@ def engine(folder, where=lambda ids, mask: False):
     return TorchEngine(Overflows(model, where), torch.device("cpu"), num_streams=1)
 
 
+class Poor(TorchEngine):
+    """As if it computed in 16 bits."""
+
+    def facts(self):
+        return {**super().facts(), "dtype": "bfloat16"}
+
+
+def poor_engine(folder, where):
+    model = TASK.load(folder, dtype=torch.float32, trust_remote_code=False)
+    return Poor(Overflows(model, where), torch.device("cpu"), num_streams=1)
+
+
 def runner(folder, engine, exact=None):
     return ModelRunner(engine, load_config(folder), task=TASK, inference=Inference(token_budget=256), exact=exact)
 
@@ -69,7 +81,7 @@ def assert_right(predictions, right):
 
 
 def test_a_row_that_is_nan_beside_others_is_computed_alone_and_without_padding(folder, token_ids, right):
-    padded = engine(folder, lambda ids, mask: mask is not None)
+    padded = poor_engine(folder, lambda ids, mask: mask is not None)
 
     predictions = runner(folder, padded).predict(token_ids)
 
@@ -86,7 +98,7 @@ def test_a_row_that_is_nan_even_alone_is_computed_in_float32_by_an_engine_opened
         return opened[-1]
 
     exact = ExactEngine(open_float32)
-    poor = runner(folder, engine(folder, lambda ids, mask: True), exact)
+    poor = runner(folder, poor_engine(folder, lambda ids, mask: True), exact)
 
     predictions = [poor.predict(token_ids), poor.predict(token_ids)]
 
@@ -97,7 +109,7 @@ def test_a_row_that_is_nan_even_alone_is_computed_in_float32_by_an_engine_opened
 
 
 def test_a_row_that_is_nan_in_float32_too_has_no_answer_and_takes_no_other_with_it(folder, token_ids, right):
-    always_nan = [engine(folder, lambda ids, mask: True) for _ in range(2)]
+    always_nan = [poor_engine(folder, lambda ids, mask: True) for _ in range(2)]
 
     predictions = runner(folder, always_nan[0], ExactEngine(lambda: always_nan[1])).predict(token_ids)
 
@@ -106,13 +118,26 @@ def test_a_row_that_is_nan_in_float32_too_has_no_answer_and_takes_no_other_with_
 
 
 def test_where_no_second_model_fits_the_row_has_no_answer_and_the_others_have_theirs(folder, token_ids, caplog):
+    tries = []
+
     def does_not_fit():
+        tries.append(1)
         raise ModelError("The model does not fit the memory of cuda:0.")
 
-    poor = runner(folder, engine(folder, lambda ids, mask: True), ExactEngine(does_not_fit))
+    poor = runner(folder, poor_engine(folder, lambda ids, mask: True), ExactEngine(does_not_fit))
 
-    assert poor.predict(token_ids).reason[4].as_py() == "the model returned NaN"
-    assert "does not fit the memory" in caplog.text
+    reasons = [poor.predict(token_ids).reason[4].as_py() for _ in range(3)]
+
+    assert reasons == ["the model returned NaN"] * 3
+    assert len(tries) == 1, "opened once, not for each such row"
+    assert caplog.text.count("does not fit the memory") == 1
+
+
+def test_once_torch_computes_in_float32_itself_no_second_model_is_opened(folder, token_ids):
+    nan = engine(folder, lambda ids, mask: True)
+    exact = ExactEngine(lambda: pytest.fail("opened"))
+
+    assert runner(folder, nan, exact).predict(token_ids).reason[4].as_py() == "the model returned NaN"
 
 
 def test_an_engine_of_lower_precision_has_a_float32_one_behind_it_and_torch_in_float32_needs_none(folder, token_ids):

@@ -84,6 +84,7 @@ class ModelRunner:
         self._exact, self._choice, self._opening = exact, choice, opening
         self._is_calibrated = inference.token_budget != "auto"
         self._measured_drift: Drift | None = None
+        self._has_told_of_inexact = False
         self._seconds = 0.0
         self._lock = threading.Lock()
         self._vocabulary_size = getattr(config.get_text_config(), "vocab_size", None)
@@ -231,7 +232,6 @@ class ModelRunner:
             tell=work.progress.doing,
             should_stop=should_stop,
         )
-        self._exact = None if is_exact(self.engine) else self._exact
         work.notes += choice.notes()
 
     def _inputs(self, work: Work, batch: Indices, engine: Engine) -> Batch:
@@ -250,11 +250,14 @@ class ModelRunner:
                 self._prepare(work, should_stop)
                 waiting = deque(self._plan(work, work.without_reason()))
                 waiting = self._start_all(work, waiting, started, should_stop)
+                work.resolved = self.resolved
             while started or waiting:
                 while started and not waiting:
                     waiting = self._settle(work, *started.popleft(), waiting)
-                with self._lock:
-                    waiting = self._start_all(work, waiting, started, should_stop)
+                if waiting:
+                    with self._lock:
+                        waiting = self._start_all(work, waiting, started, should_stop)
+                        work.resolved = self.resolved
             work.stats.seconds = time.perf_counter() - started_at
             self._seconds += work.stats.seconds
         except BaseException:
@@ -310,12 +313,15 @@ class ModelRunner:
 
     def _exact_logits(self, work: Work, batch: Indices, logits_BC: Logits) -> Logits:
         """Of a row whose logits are not finite in the engine; those, where there is nothing more exact."""
-        if self._exact is None:
+        exact = self._exact
+        if exact is None or is_exact(self.engine):
             return logits_BC
-        exact, (ids_BT, _) = self._exact, work.sequences.padded(batch, pad_id=self._pad_id)
+        ids_BT, _ = work.sequences.padded(batch, pad_id=self._pad_id)
         outcome = self._guarded(lambda: exact.logits(ids_BT))
         if isinstance(outcome, Exception):
-            logger.warning("A row without finite scores cannot be computed in float32: %s", first_line(outcome))
+            if not self._has_told_of_inexact:
+                logger.warning("Rows without finite scores cannot be computed in float32: %s", first_line(outcome))
+            self._has_told_of_inexact = True
             return logits_BC
         work.stats.num_in_float32 += 1
         return outcome
@@ -392,7 +398,8 @@ class ModelRunner:
         if work.windows is not None:
             scores_BC, index, reason = work.windows.to_rows(scores_BC, index, reason)
         decoded = self._task.decode(scores_BC, self.config, all_scores=self._all_scores)
-        return Predictions(columns=decoded.take(index), reason=reason, stats=work.stats, notes=tuple(work.notes))
+        columns = decoded.take(index)
+        return Predictions(columns, reason, work.stats, notes=tuple(work.notes), resolved=work.resolved)
 
 
 def _default_budget(inference: options.Inference, engine: Engine) -> int:

@@ -29,4 +29,4 @@ def predict_others(
     reason = computed.reason.take(pa.array(place, mask=is_known))
     place[is_known] = computed.columns.num_rows + answers.index.drop_null().to_numpy()
     columns = pa.concat_tables([computed.columns, answers.columns.cast(computed.columns.schema)])
-    return Predictions(columns.take(pa.array(place)), reason, computed.stats, computed.notes)
+    return Predictions(columns.take(pa.array(place)), reason, computed.stats, computed.notes, computed.resolved)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import accumulate, pairwise
 from typing import Any
@@ -55,13 +55,15 @@ class Predictions:
 
     `columns` has the task's result columns, null where there is no prediction;
     `reason` says why there is none, and is null for rows without token ids. `notes`
-    are what the run's record says of the way they were made.
+    are what the run's record says of the way they were made, and `resolved` is what
+    `auto` had come to when the last batch was started.
     """
 
     columns: pa.Table
     reason: pa.StringArray
     stats: Stats
     notes: tuple[str, ...] = ()
+    resolved: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -82,6 +84,7 @@ class Work:
     num_tokens: int = 0
     """Of what can be computed, before anything is."""
     notes: list[str] = field(default_factory=list)
+    resolved: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def on(cls, token_ids: pa.ListArray | pa.ChunkedArray, pooling: Pooling | None, *, deduplicate: bool) -> Work:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -399,7 +399,7 @@ def _predict(workspace: Workspace, items: Sequence[Tokenized]) -> Iterator[tuple
     )
     workspace.notes += predictions.notes
     # Where nothing was computed, the model was not opened for it, and there is no device.
-    resolved = {} if answers.is_known.all() else workspace.runner.resolved
+    resolved = {} if answers.is_known.all() else predictions.resolved
     known = _by_shard(answers.is_known, inputs)
     unchanged = [windows.num_tokens(column.filter(pa.array(of))) for column, of in zip(columns, known, strict=True)]
     lengths = [windows.num_tokens(column) for column in columns]
@@ -426,7 +426,7 @@ def _predict(workspace: Workspace, items: Sequence[Tokenized]) -> Iterator[tuple
         yield shard.item, table.append_column(TEXT_HASH, shard.hashes), facts
 
 
-def _resolved_with(resolved: dict[str, Any], stats: Stats) -> dict[str, Any] | None:
+def _resolved_with(resolved: Mapping[str, Any], stats: Stats) -> dict[str, Any] | None:
     """How the model was computed, with what became of one shard in it; None where it computed nothing."""
     if not resolved:
         return None
