@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from tests.checkpoints import reviews, save_checkpoint
 from tests.damage import damages
 from tidemill import places
 from tidemill.config import Inference
+from tidemill.encoding.batching import ANY_LENGTHS
+from tidemill.encoding.sequences import Sequences
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines.contest import gain
 from tidemill.engines.int8 import smoothing, weights
@@ -189,6 +192,32 @@ def test_drift_is_measured_until_a_whole_sample_was(load, token_ids, monkeypatch
     measured = [(runner.predict(rows), runner.resolved["int8"]["num_rows"])[1] for rows in [token_ids[:4]] * 5]
 
     assert measured == [4, 8, 12, 12, 12]
+
+
+class Told:
+    """An engine that answers a row by its first token, with NaN where that is 9."""
+
+    company = ANY_LENGTHS
+
+    def __init__(self, off, reference=None):
+        self.off, self.reference = off, reference
+
+    def submit(self, ids_BT, mask_BT):
+        first_B1 = ids_BT[:, :1].astype(np.float32)
+        first_B1[first_B1 == 9] = np.nan
+        return SimpleNamespace(result=lambda: np.concatenate([first_B1 + self.off, -first_B1], axis=1))
+
+
+@pytest.mark.parametrize(("rows", "num_rows"), [([[4], [9], [5], [6]], 3), ([[9], [9]], None)])
+def test_a_row_without_finite_scores_tells_nothing_of_the_drift(rows, num_rows):
+    sequences = Sequences.of(pa.array(rows, pa.list_(pa.int32())), deduplicate=False)
+    engine: Any = Told(0.25, reference=Told(0))
+
+    measured = drift.measure_drift(
+        engine, sequences, np.arange(len(rows)), scores=lambda logits: logits, pad_id=0, bound=0.5
+    )
+
+    assert (measured and (measured.num_rows, measured.drift_p99)) == (num_rows and (num_rows, 0.25))
 
 
 def test_int8_that_drifts_beyond_the_bound_fails_the_run_before_any_row_is_kept(load, token_ids):

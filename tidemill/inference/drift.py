@@ -57,7 +57,8 @@ def measure_drift(
 ) -> Drift | None:
     """Compute a sample of `rows`, evenly over their lengths, in the engine and in its reference; None without rows.
 
-    What was measured `before` is added to; once that is a whole sample, it is enough.
+    What was measured `before` is added to; once that is a whole sample, it is enough. Rows without finite scores in
+    either tell nothing: they are computed in float32 later.
 
     Raises:
         LimitExceeded: scores drift by more than `bound`.
@@ -79,7 +80,11 @@ def measure_drift(
         our_seconds, their_seconds = our_seconds + between - started, their_seconds + time.perf_counter() - between
         ours.append(scores(our_logits_BC))
         theirs.append(scores(their_logits_BC))
-    drift = _compare(np.concatenate(ours), np.concatenate(theirs), times_float32=their_seconds / our_seconds)
+    ours_BC, theirs_BC = np.concatenate(ours), np.concatenate(theirs)
+    finite_B = np.isfinite(ours_BC).all(axis=1) & np.isfinite(theirs_BC).all(axis=1)
+    if not finite_B.any():
+        return before
+    drift = _compare(ours_BC[finite_B], theirs_BC[finite_B], times_float32=their_seconds / our_seconds)
     if not drift.drift_p99 <= bound:
         raise LimitExceeded(
             f"In int8 this model's scores drift by {drift.drift_p99:.3f} from float32's at the 99th percentile of "
