@@ -20,7 +20,7 @@ from tidemill.engines import encoders
 from tidemill.engines.probing import company, rows
 from tidemill.engines.probing.rows import named_widths, probe_of
 from tidemill.engines.probing.state import State
-from tidemill.engines.probing.truth import examine
+from tidemill.engines.probing.truth import examine, on_arrays
 from tidemill.errors import ModelError
 from tidemill.inference.runner import ModelRunner
 
@@ -156,7 +156,7 @@ class Odd(torch.nn.Module):  # type: ignore[misc]  # torch is Any here
     def __init__(self, answer):
         super().__init__()
         self.config = transformers.BertConfig(**SMALL)
-        self.answer, self.num_calls = answer, 0
+        self.answer, self.num_calls, self._num_calls = answer, 0, 0
         self.register_buffer("offset", torch.zeros(1))
 
     def forward(self, input_ids, attention_mask=None):
@@ -179,6 +179,11 @@ def on_calls(model, logits):
     return logits + model.num_calls
 
 
+def on_calls_that_it_hides(model, logits):
+    model._num_calls += 1
+    return logits + model._num_calls
+
+
 def on_what_was_written(model, logits):
     model.offset += 1
     return logits + model.offset
@@ -193,7 +198,7 @@ def test_a_model_that_answers_by_chance_is_refused():
         examine(Odd(by_chance), longest=NUM_POSITIONS)
 
 
-@pytest.mark.parametrize("answer", [on_calls, on_what_was_written])
+@pytest.mark.parametrize("answer", [on_calls, on_calls_that_it_hides, on_what_was_written])
 def test_whatever_a_model_keeps_is_made_what_it_was(answer):
     model = Odd(answer)
     state = State(model)
@@ -202,7 +207,7 @@ def test_whatever_a_model_keeps_is_made_what_it_was(answer):
     assert examine(model, longest=NUM_POSITIONS).changes_itself
 
     assert not state.has_changed()
-    assert (model.num_calls, float(model.offset)) == (0, 0.0)
+    assert (model.num_calls, model._num_calls, float(model.offset)) == (0, 0, 0.0)
 
 
 @pytest.mark.parametrize("constant", [0.0, 1_500.0])
@@ -224,6 +229,24 @@ def test_answers_may_differ_by_a_share_of_what_they_differ_by_from_row_to_row():
     after = examine(model, longest=NUM_POSITIONS - 24).bound(1e-3)
 
     assert before < after < before + 1e-3
+
+
+@pytest.mark.parametrize(("num_parameters", "is_one"), [(14e6, True), (7e9, False)])
+def test_a_large_model_is_asked_by_all_threads_and_a_small_one_by_one(num_parameters, is_one):
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+
+        def forward(ids_BT, mask_BT):
+            seen.append(torch.get_num_threads())
+            return ids_BT
+
+        on_arrays(forward, num_parameters=int(num_parameters))(np.ones((1, 9), np.int64), None)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+    assert seen == [1 if is_one else 2]
 
 
 def test_rows_begin_and_end_as_the_configuration_says_and_have_no_special_tokens_between():

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tidemill.encoding.batching import ANY_LENGTHS
+from tidemill.engines.probing.rows import num_parameters
 from tidemill.engines.probing.truth import Truth, examine, on_arrays
 from tidemill.models.checkpoint import max_positions
 
@@ -319,7 +320,8 @@ def rewrite(model: PreTrainedModel, truth: Truth | None = None) -> Encoder | Non
     try:
         with torch.no_grad():
             encoder = Encoder(parts_of(model)).eval()
-        agrees = bool(truth.answers) and truth.holds_for(on_arrays(encoder), ANY_LENGTHS)
+        answer = on_arrays(encoder, num_parameters=num_parameters(model))
+        agrees = bool(truth.answers) and truth.holds_for(answer, ANY_LENGTHS)
     except (AttributeError, TypeError, ValueError, RuntimeError):  # a relative of these families, of another make
         return None
     return encoder if agrees else None

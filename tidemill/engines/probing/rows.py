@@ -55,7 +55,7 @@ def probe_of(model: Any, *, longest: int | None) -> Probe:
     text = model.config.get_text_config()
     named = named_widths(model.config, longest=longest)
     most = longest or max([WIDE, *named]) + BEYOND
-    wide, unasked = _wide(text, named, _num_parameters(model), most)
+    wide, unasked = _wide(text, named, num_parameters(model), most)
     lengths = sorted([*(min(length, most) for length in SHORT), *wide])
     draw = np.random.default_rng(0)
     rows = [_row(text, length, draw) for length in lengths]
@@ -99,7 +99,7 @@ def _operations(text: Any, num_parameters: int, length: int) -> float:
     return 2.0 * num_parameters * length + 4.0 * length**2 * hidden * layers
 
 
-def _num_parameters(model: Any) -> int:
+def num_parameters(model: Any) -> int:
     """Of those that each token is multiplied by: tables of embeddings are looked up."""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in tables)

@@ -10,7 +10,7 @@ Shapes: R rows of the probe, B rows of a batch, T tokens of the longest, C outpu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from tidemill.encoding.batching import ANY_LENGTHS, EQUAL_LENGTHS, ONE_ROW, Company
 from tidemill.engines.probing.memory import is_out_of_memory
-from tidemill.engines.probing.rows import SHORT, Probe, probe_of
+from tidemill.engines.probing.rows import SHORT, Probe, num_parameters, probe_of
 from tidemill.engines.probing.state import State
 from tidemill.errors import ModelError
 
@@ -37,7 +37,8 @@ OTHER_PARTS = 1e-3
 ROUNDING = 16 * float(np.finfo(np.float32).eps)
 """Of the largest logit: a constant in all of them is off by its last digits, however little they differ."""
 
-MANY_TOKENS = 1_024
+MANY_OPERATIONS = 3e10
+"""Floating-point: about what one core does in a second."""
 
 
 @dataclass(frozen=True)
@@ -125,21 +126,32 @@ def examine(model: Any, *, longest: int | None) -> Truth:
     probe = probe_of(model, longest=longest)
     try:
         truth = _alone(afresh, state, probe)
-        return truth if not truth.answers else replace(truth, company=_company(afresh, truth))
+        if not truth.answers:
+            return truth
+        if not truth.changes_itself:
+            state.restore()
+            # What a model keeps in private shows in its answers alone: nothing is restored between these.
+            with suppress(ModelError):
+                return replace(truth, company=_company(forward_of(model), truth))
+            truth = replace(truth, changes_itself=True)
+        return replace(truth, company=_company(afresh, truth))
     finally:
         state.restore()
 
 
 def forward_of(model: nn.Module) -> Forward:
     """What a module of Transformers answers, as arrays."""
-    return on_arrays(lambda ids_BT, mask_BT: model(input_ids=ids_BT, attention_mask=mask_BT).logits)
+    return on_arrays(
+        lambda ids_BT, mask_BT: model(input_ids=ids_BT, attention_mask=mask_BT).logits,
+        num_parameters=num_parameters(model),
+    )
 
 
-def on_arrays(forward: Callable[[Tensor, Tensor | None], Tensor]) -> Forward:
+def on_arrays(forward: Callable[[Tensor, Tensor | None], Tensor], *, num_parameters: int) -> Forward:
     def on_arrays(ids_BT: Ids, mask_BT: Ids | None) -> Logits:
         mask = None if mask_BT is None else torch.from_numpy(mask_BT)
         # Not in inference mode: what the module keeps of it must be usable outside of that.
-        with torch.no_grad(), _few_threads(ids_BT.size):
+        with torch.no_grad(), _few_threads(2 * num_parameters * ids_BT.size):
             logits_BC: Logits = forward(torch.from_numpy(ids_BT), mask).float().numpy()
         return logits_BC
 
@@ -147,13 +159,13 @@ def on_arrays(forward: Callable[[Tensor, Tensor | None], Tensor]) -> Forward:
 
 
 @contextmanager
-def _few_threads(num_tokens: int) -> Iterator[None]:
-    """Few tokens are computed by one thread: where others work too, threads wait for each other for longer than that.
+def _few_threads(num_operations: int) -> Iterator[None]:
+    """Little is computed by one thread: where others work too, threads wait for each other for longer than that.
 
     A model of 14 million parameters took 7 CPU seconds to be asked, and takes 1.
     """
     before = torch.get_num_threads()
-    if num_tokens < MANY_TOKENS:
+    if num_operations < MANY_OPERATIONS:
         torch.set_num_threads(1)
     try:
         yield
