@@ -201,10 +201,35 @@ def test_what_is_found_of_a_model_that_turns_out_not_to_stand_a_dtype_is_kept_fo
     assert settled(first, engine).candidate == T32
     refused = set()
 
-    again, engine = opened(Drifts(speeds), refused)
+    drifts = Drifts(speeds)
+    again, engine = opened(drifts, refused)
     assert (again.is_open, engine.candidate) == (False, T32)
+    assert [each.candidate for each in drifts.opened] == [OV32, T32]
+    drifts = Drifts(speeds)
+    again, engine = opened(drifts, refused)
+    assert (again.is_open, engine.candidate) == (False, T32)
+    assert [each.candidate for each in drifts.opened] == [T32], "what is refused is known"
     other, engine = opened(Opened(speeds))
     assert (other.is_open, engine.candidate) == (True, OV16)
+
+
+def test_where_a_dtype_is_refused_while_the_model_is_opened_what_was_found_of_the_others_is_opened_once(folder):
+    speeds: dict[Candidate, float | list[float] | Exception] = {OV32: 3_000, T32: 2_000}
+    told = Opened(speeds)
+    first = choice(folder, told, refused={"bfloat16"})
+    settled(first, told.enter(OV32))
+    refused: set[str] = set()
+    field = Opened(speeds)
+
+    def drifts(*, inference):
+        refused.add("bfloat16")
+        return field(inference=inference.model_copy(update={"dtype": "float32"}))
+
+    later = Choice(folder, Inference(device="cpu"), drifts, refused=refused)
+
+    assert later.open().candidate == OV32
+    assert (later.is_open, later.facts()) == (False, first.facts())
+    assert len(field.opened) == 1
 
 
 @pytest.mark.parametrize(

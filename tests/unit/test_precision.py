@@ -169,7 +169,9 @@ def test_auto_computes_in_float32_a_model_whose_scores_16_bits_move_far(steep, i
 
 def test_a_dtype_that_is_tried_on_behalf_of_auto_is_refused_where_it_moves_scores_far(steep, in_bfloat16):
     config, declared = load_config(steep), Inference(device="cpu", engine="torch")
-    opening = BoundedOpening(partial(open_engine, steep, task=TASK), config=config, task=TASK, declared=declared)
+    opening = BoundedOpening(
+        partial(open_engine, steep, task=TASK), folder=steep, config=config, task=TASK, declared=declared
+    )
 
     with pytest.raises(ModelError, match="'bfloat16' is not for this model: bfloat16 moves scores by"):
         opening(inference=declared.model_copy(update={"dtype": "bfloat16"}))

@@ -126,7 +126,9 @@ class ModelRunner:
             pad_token_id=pad_token_id,
             calibration=calibration,
         )
-        bounded = BoundedOpening(open_as, config=config, task=found, declared=inference, sample=calibration)
+        bounded = BoundedOpening(
+            open_as, folder=folder, config=config, task=found, declared=inference, sample=calibration
+        )
         choice = Choice(folder, inference, bounded, refused=bounded.refused)
         engine = choice.open()
         torch_float32 = {"engine": "torch", "dtype": "float32", "device": engine.facts()["device"]}

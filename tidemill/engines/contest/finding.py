@@ -78,7 +78,7 @@ def keep_finding(finding: Finding, model: Path, among: Sequence[Candidate]) -> N
 
 
 def _name(model: Path, among: Sequence[Candidate]) -> str:
-    return f"auto-{fingerprint(RULES, _shape(model), *_versions(), processor().fingerprint, *among)}"
+    return f"auto-{fingerprint(RULES, _shape(model), *library_versions(), processor().fingerprint, *among)}"
 
 
 def _shape(model: Path) -> str:
@@ -93,7 +93,7 @@ def _shape(model: Path) -> str:
     return json.dumps({**shape, "num_labels": num_labels}, sort_keys=True)
 
 
-def _versions() -> list[str]:
+def library_versions() -> list[str]:
     found = []
     for name in LIBRARIES:
         with suppress(metadata.PackageNotFoundError):

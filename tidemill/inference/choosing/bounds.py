@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -10,9 +13,14 @@ import pyarrow as pa
 from tidemill import config as options
 from tidemill.encoding.sequences import Sequences
 from tidemill.engines import CalibrationIds, Engine, Logits
-from tidemill.engines.devices import resolve_device, resolve_dtype
-from tidemill.errors import ModelError
+from tidemill.engines.contest.finding import library_versions
+from tidemill.engines.devices import device_name, is_device_failure, processor, resolve_device, resolve_dtype
+from tidemill.engines.probing.memory import is_out_of_memory
+from tidemill.errors import ModelError, first_line
+from tidemill.fingerprints import fingerprint
+from tidemill.models.checkpoint import folder_state, max_positions
 from tidemill.models.tasks import ModelTask
+from tidemill.storage.kept import keep, read_kept
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -24,6 +32,10 @@ PERCENTILE = 0.95
 SAMPLE_ROWS = 24
 SAMPLE_TOKENS = 1_024
 """Of the rows together: a base model takes a second for them in float32."""
+RULES = 1
+"""Counts up when what was refused is to be measured again."""
+
+logger = logging.getLogger("tidemill")
 
 
 class Open(Protocol):
@@ -33,24 +45,29 @@ class Open(Protocol):
 class BoundedOpening:
     """Opens a model as `open_as` does; where the pipeline file leaves the dtype open, not in one that is refused.
 
-    `sample` gives token ids of texts as the model gets them; without it rows are drawn.
+    `sample` gives token ids of texts as the model gets them; without it rows are drawn. What is found of the model
+    in `folder` is kept for later runs.
     """
 
     def __init__(
         self,
         open_as: Open,
         *,
+        folder: str | Path,
         config: PretrainedConfig,
         task: ModelTask,
         declared: options.Inference,
         sample: CalibrationIds | None = None,
     ) -> None:
-        self._open_as, self._config, self._task, self._sample = open_as, config, task, sample
-        self._is_auto = declared.dtype == "auto"
-        self.refused: dict[str, str] = refused_dtypes(config, task) if self._is_auto else {}
+        self._open_as, self._folder, self._config = open_as, folder, config
+        self._task, self._declared, self._sample = task, declared, sample
+        self.refused: dict[str, str] = {}
         """The dtypes that `auto` does not take, each with why; what is found to move scores too far comes to them."""
+        if declared.dtype == "auto":
+            self.refused = self._found_before() | refused_dtypes(config, task)
         self._rows: list[list[int]] = []
-        self._expected: list[Logits] | None = None
+        self._expected: Logits | None = None
+        self._was_asked = False
         self._why_float32: str | None = None
 
     def __call__(self, *, inference: options.Inference) -> Engine:
@@ -60,40 +77,83 @@ class BoundedOpening:
                 whatever opening raises.
         """
         dtype = resolve_dtype(inference.dtype, resolve_device(inference.device))
-        if not self._is_auto or dtype == "float32":
+        if self._declared.dtype != "auto" or dtype == "float32":
             return self._open_as(inference=inference)
-        engine, why = None, self.refused.get(dtype)
-        if why is None:
-            expected = self._in_float32(inference)
-            engine = self._open_as(inference=inference)
-            why = self._too_far(engine, expected, dtype)
-        if engine is not None and why is None:
+        if dtype not in self.refused and (engine := self._open_measured(inference, dtype)) is not None:
             return engine
-        self.refused[dtype] = str(why)
         if inference.dtype != "auto":
-            raise ModelError(f"inference.dtype = {dtype!r} is not for this model: {why}.")
-        del engine
-        self._why_float32 = why
-        return self._open_as(inference=inference.model_copy(update={"dtype": "float32"}))
+            raise ModelError(f"inference.dtype = {dtype!r} is not for this model: {self.refused[dtype]}.")
+        self._why_float32 = self.refused[dtype]
+        return self._open_in_float32(inference, dtype)
 
     def facts(self) -> dict[str, Any]:
         """For lineage: why the model is computed in float32 where the device has faster ones."""
         return {} if self._why_float32 is None else {"float32_because": self._why_float32}
 
-    def _in_float32(self, inference: options.Inference) -> list[Logits]:
-        """Torch's logits of the sample, computed once; that model is gone before another is opened."""
+    def _open_measured(self, inference: options.Inference, dtype: str) -> Engine | None:
+        """None where it moves scores too far: then it is refused. Where that cannot be told, it is taken."""
+        expected = self._in_float32(inference)
+        engine = self._open_as(inference=inference)
+        why = None if expected is None else self._too_far(engine, expected, dtype)
+        if why is None:
+            return engine
+        self.refused[dtype] = why
+        keep(self._kept_as(dtype), {"why": why})
+        return None
+
+    def _open_in_float32(self, inference: options.Inference, dtype: str) -> Engine:
+        try:
+            return self._open_as(inference=inference.model_copy(update={"dtype": "float32"}))
+        except ModelError as e:
+            if not isinstance(e.__cause__, Exception) or not is_out_of_memory(e.__cause__):
+                raise
+            raise ModelError(
+                f"{e} It is computed in float32 because {self.refused[dtype]}. "
+                f'If 16 bits are good enough, set inference.dtype = "{dtype}".'
+            ) from e.__cause__
+
+    def _in_float32(self, inference: options.Inference) -> Logits | None:
+        """Torch's logits of the sample, computed once; that model is gone before another is opened.
+
+        None where they cannot be had: a device may have room for the model in 16 bits alone.
+        """
+        if self._was_asked:
+            return self._expected
+        self._was_asked = True
+        try:
+            self._expected = self._computed_exactly(inference)
+            why = "the model answers none of the sample texts"
+        except Exception as e:
+            if is_device_failure(e):
+                raise
+            why = first_line(e)
         if self._expected is None:
-            exact = self._open_as(inference=inference.model_copy(update={"engine": "torch", "dtype": "float32"}))
-            self._rows = _sample_of(self._drawn() if self._sample is None else self._sample())
-            self._expected = self._logits(exact)
+            gc.collect()
+            logger.warning("How far 16 bits move scores from float32's is not measured: %s.", why)
         return self._expected
 
-    def _logits(self, engine: Engine) -> list[Logits]:
-        return [engine.submit(np.array([row], dtype=np.int64), None).result() for row in self._rows]
+    def _computed_exactly(self, inference: options.Inference) -> Logits | None:
+        rows = _sample_of(self._drawn() if self._sample is None else self._sample(), self._config)
+        exact = self._open_as(inference=inference.model_copy(update={"engine": "torch", "dtype": "float32"}))
+        answers = [(row, answer) for row in rows if np.isfinite(answer := self._answer(exact, row)).all()]
+        self._rows = [row for row, _ in answers]
+        return np.concatenate([answer for _, answer in answers]) if answers else None
 
-    def _too_far(self, engine: Engine, expected: list[Logits], dtype: str) -> str | None:
-        answers = (self._logits(engine), expected)
-        ours, theirs = (self._task.scores(np.concatenate(each), self._config) for each in answers)
+    def _answer(self, engine: Engine, row: list[int]) -> Logits:
+        """NaN where the model fails at the row, as it then does at such a row of a dataset."""
+        try:
+            return engine.submit(np.array([row], dtype=np.int64), None).result()
+        except Exception as e:
+            if is_device_failure(e):
+                raise
+            return np.full((1, self._config.num_labels), np.nan, dtype=np.float32)
+
+    def _too_far(self, engine: Engine, expected_BC: Logits, dtype: str) -> str | None:
+        answered_BC = np.concatenate([self._answer(engine, row) for row in self._rows])
+        finite_B = np.isfinite(answered_BC).all(axis=1)
+        if (~finite_B).mean() > 1 - PERCENTILE:
+            return f"{dtype} gives {(~finite_B).sum()} of {len(finite_B)} sample texts no number, and float32 does"
+        ours, theirs = (self._task.scores(each[finite_B], self._config) for each in (answered_BC, expected_BC))
         drift = float(np.quantile(np.abs(ours - theirs).max(axis=1), PERCENTILE))
         if drift <= MOST_DRIFT:
             return None
@@ -103,9 +163,19 @@ class BoundedOpening:
         )
 
     def _drawn(self) -> pa.ListArray:
-        vocabulary = getattr(self._config.get_text_config(), "vocab_size", 2)
+        vocabulary = _vocabulary_size(self._config) or 2
         draw = np.random.default_rng(0)
         return pa.array([draw.integers(vocabulary // 10, vocabulary, length) for length in range(4, 32)])
+
+    def _found_before(self) -> dict[str, str]:
+        kept = {dtype: read_kept(self._kept_as(dtype)) for dtype in ("bfloat16", "float16")}
+        found = {dtype: each.get("why") for dtype, each in kept.items() if isinstance(each, dict)}
+        return {dtype: why for dtype, why in found.items() if isinstance(why, str)}
+
+    def _kept_as(self, dtype: str) -> str:
+        device = device_name(resolve_device(self._declared.device))
+        state = folder_state(self._folder)
+        return f"refused-{fingerprint(RULES, *state, device, processor().fingerprint, *library_versions(), dtype)}"
 
 
 def refused_dtypes(config: PretrainedConfig, task: ModelTask) -> dict[str, str]:
@@ -114,10 +184,24 @@ def refused_dtypes(config: PretrainedConfig, task: ModelTask) -> dict[str, str]:
     return dict.fromkeys(("bfloat16", "float16"), why) if task.is_regression(config) else {}
 
 
-def _sample_of(token_ids: pa.ListArray) -> list[list[int]]:
-    """Evenly over their lengths, without the longest if those are too many tokens."""
+def _sample_of(token_ids: pa.ListArray, config: PretrainedConfig) -> list[list[int]]:
+    """Evenly over their lengths, without the longest if those are too many tokens.
+
+    What would index outside of the model's tables is left out: a GPU does not survive that.
+    """
     sequences = Sequences.of(token_ids, deduplicate=True)
-    by_length = np.argsort(sequences.lengths, kind="stable")
+    lengths, longest = sequences.lengths, max_positions(config)
+    fits = (lengths > 0) & (lengths <= (longest or lengths.max(initial=0)))
+    if (vocabulary := _vocabulary_size(config)) is not None:
+        fits[[i for i, _ in sequences.with_ids_from(vocabulary)]] = False
+    fitting = np.flatnonzero(fits)
+    by_length = fitting[np.argsort(lengths[fitting], kind="stable")]
+    if not len(by_length):
+        return []
     chosen = by_length[np.linspace(0, len(by_length) - 1, min(SAMPLE_ROWS, len(by_length))).astype(np.int64)]
-    num_fitting = int((np.cumsum(sequences.lengths[chosen]) <= SAMPLE_TOKENS).sum())
+    num_fitting = int((np.cumsum(lengths[chosen]) <= SAMPLE_TOKENS).sum())
     return [sequences.padded(chosen[i : i + 1], pad_id=0)[0][0].tolist() for i in range(max(1, num_fitting))]
+
+
+def _vocabulary_size(config: PretrainedConfig) -> int | None:
+    return getattr(config.get_text_config(), "vocab_size", None)

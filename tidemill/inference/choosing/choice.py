@@ -6,6 +6,7 @@ the model, and bfloat16 where its products are measured to be the faster ones.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import logging
 import time
@@ -77,14 +78,25 @@ class Choice:
         engine = self._open_as(inference=self._inference)
         if self._inference.dtype == "auto" and self._on_cpu:
             self._products = kept_rates()
-        if self._among != asked and (found := self._open_found()) is not None:
-            return found
-        return engine
+        found, taken = self._found() if self._among != asked else (None, None)
+        if taken is None:
+            return engine
+        if taken == candidate_of(engine):
+            self._finding, self._is_settled = found, True
+            return engine
+        del engine
+        gc.collect()
+        better = self._open_found()
+        return self._open_as(inference=self._inference) if better is None else better
+
+    def _found(self) -> tuple[Finding | None, Candidate | None]:
+        """What an earlier contest found, and which is the fastest by it; None where there was none."""
+        found = kept_finding(self._folder, self._among) if self.is_open else None
+        return found, found.taken(self._among) if found else None
 
     def _open_found(self) -> Engine | None:
         """What an earlier contest found to be the fastest; None where there was none, or it is no longer to be had."""
-        found = kept_finding(self._folder, self._among) if self.is_open else None
-        taken = found.taken(self._among) if found else None
+        found, taken = self._found()
         if found is None or taken is None:
             return None
         tried = {candidate.engine for candidate in found.speeds}

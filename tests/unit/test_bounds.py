@@ -1,0 +1,155 @@
+"""When `auto` takes 16 bits, whatever keeps it from telling how far they move scores; and what it remembers."""
+
+from __future__ import annotations
+
+import gc
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import transformers
+
+from tidemill import places
+from tidemill.config import Inference
+from tidemill.errors import ModelError
+from tidemill.inference.choosing.bounds import BoundedOpening
+from tidemill.models.tasks import find_task
+
+VOCABULARY = 90
+DECLARED = Inference(device="cpu", engine="torch")
+LENGTHS = range(2, 22)
+
+
+@pytest.fixture(autouse=True)
+def _in_bfloat16(monkeypatch):
+    """As on hardware that computes in it."""
+    bfloat16 = "tidemill.inference.choosing.bounds.resolve_dtype"
+    monkeypatch.setattr(bfloat16, lambda declared, device: "bfloat16" if declared == "auto" else declared)
+    monkeypatch.setattr(gc, "collect", lambda: 0)
+
+
+class Model:
+    """Opened in a dtype, it answers a row by its first token, more by `off` in 16 bits; what is an exception is raised.
+
+    `told` are answers to rows by their number of tokens.
+    """
+
+    def __init__(self, off=0.0, float32=None, told=()):
+        self.off, self.float32, self.told = off, float32, dict(told)
+        self.opened: list[str] = []
+        self.asked: list[list[int]] = []
+
+    def __call__(self, *, inference):
+        dtype = "bfloat16" if inference.dtype == "auto" else inference.dtype
+        self.opened.append(dtype)
+        if dtype == "float32" and self.float32 is not None:
+            raise self.float32
+        return SimpleNamespace(dtype=dtype, submit=lambda ids_BT, mask_BT: self.answer(dtype, ids_BT))
+
+    def answer(self, dtype, ids_BT):
+        [ids] = ids_BT.tolist()
+        self.asked.append(ids)
+        told = self.told.get((dtype, len(ids)), self.told.get(len(ids), ids[0] / 30))
+        if isinstance(told, Exception):
+            raise told
+        logits_1C = np.array([[told + (self.off if dtype == "bfloat16" else 0), 0]], np.float32)
+        return SimpleNamespace(result=lambda: logits_1C)
+
+
+def opening_of(model, folder, rows=None, **head):
+    rows = [[length % 7 + 1] * length for length in LENGTHS] if rows is None else rows
+    return BoundedOpening(
+        model,
+        folder=folder,
+        config=transformers.BertConfig(vocab_size=VOCABULARY, max_position_embeddings=64, **{"num_labels": 2, **head}),
+        task=find_task("text-classification"),
+        declared=DECLARED,
+        sample=lambda: pa.array(rows, pa.list_(pa.int32())),
+    )
+
+
+def does_not_fit():
+    error = ModelError("The model does not fit the memory of cuda:0. Free the device.")
+    error.__cause__ = MemoryError()
+    return error
+
+
+def test_a_model_that_has_room_in_16_bits_alone_is_computed_in_those(tmp_path, caplog):
+    model = Model(off=9.0, float32=does_not_fit())
+    opening = opening_of(model, tmp_path)
+
+    assert [opening(inference=DECLARED).dtype for _ in range(2)] == ["bfloat16", "bfloat16"]
+
+    assert model.opened == ["float32", "bfloat16", "bfloat16"]
+    assert caplog.text.count("is not measured: The model does not fit the memory of cuda:0. Free the device.") == 1
+    assert opening.facts() == {}
+
+
+def test_a_device_that_breaks_meanwhile_is_no_reason_to_go_on(tmp_path):
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        opening_of(Model(told={5: RuntimeError("CUDA error: device-side assert")}), tmp_path)(inference=DECLARED)
+
+
+def test_a_regression_that_has_no_room_in_float32_is_told_of_16_bits(tmp_path):
+    opening = opening_of(Model(float32=does_not_fit()), tmp_path, num_labels=1, problem_type="regression")
+
+    with pytest.raises(ModelError, match=r"does not fit .* a regression has values .*set inference\.dtype = .bfloat16"):
+        opening(inference=DECLARED)
+
+
+@pytest.mark.parametrize("told", [np.nan, ValueError("such a row")])
+@pytest.mark.parametrize(("off", "dtype"), [(0.0, "bfloat16"), (9.0, "float32")])
+def test_rows_without_an_answer_in_float32_say_nothing_of_16_bits(tmp_path, told, off, dtype):
+    model = Model(off, told={5: told, 6: told, 7: told})
+
+    assert opening_of(model, tmp_path)(inference=DECLARED).dtype == dtype
+
+
+def test_where_no_row_has_an_answer_in_float32_16_bits_are_taken(tmp_path, caplog):
+    model = Model(9.0, told=dict.fromkeys(LENGTHS, np.nan))
+
+    assert opening_of(model, tmp_path)(inference=DECLARED).dtype == "bfloat16"
+    assert "is not measured: the model answers none of the sample texts" in caplog.text
+
+
+@pytest.mark.parametrize(("num_lost", "dtype"), [(1, "bfloat16"), (2, "float32")])
+def test_16_bits_that_give_several_rows_no_number_are_refused(tmp_path, num_lost, dtype):
+    opening = opening_of(Model(told={("bfloat16", 5 + i): np.nan for i in range(num_lost)}), tmp_path)
+
+    assert opening(inference=DECLARED).dtype == dtype
+    said = "bfloat16 gives 2 of 20 sample texts no number, and float32 does"
+    assert opening.facts() == ({} if dtype == "bfloat16" else {"float32_because": said})
+
+
+def test_no_row_is_asked_that_is_outside_of_the_models_tables(tmp_path):
+    model, foreign = Model(), [[VOCABULARY, 1], [], [3] * 65]
+
+    assert opening_of(model, tmp_path, [[1, 2], *foreign])(inference=DECLARED).dtype == "bfloat16"
+    assert model.asked == [[1, 2], [1, 2]]
+    assert opening_of(Model(9.0), tmp_path, foreign)(inference=DECLARED).dtype == "bfloat16"
+
+
+def test_what_is_refused_is_remembered_until_the_model_is_another(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    first = opening_of(Model(9.0), folder)
+    assert first(inference=DECLARED).dtype == "float32"
+
+    again = Model(9.0)
+    later = opening_of(again, folder)
+    assert later.refused == first.refused
+    assert later(inference=DECLARED).dtype == "float32"
+    assert (again.opened, later.facts()) == (["float32"], first.facts())
+
+    (folder / "config.json").write_text("{}")
+    assert opening_of(Model(), folder).refused == {}
+
+
+@pytest.mark.parametrize("damaged", ["", "[]", "{}", '{"why": 5}', "null"])
+def test_a_damaged_memory_of_what_was_refused_is_measured_again(tmp_path, damaged):
+    opening_of(Model(9.0), tmp_path / "model")(inference=DECLARED)
+    [kept] = (places.home() / "calibrations").iterdir()
+    kept.write_text(damaged)
+
+    assert opening_of(Model(), tmp_path / "model").refused == {}
