@@ -227,7 +227,7 @@ def test_where_a_dtype_is_refused_while_the_model_is_opened_what_was_found_of_th
 
     later = Choice(folder, Inference(device="cpu"), drifts, refused=refused)
 
-    assert later.open().candidate == OV32
+    assert trial.candidate_of(later.open()) == OV32
     assert (later.is_open, later.facts()) == (False, first.facts())
     assert len(field.opened) == 1
 
