@@ -22,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tidemill import config as options
-from tidemill.encoding.batching import Indices, plan_batches, rounded
+from tidemill.encoding.batching import ONE_ROW, Indices, plan_batches, rounded
 from tidemill.engines import Answer, CalibrationIds, Engine, Logits, open_engine
 from tidemill.engines.contest.trial import Batch
 from tidemill.engines.devices import AUTO_TOKEN_BUDGET, is_device_failure
@@ -211,7 +211,9 @@ class ModelRunner:
             )
             if before is None and self._measured_drift is not None:
                 work.notes += self._measured_drift.notes()
-        if not self._is_calibrated and work.num_tokens_left() >= self._tokens_worth_calibrating():
+        is_large = work.num_tokens_left() >= self._tokens_worth_calibrating()
+        # A batch of one row is as large as its row, whatever the budget.
+        if not self._is_calibrated and is_large and self.engine.company != ONE_ROW:
             self._is_calibrated = True
             work.progress.doing("finding the best token budget")
             found = calibrated_budget(self.engine, self.config, longest=self._max_positions)
