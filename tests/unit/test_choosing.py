@@ -10,6 +10,7 @@ import pytest
 from tests.checkpoints import reviews, save_checkpoint
 from tests.told_engines import OV16, OV32, T16, T32, Field, Seat
 from tidemill.config import Inference
+from tidemill.encoding.batching import ONE_ROW
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines.contest import trial
 from tidemill.engines.contest.candidates import Candidate
@@ -276,3 +277,40 @@ def test_a_model_that_fails_at_the_rows_of_the_contest_fails_at_those_rows_alone
 
     assert tried.predict(token_ids).reason.null_count == len(token_ids)
     assert "No other engine or dtype was tried: such a row" in caplog.text
+
+
+def wins(choice, monkeypatch, engine):
+    monkeypatch.setattr(choice, "settle", lambda seat, *_, **__: setattr(seat, "engine", engine))
+
+
+def test_whoever_wins_a_contest_finds_a_token_budget_of_its_own(bert, token_ids, monkeypatch):
+    calibrated: list[str] = []
+    monkeypatch.setattr(runner, "WORTH_CALIBRATING", {"cpu": 0})
+    monkeypatch.setattr(runner, "calibrated_budget", lambda engine, *_, **__: calibrated.append(engine.name))
+    tried, other = load(bert, dtype="float32"), load(bert, dtype="float32", engine="torch")
+    tried.predict(token_ids)
+    tried.predict(token_ids)
+    monkeypatch.setattr(runner, "WORTH_A_CONTEST_TOKENS", 1)
+    wins(tried._choice, monkeypatch, other.engine)
+
+    tried.predict(token_ids)
+    tried.predict(token_ids)
+
+    assert calibrated == ["openvino", "torch"]
+
+
+def test_rows_that_are_computed_one_by_one_have_no_budget_to_find(bert, token_ids, monkeypatch):
+    monkeypatch.setattr(runner, "WORTH_CALIBRATING", {"cpu": 0})
+    monkeypatch.setattr(runner, "calibrated_budget", lambda *_, **__: pytest.fail("tried"))
+    alone = load(bert, dtype="float32", engine="torch")
+    alone.engine.company = ONE_ROW
+
+    assert alone.predict(token_ids).reason.null_count == len(token_ids)
+
+
+def test_why_openvino_did_not_take_the_model_is_told_whichever_dtype_of_torch_wins(bert):
+    winner = load(bert, engine="torch", dtype="float32")
+
+    winner._succeed({**winner.engine.facts(), "dtype": "bfloat16", "fallback": "OpenVINO cannot take the model"})
+
+    assert winner.resolved["fallback"] == "OpenVINO cannot take the model"

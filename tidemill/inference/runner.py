@@ -226,6 +226,7 @@ class ModelRunner:
         return is_late or num_tokens >= WORTH_A_CONTEST_TOKENS
 
     def _settle_choice(self, choice: Choice, work: Work, should_stop: Callable[[], bool]) -> None:
+        before = self.engine.facts()
         planned = self._plan(work, work.without_reason())
         choice.settle(
             self,
@@ -235,6 +236,15 @@ class ModelRunner:
         )
         self._exact = None if is_exact(self.engine) else self._exact
         work.notes += choice.notes()
+        self._succeed(before)
+
+    def _succeed(self, before: Mapping[str, Any]) -> None:
+        """After a contest: whoever won finds a token budget of its own, and why OpenVINO was out is told still."""
+        if all(self.engine.facts()[key] == before[key] for key in ("engine", "dtype")):
+            return
+        self._is_calibrated = self._inference.token_budget != "auto"
+        if why := before.get("fallback"):
+            self._opening = {**self._opening, "fallback": why}
 
     def _inputs(self, work: Work, batch: Indices, engine: Engine) -> Batch:
         width = int(self._widths(work.sequences.lengths[batch], engine).max())
