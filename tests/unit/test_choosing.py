@@ -130,9 +130,13 @@ def test_what_memory_kept_from_being_tried_is_tried_by_the_next_run(folder):
     assert later.is_open
 
 
-def test_where_a_second_model_has_no_room_nothing_is_tried(folder, monkeypatch):
+@pytest.mark.parametrize(
+    ("num_bytes", "config"), [(30, {}), (15, {"dtype": "bfloat16"}), (15, {"torch_dtype": "float16"})]
+)
+def test_where_a_second_model_has_no_room_nothing_is_tried(folder, monkeypatch, num_bytes, config):
     monkeypatch.setattr(choosing, "memory_bytes", lambda: (100, 100))
-    (folder / "model.safetensors").write_bytes(b"0" * 30)
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", **config}))
+    (folder / "model.safetensors").write_bytes(b"0" * num_bytes)
     field = Opened({OV32: 1_000, T32: 9_000, OV16: 700, T16: 900})
     chosen = choice(folder, field)
     engine = chosen.open()
