@@ -165,15 +165,17 @@ def _examined(folder: str | Path, model: torch.nn.Module, *, longest: int | None
     from tidemill.engines.probing.truth import examine
 
     key = (*folder_state(folder), longest, model.config.get_text_config().pad_token_id)
-    if key not in _examinations:
-        try:
-            with silence():
-                truth = examine(model, longest=longest)
-        except ModelError as e:
-            raise ModelError(f"The model in {folder} cannot be used: {e}") from e
-        _examinations.clear()
-        _examinations[key] = truth
-    return _examinations[key]
+    # Another thread that opens a model may clear it at any time.
+    if (known := _examinations.get(key)) is not None:
+        return known
+    try:
+        with silence():
+            truth = examine(model, longest=longest)
+    except ModelError as e:
+        raise ModelError(f"The model in {folder} cannot be used: {e}") from e
+    _examinations.clear()
+    _examinations[key] = truth
+    return truth
 
 
 def _wants_openvino(inference: options.Inference, device: torch.device) -> bool:
