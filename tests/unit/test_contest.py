@@ -137,9 +137,11 @@ def test_batches_on_their_way_are_waited_for_when_one_fails():
 
 
 def test_who_wants_for_memory_is_out_this_time_only():
-    contest, _ = Field({OV32: 1_000, T32: MemoryError(), OV16: 900, T16: 900}).hold()
-
-    assert contest.lacked_memory
+    told = ModelError("OpenVINO cannot take the model: memory ran out.")
+    told.__cause__ = MemoryError()
+    for error in (MemoryError(), told):
+        contest, _ = Field({OV32: 1_000, T32: error, OV16: 900, T16: 900}).hold()
+        assert contest.lacked_memory
 
 
 def test_where_all_others_are_out_the_leader_has_its_speed():

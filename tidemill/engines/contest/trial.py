@@ -18,7 +18,7 @@ from typing import Protocol
 from tidemill.engines import Answer, Engine, Ids
 from tidemill.engines.contest.candidates import Candidate, fastest
 from tidemill.engines.contest.finding import Finding
-from tidemill.engines.probing.memory import is_out_of_memory
+from tidemill.engines.probing.memory import began_with_memory
 from tidemill.errors import first_line
 
 Batch = tuple[Ids, Ids | None]
@@ -104,7 +104,7 @@ class Contest:
             return self._meet(seat.engine, self.enter(challenges), num_batches)
         except Exception as e:  # noqa: BLE001 — an engine that fails is not taken, whatever it raises.
             self.left_out[challenges] = first_line(e)
-            self.lacked_memory |= is_out_of_memory(e)
+            self.lacked_memory |= began_with_memory(e)
             return None
 
     def _size(self, engine: Engine) -> int:
