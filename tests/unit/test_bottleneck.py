@@ -59,8 +59,8 @@ def test_the_bare_engine_is_given_rows_that_may_share_a_batch(company, num_batch
 
 
 def test_a_shard_in_which_a_contest_was_held_is_timed_once_more():
-    left = [("auto was tried",), ()]
+    left: list[Any] = [SimpleNamespace(notes=("auto was tried",)), SimpleNamespace(notes=())]
 
-    _, predictions = bottleneck._timed_alone(lambda: SimpleNamespace(notes=left.pop(0)))
+    _, predictions = bottleneck._timed_alone(lambda: left.pop(0))
 
     assert (predictions.notes, left) == ((), [])

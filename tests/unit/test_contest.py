@@ -95,7 +95,8 @@ class Fails(Field):
 
     num_answered = 0
 
-    def batches(self, engine, count):
+    @staticmethod
+    def batches(engine, count):
         few = Field.batches(engine, count)
         bad = (np.zeros((4, 64), np.int64), None)
         return few if count <= 2 else [*few[:1], bad, *few[2:]]
