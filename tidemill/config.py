@@ -290,8 +290,8 @@ class Inference(Section):
     engine: Literal["auto", "torch", "openvino"] = "auto"
     """`auto` is torch on a GPU; on a CPU what is faster by trial, and before one OpenVINO where it takes the model."""
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
-    """`auto` is bfloat16 where that is measured to be faster and the model stands it, else float32. int8 is for CPUs,
-    by OpenVINO."""
+    """`auto` is bfloat16 on a GPU that computes in it, and on a CPU where it is measured to be faster, if the model
+    stands it; else float32. int8 is for CPUs, by OpenVINO."""
     max_drift: float = Field(default=0.05, gt=0)
     """Most that int8 may move scores from float32's, at the 99th percentile of a sample: beyond, the run fails."""
     token_budget: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from transformers import BertConfig
 
 from tidemill import places
-from tidemill.encoding.batching import ANY_LENGTHS, Company
+from tidemill.encoding.batching import ANY_LENGTHS, EQUAL_LENGTHS, Company
 from tidemill.inference.choosing import calibration
 from tidemill.inference.choosing.calibration import calibrated_budget
 
 CONFIG = BertConfig()
+TAKE_TIME = calibration._speed
 
 
 class Engine:
@@ -78,8 +80,59 @@ def test_out_of_memory_ends_the_trial_with_what_fitted():
     assert engine.released
 
 
-def test_a_device_on_which_nothing_fits_leaves_the_default():
+def test_a_device_on_which_nothing_fits_leaves_the_default_and_is_tried_by_the_next_process():
     assert calibrated_budget(Engine(0), CONFIG, longest=512) is None
+    assert calibrated_budget(Engine(10, 30, 20, 10), CONFIG, longest=512) == 2_048
+
+
+class Picky(Engine):
+    """Raises what it is told to at ids that are no text, as models do that want a token of the end."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def submit(self, ids_BT, mask_BT):
+        raise self.error
+
+
+def test_a_model_that_fails_at_ids_of_no_text_keeps_its_budget(monkeypatch, caplog):
+    monkeypatch.setattr(calibration, "_speed", TAKE_TIME)
+    picky = Picky(ValueError("Each example must contain at least one <eos> token."))
+
+    assert calibrated_budget(picky, CONFIG, longest=512) is None
+
+    assert "No other token budget was tried: Each example must contain at least one <eos> token." in caplog.text
+    assert list(places.home().glob("calibrations/*")) == []
+
+
+def test_a_device_that_fails_at_the_trial_ends_the_run(monkeypatch):
+    monkeypatch.setattr(calibration, "_speed", TAKE_TIME)
+
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        calibrated_budget(Picky(RuntimeError("CUDA error: device-side assert triggered")), CONFIG, longest=512)
+
+
+class Answers(Engine):
+    masks: list[object]
+
+    def submit(self, ids_BT, mask_BT):
+        self.masks = [*getattr(self, "masks", []), mask_BT]
+        return self
+
+    def result(self):
+        return np.zeros((1, 2), np.float32)
+
+
+@pytest.mark.parametrize(("company", "is_padded"), [(ANY_LENGTHS, True), (EQUAL_LENGTHS, False)])
+def test_a_trial_pads_a_row_where_the_runs_own_batches_may_have_some(monkeypatch, company, is_padded):
+    monkeypatch.setattr(calibration, "ENOUGH_SECONDS", 0.0)
+    engine = Answers()
+    engine.company = company
+
+    TAKE_TIME(engine, num_rows=2, width=8)
+
+    assert {mask_BT is not None for mask_BT in engine.masks} == {is_padded}
 
 
 @pytest.mark.parametrize(
@@ -91,10 +144,11 @@ def test_a_device_on_which_nothing_fits_leaves_the_default():
         '{"tokens_per_second": {"-1024": 1}}',
         '{"tokens_per_second": {"999999999": 1}}',
         '{"tokens_per_second": {"2048": NaN}}',
+        f'{{"tokens_per_second": {{"2048": {10**400}}}}}',
         "[" * 100_000,
         "\0",
     ],
-    ids=["empty", "list", "words", "negative", "no candidate", "NaN", "deep", "zero"],
+    ids=["empty", "list", "words", "negative", "no candidate", "NaN", "many digits", "deep", "zero"],
 )
 def test_a_kept_file_that_is_not_whole_is_made_again(content):
     calibrated_budget(Engine(10, 30, 20, 10), CONFIG, longest=512)

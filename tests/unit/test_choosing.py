@@ -11,6 +11,7 @@ import transformers
 from tests.checkpoints import reviews, save_checkpoint
 from tests.told_engines import OV16, OV32, T16, T32, Answer, Field, Seat
 from tidemill.config import Inference
+from tidemill.encoding.batching import ONE_ROW
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines.contest import trial
 from tidemill.engines.contest.candidates import Candidate
@@ -131,9 +132,13 @@ def test_what_memory_kept_from_being_tried_is_tried_by_the_next_run(folder):
     assert later.is_open
 
 
-def test_where_a_second_model_has_no_room_nothing_is_tried(folder, monkeypatch):
+@pytest.mark.parametrize(
+    ("num_bytes", "config"), [(30, {}), (15, {"dtype": "bfloat16"}), (15, {"torch_dtype": "float16"})]
+)
+def test_where_a_second_model_has_no_room_nothing_is_tried(folder, monkeypatch, num_bytes, config):
     monkeypatch.setattr(choosing, "memory_bytes", lambda: (100, 100))
-    (folder / "model.safetensors").write_bytes(b"0" * 30)
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", **config}))
+    (folder / "model.safetensors").write_bytes(b"0" * num_bytes)
     field = Opened({OV32: 1_000, T32: 9_000, OV16: 700, T16: 900})
     chosen = choice(folder, field)
     engine = chosen.open()
@@ -321,3 +326,40 @@ def test_predictions_say_what_they_were_computed_by_though_another_thread_change
     predictions = shared.predict(pa.array([[5, 6, 7]], pa.list_(pa.int32())))
 
     assert (predictions.resolved["engine"], shared.resolved["engine"]) == ("openvino", "torch")
+
+
+def wins(choice, monkeypatch, engine):
+    monkeypatch.setattr(choice, "settle", lambda seat, *_, **__: setattr(seat, "engine", engine))
+
+
+def test_whoever_wins_a_contest_finds_a_token_budget_of_its_own(bert, token_ids, monkeypatch):
+    calibrated: list[str] = []
+    monkeypatch.setattr(runner, "WORTH_CALIBRATING", {"cpu": 0})
+    monkeypatch.setattr(runner, "calibrated_budget", lambda engine, *_, **__: calibrated.append(engine.name))
+    tried, other = load(bert, dtype="float32"), load(bert, dtype="float32", engine="torch")
+    tried.predict(token_ids)
+    tried.predict(token_ids)
+    monkeypatch.setattr(runner, "WORTH_A_CONTEST_TOKENS", 1)
+    wins(tried._choice, monkeypatch, other.engine)
+
+    tried.predict(token_ids)
+    tried.predict(token_ids)
+
+    assert calibrated == ["openvino", "torch"]
+
+
+def test_rows_that_are_computed_one_by_one_have_no_budget_to_find(bert, token_ids, monkeypatch):
+    monkeypatch.setattr(runner, "WORTH_CALIBRATING", {"cpu": 0})
+    monkeypatch.setattr(runner, "calibrated_budget", lambda *_, **__: pytest.fail("tried"))
+    alone = load(bert, dtype="float32", engine="torch")
+    alone.engine.company = ONE_ROW
+
+    assert alone.predict(token_ids).reason.null_count == len(token_ids)
+
+
+def test_why_openvino_did_not_take_the_model_is_told_whichever_dtype_of_torch_wins(bert):
+    winner = load(bert, engine="torch", dtype="float32")
+
+    winner._succeed({**winner.engine.facts(), "dtype": "bfloat16", "fallback": "OpenVINO cannot take the model"})
+
+    assert winner.resolved["fallback"] == "OpenVINO cannot take the model"

@@ -16,7 +16,8 @@ from tidemill.engines.contest import finding as findings
 from tidemill.engines.contest import telling
 from tidemill.engines.contest.candidates import Candidate, candidates, fastest, hopeless
 from tidemill.engines.contest.finding import Finding, keep_finding, kept_finding
-from tidemill.engines.contest.telling import known_of
+from tidemill.engines.contest.telling import is_question, known_of
+from tidemill.engines.contest.trial import Contest
 from tidemill.engines.rates import ProductRates
 from tidemill.errors import ModelError
 
@@ -89,10 +90,59 @@ def test_what_cannot_be_opened_or_fails_is_out_and_the_finding_says_why():
     assert not contest.lacked_memory
 
 
-def test_who_wants_for_memory_is_out_this_time_only():
-    contest, _ = Field({OV32: 1_000, T32: MemoryError(), OV16: 900, T16: 900}).hold()
+class Fails(Field):
+    """Whatever engine it is fails at the first batch of the contest's turns, and tells how many others it answered."""
 
-    assert contest.lacked_memory
+    num_answered = 0
+
+    @staticmethod
+    def batches(engine, count):
+        few = Field.batches(engine, count)
+        bad = (np.zeros((4, 64), np.int64), None)
+        return few if count <= 2 else [*few[:1], bad, *few[2:]]
+
+    def enter(self, candidate):
+        engine = super().enter(candidate)
+        engine.submit = lambda ids_BT, mask_BT: Watched(self, bool(ids_BT.all()))
+        return engine
+
+
+class Watched:
+    def __init__(self, field, is_good):
+        self.field, self.is_good = field, is_good
+
+    def result(self):
+        self.field.clock.now += 0.01
+        if not self.is_good:
+            raise ValueError("such a row")
+        self.field.num_answered += 1
+
+
+def test_a_row_that_the_model_fails_at_is_the_leaders_and_puts_no_challenger_out():
+    field = Fails(dict.fromkeys(AMONG, 1_000))
+
+    with pytest.raises(ValueError, match="such a row"):
+        field.hold()
+
+    assert len(field.opened) == 1
+
+
+def test_batches_on_their_way_are_waited_for_when_one_fails():
+    field = Fails(dict.fromkeys(AMONG, 1_000))
+    engine = field.enter(OV32)
+
+    with pytest.raises(ValueError, match="such a row"):
+        Contest(field.enter, field.batches)._turn(engine, field.batches(engine, 4))
+
+    assert field.num_answered == 3
+
+
+def test_who_wants_for_memory_is_out_this_time_only():
+    told = ModelError("OpenVINO cannot take the model: memory ran out.")
+    told.__cause__ = MemoryError()
+    for error in (MemoryError(), told):
+        contest, _ = Field({OV32: 1_000, T32: error, OV16: 900, T16: 900}).hold()
+        assert contest.lacked_memory
 
 
 def test_where_all_others_are_out_the_leader_has_its_speed():
@@ -186,6 +236,7 @@ def test_with_other_libraries_or_on_another_processor_it_is_tried_anew(tmp_path,
         '{"tokens_per_second": {"openvino float32": "fast"}, "left_out": {}}',
         '{"tokens_per_second": {"openvino float32": -1}, "left_out": {}}',
         '{"tokens_per_second": {"openvino float32": Infinity}, "left_out": {}}',
+        pytest.param(f'{{"tokens_per_second": {{"openvino float32": {10**400}}}, "left_out": {{}}}}', id="many digits"),
         '{"tokens_per_second": {"abacus float32": 1}, "left_out": {}}',
         '{"tokens_per_second": {"openvino float32": 1}, "left_out": []}',
         "\0",
@@ -219,6 +270,26 @@ def test_before_a_run_it_is_known_what_was_found_here(tmp_path, monkeypatch):
     monkeypatch.setattr(telling, "NVIDIA", folder)
     assert known_of(folder, Inference()) is None
     assert known_of(folder, Inference(device="cpu")) == known
+
+
+@pytest.mark.parametrize(
+    ("inference", "without_openvino", "expected"),
+    [
+        ({}, False, True),
+        ({}, True, True),
+        ({"dtype": "float32"}, False, True),
+        ({"dtype": "float32"}, True, False),
+        ({"dtype": "int8"}, False, False),
+        ({"engine": "torch", "dtype": "float32"}, False, False),
+    ],
+)
+def test_a_trial_is_promised_only_where_there_is_more_than_one_to_try(
+    monkeypatch, inference, without_openvino, expected
+):
+    if without_openvino:
+        monkeypatch.setattr(choices, "_is_installed", lambda name: name == "torch")
+
+    assert is_question(Inference(device="cpu", **inference)) == expected
 
 
 def test_what_was_found_of_a_model_that_does_not_stand_bfloat16_is_known_too(tmp_path):

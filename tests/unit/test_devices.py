@@ -89,6 +89,32 @@ def test_a_quota_bounds_the_cpus(tmp_path, files, expected):
         ({f"{TOP}/memory.max": "max\n", f"{TOP}/memory.current": "1\n"}, (None, 8 * GIB)),
         ({f"{TOP}/memory.max": f"{4 * GIB}\n", f"{TOP}/memory.current": f"{GIB}\n"}, (4 * GIB, 3 * GIB)),
         ({f"{TOP}/memory.max": f"{GIB}\n", f"{TOP}/memory.current": f"{2 * GIB}\n"}, (GIB, 0)),
+        # What is read from files counts as used, and is given up where memory is asked for.
+        (
+            {
+                f"{TOP}/memory.max": f"{4 * GIB}\n",
+                f"{TOP}/memory.current": f"{3 * GIB}\n",
+                f"{TOP}/memory.stat": f"anon {GIB}\nfile {2 * GIB}\ninactive_file {2 * GIB}\nactive_file 0\n",
+            },
+            (4 * GIB, 3 * GIB),
+        ),
+        (
+            {
+                f"{TOP}/memory.max": f"{4 * GIB}\n",
+                f"{TOP}/memory.current": f"{3 * GIB}\n",
+                f"{TOP}/memory.stat": "inactive_file many\n",
+            },
+            (4 * GIB, GIB),
+        ),
+        (
+            {
+                V1: "4:memory:/box\n",
+                f"{TOP}/memory/box/memory.limit_in_bytes": f"{2 * GIB}\n",
+                f"{TOP}/memory/box/memory.usage_in_bytes": f"{2 * GIB}\n",
+                f"{TOP}/memory/box/memory.stat": f"inactive_file 0\ntotal_inactive_file {GIB}\n",
+            },
+            (2 * GIB, GIB),
+        ),
         (
             {
                 V1: "4:memory:/box\n",

@@ -16,11 +16,12 @@ from tests.pipelines import make_pipeline, reviews, write_parquet
 from tidemill.cli import start
 from tidemill.cli.main import main
 from tidemill.config import load_pipeline
-from tidemill.diagnosis import engines, machine, packages
+from tidemill.diagnosis import engines, machine, packages, probe
 from tidemill.diagnosis import hub as hubs
 from tidemill.diagnosis import pipeline as pipelines
 from tidemill.diagnosis.finding import Check, Finding, examine
 from tidemill.engines.contest import finding as contests
+from tidemill.engines.contest import gain
 from tidemill.engines.contest.candidates import candidates
 from tidemill.planning.versions import declared
 
@@ -73,6 +74,18 @@ def test_an_engine_that_cannot_be_loaded_says_why(tmp_path, monkeypatch):
     (found,) = engines.openvino()
     assert (found.state, found.said) == ("fails", "ImportError: libtbb.so.12 is missing")
     assert not found.needed
+
+
+def test_where_int8_cannot_be_measured_that_is_said_of_int8_alone(monkeypatch):
+    def measure():
+        raise RuntimeError("Exception from src/inference/src/core.cpp:1: no such kernel.")
+
+    monkeypatch.setattr(gain, "measure_gain", measure)
+
+    found = engines._int8(probe._int8())
+
+    assert (found.name, found.state, found.needed) == ("int8", "fails", False)
+    assert found.said == "could not be measured: Exception from src/inference/src/core.cpp:1: no such kernel"
 
 
 def test_the_processors_products_are_told_and_which_it_has_none_of():

@@ -17,6 +17,7 @@ from tidemill.config import Inference
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines import openvino_engine
 from tidemill.engines.openvino_attention import with_attention_spelled_out
+from tidemill.engines.probing.memory import began_with_memory
 from tidemill.engines.torch_engine import TorchEngine
 from tidemill.errors import ConfigError, ModelError
 from tidemill.inference.runner import ModelRunner
@@ -177,6 +178,21 @@ def test_a_model_that_does_not_convert_is_computed_by_torch_and_the_record_says_
         "OpenVINO cannot take the model, so torch computes it: No conversion rule for aten::mystery"
     )
     assert_same(runner.predict(token_ids), by_torch, atol=1e-6)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_where_memory_ends_while_it_is_converted_torch_takes_over(folder, token_ids, by_torch, monkeypatch, error):
+    def convert_model(*_, **__):
+        raise error
+
+    monkeypatch.setattr(ov, "convert_model", convert_model)
+    runner = load(folder)
+
+    assert "so torch computes it: memory ran out while it was converted (" in runner.resolved["fallback"]
+    assert_same(runner.predict(token_ids), by_torch, atol=1e-6)
+    with pytest.raises(ModelError, match=r"memory ran out .*\. Set inference\.engine = \"torch\"") as raised:
+        load(folder, engine="openvino")
+    assert began_with_memory(raised.value)
 
 
 def raises(*_, **__):

@@ -97,8 +97,9 @@ def test_another_processor_is_measured_anew(num_measured, monkeypatch):
 @pytest.mark.parametrize(
     "content",
     ["", "[]", '{"float32": 1}', '{"float32": "fast", "bfloat16": 1, "int8": 1}', '{"float32": null, "bfloat16": 1, '
-     '"int8": 1}', '{"float32": 1, "bfloat16": -1, "int8": null}', '{"float32": NaN, "bfloat16": 1, "int8": 1}', "\0"],
-    ids=["empty", "list", "few", "words", "nothing", "negative", "NaN", "zero"],
+     '"int8": 1}', '{"float32": 1, "bfloat16": -1, "int8": null}', '{"float32": NaN, "bfloat16": 1, "int8": 1}', "\0",
+     f'{{"float32": {10**400}, "bfloat16": null, "int8": null}}'],
+    ids=["empty", "list", "few", "words", "nothing", "negative", "NaN", "zero", "many digits"],
 )  # fmt: skip
 def test_kept_rates_that_are_damaged_are_measured_anew(content, num_measured):
     product_rates()

@@ -44,7 +44,7 @@ def openvino() -> list[Finding]:
     if isinstance(found, Finding):
         return [found]
     said = f"{found['version']}, on {found['device']}"
-    return [Finding("engines", "openvino", "works", said), Finding("engines", "int8", "works", found["int8"])]
+    return [Finding("engines", "openvino", "works", said), _int8(found)]
 
 
 def duckdb_extensions() -> list[Finding]:
@@ -58,6 +58,12 @@ def _products(found: dict[str, float | None]) -> Finding:
     lacking = [dtype for dtype, rate in found.items() if rate is None]
     said = f"{', '.join(parts)} GFLOP/s on one CPU" + (f"; none in {' and '.join(lacking)}" if lacking else "")
     return Finding("engines", "products", "works", said)
+
+
+def _int8(found: dict[str, Any]) -> Finding:
+    if why := found.get("int8_fails"):
+        return Finding("engines", "int8", "fails", why, 'stay with inference.dtype = "auto"')
+    return Finding("engines", "int8", "works", found["int8"])
 
 
 def _gpu(found: dict[str, Any]) -> Finding:

@@ -5,6 +5,7 @@ Shapes: B rows of a batch, T tokens of the longest, C outputs of the model.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 from collections.abc import Callable
 from functools import partial
@@ -137,6 +138,8 @@ def open_engine(
                     f'OpenVINO cannot take the model in {folder}: {e}. Set inference.engine = "torch"{also}.'
                 ) from e
             fallback = f"OpenVINO cannot take the model, so torch computes it: {e}"
+        # What a conversion has left of itself may be as large as the model.
+        gc.collect()
     if encoder is not None:
         narrow(encoder, getattr(torch, dtype))
         model = encoder

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 AUTO_TOKEN_BUDGET = {"cpu": 2_048, "cuda": 65_536}
 
 IS_VECTOR = re.compile(r"amx|avx|fma|f16c|sse4|asimd|sve|sme(?!p)|bf16|i8mm")
-MEMORY_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+MEMORY = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
+"""By version of control groups: the files of the bound and of what is used, and what of `memory.stat` in the latter is
+files that nobody has read lately, which the kernel gives up where memory is asked for."""
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY", "OMP_NUM_THREADS")
 
 
@@ -202,11 +207,21 @@ def memory_bytes(root: Path = Path("/")) -> tuple[int, int]:
     if meminfo.exists() and (found := re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)):
         available = int(found[1]) * 1024
     for version, folder in _control_groups(root, "memory"):
-        files = ("memory.max", "memory.current") if version == 2 else MEMORY_V1
+        *files, freed = MEMORY[version]
         if len(bounds := _numbers(folder, *files)) == 2:
             limit, used = map(int, bounds)
+            used = max(0, used - _counted(folder / "memory.stat", freed))
             total, available = min(total, limit), min(available, max(0, limit - used))
     return total, available
+
+
+def _counted(stat: Path, name: str) -> int:
+    """What a file of names and numbers, one a line, says of a name; 0 where it does not."""
+    try:
+        found = re.search(rf"^{name} (\d+)$", stat.read_text("ascii"), re.MULTILINE)
+    except (OSError, ValueError):
+        return 0
+    return int(found[1]) if found else 0
 
 
 def is_device_failure(error: Exception) -> bool:

@@ -69,7 +69,7 @@ class ProductRates:
         """
         try:
             given = {name: None if facts[name] is None else float(facts[name]) for name in cls.__annotations__}
-        except (KeyError, TypeError) as e:
+        except (KeyError, TypeError, OverflowError) as e:
             raise ValueError(f"{facts!r} are no rates.") from e
         if given["float32"] is None or not all(0 < rate < float("inf") for rate in given.values() if rate is not None):
             raise ValueError(f"{facts!r} are no rates.")

@@ -22,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tidemill import config as options
-from tidemill.encoding.batching import Indices, plan_batches, rounded
+from tidemill.encoding.batching import ONE_ROW, Indices, plan_batches, rounded
 from tidemill.engines import Answer, CalibrationIds, Engine, Logits, open_engine
 from tidemill.engines.contest.trial import Batch
 from tidemill.engines.devices import AUTO_TOKEN_BUDGET, is_device_failure
@@ -214,7 +214,9 @@ class ModelRunner:
             )
             if before is None and self._measured_drift is not None:
                 work.notes += self._measured_drift.notes()
-        if not self._is_calibrated and work.num_tokens_left() >= self._tokens_worth_calibrating():
+        is_large = work.num_tokens_left() >= self._tokens_worth_calibrating()
+        # A batch of one row is as large as its row, whatever the budget.
+        if not self._is_calibrated and is_large and self.engine.company != ONE_ROW:
             self._is_calibrated = True
             work.progress.doing("finding the best token budget")
             found = calibrated_budget(self.engine, self.config, longest=self._max_positions)
@@ -227,6 +229,7 @@ class ModelRunner:
         return is_late or num_tokens >= WORTH_A_CONTEST_TOKENS
 
     def _settle_choice(self, choice: Choice, work: Work, should_stop: Callable[[], bool]) -> None:
+        before = self.engine.facts()
         planned = self._plan(work, work.without_reason())
         choice.settle(
             self,
@@ -235,6 +238,15 @@ class ModelRunner:
             should_stop=should_stop,
         )
         work.notes += choice.notes()
+        self._succeed(before)
+
+    def _succeed(self, before: Mapping[str, Any]) -> None:
+        """After a contest: whoever won finds a token budget of its own, and why OpenVINO was out is told still."""
+        if all(self.engine.facts()[key] == before[key] for key in ("engine", "dtype")):
+            return
+        self._is_calibrated = self._inference.token_budget != "auto"
+        if why := before.get("fallback"):
+            self._opening = {**self._opening, "fallback": why}
 
     def _inputs(self, work: Work, batch: Indices, engine: Engine) -> Batch:
         width = int(self._widths(work.sequences.lengths[batch], engine).max())

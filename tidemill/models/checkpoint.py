@@ -6,9 +6,10 @@ here as a ModelError.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,16 @@ _POSITIONS_AFTER_PADDING = {
 def folder_state(folder: str | Path) -> tuple[object, ...]:
     """What differs if the folder's files do, without reading them."""
     return (str(folder), *((name, stamp(Path(folder) / name)) for name in matching(folder, MODEL_FILES)))
+
+
+def bytes_in_float32(folder: Path) -> int:
+    """What the weights in safetensors take in memory in float32, where config.json may say that they have 16 bits."""
+    num_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    dtype = None
+    with suppress(OSError, ValueError, RecursionError, AttributeError):
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        dtype = config.get("dtype") or config.get("torch_dtype")
+    return 2 * num_bytes if dtype in ("bfloat16", "float16") else num_bytes
 
 
 def load_config(

@@ -55,7 +55,7 @@ class Finding:
         try:
             speeds = {by_name[name]: float(speed) for name, speed in facts["tokens_per_second"].items()}
             left_out = {by_name[name]: str(why) for name, why in facts["left_out"].items()}
-        except (KeyError, TypeError, AttributeError) as e:
+        except (KeyError, TypeError, AttributeError, OverflowError) as e:
             raise ValueError("This is no finding of a contest.") from e
         if not speeds or not all(0 < speed < float("inf") for speed in speeds.values()):
             raise ValueError("A contest finds speeds.")

@@ -70,7 +70,7 @@ def gain() -> Gain:
 
 def kept_gain() -> Gain | None:
     """This processor's, if it has been measured with the OpenVINO that is installed; loads no library."""
-    with suppress(metadata.PackageNotFoundError, KeyError, TypeError, ValueError, AttributeError):
+    with suppress(metadata.PackageNotFoundError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
         kept = read_kept(_name())
         found = Gain(float(kept["times"]), str(kept["than"]))
         return found if 0 < found.times < float("inf") else None

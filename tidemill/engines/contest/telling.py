@@ -42,8 +42,8 @@ def computes_on_cpu(inference: options.Inference) -> bool:
 
 
 def is_question(inference: options.Inference) -> bool:
-    """Whether an engine or a dtype is left open that may differ from machine to machine: a GPU's may not."""
-    return computes_on_cpu(inference) and "auto" in (inference.engine, inference.dtype)
+    """Whether more than one engine or dtype is left open that is installed: a contest decides, on a CPU alone."""
+    return computes_on_cpu(inference) and len(candidates(inference)) > 1
 
 
 def known_of(model: Path | None, inference: options.Inference) -> Known | None:

@@ -11,13 +11,14 @@ import gc
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from tidemill.engines import Answer, Engine, Ids
 from tidemill.engines.contest.candidates import Candidate, fastest
 from tidemill.engines.contest.finding import Finding
-from tidemill.engines.probing.memory import is_out_of_memory
+from tidemill.engines.probing.memory import began_with_memory
 from tidemill.errors import first_line
 
 Batch = tuple[Ids, Ids | None]
@@ -69,10 +70,14 @@ class Contest:
     def hold(self, seat: Seat, among: Sequence[Candidate]) -> Finding | None:
         """What was found; the fastest is on the seat then. None where it was asked to stop.
 
+        Raises whatever the first leader raises at a batch of the run's.
+
         Of `among` the preferred come first. The first leader's speed is measured; the others' are told by how much
         they were faster or slower than who led then.
         """
         num_batches = self._size(seat.engine)
+        # A row that the model fails at would put out every challenger, were the leader not the first to meet it.
+        self._turn(seat.engine, self.batches(seat.engine, num_batches))
         speeds: dict[Candidate, float] = {}
         for challenges in among:
             leads = candidate_of(seat.engine)
@@ -99,7 +104,7 @@ class Contest:
             return self._meet(seat.engine, self.enter(challenges), num_batches)
         except Exception as e:  # noqa: BLE001 — an engine that fails is not taken, whatever it raises.
             self.left_out[challenges] = first_line(e)
-            self.lacked_memory |= is_out_of_memory(e)
+            self.lacked_memory |= began_with_memory(e)
             return None
 
     def _size(self, engine: Engine) -> int:
@@ -129,15 +134,21 @@ class Contest:
         return sum(map(_num_tokens, batches)) / min(self._turn(engine, batches) for _ in range(MIN_TURNS))
 
     def _turn(self, engine: Engine, batches: Sequence[Batch]) -> float:
-        """Seconds for these batches, with as many on their way as the engine takes."""
+        """Seconds for these batches, with as many on their way as the engine takes; none is left there if one fails."""
         started_at = self.clock()
         on_their_way: deque[Answer] = deque()
-        for ids_BT, mask_BT in batches:
-            if len(on_their_way) >= engine.depth:
+        try:
+            for ids_BT, mask_BT in batches:
+                if len(on_their_way) >= engine.depth:
+                    on_their_way.popleft().result()
+                on_their_way.append(engine.submit(ids_BT, mask_BT))
+            while on_their_way:
                 on_their_way.popleft().result()
-            on_their_way.append(engine.submit(ids_BT, mask_BT))
-        while on_their_way:
-            on_their_way.popleft().result()
+        except BaseException:
+            for answer in on_their_way:
+                with suppress(Exception):
+                    answer.result()
+            raise
         return self.clock() - started_at
 
 

@@ -19,6 +19,8 @@ class CannotConvert(Exception):
 def converting() -> Iterator[None]:
     """Whatever tracing, compiling or a first inference raises in here is a reason not to use the engine.
 
+    A lack of memory too, which is the machine's here: another engine holds the model fewer times.
+
     Raises:
         CannotConvert: by that reason.
     """
@@ -28,7 +30,7 @@ def converting() -> Iterator[None]:
         raise
     except Exception as e:
         if is_out_of_memory(e):
-            raise
+            raise CannotConvert(f"memory ran out while it was converted ({_meaning(e)})") from e
         raise CannotConvert(_meaning(e)) from e
 
 

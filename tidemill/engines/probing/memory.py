@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 
+def began_with_memory(error: BaseException | None) -> bool:
+    """Whether that error, or any that it was raised from, is out of memory."""
+    while error is not None:
+        if isinstance(error, Exception) and is_out_of_memory(error):
+            return True
+        error = error.__cause__
+    return False
+
+
 def is_out_of_memory(error: Exception) -> bool:
     import torch
 

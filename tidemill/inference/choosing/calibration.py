@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tidemill.encoding.batching import ANY_LENGTHS
 from tidemill.engines import Engine
-from tidemill.engines.devices import num_cpus
+from tidemill.engines.devices import is_device_failure, num_cpus
 from tidemill.engines.probing.memory import is_out_of_memory
+from tidemill.errors import first_line
 from tidemill.fingerprints import fingerprint
 from tidemill.storage.kept import keep, read_kept
 
@@ -42,8 +44,7 @@ def calibrated_budget(engine: Engine, config: PretrainedConfig, *, longest: int 
     """
     name = _name(engine, config)
     speeds = _read(name)
-    if not speeds:
-        speeds = _try_all(engine, longest=longest)
+    if not speeds and (speeds := _try_all(engine, longest=longest)):
         keep(name, {"tokens_per_second": speeds})
     if not speeds:
         return None
@@ -52,7 +53,10 @@ def calibrated_budget(engine: Engine, config: PretrainedConfig, *, longest: int 
 
 
 def _try_all(engine: Engine, *, longest: int | None) -> dict[int, float]:
-    """Tokens a second by budget, until two in a row are slower than the best, or memory runs out."""
+    """Tokens a second by budget, until two in a row are slower than the best, or memory runs out.
+
+    What is tried are ids of no text, which not every model takes: one that fails at them keeps its budget.
+    """
     width = min(WIDTH, longest or WIDTH)
     speeds: dict[int, float] = {}
     num_slower = 0
@@ -60,10 +64,13 @@ def _try_all(engine: Engine, *, longest: int | None) -> dict[int, float]:
         try:
             speeds[budget] = _speed(engine, num_rows=max(1, budget // width), width=width)
         except Exception as e:
+            if is_device_failure(e):
+                raise
             if is_out_of_memory(e):
                 engine.release_memory()
-                break
-            raise
+            else:
+                logger.warning("No other token budget was tried: %s.", first_line(e))
+            break
         num_slower = num_slower + 1 if speeds[budget] < max(speeds.values()) else 0
         if num_slower == 2:
             break
@@ -72,9 +79,11 @@ def _try_all(engine: Engine, *, longest: int | None) -> dict[int, float]:
 
 def _speed(engine: Engine, *, num_rows: int, width: int) -> float:
     ids_BT = np.ones((num_rows, width), dtype=np.int64)
-    # The last row is half padding, as in most batches.
-    mask_BT = np.ones_like(ids_BT)
-    mask_BT[-1, width // 2 :] = 0
+    mask_BT = None
+    if engine.company == ANY_LENGTHS:
+        # The last row is half padding, as in most batches.
+        mask_BT = np.ones_like(ids_BT)
+        mask_BT[-1, width // 2 :] = 0
     engine.submit(ids_BT, mask_BT).result()
     best, spent, num_tries = float("inf"), 0.0, 0
     while spent < ENOUGH_SECONDS or num_tries < MIN_TRIES:
@@ -96,7 +105,7 @@ def _read(name: str) -> dict[int, float]:
     try:
         kept = read_kept(name)["tokens_per_second"]
         speeds = {int(budget): float(speed) for budget, speed in kept.items()}
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, OverflowError):
         return {}
     known = {budget for candidates in CANDIDATES.values() for budget in candidates}
     return speeds if known.issuperset(speeds) and all(0 < speed < float("inf") for speed in speeds.values()) else {}

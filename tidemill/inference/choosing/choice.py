@@ -24,9 +24,11 @@ from tidemill.engines.contest.trial import Batch, Contest, Seat, candidate_of
 from tidemill.engines.devices import memory_bytes, resolve_device
 from tidemill.engines.rates import ProductRates, kept_rates, product_rates
 from tidemill.errors import ModelError, first_line
+from tidemill.models.checkpoint import bytes_in_float32
 
 COPIES = 4
-"""So many times its weights a model may take while it is opened beside another: read, converted, laid out."""
+"""So many times its weights in float32 a model may take while it is opened beside another: read, converted, laid
+out."""
 
 T = TypeVar("T")
 
@@ -155,8 +157,7 @@ class Choice:
         return notes
 
     def _has_room(self) -> bool:
-        num_bytes = sum(file.stat().st_size for file in self._folder.glob("*.safetensors"))
-        return memory_bytes()[1] >= COPIES * num_bytes
+        return memory_bytes()[1] >= COPIES * bytes_in_float32(self._folder)
 
     def _left_out(self, engine: Engine) -> dict[Candidate, str]:
         left_out = hopeless(self._among, product_rates()) if self._inference.dtype == "auto" else {}
