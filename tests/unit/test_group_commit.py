@@ -16,6 +16,7 @@ from tidemill.errors import InvariantBroken, LakeLocked
 from tidemill.lake import Lake
 from tidemill.lake.ducklake.locks import open_lock
 from tidemill.results.commit import CommitQueue, Computed, Outcome, queue, writing
+from tidemill.results.commit.transaction import commit_lots
 from tidemill.results.verify import verify_pipeline
 
 NUM_SHARDS, SIZE = 6, 5
@@ -110,6 +111,53 @@ def test_a_lake_that_stays_locked_is_told_to_each_and_each_may_be_tried_again(tm
         assert all(isinstance(error, LakeLocked) and error.retryable for error in errors)
         assert len({id(error) for error in errors}) == 3
         assert [bench.queue.commit([item]).num_committed for item in bench.items[:3]] == [1, 1, 1]
+
+
+def test_who_waited_as_long_as_the_first_for_a_locked_lake_is_told_so_with_it(tmp_path, monkeypatch):
+    with Lake(lake_at(tmp_path)) as lake:
+        bench = Bench(lake, most=1)
+        tries = []
+
+        def locked_after_the_first(*args: Any) -> list[Outcome]:
+            tries.append(len(tries))
+            if len(tries) > 1:
+                raise LakeLocked("another writer holds it")
+            wait_until(lambda: bench.queue.num_waiting == NUM_SHARDS)
+            return commit_lots(*args)
+
+        monkeypatch.setattr(queue, "commit_lots", locked_after_the_first)
+        with ThreadPoolExecutor(NUM_SHARDS) as pool:
+            futures = [pool.submit(bench.queue.commit, [item]) for item in bench.items]
+            errors = [future.exception() for future in futures]
+        assert [type(error) for error in errors if error is not None] == [LakeLocked] * (NUM_SHARDS - 1)
+        assert len(tries) == 2
+        assert bench.queue.num_waiting == 0
+
+
+def test_a_lot_that_was_told_of_its_error_is_committed_by_nobody_else(bench, monkeypatch):
+    """However late its owner hears of it: here none of them ever does."""
+    wrong = replace(bench.items[0], load=broken)
+    lots = [queue._Waiting([item]) for item in (bench.items[1], wrong, bench.items[2])]
+    monkeypatch.setattr(bench.queue, "_waiting", list(lots))
+    bench.queue._commit_waiting(lots[0])
+    assert [type(lot.error) for lot in lots] == [type(None), InvariantBroken, type(None)]
+    assert bench.queue.num_waiting == 0
+    assert bench.verified() == (2 * SIZE, 2)
+
+
+def test_a_lake_that_is_locked_while_lots_are_tried_one_by_one_is_not_waited_for_by_each(bench, monkeypatch):
+    tries = []
+
+    def locked_after_the_first(lake: Lake, target: Any, take: Any) -> list[Outcome]:
+        tries.append(take())
+        raise LakeLocked("another writer holds it") if len(tries) > 1 else InvariantBroken("one of them is wrong")
+
+    monkeypatch.setattr(queue, "commit_lots", locked_after_the_first)
+    lots = [queue._Waiting([item]) for item in bench.items]
+    monkeypatch.setattr(bench.queue, "_waiting", list(lots))
+    bench.queue._commit_waiting(lots[0])
+    assert [type(lot.error) for lot in lots] == [LakeLocked] * NUM_SHARDS
+    assert len(tries) == 2
 
 
 def test_a_shard_that_comes_twice_is_committed_once(bench):
