@@ -15,7 +15,7 @@ from tests.processes import wait_until
 from tidemill.errors import InvariantBroken, LakeLocked
 from tidemill.lake import Lake
 from tidemill.lake.ducklake.locks import open_lock
-from tidemill.results.commit import CommitQueue, Computed, Outcome, queue, writing
+from tidemill.results.commit import CommitQueue, Computed, Outcome, commit_shards, queue, writing
 from tidemill.results.commit.transaction import commit_lots
 from tidemill.results.verify import verify_pipeline
 
@@ -180,6 +180,14 @@ def test_a_transaction_has_no_more_text_than_it_may_but_for_one_lot(bench, monke
     monkeypatch.setattr(queue, "COMMITTED_BYTES", 1)
     bench.commit_at_once([bench.items[:3], bench.items[3:]])
     assert bench.num_transactions == 2
+
+
+def test_what_is_known_of_one_shard_is_written_whatever_is_known_of_those_with_it(bench):
+    known: list[dict[str, Any]] = [{}, {"num_unchanged": 2}, {"num_tokens": 7}]
+    items = [replace(item, facts=facts) for item, facts in zip(bench.items[:3], known, strict=True)]
+    commit_shards(bench.lake, bench.target, items)
+    written = bench.lake.cursor().execute("SELECT num_unchanged, num_tokens FROM _ledger ORDER BY path").fetchall()
+    assert written == [(None, None), (2, None), (None, 7)]
 
 
 def test_rows_that_do_not_fit_in_memory_together_are_one_transaction_still(bench, monkeypatch):
