@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +13,15 @@ import pytest
 
 from tests.lakes import PIPELINE, TABLE, VERSION, ask_for_rows, lake_at
 from tidemill.lake import Lake
-from tidemill.lake.requests import AGAIN, ONLY_QUARANTINED, Request, ask_for_backfill, open_requests, still_open
+from tidemill.lake.requests import (
+    AGAIN,
+    ONLY_QUARANTINED,
+    Request,
+    ask_for_backfill,
+    asked_again,
+    open_requests,
+    still_open,
+)
 from tidemill.results.commit import Computed, Outcome, commit_shards
 from tidemill.results.verify import verify_pipeline
 
@@ -146,3 +155,11 @@ def test_a_whole_shard_that_is_asked_for_again_takes_the_place_of_the_request_th
     asked = bench.ask(AGAIN)
     assert bench.now(listed) == asked
     assert asked.rows is None
+
+
+def test_an_open_request_that_a_backfill_takes_over_is_computed_again_if_that_is_asked_for(bench):
+    listed = bench.listed()
+    known = partial(asked_again, bench.lake.cursor(), bench.target, [listed.request_id])
+    assert (bench.ask("missing"), known()) == (listed, set())
+    assert (bench.ask(AGAIN), known()) == (listed, {listed.request_id})
+    assert (bench.ask("missing"), known()) == (listed, {listed.request_id})

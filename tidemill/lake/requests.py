@@ -257,13 +257,20 @@ def ask(cursor: Cursor, target: Target, wanted: Sequence[tuple[str, str]], now: 
 def ask_for_backfill(
     cursor: Cursor, pipeline: str, version: str, shard_ids: Sequence[str], reason: str, backfill_id: str, now: datetime
 ) -> None:
-    """Ask for shards that may be done already. One that somebody asked for and nobody did keeps its request."""
+    """Ask for shards that may be done already. One that somebody asked for and nobody did keeps its request.
+
+    Where its shard is to be computed whatever is known of it, that is its reason from now on.
+    """
     where = "pipeline = $pipeline AND version = $version AND shard_id IN (SELECT unnest($shards::VARCHAR[]))"
     facts = {"pipeline": pipeline, "version": version, "shards": list(shard_ids)}
     is_done = "request_id IN (SELECT request_id FROM _ledger WHERE pipeline = $pipeline AND version = $version)"
     # Of rows in quarantine and of whole shards one is asked for at a time: the whole shard is more.
     cursor.execute(f"DELETE FROM _requests WHERE {where} AND ({is_done} OR reason = '{ONLY_QUARANTINED}')", facts)
-    cursor.execute(f"UPDATE _requests SET backfill_id = $backfill WHERE {where}", facts | {"backfill": backfill_id})
+    cursor.execute(
+        "UPDATE _requests SET backfill_id = $backfill, "
+        f"reason = CASE WHEN $reason = '{AGAIN}' THEN $reason ELSE reason END WHERE {where}",
+        facts | {"backfill": backfill_id, "reason": reason},
+    )
     _insert(cursor, pipeline, version, shard_ids, [reason] * len(shard_ids), now, backfill_id=backfill_id)
 
 
