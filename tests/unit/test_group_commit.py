@@ -116,7 +116,7 @@ def test_a_lake_that_stays_locked_is_told_to_each_and_each_may_be_tried_again(tm
 def test_who_waited_as_long_as_the_first_for_a_locked_lake_is_told_so_with_it(tmp_path, monkeypatch):
     with Lake(lake_at(tmp_path)) as lake:
         bench = Bench(lake, most=1)
-        tries = []
+        tries: list[int] = []
 
         def locked_after_the_first(*args: Any) -> list[Outcome]:
             tries.append(len(tries))
@@ -146,7 +146,7 @@ def test_a_lot_that_was_told_of_its_error_is_committed_by_nobody_else(bench, mon
 
 
 def test_a_lake_that_is_locked_while_lots_are_tried_one_by_one_is_not_waited_for_by_each(bench, monkeypatch):
-    tries = []
+    tries: list[Any] = []
 
     def locked_after_the_first(lake: Lake, target: Any, take: Any) -> list[Outcome]:
         tries.append(take())
