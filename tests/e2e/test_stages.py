@@ -213,12 +213,16 @@ def test_a_version_whose_model_is_gone_keeps_no_other_from_its_work(data, tmp_pa
     ]
 
 
-def test_a_row_that_cannot_be_processed_is_in_quarantine_after_the_last_stage(tmp_path):
+def pipeline_with_a_bad_row(tmp_path: Path) -> Pipeline:
     rows = reviews(0, NUM_ROWS).to_pandas()
     rows.loc[3, "text"] = None
     (tmp_path / "data").mkdir()
     rows.to_parquet(tmp_path / "data" / "0.parquet")
-    pipeline = pipeline_over(tmp_path / "stages", tmp_path / "data", limits={"max_quarantine": 1.0})
+    return pipeline_over(tmp_path / "stages", tmp_path / "data", limits={"max_quarantine": 1.0})
+
+
+def test_a_row_that_cannot_be_processed_is_in_quarantine_after_the_last_stage(tmp_path):
+    pipeline = pipeline_with_a_bad_row(tmp_path)
     for name in STAGES:
         stage(pipeline, name)
 
@@ -226,15 +230,22 @@ def test_a_row_that_cannot_be_processed_is_in_quarantine_after_the_last_stage(tm
 
 
 class Overtaken(StageRun):
-    """A model stage that looks what is pending, and while it does another one does all of it, and perhaps the last."""
+    """A model stage that looks what is pending, and while it does another one does all of it, and perhaps the last.
+
+    And perhaps what went to quarantine is asked for.
+    """
 
     also: tuple[Stage, ...] = ()
+    asks: Selection | None = None
 
     def _unpredicted(self, workspace: Workspace, *, tokenized: bool) -> Iterator[Request]:
         found = list(super()._unpredicted(workspace, tokenized=tokenized))
         also: tuple[Stage, ...] = ("infer", *self.also)
         for stage in also:
             StageRun(self.pipeline, stage, executor=Counted).execute()
+        if self.asks:
+            with Lake(self.pipeline.lake) as lake:
+                request_backfill(lake, plan_backfill(self.pipeline, lake, self.asks))
         return iter(found)
 
 
@@ -261,6 +272,26 @@ def test_what_another_stage_did_meanwhile_is_not_computed_again(data, tmp_path, 
     assert len(Counted.computed) == len(set(Counted.computed)) > 1
     StageRun(pipeline, "materialize").execute()
     assert len(table_of(pipeline)) == 2 * NUM_ROWS
+
+
+def test_who_listed_a_shard_leaves_rows_that_are_asked_for_from_quarantine_meanwhile_to_the_next(tmp_path, monkeypatch):
+    pipeline = pipeline_with_a_bad_row(tmp_path)
+    StageRun(pipeline, "ingest").execute()
+    StageRun(pipeline, "tokenize").execute()
+    monkeypatch.setattr(Overtaken, "also", ("materialize",))
+    monkeypatch.setattr(Overtaken, "asks", Selection(quarantined=True))
+    monkeypatch.setattr(Counted, "computed", [])
+    late = Overtaken(pipeline, "infer", executor=Counted).execute()
+    assert (late.state, late.num_shards) == ("done", 0)
+    assert len(Counted.computed) == 1
+
+    for name in STAGES:
+        StageRun(pipeline, name).execute()
+
+    assert query(pipeline.lake, "SELECT count(*), count(DISTINCT row_number) FROM reviews") == [(NUM_ROWS - 1,) * 2]
+    assert list(quarantine_of(pipeline)) == [("0.parquet", 3)]
+    assert query(pipeline.lake, "SELECT count(*) FROM _ledger JOIN _requests USING (request_id)") == [(1,)]
+    assert problems_of(pipeline) == []
 
 
 def test_a_stage_before_anything_was_read_says_which_stage_comes_first(data, tmp_path):

@@ -58,6 +58,7 @@ def test_rows_quarantine_and_checksums_of_all_copies_are_those_of_their_sources_
     outcome = commit_shards(lake, target, copies)
     assert outcome.committed == tuple(item.shard.shard_id for item in copies)
     assert (outcome.num_copied, outcome.num_rows, outcome.num_quarantined) == (NUM_SHARDS, SIZE * NUM_SHARDS - 1, 1)
+    assert outcome.num_unchanged == outcome.num_rows
     moved = [(path.replace("part", "copy"), number + FURTHER_DOWN, *rest) for path, number, *rest in before]
     assert cursor.execute(ROWS).fetchall() == sorted([*before, *moved])
     assert cursor.execute("SELECT path, row_number, reason, run_id FROM _quarantine ORDER BY path").fetchall() == [

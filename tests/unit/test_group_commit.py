@@ -15,7 +15,8 @@ from tests.processes import wait_until
 from tidemill.errors import InvariantBroken, LakeLocked
 from tidemill.lake import Lake
 from tidemill.lake.ducklake.locks import open_lock
-from tidemill.results.commit import CommitQueue, Computed, Outcome, queue, writing
+from tidemill.results.commit import CommitQueue, Computed, Outcome, commit_shards, queue, writing
+from tidemill.results.commit.transaction import commit_lots
 from tidemill.results.verify import verify_pipeline
 
 NUM_SHARDS, SIZE = 6, 5
@@ -112,6 +113,53 @@ def test_a_lake_that_stays_locked_is_told_to_each_and_each_may_be_tried_again(tm
         assert [bench.queue.commit([item]).num_committed for item in bench.items[:3]] == [1, 1, 1]
 
 
+def test_who_waited_as_long_as_the_first_for_a_locked_lake_is_told_so_with_it(tmp_path, monkeypatch):
+    with Lake(lake_at(tmp_path)) as lake:
+        bench = Bench(lake, most=1)
+        tries: list[int] = []
+
+        def locked_after_the_first(*args: Any) -> list[Outcome]:
+            tries.append(len(tries))
+            if len(tries) > 1:
+                raise LakeLocked("another writer holds it")
+            wait_until(lambda: bench.queue.num_waiting == NUM_SHARDS)
+            return commit_lots(*args)
+
+        monkeypatch.setattr(queue, "commit_lots", locked_after_the_first)
+        with ThreadPoolExecutor(NUM_SHARDS) as pool:
+            futures = [pool.submit(bench.queue.commit, [item]) for item in bench.items]
+            errors = [future.exception() for future in futures]
+        assert [type(error) for error in errors if error is not None] == [LakeLocked] * (NUM_SHARDS - 1)
+        assert len(tries) == 2
+        assert bench.queue.num_waiting == 0
+
+
+def test_a_lot_that_was_told_of_its_error_is_committed_by_nobody_else(bench, monkeypatch):
+    """However late its owner hears of it: here none of them ever does."""
+    wrong = replace(bench.items[0], load=broken)
+    lots = [queue._Waiting([item]) for item in (bench.items[1], wrong, bench.items[2])]
+    monkeypatch.setattr(bench.queue, "_waiting", list(lots))
+    bench.queue._commit_waiting(lots[0])
+    assert [type(lot.error) for lot in lots] == [type(None), InvariantBroken, type(None)]
+    assert bench.queue.num_waiting == 0
+    assert bench.verified() == (2 * SIZE, 2)
+
+
+def test_a_lake_that_is_locked_while_lots_are_tried_one_by_one_is_not_waited_for_by_each(bench, monkeypatch):
+    tries: list[Any] = []
+
+    def locked_after_the_first(lake: Lake, target: Any, take: Any) -> list[Outcome]:
+        tries.append(take())
+        raise LakeLocked("another writer holds it") if len(tries) > 1 else InvariantBroken("one of them is wrong")
+
+    monkeypatch.setattr(queue, "commit_lots", locked_after_the_first)
+    lots = [queue._Waiting([item]) for item in bench.items]
+    monkeypatch.setattr(bench.queue, "_waiting", list(lots))
+    bench.queue._commit_waiting(lots[0])
+    assert [type(lot.error) for lot in lots] == [LakeLocked] * NUM_SHARDS
+    assert len(tries) == 2
+
+
 def test_a_shard_that_comes_twice_is_committed_once(bench):
     same = [bench.items[0]]
     outcomes = [future.result() for future in bench.commit_at_once([same, same, [bench.items[1]]])]
@@ -132,6 +180,14 @@ def test_a_transaction_has_no_more_text_than_it_may_but_for_one_lot(bench, monke
     monkeypatch.setattr(queue, "COMMITTED_BYTES", 1)
     bench.commit_at_once([bench.items[:3], bench.items[3:]])
     assert bench.num_transactions == 2
+
+
+def test_what_is_known_of_one_shard_is_written_whatever_is_known_of_those_with_it(bench):
+    known: list[dict[str, Any]] = [{}, {"num_unchanged": 2}, {"num_tokens": 7}]
+    items = [replace(item, facts=facts) for item, facts in zip(bench.items[:3], known, strict=True)]
+    commit_shards(bench.lake, bench.target, items)
+    written = bench.lake.cursor().execute("SELECT num_unchanged, num_tokens FROM _ledger ORDER BY path").fetchall()
+    assert written == [(None, None), (2, None), (None, 7)]
 
 
 def test_rows_that_do_not_fit_in_memory_together_are_one_transaction_still(bench, monkeypatch):

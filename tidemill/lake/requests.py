@@ -9,7 +9,7 @@ source.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -195,17 +195,37 @@ def committed_by(cursor: Cursor, pipeline: str, run_id: str) -> list[CommittedSh
     return [CommittedShard(*row) for row in rows]
 
 
-def open_ids(cursor: Cursor, target: Target, shard_ids: Sequence[str]) -> dict[str, str]:
-    """shard id → request id, of those shards that are asked for and not done."""
+def still_open(cursor: Cursor, target: Target, requests: Sequence[Request]) -> dict[str, Request]:
+    """shard id → the request, or the one that took its place since it was read; of those that are open still.
+
+    A request for a whole shard does not take the place of one for some rows, nor the other way round: what would be
+    computed for it is not what it asks for. The rows that one asks for are those in quarantine now.
+    """
+    now_open = _open_ids(cursor, target, [request.shard.shard_id for request in requests])
+    open_still = [
+        (request, *now_open[shard_id]) for request in requests if (shard_id := request.shard.shard_id) in now_open
+    ]
+    alike = [(request, id_) for request, id_, is_partial in open_still if is_partial == (request.rows is not None)]
+    partial = sorted(request.shard.shard_id for request, _ in alike if request.rows is not None)
+    rows = quarantined_rows(cursor, target.pipeline, target.version, partial) if partial else {}
+    return {
+        shard_id: replace(request, request_id=id_, rows=None if request.rows is None else rows.get(shard_id, ()))
+        for request, id_ in alike
+        for shard_id in [request.shard.shard_id]
+    }
+
+
+def _open_ids(cursor: Cursor, target: Target, shard_ids: Sequence[str]) -> dict[str, tuple[str, bool]]:
+    """shard id → (request id, whether it asks for rows in quarantine alone), of shards asked for and not done."""
     rows = cursor.execute(
-        "SELECT shard_id, request_id FROM _requests r "
+        f"SELECT shard_id, request_id, reason = '{ONLY_QUARANTINED}' FROM _requests r "
         "ANTI JOIN (SELECT pipeline, version, shard_id, request_id FROM _ledger "
         "WHERE (pipeline, version, shard_id) IN (SELECT ($pipeline, $version, unnest($shards::VARCHAR[])))) l "
         "USING (pipeline, version, shard_id, request_id) "
         "WHERE (pipeline, version, shard_id) IN (SELECT ($pipeline, $version, unnest($shards::VARCHAR[])))",
         {"pipeline": target.pipeline, "version": target.version, "shards": list(shard_ids)},
     ).fetchall()
-    return dict(rows)
+    return {shard_id: (request_id, is_partial) for shard_id, request_id, is_partial in rows}
 
 
 def request_ids(cursor: Cursor, target: Target, shard_ids: Sequence[str]) -> dict[str, str]:
@@ -237,13 +257,20 @@ def ask(cursor: Cursor, target: Target, wanted: Sequence[tuple[str, str]], now: 
 def ask_for_backfill(
     cursor: Cursor, pipeline: str, version: str, shard_ids: Sequence[str], reason: str, backfill_id: str, now: datetime
 ) -> None:
-    """Ask for shards that may be done already. One that somebody asked for and nobody did keeps its request."""
+    """Ask for shards that may be done already. One that somebody asked for and nobody did keeps its request.
+
+    Where its shard is to be computed whatever is known of it, that is its reason from now on.
+    """
     where = "pipeline = $pipeline AND version = $version AND shard_id IN (SELECT unnest($shards::VARCHAR[]))"
     facts = {"pipeline": pipeline, "version": version, "shards": list(shard_ids)}
     is_done = "request_id IN (SELECT request_id FROM _ledger WHERE pipeline = $pipeline AND version = $version)"
     # Of rows in quarantine and of whole shards one is asked for at a time: the whole shard is more.
     cursor.execute(f"DELETE FROM _requests WHERE {where} AND ({is_done} OR reason = '{ONLY_QUARANTINED}')", facts)
-    cursor.execute(f"UPDATE _requests SET backfill_id = $backfill WHERE {where}", facts | {"backfill": backfill_id})
+    cursor.execute(
+        "UPDATE _requests SET backfill_id = $backfill, "
+        f"reason = CASE WHEN $reason = '{AGAIN}' THEN $reason ELSE reason END WHERE {where}",
+        facts | {"backfill": backfill_id, "reason": reason},
+    )
     _insert(cursor, pipeline, version, shard_ids, [reason] * len(shard_ids), now, backfill_id=backfill_id)
 
 

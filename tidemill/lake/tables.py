@@ -319,9 +319,10 @@ def insert_rows(cursor: Cursor, table: str, rows: pa.Table) -> None:
 
 
 def insert_records(cursor: Cursor, table: str, records: Sequence[dict[str, object]]) -> None:
-    """`insert_rows` for a few Python records; dicts and lists become JSON."""
+    """`insert_rows` for a few Python records; dicts and lists become JSON, and what one lacks of another's is NULL."""
     if records:
-        encoded = [{key: _encoded(value) for key, value in record.items()} for record in records]
+        names = dict.fromkeys(name for record in records for name in record)
+        encoded = [{name: _encoded(record.get(name)) for name in names} for record in records]
         insert_rows(cursor, table, pa.Table.from_pylist(encoded))
 
 

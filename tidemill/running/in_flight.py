@@ -72,7 +72,7 @@ class InFlight:
         self._small_bytes = 0
         """How much text that is."""
         self._ended: list[FilePlan] = []
-        """Files whose last shards do, or are being read."""
+        """Files that are sent whole, and of which shards wait for others or are being read."""
         self._group: list[_Sent] | None = None
         self._claimed: list[Item] = []
         """What another run was at when its turn came."""

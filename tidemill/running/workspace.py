@@ -6,7 +6,6 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from tidemill.config import Pipeline
 from tidemill.encoding.tokenizer import TextTokenizer
@@ -18,7 +17,7 @@ from tidemill.inference.runner import ModelRunner
 from tidemill.lake import Lake
 from tidemill.lake.ducklake.claims import Claims
 from tidemill.lake.pipelines import Target, load_state
-from tidemill.lake.requests import Request, open_ids
+from tidemill.lake.requests import Request, still_open
 from tidemill.planning.columns import kept_fingerprint, read_columns
 from tidemill.planning.estimates import Rate, measured_rate
 from tidemill.planning.version_tables import Version, load_version
@@ -130,14 +129,9 @@ class Workspace:
         self._claims.release(self._claim_name(what))
 
     def still_wanted(self, requests: Sequence[Request]) -> dict[str, Request]:
-        """shard id → the request, or the one that took its place since it was read; of those that are open still."""
+        """`still_open`, as the lake says now."""
         with self.lake.reached():
-            ids = open_ids(self.lake.cursor(), self.target, [request.shard.shard_id for request in requests])
-        return {
-            shard_id: replace(request, request_id=ids[shard_id])
-            for request in requests
-            if (shard_id := request.shard.shard_id) in ids
-        }
+            return still_open(self.lake.cursor(), self.target, requests)
 
     def _claim_name(self, what: Request | str) -> str:
         place = what if isinstance(what, str) else what.shard.shard_id

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tidemill.errors import ENDS_RUN
+from tidemill.errors import ENDS_RUN, LakeLocked
 from tidemill.lake.ducklake.connection import Lake, is_interrupt
 from tidemill.lake.pipelines import Target
 from tidemill.results.commit.items import Computed, Outcome
@@ -79,6 +79,8 @@ class CommitQueue:
 
     def _commit_waiting(self, mine: _Waiting) -> None:
         group = [mine]
+        with self._mutex:
+            here = list(self._waiting)
 
         def take() -> list[Sequence[Computed]]:
             group[:] = self._together(mine)
@@ -87,6 +89,8 @@ class CommitQueue:
         try:
             self._settle(group, commit_lots(self._lake, self._target, take))
         except Exception as e:
+            if isinstance(e, LakeLocked):  # Nothing is taken before the lock is got; who was here has waited as long.
+                group += [lot for lot in here if lot not in group]
             if len(group) == 1:
                 raise
             self._fail(group, e)
@@ -112,16 +116,21 @@ class CommitQueue:
             self._waiting = [lot for lot in self._waiting if lot not in group]
 
     def _fail(self, group: Sequence[_Waiting], error: Exception) -> None:
-        """A lake that is locked or away is so for each of the group; anything else is one lot's, which is found out."""
-        of_all = isinstance(error, ENDS_RUN) or is_interrupt(error)
+        """A lake that is locked or away is so for each of the group; anything else is one lot's, which is found out.
+
+        So each is committed alone, until the lake is locked or away: then the others are told so, untried. A lot that
+        was told of an error waits no more, so nobody commits it while its owner takes it for failed.
+        """
         for lot in group:
-            if of_all:
+            if isinstance(error, ENDS_RUN) or is_interrupt(error):
                 lot.error = copy.copy(error)
                 continue
             try:
                 self._commit_alone(lot)
             except Exception as e:  # noqa: BLE001
-                lot.error = e
+                lot.error = error = e
+        with self._mutex:
+            self._waiting = [lot for lot in self._waiting if lot.error is None]
 
     def _commit_alone(self, lot: _Waiting) -> None:
         self._settle([lot], commit_lots(self._lake, self._target, lambda: [lot.items]))

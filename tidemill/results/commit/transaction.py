@@ -122,7 +122,7 @@ def _outcome(lot: Lot, written: Written, *, num_rows_removed: int) -> Outcome:
         num_tokens=sum(known.get("num_tokens", 0) for known in facts) - unchanged_tokens,
         num_rows_removed=num_rows_removed,
         num_unchanged=sum(known.get("num_unchanged", 0) for known in facts)
-        + sum(sum(written[item.shard.shard_id]) for item in done if isinstance(item, Copied)),
+        + sum(written[item.shard.shard_id][0] for item in done if isinstance(item, Copied)),
         num_unchanged_tokens=unchanged_tokens,
     )
 

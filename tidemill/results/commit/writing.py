@@ -14,6 +14,7 @@ from tidemill.errors import InvariantBroken
 from tidemill.formats import KEPT_PREFIX
 from tidemill.lake.checksums import METHOD, checksum_of_rows, checksum_with, checksums_of_shards
 from tidemill.lake.ducklake.connection import Cursor
+from tidemill.lake.ledger import quarantined_rows
 from tidemill.lake.pipelines import Target
 from tidemill.lake.tables import TEXT_HASH, insert_records, insert_rows
 from tidemill.results.commit.items import Computed, Written
@@ -105,9 +106,16 @@ def _counts(predictions: pa.Table) -> tuple[int, int]:
 
 
 def write_rows(cursor: Cursor, target: Target, item: Computed, forgotten: Forgotten) -> tuple[int, int]:
-    """Write rows that were in quarantine, and count them over in the shard's ledger row."""
+    """Write rows that are in quarantine still, and count them over in the shard's ledger row.
+
+    Others of the predictions are left out: their rows have a result, maybe since these were computed.
+    """
     shard = item.shard
     rows, predictions = item.load()
+    wanted = quarantined_rows(cursor, target.pipeline, target.version, [shard.shard_id]).get(shard.shard_id, ())
+    predictions = predictions.filter(
+        pc.is_in(predictions["row_number"], pa.array(wanted, predictions["row_number"].type))
+    )
     rows = rows.filter(pc.is_in(rows["row_number"], predictions["row_number"].combine_chunks()))
     rows, predictions = forgotten.left_out(target, shard, rows, predictions)
     num_rows, num_quarantined = _counts(predictions)
