@@ -102,6 +102,14 @@ def test_of_a_changed_file_the_changed_rows_are_computed_as_the_plan_said(folder
     assert_same_as_fresh(pipeline, folder)
 
 
+def test_where_a_file_of_the_table_is_gone_the_plan_counts_every_row_of_a_new_file(folder):
+    pipeline = pipeline_over(folder)
+    write(folder / "data" / "next.parquet", changed_rows(reviews(0, NUM_ROWS)))
+    for file in Path(pipeline.lake.data).rglob("reviews__*/*.parquet"):
+        file.unlink()
+    assert plan_of(pipeline)["rows_to_compute"] == NUM_ROWS
+
+
 @pytest.mark.parametrize("stays", [True, pytest.param(False, marks=pytest.mark.soak)])
 def test_a_new_file_is_answered_by_its_sibling_and_one_stage_after_the_other_does_as_much(folder, stays):
     """A sibling that left the dataset leaves the table with the last stage."""
