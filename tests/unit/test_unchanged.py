@@ -244,6 +244,17 @@ def test_without_a_row_left_no_model_is_asked_and_without_an_answer_it_has_all(k
     assert asked == ([] if known == [0, 1] else [2])
 
 
+def test_a_row_without_tokens_is_no_reason_to_ask_a_model():
+    def refuse(_: pa.ChunkedArray) -> Predictions:
+        raise AssertionError("the model was asked")
+
+    token_ids = pa.chunked_array([pa.array([[1], None]), pa.array([[2]])])
+    predictions = predict_others(token_ids, Answers(pa.array([1, None, 0]), answers_of(["x", "y"])), refuse)
+    assert predictions.columns.combine_chunks().equals(answers_of(["y", None, "x"]).combine_chunks())
+    assert predictions.reason.null_count == 3
+    assert predictions.stats.num_rows == 0
+
+
 def test_no_more_siblings_are_asked_than_are_soon_read_and_those_that_left_first():
     shards = {f"day/{i:04}": [FormerShard(f"{i:04}", 0, 10)] for i in range(0, 2000, 2)}
     former = Former(shards, {"day/0000", "day/1998"})
