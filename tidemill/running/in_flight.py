@@ -263,13 +263,25 @@ class InFlight:
         self._group, self._claimed = None, [item for item in self._claimed if item[0] is not file]
 
     def _make_room_in_store(self, requests: Sequence[Request]) -> None:
-        """At the store's bound, wait until shards in flight are committed and what they needed may go."""
+        """At the store's bound, wait until shards in flight are committed and what they needed may go.
+
+        What lies there for these already, from a run that ended early, goes last: then it is made again.
+        """
         workspace, waited = self._workspace, 0.0
+        there = {
+            file.name
+            for request in requests
+            for file in (workspace.rows_file(request.shard), workspace.predictions_file(request))
+        } - workspace.files_in_use
+        workspace.files_in_use |= there
         while not workspace.store.make_room(
             self._store_bytes(requests), needed=workspace.files_in_use, released=workspace.files_released
         ):
             if self._sent:
                 self._settle(self._sent.popleft())
+            elif there:
+                workspace.files_in_use -= there
+                there = set()
             elif waited < STORE_WAIT_SECONDS:
                 time.sleep(1.0)
                 waited += 1.0
