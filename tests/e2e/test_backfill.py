@@ -26,10 +26,12 @@ from tests.processes import Process, wait_until
 from tidemill.cli.backfill import backfill as backfill_command
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, LakeError
-from tidemill.lake import Lake
+from tidemill.lake import Lake, requests
 from tidemill.lake.backfills import cancel_backfills
 from tidemill.planning.backfill_plan import Selection, plan_backfill, request_backfill, tranches
+from tidemill.planning.cost_limit import CostLimit
 from tidemill.results.promotion import promote
+from tidemill.running import backfill_run
 from tidemill.running.backfill_run import BackfillRun
 from tidemill.running.stage_run import StageRun
 
@@ -290,6 +292,20 @@ def test_a_bound_on_the_cost_stops_a_backfill_before_it_is_passed(pipeline):
 
     assert (result.state, result.num_shards) == ("stopped", 0)
     assert "max_cost = 1e-06" in result.notes[0]
+
+
+def test_the_bound_on_the_cost_is_one_for_all_pages_of_requests(pipeline, monkeypatch):
+    made: list[CostLimit] = []
+
+    class Noted(CostLimit):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr(backfill_run, "CostLimit", Noted)
+    monkeypatch.setattr(requests, "PAGE_REQUESTS", 2)
+    assert backfill(pipeline).num_shards == NUM_FILES
+    assert len(made) == 1
 
 
 def run_backfill(pipeline: Pipeline, home: Path, asked: str) -> int:

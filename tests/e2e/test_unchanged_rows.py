@@ -102,6 +102,14 @@ def test_of_a_changed_file_the_changed_rows_are_computed_as_the_plan_said(folder
     assert_same_as_fresh(pipeline, folder)
 
 
+def test_where_a_file_of_the_table_is_gone_the_plan_counts_every_row_of_a_new_file(folder):
+    pipeline = pipeline_over(folder)
+    write(folder / "data" / "next.parquet", changed_rows(reviews(0, NUM_ROWS)))
+    for file in Path(pipeline.lake.data).rglob("reviews__*/*.parquet"):
+        file.unlink()
+    assert plan_of(pipeline)["rows_to_compute"] == NUM_ROWS
+
+
 @pytest.mark.parametrize("stays", [True, pytest.param(False, marks=pytest.mark.soak)])
 def test_a_new_file_is_answered_by_its_sibling_and_one_stage_after_the_other_does_as_much(folder, stays):
     """A sibling that left the dataset leaves the table with the last stage."""
@@ -119,21 +127,24 @@ def test_a_new_file_is_answered_by_its_sibling_and_one_stage_after_the_other_doe
 
 
 def test_rows_in_another_order_keep_their_answers_bit_by_bit_and_open_no_model(tmp_path, monkeypatch):
-    """Every score of every label, and of texts in windows."""
+    """Every score of every label, and of texts in windows; a row without a text has nothing to be computed."""
     options: dict[str, Any] = {
         "model": {"all_scores": True},
         "tokenizer": {"max_length": 16, "long_text": "windows"},
+        "limits": {"max_quarantine": 0.1},
     }
+    texts = [None, *reviews(0, NUM_ROWS)["text"].to_pylist()[1:]]
+    rows = reviews(0, NUM_ROWS).set_column(reviews(0, 0).column_names.index("text"), "text", [texts])
     pipeline = pipeline_over(tmp_path, **options)
-    write(tmp_path / "data" / "export.jsonl", reviews(0, NUM_ROWS))
+    write(tmp_path / "data" / "export.jsonl", rows)
     run(pipeline)
     before = by_id(pipeline)
-    write(tmp_path / "data" / "export.jsonl", reviews(0, NUM_ROWS).sort_by("id"))
+    write(tmp_path / "data" / "export.jsonl", rows.sort_by("id"))
     monkeypatch.setattr(workspace, "load_runner", refuse)
 
     result = run(pipeline)
 
-    assert (result.state, result.num_tokens, result.num_unchanged) == ("done", 0, NUM_ROWS)
+    assert (result.state, result.num_tokens, result.num_unchanged) == ("done", 0, NUM_ROWS - 1)
     assert by_id(pipeline) == before
     assert problems_of(pipeline) == []
 

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from tests.hub.faults import Faults
 from tests.pipelines import make_pipeline, problems_of, reviews, run, table_of
 from tidemill.lake.requests import Request
 from tidemill.planning.plan import make_plan
@@ -94,6 +95,17 @@ def test_a_slice_that_begins_within_a_row_group_is_read_after_the_one_before_it(
     pipeline = make_pipeline(tmp_path, f"{tmp_path}/a.parquet")
     _, dataset = make_plan(pipeline, None)
     assert dataset.reads_apart(dataset.files[0], Slice(first_row, 1, 0, 0, "", 1)) is apart
+
+
+def test_a_server_that_is_away_for_a_moment_is_left_to_whoever_reads_the_rows(hub, tmp_path):
+    hub.add_dataset("org/away").commit({"train/0.parquet": body(0)})
+    _, dataset = make_plan(make_pipeline(tmp_path, "org/away"), None)
+    [file] = dataset.files
+    dataset.forget(file)
+    hub.faults = Faults(rate=1, kinds=["503"])
+    assert dataset.reads_apart(file, Slice(GROUP, 1, 0, 0, "", 1)) is False
+    hub.faults = Faults()
+    assert dataset.reads_apart(file, Slice(GROUP, 1, 0, 0, "", 1)) is True
 
 
 def test_a_file_that_is_read_in_one_pass_is_read_by_one_at_a_time(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,19 @@ from tidemill.cli import render
 from tidemill.config import Pipeline
 from tidemill.errors import ENDS_RUN, DatasetError, LakeError, ModelError, SourceUnavailable, TidemillError
 from tidemill.lake import Lake
+from tidemill.lake.ducklake.claims import open_claims
+from tidemill.lake.ledger import throughput
 from tidemill.lake.runs import RunRecord
 from tidemill.progress import Quiet
 from tidemill.reports.alerts import recovery
 from tidemill.reports.status import pipeline_status
 from tidemill.results.commit import Outcome
 from tidemill.running.backfill_run import BackfillRun
+from tidemill.running.executor import ThreadExecutor
 from tidemill.running.recording import Outcomes, Recording
 from tidemill.running.run import Run
 from tidemill.running.stage_run import StageRun
+from tidemill.running.workspace import reopen
 from tidemill.upkeep.housekeeping import collect_garbage
 
 ROWS, NUM_FILES = 8, 6
@@ -174,6 +179,30 @@ def test_copies_count_as_rows_and_shards_and_cost_no_tokens(pipeline):
     (data / "same.parquet").write_bytes((data / "0.parquet").read_bytes())
     result = run(pipeline)
     assert (result.num_shards, result.num_copied, result.num_rows, result.num_tokens) == (1, 1, ROWS, 0)
+
+
+def test_rows_that_were_forgotten_since_make_no_throughput_negative(pipeline):
+    forgotten = "UPDATE _ledger SET num_unchanged = 2, num_rows = if(path = '0.parquet', 0, num_rows)"
+    with Lake(pipeline.lake) as lake:
+        before = throughput(lake.cursor(), *one_version(lake))[0]["rows_per_second"]
+        lake.write(lambda cursor: cursor.execute(forgotten), message="as a lake of unchanged rows")
+        after = throughput(lake.cursor(), *one_version(lake))[0]["rows_per_second"]
+    assert after / before == pytest.approx((NUM_FILES - 1) * (ROWS - 2) / (NUM_FILES * ROWS))
+
+
+def one_version(lake: Lake) -> tuple[str, str]:
+    [version] = lake.cursor().execute("SELECT pipeline, version FROM _versions").fetchall()
+    return version
+
+
+def test_what_two_stages_note_is_told_once(pipeline):
+    recording = Recording(pipeline, "run", why="test")
+    with Lake(pipeline.lake) as lake, closing(open_claims(lake.spec)) as claims:
+        version = one_version(lake)[1]
+        workspace = reopen(pipeline, lake, claims, version, run_id=recording.run_id, tally=recording.tally)
+        with recording.executing(ThreadExecutor(workspace, Quiet()), workspace):
+            workspace.notes += ["One.", "Another.", "One."]
+    assert recording.notes == ["One.", "Another."]
 
 
 def test_a_failure_is_told_once_however_many_shards_and_steps_it_meets():

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.pipelines import make_pipeline, query, reviews, run, table_of
 from tidemill.inference.work import Stats
 from tidemill.lake import Lake
+from tidemill.progress import Quiet
 from tidemill.results.verify import verify_pipeline
 from tidemill.running import stages
 from tidemill.running.executor import Call, Future, ThreadExecutor
@@ -123,11 +124,31 @@ class Failing(ThreadExecutor):
         return super().submit(failing if call is type(self).stage else call, label, *args, **kwargs)
 
 
+class Counting(Quiet):
+    num_read = 0
+
+    def ingested(self, path: str, *, rows: int) -> None:
+        self.num_read += rows
+
+
 @pytest.mark.parametrize("stage", [stages.ingest, stages.infer, stages.materialize])
 def test_a_group_that_fails_in_any_stage_is_taken_apart(pipeline, stage):
     executor = type("FailingThere", (Failing,), {"stage": staticmethod(stage)})
-    result = run(pipeline, executor=executor)
+    counting = Counting()
+    result = run(pipeline, executor=executor, progress=counting)
     assert (result.state, result.num_shards, result.failures) == ("done", NUM_FILES, [])
+    assert counting.num_read == 2 * NUM_FILES
+    assert problems_of(pipeline) == []
+
+
+def test_files_that_could_not_be_swapped_together_are_told_to_be_read_once(pipeline, tmp_path):
+    run(pipeline)
+    for number in (1, 2, 5):
+        write_lines(tmp_path / "data" / f"{number:02}.jsonl", 2 * number + 1)
+    executor = type("FailingThere", (Failing,), {"stage": staticmethod(stages.infer)})
+    counting = Counting()
+    result = run(pipeline, executor=executor, progress=counting)
+    assert (result.state, result.num_shards, counting.num_read) == ("done", 3, 2 * 3)
     assert problems_of(pipeline) == []
 
 

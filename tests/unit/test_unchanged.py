@@ -13,9 +13,11 @@ import pytest
 from tests.lakes import lake_at
 from tidemill.encoding import text_hashes as hashing
 from tidemill.encoding.text_hashes import text_hashes
+from tidemill.errors import PlaceUnusable
 from tidemill.inference.unchanged import predict_others
 from tidemill.inference.work import Predictions, Stats
 from tidemill.lake import Lake, ResultTable, ensure_system_tables
+from tidemill.lake.ducklake.connection import Cursor
 from tidemill.lake.pipelines import Target
 from tidemill.lake.requests import request_ids
 from tidemill.lake.tables import TEXT_HASH, existing_columns
@@ -70,11 +72,16 @@ def catalog() -> str | None:
 
 
 @pytest.fixture
-def lake(tmp_path: Path, catalog: str | None):
+def lake_folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def lake(lake_folder: Path, catalog: str | None):
     """Two files of three and two texts, of which one is null."""
     files: dict[str, list[str | None]] = {"a": ["one", "two", "two"], "b": ["three", None]}
     shards = [shard_of(path, texts) for path, texts in files.items()]
-    with Lake(lake_at(tmp_path, catalog)) as lake:
+    with Lake(lake_at(lake_folder, catalog)) as lake:
         ensure_system_tables(lake)
         adoption = Adoption(
             files=[(shard.file, 1) for shard in shards],
@@ -88,7 +95,7 @@ def lake(tmp_path: Path, catalog: str | None):
         assert adopt(lake, TARGET, adoption)
         ids = request_ids(lake.cursor(), TARGET, [shard.shard_id for shard in shards])
         items = [
-            Computed(shard, ids[shard.shard_id], partial(loaded, texts))
+            Computed(shard, ids[shard.shard_id], partial(loaded, texts), {"num_unchanged": 0})
             for shard, texts in zip(shards, files.values(), strict=True)
         ]
         assert commit_shards(lake, TARGET, items).num_rows == 4
@@ -127,7 +134,7 @@ class TestOnPostgres:
     def test_answers_are_found_and_counted_there_as_well(self, lake):
         assert found(ask(lake, ids("a", "b"), ["two", "new", "three"])) == ["LABEL two", None, "LABEL three"]
         hashes = text_hashes(pa.array(["two", "new"])).storage
-        assert are_answered(lake.cursor(), TABLE.name, ids("a"), hashes).tolist() == [True, False]
+        assert are_answered(lake, TABLE.name, ids("a"), hashes).tolist() == [True, False]
 
 
 def test_only_the_shards_that_are_named_are_asked(lake):
@@ -160,19 +167,40 @@ def test_where_a_file_cannot_be_read_there_are_no_answers(lake):
     for file in Path(lake.spec.data).rglob(f"{TABLE.name}/*.parquet"):
         file.unlink()
     assert not ask(lake, ids("a", "b"), ["one"]).is_known.any()
+    assert not are_answered(lake, TABLE.name, ids("a", "b"), text_hashes(pa.array(["one"])).storage).any()
+    assert has_answers(lake.cursor(), TABLE.pipeline, TABLE.version)
+
+
+class TestInAPlaceThatIsRefused:
+    @pytest.fixture
+    def lake_folder(self, tmp_path: Path) -> Path:
+        """DuckDB says which file it could not open: so its message is as that of a system that refuses one."""
+        return tmp_path / "permission denied"
+
+    def test_where_the_system_refuses_a_file_there_are_no_answers(self, lake):
+        for file in Path(lake.spec.data).rglob(f"{TABLE.name}/*.parquet"):
+            file.unlink()
+        with pytest.raises(PlaceUnusable), lake.reached():
+            lake.cursor().execute(f"SELECT label FROM {TABLE.name}").fetchall()
+        assert not ask(lake, ids("a", "b"), ["one"]).is_known.any()
+        assert not are_answered(lake, TABLE.name, ids("a", "b"), text_hashes(pa.array(["one"])).storage).any()
 
 
 def test_rows_without_hashes_have_none_to_give(lake):
-    assert has_answers(lake.cursor(), TABLE.name)
-    lake.write(lambda cursor: cursor.execute(f"UPDATE {TABLE.name} SET {TEXT_HASH} = NULL"), message="as a migration")
-    assert not has_answers(lake.cursor(), TABLE.name)
+    def migrate(cursor: Cursor) -> None:
+        cursor.execute(f"UPDATE {TABLE.name} SET {TEXT_HASH} = NULL")
+        cursor.execute("UPDATE _ledger SET num_unchanged = NULL")
+
+    assert has_answers(lake.cursor(), TABLE.pipeline, TABLE.version)
+    lake.write(migrate, message="as a migration")
+    assert not has_answers(lake.cursor(), TABLE.pipeline, TABLE.version)
     assert not ask(lake, ids("a", "b"), ["one"]).is_known.any()
 
 
 def test_a_plan_counts_the_texts_that_have_an_answer(lake):
     hashes = text_hashes(pa.array(["new", "one", None, "one", "three"])).storage
-    assert are_answered(lake.cursor(), TABLE.name, ids("a"), hashes).tolist() == [False, True, False, True, False]
-    assert not are_answered(lake.cursor(), TABLE.name, [], hashes).any()
+    assert are_answered(lake, TABLE.name, ids("a"), hashes).tolist() == [False, True, False, True, False]
+    assert not are_answered(lake, TABLE.name, [], hashes).any()
 
 
 def test_no_view_shows_the_hashes(lake):
@@ -214,6 +242,17 @@ def test_without_a_row_left_no_model_is_asked_and_without_an_answer_it_has_all(k
     predictions = predict_others(token_ids, Answers(pa.array(known, pa.int64()), answers_of(["x", "y"])), predict)
     assert predictions.columns.equals(answers_of(["x", "y"]))
     assert asked == ([] if known == [0, 1] else [2])
+
+
+def test_a_row_without_tokens_is_no_reason_to_ask_a_model():
+    def refuse(_: pa.ChunkedArray) -> Predictions:
+        raise AssertionError("the model was asked")
+
+    token_ids = pa.chunked_array([pa.array([[1], None]), pa.array([[2]])])
+    predictions = predict_others(token_ids, Answers(pa.array([1, None, 0]), answers_of(["x", "y"])), refuse)
+    assert predictions.columns.combine_chunks().equals(answers_of(["y", None, "x"]).combine_chunks())
+    assert predictions.reason.null_count == 3
+    assert predictions.stats.num_rows == 0
 
 
 def test_no_more_siblings_are_asked_than_are_soon_read_and_those_that_left_first():

@@ -14,14 +14,16 @@ from tidemill.results.answers.known import Answers
 def predict_others(
     token_ids: pa.ChunkedArray, answers: Answers, predict: Callable[[pa.ChunkedArray], Predictions]
 ) -> Predictions:
-    """One value a row: its answer where there is one, else what `predict` makes of it, called only if a row is left.
+    """One value a row: its answer where there is one, else what `predict` makes of it.
 
-    The statistics are of the rows that were computed.
+    Where there are answers, that is called only if a row is left that has token ids. The statistics are of the rows
+    that it was given.
     """
     is_known = answers.is_known
     if not is_known.any():
         return predict(token_ids)
-    if is_known.all():
+    has_tokens = token_ids.is_valid().to_numpy()
+    if not (has_tokens & ~is_known).any():
         reason = pa.nulls(len(token_ids), pa.string())
         return Predictions(answers.columns.take(answers.index), reason, Stats(num_rows=0))
     computed = predict(token_ids.filter(pa.array(~is_known)))

@@ -112,12 +112,16 @@ def quarantine_reasons(cursor: Cursor, pipeline: str, version: str, *, limit: in
 
 
 def throughput(cursor: Cursor, pipeline: str, version: str) -> list[dict[str, Any]]:
-    """What was measured on each kind of device, the one with the most tokens first."""
+    """What was measured on each kind of device, the one with the most tokens first.
+
+    Rows per second are of rows that were computed and are in the table still: those that were forgotten are not
+    counted, and since nobody knows which of them were computed, a shard has none where it had more unchanged ones.
+    """
     return records(
         cursor,
         "SELECT device, count(*) AS shards, sum(tokens)::BIGINT AS tokens, "
         "sum(tokens) / nullif(sum(tokenize_seconds + infer_seconds), 0) AS tokens_per_second, "
-        "sum(num_rows - coalesce(num_unchanged, 0)) / nullif(sum(tokenize_seconds + infer_seconds), 0) "
+        "sum(greatest(0, num_rows - coalesce(num_unchanged, 0))) / nullif(sum(tokenize_seconds + infer_seconds), 0) "
         "AS rows_per_second, "
         "1 - sum(num_computed_tokens) / nullif(sum(num_padded_tokens), 0) AS padding_waste "
         f"FROM (SELECT *, {COMPUTED_TOKENS} AS tokens FROM _ledger) "

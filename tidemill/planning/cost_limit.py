@@ -28,7 +28,6 @@ class CostLimit:
         *,
         rate: Rate,
         spent_elsewhere: Callable[[], float] = lambda: 0.0,
-        bytes_to_compute: Mapping[str, float] | None = None,
     ) -> None:
         per_hour = pipeline.cost.per_hour
         if max_cost is not None and per_hour is None:
@@ -36,14 +35,17 @@ class CostLimit:
         self._max_cost, self._per_second = max_cost, (per_hour or 0.0) / 3600
         self._currency = pipeline.cost.currency
         self.rate, self._spent_elsewhere = rate, spent_elsewhere
-        self._bytes_to_compute = bytes_to_compute or {}
+        self.bytes_to_compute: Mapping[str, float] = {}
+        """Shard id → bytes of its texts, where not all of them are computed."""
         self._started = time.monotonic()
         self._num_tokens_sent = 0.0
         self._num_tokens_to_compute = 0.0
         """Of what was sent; fewer than that where it is known which rows did not change."""
+        self._sent: set[str] = set()
+        """Ids of the requests that are counted."""
 
     def check(self, request: Request, record: RunRecord) -> None:
-        """Count a shard as sent.
+        """Count a shard as sent, once: one that failed together with others is sent again.
 
         Raises:
             CostReached: it would pass the bound.
@@ -59,15 +61,27 @@ class CostLimit:
                 "What was committed stays; raise max_cost to go on."
             )
 
+    def settle(self, record: RunRecord) -> None:
+        """Nothing is on its way any more: what was sent and is not done has failed, or will be sent again."""
+        self._num_tokens_sent, self._num_tokens_to_compute = _num_done(record), 0.0
+        self._sent.clear()
+
     def _count(self, request: Request) -> None:
+        if request.request_id in self._sent:
+            return
+        self._sent.add(request.request_id)
         cut = request.shard.slice
-        to_compute = self._bytes_to_compute.get(request.shard.shard_id, cut.text_bytes)
+        to_compute = self.bytes_to_compute.get(request.shard.shard_id, cut.text_bytes)
         self._num_tokens_sent += self.rate.num_tokens(cut.text_bytes)
         self._num_tokens_to_compute += self.rate.num_tokens(to_compute)
 
     def _seconds_ahead(self, seconds: float, record: RunRecord) -> float:
         """What is sent and not done will take, at the pace of what is done: its unchanged rows are part of that."""
-        num_done = record.num_tokens + record.num_unchanged_tokens
+        num_done = _num_done(record)
         if not num_done:
             return self._num_tokens_to_compute * (self.rate.seconds_per_token or 0.0)
         return max(0.0, self._num_tokens_sent - num_done) * seconds / num_done
+
+
+def _num_done(record: RunRecord) -> int:
+    return record.num_tokens + record.num_unchanged_tokens

@@ -271,7 +271,7 @@ def make_plan(pipeline: Pipeline, lake: Lake | None) -> tuple[Plan, sources.Data
     previous, done = state.target_revision if state else None, known.done
     files = list(_plan_files(dataset, known, kept))
     if lake and done and any(file.todo or file.uncut for file in files):
-        files = list(_look_at_changed(lake, table_name(pipeline.name, spec.version), dataset, files, known))
+        files = list(_look_at_changed(lake, (pipeline.name, spec.version), dataset, files, known))
     if not any(file.shards or file.uncut for file in files):
         raise DatasetError(f"The dataset {pipeline.dataset.path} has no rows. Check dataset.path, config and split.")
     results = known.results if known.results is not None else _result_columns(spec)
@@ -427,18 +427,21 @@ def _plan_files(dataset: sources.Dataset, known: _Known, kept: Sequence[KeptColu
 
 
 def _look_at_changed(
-    lake: Lake, table: str, dataset: sources.Dataset, files: Sequence[FilePlan], known: _Known
+    lake: Lake, version: tuple[str, str], dataset: sources.Dataset, files: Sequence[FilePlan], known: _Known
 ) -> Iterator[FilePlan]:
-    """The files; of those that may repeat rows, what they change, as far as that is soon known."""
+    """The files; of those that may repeat rows, what they change, as far as that is soon known.
+
+    A version is given with the pipeline whose it is.
+    """
     with lake.reached():
-        may_repeat = known.former.may_have if has_answers(lake.cursor(), table) else lambda _: False
+        may_repeat = known.former.may_have if has_answers(lake.cursor(), *version) else lambda _: False
     repeating = {
         file.file.path: file
         for file in files
         if (file.computed or file.uncut) and not file.problem and may_repeat(file.file.path)
     }
     unread = [(file.file, functools.partial(_new_slices, dataset, file)) for file in repeating.values()]
-    changed = look_at(lake, table, known.former, dataset, unread, done=known.done.keys())
+    changed = look_at(lake, table_name(*version), known.former, dataset, unread, done=known.done.keys())
     for file in files:
         path = file.file.path
         yield replace(file, may_repeat=True, changed=changed.get(path)) if path in repeating else file

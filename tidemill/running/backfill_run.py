@@ -46,6 +46,7 @@ class BackfillRun:
             pipeline, "backfill", why=why, flow_run_id=flow_run_id, progress=progress, backfill_id=backfill_id
         )
         self._executor_type = executor
+        self._limit: CostLimit | None = None
 
     @property
     def run_id(self) -> str:
@@ -134,13 +135,17 @@ class BackfillRun:
         )
 
     def _cost_limit(self, lake: Lake, claims: Claims, rate: Rate) -> CostLimit:
-        max_cost = load_backfill(lake.cursor(), self.backfill_id)["max_cost"]
-        return CostLimit(
-            self.pipeline,
-            max_cost,
-            rate=rate,
-            spent_elsewhere=lambda: _spent(lake, claims, self.pipeline, self.backfill_id, self._recording.record),
-        )
+        """One for all pages of requests."""
+        if self._limit is None:
+            self._limit = CostLimit(
+                self.pipeline,
+                load_backfill(lake.cursor(), self.backfill_id)["max_cost"],
+                rate=rate,
+                spent_elsewhere=lambda: _spent(lake, claims, self.pipeline, self.backfill_id, self._recording.record),
+            )
+        self._limit.settle(self._recording.record)
+        self._limit.rate = rate
+        return self._limit
 
 
 def _by_file(requests: Sequence[Request]) -> Iterator[tuple[FilePlan, list[Request]]]:

@@ -67,6 +67,8 @@ class InFlight:
         self._sent: deque[_Sent] = deque()
         self._read: deque[_Sent] = deque()
         """Those that are being read, as far as was seen."""
+        self._told_read: set[str] = set()
+        """Ids of the shards that were told to be read."""
         self._small: list[Item] = []
         """What waits for others that are small, claimed."""
         self._small_bytes = 0
@@ -180,10 +182,16 @@ class InFlight:
             if sent.committed is None:
                 raise
         else:
-            for request in sent.requests:
-                self._outcomes.progress.ingested(request.shard.file.path, rows=request.shard.slice.num_rows)
+            self._tell_read(sent.requests)
         finally:
             self._forget_ended()
+
+    def _tell_read(self, requests: Sequence[Request]) -> None:
+        """Once of each shard: one that failed together with others is sent again, and by itself."""
+        for shard in (request.shard for request in requests):
+            if shard.shard_id not in self._told_read:
+                self._told_read.add(shard.shard_id)
+                self._outcomes.progress.ingested(shard.file.path, rows=shard.slice.num_rows)
 
     def _one_by_one(self, items: Sequence[Item]) -> None:
         """Send claimed shards that failed together by themselves: each fails alone, or does not."""
@@ -255,13 +263,25 @@ class InFlight:
         self._group, self._claimed = None, [item for item in self._claimed if item[0] is not file]
 
     def _make_room_in_store(self, requests: Sequence[Request]) -> None:
-        """At the store's bound, wait until shards in flight are committed and what they needed may go."""
+        """At the store's bound, wait until shards in flight are committed and what they needed may go.
+
+        What lies there for these already, from a run that ended early, goes last: then it is made again.
+        """
         workspace, waited = self._workspace, 0.0
+        there = {
+            file.name
+            for request in requests
+            for file in (workspace.rows_file(request.shard), workspace.predictions_file(request))
+        } - workspace.files_in_use
+        workspace.files_in_use |= there
         while not workspace.store.make_room(
             self._store_bytes(requests), needed=workspace.files_in_use, released=workspace.files_released
         ):
             if self._sent:
                 self._settle(self._sent.popleft())
+            elif there:
+                workspace.files_in_use -= there
+                there = set()
             elif waited < STORE_WAIT_SECONDS:
                 time.sleep(1.0)
                 waited += 1.0

@@ -233,7 +233,7 @@ class Recording:
             executor.close(cancel=False)
         finally:
             self.record.num_retries += executor.num_retries
-            self.notes += [note for note in workspace.notes if note not in self.notes]
+            self.notes += [note for note in dict.fromkeys(workspace.notes) if note not in self.notes]
 
     def patiently(self, call: Callable[[], T]) -> T:
         """A write of the run's own, outside of any stage: another writer's lock is waited for as a stage would."""

@@ -60,6 +60,7 @@ class Run:
         self._record, self._outcomes = self._recording.record, self._recording.outcomes
         self._patiently = self._recording.patiently
         self._prepared: tuple[Plan, Dataset, Lake] | None = None
+        self._limit: CostLimit | None = None
 
     @property
     def run_id(self) -> str:
@@ -195,8 +196,7 @@ class Run:
 
         False if other runs cut text files meanwhile: what they found there is known to a new plan.
         """
-        cost_limit = CostLimit(self.pipeline, self.max_cost, rate=plan.rate, bytes_to_compute=plan.bytes_to_compute)
-        in_flight = InFlight(self._outcomes, workspace, executor, cost_limit)
+        in_flight = InFlight(self._outcomes, workspace, executor, self._cost_limit(plan))
         planned = [item.shard.shard_id for file in plan.files if not file.uncut for item in _computed(file)]
         in_flight.request_ids = self._patiently(lambda: _request_ids(workspace, planned))
         sending = _Sending(plan, workspace, executor, in_flight, self._outcomes, self._patiently)
@@ -210,6 +210,14 @@ class Run:
             if workspace.wait_for_claim(file.file.path, file.file.path):
                 workspace.release(file.file.path)
         return not sending.elsewhere
+
+    def _cost_limit(self, plan: Plan) -> CostLimit:
+        """One for all plans of the run."""
+        if self._limit is None:
+            self._limit = CostLimit(self.pipeline, self.max_cost, rate=plan.rate)
+        self._limit.settle(self._record)
+        self._limit.rate, self._limit.bytes_to_compute = plan.rate, plan.bytes_to_compute
+        return self._limit
 
     def _commit_repeat(self, workspace: Workspace, repeat: Copied) -> None:
         try:

@@ -399,7 +399,7 @@ def _predict(workspace: Workspace, items: Sequence[Tokenized]) -> Iterator[tuple
     )
     workspace.notes += predictions.notes
     # Where nothing was computed, the model was not opened for it, and there is no device.
-    resolved = {} if answers.is_known.all() else predictions.resolved
+    resolved = predictions.resolved
     known = _by_shard(answers.is_known, inputs)
     unchanged = [windows.num_tokens(column.filter(pa.array(of))) for column, of in zip(columns, known, strict=True)]
     lengths = [windows.num_tokens(column) for column in columns]

@@ -189,7 +189,7 @@ class Dataset:
         """Whether a slice is read without what lies before it, so that the slice before may be read meanwhile."""
         try:
             return self.reader(file).reads_apart(cut)
-        except FAILS_ALONE:  # Whoever reads the rows is told.
+        except (*FAILS_ALONE, SourceUnavailable):  # Whoever reads the rows is told, and asks again.
             self.forget(file)
             return False
 

@@ -88,8 +88,7 @@ def _count(lake: Lake, table: str, former: Former, read: Sequence[_Texts]) -> di
     if not read:
         return {}
     near = dict.fromkeys(shard_id for texts in read for shard_id in former.near(texts.shard))
-    with lake.reached():
-        answered = are_answered(lake.cursor(), table, list(near), pa.concat_arrays([texts.hashes for texts in read]))
+    answered = are_answered(lake, table, list(near), pa.concat_arrays([texts.hashes for texts in read]))
     ends = np.cumsum([len(texts.hashes) for texts in read])
     by_shard = zip(read, np.split(answered, ends[:-1]), strict=True)
     return {texts.shard.shard_id: _changed(texts, is_answered) for texts, is_answered in by_shard}

@@ -9,12 +9,15 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from tidemill.errors import PlaceUnusable
 from tidemill.lake.checksums import changed_shards
 from tidemill.lake.ducklake.connection import Cursor, Lake
 from tidemill.lake.pipelines import Target
 from tidemill.lake.tables import TEXT_HASH, identifier
 
 _PLACE, _SHARD = "_place", "_former_shard"
+_UNREADABLE = (duckdb.InvalidInputException, duckdb.IOException, PlaceUnusable)
+"""What is raised where a data file is gone, broken or kept from this user."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def find_answers(
         with lake.reached(), lake.snapshot() as cursor:
             _name_asked(cursor, asked.dictionary)
             found = _sound(cursor, target, set(shard_ids), names)
-    except (duckdb.InvalidInputException, duckdb.IOException):
+    except _UNREADABLE:
         return Answers.none(len(hashes))
     place_of_hash = np.full(len(asked.dictionary), -1, dtype=np.int64)
     place_of_hash[found[_PLACE].to_numpy()] = np.arange(found.num_rows)
@@ -61,26 +64,43 @@ def find_answers(
     return Answers(pa.array(places, mask=places < 0), found.select(list(names)))
 
 
-def has_answers(cursor: Cursor, table: str) -> bool:
-    """Whether any row of a version's table can be found by its text: those of an older Tidemill cannot."""
-    found = cursor.execute(f"SELECT 1 FROM {identifier(table)} WHERE {TEXT_HASH} IS NOT NULL LIMIT 1").fetchone()
+def has_answers(cursor: Cursor, pipeline: str, version: str) -> bool:
+    """Whether any row of a version can be found by its text: those of an older Tidemill cannot.
+
+    The ledger tells: it says only of shards whose rows have hashes how many of them were unchanged.
+    """
+    found = cursor.execute(
+        "SELECT 1 FROM _ledger WHERE pipeline = ? AND version = ? AND num_unchanged IS NOT NULL LIMIT 1",
+        [pipeline, version],
+    ).fetchone()
     return found is not None
 
 
-def are_answered(cursor: Cursor, table: str, shard_ids: Sequence[str], hashes: pa.Array) -> np.ndarray:
-    """Whether some of a version's shards have an answer, for each text, given as for `find_answers`."""
+def are_answered(lake: Lake, table: str, shard_ids: Sequence[str], hashes: pa.Array) -> np.ndarray:
+    """Whether some of a version's shards have an answer, for each text, given as for `find_answers`.
+
+    Where a file cannot be read there are none.
+    """
     if not shard_ids:
         return np.zeros(len(hashes), dtype=bool)
     asked = hashes.dictionary_encode()
-    _name_asked(cursor, asked.dictionary)
-    rows = cursor.execute(
-        f"SELECT DISTINCT a.{_PLACE} FROM {identifier(table)} t JOIN _asked a ON t.{TEXT_HASH} = a.hash "
-        f"WHERE t.shard_id IN ({_listed(shard_ids)})"
-    ).fetchnumpy()
     has_answer = np.zeros(len(asked.dictionary) + 1, dtype=bool)  # The last is that of a text that is null.
-    has_answer[rows[_PLACE]] = True
+    try:
+        with lake.reached(), lake.snapshot() as cursor:
+            _name_asked(cursor, asked.dictionary)
+            has_answer[_answered_places(cursor, table, shard_ids)] = True
+    except _UNREADABLE:
+        return np.zeros(len(hashes), dtype=bool)
     answered: np.ndarray = has_answer[asked.indices.fill_null(len(asked.dictionary)).to_numpy()]
     return answered
+
+
+def _answered_places(cursor: Cursor, table: str, shard_ids: Sequence[str]) -> np.ndarray:
+    places: np.ndarray = cursor.execute(
+        f"SELECT DISTINCT a.{_PLACE} FROM {identifier(table)} t JOIN _asked a ON t.{TEXT_HASH} = a.hash "
+        f"WHERE t.shard_id IN ({_listed(shard_ids)})"
+    ).fetchnumpy()[_PLACE]
+    return places
 
 
 def _sound(cursor: Cursor, target: Target, shard_ids: Collection[str], names: Sequence[str]) -> pa.Table:
