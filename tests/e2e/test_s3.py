@@ -187,7 +187,7 @@ def test_a_store_on_s3_shows_what_others_wrote_and_removed_a_moment_ago(bucket):
     for damaged in damages(bucket.get("store/tokens/abc.arrow"), random.Random(0)).values():
         bucket.put("store/tokens/abc.arrow", damaged)
         with pytest.raises(StoreFileInvalid):
-            store.read(FILE)
+            Store(bucket.address("store"), max_bytes=10_000).read(FILE)
 
 
 def test_a_store_file_on_s3_that_cannot_be_written_whole_is_not_there_at_all(bucket):

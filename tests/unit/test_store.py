@@ -61,9 +61,9 @@ def test_a_large_file_is_in_memory_until_it_is_read_and_a_small_one_until_it_is_
         store.write(FILE, table)
         store.has(FILE)
         store.read(FILE)
-        path_of(store, FILE).unlink()
+        path_of(store, FILE).write_bytes(b"damaged")
         assert store.has(FILE) is (table is TABLE)
-        store.remove(FILE)
+        path_of(store, FILE).unlink()
         assert not store.has(FILE)
 
 
@@ -73,7 +73,7 @@ def test_what_is_in_memory_of_files_found_whole_is_bounded(store, monkeypatch):
     for file in files:
         store.write(file, LARGE)
         assert store.has(file)
-        path_of(store, file).unlink()
+        path_of(store, file).write_bytes(b"damaged")
     assert [store.has(file) for file in files] == [False, True, True]
 
 

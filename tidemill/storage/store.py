@@ -131,7 +131,10 @@ class Store:
     def has(self, file: StoreFile) -> bool:
         """Whether a whole and valid file is there; then it is in memory until it is read, as far as there is room."""
         if file.name in self._whole:
-            return True
+            if self._is_there(file):
+                return True
+            self._whole.drop(file.name)
+            return False
         try:
             self._whole.keep(file.name, _content(file, self._body(file)))
         except StoreFileInvalid:
@@ -238,6 +241,13 @@ class Store:
 
     def _path(self, file: StoreFile) -> str:
         return f"{self._root}/{file.name}"
+
+    def _is_there(self, file: StoreFile) -> bool:
+        """Whether nobody has removed it: what one process remembers, another needs too."""
+        if self._local:
+            return Path(self._path(file)).is_file()
+        with self._translated():
+            return bool(self._fs.exists(self._path(file)))
 
     def _body(self, file: StoreFile) -> bytes:
         """All bytes of a file. They are not mapped: a disk that fails under a mapping ends the whole process."""
