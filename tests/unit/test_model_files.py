@@ -231,8 +231,6 @@ ODD_CONFIGS: dict[str, dict[str, Any]] = {
     "positions that no memory holds": {"max_position_embeddings": 2**40},
     "positions in quotes": {"max_position_embeddings": "64"},
     "padding that is no token": {"pad_token_id": 10**9},
-    "padding below zero": {"pad_token_id": -7},
-    "no padding": {"pad_token_id": None},
     "padding in a list": {"pad_token_id": [1]},
     "a vocabulary that no memory holds": {"vocab_size": 10**12},
     "architectures in one name": {"architectures": "RobertaForSequenceClassification"},
