@@ -218,7 +218,7 @@ def test_with_other_libraries_or_on_another_processor_it_is_tried_anew(tmp_path,
     folder = model(tmp_path / "one")
     keep_finding(FINDING, folder, AMONG)
     with monkeypatch.context() as patched:
-        patched.setattr(findings, "_versions", lambda: ["torch 99"])
+        patched.setattr(findings, "library_versions", lambda: ["torch 99"])
         assert kept_finding(folder, AMONG) is None
     with monkeypatch.context() as patched:
         patched.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
