@@ -34,6 +34,8 @@ from benchmarks.shapes import SHAPES, model_folder
 
 ROWS_PER_FILE = 300
 """Of e-mails; the bundled files have 600."""
+ROWS_PER_LARGE_FILE = 2_400
+"""Of e-mails, where a base-size model computes so many that a file of `ROWS_PER_FILE` would be too little for a GPU."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Bench:
     turns: int
     rows: int | None = None
     contenders: str = ""
+    models: str = ""
 
     @cached_property
     def peaks(self) -> dict[str, float]:
@@ -95,11 +98,15 @@ def shapes(bench: Bench) -> list[Section]:
     contenders = [*PIPELINES, *tidemill("defaults", DEFAULT)]
     if bench.full:
         contenders += [*OTHERS, *tidemill("torch", TORCH), *tidemill("int8", INT8)]
-    names = SHAPES if bench.full else ["distilbert-base"]
+    names = [name for name in SHAPES if re.search(bench.models, name)] if bench.full else ["distilbert-base"]
     if not bench.full:
         contenders = [PIPELINES[-1], *contenders[len(PIPELINES) :]]
-    rows = 240 if bench.full else 48
-    return [bench.compare(f"E-mails, {name} (random weights)", "emails", rows, name, contenders) for name in names]
+    rows = bench.rows or (240 if bench.full else 48)
+    files = max(1, rows // ROWS_PER_LARGE_FILE)
+    return [
+        bench.compare(f"E-mails, {name} (random weights)", "emails", rows, name, contenders, files=files)
+        for name in names
+    ]
 
 
 def overhead(bench: Bench) -> list[Section]:
@@ -187,7 +194,8 @@ def main() -> None:
     # What Tidemill finds out about a model and the machine is kept from turn to turn, and then forgotten.
     os.environ["TIDEMILL_HOME"] = str(home / "tidemill")
     try:
-        bench = Bench(home, args.full, args.device, args.turns or (3 if args.full else 1), args.rows, args.contenders)
+        turns = args.turns or (3 if args.full else 1)
+        bench = Bench(home, args.full, args.device, turns, args.rows, args.contenders, args.models)
         for name in args.only or (PARTS if args.full else QUICK):
             for section in PARTS[name](bench):
                 report.sections.append(replace(section, command=command))
@@ -216,6 +224,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, help="rows of each corpus")
     parser.add_argument("--turns", type=int, help="turns of each contender, of which the best counts")
     parser.add_argument("--contenders", default="", help="a regular expression: only contenders whose name it matches")
+    parser.add_argument("--models", default="", help="a regular expression: only the shapes whose name it matches")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument(
         "--isa",

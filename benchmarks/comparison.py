@@ -66,7 +66,7 @@ def compare(
         ),
         header=(
             "", "tokens/s", "rows/s", "× batch_size=32", "× best pipeline", "of limit", "of matmul peak",
-            "padding", "cores used", "peak MB", "load s", "same label", "drift p99",
+            "padding", "cores used", "GPU busy", "peak MB", "load s", "same label", "drift p99",
         ),
         rows=[_row(fact) for fact in facts],
         notes=notes(found),
@@ -116,6 +116,7 @@ def _facts(
         "padding": 1 - corpus.num_tokens / num_padded_by(one, turn, corpus),
         "cores": turn.cpu_seconds / turn.seconds,
         "others": turn.others,
+        "gpu_busy": turn.gpu_busy,
         "peak_bytes": turn.peak_bytes,
         "agreement": _agreement(turn.answers, baseline.answers) if baseline and turn.answers else None,
         "drift": _drift(turn.answers, baseline.answers) if baseline and turn.answers else None,
@@ -124,7 +125,7 @@ def _facts(
 
 def _row(fact: dict[str, Any]) -> tuple[str, ...]:
     if "skipped" in fact:
-        return (fact["label"], "skipped", *[""] * 11)
+        return (fact["label"], "skipped", *[""] * 12)
     return (
         _named(fact),
         number(fact["tokens_per_second"]),
@@ -135,6 +136,7 @@ def _row(fact: dict[str, Any]) -> tuple[str, ...]:
         percent(fact["of_peak"], 1),
         percent(fact["padding"]),
         number(fact["cores"], 2),
+        percent(fact["gpu_busy"]),
         number(fact["peak_bytes"] / 2**20),
         number(fact["load_seconds"], 1),
         percent(fact["agreement"], 2),

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.contenders import Answers
 from benchmarks.corpora import Corpus
-from benchmarks.processes import CpuWatch, memory_bytes
+from benchmarks.processes import CpuWatch, GpuWatch, memory_bytes
 
 ROOT = Path(__file__).parents[1]
 POLL_SECONDS = 0.25
@@ -42,7 +42,8 @@ class Turn:
     `seconds` are the work's, `load_seconds` what came before it: imports, the
     model, a warm-up. `peak_bytes` is the most memory of the process and its
     children at any time, `cpu_seconds` what they took during the work, and
-    `busy_seconds` what all processes of the machine did.
+    `busy_seconds` what all processes of the machine did. `gpu_busy` is the share of
+    the work's time in which the GPU computed, where the device is one.
     """
 
     label: str
@@ -52,6 +53,7 @@ class Turn:
     load_seconds: float = 0.0
     loaded_bytes: int = 0
     peak_bytes: int = 0
+    gpu_busy: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     answers: Answers = field(default_factory=list)
     skipped: str = ""
@@ -109,6 +111,7 @@ def in_process(module: str, request: dict[str, Any]) -> dict[str, Any]:
     """
     # What the worker and its libraries leave in the temporary folder goes with it.
     place = tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True)
+    gpu = GpuWatch() if str(request.get("device", "")).startswith("cuda") else None
     with place as folder, Path(folder, "log").open("w+") as log:
         out = Path(folder, "answer.json")
         process = subprocess.Popen(
@@ -123,13 +126,20 @@ def in_process(module: str, request: dict[str, Any]) -> dict[str, Any]:
         assert process.stdin is not None
         process.stdin.write(json.dumps(request | {"out": str(out)}))
         process.stdin.close()
-        peak, cpu = _watch(process)
+        try:
+            peak, cpu = _watch(process)
+        finally:
+            if gpu is not None:
+                gpu.close()
         if process.returncode != 0 or not out.exists():
             log.seek(0)
             raise RuntimeError(log.read().strip()[-3000:])
         answer: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     if "between" in answer:
-        answer["cpu_seconds"] += cpu.between(*answer.pop("between"))
+        between = answer.pop("between")
+        answer["cpu_seconds"] += cpu.between(*between)
+        if gpu is not None:
+            answer["gpu_busy"] = gpu.between(*between)
         answer["peak_bytes"] = max(peak, answer["peak_bytes"])
     return answer
 

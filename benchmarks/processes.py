@@ -1,8 +1,11 @@
-"""What a process and all its descendants take, from /proc: CPU seconds, and memory with shared pages counted once."""
+"""What a process and all its descendants take: CPU seconds and memory with shared pages counted once, from /proc, and
+how busy the GPU is meanwhile, from nvidia-smi."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -45,6 +48,33 @@ class CpuWatch:
         """By readings of `perf_counter`, which processes of one machine share."""
         moments, totals = zip(*self._samples, strict=True)
         return float(np.interp(stop, moments, totals) - np.interp(start, moments, totals))
+
+
+class GpuWatch:
+    """The share of time in which the first GPU computes anything, as `nvidia-smi` samples it."""
+
+    def __init__(self) -> None:
+        self._samples: list[tuple[float, float]] = []
+        query = ["nvidia-smi", "-i", "0", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "100"]
+        self._process = subprocess.Popen(query, stdout=subprocess.PIPE, text=True)
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with suppress(ValueError):
+                self._samples.append((time.perf_counter(), int(line) / 100))
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._thread.join()
+
+    def between(self, start: float, stop: float) -> float | None:
+        """The mean by readings of `perf_counter`; None where it was not sampled."""
+        shares = [share for moment, share in self._samples if start <= moment <= stop]
+        return float(np.mean(shares)) if shares else None
 
 
 def busy_seconds() -> float:

@@ -24,8 +24,7 @@ LENGTHS = range(2, 22)
 @pytest.fixture(autouse=True)
 def _in_bfloat16(monkeypatch):
     """As on hardware that computes in it."""
-    bfloat16 = "tidemill.inference.choosing.bounds.resolve_dtype"
-    monkeypatch.setattr(bfloat16, lambda declared, device: "bfloat16" if declared == "auto" else declared)
+    monkeypatch.setattr("tidemill.inference.choosing.bounds.fast_dtypes", lambda device: ("bfloat16",))
     monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
@@ -120,6 +119,34 @@ def test_16_bits_that_give_several_rows_no_number_are_refused(tmp_path, num_lost
     assert opening(inference=DECLARED).dtype == dtype
     said = "bfloat16 gives 2 of 20 sample texts no number, and float32 does"
     assert opening.facts() == ({} if dtype == "bfloat16" else {"float32_because": said})
+
+
+@pytest.fixture
+def _in_float16_too(monkeypatch):
+    """As on a GPU."""
+    monkeypatch.setattr("tidemill.inference.choosing.bounds.fast_dtypes", lambda device: ("bfloat16", "float16"))
+
+
+@pytest.mark.usefixtures("_in_float16_too")
+def test_what_bfloat16_moves_too_far_is_computed_in_float16_on_a_gpu(tmp_path):
+    opening = opening_of(Model(off=9.0), tmp_path)
+
+    assert [opening(inference=DECLARED).dtype for _ in range(2)] == ["float16", "float16"]
+    assert list(opening.facts()) == ["float16_because"]
+    assert opening.facts()["float16_because"].startswith("bfloat16 moves scores by ")
+
+
+@pytest.mark.usefixtures("_in_float16_too")
+@pytest.mark.parametrize("head", [{}, {"num_labels": 1, "problem_type": "regression"}])
+def test_what_neither_16_bits_stand_is_computed_in_float32(tmp_path, head):
+    overflow = {("float16", length): np.nan for length in LENGTHS}
+    opening = opening_of(Model(off=9.0, told=overflow), tmp_path, **head)
+
+    assert opening(inference=DECLARED).dtype == "float32"
+    said = opening.facts()["float32_because"]
+    reasons = ["bfloat16 moves scores by", "float16 gives 20 of 20 sample texts no number"]
+    assert [reason in said for reason in reasons] == [not head, not head]
+    assert said.count("a regression has values") == bool(head)
 
 
 def test_no_row_is_asked_that_is_outside_of_the_models_tables(tmp_path):

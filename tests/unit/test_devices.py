@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from tidemill.engines import rates, torch_engine
-from tidemill.engines.devices import memory_bytes, num_cpus, processor, resolve_dtype
+from tidemill.engines.devices import resolve_dtype
 from tidemill.engines.rates import ProductRates
+from tidemill.machine import memory_bytes, num_cpus, processor
 
 CPUINFO = """\
 processor\t: 0

@@ -121,12 +121,8 @@ def test_a_model_whose_head_nobody_names_is_one_graph():
 @pytest.fixture
 def in_bfloat16(monkeypatch):
     """As on hardware that computes in it."""
-
-    def resolved(declared, device):
-        return "bfloat16" if declared == "auto" else declared
-
-    monkeypatch.setattr("tidemill.engines.resolve_dtype", resolved)
-    monkeypatch.setattr("tidemill.inference.choosing.bounds.resolve_dtype", resolved)
+    monkeypatch.setattr("tidemill.engines.devices.fast_dtypes", lambda device: ("bfloat16",))
+    monkeypatch.setattr("tidemill.inference.choosing.bounds.fast_dtypes", lambda device: ("bfloat16",))
 
 
 def test_auto_computes_a_regression_in_float32_and_the_record_says_why(folder, in_bfloat16):

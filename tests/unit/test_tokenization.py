@@ -106,7 +106,7 @@ def test_null_texts_stay_null_and_have_no_reason(wordpiece):
 def test_runs_of_any_size_chunks_and_slices_give_the_same_columns(wordpiece, monkeypatch):
     texts = [*reviews(50), None, *reviews(20)]
     whole = wordpiece.encode(column(*texts))
-    monkeypatch.setattr(tokenization, "BATCH_BYTES", 300)
+    monkeypatch.setattr(tokenization, "BYTES_AT_WORK", 600)
 
     padded = column("before", *texts, "after")
     for cut in (
@@ -299,7 +299,7 @@ def test_runs_of_any_size_give_the_same_windows(folders, monkeypatch):
     tokenizer = TextTokenizer.load(folders["wordpiece", "right"], max_length=16, long_text="windows")
     texts = column(*reviews(50), None, *reviews(20))
     whole = tokenizer.encode(texts)
-    monkeypatch.setattr(tokenization, "BATCH_BYTES", 300)
+    monkeypatch.setattr(tokenization, "BYTES_AT_WORK", 600)
 
     assert tokenizer.encode(texts) == whole
     assert tokenizer.encode(texts.slice(7, 9)).token_ids == whole.token_ids.slice(7, 9)

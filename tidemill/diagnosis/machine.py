@@ -7,8 +7,8 @@ import shutil
 import time
 from pathlib import Path
 
+from tidemill import machine
 from tidemill.diagnosis.finding import Finding
-from tidemill.engines import devices
 
 LEAST_MEMORY = 4 * 2**30
 LEAST_FREE = 1 * 2**30
@@ -25,7 +25,7 @@ INSTRUCTIONS = {
 
 
 def processor() -> list[Finding]:
-    found = devices.processor()
+    found = machine.processor()
     allowed, present = found.num_cpus, os.cpu_count() or 1
     known = [shown for flag, shown in INSTRUCTIONS.items() if flag in found.flags]
     cores = f"{allowed} of {present} cores" if allowed < present else f"{present} core{'s' if present > 1 else ''}"
@@ -38,7 +38,7 @@ def processor() -> list[Finding]:
 
 
 def memory() -> list[Finding]:
-    total, available = devices.memory_bytes()
+    total, available = machine.memory_bytes()
     said = f"{_gib(available)} available of {_gib(total)}"
     if available < LEAST_MEMORY:
         remedy = "lower limits.shards_in_flight and dataset.shard_bytes, or stop other programs"

@@ -23,6 +23,7 @@ from tidemill.config import LongText
 from tidemill.encoding.windowing import MAX_ROW_TOKENS, Windowing
 from tidemill.errors import ModelError
 from tidemill.fingerprints import fingerprint
+from tidemill.machine import num_cpus
 from tidemill.models.checkpoint import is_panic, opening
 from tidemill.models.files import read_json, refuse_unapplied_tokenizer
 
@@ -32,8 +33,11 @@ if TYPE_CHECKING:
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "merges.txt", "tekken.json")
 
 # A tokenizer at work takes a few hundred bytes a character, so these two bound memory.
-BATCH_BYTES = 2**20
+BYTES_AT_WORK = 2**21
 PIECE_CHARS = 2**20
+
+# While a run waits for its longest text, which one core tokenizes, the others' cores work.
+MOST_RUNS_AT_WORK = 8
 
 # A tokenizer saved without a length says 10**30.
 _NO_LENGTH = 10**9
@@ -151,15 +155,16 @@ class TextTokenizer:
     ) -> TokenColumns:
         """Tokenize a string column. A text that fails gets a reason and takes no other row with it.
 
-        `on_progress` is told how many rows are through, after about every `BATCH_BYTES` of text.
+        `on_progress` is told how many rows are through, after every run of texts.
 
         A text of more than `PIECE_CHARS` is tokenized in pieces cut at whitespace,
         so its `num_tokens` is the sum over pieces: off by a token or so a cut.
         """
         chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
-        runs = [run for chunk in chunks for run in _cut_by_bytes(chunk)]
-        # Two threads: one run's ids become Arrow under the GIL while the next is in the tokenizer, which frees it.
-        with ThreadPoolExecutor(max_workers=2) as pool:
+        # At least two: one run's ids become Arrow under the GIL while the next is in the tokenizer, which frees it.
+        num_at_work = max(2, min(num_cpus() // 2, MOST_RUNS_AT_WORK))
+        runs = [run for chunk in chunks for run in _cut_by_bytes(chunk, BYTES_AT_WORK // num_at_work)]
+        with ThreadPoolExecutor(max_workers=num_at_work) as pool:
             batches, num_rows = [], 0
             for run, batch in zip(runs, pool.map(self._encode_run, runs), strict=True):
                 batches.append(batch)
@@ -359,11 +364,11 @@ def _concerns_a_text(error: BaseException) -> bool:
     return isinstance(error, Exception) or is_panic(error)
 
 
-def _cut_by_bytes(texts: pa.Array) -> Iterator[pa.StringArray]:
-    """Consecutive runs of texts of about `BATCH_BYTES` together; a text alone may be more."""
+def _cut_by_bytes(texts: pa.Array, run_bytes: int) -> Iterator[pa.StringArray]:
+    """Consecutive runs of texts of about `run_bytes` together; a text alone may be more."""
     sizes = pc.fill_null(pc.binary_length(texts), 0).to_numpy(zero_copy_only=False)
     ends = np.cumsum(sizes, dtype=np.int64)
-    cuts = np.flatnonzero(np.diff((ends - sizes) // BATCH_BYTES)) + 1
+    cuts = np.flatnonzero(np.diff((ends - sizes) // run_bytes)) + 1
     for start, stop in zip([0, *cuts], [*cuts, len(texts)], strict=True):
         yield texts.slice(start, stop - start)
 

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from tidemill import config as options
 from tidemill.encoding.batching import ANY_LENGTHS, Company
-from tidemill.engines.devices import num_cpus, resolve_device, resolve_dtype, use_all_cpus
+from tidemill.engines.devices import resolve_device, resolve_dtype, use_all_cpus
 from tidemill.engines.probing.memory import is_out_of_memory
 from tidemill.errors import ConfigError, ModelError
 from tidemill.fingerprints import fingerprint
+from tidemill.machine import num_cpus
 from tidemill.models.checkpoint import folder_state, silence
 from tidemill.models.tasks import ModelTask
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from tidemill.encoding.batching import ANY_LENGTHS, Company
 from tidemill.engines import Answer, CalibrationIds, Ids, Logits
-from tidemill.engines.devices import device_name, num_cpus
+from tidemill.engines.devices import device_name
 from tidemill.engines.encoders import Encoder
 from tidemill.engines.int8.smoothing import NUM_TEXTS, smoothed
 from tidemill.engines.precision.heads import head_names
@@ -40,6 +40,7 @@ from tidemill.engines.probing.state import State
 from tidemill.engines.probing.truth import Truth
 from tidemill.errors import first_line
 from tidemill.fingerprints import fingerprint
+from tidemill.machine import num_cpus
 from tidemill.models.checkpoint import silence
 
 # Where it finds the package for that, it asks in the middle of a run for leave to send usage statistics.

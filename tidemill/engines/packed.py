@@ -5,7 +5,6 @@ Shapes: B rows of a batch, T tokens of the longest, N tokens of all rows, C outp
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from typing import Any, Protocol
 
@@ -15,12 +14,9 @@ from torch import Tensor
 
 from tidemill.engines.devices import is_device_failure
 from tidemill.engines.encoders import Encoder, VariableAttention
-from tidemill.engines.probing.memory import is_out_of_memory
 
 logger = logging.getLogger("tidemill")
 
-WORTH_COMPILING = 2**24
-"""Tokens computed before the forward is compiled, which takes tens of seconds."""
 TOLERANCE = 0.05
 """Of what answers differ by from row to row: 16 bits, summed in another order. A row that sees another's tokens is
 further off."""
@@ -35,9 +31,10 @@ class Forward(Protocol):
 
 
 class PackedEncoder:
-    """An encoder's forward without padding: as it is at first, compiled once so much was computed that it pays.
+    """An encoder's forward without padding.
 
-    Where it does not compile, or a shape makes the compiler fail, it stays as it is.
+    It is not compiled: on an H100 `torch.compile` took half a minute, and a base-size model was a fourteenth slower
+    then (benchmarks/results).
     """
 
     def __init__(self, encoder: Encoder, device: torch.device, attend: VariableAttention) -> None:
@@ -46,46 +43,11 @@ class PackedEncoder:
             ArithmeticError: it answers otherwise than with padding.
             Exception: whatever the device's kernels raise.
         """
-
-        def forward(ids_N: Tensor, starts: Tensor, *, longest: int) -> Tensor:
-            return encoder.forward_packed(ids_N, starts, longest=longest, attend=attend)
-
-        self._encoder, self._device = encoder, device
-        self._plain: Forward = forward
-        self._compiled: Forward | None = None
-        self._may_compile = importlib.util.find_spec("triton") is not None
-        self._num_tokens = 0
-        check(encoder, self._plain, device)
-
-    @property
-    def is_compiled(self) -> bool:
-        return self._compiled is not None
+        self._encoder, self._attend = encoder, attend
+        check(encoder, self, device)
 
     def __call__(self, ids_N: Tensor, starts: Tensor, *, longest: int) -> Tensor:
-        self._num_tokens += len(ids_N)
-        if self._may_compile and self._num_tokens >= WORTH_COMPILING:
-            self._may_compile = False
-            self._compile()
-        if self._compiled is not None:
-            try:
-                return self._compiled(ids_N, starts, longest=longest)
-            except Exception as e:  # noqa: BLE001 — whatever a compiler lacks, the plain forward works
-                self._do_without_compiling(e)
-        return self._plain(ids_N, starts, longest=longest)
-
-    def _compile(self) -> None:
-        self._compiled = torch.compile(self._plain, dynamic=True)
-        try:
-            check(self._encoder, self._compiled, self._device)
-        except Exception as e:  # noqa: BLE001
-            self._do_without_compiling(e)
-
-    def _do_without_compiling(self, error: Exception) -> None:
-        """Go on as if nothing had been compiled, unless compiling has nothing to do with the failure."""
-        if is_out_of_memory(error) or is_device_failure(error):
-            raise error
-        logger.warning("The model does not compile for %s, so it runs as it is: %s", self._device, error)
-        self._compiled = None
+        return self._encoder.forward_packed(ids_N, starts, longest=longest, attend=self._attend)
 
 
 def open_packed(model: Any, device: torch.device) -> PackedEncoder | None:

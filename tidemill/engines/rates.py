@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from tidemill.engines.devices import Processor, processor
 from tidemill.fingerprints import fingerprint
+from tidemill.machine import Processor, processor
 from tidemill.storage.kept import keep, read_kept
 
 if TYPE_CHECKING:

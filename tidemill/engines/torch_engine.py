@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 from tidemill.encoding.batching import ANY_LENGTHS, Company
 from tidemill.engines import Answer, Ids, Logits
-from tidemill.engines.devices import device_name, num_cpus
+from tidemill.engines.devices import device_name
 from tidemill.engines.encoders import Encoder
 from tidemill.engines.packed import open_packed
 from tidemill.engines.probing.company import facts_of
 from tidemill.engines.probing.state import State
+from tidemill.machine import num_cpus
 from tidemill.models.checkpoint import silence
 
 GPU_DEPTH = 16
@@ -117,7 +118,7 @@ class TorchEngine:
             "dtype": str(self.dtype).removeprefix("torch."),
             "torch": torch.__version__,
             "rewritten": self._is_rewritten,
-            **({} if self._packed is None else {"attention": "packed", "compiled": self._packed.is_compiled}),
+            **({} if self._packed is None else {"attention": "packed"}),
             **facts_of(self.company, changes_itself=self._state is not None),
             **({"fallback": self._fallback} if self._fallback else {}),
         }

@@ -24,13 +24,13 @@ from tidemill.encoding import windowing as windows
 from tidemill.encoding.batching import plan_batches
 from tidemill.encoding.sequences import Sequences
 from tidemill.engines import Answer
-from tidemill.engines.devices import num_cpus
 from tidemill.errors import InputError
 from tidemill.inference.opening import load_runner, load_tokenizer, pooling_of
 from tidemill.inference.runner import ModelRunner
 from tidemill.inference.work import Predictions
 from tidemill.lake import Lake
 from tidemill.lake.ledger import seconds_by_stage
+from tidemill.machine import num_cpus
 from tidemill.planning.plan import make_plan
 from tidemill.planning.versions import VersionSpec
 from tidemill.running.run import Run
@@ -198,9 +198,10 @@ def _advice_on_engine(resolved: dict[str, Any]) -> Iterator[str]:
     if resolved["device"] == "cpu" and importlib.util.find_spec("openvino") is None:
         yield 'On a CPU OpenVINO is often faster: pip install "tidemill[openvino]".'
     was_tried = "tokens_per_second" in resolved.get("auto", {})
-    if why := resolved.get("float32_because"):
-        yield f"It computes in float32: {why}."
-    elif resolved["dtype"] == "float32" and not was_tried:
+    dtype = resolved["dtype"]
+    if why := resolved.get(f"{dtype}_because"):
+        yield f"It computes in {dtype}: {why}."
+    elif dtype == "float32" and not was_tried:
         yield "It computes in float32: this device has no faster bfloat16, or inference.dtype asks for it."
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.engines.contest.candidates import Candidate, fastest
-from tidemill.engines.devices import processor
 from tidemill.fingerprints import fingerprint
+from tidemill.machine import processor
 from tidemill.storage.kept import keep, read_kept
 
 RULES = 1

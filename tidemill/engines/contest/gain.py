@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tidemill.engines.devices import processor
 from tidemill.engines.rates import PAYS
 from tidemill.fingerprints import fingerprint
+from tidemill.machine import processor
 from tidemill.storage.kept import keep, read_kept
 
 if TYPE_CHECKING:

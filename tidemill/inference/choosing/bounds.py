@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,10 +15,11 @@ from tidemill import config as options
 from tidemill.encoding.sequences import Sequences
 from tidemill.engines import CalibrationIds, Engine, Logits
 from tidemill.engines.contest.finding import library_versions
-from tidemill.engines.devices import device_name, is_device_failure, processor, resolve_device, resolve_dtype
+from tidemill.engines.devices import device_name, fast_dtypes, is_device_failure, resolve_device
 from tidemill.engines.probing.memory import is_out_of_memory
 from tidemill.errors import ModelError, first_line
 from tidemill.fingerprints import fingerprint
+from tidemill.machine import processor
 from tidemill.models.checkpoint import folder_state, max_positions
 from tidemill.models.tasks import ModelTask
 from tidemill.storage.kept import keep, read_kept
@@ -68,7 +70,7 @@ class BoundedOpening:
         self._rows: list[list[int]] = []
         self._expected: Logits | None = None
         self._was_asked = False
-        self._why_float32: str | None = None
+        self._because: dict[str, str] = {}
 
     def __call__(self, *, inference: options.Inference) -> Engine:
         """
@@ -76,24 +78,33 @@ class BoundedOpening:
             ModelError: `inference` names a dtype that moves scores too far, though the pipeline file does not; or
                 whatever opening raises.
         """
-        dtype = resolve_dtype(inference.dtype, resolve_device(inference.device))
-        if self._declared.dtype != "auto" or dtype == "float32":
+        is_open = inference.dtype == "auto"
+        asked = fast_dtypes(resolve_device(inference.device)) if is_open else (inference.dtype,)
+        if self._declared.dtype != "auto" or asked in ((), ("float32",)):
             return self._open_as(inference=inference)
-        if dtype not in self.refused and (engine := self._open_measured(inference, dtype)) is not None:
-            return engine
-        if inference.dtype != "auto":
-            raise ModelError(f"inference.dtype = {dtype!r} is not for this model: {self.refused[dtype]}.")
-        self._why_float32 = self.refused[dtype]
-        return self._open_in_float32(inference, dtype)
+        for dtype in asked:
+            engine = None if dtype in self.refused else self._open_measured(inference, dtype)
+            if engine is not None:
+                self._because = self._told(asked, dtype)
+                return engine
+        if not is_open:
+            raise ModelError(f"inference.dtype = {asked[0]!r} is not for this model: {self.refused[asked[0]]}.")
+        self._because = self._told(asked, "float32")
+        return self._open_in_float32(inference, asked[0])
 
     def facts(self) -> dict[str, Any]:
-        """For lineage: why the model is computed in float32 where the device has faster ones."""
-        return {} if self._why_float32 is None else {"float32_because": self._why_float32}
+        """For lineage: why the model is not computed in what the device is fastest in."""
+        return self._because
+
+    def _told(self, asked: Sequence[str], taken: str) -> dict[str, str]:
+        """Why a dtype was taken that was not the first choice; for regressions there is one reason for all."""
+        passed = dict.fromkeys(self.refused[dtype] for dtype in asked[: asked.index(taken) if taken in asked else None])
+        return {f"{taken}_because": "; ".join(passed)} if passed else {}
 
     def _open_measured(self, inference: options.Inference, dtype: str) -> Engine | None:
         """None where it moves scores too far: then it is refused. Where that cannot be told, it is taken."""
         expected = self._in_float32(inference)
-        engine = self._open_as(inference=inference)
+        engine = self._open_as(inference=inference.model_copy(update={"dtype": dtype}))
         why = None if expected is None else self._too_far(engine, expected, dtype)
         if why is None:
             return engine

@@ -15,10 +15,11 @@ import numpy as np
 
 from tidemill.encoding.batching import ANY_LENGTHS
 from tidemill.engines import Engine
-from tidemill.engines.devices import is_device_failure, num_cpus
+from tidemill.engines.devices import is_device_failure
 from tidemill.engines.probing.memory import is_out_of_memory
 from tidemill.errors import first_line
 from tidemill.fingerprints import fingerprint
+from tidemill.machine import num_cpus
 from tidemill.storage.kept import keep, read_kept
 
 if TYPE_CHECKING:

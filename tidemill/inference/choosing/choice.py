@@ -21,9 +21,10 @@ from tidemill.engines.contest.candidates import Candidate, candidates, hopeless
 from tidemill.engines.contest.finding import Finding, keep_finding, kept_finding
 from tidemill.engines.contest.gain import gain
 from tidemill.engines.contest.trial import Batch, Contest, Seat, candidate_of
-from tidemill.engines.devices import memory_bytes, resolve_device
+from tidemill.engines.devices import resolve_device
 from tidemill.engines.rates import ProductRates, kept_rates, product_rates
 from tidemill.errors import ModelError, first_line
+from tidemill.machine import memory_bytes
 from tidemill.models.checkpoint import bytes_in_float32
 
 COPIES = 4

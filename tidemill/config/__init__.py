@@ -25,9 +25,9 @@ from pydantic import (
     field_validator,
 )
 
+from tidemill.config.pipeline_file import Overrides, overridden, read_file, shown
 from tidemill.errors import ConfigError
 from tidemill.masking import masked, shown_setting
-from tidemill.pipeline_file import Overrides, overridden, read_file, shown
 from tidemill.places import default_catalog, default_data, home, placed_source, settled_catalog
 from tidemill.times.cron import checked_cron, checked_timezone
 
@@ -291,7 +291,7 @@ class Inference(Section):
     """`auto` is torch on a GPU; on a CPU what is faster by trial, and before one OpenVINO where it takes the model."""
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
     """`auto` is bfloat16 on a GPU that computes in it, and on a CPU where it is measured to be faster, if the model
-    stands it; else float32. int8 is for CPUs, by OpenVINO."""
+    stands it; on a GPU then float16, under the same condition; else float32. int8 is for CPUs, by OpenVINO."""
     max_drift: float = Field(default=0.05, gt=0)
     """Most that int8 may move scores from float32's, at the 99th percentile of a sample: beyond, the run fails."""
     token_budget: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
