@@ -85,9 +85,10 @@ def pipeline_classifier(work: Work) -> Callable[[list[str]], Answers]:
     import torch
     from transformers import pipeline as make_pipeline
 
-    classify = make_pipeline(
-        TASK, model=str(work.model), dtype=getattr(torch, work.options.get("dtype", "float32")), device=work.device
-    )
+    dtype = work.options.get("dtype", "float32")
+    if dtype == "bfloat16" and work.device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise Skipped("the processor does not compute in bfloat16, which is emulated slowly")
+    classify = make_pipeline(TASK, model=str(work.model), dtype=getattr(torch, dtype), device=work.device)
     batching = {"batch_size": work.options["batch_size"]} if "batch_size" in work.options else {}
 
     def answers(texts: list[str]) -> Answers:
