@@ -52,7 +52,7 @@ class OffsetTokenizer(TextTokenizer):
     def _resolve_windowing(self, overlap: int | Literal["auto"]) -> Windowing:
         return dataclasses.replace(super()._resolve_windowing(overlap), from_the_end=False)
 
-    def _encodings(self, texts: list[str], *, add_special_tokens: bool = True) -> list[Encoding]:
+    def _encodings(self, texts: list[str], *, add_special_tokens: bool) -> list[Encoding]:
         encodings: list[Encoding] = self._backend.encode_batch(texts, add_special_tokens=add_special_tokens)
         return encodings
 

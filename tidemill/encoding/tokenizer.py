@@ -73,6 +73,18 @@ class Row(NamedTuple):
     spans: Sequence[tuple[int, int]] | NDArray[np.int32] = ()
 
 
+class FastTokenizer(NamedTuple):
+    """A tokenizer of Transformers without truncation and padding, and what it and the model say of its use."""
+
+    backend: Tokenizer
+    max_length: int
+    truncation_side: str
+    makes_types: bool
+    """Whether it gives its model token type ids."""
+    unknown_id: int | None = None
+    """The token of what the vocabulary lacks, where Transformers knows one."""
+
+
 class TextTokenizer:
     """A fast tokenizer with truncation settled. Threads may share it."""
 
@@ -87,12 +99,15 @@ class TextTokenizer:
         long_text: LongText,
         truncation_side: str,
         overlap: int | Literal["auto"] = "auto",
+        special_tokens: bool = True,
     ) -> None:
+        """Without `special_tokens` a sequence is its text's tokens alone."""
         self.max_length = max_length
         self._backend = backend
         self._quarantine = long_text == "quarantine"
         self._left = truncation_side == "left"
-        self._prefix, self._suffix = _special_tokens(backend)
+        self._adds_special_tokens = special_tokens
+        self._prefix, self._suffix = _special_tokens(backend) if special_tokens else ([], [])
         if self._room < 1:
             raise ModelError(
                 f"tokenizer.max_length = {max_length} leaves no room for text beside the tokenizer's special tokens. "
@@ -125,19 +140,21 @@ class TextTokenizer:
             ModelError: the folder yields no fast tokenizer, `max_length` does not fit the model, or `overlap` does
                 not fit `max_length`.
         """
-        tokenizer = _load_fast(folder, trust_remote_code=trust_remote_code)
-        _require_files(Path(folder))
-        backend = tokenizer.backend_tokenizer
-        backend.no_truncation()
-        backend.no_padding()
+        fast = open_fast(
+            folder,
+            max_length=max_length,
+            model_max_length=model_max_length,
+            usual_length=usual_length,
+            trust_remote_code=trust_remote_code,
+        )
         made = cls(
-            backend,
-            max_length=_resolve_max_length(max_length, _stated_length(tokenizer), model_max_length, usual_length),
+            fast.backend,
+            max_length=fast.max_length,
             long_text=long_text,
-            truncation_side=tokenizer.truncation_side,
+            truncation_side=fast.truncation_side,
             overlap=overlap,
         )
-        made.unknown_id = tokenizer.unk_token_id
+        made.unknown_id = fast.unknown_id
         return made
 
     @property
@@ -195,7 +212,7 @@ class TextTokenizer:
 
     def _encode_batch(self, texts: list[str | None]) -> list[Row]:
         short = [text for text in texts if text is not None and len(text) <= PIECE_CHARS]
-        encodings = iter(self._encodings(short))
+        encodings = iter(self._encodings(short, add_special_tokens=self._adds_special_tokens))
         rows = []
         for text in texts:
             if text is None:
@@ -206,7 +223,7 @@ class TextTokenizer:
                 rows.append(self._encode_long(text))
         return rows
 
-    def _encodings(self, texts: list[str], *, add_special_tokens: bool = True) -> list[Encoding]:
+    def _encodings(self, texts: list[str], *, add_special_tokens: bool) -> list[Encoding]:
         encodings: list[Encoding] = self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
         return encodings
 
@@ -293,6 +310,33 @@ def in_runs(
             num_rows += len(run)
             on_progress(num_rows)
     return made
+
+
+def open_fast(
+    folder: str | Path,
+    *,
+    max_length: int | Literal["auto"] = "auto",
+    model_max_length: int | None = None,
+    usual_length: int | None = None,
+    trust_remote_code: bool = False,
+) -> FastTokenizer:
+    """The tokenizer of a folder, as `TextTokenizer.load` opens it.
+
+    Raises:
+        ModelError: the folder yields no fast tokenizer, or `max_length` does not fit the model.
+    """
+    tokenizer = _load_fast(folder, trust_remote_code=trust_remote_code)
+    _require_files(Path(folder))
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return FastTokenizer(
+        backend,
+        _resolve_max_length(max_length, _stated_length(tokenizer), model_max_length, usual_length),
+        tokenizer.truncation_side,
+        "token_type_ids" in tokenizer.model_input_names,
+        tokenizer.unk_token_id,
+    )
 
 
 def _require_files(folder: Path) -> None:
