@@ -34,9 +34,10 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 """The tokenizer of each, and its size."""
 
 
-def save_token_classifier(folder: Path, architecture: str, labels: Sequence[str] = BIO, **options: Any) -> Path:
+def save_token_classifier(folder: Path, architecture: str, labels: Sequence[str] = BIO, *, surer: float = 1) -> Path:
+    """`surer` is what logits are multiplied by: those of random weights are near each other."""
     kind, sizes = ARCHITECTURES[architecture]
-    tokenizer = save_any_tokenizer(folder, kind, **options)
+    tokenizer = save_any_tokenizer(folder, kind)
     config = transformers.AutoConfig.for_model(
         architecture,
         vocab_size=len(tokenizer),
@@ -47,7 +48,9 @@ def save_token_classifier(folder: Path, architecture: str, labels: Sequence[str]
         **sizes,
     )
     torch.manual_seed(0)
-    transformers.AutoModelForTokenClassification.from_config(config).save_pretrained(folder)
+    model = transformers.AutoModelForTokenClassification.from_config(config)
+    model.classifier.weight.data *= surer
+    model.save_pretrained(folder)
     return folder
 
 

@@ -30,8 +30,6 @@ class OffsetTokenizer(TextTokenizer):
     Windows are in the text's order, whichever side truncation would keep: together they are all of it.
     """
 
-    reads = ("text",)
-
     def __init__(self, backend: Tokenizer, **options: Any) -> None:
         super().__init__(backend, **options)
         self.fingerprint = fingerprint("offsets", self.fingerprint)

@@ -78,7 +78,7 @@ def _surest(scores: NDArray[np.float32], firsts: Indices) -> Indices:
         return firsts
     word_N = np.repeat(np.arange(len(firsts)), np.diff(firsts, append=len(scores)))
     largest = np.flatnonzero(scores == np.maximum.reduceat(scores, firsts)[word_N])
-    return largest[np.diff(word_N[largest], prepend=-1) != 0]
+    return np.asarray(largest[np.diff(word_N[largest], prepend=-1) != 0])
 
 
 def group(

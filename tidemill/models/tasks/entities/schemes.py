@@ -55,7 +55,7 @@ class Scheme:
         """Whether an entity begins with each of these, which follow each other but where one `is_first` of its text."""
         starts = is_first | self.begins[labels]
         starts[1:] |= (self.tags[labels[1:]] != self.tags[labels[:-1]]) | self.ends[labels[:-1]]
-        return starts
+        return np.asarray(starts)
 
 
 def _has_ends(labels: Sequence[str]) -> bool:

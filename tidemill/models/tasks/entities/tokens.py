@@ -58,7 +58,7 @@ class Tokens:
     @property
     def are_first(self) -> NDArray[np.bool_]:
         """Whether each is the first of its text."""
-        return np.diff(self.rows, prepend=-1) != 0
+        return np.asarray(np.diff(self.rows, prepend=-1) != 0)
 
 
 _COLUMNS = ("token_ids", "starts", "ends", "firsts", "counts")

@@ -6,6 +6,7 @@ Shapes: N tokens, E entities.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tidemill.encoding.batching import Indices
+from tidemill.encoding.tokenizer import open_fast
 from tidemill.models.tasks.entities.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -36,6 +38,16 @@ class Vocabulary:
         self._marks_subwords = bool(getattr(backend.model, "continuing_subword_prefix", None))
         self._decoder = backend.decoder
 
+    @classmethod
+    def load(cls, folder: str | Path, *, trust_remote_code: bool = False) -> Vocabulary:
+        """
+        Raises:
+            ModelError: the folder yields no fast tokenizer.
+        """
+        # Its length does not count here.
+        fast = open_fast(folder, max_length=1, trust_remote_code=trust_remote_code)
+        return cls(fast.backend, unknown_id=fast.unknown_id)
+
     def begin_words(self, tokens: Tokens, texts: pa.Array) -> NDArray[np.bool_]:
         """Whether a word begins with each token, as Transformers has it; `texts` are the rows' own.
 
@@ -46,7 +58,7 @@ class Vocabulary:
             goes_on = self._lengths[tokens.ids] != tokens.ends - tokens.starts
         else:
             goes_on = ~_touch_a_space(tokens, texts)
-        return ~goes_on | self._is_unknown(tokens.ids) | tokens.are_first
+        return np.asarray(~goes_on | self._is_unknown(tokens.ids) | tokens.are_first)
 
     def written(self, tokens: Tokens, texts: pa.Array, firsts: Indices, stops: Indices) -> list[str]:
         """The tokens of each entity, decoded together; what is unknown as it is in the text.
@@ -77,7 +89,7 @@ class Vocabulary:
         ]
 
     def _is_unknown(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
-        return ids == (-1 if self.unknown_id is None else self.unknown_id)
+        return np.asarray(ids == (-1 if self.unknown_id is None else self.unknown_id))
 
     def _decoded(self, tokens: list[str]) -> str:
         return " ".join(tokens) if self._decoder is None else str(self._decoder.decode(tokens))
@@ -96,4 +108,4 @@ def _touch_a_space(tokens: Tokens, texts: pa.Array) -> NDArray[np.bool_]:
     is_space = np.pad(characters == _SPACE, 1)
     places = (np.cumsum(lengths) - lengths)[tokens.rows] + tokens.starts + 1
     is_within = tokens.starts < lengths[tokens.rows]
-    return (tokens.starts == 0) | is_space[places - 1] | (is_space[places] & is_within)
+    return np.asarray((tokens.starts == 0) | is_space[places - 1] | (is_space[places] & is_within))
