@@ -17,7 +17,7 @@ import pytest
 from tests.pipelines import ROOT
 from tidemill.config import Pipeline, load_pipeline
 from tidemill.encoding.text_hashes import text_hashes
-from tidemill.inference.opening import load_tokenizer
+from tidemill.inference.opening import load_preparer
 from tidemill.lake import Lake
 from tidemill.lake.ducklake.claims import open_claims
 from tidemill.lake.requests import Request
@@ -219,7 +219,7 @@ TOKENIZERS: dict[str, tuple[dict[str, object], str]] = {
 
 @pytest.mark.parametrize(("overrides", "name"), TOKENIZERS.values(), ids=TOKENIZERS)
 def test_a_tokenizer_has_the_fingerprint_by_which_stores_name_its_shards(overrides, name):
-    assert load_tokenizer(declared(load_pipeline(REVIEWS, overrides))).fingerprint == name
+    assert load_preparer(declared(load_pipeline(REVIEWS, overrides))).fingerprint == name
 
 
 CSV = b"id;text;title\n1;A good film.;Good\n2;A bad film.;Bad\n"
