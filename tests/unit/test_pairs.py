@@ -12,6 +12,7 @@ from tests.checkpoints import NUM_POSITIONS, reviews, save_tokenizer
 from tidemill.encoding import pairs as pairing
 from tidemill.encoding import tokenizer as tokenization
 from tidemill.encoding.pairs import PairTokenizer
+from tidemill.encoding.text_hashes import pair_hashes, row_hashes, text_hashes
 from tidemill.encoding.tokenizer import open_fast
 from tidemill.errors import ModelError
 
@@ -270,3 +271,22 @@ def test_a_tokenizer_that_puts_the_second_text_first_is_refused(tmp_path):
 
     with pytest.raises(ModelError, match="puts two texts together in a way of its own"):
         PairTokenizer.load(tmp_path)
+
+
+def test_hashes_of_pairs_tell_apart_where_the_texts_part_and_those_of_texts_are_as_they_were():
+    pairs = [("a", "bc"), ("ab", "c"), ("", "abc"), ("abc", ""), ("bc", "a"), ("a", "bc")]
+    hashes = pair_hashes(column(*(first for first, _ in pairs)), column(*(second for _, second in pairs))).to_pylist()
+    alone = text_hashes(column("abc", "a text")).to_pylist()
+
+    assert len({*hashes, alone[0]}) == 6
+    assert hashes[0] == hashes[-1]
+    assert alone[1].hex == "706860d9e8c7ee1c65261bc1e5b75631"
+
+
+def test_rows_have_the_hashes_of_all_that_the_model_reads_of_them():
+    texts = pa.table({"text": column("a", None, "a"), "kept": ["x", "y", "z"]})
+    pairs = texts.append_column("text_pair", column("b", "b", None))
+
+    assert row_hashes(texts) == text_hashes(texts["text"])
+    assert row_hashes(pairs) == pair_hashes(pairs["text"], pairs["text_pair"])
+    assert row_hashes(pairs).is_null().to_pylist() == [False, True, True]
