@@ -107,8 +107,11 @@ def load_weights(
     dtype: torch.dtype,
     trust_remote_code: bool,
     pad_token_id: int | None = None,
+    unread: tuple[str, ...] = (),
 ) -> Any:
     """A module in eval mode on the CPU, every weight of which comes from the folder's safetensors files.
+
+    Weights whose names begin with one of `unread` may be missing, since nobody reads what they compute.
 
     Raises:
         ModelError: the weights are missing, pickled, of another shape, or do not cover the model.
@@ -128,7 +131,7 @@ def load_weights(
             local_files_only=True,
             output_loading_info=True,
         )
-    if absent := sorted(info["missing_keys"]):
+    if absent := sorted(name for name in info["missing_keys"] if not name.startswith(unread)):
         raise ModelError(
             f"The weights in {folder} lack {first_names(absent)} of {type(model).__name__}, which would stay random. "
             "Choose a model that was fine-tuned for model.task."
