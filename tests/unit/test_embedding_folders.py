@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.embedders import NEW, OLD, save_dense, write_json
+from tidemill.checkpoints.embeddings.folder import Dense, Normalize, read_sentence_folder
+from tidemill.checkpoints.embeddings.modules import module_files, module_folders
 from tidemill.errors import ModelError
-from tidemill.models.embeddings.folder import Dense, Normalize, read_sentence_folder
-from tidemill.models.embeddings.modules import module_files, module_folders
 
 
 @pytest.fixture

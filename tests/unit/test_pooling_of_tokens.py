@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from tests.embedders import save_dense, save_embedder, save_encoder
+from tidemill.checkpoints.embeddings.embedder import Head, Recipe, encoder_class, load_embedder
+from tidemill.checkpoints.embeddings.folder import POOLING_MODES, Dense, Normalize
+from tidemill.checkpoints.embeddings.pooling import Pooling
+from tidemill.checkpoints.loading import load_config
 from tidemill.errors import ModelError
-from tidemill.models.checkpoint import load_config
-from tidemill.models.embeddings.embedder import Head, Recipe, encoder_class, load_embedder
-from tidemill.models.embeddings.folder import POOLING_MODES, Dense, Normalize
-from tidemill.models.embeddings.pooling import Pooling
 
 NUM_TOKENS, WIDTH, SIZE = 5, 8, 4
 HIDDEN = torch.randn(2, NUM_TOKENS, SIZE, generator=torch.Generator().manual_seed(0))

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tidemill.checkpoints.embeddings import folder as saved
+from tidemill.checkpoints.embeddings.pooling import Pooling
+from tidemill.checkpoints.loading import load_config, load_weights, opening
 from tidemill.errors import ModelError
-from tidemill.models.checkpoint import load_config, load_weights, opening
-from tidemill.models.embeddings import folder as saved
-from tidemill.models.embeddings.pooling import Pooling
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

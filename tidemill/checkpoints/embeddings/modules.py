@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tidemill.checkpoints.files import matching, read_json_value
 from tidemill.errors import ModelError
-from tidemill.models.files import matching, read_json_value
 
 MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"

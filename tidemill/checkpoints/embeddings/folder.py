@@ -12,9 +12,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from tidemill.checkpoints.embeddings.modules import MODULES, SETTINGS, TRANSFORMER_SETTINGS, NamedModule, named_modules
+from tidemill.checkpoints.files import matching, read_json, refuse_weights
 from tidemill.errors import ModelError
-from tidemill.models.embeddings.modules import MODULES, SETTINGS, TRANSFORMER_SETTINGS, NamedModule, named_modules
-from tidemill.models.files import matching, read_json, refuse_weights
 
 KNOWN = ("Transformer", "Pooling", "Dense", "Normalize")
 POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
