@@ -10,7 +10,7 @@ import torch
 
 from tests.embedders import NEW, OLD, save_dense, write_json
 from tidemill.checkpoints.embeddings.folder import Dense, Normalize, read_sentence_folder
-from tidemill.checkpoints.embeddings.modules import module_files, module_folders
+from tidemill.checkpoints.embeddings.modules import is_module_file, module_files, module_folders
 from tidemill.errors import ModelError
 
 
@@ -230,4 +230,5 @@ def test_the_files_of_modules_are_named_with_their_folders(folder):
     assert module_folders(folder) == ["1_Pooling", "2_Dense", "3_Normalize"]
     within = ["1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"]
     assert module_files(folder) == ["modules.json", "sentence_bert_config.json", *within]
-    assert module_files(folder, weights=False) == ["modules.json", "sentence_bert_config.json", *within[:2]]
+    assert all(map(is_module_file, module_files(folder)))
+    assert not any(map(is_module_file, ["config.json", "model.safetensors", "2_Dense/README.md"]))

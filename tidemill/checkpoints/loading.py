@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tidemill.checkpoints.embeddings.modules import module_files
 from tidemill.checkpoints.files import MODEL_FILES, first_names, matching, refuse_unapplied, refuse_weights
 from tidemill.errors import ModelError
 from tidemill.sources.hashes import stamp
@@ -36,8 +37,11 @@ _POSITIONS_AFTER_PADDING = {
 
 
 def folder_state(folder: str | Path) -> tuple[object, ...]:
-    """What differs if the folder's files do, without reading them."""
-    return (str(folder), *((name, stamp(Path(folder) / name)) for name in matching(folder, MODEL_FILES)))
+    """What differs if the folder's files do, those of the modules that it names included, without reading weights."""
+    names = set(matching(folder, MODEL_FILES))
+    with suppress(ModelError):  # Who reads the modules says what is wrong with them.
+        names |= set(module_files(folder))
+    return (str(folder), *((name, stamp(Path(folder) / name)) for name in sorted(names)))
 
 
 def bytes_in_float32(folder: Path) -> int:

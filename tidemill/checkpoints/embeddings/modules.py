@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,21 @@ def module_folders(folder: str | Path) -> list[str]:
     return list(dict.fromkeys(module.path for module in named_modules(Path(folder)) if module.path))
 
 
-def module_files(folder: str | Path, *, weights: bool = True) -> list[str]:
+def is_module_file(name: str) -> bool:
+    """Whether a file of that name, in the model's folder or a module's, is part of the model by its modules.json."""
+    within, _, last = name.rpartition("/")
+    if within:
+        return any(fnmatchcase(last, pattern) for pattern in MODULE_FILES)
+    return name in (MODULES, SETTINGS, *TRANSFORMER_SETTINGS)
+
+
+def module_files(folder: str | Path) -> list[str]:
     """Names of all files that modules.json makes part of the model: settings, and what lies in the modules' folders.
 
     Raises:
         ModelError: its modules.json is broken.
     """
-    patterns = [pattern for pattern in MODULE_FILES if weights or pattern != "*.safetensors"]
-    within = [f"{name}/{file}" for name in module_folders(folder) for file in matching(Path(folder) / name, patterns)]
+    within = [
+        f"{name}/{file}" for name in module_folders(folder) for file in matching(Path(folder) / name, MODULE_FILES)
+    ]
     return [*matching(folder, (MODULES, SETTINGS, *TRANSFORMER_SETTINGS)), *within]
