@@ -1,0 +1,165 @@
+"""Zero-shot classification less its model: what its options may be, which class is which, and what logits come to."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pydantic import ValidationError
+from transformers import BertConfig
+
+from tidemill.errors import ModelError
+from tidemill.models.tasks.zero_shot_classification import Options, label_scores, relations_of
+
+LABELS = ["sport", "politics", "music"]
+
+
+def refusal(**options):
+    with pytest.raises(ValidationError) as refused:
+        Options(**{"candidate_labels": LABELS, **options})
+    return str(refused.value)
+
+
+def named(*names, label2id=None):
+    config = BertConfig(id2label=dict(enumerate(names)))
+    config.label2id = {name: i for i, name in enumerate(names)} if label2id is None else label2id
+    return config
+
+
+def test_each_label_makes_a_hypothesis_of_the_template():
+    options = Options(candidate_labels=["sport", "a {brace}"], hypothesis_template="{{It}} is about {0}, {0}!")
+
+    assert options.hypotheses == ["{It} is about sport, sport!", "{It} is about a {brace}, a {brace}!"]
+    assert Options(candidate_labels=["sport"]).hypotheses == ["This example is sport."]
+
+
+def test_candidate_labels_are_a_list_and_never_one_text():
+    assert "give a list of labels" in refusal(candidate_labels="sport, politics")
+
+
+@pytest.mark.parametrize("labels", [[], ["sport", ""], ["sport", " \n"]])
+def test_empty_candidate_labels_are_refused(labels):
+    assert "candidate_labels" in refusal(candidate_labels=labels)
+
+
+@pytest.mark.parametrize("again", ["sport", " sport "])
+def test_a_candidate_label_that_is_there_twice_is_refused_by_name(again):
+    assert "holds 'sport' more than once" in refusal(candidate_labels=["sport", "music", again])
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        *("", "about it", "{{}}", "{", "}"),
+        *("{name}", "{1}", "{} or {}", "{0} or {}"),
+        *("{0[0]}", "{0.__class__}", "{:.3}", "{!r}", "{:{}}", "{0:{0}}"),
+    ],
+)
+def test_a_template_without_a_place_for_the_whole_label_is_refused(template):
+    assert "has no place for the label" in refusal(hypothesis_template=template)
+
+
+@pytest.mark.parametrize(
+    ("names", "entailment", "contradiction"),
+    [
+        (["contradiction", "neutral", "entailment"], 2, 0),
+        (["entailment", "neutral", "contradiction"], 0, 2),
+        (["NEUTRAL", "Contradiction", "ENTAILMENT"], 2, 1),
+        (["entailment", "contradiction", "neutral"], 0, 1),
+        (["neutral", "contradicts", "entails"], 2, 1),
+        (["entailment", "not_entailment"], 0, 1),
+        (["other", "not-entailment", "entailment"], 2, 1),
+        (["Non Entailment", "other", "entailment"], 2, 0),
+        (["not_entailment", "contradiction", "entailment"], 2, 1),
+    ],
+)
+def test_classes_are_found_by_their_names_wherever_they_stand(names, entailment, contradiction):
+    assert relations_of(named(*names)) == (entailment, contradiction)
+
+
+def test_where_no_class_is_named_contradiction_it_is_the_one_that_the_pipeline_takes():
+    assert relations_of(named("false", "unsure", "entailment")) == (2, 0)
+    assert relations_of(named("entailment", "unsure", "false")) == (0, 2)
+
+
+def test_classes_are_found_by_label2id_where_id2label_numbers_them_alone():
+    config = named("LABEL_0", "LABEL_1", "LABEL_2", label2id={"contradiction": 1, "neutral": 2, "entailment": 0})
+
+    assert relations_of(config) == (0, 1)
+
+
+def test_a_model_without_a_class_named_entailment_is_refused_with_its_classes():
+    with pytest.raises(ModelError, match=r"No class .* 0 = NEGATIVE, 1 = POSITIVE\. Set model\.path"):
+        relations_of(named("NEGATIVE", "POSITIVE"))
+    with pytest.raises(ModelError, match="No class"):
+        relations_of(named("not_entailment", "neutral"))
+
+
+def test_a_configuration_that_names_two_classes_entailment_is_refused():
+    with pytest.raises(ModelError, match="Several classes of the model are named entailment"):
+        relations_of(named("entailment", "neutral", "contradiction", label2id={"entailment": 2}))
+
+
+def logits(*rows):
+    return np.array(rows, dtype=np.float32)
+
+
+NO_ROWS = np.zeros((0, 3), dtype=np.float32)
+
+
+def softmax_by_hand(row):
+    exponentials = [np.exp(logit) for logit in row]
+    return [one / sum(exponentials) for one in exponentials]
+
+
+def test_labels_share_one_by_their_entailment():
+    best, scores = label_scores(logits([1, 3, 2]), logits([9, 0, -9]), multi_label=False)
+
+    assert best.tolist() == [1]
+    np.testing.assert_allclose(scores[0], softmax_by_hand([1.0, 3.0, 2.0]), rtol=1e-6)
+    assert scores.dtype == np.float32
+
+
+def test_each_of_several_labels_is_entailed_or_contradicted_by_itself():
+    best, scores = label_scores(logits([1, 3, 2]), logits([9, 0, -9]), multi_label=True)
+
+    assert best.tolist() == [2]
+    expected = [softmax_by_hand(pair)[0] for pair in [(1.0, 9.0), (3.0, 0.0), (2.0, -9.0)]]
+    np.testing.assert_allclose(scores[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("multi_label", [True, False])
+def test_a_label_alone_is_entailed_or_contradicted(multi_label):
+    best, scores = label_scores(logits([1], [2]), logits([0], [4]), multi_label=multi_label)
+
+    assert best.tolist() == [0, 0]
+    np.testing.assert_allclose(scores[:, 0], [1 / (1 + np.exp(-1.0)), 1 / (1 + np.exp(2.0))], rtol=1e-6)
+
+
+LOGITS = arrays(np.float32, (3, 4), elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
+
+
+@given(LOGITS, LOGITS, st.booleans())
+def test_scores_of_finite_logits_are_probabilities_whatever_their_size(entailment, contradiction, multi_label):
+    best, scores = label_scores(entailment, contradiction, multi_label=multi_label)
+
+    assert np.isfinite(scores).all()
+    assert ((scores >= 0) & (scores <= 1)).all()
+    assert (scores[np.arange(3), best] == scores.max(axis=1)).all()
+    if not multi_label:
+        np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_the_best_of_labels_whose_scores_are_one_is_that_with_most_evidence():
+    best, scores = label_scores(logits([50, 90]), logits([0, 0]), multi_label=True)
+
+    assert scores.tolist() == [[1.0, 1.0]]
+    assert best.tolist() == [1]
+
+
+def test_no_rows_have_no_scores():
+    best, scores = label_scores(NO_ROWS, NO_ROWS, multi_label=False)
+
+    assert (len(best), scores.shape) == (0, (0, 3))
