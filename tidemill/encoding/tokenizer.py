@@ -68,6 +68,16 @@ class _Row(NamedTuple):
     reason: str | None = None
 
 
+class FastTokenizer(NamedTuple):
+    """A tokenizer of Transformers without truncation and padding, and what it and the model say of its use."""
+
+    backend: Tokenizer
+    max_length: int
+    truncation_side: str
+    makes_types: bool
+    """Whether it gives its model token type ids."""
+
+
 class TextTokenizer:
     """A fast tokenizer with truncation settled. Threads may share it."""
 
@@ -79,12 +89,15 @@ class TextTokenizer:
         long_text: LongText,
         truncation_side: str,
         overlap: int | Literal["auto"] = "auto",
+        special_tokens: bool = True,
     ) -> None:
+        """Without `special_tokens` a sequence is its text's tokens alone."""
         self.max_length = max_length
         self._backend = backend
         self._quarantine = long_text == "quarantine"
         self._left = truncation_side == "left"
-        self._prefix, self._suffix = _special_tokens(backend)
+        self._adds_special_tokens = special_tokens
+        self._prefix, self._suffix = _special_tokens(backend) if special_tokens else ([], [])
         if self._room < 1:
             raise ModelError(
                 f"tokenizer.max_length = {max_length} leaves no room for text beside the tokenizer's special tokens. "
@@ -117,16 +130,18 @@ class TextTokenizer:
             ModelError: the folder yields no fast tokenizer, `max_length` does not fit the model, or `overlap` does
                 not fit `max_length`.
         """
-        tokenizer = _load_fast(folder, trust_remote_code=trust_remote_code)
-        _require_files(Path(folder))
-        backend = tokenizer.backend_tokenizer
-        backend.no_truncation()
-        backend.no_padding()
+        fast = open_fast(
+            folder,
+            max_length=max_length,
+            model_max_length=model_max_length,
+            usual_length=usual_length,
+            trust_remote_code=trust_remote_code,
+        )
         return cls(
-            backend,
-            max_length=_resolve_max_length(max_length, _stated_length(tokenizer), model_max_length, usual_length),
+            fast.backend,
+            max_length=fast.max_length,
             long_text=long_text,
-            truncation_side=tokenizer.truncation_side,
+            truncation_side=fast.truncation_side,
             overlap=overlap,
         )
 
@@ -195,7 +210,7 @@ class TextTokenizer:
 
     def _encode_batch(self, texts: list[str | None]) -> list[_Row]:
         short = [text for text in texts if text is not None and len(text) <= PIECE_CHARS]
-        encodings = iter(self._backend.encode_batch_fast(short))
+        encodings = iter(self._backend.encode_batch_fast(short, add_special_tokens=self._adds_special_tokens))
         rows = []
         for text in texts:
             if text is None:
@@ -265,6 +280,32 @@ class TextTokenizer:
             num_tokens=pa.array([row.num_tokens for row in rows], pa.int32()),
             reason=pa.array([row.reason for row in rows], pa.string()),
         )
+
+
+def open_fast(
+    folder: str | Path,
+    *,
+    max_length: int | Literal["auto"] = "auto",
+    model_max_length: int | None = None,
+    usual_length: int | None = None,
+    trust_remote_code: bool = False,
+) -> FastTokenizer:
+    """The tokenizer of a folder, as `TextTokenizer.load` opens it.
+
+    Raises:
+        ModelError: the folder yields no fast tokenizer, or `max_length` does not fit the model.
+    """
+    tokenizer = _load_fast(folder, trust_remote_code=trust_remote_code)
+    _require_files(Path(folder))
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return FastTokenizer(
+        backend,
+        _resolve_max_length(max_length, _stated_length(tokenizer), model_max_length, usual_length),
+        tokenizer.truncation_side,
+        "token_type_ids" in tokenizer.model_input_names,
+    )
 
 
 def _require_files(folder: Path) -> None:

@@ -66,6 +66,9 @@ class VersionSpec:
     """None unless `long_text` is "windows", as `aggregate`."""
     aggregate: str | None = None
     pad_token_id: int | None = None
+    text_pair: tuple[str, ...] | None = None
+    """None unless a row is a pair of texts, as `truncation`."""
+    truncation: str | None = None
 
     @property
     def version(self) -> str:
@@ -78,11 +81,12 @@ class VersionSpec:
 
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> VersionSpec:
-        return cls(**{**facts, "text": tuple(facts["text"])})
+        names = {key: tuple(facts[key]) for key in ("text", "text_pair") if key in facts}
+        return cls(**{**facts, **names})
 
     @property
     def joined_text(self) -> JoinedText:
-        return JoinedText(self.text, self.text_separator)
+        return JoinedText(self.text, self.text_separator, self.text_pair or ())
 
     def differences(self, other: VersionSpec) -> list[str]:
         """What `other` has differently, in words."""
@@ -104,7 +108,7 @@ def declared(pipeline: Pipeline, tell: Callable[[str], object] = logger.warning)
         SourceUnavailable: the Hub did not answer well for long, and never did here.
     """
     model, tokenizer = pipeline.model, pipeline.tokenizer
-    windows, trusted = tokenizer.long_text == "windows", model.trust_remote_code
+    windows, trusted, pair = tokenizer.long_text == "windows", model.trust_remote_code, pipeline.dataset.text_pair
     identity = _identify(model, tell, trusted=trusted)
     return VersionSpec(
         task=model.task,
@@ -124,6 +128,8 @@ def declared(pipeline: Pipeline, tell: Callable[[str], object] = logger.warning)
         overlap=tokenizer.overlap if windows else None,
         aggregate=tokenizer.aggregate if windows else None,
         pad_token_id=model.pad_token_id,
+        text_pair=tuple(pair) if pair else None,
+        truncation=tokenizer.truncation if pair else None,
     )
 
 
