@@ -125,6 +125,16 @@ def test_type_ids_are_there_only_where_the_tokenizer_makes_them(folders):
     assert "type_ids" not in without.column_names
 
 
+def test_a_model_that_takes_types_is_given_zeros_where_its_tokenizer_makes_none_and_another_gets_none(opened):
+    pairs = [("a film", "a good one"), ("a film", None), ("", "a film")]
+    zeros = encode(PairTokenizer(opened["llama", "right"], with_types=True), *pairs)
+    none = encode(PairTokenizer(opened["bert", "right"], with_types=False), *pairs)
+
+    assert [types and set(types) for types in zeros["type_ids"].to_pylist()] == [{0}, None, {0}]
+    assert zeros["token_ids"] == encode(PairTokenizer(opened["llama", "right"]), *pairs)["token_ids"]
+    assert "type_ids" not in none.column_names
+
+
 def test_a_first_text_that_leaves_no_room_is_the_reason_of_its_row_alone(folders):
     tokenizer = PairTokenizer.load(folders["bert", "right"], max_length=16, truncation="only_second")
 
@@ -243,6 +253,13 @@ def test_what_changes_tokens_changes_the_fingerprint(folders, changed, options):
 
     assert PairTokenizer.load(folder).fingerprint == PairTokenizer.load(folder).fingerprint
     assert PairTokenizer.load(folder).fingerprint != PairTokenizer.load(folder, **options).fingerprint, changed
+
+
+def test_whether_there_are_types_changes_the_fingerprint(opened):
+    tokenizers = [PairTokenizer(opened["bert", "right"], with_types=types) for types in (None, True, False)]
+
+    by_default, with_types, without = (tokenizer.fingerprint for tokenizer in tokenizers)
+    assert by_default == with_types != without
 
 
 def test_pairs_and_texts_of_one_tokenizer_have_fingerprints_of_their_own(folders):
