@@ -9,9 +9,9 @@ from __future__ import annotations
 import codecs
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -283,6 +283,8 @@ class Model(Section):
     """The folder in `path` in which the model lies, its own tokenizer included, where it is not `path` itself."""
     all_scores: bool = False
     """Also store every class's score, as a map from label to score in the column `scores`."""
+    options: dict[str, Any] = {}
+    """Options of the model task, as its page says: `[model.options]`. They are part of the table's version."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off: such a model is refused."""
     pad_token_id: Annotated[int, Field(ge=0)] | None = None
@@ -472,10 +474,31 @@ def _problem_of_pairs(pipeline: Pipeline) -> str | None:
     return None
 
 
-def _explain(error: ValidationError) -> Iterator[str]:
+Kind = TypeVar("Kind", bound=Section)
+
+
+def section_of(kind: type[Kind], raw: Mapping[str, Any], where: str, *, owner: str) -> Kind:
+    """What a table of the pipeline file says, whose keys another part of the file decides: `owner`, as it is written.
+
+    Raises:
+        ConfigError: it holds an unknown key or a wrong value.
+    """
+    known = list(known_keys(kind))
+    for key in raw:
+        if key not in kind.model_fields:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"Did you mean {where}.{near[0]}?" if near else f"Known: {', '.join(known) or 'none'}."
+            raise ConfigError(f"{where}.{_cut(str(key))} is no option of {owner}. {hint}")
+    try:
+        return kind.model_validate(dict(raw))
+    except ValidationError as e:
+        raise ConfigError("\n".join(_explain(e, prefix=f"{where}."))) from e
+
+
+def _explain(error: ValidationError, prefix: str = "") -> Iterator[str]:
     problems = error.errors()
     for problem in problems[:MOST_PROBLEMS]:
-        dotted = _cut(".".join(str(part) for part in problem["loc"]))
+        dotted = prefix + _cut(".".join(str(part) for part in problem["loc"]))
         match problem["type"]:
             case "extra_forbidden":
                 yield f"unknown key {dotted}.{_nearest(dotted)}"

@@ -19,13 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from tidemill.checkpoints.files import read_json, refuse_unapplied_tokenizer
+from tidemill.checkpoints.loading import is_panic, opening
 from tidemill.config import LongText
 from tidemill.encoding.windowing import MAX_ROW_TOKENS, Windowing
 from tidemill.errors import ModelError
 from tidemill.fingerprints import fingerprint
 from tidemill.machine import num_cpus
-from tidemill.models.checkpoint import is_panic, opening
-from tidemill.models.files import read_json, refuse_unapplied_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -80,6 +80,8 @@ class FastTokenizer(NamedTuple):
 
 class TextTokenizer:
     """A fast tokenizer with truncation settled. Threads may share it."""
+
+    reads = ("text",)
 
     def __init__(
         self,
@@ -144,6 +146,11 @@ class TextTokenizer:
             truncation_side=fast.truncation_side,
             overlap=overlap,
         )
+
+    def prepare(self, rows: pa.Table, *, on_progress: Callable[[int], None] = lambda num_rows: None) -> pa.Table:
+        """`encode` of the column `text`, as a table of its three columns."""
+        columns = self.encode(rows["text"], on_progress=on_progress)
+        return pa.table({"token_ids": columns.token_ids, "num_tokens": columns.num_tokens, "reason": columns.reason})
 
     @property
     def num_special_tokens(self) -> int:

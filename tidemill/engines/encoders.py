@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tidemill.checkpoints.loading import max_positions
 from tidemill.encoding.batching import ANY_LENGTHS
 from tidemill.engines.probing.rows import num_parameters
 from tidemill.engines.probing.truth import Truth, examine, on_arrays
-from tidemill.models.checkpoint import max_positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -85,8 +85,9 @@ class Encoder(nn.Module):
         """Of a row: positions before the first token's are not for text."""
         return len(self.positions) - (0 if self.padding_positions is None else self.padding_positions + 1)
 
-    def forward(self, ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits BC. The mask is 1 for tokens and 0 for padding; None where nothing is padded."""
+        ids_BT, mask_BT = input_ids, attention_mask
         num_rows, num_tokens = ids_BT.shape
         embedded_BTH = functional.embedding(ids_BT, self.words) + self._position_embeddings(ids_BT)
         x_NH = self.projection(self.norm(embedded_BTH)).view(num_rows * num_tokens, -1)
@@ -320,7 +321,7 @@ def rewrite(model: PreTrainedModel, truth: Truth | None = None) -> Encoder | Non
     try:
         with torch.no_grad():
             encoder = Encoder(parts_of(model)).eval()
-        answer = on_arrays(encoder, num_parameters=num_parameters(model))
+        answer = on_arrays(lambda tensors: encoder(**tensors), num_parameters=num_parameters(model))
         agrees = bool(truth.answers) and truth.holds_for(answer, ANY_LENGTHS)
     except (AttributeError, TypeError, ValueError, RuntimeError):  # a relative of these families, of another make
         return None

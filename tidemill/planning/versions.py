@@ -12,14 +12,11 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from tidemill.config import Model, Pipeline, Tokenizer
-from tidemill.errors import ModelError, SourceUnavailable
-from tidemill.fingerprints import fingerprint
-from tidemill.models.files import (
+from tidemill.checkpoints.files import (
     MODEL_FILES,
     files_read,
     is_read,
@@ -28,11 +25,19 @@ from tidemill.models.files import (
     refuse_unapplied_tokenizer,
     refuse_weights,
 )
+from tidemill.config import Model, Pipeline, Tokenizer
+from tidemill.errors import ModelError, SourceUnavailable
+from tidemill.fingerprints import fingerprint
 from tidemill.places import is_hub_id, missing
 from tidemill.retry import logger
 from tidemill.sources import hub
 from tidemill.sources.hashes import hash_folder
 from tidemill.values.columns import JoinedText
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from tidemill.models.tasks import ModelTask
 
 NUM_WINDOWS = "num_windows"
 """The result column of versions that read long texts in windows."""
@@ -66,8 +71,10 @@ class VersionSpec:
     """None unless `long_text` is "windows", as `aggregate`."""
     aggregate: str | None = None
     pad_token_id: int | None = None
+    options: dict[str, Any] | None = None
+    """The model task's that are not at their defaults; None where all are."""
     text_pair: tuple[str, ...] | None = None
-    """None unless a row is a pair of texts, as `truncation`."""
+    """The columns of the second text; None where a row is one text, as `truncation`."""
     truncation: str | None = None
 
     @property
@@ -104,10 +111,14 @@ def declared(pipeline: Pipeline, tell: Callable[[str], object] = logger.warning)
     Where it does not answer, a branch points to what it pointed to when it last did; `tell` is told.
 
     Raises:
+        ConfigError: there is no such model task, or it has no such option.
         ModelError: the model or tokenizer does not exist, or may not be read.
         SourceUnavailable: the Hub did not answer well for long, and never did here.
     """
+    from tidemill.models.tasks import task_options
+
     model, tokenizer = pipeline.model, pipeline.tokenizer
+    options = task_options(model.task, model.options).model_dump(mode="json", exclude_defaults=True)
     windows, trusted, pair = tokenizer.long_text == "windows", model.trust_remote_code, pipeline.dataset.text_pair
     identity = _identify(model, tell, trusted=trusted)
     return VersionSpec(
@@ -130,6 +141,7 @@ def declared(pipeline: Pipeline, tell: Callable[[str], object] = logger.warning)
         pad_token_id=model.pad_token_id,
         text_pair=tuple(pair) if pair else None,
         truncation=tokenizer.truncation if pair else None,
+        options=options or None,
     )
 
 
@@ -298,16 +310,30 @@ def result_schema(spec: VersionSpec) -> pa.Schema:
         ModelError: the model's configuration does not fit the task, or its files ask for what is not applied.
         ConfigError: there is no such model task.
     """
-    from tidemill.models.checkpoint import load_config
+    from tidemill.checkpoints.loading import load_config
     from tidemill.models.tasks import find_task
 
-    task = find_task(spec.task)
+    find_task(spec.task)
     _refuse_weights(spec)
     config = load_config(model_folder(spec, weights=False), trust_remote_code=spec.trust_remote_code)
-    task.check(config)
+    task = task_of(spec, config)
     refuse_unapplied_tokenizer(tokenizer_folder(spec), trust_remote_code=spec.trust_remote_code)
-    schema = task.result_schema(config, all_scores=spec.all_scores)
+    schema = task.schema
     return schema if spec.aggregate is None else schema.append(pa.field(NUM_WINDOWS, pa.int32()))
+
+
+def task_of(spec: VersionSpec, config: PretrainedConfig) -> ModelTask:
+    """The version's model task, which does not know how windows become a row.
+
+    Raises:
+        ModelError: no model of this configuration can do it.
+        ConfigError: there is no such task, or it has no such option.
+    """
+    from tidemill.models.tasks import find_task, task_options
+
+    options = task_options(spec.task, spec.options or {})
+    is_pair = spec.text_pair is not None
+    return find_task(spec.task)(config, options, all_scores=spec.all_scores, is_pair=is_pair)
 
 
 def _refuse_weights(spec: VersionSpec) -> None:

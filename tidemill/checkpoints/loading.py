@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tidemill.checkpoints.files import MODEL_FILES, first_names, matching, refuse_unapplied, refuse_weights
 from tidemill.errors import ModelError
-from tidemill.models.files import MODEL_FILES, first_names, matching, refuse_unapplied, refuse_weights
 from tidemill.sources.hashes import stamp
 
 if TYPE_CHECKING:
