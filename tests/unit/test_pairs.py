@@ -12,6 +12,7 @@ from tests.checkpoints import NUM_POSITIONS, reviews, save_tokenizer
 from tidemill.encoding import pairs as pairing
 from tidemill.encoding import tokenizer as tokenization
 from tidemill.encoding.pairs import PairTokenizer
+from tidemill.encoding.text_hashes import pair_hashes, row_hashes, text_hashes
 from tidemill.encoding.tokenizer import open_fast
 from tidemill.errors import ModelError
 
@@ -122,6 +123,16 @@ def test_type_ids_are_there_only_where_the_tokenizer_makes_them(folders):
 
     assert with_types.schema.field("type_ids").type == pa.list_(pa.int8())
     assert "type_ids" not in without.column_names
+
+
+def test_a_model_that_takes_types_is_given_zeros_where_its_tokenizer_makes_none_and_another_gets_none(opened):
+    pairs = [("a film", "a good one"), ("a film", None), ("", "a film")]
+    zeros = encode(PairTokenizer(opened["llama", "right"], with_types=True), *pairs)
+    none = encode(PairTokenizer(opened["bert", "right"], with_types=False), *pairs)
+
+    assert [types and set(types) for types in zeros["type_ids"].to_pylist()] == [{0}, None, {0}]
+    assert zeros["token_ids"] == encode(PairTokenizer(opened["llama", "right"]), *pairs)["token_ids"]
+    assert "type_ids" not in none.column_names
 
 
 def test_a_first_text_that_leaves_no_room_is_the_reason_of_its_row_alone(folders):
@@ -244,6 +255,13 @@ def test_what_changes_tokens_changes_the_fingerprint(folders, changed, options):
     assert PairTokenizer.load(folder).fingerprint != PairTokenizer.load(folder, **options).fingerprint, changed
 
 
+def test_whether_there_are_types_changes_the_fingerprint(opened):
+    tokenizers = [PairTokenizer(opened["bert", "right"], with_types=types) for types in (None, True, False)]
+
+    by_default, with_types, without = (tokenizer.fingerprint for tokenizer in tokenizers)
+    assert by_default == with_types != without
+
+
 def test_pairs_and_texts_of_one_tokenizer_have_fingerprints_of_their_own(folders):
     folder = folders["roberta", "right"]
 
@@ -270,3 +288,22 @@ def test_a_tokenizer_that_puts_the_second_text_first_is_refused(tmp_path):
 
     with pytest.raises(ModelError, match="puts two texts together in a way of its own"):
         PairTokenizer.load(tmp_path)
+
+
+def test_hashes_of_pairs_tell_apart_where_the_texts_part_and_those_of_texts_are_as_they_were():
+    pairs = [("a", "bc"), ("ab", "c"), ("", "abc"), ("abc", ""), ("bc", "a"), ("a", "bc")]
+    hashes = pair_hashes(column(*(first for first, _ in pairs)), column(*(second for _, second in pairs))).to_pylist()
+    alone = text_hashes(column("abc", "a text")).to_pylist()
+
+    assert len({*hashes, alone[0]}) == 6
+    assert hashes[0] == hashes[-1]
+    assert alone[1].hex == "706860d9e8c7ee1c65261bc1e5b75631"
+
+
+def test_rows_have_the_hashes_of_all_that_the_model_reads_of_them():
+    texts = pa.table({"text": column("a", None, "a"), "kept": ["x", "y", "z"]})
+    pairs = texts.append_column("text_pair", column("b", "b", None))
+
+    assert row_hashes(texts) == text_hashes(texts["text"])
+    assert row_hashes(pairs) == pair_hashes(pairs["text"], pairs["text_pair"])
+    assert row_hashes(pairs).is_null().to_pylist() == [False, True, True]

@@ -7,7 +7,7 @@ what stands between the two, the second, and what stands after it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,11 +44,22 @@ class PairTokenizer:
     reads = ("text", "text_pair")
 
     def __init__(
-        self, fast: FastTokenizer, *, long_text: LongText = "truncate", truncation: PairTruncation = "longest_first"
+        self,
+        fast: FastTokenizer,
+        *,
+        long_text: LongText = "truncate",
+        truncation: PairTruncation = "longest_first",
+        with_types: bool | None = None,
     ) -> None:
+        """`with_types` says whether the model takes type ids, and None that it takes what the tokenizer makes.
+
+        Where the tokenizer makes none, all are 0, as they are to a model that is given none.
+        """
         self.max_length = fast.max_length
         self._frame = _Frame.of(fast.backend)
-        self._makes_types = fast.makes_types
+        self._has_types = fast.makes_types if with_types is None else with_types
+        if not fast.makes_types:
+            self._frame = self._frame.without_types()
         self._left = fast.truncation_side == "left"
         self._quarantine = long_text == "quarantine"
         self._truncation = truncation
@@ -58,7 +69,8 @@ class PairTokenizer:
                 f"tokens. Raise it to at least {self.num_special_tokens + 1}."
             )
         backend = (fast.backend.to_str(), fast.backend.encode_special_tokens, fast.truncation_side)
-        self.fingerprint = fingerprint("pairs", *backend, fast.makes_types, self.max_length, long_text, truncation)
+        types = fast.makes_types and self._has_types, self._has_types
+        self.fingerprint = fingerprint("pairs", *backend, *types, self.max_length, long_text, truncation)
         # No item has more of a text than it has tokens itself: of a giant text no more is held in memory.
         self._texts = TextTokenizer(
             fast.backend,
@@ -79,6 +91,7 @@ class PairTokenizer:
         model_max_length: int | None = None,
         usual_length: int | None = None,
         trust_remote_code: bool = False,
+        with_types: bool | None = None,
     ) -> PairTokenizer:
         """As `TextTokenizer.load`; pairs are not read in windows.
 
@@ -92,7 +105,7 @@ class PairTokenizer:
             usual_length=usual_length,
             trust_remote_code=trust_remote_code,
         )
-        return cls(fast, long_text=long_text, truncation=truncation)
+        return cls(fast, long_text=long_text, truncation=truncation, with_types=with_types)
 
     @property
     def num_special_tokens(self) -> int:
@@ -114,7 +127,7 @@ class PairTokenizer:
         *,
         on_progress: Callable[[int], None] = lambda num_rows: None,
     ) -> pa.Table:
-        """One row a pair, in order: `token_ids`, `type_ids` where the tokenizer makes them, `num_tokens` and `reason`.
+        """One row a pair, in order: `token_ids`, `type_ids` where there are some, `num_tokens` and `reason`.
 
         Texts are strings, or strings by dictionary. One that is there many times,
         such as a query beside each of its documents, is tokenized once. An empty
@@ -189,7 +202,7 @@ class PairTokenizer:
             ids.append(of.ids)
             types.append(np.full(len(of.ids), type_, dtype=np.int8))
         columns = {"token_ids": (np.concatenate(ids), pa.list_(pa.int32()))}
-        if self._makes_types:
+        if self._has_types:
             columns["type_ids"] = (np.concatenate(types), pa.list_(pa.int8()))
         blocks = list(_blocks(lengths_PK.sum(axis=1)))
         return {
@@ -236,6 +249,10 @@ class _Frame:
     @property
     def num_special_tokens(self) -> int:
         return sum(map(len, self.ids))
+
+    def without_types(self) -> _Frame:
+        """All of them 0, as a model has it that is given none."""
+        return replace(self, types=tuple(np.zeros_like(part) for part in self.types), text_types=(0, 0))
 
     def _puts_together(self, backend: Tokenizer, first: str, second: str) -> bool:
         """Whether the tokenizer makes of two texts what this makes of them."""

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +45,7 @@ MOST_RUNS_AT_WORK = 8
 _NO_LENGTH = 10**9
 
 # The first that yields a few tokens shows which special tokens surround a text.
-_PROBES = ("a b c d e f g h", "A C G T A C G T", "1 2 3 4 5 6 7 8")
+PROBES = ("a b c d e f g h", "A C G T A C G T", "1 2 3 4 5 6 7 8")
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,10 @@ class TextTokenizer:
         model_max_length: int | None = None,
         usual_length: int | None = None,
         trust_remote_code: bool = False,
-    ) -> TextTokenizer:
-        """The tokenizer of a folder in Transformers' format; `overlap` counts for windows only.
+        **own: Any,
+    ) -> Self:
+        """The tokenizer of a folder in Transformers' format; `overlap` counts for windows only. `own` goes to the
+        constructor of a class that takes more.
 
         `model_max_length` is the most tokens that the model takes, where there is a
         bound (`checkpoint.max_positions`); `usual_length` is what "auto" comes to where
@@ -154,6 +156,7 @@ class TextTokenizer:
             long_text=long_text,
             truncation_side=fast.truncation_side,
             overlap=overlap,
+            **own,
         )
         made.unknown_id = fast.unknown_id
         return made
@@ -170,18 +173,30 @@ class TextTokenizer:
 
     @property
     def _room(self) -> int:
-        return self.max_length - self.num_special_tokens
+        return self.max_length - len(self._prefix) - len(self._suffix)
 
     def _resolve_windowing(self, overlap: int | Literal["auto"]) -> Windowing:
+        prefix = self._window_prefix
+        room = self.max_length - len(prefix) - len(self._suffix)
+        if room < 1:
+            raise ModelError(
+                f"tokenizer.max_length = {self.max_length} leaves a window no room for text beside the {len(prefix)} "
+                f"tokens that it begins with. Raise it to at least {self.max_length - room + 1}."
+            )
         if overlap == "auto":
-            overlap = self._room // 8
-        if overlap >= self._room:
+            overlap = room // 8
+        if overlap >= room:
             raise ModelError(
                 f"tokenizer.overlap = {overlap} leaves a window nothing new to read: with tokenizer.max_length = "
-                f"{self.max_length} it has room for {self._room} tokens of text. Lower overlap to at most "
-                f"{self._room - 1}, or raise max_length."
+                f"{self.max_length} it has room for {room} tokens of text. Lower overlap to at most {room - 1}, or "
+                "raise max_length."
             )
-        return Windowing(self._prefix, self._suffix, room=self._room, overlap=overlap, from_the_end=self._left)
+        return Windowing(prefix, self._suffix, room=room, overlap=overlap, from_the_end=self._left)
+
+    @property
+    def _window_prefix(self) -> list[int]:
+        """What every window begins with."""
+        return self._prefix
 
     def encode(
         self, texts: pa.Array | pa.ChunkedArray, *, on_progress: Callable[[int], None] = lambda num_rows: None
@@ -241,7 +256,7 @@ class TextTokenizer:
         if self._windowing is not None:
             return self._encode_whole(text, self._windowing)
         kept: list[int] = []
-        num_tokens = self.num_special_tokens
+        num_tokens = len(self._prefix) + len(self._suffix)
         for _, encoding in self._by_piece(text):
             ids = encoding.ids
             num_tokens += len(ids)
@@ -251,7 +266,7 @@ class TextTokenizer:
     def _encode_whole(self, text: str, windowing: Windowing) -> Row:
         """All ids, in which windows are cut; those of a text that is too long even for that are only counted."""
         kept = [np.array(self._prefix, dtype=np.int32)]
-        num_tokens = self.num_special_tokens
+        num_tokens = len(self._prefix) + len(self._suffix)
         for _, encoding in self._by_piece(text):
             num_tokens += len(encoding)
             kept.append(np.array(encoding.ids, dtype=np.int32))
@@ -422,7 +437,7 @@ def _resolve_max_length(
 
 def _special_tokens(backend: Tokenizer) -> tuple[list[int], list[int]]:
     """What the tokenizer puts before and after every text, so that truncation needs no second tokenization."""
-    for probe in _PROBES:
+    for probe in PROBES:
         text_ids = backend.encode(probe, add_special_tokens=False).ids
         encoding = backend.encode(probe)
         num_special = len(encoding.ids) - len(text_ids)

@@ -84,6 +84,9 @@ class ModelTask(ABC):
     Options: ClassVar[type[Section]] = NoOptions
     """`[model.options]`. What is not at its default is part of the version."""
 
+    reads_modules: ClassVar[bool] = False
+    """Whether what modules.json names is part of the model, and counts in its identity."""
+
     per_token: bool = False
     is_regression: bool = False
     inputs: tuple[str, ...] = (IDS, MASK)
