@@ -22,12 +22,13 @@ from tidemill.encoding.offsets import OffsetTokenizer
 from tidemill.encoding.windowing import Windowing
 from tidemill.models.tasks.entities.answers import BEST, all_scores, best_labels, drift, same
 from tidemill.models.tasks.entities.finding import ENTITY, find_entities
+from tidemill.models.tasks.entities.grouping import Strategy
 from tidemill.models.tasks.entities.schemes import Scheme
 from tidemill.models.tasks.entities.tokens import Tokens
 from tidemill.models.tasks.entities.words import Vocabulary
 
 KINDS = ("wordpiece", "bpe", "unigram")
-STRATEGIES = ("none", "simple", "first", "average", "max")
+STRATEGIES: tuple[Strategy, ...] = ("none", "simple", "first", "average", "max")
 HARD = (
     "",
     " ",
