@@ -10,8 +10,9 @@ from tidemill.config import Section, section_of
 from tidemill.errors import ConfigError
 from tidemill.models.tasks.task import ModelTask, NoOptions, Preparer, Reading
 from tidemill.models.tasks.text_classification import TextClassification
+from tidemill.models.tasks.text_ranking import TextRanking
 
-MODEL_TASKS: dict[str, type[ModelTask]] = {task.pipeline_tag: task for task in (TextClassification,)}
+MODEL_TASKS: dict[str, type[ModelTask]] = {task.pipeline_tag: task for task in (TextClassification, TextRanking)}
 
 
 def find_task(name: str) -> type[ModelTask]:
