@@ -249,7 +249,9 @@ def sample(found: Sequence[dict[str, Any]], keys: Sequence[str] = ()) -> str:
     if not found:
         return "There is no row."
     names = list(found[0])
-    told = {"text", "label", "score", *keys, *(["stage", "reason"] if any(row["reason"] for row in found) else [])}
+    told = {"text", "text_pair", "label", "score", *keys}
+    if any(row["reason"] for row in found):
+        told |= {"stage", "reason"}
     unneeded = [name for name in names if name in SELDOM_NEEDED and name not in told]
     unneeded += [name for name in reversed(names) if name not in told and name not in unneeded]
     return rows(names, [list(row.values()) for row in found], unneeded=unneeded)
