@@ -6,20 +6,18 @@ modules.json lies beside them, and wrote it into config.json before it had those
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tidemill.checkpoints.embeddings.modules import MODULES, SETTINGS, TRANSFORMER_SETTINGS, named_modules
 from tidemill.checkpoints.files import read_json
 from tidemill.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-MODULES, SETTINGS = "modules.json", "config_sentence_transformers.json"
-TRANSFORMER_SETTINGS = "sentence_bert_config.json"
 IDENTITY, SIGMOID = "Identity", "Sigmoid"
 ACTIVATIONS = (IDENTITY, SIGMOID)
 """What may be done to a model's output: classes of torch.nn."""
@@ -45,41 +43,41 @@ def read_cross_encoder(config: PretrainedConfig) -> CrossEncoder:
     settings: Mapping[str, Any] = {}
     of_transformer: Mapping[str, Any] = {}
     if config.name_or_path and (folder / MODULES).is_file():
-        _refuse_other_modules(folder / MODULES)
-        settings, of_transformer = _read(folder / SETTINGS), _read(folder / TRANSFORMER_SETTINGS)
+        _refuse_other_modules(folder)
+        settings, of_transformer = _read(folder, SETTINGS), _read(folder, *TRANSFORMER_SETTINGS)
         _refuse_other_settings(folder, settings, of_transformer)
     return CrossEncoder(_activation(config, settings), of_transformer.get("max_seq_length"))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+def _read(folder: Path, *names: str) -> dict[str, Any]:
+    """The first of these files that is there; nothing where none is."""
+    return next((read_json(folder / name) for name in names if (folder / name).is_file()), {})
 
 
-def _refuse_other_modules(path: Path) -> None:
-    try:
-        kinds = [str(module["type"]).rpartition(".")[2] for module in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError, KeyError) as e:
-        raise ModelError(f"{path} is no list of modules with their types. Download the model again.") from e
+def _refuse_other_modules(folder: Path) -> None:
+    kinds = [module.kind for module in named_modules(folder)]
     if kinds != ["Transformer"]:
         raise ModelError(
-            f"{path} names the modules {', '.join(kinds)}, and Tidemill computes a cross-encoder that is a Transformer "
-            "alone. Choose one that is."
+            f"{folder / MODULES} names the modules {', '.join(kinds)}, and Tidemill computes a cross-encoder that is a "
+            "Transformer alone. Choose one that is."
         )
 
 
 def _refuse_other_settings(folder: Path, settings: Mapping[str, Any], of_transformer: Mapping[str, Any]) -> None:
     """Of what sentence-transformers would read or compute otherwise."""
+    length = of_transformer.get("max_seq_length")
     asked = [
-        (SETTINGS, "model_type", settings.get("model_type", "CrossEncoder"), "CrossEncoder"),
-        (SETTINGS, "default_prompt_name", settings.get("default_prompt_name"), None),
-        (TRANSFORMER_SETTINGS, "do_lower_case", of_transformer.get("do_lower_case") or None, None),
-        (TRANSFORMER_SETTINGS, "transformer_task", of_transformer.get("transformer_task", _TASK), _TASK),
+        ("model_type", settings.get("model_type", "CrossEncoder"), "CrossEncoder"),
+        ("default_prompt_name", settings.get("default_prompt_name"), None),
+        ("do_lower_case", of_transformer.get("do_lower_case") or None, None),
+        ("transformer_task", of_transformer.get("transformer_task", _TASK), _TASK),
+        ("max_seq_length", length, length if isinstance(length, int) and length > 0 else None),
     ]
-    for name, key, value, applied in asked:
+    for key, value, applied in asked:
         if value != applied:
             raise ModelError(
-                f"{folder / name} says {key} = {value!r}, which Tidemill would not do. Choose a model without it, or "
-                "use a copy without that key if it is to be computed so."
+                f"The files of sentence-transformers in {folder} say {key} = {value!r}, which Tidemill would not do. "
+                "Choose a model without it, or use a copy without that key if it is to be computed so."
             )
 
 

@@ -92,6 +92,9 @@ class ModelTask(ABC):
     takes_pairs: ClassVar[bool] = False
     """Whether a row may be two texts."""
 
+    reads_modules: ClassVar[bool] = False
+    """Whether what modules.json names is part of the model, and counts in its identity."""
+
     per_token: bool = False
     is_regression: bool = False
     inputs: tuple[str, ...] = (IDS, MASK)
@@ -180,6 +183,12 @@ class ModelTask(ABC):
             trust_remote_code=reading.trust_remote_code,
             with_types=TYPES in self.inputs,
         )
+
+    def decode_with(self, folder: str | Path, *, trust_remote_code: bool = False) -> None:  # noqa: B027
+        """Told before `rows` is asked: where the tokenizer lies that made what is given to it.
+
+        Most tasks have no words in their rows, and no need of it.
+        """
 
     @abstractmethod
     def answers(self, outputs: Outputs, lengths: Indices) -> pa.Array:
