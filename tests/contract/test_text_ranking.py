@@ -12,9 +12,12 @@ import transformers
 from tests.contract.test_text_pairs import FIRST, LENGTH, SECOND, ask_model, ask_tidemill, prepared
 from tests.opened import task_of
 from tests.pair_models import save_pair_model
+from tidemill.config import Inference, Pipeline
 from tidemill.encoding.pairs import PairTokenizer
 from tidemill.errors import ModelError
+from tidemill.inference.runner import ModelRunner
 from tidemill.models.tasks import Reading, find_task
+from tidemill.planning.versions import declared
 
 TASK = "text-ranking"
 TRANSFORMER = {
@@ -116,9 +119,6 @@ def test_scores_of_bfloat16_are_near_those_of_float32(ranker):
 def test_a_row_without_tokens_has_no_score(ranker):
     rows = prepared(ranker, TASK, first=["a film", None, "a film"], second=["a", "a", "b"])
 
-    from tidemill.config import Inference
-    from tidemill.inference.runner import ModelRunner
-
     runner = ModelRunner.load(ranker, task=TASK, inference=Inference(device="cpu", engine="torch"), is_pair=True)
     assert runner.predict(rows).columns["score"].is_null().to_pylist() == [False, True, False]
 
@@ -212,3 +212,19 @@ def test_files_of_sentence_transformers_count_only_where_they_lie_beside_their_m
 
     assert not task_of(ranker, TASK, is_pair=True).is_regression
     assert not find_task(TASK)(transformers.BertConfig(num_labels=1), is_pair=True).is_regression
+
+
+def test_what_is_done_to_the_output_is_part_of_a_rankers_version_and_of_no_other(ranker):
+    def versions():
+        made = {"name": "a", "dataset": {"path": "x", "text": "text", "text_pair": "other"}}
+        tasks = (TASK, "text-classification")
+        models = [{"path": str(ranker), "task": task} for task in tasks]
+        return [declared(Pipeline.model_validate({**made, "model": model})).version for model in models]
+
+    say(ranker, "config_sentence_transformers.json", activation_fn=SIGMOID)
+    before = versions()
+    say(ranker, "config_sentence_transformers.json", activation_fn=IDENTITY)
+    ranked, classified = versions()
+
+    assert ranked != before[0]
+    assert classified == before[1]
