@@ -6,7 +6,7 @@ Shapes: B items of a batch, T tokens of the longest, C outputs of the model.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tidemill.config import LongText, Section, Truncation
 from tidemill.encoding.items import IDS, MASK, Outputs
 from tidemill.encoding.pooling import Pooling
+from tidemill.models.comparing import Comparison
 
 if TYPE_CHECKING:
     import torch
@@ -83,6 +84,9 @@ class ModelTask(ABC):
     pipeline_tag: ClassVar[str]
     Options: ClassVar[type[Section]] = NoOptions
     """`[model.options]`. What is not at its default is part of the version."""
+
+    comparisons: ClassVar[Mapping[str, Comparison]] = {}
+    """How `compare` holds two versions' answers in a result column against each other, where its type does not say."""
 
     per_token: bool = False
     is_regression: bool = False
