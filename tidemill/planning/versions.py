@@ -89,12 +89,12 @@ class VersionSpec:
 
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> VersionSpec:
-        pair = {"text_pair": tuple(facts["text_pair"])} if "text_pair" in facts else {}
-        return cls(**{**facts, "text": tuple(facts["text"]), **pair})
+        names = {key: tuple(facts[key]) for key in ("text", "text_pair") if key in facts}
+        return cls(**{**facts, **names})
 
     @property
     def joined_text(self) -> JoinedText:
-        return JoinedText(self.text, self.text_separator)
+        return JoinedText(self.text, self.text_separator, self.text_pair or ())
 
     def differences(self, other: VersionSpec) -> list[str]:
         """What `other` has differently, in words."""
@@ -120,7 +120,7 @@ def declared(pipeline: Pipeline, tell: Callable[[str], object] = logger.warning)
 
     model, tokenizer = pipeline.model, pipeline.tokenizer
     options = task_options(model.task, model.options).model_dump(mode="json", exclude_defaults=True)
-    windows, trusted = tokenizer.long_text == "windows", model.trust_remote_code
+    windows, trusted, pair = tokenizer.long_text == "windows", model.trust_remote_code, pipeline.dataset.text_pair
     identity = _identify(model, tell, trusted=trusted, modules=_has_modules(model.task))
     return VersionSpec(
         task=model.task,
@@ -141,6 +141,8 @@ def declared(pipeline: Pipeline, tell: Callable[[str], object] = logger.warning)
         aggregate=tokenizer.aggregate if windows else None,
         pad_token_id=model.pad_token_id,
         options=options or None,
+        text_pair=tuple(pair) if pair else None,
+        truncation=tokenizer.truncation if pair else None,
     )
 
 

@@ -30,9 +30,15 @@ def sample(pipeline: Pipeline, num_rows: int) -> list[dict[str, Any]]:
         tokens = preparer.prepare(rows)
         predicted = runner.predict(with_texts(tokens, rows, preparer.reads))
         results = with_reasons(rows, tokens, predicted.columns, predicted.reason)
-        for row, result in zip(rows.drop_columns(["reason"]).to_pylist(), results.to_pylist(), strict=True):
+        for row, result in zip(_records(rows.drop_columns(["reason"])), _records(results), strict=True):
             found.append({"path": path, **{name.removeprefix(KEPT_PREFIX): v for name, v in row.items()}, **result})
     return found
+
+
+def _records(table: pa.Table) -> list[dict[str, Any]]:
+    """A dict each, and a dict of each map in it: as `sql` gives them."""
+    rows: list[dict[str, Any]] = table.to_pylist(maps_as_pydicts="strict")
+    return rows
 
 
 def _first_rows(dataset: Dataset, files: Sequence[SourceFile], num_rows: int) -> Iterator[tuple[str, pa.Table]]:

@@ -12,9 +12,18 @@ from tidemill.models.tasks.feature_extraction import FeatureExtraction
 from tidemill.models.tasks.sentence_similarity import SentenceSimilarity
 from tidemill.models.tasks.task import ModelTask, NoOptions, Preparer, Reading
 from tidemill.models.tasks.text_classification import TextClassification
+from tidemill.models.tasks.token_classification import TokenClassification
+from tidemill.models.tasks.zero_shot_classification import ZeroShotClassification
 
 MODEL_TASKS: dict[str, type[ModelTask]] = {
-    task.pipeline_tag: task for task in (TextClassification, FeatureExtraction, SentenceSimilarity)
+    task.pipeline_tag: task
+    for task in (
+        TextClassification,
+        TokenClassification,
+        FeatureExtraction,
+        SentenceSimilarity,
+        ZeroShotClassification,
+    )
 }
 
 

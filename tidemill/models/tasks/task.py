@@ -153,6 +153,12 @@ class ModelTask(ABC):
             trust_remote_code=reading.trust_remote_code,
         )
 
+    def decode_with(self, folder: str | Path, *, trust_remote_code: bool = False) -> None:  # noqa: B027
+        """Told before `rows` is asked: where the tokenizer lies that made what is given to it.
+
+        Most tasks have no words in their rows, and no need of it.
+        """
+
     @abstractmethod
     def answers(self, outputs: Outputs, lengths: Indices) -> pa.Array:
         """One value of `answer_type` an item, of finite outputs; `lengths` are the items' tokens.
