@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from tidemill.checkpoints.embeddings.modules import MODULE_FILES, MODULES, is_module_file, module_files, module_folders
 from tidemill.checkpoints.files import (
     MODEL_FILES,
     files_read,
@@ -26,6 +25,7 @@ from tidemill.checkpoints.files import (
     refuse_unapplied_tokenizer,
     refuse_weights,
 )
+from tidemill.checkpoints.modules import MODULE_FILES, MODULES, is_module_file, module_files, module_folders
 from tidemill.config import Model, Pipeline, Tokenizer
 from tidemill.encoding.pooling import Pooling
 from tidemill.errors import ModelError, SourceUnavailable
