@@ -5,6 +5,8 @@ import torch
 import transformers
 
 from tidemill.engines import encoders
+from tidemill.engines.encoders import Encoder, Pooled
+from tidemill.engines.encoders.parts import parts_of
 
 SIZES = {
     "vocab_size": 90,
@@ -14,31 +16,72 @@ SIZES = {
     "intermediate_size": 48,
     "max_position_embeddings": 40,
 }
+DISTILBERT_SIZES = {
+    "vocab_size": 90,
+    "dim": 32,
+    "n_layers": 3,
+    "n_heads": 4,
+    "hidden_dim": 48,
+    "max_position_embeddings": 40,
+}
 FAMILIES = {
-    "bert": (transformers.BertConfig, transformers.BertForSequenceClassification, SIZES),
-    "roberta": (transformers.RobertaConfig, transformers.RobertaForSequenceClassification, SIZES),
-    "xlm-roberta": (transformers.XLMRobertaConfig, transformers.XLMRobertaForSequenceClassification, SIZES),
-    "camembert": (transformers.CamembertConfig, transformers.CamembertForSequenceClassification, SIZES),
-    "electra": (
-        transformers.ElectraConfig,
-        transformers.ElectraForSequenceClassification,
-        SIZES | {"embedding_size": 20},
-    ),
-    "distilbert": (
-        transformers.DistilBertConfig,
-        transformers.DistilBertForSequenceClassification,
-        {"vocab_size": 90, "dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 40},
-    ),
+    "bert": SIZES,
+    "roberta": SIZES,
+    "xlm-roberta": SIZES,
+    "camembert": SIZES,
+    "electra": SIZES | {"embedding_size": 20},
+    "distilbert": DISTILBERT_SIZES,
+}
+WITH_TYPES = ("bert", "electra")
+HEADS = {
+    "classes": transformers.AutoModelForSequenceClassification,
+    "classes of tokens": transformers.AutoModelForTokenClassification,
+    "mean of tokens": transformers.AutoModel,
+    "first token": transformers.AutoModel,
 }
 
 
-def model_of(family, **options):
-    config_class, model_class, sizes = FAMILIES[family]
+class Mean(torch.nn.Module):  # type: ignore[misc]  # torch is Any here
+    def forward(self, hidden_BTH, mask_BT):
+        weight_BT1 = mask_BT.to(hidden_BTH.dtype)[:, :, None]
+        return (hidden_BTH * weight_BT1).sum(dim=1) / weight_BT1.sum(dim=1)
+
+
+class First(torch.nn.Module):  # type: ignore[misc]
+    def forward(self, hidden_BTH, mask_BT):
+        first_B = mask_BT.argmax(dim=1)
+        return hidden_BTH[torch.arange(len(first_B)), first_B]
+
+
+def model_of(family, head="classes", **options):
+    """A model that answers far apart, in eval mode."""
     torch.manual_seed(3)
-    model = model_class(config_class(**sizes, num_labels=3, **options)).eval()
+    config = transformers.AutoConfig.for_model(family, **FAMILIES[family], num_labels=3, **options)
+    model = HEADS[head].from_config(config).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    return model
+    if head == "mean of tokens":
+        return Pooled(model, Mean()).eval()
+    return Pooled(model, First(), reads_first_token=True).eval() if head == "first token" else model
+
+
+def encoder_of(model):
+    parts = parts_of(model)
+    assert parts is not None
+    with torch.no_grad():
+        return Encoder(parts).eval()
+
+
+def outputs(model, ids, mask=None, types=None):
+    """What Transformers answers."""
+    given = {} if types is None else {"token_type_ids": types}
+    answer = model(input_ids=ids, attention_mask=mask, **given)
+    return getattr(answer, "logits", answer)
+
+
+def halves(ids):
+    """Types of tokens, as a pair of texts has them."""
+    return (torch.arange(ids.shape[1]) >= ids.shape[1] // 2).long().expand_as(ids)
 
 
 def batch(model, *lengths, seed=1):
@@ -60,39 +103,66 @@ def by_sequence(q, k, v, query_starts, key_starts, most_queries, most_keys, *, s
     return torch.cat(contexts)
 
 
+def assert_same(answered, expected, mask):
+    """In all of a row, or, of what has a value for each token, in its tokens."""
+    is_told = mask.bool() if answered.shape[:2] == mask.shape else torch.ones(len(mask), dtype=torch.bool)
+    torch.testing.assert_close(answered[is_told], expected[is_told], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_rewritten_model_answers_as_transformers_does(family):
-    model = model_of(family)
-    encoder = encoders.rewrite(model)
-    assert encoder is not None
+def test_an_encoder_answers_as_transformers_does(family, head):
+    model = model_of(family, head)
+    encoder = encoder_of(model)
 
     with torch.no_grad():
         for lengths in ((7, 7), (20, 3, 1), (1,)):
             ids, mask = batch(model, *lengths)
-            expected = model(input_ids=ids, attention_mask=mask).logits
-            torch.testing.assert_close(encoder(ids, mask), expected, rtol=1e-4, atol=1e-4)
+            expected = outputs(model, ids, mask)
+            assert_same(encoder(ids, mask), expected, mask)
             if len(set(lengths)) == 1:
-                torch.testing.assert_close(encoder(ids), expected, rtol=1e-4, atol=1e-4)
+                assert_same(encoder(ids), expected, mask)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_without_padding_it_answers_the_same(family):
-    model = model_of(family)
-    encoder = encoders.rewrite(model)
-    assert encoder is not None
-    lengths = (9, 4, 1, 16)
-    ids, mask = batch(model, *lengths)
-    starts = torch.tensor([0, 9, 13, 14, 30], dtype=torch.int32)
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("family", WITH_TYPES)
+def test_types_of_tokens_are_told_apart_as_transformers_does(family, head):
+    model = model_of(family, head)
+    encoder = encoder_of(model)
+    ids, mask = batch(model, 20, 3, 1)
+    types = halves(ids)
 
     with torch.no_grad():
-        packed = encoder.forward_packed(ids[mask.bool()], starts, longest=16, attend=by_sequence)
-        torch.testing.assert_close(packed, encoder(ids, mask), rtol=1e-4, atol=1e-4)
+        expected = outputs(model, ids, mask, types)
+        assert_same(encoder(ids, mask, types), expected, mask)
+        assert not torch.allclose(expected[0], outputs(model, ids, mask)[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_padding_it_answers_the_same(family, head):
+    model = model_of(family, head)
+    encoder = encoder_of(model)
+    ids, mask = batch(model, 9, 4, 1, 16)
+    starts = torch.tensor([0, 9, 13, 14, 30], dtype=torch.int32)
+    types = halves(ids) if family in WITH_TYPES else None
+
+    with torch.no_grad():
+        packed = encoder.forward_packed(
+            ids[mask.bool()],
+            starts,
+            None if types is None else types[mask.bool()],
+            longest=16,
+            attend=by_sequence,
+        )
+        expected = encoder(ids, mask, types)
+        assert packed.shape == expected.shape
+        assert_same(packed, expected, mask)
 
 
 def test_a_pad_token_inside_of_a_text_takes_no_position_in_roberta():
     model = model_of("roberta")
-    encoder = encoders.rewrite(model)
-    assert encoder is not None
+    encoder = encoder_of(model)
     ids, mask = batch(model, 8, 5)
     ids[0, 3] = model.config.pad_token_id
 
@@ -103,6 +173,11 @@ def test_a_pad_token_inside_of_a_text_takes_no_position_in_roberta():
             ids[mask.bool()], torch.tensor([0, 8, 13], dtype=torch.int32), longest=8, attend=by_sequence
         )
         torch.testing.assert_close(packed, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_answers_alike_is_rewritten(family):
+    assert encoders.rewrite(model_of(family)) is not None
 
 
 def test_a_model_that_computes_something_else_than_its_type_says_stays_as_it_is():
@@ -147,7 +222,7 @@ def test_other_types_and_tasks_stay_as_they_are():
     }
     special = {"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2}
     modern = transformers.ModernBertForSequenceClassification(transformers.ModernBertConfig(**sizes, **special)).eval()
-    tagger = transformers.BertForTokenClassification(transformers.BertConfig(**SIZES)).eval()
+    bare = transformers.BertModel(transformers.BertConfig(**SIZES)).eval()
 
     assert encoders.rewrite(modern) is None
-    assert encoders.rewrite(tagger) is None
+    assert encoders.rewrite(bare) is None
