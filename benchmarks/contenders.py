@@ -290,12 +290,12 @@ def tidemill_engine(work: Work) -> Run:
     """Tidemill's tokenizer and model over texts in memory, without reading, storing and committing."""
     import pyarrow as pa
 
-    tokenizer, runner = _opened(work)
-    texts = [pa.array(_texts([path])) for path in work.files]
-    runner.predict(tokenizer.encode(pa.array(work.few_texts())).token_ids)
+    preparer, runner = _opened(work)
+    texts = [pa.table({"text": _texts([path])}) for path in work.files]
+    runner.predict(preparer.prepare(pa.table({"text": work.few_texts()})))
 
     def run(clock: Clock) -> Done:
-        found = [runner.predict(tokenizer.encode(shard).token_ids) for shard in texts]
+        found = [runner.predict(preparer.prepare(shard)) for shard in texts]
         clock.stop()
         stats = [predictions.stats for predictions in found]
         return Done(
@@ -316,52 +316,53 @@ def bare_loop(work: Work) -> Run:
     Its warm-up is a file's prediction, which settles the token budget as it does in a run.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    tokenizer, runner = _opened(work)
-    shards = [tokenizer.encode(pa.array(_texts([path]))).token_ids for path in work.files]
-    runner.predict(max(shards, key=lambda token_ids: len(token_ids.values)))
+    preparer, runner = _opened(work)
+    shards = [preparer.prepare(pa.table({"text": _texts([path])})) for path in work.files]
+    runner.predict(max(shards, key=lambda prepared: len(pc.list_flatten(prepared["token_ids"]))))
     batches = list(_padded_batches(shards, runner.token_budget))
 
     def run(clock: Clock) -> Done:
-        for _ in _logits(runner.engine, batches):
+        for _ in _outputs(runner.engine, batches):
             pass
         clock.stop()
-        num_padded = sum(ids_BT.size for ids_BT, _ in batches)
+        num_padded = sum(batch["input_ids"].size for batch in batches)
         return Done([], {"num_padded_tokens": num_padded, "resolved": runner.resolved})
 
     return run
 
 
-def _logits(engine: Any, batches: list[tuple[Any, Any]]) -> Iterator[Any]:
-    """Each batch's logits, with as many batches on their way as the engine asks for."""
+def _outputs(engine: Any, batches: list[Any]) -> Iterator[Any]:
+    """Each batch's outputs, with as many batches on their way as the engine asks for."""
     waiting: deque[Any] = deque()
-    for ids_BT, mask_BT in batches:
-        waiting.append(engine.submit(ids_BT, mask_BT))
+    for batch in batches:
+        waiting.append(engine.submit(batch))
         if len(waiting) == engine.depth:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
 
 
-def _padded_batches(shards: list[Any], token_budget: int) -> Iterator[tuple[Any, Any]]:
-    """ids_BT and mask_BT (None where nothing is padded) of every batch."""
+def _padded_batches(shards: list[Any], token_budget: int) -> Iterator[Any]:
+    """What the model is given, of every batch."""
     from tidemill.encoding.batching import plan_batches
-    from tidemill.encoding.sequences import Sequences
+    from tidemill.encoding.items import Items
 
-    for token_ids in shards:
-        sequences = Sequences.of(token_ids, deduplicate=False)
-        for batch in plan_batches(sequences.lengths, token_budget=token_budget):
-            yield sequences.padded(batch, pad_id=0)
+    for prepared in shards:
+        items = Items.of(prepared, deduplicate=False)
+        for batch in plan_batches(items.lengths, token_budget=token_budget):
+            yield items.collate(batch, pad_id=0)
 
 
 def _opened(work: Work) -> tuple[Any, Any]:
-    """The tokenizer and the model as a run opens them."""
-    from tidemill.inference.opening import load_runner, load_tokenizer
+    """The preparer and the model as a run opens them."""
+    from tidemill.inference.opening import load_preparer, load_runner
     from tidemill.planning.versions import declared
 
     pipeline = _tidemill_pipeline(work, Path(tempfile.gettempdir()), work.warm_up)
     spec = declared(pipeline)
-    return load_tokenizer(spec), load_runner(spec, pipeline.inference)
+    return load_preparer(spec), load_runner(spec, pipeline.inference)
 
 
 def _pairs(columns: Any) -> Answers:

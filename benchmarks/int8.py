@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from benchmarks.corpora import TINY_SENTIMENT, emails
 from benchmarks.machine import this_machine
+from tidemill.checkpoints.loading import load_config
 from tidemill.encoding.batching import plan_batches
-from tidemill.encoding.sequences import Sequences
+from tidemill.encoding.items import Arrays, Items
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines.calibration_texts import calibration_texts
 from tidemill.engines.encoders import rewrite
@@ -66,10 +67,9 @@ def in_int8(model: nn.Module, group: int | None) -> nn.Module:
 Mix = Callable[[], nn.Module]
 
 
-def mixes(texts: list[list[int]]) -> dict[str, Mix]:
+def mixes(texts: list[Arrays]) -> dict[str, Mix]:
     def smooth() -> nn.Module:
-        model = _model()
-        return smoothed(model, texts, model, kept_as="tiny-sentiment")[0]
+        return smoothed(_model(), texts, kept_as="tiny-sentiment")[0]
 
     return {
         "weights alone": lambda: in_int8(_model(), None),
@@ -83,19 +83,20 @@ def mixes(texts: list[list[int]]) -> dict[str, Mix]:
 
 
 def _model() -> nn.Module:
-    model = find_task("text-classification").load(TINY_SENTIMENT, dtype=torch.float32, trust_remote_code=False)
+    model = find_task("text-classification")(load_config(TINY_SENTIMENT)).load(
+        TINY_SENTIMENT, dtype=torch.float32, trust_remote_code=False
+    )
     encoder = rewrite(model)
     assert encoder is not None
     return encoder
 
 
-def answers(model: nn.Module, sequences: Sequences) -> NDArray[np.float32]:
-    scores = np.zeros((len(sequences), 2), dtype=np.float32)
+def answers(model: nn.Module, items: Items) -> NDArray[np.float32]:
+    scores = np.zeros((len(items), 2), dtype=np.float32)
     with torch.inference_mode():
-        for batch in plan_batches(sequences.lengths, token_budget=BATCH_TOKENS):
-            ids, mask = sequences.padded(batch, pad_id=0)
-            given = None if mask is None else torch.from_numpy(mask)
-            scores[batch] = model(torch.from_numpy(ids), given).softmax(dim=-1).numpy()
+        for batch in plan_batches(items.lengths, token_budget=BATCH_TOKENS):
+            given = {name: torch.from_numpy(each) for name, each in items.collate(batch, pad_id=0).items()}
+            scores[batch] = model(**given).softmax(dim=-1).numpy()
     return scores
 
 
@@ -114,13 +115,13 @@ def main() -> None:
 
 def compare(num_rows: int, max_length: int, names: str) -> None:
     tokenizer = TextTokenizer.load(TINY_SENTIMENT, max_length=max_length)
-    sequences = Sequences.of(tokenizer.encode(emails(num_rows)).token_ids, deduplicate=False)
-    texts = tokenizer.encode(pa.array(calibration_texts()[:NUM_TEXTS])).token_ids
-    print(f"{len(sequences)} e-mails, {int(sequences.lengths.sum()):,} tokens", flush=True)
-    expected = answers(_model(), sequences)
-    for name, mix in mixes(texts.to_pylist()).items():
+    items = Items.of(tokenizer.prepare(pa.table({"text": emails(num_rows)})), deduplicate=False)
+    texts = Items.of(tokenizer.prepare(pa.table({"text": calibration_texts()[:NUM_TEXTS]})), deduplicate=False)
+    print(f"{len(items)} e-mails, {int(items.lengths.sum()):,} tokens", flush=True)
+    expected = answers(_model(), items)
+    for name, mix in mixes([texts.collate(np.array([i]), pad_id=0) for i in range(len(texts))]).items():
         if re.search(names, name):
-            print(f"{name:26} {_said(answers(mix(), sequences), expected)}", flush=True)
+            print(f"{name:26} {_said(answers(mix(), items), expected)}", flush=True)
 
 
 def _said(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> str:

@@ -23,12 +23,13 @@ import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from tests.checkpoints import reviews, save_tokenizer
+from tidemill.checkpoints.loading import load_config, max_positions, usual_length
 from tidemill.config import Inference
+from tidemill.encoding.items import prepared_rows
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.errors import ModelError, first_line
 from tidemill.inference.runner import ModelRunner
 from tidemill.inference.work import Predictions
-from tidemill.models.checkpoint import load_config, max_positions, usual_length
 
 TASK = "text-classification"
 NAMES = tuple(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
@@ -188,7 +189,7 @@ def asked(name: str, folder: Path) -> Verdict:
         runner, token_ids = _opened(folder)
         engine, how = _engine(runner.resolved)
         for order in ORDERS:
-            predictions = runner.predict(token_ids.take(pa.array(order)))
+            predictions = runner.predict(prepared_rows(token_ids.take(pa.array(order))))
             if wrong := _difference(predictions, expected_RC[list(order)]):
                 return Verdict(name, "wrong", engine, wrong)
     except ModelError as e:

@@ -16,7 +16,7 @@ from tidemill.lake import Lake, ResultTable, ensure_system_tables
 from tidemill.lake.ducklake.connection import CATALOG
 from tidemill.lake.pipelines import Target
 from tidemill.lake.requests import request_ids
-from tidemill.lake.tables import SYSTEM_VIEWS, TEXT_HASH, existing_columns, table_name
+from tidemill.lake.tables import SYSTEM_VIEWS, TEXT_HASH, existing_columns, shown_type, table_name
 from tidemill.planning.columns import KeptColumn
 from tidemill.results.adoption import Adoption, adopt
 from tidemill.results.commit import Computed, commit_shards
@@ -32,13 +32,16 @@ def lake_at(folder: Path, catalog: str | None = None) -> config.Lake:
     return config.Lake(catalog=catalog or f"sqlite:{folder}/lake.sqlite", data=f"{folder}/lake")
 
 
-def commit_rows(spec: config.Lake, kept: pa.Table, sizes: Sequence[int], *, inlined: bool = False) -> list[Shard]:
+def commit_rows(
+    spec: config.Lake, kept: pa.Table, sizes: Sequence[int], *, inlined: bool = False, results: pa.Table | None = None
+) -> list[Shard]:
     """Commit the first rows of `kept` as kept columns, in shards of these sizes, each in a transaction of its own.
 
+    `results` are their result columns, a label and a score where there are none.
     With `inlined`, small shards lie in the catalog, as they did before layout 3.
     """
     with Lake(spec) as lake:
-        target, items = ask_for_rows(lake, kept, sizes)
+        target, items = ask_for_rows(lake, kept, sizes, results)
         if inlined:
             limit = (
                 f"CALL lake.set_option('data_inlining_row_limit', {INLINED_BEFORE_LAYOUT_3}, table_name => '{TABLE}')"
@@ -49,10 +52,14 @@ def commit_rows(spec: config.Lake, kept: pa.Table, sizes: Sequence[int], *, inli
     return [item.shard for item in items]
 
 
-def ask_for_rows(lake: Lake, kept: pa.Table, sizes: Sequence[int]) -> tuple[Target, list[Computed]]:
+def ask_for_rows(
+    lake: Lake, kept: pa.Table, sizes: Sequence[int], results: pa.Table | None = None
+) -> tuple[Target, list[Computed]]:
     """Adopt a revision of a file a shard, of these sizes; the first rows of `kept` are what is to be committed."""
+    found = _labels(kept.num_rows) if results is None else results
+    types = tuple((name, shown_type(kind)) for name, kind in zip(found.column_names, found.schema.types, strict=True))
     columns = [KeptColumn(name, name, kind) for name, kind in zip(kept.column_names, kept.schema.types, strict=True)]
-    table = ResultTable(PIPELINE, VERSION, tuple((column.name, column.type) for column in columns), RESULTS)
+    table = ResultTable(PIPELINE, VERSION, tuple((column.name, column.type) for column in columns), types)
     target = Target(PIPELINE, VERSION, "r1", "made-up", table, "kept")
     shards = []
     for number, size in enumerate(sizes):
@@ -62,7 +69,7 @@ def ask_for_rows(lake: Lake, kept: pa.Table, sizes: Sequence[int]) -> tuple[Targ
         files=[(shard.file, 1) for shard in shards],
         shards=shards,
         requests=[(shard.shard_id, "new") for shard in shards],
-        spec={},
+        spec={"text": ["text"]},
         kept=[column.to_json() for column in columns],
         dataset={},
         expected_target=None,
@@ -72,7 +79,11 @@ def ask_for_rows(lake: Lake, kept: pa.Table, sizes: Sequence[int]) -> tuple[Targ
     ids = request_ids(lake.cursor(), target, [shard.shard_id for shard in shards])
     firsts = accumulate(sizes, initial=0)
     return target, [
-        Computed(shard, ids[shard.shard_id], partial(_loaded, kept.slice(first, shard.slice.num_rows)))
+        Computed(
+            shard,
+            ids[shard.shard_id],
+            partial(_loaded, *(each.slice(first, shard.slice.num_rows) for each in (kept, found))),
+        )
         for first, shard in zip(firsts, shards, strict=False)
     ]
 
@@ -129,14 +140,17 @@ def take_back_to_layout_2(spec: config.Lake) -> None:
             lake.cursor().execute(f"DELETE FROM {CATALOG}.ducklake_metadata WHERE key = 'data_inlining_row_limit'")
 
 
-def _loaded(kept: pa.Table) -> tuple[pa.Table, pa.Table]:
+def _labels(num_rows: int) -> pa.Table:
+    return pa.table({"label": ["POSITIVE"] * num_rows, "score": pa.array([0.5] * num_rows, pa.float32())})
+
+
+def _loaded(kept: pa.Table, results: pa.Table) -> tuple[pa.Table, pa.Table]:
     numbers = pa.array(range(kept.num_rows), pa.int64())
     rows = pa.table({"row_number": numbers} | {KEPT_PREFIX + name: kept[name] for name in kept.column_names})
     predictions = pa.table(
         {
             "row_number": numbers,
-            "label": pa.array(["POSITIVE"] * kept.num_rows),
-            "score": pa.array([0.5] * kept.num_rows, pa.float32()),
+            **{name: results[name] for name in results.column_names},
             "num_tokens": pa.array([3] * kept.num_rows, pa.int32()),
             "truncated": pa.array([False] * kept.num_rows),
             "stage": pa.nulls(kept.num_rows, pa.string()),

@@ -49,7 +49,8 @@ class Engine:
         self.num_batches += 1
         return self.speeds[min(self.num_batches, len(self.speeds)) - 1]
 
-    def submit(self, ids_BT, mask_BT):
+    def submit(self, inputs):
+        ids_BT = inputs["input_ids"]
         return Answer(self, ids_BT.size)
 
     def facts(self):
@@ -92,4 +93,4 @@ class Field:
 
     @staticmethod
     def batches(engine, count):
-        return [(np.ones((4, 64), np.int64), None)] * count
+        return [{"input_ids": np.ones((4, 64), np.int64)}] * count

@@ -11,11 +11,12 @@ import torch
 import transformers
 
 from tests.checkpoints import NUM_POSITIONS, reviews, save_checkpoint
+from tidemill.checkpoints.loading import load_config, max_positions
 from tidemill.config import Inference
+from tidemill.encoding.items import prepared_rows
+from tidemill.encoding.pooling import Pooling
 from tidemill.encoding.tokenizer import TextTokenizer
-from tidemill.inference.pooling import Pooling
 from tidemill.inference.runner import ModelRunner
-from tidemill.models.checkpoint import load_config, max_positions
 
 OVERLAP = 9
 AGGREGATES = ["mean", "max", "length_weighted"]
@@ -58,15 +59,15 @@ def load_tokenizer(folder, long_text="windows"):
 
 
 @functools.cache
-def load_runner(task, folder, token_budget=512):
+def load_runner(task, folder, aggregate=None, token_budget=512):
     inference = Inference(device="cpu", engine="torch", dtype="float32", token_budget=token_budget)
-    return ModelRunner.load(folder, task=task, inference=inference, all_scores=True)
+    pooling = Pooling(aggregate, load_tokenizer(folder).num_special_tokens) if aggregate else None
+    return ModelRunner.load(folder, task=task, inference=inference, all_scores=True, pooling=pooling)
 
 
 def ask_tidemill(task, folder, texts, aggregate, **inference):
-    tokenizer, runner = load_tokenizer(folder), load_runner(task, folder, **inference)
-    token_ids = tokenizer.encode(pa.array(texts, pa.string())).token_ids
-    return runner.predict(token_ids, pooling=Pooling(aggregate, tokenizer.num_special_tokens))
+    tokenizer, runner = load_tokenizer(folder), load_runner(task, folder, aggregate, **inference)
+    return runner.predict(tokenizer.prepare(pa.table({"text": pa.array(texts, pa.string())})))
 
 
 @pytest.mark.parametrize("aggregate", AGGREGATES)
@@ -101,7 +102,7 @@ def test_a_text_has_the_scores_that_it_has_alone_whatever_else_is_in_its_batches
 def test_texts_that_one_window_holds_are_answered_as_without_windows(bert):
     texts = [text for text in reviews(300) if len(text) < 60]
     runner = load_runner("text-classification", bert)
-    plain = runner.predict(load_tokenizer(bert, "truncate").encode(pa.array(texts)).token_ids)
+    plain = runner.predict(prepared_rows(load_tokenizer(bert, "truncate").encode(pa.array(texts)).token_ids))
 
     for aggregate in AGGREGATES:
         windows = ask_tidemill("text-classification", bert, texts, aggregate)
@@ -123,7 +124,7 @@ def test_a_row_one_of_whose_windows_cannot_be_computed_gets_a_reason_that_names_
     fine, unknown = [2, 5, 6, 3], [2, 10_000, 3]
     rows = pa.array([[fine, fine], [fine, unknown, fine], None, [fine]], pa.list_(pa.list_(pa.int32())))
 
-    predictions = load_runner("text-classification", bert).predict(rows, pooling=Pooling("mean", 2))
+    predictions = load_runner("text-classification", bert, "mean").predict(prepared_rows(rows))
 
     assert [reason is not None for reason in predictions.reason.to_pylist()] == [False, True, False, False]
     assert predictions.reason[1].as_py().startswith("window 2 of 3: token id 10000 is outside of the model")

@@ -12,9 +12,10 @@ import transformers
 
 from tidemill import places
 from tidemill.config import Inference
+from tidemill.encoding.items import prepared_rows
 from tidemill.errors import ModelError
 from tidemill.inference.choosing.bounds import BoundedOpening
-from tidemill.models.tasks import find_task
+from tidemill.models.tasks.text_classification import TextClassification
 
 VOCABULARY = 90
 DECLARED = Inference(device="cpu", engine="torch")
@@ -44,7 +45,7 @@ class Model:
         self.opened.append(dtype)
         if dtype == "float32" and self.float32 is not None:
             raise self.float32
-        return SimpleNamespace(dtype=dtype, submit=lambda ids_BT, mask_BT: self.answer(dtype, ids_BT))
+        return SimpleNamespace(dtype=dtype, submit=lambda inputs: self.answer(dtype, inputs["input_ids"]))
 
     def answer(self, dtype, ids_BT):
         [ids] = ids_BT.tolist()
@@ -58,13 +59,14 @@ class Model:
 
 def opening_of(model, folder, rows=None, **head):
     rows = [[length % 7 + 1] * length for length in LENGTHS] if rows is None else rows
+    config = transformers.BertConfig(vocab_size=VOCABULARY, max_position_embeddings=64, **{"num_labels": 2, **head})
     return BoundedOpening(
         model,
         folder=folder,
-        config=transformers.BertConfig(vocab_size=VOCABULARY, max_position_embeddings=64, **{"num_labels": 2, **head}),
-        task=find_task("text-classification"),
+        config=config,
+        task=TextClassification(config),
         declared=DECLARED,
-        sample=lambda: pa.array(rows, pa.list_(pa.int32())),
+        sample=lambda: prepared_rows(pa.array(rows, pa.list_(pa.int32()))),
     )
 
 

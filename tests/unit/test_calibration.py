@@ -23,7 +23,7 @@ class Engine:
         self.speeds = dict(zip(calibration.CANDIDATES[device], speeds, strict=False))
         self.device, self.tried, self.released = device, [], False
 
-    def submit(self, ids_BT, mask_BT):
+    def submit(self, inputs):
         raise NotImplementedError
 
     def facts(self):
@@ -35,7 +35,7 @@ class Engine:
 
 @pytest.fixture(autouse=True)
 def _told_speeds(monkeypatch):
-    def speed(engine, *, num_rows, width):
+    def speed(engine, inputs, *, num_rows, width):
         engine.tried.append(num_rows * width)
         if engine.speeds[num_rows * width] == 0:
             raise MemoryError
@@ -92,7 +92,7 @@ class Picky(Engine):
         super().__init__()
         self.error = error
 
-    def submit(self, ids_BT, mask_BT):
+    def submit(self, inputs):
         raise self.error
 
 
@@ -116,7 +116,8 @@ def test_a_device_that_fails_at_the_trial_ends_the_run(monkeypatch):
 class Answers(Engine):
     masks: list[object]
 
-    def submit(self, ids_BT, mask_BT):
+    def submit(self, inputs):
+        mask_BT = inputs.get("attention_mask")
         self.masks = [*getattr(self, "masks", []), mask_BT]
         return self
 
@@ -130,7 +131,7 @@ def test_a_trial_pads_a_row_where_the_runs_own_batches_may_have_some(monkeypatch
     engine = Answers()
     engine.company = company
 
-    TAKE_TIME(engine, num_rows=2, width=8)
+    TAKE_TIME(engine, ("input_ids", "attention_mask"), num_rows=2, width=8)
 
     assert {mask_BT is not None for mask_BT in engine.masks} == {is_padded}
 

@@ -12,6 +12,7 @@ from tests.checkpoints import reviews, save_checkpoint
 from tests.told_engines import OV16, OV32, T16, T32, Answer, Field, Seat
 from tidemill.config import Inference
 from tidemill.encoding.batching import ONE_ROW
+from tidemill.encoding.items import prepared_rows
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines.contest import trial
 from tidemill.engines.contest.candidates import Candidate
@@ -21,7 +22,7 @@ from tidemill.inference import runner
 from tidemill.inference.choosing import choice as choosing
 from tidemill.inference.choosing.choice import Choice, evenly
 from tidemill.inference.runner import ModelRunner
-from tidemill.models.tasks import find_task
+from tidemill.models.tasks.text_classification import TextClassification
 
 GONE = ModelError("OpenVINO cannot take the model in a folder: it has no rule. Set it.")
 
@@ -266,14 +267,14 @@ def test_a_shard_that_is_worth_it_is_tried_in_every_engine_and_answers_are_the_s
     monkeypatch.setattr(trial, "ENOUGH_SECONDS", 0.0)
     tried = load(bert, dtype="float32", token_budget=256)
 
-    predictions = tried.predict(token_ids)
+    predictions = tried.predict(prepared_rows(token_ids))
 
     assert set(tried.resolved["auto"]["tokens_per_second"]) == {"openvino float32", "torch float32"}
     [note] = predictions.notes
     assert note.startswith("auto was tried on this run's rows: ")
     assert note.endswith(f"; {tried.resolved['engine']} float32 computes.")
-    assert tried.predict(token_ids).notes == ()
-    expected = load(bert, engine="torch", dtype="float32").predict(token_ids)
+    assert tried.predict(prepared_rows(token_ids)).notes == ()
+    expected = load(bert, engine="torch", dtype="float32").predict(prepared_rows(token_ids))
     assert predictions.columns["label"] == expected.columns["label"]
     again = load(bert, dtype="float32")
     assert {**again.resolved, "token_budget": 256} == tried.resolved
@@ -282,14 +283,14 @@ def test_a_shard_that_is_worth_it_is_tried_in_every_engine_and_answers_are_the_s
 def test_small_work_is_tried_in_nothing_until_it_has_taken_long(bert, token_ids, monkeypatch):
     monkeypatch.setattr(trial, "ENOUGH_SECONDS", 0.0)
     tried = load(bert, dtype="float32", token_budget=256)
-    assert tried.predict(token_ids).notes == ()
+    assert tried.predict(prepared_rows(token_ids)).notes == ()
     assert "auto" not in tried.resolved
 
     monkeypatch.setattr(runner, "WORTH_A_CONTEST_SECONDS", 1e-9)
-    assert tried.predict(token_ids).notes == ()
+    assert tried.predict(prepared_rows(token_ids)).notes == ()
     monkeypatch.setattr(runner, "LEAST_CONTEST_TOKENS", 100)
 
-    assert len(tried.predict(token_ids).notes) == 1
+    assert len(tried.predict(prepared_rows(token_ids)).notes) == 1
 
 
 def test_a_model_that_fails_at_the_rows_of_the_contest_fails_at_those_rows_alone(bert, token_ids, monkeypatch, caplog):
@@ -306,7 +307,7 @@ def test_a_model_that_fails_at_the_rows_of_the_contest_fails_at_those_rows_alone
 
     monkeypatch.setattr(tried.engine, "submit", fails_once)
 
-    assert tried.predict(token_ids).reason.null_count == len(token_ids)
+    assert tried.predict(prepared_rows(token_ids)).reason.null_count == len(token_ids)
     assert "No other engine or dtype was tried: such a row" in caplog.text
 
 
@@ -319,11 +320,11 @@ def test_predictions_say_what_they_were_computed_by_though_another_thread_change
             return super().result()
 
     first = field.enter(OV32)
-    first.submit = lambda ids_BT, mask_BT: Swapped(first, ids_BT.size)
+    first.submit = lambda inputs: Swapped(first, inputs["input_ids"].size)
     config = transformers.BertConfig(num_labels=2)
-    shared = ModelRunner(first, config, task=find_task("text-classification"), inference=Inference(token_budget=64))
+    shared = ModelRunner(first, config, task=TextClassification(config), inference=Inference(token_budget=64))
 
-    predictions = shared.predict(pa.array([[5, 6, 7]], pa.list_(pa.int32())))
+    predictions = shared.predict(prepared_rows(pa.array([[5, 6, 7]], pa.list_(pa.int32()))))
 
     assert (predictions.resolved["engine"], shared.resolved["engine"]) == ("openvino", "torch")
 
@@ -337,13 +338,13 @@ def test_whoever_wins_a_contest_finds_a_token_budget_of_its_own(bert, token_ids,
     monkeypatch.setattr(runner, "WORTH_CALIBRATING", {"cpu": 0})
     monkeypatch.setattr(runner, "calibrated_budget", lambda engine, *_, **__: calibrated.append(engine.name))
     tried, other = load(bert, dtype="float32"), load(bert, dtype="float32", engine="torch")
-    tried.predict(token_ids)
-    tried.predict(token_ids)
+    tried.predict(prepared_rows(token_ids))
+    tried.predict(prepared_rows(token_ids))
     monkeypatch.setattr(runner, "WORTH_A_CONTEST_TOKENS", 1)
     wins(tried._choice, monkeypatch, other.engine)
 
-    tried.predict(token_ids)
-    tried.predict(token_ids)
+    tried.predict(prepared_rows(token_ids))
+    tried.predict(prepared_rows(token_ids))
 
     assert calibrated == ["openvino", "torch"]
 
@@ -354,7 +355,7 @@ def test_rows_that_are_computed_one_by_one_have_no_budget_to_find(bert, token_id
     alone = load(bert, dtype="float32", engine="torch")
     alone.engine.company = ONE_ROW
 
-    assert alone.predict(token_ids).reason.null_count == len(token_ids)
+    assert alone.predict(prepared_rows(token_ids)).reason.null_count == len(token_ids)
 
 
 def test_why_openvino_did_not_take_the_model_is_told_whichever_dtype_of_torch_wins(bert):

@@ -12,10 +12,12 @@ import torch
 import transformers
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from tests.arrays import given
 from tests.checkpoints import NUM_POSITIONS
 from tests.unit.test_encoders import model_of
 from tidemill.config import Inference
 from tidemill.encoding.batching import ANY_LENGTHS, EQUAL_LENGTHS, ONE_ROW
+from tidemill.encoding.items import prepared_rows
 from tidemill.engines import encoders
 from tidemill.engines.probing import company, rows
 from tidemill.engines.probing.rows import named_widths, probe_of
@@ -71,7 +73,7 @@ def runner_of(folder, **inference):
 
 
 def scores(runner, *token_ids):
-    predictions = runner.predict(pa.array(token_ids, pa.list_(pa.int32())))
+    predictions = runner.predict(prepared_rows(pa.array(token_ids, pa.list_(pa.int32()))))
     assert predictions.reason.null_count == len(token_ids), predictions.reason
     return np.array([list(dict(each).values()) for each in predictions.columns["scores"].to_pylist()])
 
@@ -136,7 +138,9 @@ def test_converted_a_model_computes_rows_of_equal_length_too(tmp_path):
 
     answered = scores(runner, long, short)
 
-    assert runner.predict(pa.array([long, short], pa.list_(pa.int32()))).stats.num_padded_tokens == 60 + 37
+    assert (
+        runner.predict(prepared_rows(pa.array([long, short], pa.list_(pa.int32())))).stats.num_padded_tokens == 60 + 37
+    )
     np.testing.assert_allclose(answered, [alone("fnet", long), alone("fnet", short)], atol=1e-4)
 
 
@@ -237,11 +241,11 @@ def test_a_large_model_is_asked_by_all_threads_and_a_small_one_by_one(num_parame
     torch.set_num_threads(2)
     try:
 
-        def forward(ids_BT, mask_BT):
+        def forward(tensors):
             seen.append(torch.get_num_threads())
-            return ids_BT
+            return tensors["input_ids"]
 
-        on_arrays(forward, num_parameters=int(num_parameters))(np.ones((1, 9), np.int64), None)
+        on_arrays(forward, num_parameters=int(num_parameters))(given(np.ones((1, 9), np.int64)))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -98,12 +98,12 @@ class Fails(Field):
     @staticmethod
     def batches(engine, count):
         few = Field.batches(engine, count)
-        bad = (np.zeros((4, 64), np.int64), None)
+        bad = {"input_ids": np.zeros((4, 64), np.int64)}
         return few if count <= 2 else [*few[:1], bad, *few[2:]]
 
     def enter(self, candidate):
         engine = super().enter(candidate)
-        engine.submit = lambda ids_BT, mask_BT: Watched(self, bool(ids_BT.all()))
+        engine.submit = lambda inputs: Watched(self, bool(inputs["input_ids"].all()))
         return engine
 
 

@@ -4,9 +4,11 @@ import pytest
 import torch
 import transformers
 
+from tidemill.checkpoints.embeddings.embedder import Embedder, Head, Recipe
 from tidemill.engines import encoders
-from tidemill.engines.encoders import Encoder, Pooled
+from tidemill.engines.encoders import Encoder
 from tidemill.engines.encoders.parts import parts_of
+from tidemill.engines.probing.truth import examine
 
 SIZES = {
     "vocab_size": 90,
@@ -38,19 +40,9 @@ HEADS = {
     "classes of tokens": transformers.AutoModelForTokenClassification,
     "mean of tokens": transformers.AutoModel,
     "first token": transformers.AutoModel,
+    "first and last token": transformers.AutoModel,
 }
-
-
-class Mean(torch.nn.Module):  # type: ignore[misc]  # torch is Any here
-    def forward(self, hidden_BTH, mask_BT):
-        weight_BT1 = mask_BT.to(hidden_BTH.dtype)[:, :, None]
-        return (hidden_BTH * weight_BT1).sum(dim=1) / weight_BT1.sum(dim=1)
-
-
-class First(torch.nn.Module):  # type: ignore[misc]
-    def forward(self, hidden_BTH, mask_BT):
-        first_B = mask_BT.argmax(dim=1)
-        return hidden_BTH[torch.arange(len(first_B)), first_B]
+POOLING = {"mean of tokens": ("mean",), "first token": ("cls",), "first and last token": ("cls", "lasttoken")}
 
 
 def model_of(family, head="classes", **options):
@@ -58,11 +50,10 @@ def model_of(family, head="classes", **options):
     torch.manual_seed(3)
     config = transformers.AutoConfig.for_model(family, **FAMILIES[family], num_labels=3, **options)
     model = HEADS[head].from_config(config).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    if head == "mean of tokens":
-        return Pooled(model, Mean()).eval()
-    return Pooled(model, First(), reads_first_token=True).eval() if head == "first token" else model
+    for name, parameter in model.named_parameters():
+        # A norm that multiplies by almost nothing would let no text through.
+        torch.nn.init.normal_(parameter, mean=float("norm.weight" in name.lower()), std=0.2)
+    return Embedder(model, Head(Recipe(POOLING[head]))).eval() if head in POOLING else model
 
 
 def encoder_of(model):
@@ -124,7 +115,7 @@ def test_an_encoder_answers_as_transformers_does(family, head):
                 assert_same(encoder(ids), expected, mask)
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", ["classes", "classes of tokens"])
 @pytest.mark.parametrize("family", WITH_TYPES)
 def test_types_of_tokens_are_told_apart_as_transformers_does(family, head):
     model = model_of(family, head)
@@ -175,9 +166,35 @@ def test_a_pad_token_inside_of_a_text_takes_no_position_in_roberta():
         torch.testing.assert_close(packed, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_answers_alike_is_rewritten(family):
-    assert encoders.rewrite(model_of(family)) is not None
+def test_what_answers_alike_is_rewritten(family, head):
+    assert encoders.rewrite(model_of(family, head)) is not None
+
+
+@pytest.mark.parametrize(
+    ("head", "reads_first_token"),
+    [("classes", True), ("classes of tokens", False), ("mean of tokens", False), ("first token", True)],
+)
+def test_the_last_layer_makes_no_more_than_what_a_head_reads(head, reads_first_token):
+    encoder = encoder_of(model_of("bert", head))
+    made = []
+    encoder.layers[-1].register_forward_hook(lambda layer, given, x_MH: made.append(len(x_MH)))
+
+    with torch.no_grad():
+        encoder(*batch(model_of("bert"), 9, 4))
+
+    assert made == [2 if reads_first_token else 2 * 9]
+
+
+@pytest.mark.parametrize("head", ["classes", "classes of tokens"])
+def test_types_that_are_told_apart_otherwise_keep_a_model_as_it_is(head, monkeypatch):
+    model = model_of("bert", head)
+    truth = examine(model, longest=40, inputs=("input_ids", "attention_mask", "token_type_ids"))
+    assert encoders.rewrite(model, truth) is not None
+
+    monkeypatch.setattr("tidemill.engines.encoders.encoder._beside_type_0", lambda types: types.weight)
+    assert encoders.rewrite(model, truth) is None
 
 
 def test_a_model_that_computes_something_else_than_its_type_says_stays_as_it_is():
@@ -226,3 +243,8 @@ def test_other_types_and_tasks_stay_as_they_are():
 
     assert encoders.rewrite(modern) is None
     assert encoders.rewrite(bare) is None
+
+
+def test_an_embedder_that_passes_over_a_prompt_reads_more_than_the_first_token():
+    assert Head(Recipe(("cls",))).reads_first_token
+    assert not Head(Recipe(("cls",), num_left_out=2)).reads_first_token

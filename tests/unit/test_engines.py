@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from openvino import opset13 as operations
 
 from tests.checkpoints import TINY_SENTIMENT, reviews, save_checkpoint
+from tests.opened import module_of, task_of
+from tidemill.checkpoints.loading import load_config
 from tidemill.config import Inference
+from tidemill.encoding.items import prepared_rows
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines import openvino_engine
 from tidemill.engines.openvino_attention import with_attention_spelled_out
@@ -21,8 +24,6 @@ from tidemill.engines.probing.memory import began_with_memory
 from tidemill.engines.torch_engine import TorchEngine
 from tidemill.errors import ConfigError, ModelError
 from tidemill.inference.runner import ModelRunner
-from tidemill.models.checkpoint import load_config
-from tidemill.models.tasks import find_task
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def token_ids(folder):
 
 @pytest.fixture(scope="module")
 def by_torch(folder, token_ids):
-    return load(folder, engine="torch").predict(token_ids)
+    return load(folder, engine="torch").predict(prepared_rows(token_ids))
 
 
 def load(folder, calibration=None, **inference):
@@ -67,12 +68,12 @@ def test_auto_is_openvino_on_a_cpu_and_answers_as_torch_does(folder, token_ids, 
     runner = load(folder)
 
     assert runner.resolved["engine"] == "openvino"
-    assert_same(runner.predict(token_ids), by_torch, atol=1e-5)
+    assert_same(runner.predict(prepared_rows(token_ids)), by_torch, atol=1e-5)
 
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_in_bfloat16_scores_stay_near_those_of_float32(folder, token_ids, by_torch, engine):
-    predictions = load(folder, engine=engine, dtype="bfloat16").predict(token_ids)
+    predictions = load(folder, engine=engine, dtype="bfloat16").predict(prepared_rows(token_ids))
 
     drift = np.abs(predictions.columns["score"].to_numpy() - by_torch.columns["score"].to_numpy())
     assert drift.mean() < 0.01
@@ -87,7 +88,7 @@ def test_a_shape_that_comes_up_often_gets_a_graph_of_its_own_with_the_same_answe
     runner = load(folder, engine="openvino")
 
     for _ in range(3):
-        assert_same(runner.predict(token_ids), by_torch, atol=1e-5)
+        assert_same(runner.predict(prepared_rows(token_ids)), by_torch, atol=1e-5)
 
     assert len(runner.engine._graphs) == 4
 
@@ -142,7 +143,9 @@ def test_attention_that_looks_back_only_is_left_as_it_is():
 def test_openvinos_widths_are_rounded_and_the_padding_is_counted():
     ids = pa.array([[7] * 101, [9] * 70], pa.list_(pa.int32()))
 
-    by_openvino, by_torch = (load(TINY_SENTIMENT, engine=engine).predict(ids) for engine in ("openvino", "torch"))
+    by_openvino, by_torch = (
+        load(TINY_SENTIMENT, engine=engine).predict(prepared_rows(ids)) for engine in ("openvino", "torch")
+    )
 
     assert (by_openvino.stats.num_tokens, by_openvino.stats.num_padded_tokens) == (171, 2 * 102)
     assert by_torch.stats.num_padded_tokens == 2 * 101
@@ -177,7 +180,7 @@ def test_a_model_that_does_not_convert_is_computed_by_torch_and_the_record_says_
     assert runner.resolved["fallback"] == (
         "OpenVINO cannot take the model, so torch computes it: No conversion rule for aten::mystery"
     )
-    assert_same(runner.predict(token_ids), by_torch, atol=1e-6)
+    assert_same(runner.predict(prepared_rows(token_ids)), by_torch, atol=1e-6)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
@@ -189,7 +192,7 @@ def test_where_memory_ends_while_it_is_converted_torch_takes_over(folder, token_
     runner = load(folder)
 
     assert "so torch computes it: memory ran out while it was converted (" in runner.resolved["fallback"]
-    assert_same(runner.predict(token_ids), by_torch, atol=1e-6)
+    assert_same(runner.predict(prepared_rows(token_ids)), by_torch, atol=1e-6)
     with pytest.raises(ModelError, match=r"memory ran out .*\. Set inference\.engine = \"torch\"") as raised:
         load(folder, engine="openvino")
     assert began_with_memory(raised.value)
@@ -210,7 +213,7 @@ def test_whatever_goes_wrong_when_it_is_compiled_or_first_computes_torch_takes_o
     runner = load(folder)
 
     assert runner.resolved["fallback"].endswith("so torch computes it: No kernel for Mystery")
-    assert_same(runner.predict(token_ids), by_torch, atol=1e-6)
+    assert_same(runner.predict(prepared_rows(token_ids)), by_torch, atol=1e-6)
     with pytest.raises(ModelError, match=r"No kernel for Mystery\. Set inference"):
         load(folder, engine="openvino")
 
@@ -221,7 +224,7 @@ def test_a_shape_whose_own_graph_does_not_compile_costs_no_row(folder, token_ids
     monkeypatch.setattr(runner.engine, "_compile", raises)
 
     for _ in range(2):
-        assert_same(runner.predict(token_ids), by_torch, atol=1e-5)
+        assert_same(runner.predict(prepared_rows(token_ids)), by_torch, atol=1e-5)
 
     assert runner.engine._graphs == {}
 
@@ -259,10 +262,10 @@ def test_a_model_with_local_attention_is_never_answered_with_nan(tmp_path):
     transformers.ModernBertForSequenceClassification(config).save_pretrained(tmp_path)
     ids = pa.array([[7] * 300, [9] * 20], pa.list_(pa.int32()))
 
-    predictions = load(tmp_path, token_budget=1_000).predict(ids)
+    predictions = load(tmp_path, token_budget=1_000).predict(prepared_rows(ids))
 
     assert predictions.reason.null_count == 2
-    assert_same(predictions, load(tmp_path, engine="torch", token_budget=1_000).predict(ids), atol=1e-5)
+    assert_same(predictions, load(tmp_path, engine="torch", token_budget=1_000).predict(prepared_rows(ids)), atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -292,12 +295,11 @@ def test_batches_computed_side_by_side_are_answered_in_order_and_fail_alone(fold
                 raise ValueError("the first batch fails once")
             return self.model(input_ids=input_ids, attention_mask=attention_mask)
 
-    task = find_task("text-classification")
-    model = task.load(folder, dtype=torch.float32, trust_remote_code=False)
-    engine = TorchEngine(FailsOnce(model), torch.device("cpu"), num_streams=3)
-    runner = ModelRunner(engine, load_config(folder), task=task, inference=Inference(token_budget=256), all_scores=True)
+    task = task_of(folder, all_scores=True)
+    engine = TorchEngine(FailsOnce(module_of(folder)), torch.device("cpu"), num_streams=3)
+    runner = ModelRunner(engine, load_config(folder), task=task, inference=Inference(token_budget=256))
 
-    predictions = runner.predict(token_ids)
+    predictions = runner.predict(prepared_rows(token_ids))
 
     assert engine.depth == 6
     assert predictions.reason.null_count == len(token_ids)

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from tests.checkpoints import reviews, save_checkpoint
+from tests.opened import module_of, task_of
+from tidemill.checkpoints.loading import load_config
 from tidemill.config import Inference
+from tidemill.encoding.items import prepared_rows
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines.torch_engine import TorchEngine
 from tidemill.errors import ModelError
 from tidemill.inference.exact import ExactEngine
 from tidemill.inference.runner import ModelRunner
-from tidemill.models.checkpoint import load_config
-from tidemill.models.tasks import find_task
 
-TASK = find_task("text-classification")
 CULPRIT = 77
 
 
@@ -35,7 +35,7 @@ def token_ids(folder):
 
 @pytest.fixture(scope="module")
 def right(folder, token_ids):
-    return runner(folder, engine(folder)).predict(token_ids).columns
+    return runner(folder, engine(folder)).predict(prepared_rows(token_ids)).columns
 
 
 class Overflows(torch.nn.Module):  # type: ignore[misc]  # torch is Any here
@@ -54,7 +54,7 @@ class Overflows(torch.nn.Module):  # type: ignore[misc]  # torch is Any here
 
 
 def engine(folder, where=lambda ids, mask: False):
-    model = TASK.load(folder, dtype=torch.float32, trust_remote_code=False)
+    model = module_of(folder)
     return TorchEngine(Overflows(model, where), torch.device("cpu"), num_streams=1)
 
 
@@ -66,12 +66,14 @@ class Poor(TorchEngine):
 
 
 def poor_engine(folder, where):
-    model = TASK.load(folder, dtype=torch.float32, trust_remote_code=False)
+    model = module_of(folder)
     return Poor(Overflows(model, where), torch.device("cpu"), num_streams=1)
 
 
 def runner(folder, engine, exact=None):
-    return ModelRunner(engine, load_config(folder), task=TASK, inference=Inference(token_budget=256), exact=exact)
+    return ModelRunner(
+        engine, load_config(folder), task=task_of(folder), inference=Inference(token_budget=256), exact=exact
+    )
 
 
 def assert_right(predictions, right):
@@ -83,7 +85,7 @@ def assert_right(predictions, right):
 def test_a_row_that_is_nan_beside_others_is_computed_alone_and_without_padding(folder, token_ids, right):
     padded = poor_engine(folder, lambda ids, mask: mask is not None)
 
-    predictions = runner(folder, padded).predict(token_ids)
+    predictions = runner(folder, padded).predict(prepared_rows(token_ids))
 
     assert_right(predictions, right)
     assert (1, 4) in padded.model.shapes
@@ -100,7 +102,7 @@ def test_a_row_that_is_nan_even_alone_is_computed_in_float32_by_an_engine_opened
     exact = ExactEngine(open_float32)
     poor = runner(folder, poor_engine(folder, lambda ids, mask: True), exact)
 
-    predictions = [poor.predict(token_ids), poor.predict(token_ids)]
+    predictions = [poor.predict(prepared_rows(token_ids)), poor.predict(prepared_rows(token_ids))]
 
     for one in predictions:
         assert_right(one, right)
@@ -111,7 +113,7 @@ def test_a_row_that_is_nan_even_alone_is_computed_in_float32_by_an_engine_opened
 def test_a_row_that_is_nan_in_float32_too_has_no_answer_and_takes_no_other_with_it(folder, token_ids, right):
     always_nan = [poor_engine(folder, lambda ids, mask: True) for _ in range(2)]
 
-    predictions = runner(folder, always_nan[0], ExactEngine(lambda: always_nan[1])).predict(token_ids)
+    predictions = runner(folder, always_nan[0], ExactEngine(lambda: always_nan[1])).predict(prepared_rows(token_ids))
 
     assert predictions.reason.to_pylist() == ["the model returned NaN" if i == 4 else None for i in range(20)]
     assert predictions.columns["label"].is_null().to_pylist() == [i == 4 for i in range(20)]
@@ -126,7 +128,7 @@ def test_where_no_second_model_fits_the_row_has_no_answer_and_the_others_have_th
 
     poor = runner(folder, poor_engine(folder, lambda ids, mask: True), ExactEngine(does_not_fit))
 
-    reasons = [poor.predict(token_ids).reason[4].as_py() for _ in range(3)]
+    reasons = [poor.predict(prepared_rows(token_ids)).reason[4].as_py() for _ in range(3)]
 
     assert reasons == ["the model returned NaN"] * 3
     assert len(tries) == 1, "opened once, not for each such row"
@@ -137,7 +139,7 @@ def test_once_torch_computes_in_float32_itself_no_second_model_is_opened(folder,
     nan = engine(folder, lambda ids, mask: True)
     exact = ExactEngine(lambda: pytest.fail("opened"))
 
-    assert runner(folder, nan, exact).predict(token_ids).reason[4].as_py() == "the model returned NaN"
+    assert runner(folder, nan, exact).predict(prepared_rows(token_ids)).reason[4].as_py() == "the model returned NaN"
 
 
 def test_an_engine_of_lower_precision_has_a_float32_one_behind_it_and_torch_in_float32_needs_none(folder, token_ids):
@@ -153,9 +155,9 @@ def test_an_engine_of_lower_precision_has_a_float32_one_behind_it_and_torch_in_f
         def result(self):
             return nan
 
-    in_bfloat16.engine.submit = lambda ids, mask: Nan() if ids.shape == (1, 4) else submit(ids, mask)
-    predictions = in_bfloat16.predict(token_ids.slice(4, 1))
-    exactly = load(dtype="float32").predict(token_ids.slice(4, 1))
+    in_bfloat16.engine.submit = lambda inputs: Nan() if inputs["input_ids"].shape == (1, 4) else submit(inputs)
+    predictions = in_bfloat16.predict(prepared_rows(token_ids.slice(4, 1)))
+    exactly = load(dtype="float32").predict(prepared_rows(token_ids.slice(4, 1)))
 
     assert predictions.stats.num_in_float32 == 1
     assert predictions.columns == exactly.columns

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,16 +10,17 @@ import pytest
 import torch
 
 from tests.checkpoints import NUM_POSITIONS, reviews, save_checkpoint
-from tidemill.config import Inference
+from tests.opened import module_of, task_of
+from tidemill.checkpoints.loading import load_config
+from tidemill.config import Inference, Pipeline
+from tidemill.encoding.items import prepared_rows
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines.torch_engine import TorchEngine
 from tidemill.errors import ConfigError, RunFailed, SequenceTooLong, Stopped
-from tidemill.inference.opening import cached_runner
+from tidemill.inference.opening import load_runner
 from tidemill.inference.runner import ModelRunner
-from tidemill.models.checkpoint import load_config
-from tidemill.models.tasks import find_task
+from tidemill.planning.versions import declared
 
-TASK = find_task("text-classification")
 CULPRIT = 77
 
 
@@ -35,7 +36,7 @@ def token_ids(folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(folder, token_ids):
-    return load(folder).predict(token_ids)
+    return load(folder).predict(prepared_rows(token_ids))
 
 
 def load(folder, **inference):
@@ -46,10 +47,10 @@ def load(folder, **inference):
 def disturbed(folder, disturbance, *, num_streams=1, **inference):
     """The real model, behind `disturbance`, which sees each batch before it and its logits after it."""
     config = load_config(folder)
-    model = TASK.load(folder, dtype=torch.float32, trust_remote_code=False)
+    model = module_of(folder)
     inference = {"token_budget": 512, **inference}
     engine = TorchEngine(disturbance(model), torch.device("cpu"), num_streams=num_streams)
-    return ModelRunner(engine, config, task=TASK, inference=Inference(**inference), all_scores=True)
+    return ModelRunner(engine, config, task=task_of(folder, all_scores=True), inference=Inference(**inference))
 
 
 class Disturbance(torch.nn.Module):  # type: ignore[misc]  # torch is Any here
@@ -123,28 +124,28 @@ def test_every_row_gets_its_label_score_and_all_scores(undisturbed, token_ids):
 def test_predictions_do_not_depend_on_the_order_of_rows(folder, token_ids, undisturbed):
     order = np.random.default_rng(0).permutation(len(token_ids))
 
-    shuffled = load(folder).predict(token_ids.take(pa.array(order)))
+    shuffled = load(folder).predict(prepared_rows(token_ids.take(pa.array(order))))
 
     assert_same(shuffled, type(undisturbed)(undisturbed.columns.take(pa.array(order)), undisturbed.reason, None))
 
 
 def test_predictions_do_not_depend_on_the_token_budget(folder, token_ids, undisturbed):
     for token_budget in (NUM_POSITIONS, 4_096):
-        assert_same(load(folder, token_budget=token_budget).predict(token_ids), undisturbed)
+        assert_same(load(folder, token_budget=token_budget).predict(prepared_rows(token_ids)), undisturbed)
 
 
 def test_slices_and_chunks_of_a_column_are_predicted_as_such(folder, token_ids, undisturbed):
     chunked = pa.chunked_array([token_ids.slice(0, 7), token_ids.slice(7)])
 
-    assert_same(load(folder).predict(chunked), undisturbed)
-    part = load(folder).predict(token_ids.slice(3, 9))
+    assert_same(load(folder).predict(prepared_rows(chunked)), undisturbed)
+    part = load(folder).predict(prepared_rows(token_ids.slice(3, 9)))
     assert part.columns["label"].to_pylist() == undisturbed.columns["label"].to_pylist()[3:12]
 
 
 def test_rows_without_token_ids_stay_null_and_have_no_reason(folder, token_ids, undisturbed):
     with_null = pa.array([None, *token_ids.to_pylist()[:5], None], pa.list_(pa.int32()))
 
-    predictions = load(folder).predict(with_null)
+    predictions = load(folder).predict(prepared_rows(with_null))
 
     assert predictions.columns["label"].is_null().to_pylist() == [True, *[False] * 5, True]
     assert predictions.columns["label"].to_pylist()[1:6] == undisturbed.columns["label"].to_pylist()[:5]
@@ -152,7 +153,7 @@ def test_rows_without_token_ids_stay_null_and_have_no_reason(folder, token_ids, 
 
 
 def test_no_rows_give_columns_of_the_right_types(folder):
-    predictions = load(folder).predict(pa.array([], pa.list_(pa.int32())))
+    predictions = load(folder).predict(prepared_rows(pa.array([], pa.list_(pa.int32()))))
 
     assert predictions.columns.schema == load(folder).result_schema
     assert predictions.columns.num_rows == len(predictions.reason) == 0
@@ -162,7 +163,7 @@ def test_identical_rows_are_computed_once_and_all_get_the_result(folder, token_i
     tripled = pa.concat_arrays([token_ids] * 3)
     runner = disturbed(folder, Disturbance)
 
-    predictions = runner.predict(tripled)
+    predictions = runner.predict(prepared_rows(tripled))
 
     assert predictions.stats.num_rows == 3 * len(token_ids)
     assert predictions.stats.num_distinct == len(set(map(tuple, token_ids.to_pylist())))
@@ -173,7 +174,7 @@ def test_identical_rows_are_computed_once_and_all_get_the_result(folder, token_i
 
 
 def test_without_deduplication_every_row_is_computed(folder, token_ids):
-    predictions = load(folder, deduplicate=False).predict(pa.concat_arrays([token_ids] * 2))
+    predictions = load(folder, deduplicate=False).predict(prepared_rows(pa.concat_arrays([token_ids] * 2)))
 
     assert predictions.stats.num_distinct == 2 * len(token_ids)
     assert predictions.stats.num_tokens == 2 * len(token_ids.values)
@@ -182,7 +183,7 @@ def test_without_deduplication_every_row_is_computed(folder, token_ids):
 def test_stats_count_tokens_with_and_without_padding(folder, token_ids):
     runner = disturbed(folder, Disturbance, deduplicate=False)
 
-    stats = runner.predict(token_ids).stats
+    stats = runner.predict(prepared_rows(token_ids)).stats
 
     assert stats.num_tokens == len(token_ids.values)
     assert stats.num_padded_tokens == sum(rows * width for rows, width in runner.engine.model.shapes)
@@ -194,7 +195,7 @@ def test_out_of_memory_halves_the_budget_says_so_and_goes_on(folder, token_ids, 
     runner = disturbed(folder, out_of_memory_above(200))
 
     with caplog.at_level(logging.WARNING, logger="tidemill"):
-        predictions = runner.predict(token_ids)
+        predictions = runner.predict(prepared_rows(token_ids))
 
     assert_same(predictions, undisturbed)
     assert predictions.reason.null_count == len(token_ids)
@@ -206,7 +207,7 @@ def test_out_of_memory_halves_the_budget_says_so_and_goes_on(folder, token_ids, 
 def test_batches_that_run_out_of_memory_side_by_side_lower_the_budget_once(folder, token_ids, undisturbed):
     runner = disturbed(folder, out_of_memory_above(300), num_streams=4)
 
-    predictions = runner.predict(token_ids)
+    predictions = runner.predict(prepared_rows(token_ids))
 
     assert_same(predictions, undisturbed)
     assert (runner.token_budget, predictions.stats.oom_halvings) == (pytest.approx(256, abs=30), 1)
@@ -225,13 +226,14 @@ def test_a_row_that_does_not_fit_beside_others_is_tried_alone(folder, token_ids,
             on_their_way.remove(self.num_tokens)
             return self.answer.result()
 
-    def submit_if_it_fits(ids_BT, mask_BT):
-        if sum(on_their_way) + ids_BT.size > longest:
+    def submit_if_it_fits(inputs):
+        num_tokens = inputs["input_ids"].size
+        if sum(on_their_way) + num_tokens > longest:
             raise GPU_OUT_OF_MEMORY
-        return Counted(submit(ids_BT, mask_BT), ids_BT.size)
+        return Counted(submit(inputs), num_tokens)
 
     runner.engine.submit = submit_if_it_fits
-    predictions = runner.predict(token_ids)
+    predictions = runner.predict(prepared_rows(token_ids))
 
     assert predictions.reason.null_count == len(token_ids)
     assert_same(predictions, undisturbed)
@@ -241,17 +243,17 @@ def test_what_an_engine_does_not_pad_is_not_counted_as_padded(folder, token_ids)
     runner = load(folder, deduplicate=False)
     runner.engine.__class__ = type("Packing", (type(runner.engine),), {"pads": False})
 
-    stats = runner.predict(token_ids).stats
+    stats = runner.predict(prepared_rows(token_ids)).stats
 
     assert stats.num_padded_tokens == stats.num_tokens == len(token_ids.values)
 
 
 def test_a_lowered_budget_holds_for_the_next_shards(folder, token_ids):
     runner = disturbed(folder, out_of_memory_above(200))
-    runner.predict(token_ids)
+    runner.predict(prepared_rows(token_ids))
     runner.engine.model.shapes.clear()
 
-    assert runner.predict(token_ids).stats.oom_halvings == 0
+    assert runner.predict(prepared_rows(token_ids)).stats.oom_halvings == 0
     assert max(rows * width for rows, width in runner.engine.model.shapes) <= 200
 
 
@@ -262,7 +264,7 @@ def test_batches_computed_before_out_of_memory_are_not_computed_again(folder, to
                 raise torch.OutOfMemoryError("out of memory")
 
     runner = disturbed(folder, OutOfMemoryOnce, deduplicate=False)
-    predictions = runner.predict(token_ids)
+    predictions = runner.predict(prepared_rows(token_ids))
 
     failed = runner.engine.model.shapes.pop(2)
     assert failed[0] > 1
@@ -272,7 +274,7 @@ def test_batches_computed_before_out_of_memory_are_not_computed_again(folder, to
 def test_the_cpus_allocator_running_dry_is_out_of_memory_too(folder, token_ids, undisturbed):
     error = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    predictions = disturbed(folder, out_of_memory_above(200, error)).predict(token_ids)
+    predictions = disturbed(folder, out_of_memory_above(200, error)).predict(prepared_rows(token_ids))
 
     assert_same(predictions, undisturbed)
     assert predictions.stats.oom_halvings > 0
@@ -282,7 +284,7 @@ def test_a_row_that_does_not_fit_the_device_even_alone_gets_a_reason(folder, tok
     lengths = [len(ids) for ids in token_ids.to_pylist()]
     limit = sorted(lengths)[-3] - 1
 
-    predictions = disturbed(folder, out_of_memory_above(limit)).predict(token_ids)
+    predictions = disturbed(folder, out_of_memory_above(limit)).predict(prepared_rows(token_ids))
 
     too_long = [i for i, length in enumerate(lengths) if length > limit]
     reasons = predictions.reason.to_pylist()
@@ -294,14 +296,14 @@ def test_a_row_that_does_not_fit_the_device_even_alone_gets_a_reason(folder, tok
 def test_a_row_that_fails_takes_no_other_row_with_it(folder, token_ids):
     token_ids = with_culprit(token_ids, 4, 17)
 
-    predictions = disturbed(folder, FailsOnCulprit).predict(token_ids)
+    predictions = disturbed(folder, FailsOnCulprit).predict(prepared_rows(token_ids))
 
     reasons = predictions.reason.to_pylist()
     assert {i: reason for i, reason in enumerate(reasons) if reason} == dict.fromkeys(
         (4, 17), "the model failed: a token that this model cannot stand"
     )
     assert predictions.columns["label"].is_null().to_pylist() == [i in (4, 17) for i in range(len(token_ids))]
-    assert_same(predictions, load(folder).predict(token_ids), set(range(len(token_ids))) - {4, 17})
+    assert_same(predictions, load(folder).predict(prepared_rows(token_ids)), set(range(len(token_ids))) - {4, 17})
 
 
 @pytest.mark.parametrize(("value", "word"), [(float("nan"), "NaN"), (float("inf"), "infinity")])
@@ -310,7 +312,7 @@ def test_logits_that_are_no_numbers_give_a_reason_and_no_prediction(folder, toke
         def after(self, input_ids, logits):
             logits[(input_ids == CULPRIT).any(dim=1), 1] = value
 
-    predictions = disturbed(folder, Overflows).predict(with_culprit(token_ids, 9))
+    predictions = disturbed(folder, Overflows).predict(prepared_rows(with_culprit(token_ids, 9)))
 
     assert predictions.reason.to_pylist() == [f"the model returned {word}" if i == 9 else None for i in range(60)]
     assert predictions.columns["score"].is_null().to_pylist() == [i == 9 for i in range(60)]
@@ -321,7 +323,7 @@ def test_token_ids_outside_of_the_vocabulary_never_reach_the_model(folder):
     rows = pa.array([[2, 5, 3], [2, 10_000, 3], []], pa.list_(pa.int32()))
     runner = disturbed(folder, Disturbance)
 
-    reasons = runner.predict(rows).reason.to_pylist()
+    reasons = runner.predict(prepared_rows(rows)).reason.to_pylist()
 
     assert reasons[0] is None
     assert reasons[1].startswith("token id 10000 is outside of the model's vocabulary of ")
@@ -332,21 +334,21 @@ def test_token_ids_outside_of_the_vocabulary_never_reach_the_model(folder):
 def test_rows_longer_than_the_models_positions_never_reach_the_model(folder):
     rows = pa.array([[2, 5, 3], [5] * (NUM_POSITIONS + 1)], pa.list_(pa.int32()))
 
-    reasons = load(folder).predict(rows).reason.to_pylist()
+    reasons = load(folder).predict(prepared_rows(rows)).reason.to_pylist()
 
     assert reasons == [None, f"{NUM_POSITIONS + 1} tokens exceed the model's {NUM_POSITIONS}"]
 
 
 def test_a_row_over_the_declared_budget_is_an_error_of_the_pipeline_file(folder, token_ids):
     with pytest.raises(SequenceTooLong, match=r"Raise inference\.token_budget to at least"):
-        load(folder, token_budget=10).predict(token_ids)
+        load(folder, token_budget=10).predict(prepared_rows(token_ids))
 
 
 def test_a_broken_device_fails_the_run_and_blames_no_row(folder, token_ids):
     error = RuntimeError("CUDA error: device-side assert triggered")
 
     with pytest.raises(RunFailed, match="in a new process"):
-        disturbed(folder, out_of_memory_above(0, error)).predict(token_ids)
+        disturbed(folder, out_of_memory_above(0, error)).predict(prepared_rows(token_ids))
 
 
 def test_stopping_happens_between_batches_and_leaves_the_runner_usable(folder, token_ids, undisturbed):
@@ -354,10 +356,10 @@ def test_stopping_happens_between_batches_and_leaves_the_runner_usable(folder, t
     shapes = runner.engine.model.shapes
 
     with pytest.raises(Stopped):
-        runner.predict(token_ids, should_stop=lambda: len(shapes) == 2)
+        runner.predict(prepared_rows(token_ids), should_stop=lambda: len(shapes) == 2)
 
     assert len(shapes) == 2
-    assert_same(runner.predict(token_ids), undisturbed)
+    assert_same(runner.predict(prepared_rows(token_ids)), undisturbed)
 
 
 def test_threads_that_share_a_runner_compute_one_shard_at_a_time(folder, token_ids):
@@ -373,7 +375,9 @@ def test_threads_that_share_a_runner_compute_one_shard_at_a_time(folder, token_i
 
     runner = disturbed(folder, Alone)
     results = []
-    threads = [threading.Thread(target=lambda: results.append(runner.predict(token_ids))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: results.append(runner.predict(prepared_rows(token_ids)))) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -383,9 +387,12 @@ def test_threads_that_share_a_runner_compute_one_shard_at_a_time(folder, token_i
 
 
 def test_a_process_loads_a_model_once_for_the_same_files_and_options(folder):
-    options: dict[str, Any] = {"task": "text-classification", "inference": Inference(device="cpu")}
+    pipeline = Pipeline.model_validate(
+        {"name": "p", "dataset": {"path": "x", "text": "text"}, "model": {"path": str(folder)}}
+    )
+    spec, inference = declared(pipeline), Inference(device="cpu")
     loaded = []
-    threads = [threading.Thread(target=lambda: loaded.append(cached_runner(folder, **options))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: loaded.append(load_runner(spec, inference))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -393,8 +400,9 @@ def test_a_process_loads_a_model_once_for_the_same_files_and_options(folder):
 
     assert len(set(map(id, loaded))) == 1
     (folder / "config.json").touch()
-    assert cached_runner(folder, **options) is not loaded[0]
-    assert cached_runner(folder, **options, all_scores=True).result_schema.names == ["label", "score", "scores"]
+    assert load_runner(spec, inference) is not loaded[0]
+    with_all = dataclasses.replace(spec, all_scores=True)
+    assert load_runner(with_all, inference).result_schema.names == ["label", "score", "scores"]
 
 
 def test_lineage_tells_what_auto_came_to(folder):

@@ -11,15 +11,17 @@ import openvino as ov
 import pyarrow as pa
 import pytest
 import torch
+import transformers
 from openvino import opset13 as operations
 from torch import nn
 
+from tests.arrays import given
 from tests.checkpoints import reviews, save_checkpoint
 from tests.damage import damages
 from tidemill import places
 from tidemill.config import Inference
 from tidemill.encoding.batching import ANY_LENGTHS
-from tidemill.encoding.sequences import Sequences
+from tidemill.encoding.items import Items, prepared_rows
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines.contest import gain
 from tidemill.engines.int8 import smoothing, weights
@@ -28,6 +30,7 @@ from tidemill.engines.probing.conversion import CannotConvert
 from tidemill.errors import ConfigError, LimitExceeded, ModelError
 from tidemill.inference import drift
 from tidemill.inference.runner import ModelRunner
+from tidemill.models.tasks.text_classification import TextClassification
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,7 @@ def load(folder, token_ids, tmp_path, monkeypatch):
             task="text-classification",
             inference=Inference(**inference),
             all_scores=True,
-            calibration=lambda: token_ids,
+            calibration=lambda: prepared_rows(token_ids),
         )
 
     return load
@@ -69,8 +72,8 @@ class TwoLayers(nn.Module):  # type: ignore[misc]  # torch is Any here
         self.layers = nn.ModuleList([nn.Linear(32, 64), nn.Linear(64, 32, bias=False)])
         self.head = nn.Linear(32, 16)
 
-    def forward(self, ids_BT):
-        x = nn.functional.one_hot(ids_BT, 32).float() * torch.linspace(0.1, 90, 32)
+    def forward(self, input_ids, attention_mask=None):
+        x = nn.functional.one_hot(input_ids, 32).float() * torch.linspace(0.1, 90, 32)
         for layer in self.layers:
             x = layer(x)
         return self.head(x)
@@ -128,7 +131,7 @@ def test_a_smoothed_model_answers_as_before_from_inputs_that_are_nearer_to_each_
     ids_BT = torch.arange(32)[None]
     seen = []
 
-    smooth, names = smoothing.smoothed(model, ids_BT.tolist(), model, kept_as="a model")
+    smooth, names = smoothing.smoothed(model, [given(row[None]) for row in ids_BT.numpy()], kept_as="a model")
 
     smooth.layers[0].linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].abs().amax(dim=(0, 1))))
     with torch.no_grad():
@@ -140,10 +143,10 @@ def test_a_smoothed_model_answers_as_before_from_inputs_that_are_nearer_to_each_
 
 
 def test_what_is_large_is_found_once_a_machine(load, token_ids, monkeypatch):
-    first = load().predict(token_ids)
+    first = load().predict(prepared_rows(token_ids))
     monkeypatch.setattr(smoothing, "_largest_inputs", lambda *_: pytest.fail("looked for again"))
 
-    again = load().predict(token_ids)
+    again = load().predict(prepared_rows(token_ids))
 
     np.testing.assert_array_equal(scores(again), scores(first))
 
@@ -151,14 +154,14 @@ def test_what_is_large_is_found_once_a_machine(load, token_ids, monkeypatch):
 def test_what_is_kept_and_damaged_is_found_again_or_changes_no_answer(model, tmp_path, monkeypatch):
     monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path / "home"))
     ids_BT = torch.arange(32)[None]
-    smoothing.smoothed(model, ids_BT.tolist(), model, kept_as="a model")
+    smoothing.smoothed(model, [given(row[None]) for row in ids_BT.numpy()], kept_as="a model")
     [kept] = (places.home() / "calibrations").iterdir()
     whole = kept.read_bytes()
     others = {"not a table": b"[1, 2]", "too short": b'{"layers.0": [1.0]}', "negative": whole.replace(b"[", b"[-")}
     for kind, damaged in {**damages(whole, random.Random(0)), **others}.items():
         kept.write_bytes(damaged)
 
-        smooth, names = smoothing.smoothed(model, ids_BT.tolist(), model, kept_as="a model")
+        smooth, names = smoothing.smoothed(model, [given(row[None]) for row in ids_BT.numpy()], kept_as="a model")
 
         assert names, kind
         with torch.no_grad():
@@ -168,7 +171,9 @@ def test_what_is_kept_and_damaged_is_found_again_or_changes_no_answer(model, tmp
 def test_drift_is_recorded_and_no_less_than_what_is_seen(load, token_ids):
     runner, exact = load(), load(dtype="float32")
 
-    seen = np.abs(scores(runner.predict(token_ids)) - scores(exact.predict(token_ids))).max(axis=1)
+    seen = np.abs(
+        scores(runner.predict(prepared_rows(token_ids))) - scores(exact.predict(prepared_rows(token_ids)))
+    ).max(axis=1)
 
     measured = runner.resolved["int8"]
     assert measured["num_rows"] == len(set(map(tuple, token_ids.to_pylist())))
@@ -178,9 +183,9 @@ def test_drift_is_recorded_and_no_less_than_what_is_seen(load, token_ids):
 
 def test_a_text_has_the_same_answer_alone_and_beside_others(load, token_ids):
     runner = load()
-    together = scores(runner.predict(token_ids))
+    together = scores(runner.predict(prepared_rows(token_ids)))
 
-    alone = [scores(runner.predict(token_ids[i : i + 1]))[0] for i in range(6)]
+    alone = [scores(runner.predict(prepared_rows(token_ids[i : i + 1])))[0] for i in range(6)]
 
     np.testing.assert_allclose(alone, together[:6], atol=1e-4)
 
@@ -189,7 +194,9 @@ def test_drift_is_measured_until_a_whole_sample_was(load, token_ids, monkeypatch
     runner = load(deduplicate=False)
     monkeypatch.setattr(drift, "SAMPLE_ROWS", 10)
 
-    measured = [(runner.predict(rows), runner.resolved["int8"]["num_rows"])[1] for rows in [token_ids[:4]] * 5]
+    measured = [
+        (runner.predict(prepared_rows(rows)), runner.resolved["int8"]["num_rows"])[1] for rows in [token_ids[:4]] * 5
+    ]
 
     assert measured == [4, 8, 12, 12, 12]
 
@@ -202,7 +209,8 @@ class Told:
     def __init__(self, off, reference=None):
         self.off, self.reference = off, reference
 
-    def submit(self, ids_BT, mask_BT):
+    def submit(self, inputs):
+        ids_BT = inputs["input_ids"]
         first_B1 = ids_BT[:, :1].astype(np.float32)
         first_B1[first_B1 == 9] = np.nan
         return SimpleNamespace(result=lambda: np.concatenate([first_B1 + self.off, -first_B1], axis=1))
@@ -210,12 +218,12 @@ class Told:
 
 @pytest.mark.parametrize(("rows", "num_rows"), [([[4], [9], [5], [6]], 3), ([[9], [9]], None)])
 def test_a_row_without_finite_scores_tells_nothing_of_the_drift(rows, num_rows):
-    sequences = Sequences.of(pa.array(rows, pa.list_(pa.int32())), deduplicate=False)
+    items = Items.of(prepared_rows(pa.array(rows, pa.list_(pa.int32()))), deduplicate=False)
     engine: Any = Told(0.25, reference=Told(0))
+    # A regression's scores are the outputs themselves.
+    task = TextClassification(transformers.BertConfig(num_labels=2, problem_type="regression"))
 
-    measured = drift.measure_drift(
-        engine, sequences, np.arange(len(rows)), scores=lambda logits: logits, pad_id=0, bound=0.5
-    )
+    measured = drift.measure_drift(engine, items, np.arange(len(rows)), task=task, pad_id=0, bound=0.5)
 
     assert (measured and (measured.num_rows, measured.drift_p99)) == (num_rows and (num_rows, 0.25))
 
@@ -224,7 +232,7 @@ def test_int8_that_drifts_beyond_the_bound_fails_the_run_before_any_row_is_kept(
     runner = load(max_drift=1e-9)
 
     with pytest.raises(LimitExceeded, match=r"drift by .* more than inference\.max_drift = 1e-09"):
-        runner.predict(token_ids)
+        runner.predict(prepared_rows(token_ids))
 
 
 def test_int8_says_what_it_needs(load, monkeypatch):

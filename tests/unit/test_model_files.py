@@ -10,19 +10,26 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import torch
 from transformers import TokenizersBackend
 
 from tests.checkpoints import NUM_POSITIONS, save_checkpoint, save_tokenizer
+from tests.opened import module_of
+from tidemill.checkpoints.files import (
+    CONVERTED_BY,
+    LARGEST_JSON,
+    LARGEST_TOKENIZER,
+    files_read,
+    is_read,
+    refuse_weights,
+)
+from tidemill.checkpoints.loading import load_config, max_positions
 from tidemill.config import Inference
+from tidemill.encoding.items import prepared_rows
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.errors import ModelError
 from tidemill.inference.runner import ModelRunner
-from tidemill.models.checkpoint import load_config, max_positions
-from tidemill.models.files import CONVERTED_BY, LARGEST_JSON, LARGEST_TOKENIZER, files_read, is_read, refuse_weights
 from tidemill.models.tasks import find_task
 
-TASK = find_task("text-classification")
 QUANTIZED = {"quant_method": "bitsandbytes", "load_in_8bit": True}
 KERNEL = "kernels-community/flash-attn2"
 
@@ -49,7 +56,7 @@ def opened(folder: Path, *, trust_remote_code: bool = False) -> None:
 def whole(folder: Path, *, trust_remote_code: bool = False) -> list[dict[str, Any]]:
     """Everything that a run does with a model's folder."""
     config = load_config(folder, trust_remote_code=trust_remote_code)
-    TASK.check(config)
+    find_task("text-classification")(config)
     tokenizer = TextTokenizer.load(folder, model_max_length=max_positions(config), trust_remote_code=trust_remote_code)
     runner = ModelRunner.load(
         folder,
@@ -58,7 +65,7 @@ def whole(folder: Path, *, trust_remote_code: bool = False) -> list[dict[str, An
         trust_remote_code=trust_remote_code,
     )
     texts = pa.array(["A film to see twice.", "Dull, and far too long."])
-    return runner.predict(tokenizer.encode(texts).token_ids).columns.to_pylist()
+    return runner.predict(prepared_rows(tokenizer.encode(texts).token_ids)).columns.to_pylist()
 
 
 @pytest.mark.parametrize(
@@ -147,7 +154,9 @@ def test_a_tokenizer_that_has_to_be_converted_names_the_packages_that_are_missin
     for absent in (["sentencepiece", "protobuf"], ["protobuf"]):
         found = {"sentencepiece": "json", "google.protobuf": "json.decoder"}
         installed = {package: found[module] for package, module in CONVERTED_BY.items() if package not in absent}
-        monkeypatch.setattr("tidemill.models.files.CONVERTED_BY", {**dict.fromkeys(absent, "no.such"), **installed})
+        monkeypatch.setattr(
+            "tidemill.checkpoints.files.CONVERTED_BY", {**dict.fromkeys(absent, "no.such"), **installed}
+        )
         with pytest.raises(ModelError, match=rf"\(spm\.model\).*pip install {' '.join(absent)}\."):
             opened(folder)
 
@@ -192,7 +201,7 @@ def test_a_file_that_is_not_read_neither_counts_nor_hinders(folder, file):
 
     assert files_read(folder, trust_remote_code=False) == before
     assert TextTokenizer.load(folder).max_length == NUM_POSITIONS
-    TASK.load(folder, dtype=torch.float32, trust_remote_code=False)
+    module_of(folder)
 
 
 def test_every_file_that_a_fast_tokenizer_reads_counts():
@@ -315,7 +324,7 @@ def test_weights_that_are_not_what_their_header_says_are_refused(folder):
     for damaged in (b"", whole_file[:-4], (2**62).to_bytes(8, "little") + whole_file[8:], b"[" * 100_000):
         (folder / "model.safetensors").write_bytes(damaged)
         with pytest.raises(ModelError, match="cannot be loaded"):
-            TASK.load(folder, dtype=torch.float32, trust_remote_code=False)
+            module_of(folder)
 
 
 def test_a_tokenizer_does_not_depend_on_the_path_that_it_lies_at(tmp_path, monkeypatch):

@@ -12,8 +12,12 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from tests.arrays import given
 from tests.checkpoints import TINY_SENTIMENT, reviews, save_checkpoint
+from tests.opened import module_of, task_of
+from tidemill.checkpoints.loading import load_config
 from tidemill.config import Inference
+from tidemill.encoding.items import prepared_rows
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines import open_engine
 from tidemill.engines.precision.graphs import without_head
@@ -21,10 +25,6 @@ from tidemill.engines.precision.heads import head_names
 from tidemill.errors import ModelError
 from tidemill.inference.choosing.bounds import BoundedOpening
 from tidemill.inference.runner import ModelRunner
-from tidemill.models.checkpoint import load_config
-from tidemill.models.tasks import find_task
-
-TASK = find_task("text-classification")
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +44,11 @@ def token_ids(folder):
 
 @pytest.fixture(scope="module")
 def exact(folder, token_ids):
-    return load(folder, engine="torch", dtype="float32").predict(token_ids).columns["score"].to_numpy()
+    return load(folder, engine="torch", dtype="float32").predict(prepared_rows(token_ids)).columns["score"].to_numpy()
 
 
 def load(folder, **inference):
-    return ModelRunner.load(folder, task=TASK.pipeline_tag, inference=Inference(device="cpu", **inference))
+    return ModelRunner.load(folder, task="text-classification", inference=Inference(device="cpu", **inference))
 
 
 def without_rewriting(monkeypatch):
@@ -62,7 +62,7 @@ def test_a_head_adds_no_rounding_to_that_of_16_bits(folder, token_ids, exact, mo
         without_rewriting(monkeypatch)
 
     runner = load(folder, engine="torch", dtype=dtype)
-    values = runner.predict(token_ids).columns["score"].to_numpy()
+    values = runner.predict(prepared_rows(token_ids)).columns["score"].to_numpy()
 
     assert (runner.resolved["dtype"], runner.resolved["rewritten"]) == (dtype, rewritten)
     # Rounded itself to bfloat16, a value there is off by up to 4.
@@ -85,7 +85,7 @@ def test_openvino_computes_a_head_beside_the_rest_in_float32(folder, token_ids, 
 
     nodes = runner.engine._head.get_runtime_model().get_ops()
     assert {node.get_rt_info()["runtimePrecision"].astype(str) for node in nodes} - {"dynamic"} == {"f32"}
-    values = runner.predict(token_ids).columns["score"].to_numpy()
+    values = runner.predict(prepared_rows(token_ids)).columns["score"].to_numpy()
     np.testing.assert_allclose(values, exact, atol=0.1)
 
 
@@ -96,10 +96,10 @@ def test_a_graph_without_its_head_and_the_head_answer_together_as_the_whole(tmp_
     from tidemill.engines.openvino_engine import _convert
 
     folder = save_checkpoint(tmp_path, architecture, "five labels")
-    model = TASK.load(folder, dtype=torch.float32, trust_remote_code=False)
+    model = module_of(folder)
     ids, mask = np.random.default_rng(0).integers(5, 300, (3, 9)), np.ones((3, 9), dtype=np.int64)
     ids[1, 4:], mask[1, 4:] = 1, 0
-    whole = _convert(model, (ids, mask))
+    whole = _convert(model, given(ids, mask))
 
     parts = without_head(whole, head_names(model))
     assert parts is not None
@@ -115,7 +115,7 @@ def test_a_model_whose_head_nobody_names_is_one_graph():
 
     ids = np.ones((2, 8), dtype=np.int64)
     assert head_names(torch.nn.Linear(3, 3)) == []
-    assert without_head(_convert(_Sum(), (ids, ids)), []) is None
+    assert without_head(_convert(_Sum(), given(ids, ids)), []) is None
 
 
 @pytest.fixture
@@ -165,8 +165,13 @@ def test_auto_computes_in_float32_a_model_whose_scores_16_bits_move_far(steep, i
 
 def test_a_dtype_that_is_tried_on_behalf_of_auto_is_refused_where_it_moves_scores_far(steep, in_bfloat16):
     config, declared = load_config(steep), Inference(device="cpu", engine="torch")
+    task = task_of(steep)
     opening = BoundedOpening(
-        partial(open_engine, steep, task=TASK), folder=steep, config=config, task=TASK, declared=declared
+        partial(open_engine, steep, load=partial(task.load, steep, trust_remote_code=False)),
+        folder=steep,
+        config=config,
+        task=task,
+        declared=declared,
     )
 
     with pytest.raises(ModelError, match="'bfloat16' is not for this model: bfloat16 moves scores by"):

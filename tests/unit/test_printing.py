@@ -38,6 +38,7 @@ VALUES = {
     "names": 'SELECT 1 AS "a b", 2 AS "c""d", 3 AS "order"',
     "comment": "SELECT 1 AS x -- one",
 }
+NESTED = {"struct", "map", "infinity"}
 
 
 @pytest.fixture(scope="module")
@@ -72,17 +73,54 @@ def written_by_duckdb(query: str, options: str, file: Path) -> str:
     return file.read_text()
 
 
-@pytest.mark.parametrize(("output", "options"), [("csv", "FORMAT csv"), ("json", "FORMAT json, ARRAY true")])
 @pytest.mark.parametrize("name", VALUES)
-def test_csv_and_json_are_to_the_byte_what_duckdb_writes(reader, tmp_path, name, output, options):
-    assert printed(reader, VALUES[name], output) == written_by_duckdb(VALUES[name], options, tmp_path / "written")
+def test_json_is_to_the_byte_what_duckdb_writes(reader, tmp_path, name):
+    written = written_by_duckdb(VALUES[name], "FORMAT json, ARRAY true", tmp_path / "written")
+    assert printed(reader, VALUES[name], "json") == written
+
+
+@pytest.mark.parametrize("name", [name for name in VALUES if name not in NESTED])
+def test_csv_is_to_the_byte_what_duckdb_writes_but_for_what_is_nested(reader, tmp_path, name):
+    written = written_by_duckdb(VALUES[name], "FORMAT csv", tmp_path / "written")
+    assert printed(reader, VALUES[name], "csv") == written
+
+
+def test_csv_has_lists_structs_and_maps_as_json(reader):
+    columns = {
+        "entities": "[{'entity': 'PER', 'word': 'O''Brien, \"x\"', 'start': 0}]",
+        "n": "7",
+        "embedding": "[0.5, -0.25]::FLOAT[2]",
+        "scores": "MAP {'a': 0.5::FLOAT, 'b': NULL}",
+        "none": "NULL::FLOAT[]",
+    }
+    query = f"SELECT {', '.join(f'{sql} AS {name}' for name, sql in columns.items())}"
+
+    (row,) = csv.DictReader(io.StringIO(printed(reader, query, "csv")))
+
+    assert json.loads(row["entities"]) == [{"entity": "PER", "word": 'O\'Brien, "x"', "start": 0}]
+    assert (row["n"], row["none"]) == ("7", "")
+    assert json.loads(row["embedding"]) == [0.5, -0.25]
+    assert json.loads(row["scores"]) == {"a": 0.5, "b": None}
+
+
+def test_of_a_long_vector_a_table_shows_the_first_numbers_and_a_list_of_structs_whole(reader):
+    entities = "[{'entity': 'PER', 'score': 0.5, 'word': 'Anna', 'start': 0, 'end': 4}]"
+    vector = "list_transform(range(384), lambda i: (i / 8)::FLOAT)"
+    query = f"SELECT {vector} AS v, {vector}::FLOAT[384] AS w, [0.5::FLOAT] AS short, {entities} AS x FROM range(3)"
+
+    shown = printed(reader, query, "table")
+
+    assert shown.count("[0.0, 0.125, 0.25, 0.375, … 380 more]") == 6
+    assert shown.count("[0.5]") == 3
+    assert shown.count("{'entity': PER, 'score': 0.5, 'word': Anna, 'start': 0, 'end': 4}") == 3
+    assert max(map(len, shown.splitlines())) <= 200
 
 
 def test_a_name_that_occurs_twice_is_called_as_in_a_table_made_of_the_query(reader):
-    query = "SELECT 1 AS n, 2 AS n, 3 AS N"
+    query = "SELECT 1 AS n, [2] AS n, 3 AS N"
 
-    assert json.loads(printed(reader, query, "json")) == [{"n": 1, "n_1": 2, "N_2": 3}]
-    assert printed(reader, query, "csv") == "n,n_1,N_2\n1,2,3\n"
+    assert json.loads(printed(reader, query, "json")) == [{"n": 1, "n_1": [2], "N_2": 3}]
+    assert printed(reader, query, "csv") == "n,n_1,N_2\n1,[2],3\n"
 
 
 @pytest.mark.parametrize(

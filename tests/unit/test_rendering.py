@@ -11,7 +11,8 @@ import pytest
 
 from tidemill.cli import render
 from tidemill.cli.backfill import show_plan
-from tidemill.cli.table import fitted, width_of, wrapped
+from tidemill.cli.cells import cell
+from tidemill.cli.table import WIDEST_CELL, fitted, width_of, wrapped
 from tidemill.errors import counted
 from tidemill.running.run import RunResult
 
@@ -179,7 +180,7 @@ def test_rows_that_are_tried_fit_80_columns_with_what_was_asked_for():
         "stage": None,
         "reason": None,
     }
-    shown = render.sample([row, row, row], ["id"])
+    shown = render.sample([row, row, row], ["id"], ["id", "domain", "rating"])
 
     assert widest(shown) <= 80
     assert len(shown.splitlines()) == 5
@@ -209,7 +210,9 @@ def test_a_long_line_is_broken_between_words_and_a_command_is_not():
 
 
 def test_a_result_says_what_there_was_and_how_to_query_it():
-    shown = render.result(result(num_rows=1, num_tokens=1, seconds=5.7), "reviews.toml", ["id"])
+    shown = render.result(
+        result(num_rows=1, num_tokens=1, seconds=5.7, columns=["label", "score", "scores"]), "reviews.toml", ["id"]
+    )
 
     assert shown == (
         "reviews: done. 1 shard, 1 row, 1 token in 5.7 s.\n"
@@ -247,8 +250,10 @@ def keywords() -> list[str]:
 
 
 def test_the_suggested_query_is_one_whatever_the_table_and_its_key_are_called():
-    suggested = [render.first_query("reviews", [name]) for name in [*keywords(), "Order ID", 'a"b', "it's"]]
-    suggested += [render.first_query(name, ["id"]) for name in keywords()]
+    suggested = [
+        render.first_query("reviews", [name], ["label", "score"]) for name in [*keywords(), "Order ID", 'a"b', "it's"]
+    ]
+    suggested += [render.first_query(name, ["id"], ["entities"]) for name in keywords()]
     queries = [query for shell in suggested for query in shlex.split(shell)]
 
     statements = duckdb.extract_statements(";".join(queries))
@@ -260,6 +265,50 @@ def test_the_suggested_query_is_one_whatever_the_table_and_its_key_are_called():
 def test_the_suggested_query_reads_a_table_that_is_called_as_a_keyword():
     with duckdb.connect() as connection:
         connection.execute("CREATE TABLE \"order\" AS SELECT 1 AS id, 'a' AS label, 0.5 AS score")
-        (query,) = shlex.split(render.first_query("order", ["id"]))
+        (query,) = shlex.split(render.first_query("order", ["id"], ["label", "score"]))
 
         assert connection.execute(query).fetchall()[0][:2] == (1, "a")
+
+
+ENTITIES = [{"entity": "PER", "score": 0.99812, "word": "Anna", "start": 0, "end": 4}] * 9
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, ""),
+        (0.98765, "0.9877"),
+        ("a\n  b", "a b"),
+        ([], ""),
+        (ENTITIES[:1], "PER 0.9981 Anna 0 4"),
+        (ENTITIES, "PER 0.9981 Anna 0 4; PER 0.9981 Anna 0 4; … 7 more"),
+        ([0.25] * 384, "0.2500; 0.2500; 0.2500; 0.2500; 0.2500; 0.2500; … 378 more"),
+        ({"NEGATIVE": 0.1, "POSITIVE": 0.9}, "NEGATIVE 0.1000; POSITIVE 0.9000"),
+        ([{"word": "a" * 90}, {"word": "b"}], "a" * 49 + "…; … 1 more"),
+        ([{"word": "a" * 90}], "a" * 59 + "…"),
+        ("a" * 90, "a" * 59 + "…"),
+    ],
+)
+def test_a_cell_is_one_line_and_says_what_it_leaves_out(value, shown):
+    assert cell(value) == shown
+    assert len(shown) <= WIDEST_CELL
+
+
+def test_rows_of_a_task_with_other_columns_are_told_with_those():
+    row = {
+        "path": "a.parquet",
+        "row_number": 0,
+        "text": "Anna lives in Berlin. " * 9,
+        "id": "review-000001",
+        "domain": "films",
+        "entities": ENTITIES,
+        "num_tokens": 61,
+        "truncated": False,
+        "stage": None,
+        "reason": None,
+    }
+
+    shown = render.sample([row], ["id"], ["id", "domain"])
+
+    assert widest(shown) <= 80
+    assert {"text", "id", "entities"} <= set(shown.splitlines()[0].split())

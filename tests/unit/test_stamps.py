@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tidemill.checkpoints.loading import folder_state
 from tidemill.errors import FileChanged
 from tidemill.fingerprints import fingerprint
-from tidemill.models.checkpoint import folder_state
 from tidemill.shards import SourceFile
 from tidemill.sources import hashes as fingerprints
 from tidemill.sources.byte_files import open_source

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.checkpoints import NUM_POSITIONS, TINY_SENTIMENT, reviews, save_checkpoint, save_tokenizer
+from tidemill.checkpoints.loading import load_config, max_positions
 from tidemill.encoding import tokenizer as tokenization
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.errors import ModelError
 from tidemill.fingerprints import fingerprint
-from tidemill.models.checkpoint import load_config, max_positions
 
 KINDS = ["wordpiece", "bpe"]
 SIDES = ["right", "left"]

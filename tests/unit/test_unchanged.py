@@ -12,6 +12,7 @@ import pytest
 
 from tests.lakes import lake_at
 from tidemill.encoding import text_hashes as hashing
+from tidemill.encoding.items import prepared_rows
 from tidemill.encoding.text_hashes import text_hashes
 from tidemill.errors import PlaceUnusable
 from tidemill.inference.unchanged import predict_others
@@ -215,13 +216,13 @@ def test_the_model_is_given_the_rows_without_an_answer_in_their_order():
     answers = Answers(pa.array([None, 0, None, None, 1, 0]), answers_of(["old 1", "old 2"]))
     given = []
 
-    def predict(token_ids: pa.ChunkedArray) -> Predictions:
-        given.extend(token_ids.to_pylist())
+    def predict(prepared: pa.Table) -> Predictions:
+        given.extend(prepared["token_ids"].to_pylist())
         reason = pa.array([None, None, "the model failed"])
         return Predictions(answers_of(["new 1", None, None]), reason, Stats(num_distinct=2))
 
     token_ids = pa.chunked_array([pa.array([[1], [2], None]), pa.array([[3], [4], [2]])])
-    predictions = predict_others(token_ids, answers, predict)
+    predictions = predict_others(prepared_rows(token_ids), answers, predict)
 
     assert given == [[1], None, [3]]
     expected = [None if text in (None, "new 2") else text for text in texts]
@@ -235,21 +236,25 @@ def test_without_a_row_left_no_model_is_asked_and_without_an_answer_it_has_all(k
     token_ids = pa.chunked_array([pa.array([[1], [2]])])
     asked = []
 
-    def predict(token_ids: pa.ChunkedArray) -> Predictions:
-        asked.append(len(token_ids))
+    def predict(prepared: pa.Table) -> Predictions:
+        asked.append(prepared.num_rows)
         return Predictions(answers_of(["x", "y"]), pa.nulls(2, pa.string()), Stats())
 
-    predictions = predict_others(token_ids, Answers(pa.array(known, pa.int64()), answers_of(["x", "y"])), predict)
+    predictions = predict_others(
+        prepared_rows(token_ids), Answers(pa.array(known, pa.int64()), answers_of(["x", "y"])), predict
+    )
     assert predictions.columns.equals(answers_of(["x", "y"]))
     assert asked == ([] if known == [0, 1] else [2])
 
 
 def test_a_row_without_tokens_is_no_reason_to_ask_a_model():
-    def refuse(_: pa.ChunkedArray) -> Predictions:
+    def refuse(_: pa.Table) -> Predictions:
         raise AssertionError("the model was asked")
 
     token_ids = pa.chunked_array([pa.array([[1], None]), pa.array([[2]])])
-    predictions = predict_others(token_ids, Answers(pa.array([1, None, 0]), answers_of(["x", "y"])), refuse)
+    predictions = predict_others(
+        prepared_rows(token_ids), Answers(pa.array([1, None, 0]), answers_of(["x", "y"])), refuse
+    )
     assert predictions.columns.combine_chunks().equals(answers_of(["y", None, "x"]).combine_chunks())
     assert predictions.reason.null_count == 3
     assert predictions.stats.num_rows == 0

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tidemill.encoding import pooling
+from tidemill.encoding.items import Items, prepared_rows
 from tidemill.encoding.windowing import Windowing, are_windows, num_tokens, sequences
-from tidemill.inference.pooling import Pooling, Windows
+from tidemill.models.tasks.scores import values_of, vectors
 
 AGGREGATES = ["mean", "max", "length_weighted"]
 NESTED = pa.list_(pa.list_(pa.int32()))
@@ -22,12 +24,17 @@ TWO_SPECIAL = 2
 
 def pooled(aggregate, rows, scores, *, index=None, reasons=None):
     """(scores by row or None, reasons by row) of rows of windows with `scores`, one a window."""
-    windows = Windows.of(pa.array(rows, NESTED), Pooling(aggregate, TWO_SPECIAL))
+    prepared = prepared_rows(pa.array(rows, NESTED))
+    scores = np.array(scores, dtype=np.float32)
     index = pa.array(list(range(len(scores))) if index is None else index, pa.int64())
     reasons = pa.array(reasons or [None] * len(index), pa.string())
-    found, index_R, reasons_R = windows.to_rows(np.array(scores, dtype=np.float32), index, reasons)
+    answers, reasons_R = Items.of(prepared, deduplicate=False).to_rows(
+        vectors(scores, scores.shape[1]).take(index), reasons, called="window"
+    )
+    found = pooling.pooled(values_of(answers.flatten()), answers, prepared, pooling.Pooling(aggregate, TWO_SPECIAL))
     assert found.dtype == np.float32
-    return [None if i is None else found[i].tolist() for i in index_R.to_pylist()], reasons_R.to_pylist()
+    of_row = iter(found.tolist())
+    return [None if row is None else next(of_row) for row in answers.to_pylist()], reasons_R.to_pylist()
 
 
 @pytest.mark.parametrize(
@@ -131,16 +138,16 @@ def test_windows_cover_a_text_and_share_only_their_overlap(num_text, room, data)
 
 def test_slices_and_chunks_of_a_column_are_its_rows():
     rows = pa.array([[WINDOW], None, [WINDOW, SHORT_WINDOW], [SHORT_WINDOW]], NESTED)
-    pooling = Pooling("mean", TWO_SPECIAL)
-    whole = Windows.of(rows, pooling)
 
-    chunked = Windows.of(pa.chunked_array([rows.slice(0, 2), rows.slice(2)]), pooling)
-    part = Windows.of(rows.slice(1, 2), pooling)
+    def laid_out(token_ids):
+        items = Items.of(prepared_rows(token_ids), deduplicate=False)
+        ids = [items.collate(np.array([i]), pad_id=0)["input_ids"][0].tolist() for i in range(len(items))]
+        return np.array(items.counts).tolist(), ids
 
-    assert whole.num_windows.tolist() == chunked.num_windows.tolist() == [1, 0, 2, 1]
-    assert whole.token_ids.to_pylist() == chunked.token_ids.to_pylist() == [WINDOW, WINDOW, SHORT_WINDOW, SHORT_WINDOW]
-    assert (part.num_windows.tolist(), part.token_ids.to_pylist()) == ([0, 2], [WINDOW, SHORT_WINDOW])
-    assert Windows.of(pa.chunked_array([], NESTED), pooling).num_windows.tolist() == []
+    whole = ([1, 0, 2, 1], [WINDOW, WINDOW, SHORT_WINDOW, SHORT_WINDOW])
+    assert laid_out(rows) == laid_out(pa.chunked_array([rows.slice(0, 2), rows.slice(2)])) == whole
+    assert laid_out(rows.slice(1, 2)) == ([0, 2], [WINDOW, SHORT_WINDOW])
+    assert laid_out(pa.chunked_array([], NESTED)) == ([], [])
 
 
 def test_tokens_are_counted_as_often_as_windows_read_them():

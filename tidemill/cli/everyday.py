@@ -63,13 +63,14 @@ def run(
     from tidemill.cli.silence import telling
 
     loaded = load(pipeline, overrides)
-    keys = [name for _, name in loaded.dataset.kept[: len(loaded.dataset.key)]]
+    kept = [name for _, name in loaded.dataset.kept]
+    keys = kept[: len(loaded.dataset.key)]
     if limit is not None:
         from tidemill.reports.sample import sample
 
         with telling(f"{loaded.name}: trying the first {counted(limit, 'row')}"):
             rows = sample(loaded, limit)
-        print_facts(rows, lambda found: render.sample(found, keys), as_json)
+        print_facts(rows, lambda found: render.sample(found, keys, kept), as_json)
         return
     with live_progress() as progress:
         progress.doing(f"{loaded.name}: listing files")

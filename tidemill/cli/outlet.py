@@ -26,8 +26,8 @@ class Outlet:
         self.path = os.path.join(os.path.realpath(self._folder), "result")  # noqa: PTH118
         os.mkfifo(self.path, 0o600)
 
-    def written(self, cursor: Cursor, relation: Any, options: str) -> Generator[bytes, None, None]:
-        """What `COPY relation TO ... (options)` writes. Close the iterator to cancel the query.
+    def written(self, cursor: Cursor, relation: Any, options: str, columns: str = "*") -> Generator[bytes, None, None]:
+        """What `COPY (SELECT columns FROM relation) TO ... (options)` writes. Close the iterator to cancel the query.
 
         A column whose name is taken already is called as in a table made of the query: `n`, `n_1`.
 
@@ -40,7 +40,7 @@ class Outlet:
         os.set_blocking(reading, True)
         errors: list[BaseException] = []
         quoted = self.path.replace("'", "''")
-        copy = f"COPY (FROM {VIEW}) TO '{quoted}' ({options})"
+        copy = f"COPY (SELECT {columns} FROM {VIEW}) TO '{quoted}' ({options})"
         writer = threading.Thread(target=_write, args=(relation, copy, writing, errors), daemon=True)
         writer.start()
         has_ended = False

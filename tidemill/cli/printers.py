@@ -21,6 +21,10 @@ NUMBERS = {
     *("tinyint", "smallint", "integer", "bigint", "hugeint", "float", "double", "decimal"),
     *("utinyint", "usmallint", "uinteger", "ubigint", "uhugeint", "bignum"),
 }
+FLOATS = {"float", "double"}
+NUMBERS_SHOWN, LONGEST_VECTOR = 4, 8
+"""Of a vector in a table: of one with more than the second, the first so many are shown."""
+NESTED = {"list", "array", "struct", "map", "union"}
 
 Pieces = Generator[bytes, None, None]
 """Of what is printed. Closed early, they cancel the query."""
@@ -34,22 +38,49 @@ def _table(cursor: Cursor, statement: Any, outlet: Outlet) -> Pieces:
     width = os.get_terminal_size().columns if sys.stdout.isatty() else 200
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown):
-        relation.show(max_rows=MAX_TABLE_ROWS, max_width=max(80, width))
+        _with_short_vectors(relation).show(max_rows=MAX_TABLE_ROWS, max_width=max(80, width))
     yield printable(shown.getvalue()).encode()
+    cursor.execute(f"DROP VIEW IF EXISTS {VIEW}")
+
+
+def _with_short_vectors(relation: Any) -> Any:
+    """Of a long vector its first numbers and the count of the others: a whole one fills the screen."""
+    is_vector = [kind.id in ("list", "array") and kind.children[0][1].id in FLOATS for kind in relation.types]
+    if not any(is_vector):
+        return relation
+    columns = [
+        f"{_short_vector(f'#{number}')} AS {_quoted(name)}" if found else f"#{number}"
+        for number, (name, found) in enumerate(zip(relation.columns, is_vector, strict=True), start=1)
+    ]
+    return relation.query(VIEW, f"SELECT {', '.join(columns)} FROM {VIEW}")
+
+
+def _short_vector(value: str) -> str:
+    first = f"array_to_string(list_transform({value}[:{NUMBERS_SHOWN}], lambda number: number::VARCHAR), ', ')"
+    short = f"'[' || {first} || ', … ' || (len({value}) - {NUMBERS_SHOWN}) || ' more]'"
+    return f"CASE WHEN len({value}) > {LONGEST_VECTOR} THEN {short} ELSE {value}::VARCHAR END"
 
 
 def _csv(cursor: Cursor, statement: Any, outlet: Outlet) -> Pieces:
-    return _copied(cursor, statement, outlet, "FORMAT csv")
+    """Lists, structs and maps as JSON, which other programs read, and DuckDB's own spelling of them none."""
+    relation: Any = cursor.sql(statement)
+    if relation is None:
+        return
+    columns = [
+        f"to_json(#{number}) AS {_quoted(name)}" if kind.id in NESTED else f"#{number}"
+        for number, (name, kind) in enumerate(zip(relation.columns, relation.types, strict=True), start=1)
+    ]
+    yield from outlet.written(cursor, relation, "FORMAT csv", ", ".join(columns))
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _json(cursor: Cursor, statement: Any, outlet: Outlet) -> Pieces:
-    return _copied(cursor, statement, outlet, "FORMAT json, ARRAY true")
-
-
-def _copied(cursor: Cursor, statement: Any, outlet: Outlet, options: str) -> Pieces:
     relation: Any = cursor.sql(statement)
     if relation is not None:
-        yield from outlet.written(cursor, relation, options)
+        yield from outlet.written(cursor, relation, "FORMAT json, ARRAY true")
 
 
 def _markdown(cursor: Cursor, statement: Any, outlet: Outlet) -> Pieces:

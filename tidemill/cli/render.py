@@ -7,13 +7,16 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tidemill.cli.table import WIDEST_CELL, fitted, terminal_width
+from tidemill.cli.cells import cell
+from tidemill.cli.table import fitted, terminal_width
 from tidemill.errors import counted
 
 if TYPE_CHECKING:
     from tidemill.running.run import RunResult
 
 MAX_PATHS = 10
+MOST_SUGGESTED = 2
+"""Of a model task's columns, in the query that is suggested: the first ones say most."""
 SELDOM_NEEDED = ["stage", "reason", "truncated", "num_tokens", "num_windows", "path", "row_number"]
 KEYWORDS = frozenset(
     re.findall(
@@ -119,16 +122,19 @@ def result(done: RunResult, pipeline_file: str, keys: Sequence[str] = ()) -> str
     elif done.failures:
         lines.append(f"What was committed stays; `tidemill run {pipeline_file}` tries the rest again.")
     elif done.state == "done":
-        lines += ["Query it:", f"  tidemill sql {shell_word(pipeline_file)} {first_query(done.pipeline, keys)}"]
+        lines += [
+            "Query it:",
+            f"  tidemill sql {shell_word(pipeline_file)} {first_query(done.pipeline, keys, done.columns)}",
+        ]
     return "\n".join(lines)
 
 
-def first_query(table: str, keys: Sequence[str]) -> str:
-    """A query that shows what the table is for, as a shell takes it.
+def first_query(table: str, keys: Sequence[str], results: Sequence[str]) -> str:
+    """A query that shows what the table is for, as a shell takes it; `results` are the model task's columns.
 
     DuckDB takes a table's name in single quotes too, which stand within a shell's double ones.
     """
-    columns = ", ".join(map(_sql_name, [*(keys or ["row_number"]), "label", "score"]))
+    columns = ", ".join(map(_sql_name, [*(keys or ["row_number"]), *(results[:MOST_SUGGESTED] or ["*"])]))
     name = _sql_name(table)
     if '"' in columns:
         return shlex.quote(f"SELECT {columns} FROM {name} LIMIT 10")
@@ -243,15 +249,14 @@ def verification(report: dict[str, Any], pipeline_file: str) -> str:
     return "\n".join([*lines, mend if num_problems else "Every invariant holds."])
 
 
-def sample(found: Sequence[dict[str, Any]], keys: Sequence[str] = ()) -> str:
+def sample(found: Sequence[dict[str, Any]], keys: Sequence[str] = (), kept: Sequence[str] = ()) -> str:
     """Rows with their predictions; where they do not fit, first without what is the same for most, then without
-    kept columns."""
+    kept columns that are no key."""
     if not found:
         return "There is no row."
     names = list(found[0])
-    told = {"text", "label", "score", *keys, *(["stage", "reason"] if any(row["reason"] for row in found) else [])}
-    unneeded = [name for name in names if name in SELDOM_NEEDED and name not in told]
-    unneeded += [name for name in reversed(names) if name not in told and name not in unneeded]
+    told = {*keys, *(["stage", "reason"] if any(row["reason"] for row in found) else [])}
+    unneeded = [name for name in (*SELDOM_NEEDED, *reversed(kept)) if name in names and name not in told]
     return rows(names, [list(row.values()) for row in found], unneeded=unneeded)
 
 
@@ -264,14 +269,8 @@ def rows(
     indent: int = 0,
 ) -> str:
     """A plain table that fits the terminal: see `fitted`."""
-    cells = [[_cell(value) for value in row] for row in values]
+    cells = [[cell(value) for value in row] for row in values]
     return fitted(columns, cells, width=terminal_width() - indent, empty=empty, unneeded=unneeded)
-
-
-def _cell(value: Any) -> str:
-    text = "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
-    flat = " ".join(text.split())
-    return flat if len(flat) <= WIDEST_CELL else flat[: WIDEST_CELL - 1] + "…"
 
 
 def _paths(state: str, paths: Sequence[str]) -> list[str]:

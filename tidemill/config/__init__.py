@@ -9,9 +9,9 @@ from __future__ import annotations
 import codecs
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -113,6 +113,7 @@ Duration = Annotated[
 
 LongText = Literal["truncate", "quarantine", "windows"]
 Aggregate = Literal["mean", "max", "length_weighted"]
+Truncation = Literal["longest_first", "only_second"]
 
 
 class Section(BaseModel):
@@ -179,6 +180,8 @@ class Dataset(Section):
     """The columns that the model reads; `turns[0].content` lies within one. Plain text files have `text` alone."""
     text_separator: str = "\n"
     """What joins several text columns."""
+    text_pair: Names = []
+    """The columns of a second text, for models that read pairs; several are joined as those of `text`."""
     key: Declarations = []
     """Columns that name a row; if none, a row is its file and row number. Copied to the table."""
     keep: Declarations = []
@@ -237,6 +240,8 @@ class Tokenizer(Section):
     """Most tokens of one row, special tokens included; `auto` is the most that the model takes."""
     long_text: LongText = "truncate"
     """What becomes of a longer text: cut to `max_length` and marked `truncated`, quarantined, or read in windows."""
+    truncation: Truncation = "longest_first"
+    """Which text of a pair is cut: the longer one until they are alike, or only the second, as in Transformers."""
     overlap: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Tokens of the text that neighbouring windows share; `auto` is an eighth of what a window can hold of the text."""
     aggregate: Aggregate = "mean"
@@ -278,6 +283,8 @@ class Model(Section):
     """The folder in `path` in which the model lies, its own tokenizer included, where it is not `path` itself."""
     all_scores: bool = False
     """Also store every class's score, as a map from label to score in the column `scores`."""
+    options: dict[str, Any] = {}
+    """Options of the model task, as its page says: `[model.options]`. They are part of the table's version."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off: such a model is refused."""
     pad_token_id: Annotated[int, Field(ge=0)] | None = None
@@ -445,13 +452,53 @@ def pipeline_of(raw: dict[str, Any], where: str) -> Pipeline:
         raise ConfigError(
             f"{where}: name = {pipeline.name!r} holds '__', which separates a table's name from its version."
         )
+    if problem := _problem_of_pairs(pipeline):
+        raise ConfigError(f"{where}: {problem}")
     return pipeline
 
 
-def _explain(error: ValidationError) -> Iterator[str]:
+def _problem_of_pairs(pipeline: Pipeline) -> str | None:
+    """What does not go together where a row is a pair of texts, or is none."""
+    tokenizer, is_pair = pipeline.tokenizer, bool(pipeline.dataset.text_pair)
+    if is_pair and tokenizer.long_text == "windows":
+        return (
+            'tokenizer.long_text = "windows" reads one text, and dataset.text_pair makes a row two. Set long_text to '
+            '"truncate" or "quarantine".'
+        )
+    # As a default may be given: a pipeline that is written out has all of them.
+    if not is_pair and tokenizer.truncation != Tokenizer.model_fields["truncation"].default:
+        return (
+            f'tokenizer.truncation = "{tokenizer.truncation}" counts only for pairs of texts: set dataset.text_pair, '
+            "or leave this out."
+        )
+    return None
+
+
+Kind = TypeVar("Kind", bound=Section)
+
+
+def section_of(kind: type[Kind], raw: Mapping[str, Any], where: str, *, owner: str) -> Kind:
+    """What a table of the pipeline file says, whose keys another part of the file decides: `owner`, as it is written.
+
+    Raises:
+        ConfigError: it holds an unknown key or a wrong value.
+    """
+    known = list(known_keys(kind))
+    for key in raw:
+        if key not in kind.model_fields:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"Did you mean {where}.{near[0]}?" if near else f"Known: {', '.join(known) or 'none'}."
+            raise ConfigError(f"{where}.{_cut(str(key))} is no option of {owner}. {hint}")
+    try:
+        return kind.model_validate(dict(raw))
+    except ValidationError as e:
+        raise ConfigError("\n".join(_explain(e, prefix=f"{where}."))) from e
+
+
+def _explain(error: ValidationError, prefix: str = "") -> Iterator[str]:
     problems = error.errors()
     for problem in problems[:MOST_PROBLEMS]:
-        dotted = _cut(".".join(str(part) for part in problem["loc"]))
+        dotted = prefix + _cut(".".join(str(part) for part in problem["loc"]))
         match problem["type"]:
             case "extra_forbidden":
                 yield f"unknown key {dotted}.{_nearest(dotted)}"

@@ -1,48 +1,45 @@
-"""What computes logits from token ids. An engine is one module here, and one branch of `open_engine`.
-
-Shapes: B rows of a batch, T tokens of the longest, C outputs of the model.
-"""
+"""What computes a model's outputs from its inputs. An engine is one module here, and one branch of `open_engine`."""
 
 from __future__ import annotations
 
 import gc
 import importlib.util
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from tidemill import config as options
+from tidemill.checkpoints.loading import folder_state, silence
 from tidemill.encoding.batching import ANY_LENGTHS, Company
+from tidemill.encoding.items import IDS, MASK, Arrays, Outputs
 from tidemill.engines.devices import resolve_device, resolve_dtype, use_all_cpus
 from tidemill.engines.probing.memory import is_out_of_memory
 from tidemill.errors import ConfigError, ModelError
 from tidemill.fingerprints import fingerprint
 from tidemill.machine import num_cpus
-from tidemill.models.checkpoint import folder_state, silence
-from tidemill.models.tasks import ModelTask
 
 if TYPE_CHECKING:
     import torch
 
     from tidemill.engines.probing.truth import Truth
 
-Ids = NDArray[np.int64]
-Logits = NDArray[np.float32]
-
-CalibrationIds = Callable[[], pa.ListArray]
-"""Token ids of texts in which int8 sees which activations are large."""
+Calibration = Callable[[], pa.Table]
+"""Prepared rows in which int8 sees which activations are large, and by which 16 bits are held against float32."""
 
 
 class Answer(Protocol):
     """One batch on its way."""
 
-    def result(self) -> Logits:
-        """Wait for the batch; logits_BC. Raises whatever the model raised."""
+    def result(self) -> Outputs:
+        """Wait for the batch. Raises whatever the model raised."""
+
+
+class Load(Protocol):
+    """A module in eval mode on the CPU, which takes its inputs by their names; a tensor, or an object with `logits`."""
+
+    def __call__(self, *, dtype: torch.dtype) -> torch.nn.Module: ...
 
 
 class Engine(Protocol):
@@ -66,8 +63,8 @@ class Engine(Protocol):
     def reference(self) -> Engine | None:
         """The same model in float32, where the engine computes in int8: by it drift is measured."""
 
-    def submit(self, ids_BT: Ids, mask_BT: Ids | None) -> Answer:
-        """Start on a batch. The mask is 1 for tokens, 0 for padding; None where nothing is padded.
+    def submit(self, inputs: Arrays) -> Answer:
+        """Start on a batch. Its mask is 1 for tokens, 0 for padding, and not there where nothing is padded.
 
         May raise what the model raises, or leave that to `result`.
         """
@@ -82,14 +79,13 @@ class Engine(Protocol):
 def open_engine(
     folder: str | Path,
     *,
-    task: ModelTask,
+    load: Load,
     inference: options.Inference,
+    inputs: Collection[str] = (IDS, MASK),
     longest: int | None = None,
-    trust_remote_code: bool = False,
-    pad_token_id: int | None = None,
-    calibration: CalibrationIds | None = None,
+    calibration: Calibration | None = None,
 ) -> Engine:
-    """The engine that `inference` means, with the model in `folder` loaded.
+    """The engine that `inference` means, with the model in `folder`, which `load` loads and which takes `inputs`.
 
     `longest` is the most tokens of a row that the model takes or will be given, where that is known.
 
@@ -110,9 +106,8 @@ def open_engine(
     device = resolve_device(inference.device)
     use_all_cpus()
     wants_openvino = _wants_openvino(inference, device)
-    load = partial(task.load, folder, trust_remote_code=trust_remote_code, pad_token_id=pad_token_id)
-    model = load(dtype=torch.float32)
-    truth = _examined(folder, model, longest=longest)
+    model: Any = load(dtype=torch.float32)
+    truth = _examined(folder, model, longest=longest, inputs=inputs)
     encoder = rewrite(model, truth)
     is_rewritten = encoder is not None
     # An encoder answers alike in any company, or it would not be used.
@@ -165,15 +160,15 @@ _examinations: dict[tuple[object, ...], Truth] = {}
 """Of the models that this process opened last: the same one may be opened for several engines in turn."""
 
 
-def _examined(folder: str | Path, model: torch.nn.Module, *, longest: int | None) -> Truth:
+def _examined(folder: str | Path, model: Any, *, longest: int | None, inputs: Collection[str]) -> Truth:
     from tidemill.engines.probing.truth import examine
 
-    key = (*folder_state(folder), longest, model.config.get_text_config().pad_token_id)
+    key = (*folder_state(folder), type(model), *inputs, longest, model.config.get_text_config().pad_token_id)
     if (known := _examinations.get(key)) is not None:
         return known
     try:
         with silence():
-            truth = examine(model, longest=longest)
+            truth = examine(model, longest=longest, inputs=inputs)
     except ModelError as e:
         raise ModelError(f"The model in {folder} cannot be used: {e}") from e
     # Another thread may open another model meanwhile, and forget this one's.
@@ -221,4 +216,4 @@ def _move(model: torch.nn.Module, device: torch.device, folder: str | Path) -> N
         ) from e
 
 
-__all__ = ["Answer", "CalibrationIds", "Engine", "Ids", "Logits", "num_cpus", "open_engine"]
+__all__ = ["Answer", "Calibration", "Engine", "Load", "num_cpus", "open_engine"]

@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tidemill.checkpoints.loading import silence
 from tidemill.encoding.batching import ANY_LENGTHS, Company
-from tidemill.engines import Answer, CalibrationIds, Ids, Logits
+from tidemill.encoding.items import IDS, MASK, TYPES, Arrays, Items, Outputs
+from tidemill.engines import Answer, Calibration
 from tidemill.engines.devices import device_name
-from tidemill.engines.encoders import Encoder
 from tidemill.engines.int8.smoothing import NUM_TEXTS, smoothed
 from tidemill.engines.precision.heads import head_names
 from tidemill.engines.probing.company import facts_of
@@ -37,11 +39,10 @@ from tidemill.engines.probing.conversion import (
     require_same,
 )
 from tidemill.engines.probing.state import State
-from tidemill.engines.probing.truth import Truth
+from tidemill.engines.probing.truth import Truth, outputs_of
 from tidemill.errors import first_line
 from tidemill.fingerprints import fingerprint
 from tidemill.machine import num_cpus
-from tidemill.models.checkpoint import silence
 
 # Where it finds the package for that, it asks in the middle of a run for leave to send usage statistics.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -86,11 +87,11 @@ class _Graph:
     def num_streams(self) -> int:
         return int(self.compiled.get_property(properties.optimal_number_of_infer_requests))
 
-    def start(self, ids_BT: Ids, mask_BT: Ids | None) -> Answer:
-        inputs = [ids_BT, np.ones_like(ids_BT) if mask_BT is None else mask_BT]
+    def start(self, inputs: Arrays) -> Answer:
+        arrays = _positional(inputs)
         requests = self.idle.pop() if self.idle else self._create()
-        requests.body.start_async(inputs, share_inputs=True)
-        return _Started(self, requests, inputs)
+        requests.body.start_async(list(arrays), share_inputs=True)
+        return _Started(self, requests, arrays)
 
     def _create(self) -> _Requests:
         head = None if self.head is None else self.head.create_infer_request()
@@ -105,7 +106,7 @@ class _Requests:
     head: InferRequest | None
 
     def wait(self) -> InferRequest:
-        """Until the logits are there; they are the first output of what is returned."""
+        """Until the outputs are there; they are the first output of what is returned."""
         self.body.wait()
         if self.head is None:
             return self.body
@@ -120,12 +121,12 @@ class _Started:
 
     graph: _Graph
     requests: _Requests
-    inputs: list[Ids]
+    inputs: Sequence[NDArray[Any]]
 
-    def result(self) -> Logits:
-        logits_BC: Logits = np.array(self.requests.wait().get_output_tensor(0).data, dtype=np.float32)
+    def result(self) -> Outputs:
+        outputs: Outputs = np.array(self.requests.wait().get_output_tensor(0).data, dtype=np.float32)
         self.graph.idle.append(self.requests)
-        return logits_BC
+        return outputs
 
 
 class OpenVinoEngine:
@@ -164,11 +165,11 @@ class OpenVinoEngine:
         self._seen: Counter[tuple[int, ...]] = Counter()
         self.depth = 2 * self._any_shape.num_streams
 
-    def submit(self, ids_BT: Ids, mask_BT: Ids | None) -> Answer:
-        return self._graph(ids_BT.shape).start(ids_BT, mask_BT)
+    def submit(self, inputs: Arrays) -> Answer:
+        return self._graph(inputs[IDS].shape).start(inputs)
 
-    def answer(self, ids_BT: Ids, mask_BT: Ids | None) -> Logits:
-        return self.submit(ids_BT, mask_BT).result()
+    def answer(self, inputs: Arrays) -> Outputs:
+        return self.submit(inputs).result()
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -219,18 +220,22 @@ class OpenVinoEngine:
 
 
 class _Positional(nn.Module):
-    """Ids and a mask in, logits out, for the converter's tracing."""
+    """Inputs in one order in, outputs out, for the converter's tracing."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
-        if isinstance(self.model, Encoder):
-            logits_BC: Tensor = self.model(ids_BT, mask_BT)
-        else:
-            logits_BC = self.model(input_ids=ids_BT, attention_mask=mask_BT).logits
-        return logits_BC
+    def forward(self, ids_BT: Tensor, mask_BT: Tensor | None = None, types_BT: Tensor | None = None) -> Tensor:
+        given = {IDS: ids_BT, MASK: mask_BT, TYPES: types_BT}
+        return outputs_of(self.model(**{name: each for name, each in given.items() if each is not None}))
+
+
+def _positional(inputs: Arrays) -> tuple[NDArray[Any], ...]:
+    """In the order of `_Positional`; a converted model takes a mask in any case."""
+    ids_BT = inputs[IDS]
+    mask_BT = inputs[MASK] if MASK in inputs else np.ones_like(ids_BT)
+    return (ids_BT, mask_BT, inputs[TYPES]) if TYPES in inputs else (ids_BT, mask_BT)
 
 
 def open_openvino(
@@ -240,7 +245,7 @@ def open_openvino(
     identity: str,
     truth: Truth,
     company: Company,
-    calibration: CalibrationIds | None = None,
+    calibration: Calibration | None = None,
     is_rewritten: bool = False,
 ) -> OpenVinoEngine:
     """A float32 module of torch on the CPU, converted, compiled, and held against what torch answers.
@@ -274,12 +279,12 @@ def open_openvino(
     return engine
 
 
-def _convert(model: nn.Module, example: tuple[Ids, Ids]) -> Model:
+def _convert(model: nn.Module, example: Arrays) -> Model:
     state = State(model)
     try:
         with torch.no_grad(), silence(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            inputs = tuple(map(torch.from_numpy, example))
+            inputs = tuple(map(torch.from_numpy, _positional(example)))
             return ov.convert_model(_Positional(model).eval(), example_input=inputs)
     finally:
         # A converter that failed has changed modules to trace them.
@@ -287,13 +292,15 @@ def _convert(model: nn.Module, example: tuple[Ids, Ids]) -> Model:
 
 
 def _smoothed(
-    model: nn.Module, identity: str, calibration: CalibrationIds | None, *, is_rewritten: bool
+    model: nn.Module, identity: str, calibration: Calibration | None, *, is_rewritten: bool
 ) -> tuple[nn.Module, set[str]]:
     """The same model ready for int8, and the names that its layers' weights have once it is converted."""
     assert calibration is not None, "int8 needs texts to see which activations are large"
-    rows = calibration().to_pylist()[:NUM_TEXTS]
+    items = Items.of(calibration(), deduplicate=False)
+    batches = [items.collate(np.array([i]), pad_id=0) for i in range(min(len(items), NUM_TEXTS))]
+    rows = [{name: values.tolist() for name, values in batch.items()} for batch in batches]
     made_by = fingerprint(identity, rows, is_rewritten, torch.__version__)
-    smooth, names = smoothed(model, rows, lambda ids_BT: _Positional(model)(ids_BT), kept_as=f"int8-{made_by}")
+    smooth, names = smoothed(model, batches, kept_as=f"int8-{made_by}")
     if not names:
         raise CannotConvert("it has no linear layers that int8 could compute")
     return smooth, {f"self.model.{name}" for name in names}

@@ -11,6 +11,7 @@ Shapes: B rows of a batch, T tokens of the longest, N tokens of all rows, C outp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -20,15 +21,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tidemill.checkpoints.loading import silence
 from tidemill.encoding.batching import ANY_LENGTHS, Company
-from tidemill.engines import Answer, Ids, Logits
+from tidemill.encoding.items import IDS, MASK, TYPES, Arrays, Outputs
+from tidemill.engines import Answer
 from tidemill.engines.devices import device_name
 from tidemill.engines.encoders import Encoder
 from tidemill.engines.packed import open_packed
 from tidemill.engines.probing.company import facts_of
 from tidemill.engines.probing.state import State
+from tidemill.engines.probing.truth import outputs_of
 from tidemill.machine import num_cpus
-from tidemill.models.checkpoint import silence
 
 GPU_DEPTH = 16
 MOST_STREAMS = 8
@@ -41,25 +44,25 @@ LEAST_OUTPUTS = 16
 
 @dataclass(frozen=True)
 class _Done:
-    logits: Logits
+    outputs: Outputs
 
-    def result(self) -> Logits:
-        return self.logits
+    def result(self) -> Outputs:
+        return self.outputs
 
 
 @dataclass(frozen=True)
 class _Queued:
-    """Logits on their way from a GPU; the ids stay until then, since their copy may not have begun."""
+    """Outputs on their way from a GPU; the inputs stay until then, since their copy may not have begun."""
 
     on_host: Tensor
     copied: torch.cuda.Event
-    sent: tuple[Tensor | None, ...]
+    sent: tuple[Tensor, ...]
 
-    def result(self) -> Logits:
+    def result(self) -> Outputs:
         self.copied.synchronize()
         # A copy, so that the pinned memory is free for another batch.
-        logits_BC: Logits = self.on_host.numpy().copy()
-        return logits_BC
+        outputs: Outputs = self.on_host.numpy().copy()
+        return outputs
 
 
 class TorchEngine:
@@ -102,13 +105,13 @@ class TorchEngine:
     def pads(self) -> bool:
         return self._packed is None
 
-    def submit(self, ids_BT: Ids, mask_BT: Ids | None) -> Answer:
+    def submit(self, inputs: Arrays) -> Answer:
         if self.device.type == "cuda":
             with self._current(), torch.inference_mode():
-                return self._queue(ids_BT, mask_BT)
+                return self._queue(inputs)
         if self._pool is not None:
-            return self._pool.submit(self._compute, ids_BT, mask_BT)
-        return _Done(self._compute(ids_BT, mask_BT))
+            return self._pool.submit(self._compute, inputs)
+        return _Done(self._compute(inputs))
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -130,41 +133,31 @@ class TorchEngine:
         """Streams, events and kernels belong to the current GPU, which is the first unless somebody says otherwise."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
-    def _compute(self, ids_BT: Ids, mask_BT: Ids | None) -> Logits:
+    def _compute(self, inputs: Arrays) -> Outputs:
         with torch.inference_mode():
-            ids, mask = torch.from_numpy(ids_BT), None if mask_BT is None else torch.from_numpy(mask_BT)
-            logits_BC: Logits = self._forward(ids.to(self.device), _to(mask, self.device)).float().cpu().numpy()
-            return logits_BC
+            tensors = {name: torch.from_numpy(values).to(self.device) for name, values in inputs.items()}
+            outputs: Outputs = self._forward(tensors).float().cpu().numpy()
+            return outputs
 
-    def _forward(self, ids_BT: Tensor, mask_BT: Tensor | None) -> Tensor:
-        if isinstance(self.model, Encoder):
-            logits_BC: Tensor = self.model(ids_BT, mask_BT)
-        elif self._state is None:
-            logits_BC = self.model(input_ids=ids_BT, attention_mask=mask_BT).logits
-        else:
-            self._state.restore()
-            with silence():  # what such a model says of its change once, it would say at each batch
-                logits_BC = self.model(input_ids=ids_BT, attention_mask=mask_BT).logits
-        return logits_BC
+    def _forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        given = {MASK: None, **tensors}
+        if self._state is None:
+            return outputs_of(self.model(**given))
+        self._state.restore()
+        with silence():  # what such a model says of its change once, it would say at each batch
+            return outputs_of(self.model(**given))
 
-    def _queue(self, ids_BT: Ids, mask_BT: Ids | None) -> Answer:
+    def _queue(self, inputs: Arrays) -> Answer:
         if self._packed is None:
-            ids, mask = _pinned(ids_BT), None if mask_BT is None else _pinned(mask_BT)
-            sent: tuple[Tensor | None, ...] = (ids, mask)
-            logits_BC = self._forward(ids.to(self.device, non_blocking=True), _to(mask, self.device))
+            pinned = {name: _pinned(values) for name, values in inputs.items()}
+            sent = tuple(pinned.values())
+            outputs = self._forward({name: each.to(self.device, non_blocking=True) for name, each in pinned.items()})
         else:
-            lengths_B = np.full(len(ids_BT), ids_BT.shape[1]) if mask_BT is None else mask_BT.sum(axis=1)
-            ids_N = _pinned(ids_BT.ravel() if mask_BT is None else ids_BT[mask_BT.astype(bool)])
-            starts = _pinned(np.concatenate([[0], np.cumsum(lengths_B)]).astype(np.int32))
-            sent = (ids_N, starts)
-            logits_BC = self._packed(
-                ids_N.to(self.device, non_blocking=True),
-                starts.to(self.device, non_blocking=True),
-                longest=int(lengths_B.max()),
-            )
-        logits_BC = logits_BC.float()
-        on_host = torch.empty(logits_BC.shape, dtype=torch.float32, pin_memory=True)
-        on_host.copy_(logits_BC, non_blocking=True)
+            sent, longest = _without_padding(inputs)
+            outputs = self._packed(*(each.to(self.device, non_blocking=True) for each in sent), longest=longest)
+        outputs = outputs.float()
+        on_host = torch.empty(outputs.shape, dtype=torch.float32, pin_memory=True)
+        on_host.copy_(outputs, non_blocking=True)
         # A blocking event sleeps while it waits, and leaves the core to tokenizing.
         copied = torch.cuda.Event(blocking=True)
         copied.record(torch.cuda.current_stream(self.device))
@@ -183,12 +176,18 @@ def _open_pool(num_streams: int) -> ThreadPoolExecutor:
     )
 
 
+def _without_padding(inputs: Arrays) -> tuple[tuple[Tensor, ...], int]:
+    """Ids, starts of rows and, where there are some, types, in pinned memory; and how many tokens a row has at most."""
+    ids_BT, mask_BT = inputs[IDS], inputs.get(MASK)
+    lengths_B = np.full(len(ids_BT), ids_BT.shape[1]) if mask_BT is None else mask_BT.sum(axis=1)
+    tokens = [inputs[name] for name in (IDS, TYPES) if name in inputs]
+    ids_N, *types_N = (each.ravel() if mask_BT is None else each[mask_BT.astype(bool)] for each in tokens)
+    starts = np.concatenate([[0], np.cumsum(lengths_B)]).astype(np.int32)
+    return tuple(map(_pinned, (ids_N, starts, *types_N))), int(lengths_B.max())
+
+
 def _pinned(values: np.ndarray[Any, Any]) -> Tensor:
     return torch.from_numpy(values).pin_memory()
-
-
-def _to(values: Tensor | None, device: torch.device) -> Tensor | None:
-    return None if values is None else values.to(device, non_blocking=True)
 
 
 class _Prepacked(nn.Module):

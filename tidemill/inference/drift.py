@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+import pyarrow as pa
 
 from tidemill.encoding.batching import Indices, plan_batches
-from tidemill.encoding.sequences import Sequences
-from tidemill.engines import Engine, Logits
+from tidemill.encoding.items import Items, are_finite
+from tidemill.engines import Engine
 from tidemill.errors import LimitExceeded
+from tidemill.models.tasks import ModelTask
 
 SAMPLE_ROWS = 256
 BATCH_TOKENS = 2_048
@@ -47,18 +47,18 @@ class Drift:
 
 def measure_drift(
     engine: Engine,
-    sequences: Sequences,
-    rows: Indices,
+    items: Items,
+    among: Indices,
     *,
-    scores: Callable[[Logits], NDArray[np.float32]],
+    task: ModelTask,
     pad_id: int,
     bound: float,
     before: Drift | None = None,
 ) -> Drift | None:
-    """Compute a sample of `rows`, evenly over their lengths, in the engine and in its reference; None without rows.
+    """Compute a sample of items `among` these, evenly over their lengths, in the engine and in its reference.
 
-    What was measured `before` is added to; once that is a whole sample, it is enough. Rows without finite scores in
-    either tell nothing: they are computed in float32 later.
+    None without any. What was measured `before` is added to; once that is a whole sample, it is enough. Items without
+    finite outputs in either tell nothing: they are computed in float32 later.
 
     Raises:
         LimitExceeded: scores drift by more than `bound`.
@@ -66,25 +66,26 @@ def measure_drift(
     if before is not None and before.num_rows >= SAMPLE_ROWS:
         return before
     assert engine.reference is not None
-    sample = _evenly(rows[np.argsort(sequences.lengths[rows], kind="stable")])
+    sample = _evenly(among[np.argsort(items.lengths[among], kind="stable")])
     if not len(sample):
         return before
     ours, theirs, our_seconds, their_seconds = [], [], 0.0, 0.0
-    budget = max(BATCH_TOKENS, int(sequences.lengths[sample].max()))
-    for batch in plan_batches(sequences.lengths[sample], token_budget=budget, company=engine.company):
-        inputs = sequences.padded(sample[batch], pad_id=pad_id)
+    budget = max(BATCH_TOKENS, int(items.lengths[sample].max()))
+    for batch in plan_batches(items.lengths[sample], token_budget=budget, company=engine.company):
+        inputs = items.collate(sample[batch], pad_id=pad_id)
+        lengths = items.lengths[sample[batch]]
         started = time.perf_counter()
-        our_logits_BC = engine.submit(*inputs).result()
+        our_outputs = engine.submit(inputs).result()
         between = time.perf_counter()
-        their_logits_BC = engine.reference.submit(*inputs).result()
+        their_outputs = engine.reference.submit(inputs).result()
         our_seconds, their_seconds = our_seconds + between - started, their_seconds + time.perf_counter() - between
-        ours.append(scores(our_logits_BC))
-        theirs.append(scores(their_logits_BC))
-    ours_BC, theirs_BC = np.concatenate(ours), np.concatenate(theirs)
-    finite_B = np.isfinite(ours_BC).all(axis=1) & np.isfinite(theirs_BC).all(axis=1)
-    if not finite_B.any():
+        finite_B = are_finite(our_outputs, lengths) & are_finite(their_outputs, lengths)
+        ours.append(task.answers(our_outputs[finite_B], lengths[finite_B]))
+        theirs.append(task.answers(their_outputs[finite_B], lengths[finite_B]))
+    our_answers, their_answers = pa.concat_arrays(ours), pa.concat_arrays(theirs)
+    if not len(our_answers):
         return before
-    drift = _compare(ours_BC[finite_B], theirs_BC[finite_B], times_float32=their_seconds / our_seconds)
+    drift = _compare(task, our_answers, their_answers, times_float32=their_seconds / our_seconds)
     if not drift.drift_p99 <= bound:
         raise LimitExceeded(
             f"In int8 this model's scores drift by {drift.drift_p99:.3f} from float32's at the 99th percentile of "
@@ -100,11 +101,10 @@ def _evenly(rows: Indices) -> Indices:
     return rows[np.linspace(0, len(rows) - 1, SAMPLE_ROWS).astype(np.int64)]
 
 
-def _compare(ours_BC: NDArray[np.float32], theirs_BC: NDArray[np.float32], *, times_float32: float) -> Drift:
-    differences = np.abs(ours_BC - theirs_BC).max(axis=1)
+def _compare(task: ModelTask, ours: pa.Array, theirs: pa.Array, *, times_float32: float) -> Drift:
     return Drift(
-        num_rows=len(ours_BC),
-        same_label=float((ours_BC.argmax(axis=1) == theirs_BC.argmax(axis=1)).mean()),
-        drift_p99=float(np.quantile(differences, 0.99)),
+        num_rows=len(ours),
+        same_label=float(task.same(ours, theirs).mean()),
+        drift_p99=float(np.quantile(task.drift(ours, theirs), 0.99)),
         times_float32=times_float32,
     )

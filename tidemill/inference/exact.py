@@ -6,7 +6,8 @@ import logging
 import threading
 from collections.abc import Callable
 
-from tidemill.engines import Engine, Ids, Logits
+from tidemill.encoding.items import Arrays, Outputs
+from tidemill.engines import Engine
 from tidemill.errors import ModelError
 
 logger = logging.getLogger("tidemill")
@@ -22,10 +23,10 @@ class ExactEngine:
         self._failure: str | None = None
         self._lock = threading.Lock()
 
-    def logits(self, ids_BT: Ids) -> Logits:
-        """Of rows without padding. Raises whatever opening or computing raises."""
+    def outputs(self, inputs: Arrays) -> Outputs:
+        """Of items without padding. Raises whatever opening or computing raises."""
         with self._lock:
-            return self._opened().submit(ids_BT, None).result()
+            return self._opened().submit(inputs).result()
 
     def _opened(self) -> Engine:
         if self._failure is not None:

@@ -1,7 +1,4 @@
-"""Token ids become predictions: longest batches first, identical rows once, and no row kills its batch.
-
-Shapes: B rows of a batch, T tokens, C outputs of the model.
-"""
+"""Prepared rows become predictions: longest batches first, identical items once, and no item kills its batch."""
 
 from __future__ import annotations
 
@@ -19,11 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+import pyarrow.compute as pc
 
 from tidemill import config as options
+from tidemill.checkpoints.loading import load_config, max_positions, padding_of
 from tidemill.encoding.batching import ONE_ROW, Indices, plan_batches, rounded
-from tidemill.engines import Answer, CalibrationIds, Engine, Logits, open_engine
+from tidemill.encoding.items import Outputs, are_finite
+from tidemill.encoding.pooling import Pooling
+from tidemill.engines import Answer, Calibration, Engine, open_engine
 from tidemill.engines.contest.trial import Batch
 from tidemill.engines.devices import AUTO_TOKEN_BUDGET, is_device_failure
 from tidemill.engines.probing.memory import is_out_of_memory
@@ -33,10 +33,9 @@ from tidemill.inference.choosing.calibration import calibrated_budget
 from tidemill.inference.choosing.choice import Choice, evenly
 from tidemill.inference.drift import Drift, measure_drift
 from tidemill.inference.exact import ExactEngine, is_exact
-from tidemill.inference.pooling import Pooling
 from tidemill.inference.work import Predictions, Work
-from tidemill.models.checkpoint import load_config, max_positions, padding_of
 from tidemill.models.tasks import ModelTask, find_task
+from tidemill.models.tasks import task_options as options_of
 from tidemill.progress import StageProgress
 
 if TYPE_CHECKING:
@@ -67,20 +66,19 @@ class ModelRunner:
         *,
         task: ModelTask,
         inference: options.Inference,
-        all_scores: bool = False,
         exact: ExactEngine | None = None,
         choice: Choice | None = None,
         opening: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """`exact` computes what has no finite logits in `engine`, even alone; without it such rows have no answer.
+        """`exact` computes what has no finite outputs in `engine`, even alone; without it such items have no answer.
 
         `choice` may take another engine, once there is enough to compute; `opening` is what lineage tells of how the
         first one was opened.
         """
         self.engine, self.config = engine, config
-        self.result_schema = task.result_schema(config, all_scores=all_scores)
+        self.result_schema = task.schema
         self.token_budget = _default_budget(inference, engine)
-        self._task, self._inference, self._all_scores = task, inference, all_scores
+        self._task, self._inference = task, inference
         self._exact, self._choice, self._opening = exact, choice, opening
         self._is_calibrated = inference.token_budget != "auto"
         self._measured_drift: Drift | None = None
@@ -98,32 +96,37 @@ class ModelRunner:
         *,
         task: str,
         inference: options.Inference,
+        task_options: Mapping[str, Any] = MappingProxyType({}),
         all_scores: bool = False,
+        pooling: Pooling | None = None,
+        is_pair: bool = False,
         trust_remote_code: bool = False,
         pad_token_id: int | None = None,
-        calibration: CalibrationIds | None = None,
+        calibration: Calibration | None = None,
         max_length: int | None = None,
+        tokenizer: str | Path | None = None,
     ) -> ModelRunner:
         """Load a model folder in Transformers' format into the engine that `inference` means.
 
-        `max_length` is the most tokens that any row will have, where that is known: wider ones are not tried.
-
-        `calibration` gives the token ids by which int8 sets its ranges; other dtypes do not ask.
+        `task_options`, `pooling` and `is_pair` are as in `ModelTask`. `max_length` is the most tokens that any item
+        will have, where that is known: wider ones are not tried. `calibration` gives the rows by which int8 sets its
+        ranges, and 16 bits are held against float32. `tokenizer` is the folder of what made the rows, where that is not
+        the model's.
 
         Raises:
             ModelError: the model cannot be loaded, or does not fit the task, the engine or the device.
-            ConfigError: there is no such task or device, or the engine is not installed.
+            ConfigError: there is no such task, option or device, or the engine is not installed.
         """
-        found = find_task(task)
         config = load_config(folder, trust_remote_code=trust_remote_code, pad_token_id=pad_token_id)
-        found.check(config)
+        made_of = options_of(task, task_options)
+        found = find_task(task)(config, made_of, all_scores=all_scores, pooling=pooling, is_pair=is_pair)
+        found.decode_with(folder if tokenizer is None else tokenizer, trust_remote_code=trust_remote_code)
         open_as = partial(
             open_engine,
             folder,
-            task=found,
+            load=partial(found.load, folder, trust_remote_code=trust_remote_code, pad_token_id=pad_token_id),
+            inputs=found.inputs,
             longest=min((most for most in (max_positions(config), max_length) if most is not None), default=None),
-            trust_remote_code=trust_remote_code,
-            pad_token_id=pad_token_id,
             calibration=calibration,
         )
         bounded = BoundedOpening(
@@ -138,7 +141,6 @@ class ModelRunner:
             config,
             task=found,
             inference=inference,
-            all_scores=all_scores,
             exact=None if is_exact(engine) and not choice.is_open else exact,
             choice=choice,
             opening=bounded.facts(),
@@ -153,16 +155,15 @@ class ModelRunner:
 
     def predict(
         self,
-        token_ids: pa.ListArray | pa.ChunkedArray,
+        prepared: pa.Table,
         *,
-        pooling: Pooling | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         progress: StageProgress = NOBODY,
     ) -> Predictions:
         """Predict every row that has token ids.
 
-        With `pooling` a row is a list of windows. Those of all rows are batched
-        together, and their scores become the row's; one that fails fails its row.
+        Where a row is a list of items, those of all rows are batched together, and
+        the task makes their answers the row's; one that fails fails its row.
 
         `should_stop` is asked before each batch, and `progress` is told after each. Out of memory halves the token
         budget, for later shards too. Scores differ in their last digits with the
@@ -174,7 +175,7 @@ class ModelRunner:
             RunFailed: the device broke, and for this process it stays broken.
             LimitExceeded: int8 drifts too far.
         """
-        work = Work.on(token_ids, pooling, deduplicate=self._inference.deduplicate)
+        work = Work.on(prepared, deduplicate=self._inference.deduplicate)
         self._refuse_unfit(work)
         work.begin(progress)
         self._run(work, should_stop)
@@ -182,7 +183,7 @@ class ModelRunner:
 
     def _refuse_unfit(self, work: Work) -> None:
         """Keep from the model what would index outside of its tables: a GPU does not survive that."""
-        lengths = work.sequences.lengths
+        lengths = work.items.lengths
         longest = int(lengths.max(initial=0))
         declared = self._inference.token_budget
         if declared != "auto" and longest > declared:
@@ -192,7 +193,7 @@ class ModelRunner:
         for i in np.flatnonzero(lengths > (self._max_positions or longest)).tolist():
             work.reasons[i] = f"{lengths[i]} tokens exceed the model's {self._max_positions}"
         if self._vocabulary_size is not None:
-            for i, largest in work.sequences.with_ids_from(self._vocabulary_size):
+            for i, largest in work.items.with_ids_from(self._vocabulary_size):
                 work.reasons[i] = f"token id {largest} is outside of the model's vocabulary of {self._vocabulary_size}"
 
     def _prepare(self, work: Work, should_stop: Callable[[], bool]) -> None:
@@ -205,9 +206,9 @@ class ModelRunner:
             before = self._measured_drift
             self._measured_drift = measure_drift(
                 self.engine,
-                work.sequences,
+                work.items,
                 work.without_reason(),
-                scores=lambda logits_BC: self._task.scores(logits_BC, self.config),
+                task=self._task,
                 pad_id=self._pad_id,
                 bound=self._inference.max_drift,
                 before=before,
@@ -219,7 +220,7 @@ class ModelRunner:
         if not self._is_calibrated and is_large and self.engine.company != ONE_ROW:
             self._is_calibrated = True
             work.progress.doing("finding the best token budget")
-            found = calibrated_budget(self.engine, self.config, longest=self._max_positions)
+            found = calibrated_budget(self.engine, self.config, longest=self._max_positions, inputs=self._task.inputs)
             self.token_budget = found or self.token_budget
 
     def _is_worth_a_contest(self, work: Work) -> bool:
@@ -249,8 +250,8 @@ class ModelRunner:
             self._opening = {**self._opening, "fallback": why}
 
     def _inputs(self, work: Work, batch: Indices, engine: Engine) -> Batch:
-        width = int(self._widths(work.sequences.lengths[batch], engine).max())
-        return work.sequences.padded(batch, pad_id=self._pad_id, width=width)
+        width = int(self._widths(work.items.lengths[batch], engine).max())
+        return work.items.collate(batch, pad_id=self._pad_id, width=width)
 
     def _tokens_worth_calibrating(self) -> int:
         return WORTH_CALIBRATING[_device_type(self.engine)] * self.token_budget
@@ -302,7 +303,7 @@ class ModelRunner:
     def _settle(
         self, work: Work, batch: Indices, answer: Answer | Exception, waiting: deque[Indices]
     ) -> deque[Indices]:
-        """Take a batch's logits, or see what can be done without them; returns what is to be computed still."""
+        """Take a batch's outputs, or see what can be done without them; returns what is to be computed still."""
         outcome = self._finish(answer)
         if not isinstance(outcome, Exception):
             waiting.extendleft(self._record(work, batch, outcome))
@@ -314,36 +315,42 @@ class ModelRunner:
             work.reasons[int(batch[0])] = f"the model failed: {first_line(outcome)}"
         return waiting
 
-    def _record(self, work: Work, batch: Indices, logits_BC: Logits) -> list[Indices]:
-        """Keep what is finite, and return the rows that are to be tried alone and without padding."""
-        finite_B: NDArray[np.bool_] = np.asarray(np.isfinite(logits_BC).all(axis=1))
+    def _record(self, work: Work, batch: Indices, outputs: Outputs) -> list[Indices]:
+        """Keep what is finite, and return the items that are to be tried alone and without padding."""
+        lengths = work.items.lengths[batch]
+        finite_B = are_finite(outputs, lengths)
         num_padded = len(batch) * self._width(work, batch) if self.engine.pads else None
-        if len(batch) == 1 and self._width(work, batch) == work.sequences.lengths[batch[0]]:
-            logits_BC = logits_BC if finite_B.all() else self._exact_logits(work, batch, logits_BC)
-            finite_B = np.ones(1, dtype=bool)
-        work.record(batch[finite_B], logits_BC[finite_B], num_padded=num_padded)
+        if len(batch) == 1 and self._width(work, batch) == lengths[0] and not finite_B.all():
+            outputs = self._exact_outputs(work, batch, outputs)
+            finite_B = are_finite(outputs, lengths)
+            if not finite_B.all():
+                work.reasons[int(batch[0])] = f"the model returned {'NaN' if np.isnan(outputs).any() else 'infinity'}"
+                work.count(batch, num_padded=num_padded)
+                return []
+        answers = self._task.answers(outputs[finite_B], lengths[finite_B])
+        work.record(batch[finite_B], answers, num_padded=num_padded)
         work.unpadded.update(batch[~finite_B].tolist())
         return _one_by_one(batch[~finite_B])
 
-    def _exact_logits(self, work: Work, batch: Indices, logits_BC: Logits) -> Logits:
-        """Of a row whose logits are not finite in the engine; those, where there is nothing more exact."""
+    def _exact_outputs(self, work: Work, batch: Indices, outputs: Outputs) -> Outputs:
+        """Of an item whose outputs are not finite in the engine; those, where there is nothing more exact."""
         exact = self._exact
         if exact is None or is_exact(self.engine):
-            return logits_BC
-        ids_BT, _ = work.sequences.padded(batch, pad_id=self._pad_id)
-        outcome = self._guarded(lambda: exact.logits(ids_BT))
+            return outputs
+        inputs = work.items.collate(batch, pad_id=self._pad_id)
+        outcome = self._guarded(lambda: exact.outputs(inputs))
         if isinstance(outcome, Exception):
             if not self._has_told_of_inexact:
                 logger.warning("Rows without finite scores cannot be computed in float32: %s", first_line(outcome))
             self._has_told_of_inexact = True
-            return logits_BC
+            return outputs
         work.stats.num_in_float32 += 1
         return outcome
 
     def _plan(self, work: Work, rows: Indices) -> list[Indices]:
         """Rows longer than the budget, which `auto` or a halved one can meet, are batches of one."""
         # Another thread, settling its own batches, may lower the budget meanwhile.
-        lengths, token_budget = self._widths(work.sequences.lengths[rows]), self.token_budget
+        lengths, token_budget = self._widths(work.items.lengths[rows]), self.token_budget
         fits = (lengths <= token_budget) & ~np.isin(rows, work.by_itself())
         batches = plan_batches(lengths[fits], token_budget=token_budget, company=self.engine.company)
         return [*_one_by_one(rows[~fits]), *(rows[fits][batch] for batch in batches)]
@@ -354,16 +361,14 @@ class ModelRunner:
         return np.minimum(rounded(lengths), self._max_positions or NO_BOUND) if rounds else lengths
 
     def _width(self, work: Work, batch: Indices) -> int:
-        lengths = work.sequences.lengths[batch]
+        lengths = work.items.lengths[batch]
         return int((lengths if work.is_unpadded(batch) else self._widths(lengths)).max())
 
     def _start(self, work: Work, batch: Indices) -> Answer | Exception:
         width = self._width(work, batch)
-        return self._guarded(
-            lambda: self.engine.submit(*work.sequences.padded(batch, pad_id=self._pad_id, width=width))
-        )
+        return self._guarded(lambda: self.engine.submit(work.items.collate(batch, pad_id=self._pad_id, width=width)))
 
-    def _finish(self, answer: Answer | Exception) -> Logits | Exception:
+    def _finish(self, answer: Answer | Exception) -> Outputs | Exception:
         return answer if isinstance(answer, Exception) else self._guarded(answer.result)
 
     def _guarded(self, call: Callable[[], T]) -> T | Exception:
@@ -399,20 +404,11 @@ class ModelRunner:
         return deque(self._plan(work, np.concatenate([batch, *waiting])))
 
     def _predictions(self, work: Work) -> Predictions:
-        logits_BC = np.concatenate([np.zeros((0, self.config.num_labels), dtype=np.float32), *work.logits])
-        computed = np.concatenate([np.zeros(0, dtype=np.int64), *work.computed])
-        finite = np.isfinite(logits_BC).all(axis=1)
-        for i, logits_C in zip(computed[~finite], logits_BC[~finite], strict=True):
-            work.reasons[int(i)] = f"the model returned {'NaN' if np.isnan(logits_C).any() else 'infinity'}"
-        scores_BC = self._task.scores(logits_BC[finite], self.config)
-        index_of_sequence = np.full(len(work.sequences), -1, dtype=np.int64)
-        index_of_sequence[computed[finite]] = np.arange(len(scores_BC))
-        index = work.sequences.spread(pa.array(index_of_sequence, mask=index_of_sequence < 0))
-        reason = work.sequences.spread(work.reason_column())
-        if work.windows is not None:
-            scores_BC, index, reason = work.windows.to_rows(scores_BC, index, reason)
-        decoded = self._task.decode(scores_BC, self.config, all_scores=self._all_scores)
-        columns = decoded.take(index)
+        of_items = work.answer_column(self._task.answer_type), work.reason_column()
+        called = "part" if self._task.pooling is None else "window"
+        answers, failures = work.items.to_rows(*of_items, called=called)
+        columns, refusals = self._task.rows(answers, work.prepared)
+        reason = pc.coalesce(failures, refusals)
         return Predictions(columns, reason, work.stats, notes=tuple(work.notes), resolved=work.resolved)
 
 

@@ -7,13 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
+from tidemill.encoding.items import TOKEN_IDS
 from tidemill.inference.work import Predictions, Stats
 from tidemill.results.answers.known import Answers
 
 
-def predict_others(
-    token_ids: pa.ChunkedArray, answers: Answers, predict: Callable[[pa.ChunkedArray], Predictions]
-) -> Predictions:
+def predict_others(prepared: pa.Table, answers: Answers, predict: Callable[[pa.Table], Predictions]) -> Predictions:
     """One value a row: its answer where there is one, else what `predict` makes of it.
 
     Where there are answers, that is called only if a row is left that has token ids. The statistics are of the rows
@@ -21,12 +20,12 @@ def predict_others(
     """
     is_known = answers.is_known
     if not is_known.any():
-        return predict(token_ids)
-    has_tokens = token_ids.is_valid().to_numpy()
+        return predict(prepared)
+    has_tokens = prepared[TOKEN_IDS].is_valid().to_numpy()
     if not (has_tokens & ~is_known).any():
-        reason = pa.nulls(len(token_ids), pa.string())
+        reason = pa.nulls(prepared.num_rows, pa.string())
         return Predictions(answers.columns.take(answers.index), reason, Stats(num_rows=0))
-    computed = predict(token_ids.filter(pa.array(~is_known)))
+    computed = predict(prepared.filter(pa.array(~is_known)))
     place = np.cumsum(~is_known) - 1
     reason = computed.reason.take(pa.array(place, mask=is_known))
     place[is_known] = computed.columns.num_rows + answers.index.drop_null().to_numpy()

@@ -1,4 +1,4 @@
-"""What became of each distinct sequence of a shard so far, and what is told of it in the end."""
+"""What became of each distinct item of a shard so far, and what is told of it in the end."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from tidemill.encoding.batching import Indices
-from tidemill.encoding.sequences import Sequences
-from tidemill.engines import Logits
-from tidemill.inference.pooling import Pooling, Windows
+from tidemill.encoding.items import Items
 from tidemill.progress import StageProgress
 
 
@@ -68,18 +66,18 @@ class Predictions:
 
 @dataclass
 class Work:
-    """What became of each distinct sequence of a shard so far: `logits` of the `computed`, `reasons` of the failed."""
+    """What became of each distinct item of a shard so far: `answers` of the `computed`, `reasons` of the failed."""
 
-    sequences: Sequences
+    prepared: pa.Table
+    items: Items
     stats: Stats
-    windows: Windows | None = None
     reasons: dict[int, str] = field(default_factory=dict)
     alone: set[int] = field(default_factory=set)
     """What ran out of memory by itself, perhaps for what else was on its way: it is tried once more, beside nothing."""
     unpadded: set[int] = field(default_factory=set)
     """What had no finite logits beside others or with padding: it is tried once more, as it is."""
     computed: list[Indices] = field(default_factory=list)
-    logits: list[Logits] = field(default_factory=list)
+    answers: list[pa.Array] = field(default_factory=list)
     progress: StageProgress = field(default_factory=StageProgress)
     num_tokens: int = 0
     """Of what can be computed, before anything is."""
@@ -87,10 +85,9 @@ class Work:
     resolved: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def on(cls, token_ids: pa.ListArray | pa.ChunkedArray, pooling: Pooling | None, *, deduplicate: bool) -> Work:
-        windows = Windows.of(token_ids, pooling) if pooling else None
-        sequences = Sequences.of(windows.token_ids if windows else token_ids, deduplicate=deduplicate)
-        return cls(sequences, Stats(num_rows=len(token_ids), num_distinct=len(sequences)), windows)
+    def on(cls, prepared: pa.Table, *, deduplicate: bool) -> Work:
+        items = Items.of(prepared, deduplicate=deduplicate)
+        return cls(prepared, items, Stats(num_rows=prepared.num_rows, num_distinct=len(items)))
 
     def is_alone(self, batch: Indices) -> bool:
         return len(batch) == 1 and int(batch[0]) in self.alone
@@ -103,25 +100,37 @@ class Work:
         return np.array(sorted(self.alone | self.unpadded), dtype=np.int64)
 
     def without_reason(self) -> Indices:
-        fit = np.ones(len(self.sequences), dtype=bool)
+        fit = np.ones(len(self.items), dtype=bool)
         fit[list(self.reasons)] = False
         return np.flatnonzero(fit)
 
     def num_tokens_left(self) -> int:
-        return int(self.sequences.lengths[self.without_reason()].sum())
+        return int(self.items.lengths[self.without_reason()].sum())
 
     def begin(self, progress: StageProgress) -> None:
         self.progress, self.num_tokens = progress, self.num_tokens_left()
         progress.worked(0, self.num_tokens)
 
-    def record(self, batch: Indices, logits_BC: Logits, *, num_padded: int | None) -> None:
+    def record(self, batch: Indices, answers: pa.Array, *, num_padded: int | None) -> None:
         """`num_padded` is None where nothing is padded."""
-        num_tokens = int(self.sequences.lengths[batch].sum())
         self.computed.append(batch)
-        self.logits.append(logits_BC)
+        self.answers.append(answers)
+        self.count(batch, num_padded=num_padded)
+
+    def count(self, batch: Indices, *, num_padded: int | None) -> None:
+        """Of a batch that was computed, whatever came of it."""
+        num_tokens = int(self.items.lengths[batch].sum())
         self.stats.num_tokens += num_tokens
         self.stats.num_padded_tokens += num_tokens if num_padded is None else num_padded
         self.progress.worked(self.stats.num_tokens, self.num_tokens)
 
+    def answer_column(self, answer_type: pa.DataType) -> pa.Array:
+        """One answer an item, null where it has none."""
+        index = np.full(len(self.items), -1, dtype=np.int64)
+        computed = np.concatenate([np.zeros(0, dtype=np.int64), *self.computed])
+        index[computed] = np.arange(len(computed))
+        answers = pa.concat_arrays(self.answers) if self.answers else pa.array([], answer_type)
+        return answers.take(pa.array(index, mask=index < 0))
+
     def reason_column(self) -> pa.StringArray:
-        return pa.array([self.reasons.get(i) for i in range(len(self.sequences))], pa.string())
+        return pa.array([self.reasons.get(i) for i in range(len(self.items))], pa.string())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,6 +111,8 @@ TEXT_HASH = "_text_hash"
 By it a row is known again when its file changes. NULL where a lake is older than this column.
 """
 
+_SIZE = re.compile(r"\[\d+\]")
+
 MOST_DIGITS = 38
 """Of a decimal in the lake."""
 RESERVED_NAMES = frozenset({*ROW_COLUMNS, TEXT_HASH, "row_id", "rowid", "snapshot_id"})
@@ -117,7 +120,10 @@ RESERVED_NAMES = frozenset({*ROW_COLUMNS, TEXT_HASH, "row_id", "rowid", "snapsho
 
 @dataclass(frozen=True)
 class ResultTable:
-    """The table of one version: its columns, in order, with their DuckDB types."""
+    """The table of one version: its columns, in order, with their DuckDB types.
+
+    `results` has the types that the view shows, of which the table keeps what `kept_as` says.
+    """
 
     pipeline: str
     version: str
@@ -141,7 +147,9 @@ class ResultTable:
 
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
-        return (*self.shown, (TEXT_HASH, "UUID"))
+        """Those of the table itself."""
+        results = [(name, kept_as(kind)) for name, kind in self.results]
+        return (*self.kept, *results, *ROW_COLUMNS.items(), (TEXT_HASH, "UUID"))
 
 
 def table_name(pipeline: str, version: str) -> str:
@@ -168,6 +176,32 @@ def duckdb_type(arrow_type: pa.DataType) -> str:
     except (duckdb.Error, pa.ArrowException, NotImplementedError) as e:
         raise SchemaError(f"The lake cannot keep columns of type {arrow_type}.") from e
     return kind
+
+
+def shown_type(arrow_type: pa.DataType) -> str:
+    """The DuckDB type by which a view shows a result column: arrays of one size as such, which search needs.
+
+    >>> shown_type(pa.list_(pa.float32(), 384)), shown_type(pa.string())
+    ('FLOAT[384]', 'VARCHAR')
+    """
+    if not pa.types.is_fixed_size_list(arrow_type):
+        return duckdb_type(arrow_type)
+    return f"{shown_type(arrow_type.value_type)}[{arrow_type.list_size}]"
+
+
+def kept_as(kind: str) -> str:
+    """The type in the table of what is shown as `kind`: DuckLake 1.5.5 keeps no arrays of one size.
+
+    >>> kept_as("FLOAT[384]")
+    'FLOAT[]'
+    """
+    return _SIZE.sub("[]", kind)
+
+
+def size_of_arrays(kind: str) -> int | None:
+    """How many values each array of a type has, where it says: 384 of `FLOAT[384]`."""
+    found = _SIZE.search(kind) if kind.endswith("]") else None
+    return int(found[0][1:-1]) if found else None
 
 
 def lake_type(arrow_type: pa.DataType) -> pa.DataType:
@@ -278,16 +312,26 @@ def create_result_table(cursor: Cursor, table: ResultTable, *, name: str | None 
 
 def point_view(cursor: Cursor, table: ResultTable) -> None:
     """Let the pipeline's view show this version: a plain view, as fast as its table."""
+    columns = ", ".join(_shown(name, kind) for name, kind in table.shown)
     cursor.execute(
-        f"CREATE OR REPLACE VIEW {identifier(table.pipeline)} AS "
-        f"SELECT {', '.join(identifier(name) for name, _ in table.shown)} FROM {identifier(table.name)}"
+        f"CREATE OR REPLACE VIEW {identifier(table.pipeline)} AS SELECT {columns} FROM {identifier(table.name)}"
     )
+
+
+def _shown(name: str, kind: str) -> str:
+    """SQL: a column of a view."""
+    column = identifier(name)
+    return column if kept_as(kind) == kind else f"CAST({column} AS {kind}) AS {column}"
 
 
 def is_shown(cursor: Cursor, view: str, table: str) -> bool:
     """Whether the view shows all columns of the result table that a view has."""
-    columns = tuple(column for column in existing_columns(cursor, table) if column[0] != TEXT_HASH)
-    return bool(columns) and existing_columns(cursor, view) == columns
+    columns = [column for column in existing_columns(cursor, table) if column[0] != TEXT_HASH]
+    return bool(columns) and _kept(existing_columns(cursor, view)) == _kept(columns)
+
+
+def _kept(columns: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(name, kept_as(kind)) for name, kind in columns]
 
 
 def existing_columns(cursor: Cursor, table: str) -> tuple[tuple[str, str], ...]:

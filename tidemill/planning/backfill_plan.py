@@ -25,7 +25,7 @@ from tidemill.lake.listings import num_unread_files, query_of_shards, target_sha
 from tidemill.lake.pipelines import load_state, recorded_versions
 from tidemill.lake.requests import AGAIN, ONLY_QUARANTINED, ask_for_backfill, open_requests
 from tidemill.lake.runs import RunRecord
-from tidemill.lake.tables import duckdb_type
+from tidemill.lake.tables import shown_type
 from tidemill.planning import versions
 from tidemill.planning.columns import check_collisions, check_names, settle_columns
 from tidemill.planning.dates import date_files, guesses, parse_days
@@ -232,7 +232,7 @@ def _new_version(pipeline: Pipeline, cursor: Cursor, state: PipelineState, spec:
     dataset = reopen_dataset(pipeline, spec.joined_text, state.target_revision, [first])
     kept, _ = settle_columns(pipeline, spec, dataset, cursor, state)
     schema: pa.Schema = versions.result_schema(spec)
-    results = [(field.name, duckdb_type(field.type)) for field in schema]
+    results = [(field.name, shown_type(field.type)) for field in schema]
     check_collisions(kept, results)
     return make_version(pipeline, spec, kept, results)
 
@@ -365,5 +365,7 @@ def tokens_to_compute(
 
 
 def _tokenizes_alike(a: VersionSpec, b: VersionSpec) -> bool:
-    mine, theirs = ((s.tokenizer, s.max_length, s.overlap, s.text, s.text_separator) for s in (a, b))
+    mine, theirs = (
+        (s.tokenizer, s.max_length, s.overlap, s.text, s.text_separator, s.text_pair, s.truncation) for s in (a, b)
+    )
     return mine == theirs

@@ -22,7 +22,7 @@ from tidemill.lake import Cursor, DoneShard, Lake, ResultTable
 from tidemill.lake.ledger import done_shards, has_done_shards
 from tidemill.lake.listings import cut_files, files_at, slices_at
 from tidemill.lake.pipelines import PipelineState, load_dataset, load_kept, load_results, load_spec, load_state
-from tidemill.lake.tables import duckdb_type, table_name
+from tidemill.lake.tables import shown_type, table_name
 from tidemill.places import usable
 from tidemill.planning import versions
 from tidemill.planning.columns import KeptColumn, check_collisions, check_names, kept_fingerprint, settle_columns
@@ -398,7 +398,7 @@ def _promoted_or(
 
 def _result_columns(spec: VersionSpec) -> tuple[tuple[str, str], ...]:
     """The model task's columns. Those that are recorded do as well: a run with nothing to do opens no model."""
-    return tuple((field.name, duckdb_type(field.type)) for field in versions.result_schema(spec))
+    return tuple((field.name, shown_type(field.type)) for field in versions.result_schema(spec))
 
 
 def _plan_files(dataset: sources.Dataset, known: _Known, kept: Sequence[KeptColumn]) -> Iterator[FilePlan]:

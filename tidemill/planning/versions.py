@@ -12,14 +12,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from tidemill.config import Model, Pipeline, Tokenizer
-from tidemill.errors import ModelError, SourceUnavailable
-from tidemill.fingerprints import fingerprint
-from tidemill.models.files import (
+from tidemill.checkpoints.embeddings.modules import MODULE_FILES, MODULES, is_module_file, module_files, module_folders
+from tidemill.checkpoints.files import (
     MODEL_FILES,
     files_read,
     is_read,
@@ -28,11 +26,19 @@ from tidemill.models.files import (
     refuse_unapplied_tokenizer,
     refuse_weights,
 )
+from tidemill.config import Model, Pipeline, Tokenizer
+from tidemill.errors import ModelError, SourceUnavailable
+from tidemill.fingerprints import fingerprint
 from tidemill.places import is_hub_id, missing
 from tidemill.retry import logger
 from tidemill.sources import hub
 from tidemill.sources.hashes import hash_folder
 from tidemill.values.columns import JoinedText
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from tidemill.models.tasks import ModelTask
 
 NUM_WINDOWS = "num_windows"
 """The result column of versions that read long texts in windows."""
@@ -66,6 +72,11 @@ class VersionSpec:
     """None unless `long_text` is "windows", as `aggregate`."""
     aggregate: str | None = None
     pad_token_id: int | None = None
+    options: dict[str, Any] | None = None
+    """The model task's that are not at their defaults; None where all are."""
+    text_pair: tuple[str, ...] | None = None
+    """The columns of the second text; None where a row is one text, as `truncation`."""
+    truncation: str | None = None
 
     @property
     def version(self) -> str:
@@ -78,11 +89,12 @@ class VersionSpec:
 
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> VersionSpec:
-        return cls(**{**facts, "text": tuple(facts["text"])})
+        names = {key: tuple(facts[key]) for key in ("text", "text_pair") if key in facts}
+        return cls(**{**facts, **names})
 
     @property
     def joined_text(self) -> JoinedText:
-        return JoinedText(self.text, self.text_separator)
+        return JoinedText(self.text, self.text_separator, self.text_pair or ())
 
     def differences(self, other: VersionSpec) -> list[str]:
         """What `other` has differently, in words."""
@@ -100,12 +112,16 @@ def declared(pipeline: Pipeline, tell: Callable[[str], object] = logger.warning)
     Where it does not answer, a branch points to what it pointed to when it last did; `tell` is told.
 
     Raises:
+        ConfigError: there is no such model task, or it has no such option.
         ModelError: the model or tokenizer does not exist, or may not be read.
         SourceUnavailable: the Hub did not answer well for long, and never did here.
     """
+    from tidemill.models.tasks import task_options
+
     model, tokenizer = pipeline.model, pipeline.tokenizer
-    windows, trusted = tokenizer.long_text == "windows", model.trust_remote_code
-    identity = _identify(model, tell, trusted=trusted)
+    options = task_options(model.task, model.options).model_dump(mode="json", exclude_defaults=True)
+    windows, trusted, pair = tokenizer.long_text == "windows", model.trust_remote_code, pipeline.dataset.text_pair
+    identity = _identify(model, tell, trusted=trusted, modules=_has_modules(model.task))
     return VersionSpec(
         task=model.task,
         model_path=_place(model),
@@ -124,6 +140,9 @@ def declared(pipeline: Pipeline, tell: Callable[[str], object] = logger.warning)
         overlap=tokenizer.overlap if windows else None,
         aggregate=tokenizer.aggregate if windows else None,
         pad_token_id=model.pad_token_id,
+        options=options or None,
+        text_pair=tuple(pair) if pair else None,
+        truncation=tokenizer.truncation if pair else None,
     )
 
 
@@ -175,14 +194,18 @@ def _same_files(spec: VersionSpec, path: str, found: str, recorded: str, *, weig
 
 def _read_at(spec: VersionSpec, repo: str, identity: str, *, weights: bool) -> dict[str, str]:
     """Contents by name of the files that are read of a repository at a commit; none where that is gone."""
+    commit, subfolder = _commit_and_subfolder(identity)
+    has_modules = weights and _has_modules(spec.task)
     try:
-        contents = hub.model_contents(repo, *_commit_and_subfolder(identity))
+        folders = module_folders(hub.model_snapshot(repo, commit, subfolder, (MODULES,))) if has_modules else []
+        contents = hub.model_contents(repo, commit, subfolder, within=folders)
     except ModelError:
         return {}
     return {
         name: content
         for name, content in contents.items()
         if is_read(name, trust_remote_code=spec.trust_remote_code, weights=weights)
+        or (has_modules and is_module_file(name))
     }
 
 
@@ -206,8 +229,9 @@ def _lies_at(spec: VersionSpec, path: str, identity: str, *, weights: bool = Tru
         return True
     if not Path(path).is_dir():
         return False
+    has_modules = weights and _has_modules(spec.task)
+    read = _files_read(path, trusted=spec.trust_remote_code, weights=weights, modules=has_modules)
     counted_before = matching(path, MODEL_FILES if weights else TOKENIZER_FILES)
-    read = files_read(path, trust_remote_code=spec.trust_remote_code, weights=weights)
     return any(hash_folder(path, names) == value for names in (read, counted_before))
 
 
@@ -217,7 +241,11 @@ def model_folder(spec: VersionSpec, *, weights: bool = True) -> Path:
     Raises:
         ModelError: a local folder no longer holds what the version was made with.
     """
-    return _folder(spec, spec.model_path, spec.model, MODEL_FILES if weights else TOKENIZER_FILES)
+    folder = _folder(spec, spec.model_path, spec.model, MODEL_FILES if weights else TOKENIZER_FILES)
+    if spec.model.startswith("commit:") and _has_modules(spec.task):
+        commit, subfolder = _commit_and_subfolder(spec.model)
+        hub.fetch_within(spec.model_path, commit, subfolder, module_folders(folder), MODULE_FILES)
+    return folder
 
 
 def configuration_folder(spec: VersionSpec) -> Path | None:
@@ -238,12 +266,32 @@ def _place(section: Model | Tokenizer) -> str:
     return path if section.subfolder is None or is_hub_id(path, of="model") else f"{path}/{section.subfolder}"
 
 
-def _identify(section: Model | Tokenizer, tell: Callable[[str], object], *, trusted: bool, weights: bool = True) -> str:
+def _identify(
+    section: Model | Tokenizer,
+    tell: Callable[[str], object],
+    *,
+    trusted: bool,
+    weights: bool = True,
+    modules: bool = False,
+) -> str:
     path = _place(section)
     if is_local(path):
-        return f"sha256:{hash_folder(path, files_read(path, trust_remote_code=trusted, weights=weights))}"
+        return f"sha256:{hash_folder(path, _files_read(path, trusted=trusted, weights=weights, modules=modules))}"
     commit = hub.model_commit(path, section.revision, tell)
     return f"commit:{commit}" if section.subfolder is None else f"commit:{commit}/{section.subfolder}"
+
+
+def _has_modules(task: str) -> bool:
+    """Whether what modules.json names is part of a model of this task."""
+    from tidemill.models.tasks import find_task
+
+    return find_task(task).reads_modules
+
+
+def _files_read(path: str, *, trusted: bool, weights: bool, modules: bool) -> list[str]:
+    """Names of the files in a folder that decide a prediction."""
+    named = module_files(path) if modules else []
+    return [*files_read(path, trust_remote_code=trusted, weights=weights), *named]
 
 
 def _commit_and_subfolder(identity: str) -> tuple[str, str]:
@@ -292,16 +340,30 @@ def result_schema(spec: VersionSpec) -> pa.Schema:
         ModelError: the model's configuration does not fit the task, or its files ask for what is not applied.
         ConfigError: there is no such model task.
     """
-    from tidemill.models.checkpoint import load_config
+    from tidemill.checkpoints.loading import load_config
     from tidemill.models.tasks import find_task
 
-    task = find_task(spec.task)
+    find_task(spec.task)
     _refuse_weights(spec)
     config = load_config(model_folder(spec, weights=False), trust_remote_code=spec.trust_remote_code)
-    task.check(config)
+    task = task_of(spec, config)
     refuse_unapplied_tokenizer(tokenizer_folder(spec), trust_remote_code=spec.trust_remote_code)
-    schema = task.result_schema(config, all_scores=spec.all_scores)
+    schema = task.schema
     return schema if spec.aggregate is None else schema.append(pa.field(NUM_WINDOWS, pa.int32()))
+
+
+def task_of(spec: VersionSpec, config: PretrainedConfig) -> ModelTask:
+    """The version's model task, which does not know how windows become a row.
+
+    Raises:
+        ModelError: no model of this configuration can do it.
+        ConfigError: there is no such task, or it has no such option.
+    """
+    from tidemill.models.tasks import find_task, task_options
+
+    options = task_options(spec.task, spec.options or {})
+    is_pair = spec.text_pair is not None
+    return find_task(spec.task)(config, options, all_scores=spec.all_scores, is_pair=is_pair)
 
 
 def _refuse_weights(spec: VersionSpec) -> None:

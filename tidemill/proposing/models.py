@@ -52,7 +52,7 @@ def check_model(path: str, task: str | None) -> ChosenModel:
         ConfigError: there is no such task.
         SourceUnavailable: it is on the Hub, which does not answer.
     """
-    tags = [find_task(task).pipeline_tag] if task else [known.pipeline_tag for known in MODEL_TASKS]
+    tags = [find_task(task).pipeline_tag] if task else list(MODEL_TASKS)
     is_local = Path(path).is_dir()
     if not is_local and _looks_local(path):
         raise ModelError(f"There is no model folder {path}. {GIVE_ONE}")
@@ -73,10 +73,10 @@ def labels_of(folder: Path, task: str) -> tuple[str, ...]:
     Raises:
         ModelError: its configuration does not fit the task.
     """
-    from tidemill.models.checkpoint import load_config
+    from tidemill.checkpoints.loading import load_config
 
     config = load_config(folder)
-    find_task(task).check(config)
+    find_task(task)(config)
     return tuple(str(label) for _, label in sorted(config.id2label.items()))
 
 

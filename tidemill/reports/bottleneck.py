@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 from tidemill.config import Inference, Pipeline
 from tidemill.encoding import windowing as windows
 from tidemill.encoding.batching import plan_batches
-from tidemill.encoding.sequences import Sequences
+from tidemill.encoding.items import Items
 from tidemill.engines import Answer
 from tidemill.errors import InputError
-from tidemill.inference.opening import load_runner, load_tokenizer, pooling_of
+from tidemill.inference.opening import load_preparer, load_runner
 from tidemill.inference.runner import ModelRunner
 from tidemill.inference.work import Predictions
 from tidemill.lake import Lake
@@ -34,6 +34,7 @@ from tidemill.machine import num_cpus
 from tidemill.planning.plan import make_plan
 from tidemill.planning.versions import VersionSpec
 from tidemill.running.run import Run
+from tidemill.running.stages import with_texts
 from tidemill.shards import SourceFile
 from tidemill.sources.dataset import Dataset
 
@@ -67,17 +68,17 @@ def find_bottleneck(pipeline: Pipeline, *, num_rows: int) -> dict[str, Any]:
     if rows.num_rows == 0:
         raise InputError(f"The dataset {pipeline.dataset.path} has no rows with text to measure.")
     started = time.perf_counter()
-    tokenizer, runner = load_tokenizer(plan.spec), load_runner(plan.spec, pipeline.inference)
+    preparer, runner = load_preparer(plan.spec), load_runner(plan.spec, pipeline.inference)
     load_seconds = time.perf_counter() - started
 
-    tokenize_seconds, columns = _timed(lambda: tokenizer.encode(rows["text"]))
-    pooling = pooling_of(plan.spec, tokenizer)
-    runner.predict(columns.token_ids, pooling=pooling)  # calibrates, and compiles what comes up often
-    infer_seconds, predictions = _timed_alone(lambda: runner.predict(columns.token_ids, pooling=pooling))
-    bare_seconds, _ = _timed(lambda: _bare_loop(runner, columns.token_ids, pipeline.inference))
+    tokenize_seconds, tokens = _timed(lambda: preparer.prepare(rows))
+    prepared = with_texts(tokens, rows, preparer.reads)
+    runner.predict(prepared)  # calibrates, and compiles what comes up often
+    infer_seconds, predictions = _timed_alone(lambda: runner.predict(prepared))
+    bare_seconds, _ = _timed(lambda: _bare_loop(runner, prepared, pipeline.inference))
     whole = _run_whole(pipeline, plan.spec, rows)
 
-    num_tokens = windows.num_tokens(columns.token_ids)
+    num_tokens = windows.num_tokens(prepared["token_ids"])
     stages = [
         StageSpeed(name, seconds, _rate(rows.num_rows, seconds), _rate(num_tokens, seconds))
         for name, seconds in (
@@ -122,15 +123,15 @@ def _read(dataset: Dataset, files: Sequence[SourceFile], num_rows: int) -> tuple
     return (pa.concat_tables(parts) if parts else pa.table({"text": pa.array([], pa.string())})), num_read
 
 
-def _bare_loop(runner: ModelRunner, token_ids: pa.Array, inference: Inference) -> None:
+def _bare_loop(runner: ModelRunner, prepared: pa.Table, inference: Inference) -> None:
     """The same batches through the engine, as many on their way as it takes, and nothing else."""
-    sequences = Sequences.of(windows.sequences(token_ids), deduplicate=inference.deduplicate)
-    budget = max(runner.token_budget, int(sequences.lengths.max(initial=1)))
+    items = Items.of(prepared, deduplicate=inference.deduplicate)
+    budget = max(runner.token_budget, int(items.lengths.max(initial=1)))
     started: deque[Answer] = deque()
-    for batch in plan_batches(sequences.lengths, token_budget=budget, company=runner.engine.company):
+    for batch in plan_batches(items.lengths, token_budget=budget, company=runner.engine.company):
         if len(started) >= runner.engine.depth:
             started.popleft().result()
-        started.append(runner.engine.submit(*sequences.padded(batch, pad_id=0)))
+        started.append(runner.engine.submit(items.collate(batch, pad_id=0)))
     for answer in started:
         answer.result()
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from tidemill.config import Pipeline
 from tidemill.formats import KEPT_PREFIX
-from tidemill.inference.opening import load_runner, load_tokenizer, pooling_of
+from tidemill.inference.opening import load_preparer, load_runner
 from tidemill.planning.plan import make_plan
-from tidemill.running.stages import with_reasons
+from tidemill.running.stages import with_reasons, with_texts
 from tidemill.shards import SourceFile
 from tidemill.sources.dataset import Dataset
 
@@ -24,16 +24,21 @@ def sample(pipeline: Pipeline, num_rows: int) -> list[dict[str, Any]]:
     """
     plan, dataset = make_plan(pipeline, None)
     spec = plan.spec
-    tokenizer, runner = load_tokenizer(spec), load_runner(spec, pipeline.inference)
+    preparer, runner = load_preparer(spec), load_runner(spec, pipeline.inference)
     found: list[dict[str, Any]] = []
     for path, rows in _first_rows(dataset, plan.readable, num_rows):
-        columns = tokenizer.encode(rows["text"])
-        predicted = runner.predict(columns.token_ids, pooling=pooling_of(spec, tokenizer))
-        tokens = pa.table({"token_ids": columns.token_ids, "num_tokens": columns.num_tokens, "reason": columns.reason})
+        tokens = preparer.prepare(rows)
+        predicted = runner.predict(with_texts(tokens, rows, preparer.reads))
         results = with_reasons(rows, tokens, predicted.columns, predicted.reason)
-        for row, result in zip(rows.drop_columns(["reason"]).to_pylist(), results.to_pylist(), strict=True):
+        for row, result in zip(_records(rows.drop_columns(["reason"])), _records(results), strict=True):
             found.append({"path": path, **{name.removeprefix(KEPT_PREFIX): v for name, v in row.items()}, **result})
     return found
+
+
+def _records(table: pa.Table) -> list[dict[str, Any]]:
+    """A dict each, and a dict of each map in it: as `sql` gives them."""
+    rows: list[dict[str, Any]] = table.to_pylist(maps_as_pydicts="strict")
+    return rows
 
 
 def _first_rows(dataset: Dataset, files: Sequence[SourceFile], num_rows: int) -> Iterator[tuple[str, pa.Table]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import duckdb
@@ -18,8 +19,9 @@ from tidemill.lake.checksums import METHOD, checksum_of
 from tidemill.lake.data_files import DataFile, Noted, data_files, hash_of, noted_files, shards_in
 from tidemill.lake.ducklake.connection import CATALOG, Cursor, Lake
 from tidemill.lake.listings import target_shards
-from tidemill.lake.pipelines import load_state
+from tidemill.lake.pipelines import load_results, load_state
 from tidemill.lake.tables import SYSTEM_TABLES, identifier, is_shown, result_tables, table_name
+from tidemill.results.soundness import kept_text, unsound_values
 
 MAX_EXAMPLES = 3
 MAX_SHARDS_NAMED = 20
@@ -223,7 +225,7 @@ def _check_tables(cursor: Cursor, pipeline: str, found: Verification) -> None:
         _scope(cursor, pipeline, version, state.target_revision)
         if damaged:
             found.notes += _leave_out(cursor, pipeline, version, state.target_revision, damaged)
-        found.problems += [f"{version}: {problem}" for problem in _check_version(cursor, wrong)]
+        found.problems += [f"{version}: {problem}" for problem in _check_version(cursor, pipeline, version, wrong)]
         found.notes += [f"{version}: {note}" for note in _unsummed(cursor)]
         found.num_rows += cursor.execute("SELECT count(*) FROM results").fetchall()[0][0]
         found.num_shards += cursor.execute("SELECT count(*) FROM ledger").fetchall()[0][0]
@@ -266,10 +268,13 @@ def _leave_out(cursor: Cursor, pipeline: str, version: str, revision: str, damag
     ]
 
 
-def _check_version(cursor: Cursor, wrong: set[str]) -> Iterator[str]:
+def _check_version(cursor: Cursor, pipeline: str, version: str, wrong: set[str]) -> Iterator[str]:
     """What is wrong with the version that the views show; adds the shards to `wrong`."""
-    for problem, query in (SHARD_CHECKS | {CHANGED: _changed_rows(cursor)}).items():
-        shard_ids = {str(row[0]) for row in cursor.execute(query).fetchall()}
+    checks = SHARD_CHECKS | {CHANGED: _changed_rows(cursor)}
+    asked = ((problem, {str(row[0]) for row in cursor.execute(query).fetchall()}) for problem, query in checks.items())
+    results = load_results(cursor, pipeline, version) or ()
+    values = unsound_values(cursor, results, kept_text(cursor, pipeline, version))
+    for problem, shard_ids in chain(asked, values):
         if shard_ids:
             wrong |= shard_ids
             yield f"{problem}: {len(shard_ids)} found ({_named(shard_ids, MAX_EXAMPLES)})"

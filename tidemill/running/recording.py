@@ -24,6 +24,7 @@ from tidemill.lake.runs import RunFacts, RunRecord, record_run
 from tidemill.lake.tables import table_name
 from tidemill.masking import message_of
 from tidemill.planning.estimates import Estimate
+from tidemill.planning.versions import NUM_WINDOWS
 from tidemill.progress import Progress, Quiet
 from tidemill.results.commit import Outcome
 from tidemill.retry import retrying
@@ -42,6 +43,8 @@ class RunResult(RunFacts):
     revision: str = ""
     seconds: float = 0.0
     table: str = ""
+    columns: list[str] = field(default_factory=list)
+    """The model task's columns of the table."""
     num_rewritten: int = 0
     failures: list[dict[str, str]] = field(default_factory=list)
     """What failed and why, each once: path, error and message."""
@@ -173,6 +176,7 @@ class Recording:
         self.outcomes = Outcomes(self.record, self.progress)
         self.tally = Tally()
         self.notes: list[str] = []
+        self.columns: list[str] = []
         self.num_rewritten = 0
         self.stopped_at_cost: str | None = None
         """What the run said when the next shard would have passed the cost that was allowed."""
@@ -223,6 +227,7 @@ class Recording:
     def executing(self, executor: Executor, workspace: Workspace) -> Iterator[Executor]:
         """Use an executor for the length of a block; left early, its stages are asked to stop."""
         workspace.count, workspace.progress = self.outcomes.count, self.progress
+        self.columns = [name for name, _ in workspace.target.table.results if name != NUM_WINDOWS]
         try:
             yield executor
         except BaseException:
@@ -297,6 +302,7 @@ class Recording:
         return RunResult(
             **facts | _told(record),
             table=table_name(record.pipeline, record.version) if record.version else "",
+            columns=self.columns,
             num_rewritten=self.num_rewritten,
             failures=self._failures(),
             notes=list(self.notes),

@@ -13,7 +13,7 @@ from typing import Any
 from tidemill.config import Pipeline
 from tidemill.engines.devices import resolve_device
 from tidemill.errors import ENDS_RUN, FileChanged, LimitExceeded, RunFailed, ShardGone, TidemillError, counted
-from tidemill.inference.opening import load_tokenizer
+from tidemill.inference.opening import load_preparer
 from tidemill.lake import Lake, catalog_exists, ensure_system_tables
 from tidemill.lake.ducklake.claims import Claims
 from tidemill.lake.ducklake.connection import is_interrupt
@@ -390,7 +390,7 @@ def refuse_removal(plan: Plan) -> None:
 
 def _open_for_the_first_time(plan: Plan) -> None:
     """Find out before anything is written whether the version can be computed here at all."""
-    load_tokenizer(plan.spec)
+    load_preparer(plan.spec)
     resolve_device(plan.pipeline.inference.device)
 
 

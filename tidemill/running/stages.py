@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill.encoding import windowing as windows
-from tidemill.encoding.text_hashes import text_hashes
+from tidemill.encoding.text_hashes import row_hashes
 from tidemill.inference.unchanged import predict_others
 from tidemill.inference.work import Stats
 from tidemill.lake.requests import Request, asked_again
@@ -251,19 +251,13 @@ def tokenize(workspace: Workspace, ingested: Sequence[Ingested]) -> list[Tokeniz
 def _write_tokens(workspace: Workspace, items: Sequence[Tokenized]) -> None:
     """Tokenize the shards' texts in one call, and write a file of each."""
     started = time.perf_counter()
-    rows = [workspace.store.read(item.ingested.rows).select(["row_number", "text"]) for item in items]
+    preparer = workspace.preparer
+    rows = [workspace.store.read(item.ingested.rows).select(["row_number", *preparer.reads]) for item in items]
     # Strings with large offsets, which a shard of long texts has, are the same strings.
     every = pa.concat_tables(rows, promote_options="permissive").combine_chunks()
     progress = workspace.telling(label_of([item.ingested.request for item in items]), "tokenize", every.num_rows)
-    tokens = workspace.tokenizer.encode(every["text"], on_progress=lambda done: progress.worked(done, every.num_rows))
-    table = pa.table(
-        {
-            "row_number": every["row_number"],
-            "token_ids": tokens.token_ids,
-            "num_tokens": tokens.num_tokens,
-            "reason": tokens.reason,
-        }
-    )
+    prepared = preparer.prepare(every, on_progress=lambda done: progress.worked(done, every.num_rows))
+    table = prepared.add_column(0, "row_number", every["row_number"])
     seconds = (time.perf_counter() - started) / len(items)
     start = 0
     for item, of_shard in zip(items, rows, strict=True):
@@ -372,7 +366,10 @@ class _Inputs:
             "ingest_seconds": _seconds_for(request, rows_facts),
             "tokenize_seconds": _seconds_for(request, tokens_facts),
         }
-        return cls(item, rows, tokens, text_hashes(rows["text"]), seconds)
+        return cls(item, rows, tokens, row_hashes(rows), seconds)
+
+    def prepared(self, reads: Sequence[str]) -> pa.Table:
+        return with_texts(self.tokens.drop_columns(["row_number"]), self.rows, reads)
 
 
 def _predict(workspace: Workspace, items: Sequence[Tokenized]) -> Iterator[tuple[Tokenized, pa.Table, dict[str, Any]]]:
@@ -385,16 +382,14 @@ def _predict(workspace: Workspace, items: Sequence[Tokenized]) -> Iterator[tuple
         return
     inputs = [_Inputs.read(workspace, item) for item in items]
     columns = [shard.tokens["token_ids"] for shard in inputs]
-    token_ids = pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
     answers = _answers(workspace, inputs)
     predictions = predict_others(
-        token_ids,
+        pa.concat_tables([shard.prepared(workspace.preparer.reads) for shard in inputs], promote_options="permissive"),
         answers,
         lambda left: workspace.runner.predict(
             left,
-            pooling=workspace.pooling,
             should_stop=workspace.stop.is_set,
-            progress=workspace.telling(label_of([item.ingested.request for item in items]), "infer", len(left)),
+            progress=workspace.telling(label_of([item.ingested.request for item in items]), "infer", left.num_rows),
         ),
     )
     workspace.notes += predictions.notes
@@ -463,6 +458,13 @@ def _by_shard(values: np.ndarray, inputs: Sequence[_Inputs]) -> list[np.ndarray]
     return np.split(values, ends[:-1])
 
 
+def with_texts(prepared: pa.Table, rows: pa.Table, reads: Sequence[str]) -> pa.Table:
+    """What a preparer made of rows, beside what it made it of."""
+    for name in reads:
+        prepared = prepared.append_column(name, rows[name])
+    return prepared
+
+
 def with_reasons(rows: pa.Table, tokens: pa.Table, results: pa.Table, failures: pa.Array) -> pa.Table:
     """A shard's predictions: every row, with the first stage that could not process it and why."""
     reasons = (
@@ -488,6 +490,8 @@ def with_reasons(rows: pa.Table, tokens: pa.Table, results: pa.Table, failures: 
 
 def _lengths(tokens: pa.Table) -> dict[str, pa.ChunkedArray]:
     """How long a text is, and whether it is read to its end, as it is in windows."""
+    if "truncated" in tokens.column_names:
+        return {"num_tokens": tokens["num_tokens"], "truncated": tokens["truncated"]}
     found = pc.list_value_length(tokens["token_ids"])
     if windows.are_windows(tokens["token_ids"]):
         whole = pc.if_else(pc.is_valid(found), pa.scalar(False), pa.scalar(None, pa.bool_()))

@@ -8,16 +8,15 @@ import time
 from collections.abc import Callable, Sequence
 
 from tidemill.config import Pipeline
-from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.errors import FileChanged, FileUnreadable, LakeError, Stopped
 from tidemill.fingerprints import fingerprint
-from tidemill.inference.opening import load_runner, load_tokenizer, pooling_of
-from tidemill.inference.pooling import Pooling
+from tidemill.inference.opening import load_preparer, load_runner
 from tidemill.inference.runner import ModelRunner
 from tidemill.lake import Lake
 from tidemill.lake.ducklake.claims import Claims
 from tidemill.lake.pipelines import Target, load_state
 from tidemill.lake.requests import Request, still_open
+from tidemill.models.tasks import Preparer
 from tidemill.planning.columns import kept_fingerprint, read_columns
 from tidemill.planning.estimates import Rate, measured_rate
 from tidemill.planning.version_tables import Version, load_version
@@ -138,19 +137,14 @@ class Workspace:
         return fingerprint("claim", self.target.pipeline, self.target.version, place)
 
     @property
-    def tokenizer(self) -> TextTokenizer:
+    def preparer(self) -> Preparer:
         with self._opening:
-            return self._tokenizer
+            return self._preparer
 
     @functools.cached_property
-    def _tokenizer(self) -> TextTokenizer:
+    def _preparer(self) -> Preparer:
         self.progress.doing("loading the tokenizer")
-        return load_tokenizer(self.spec)
-
-    @property
-    def pooling(self) -> Pooling | None:
-        """How a row's windows become one; None where a row is one sequence."""
-        return pooling_of(self.spec, self.tokenizer)
+        return load_preparer(self.spec)
 
     @property
     def runner(self) -> ModelRunner:
@@ -193,14 +187,15 @@ class Workspace:
 
     def tokens_file(self, shard: Shard) -> StoreFile:
         content = (shard.slice.content, shard.slice.first_row)
-        return StoreFile("tokens", fingerprint(*content, *self._read(), self.tokenizer.fingerprint))
+        return StoreFile("tokens", fingerprint(*content, *self._read(), self.preparer.fingerprint))
 
     def predictions_file(self, request: Request) -> StoreFile:
         return predictions_file(self.target.pipeline, self.target.version, request.shard.shard_id, request.request_id)
 
     def _read(self) -> tuple[object, ...]:
         """What decides which rows a slice gives. A row whose kept cell cannot be read has no text: so these count."""
-        return self.spec.text, self.spec.text_separator, self.pipeline.dataset.delimiter, self.target.kept
+        pair = () if self.spec.text_pair is None else (self.spec.text_pair,)
+        return self.spec.text, self.spec.text_separator, *pair, self.pipeline.dataset.delimiter, self.target.kept
 
 
 def predictions_file(pipeline: str, version: str, shard_id: str, request_id: str) -> StoreFile:

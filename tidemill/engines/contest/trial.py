@@ -15,13 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tidemill.engines import Answer, Engine, Ids
+from tidemill.encoding.items import IDS, MASK, Arrays
+from tidemill.engines import Answer, Engine
 from tidemill.engines.contest.candidates import Candidate, fastest
 from tidemill.engines.contest.finding import Finding
 from tidemill.engines.probing.memory import began_with_memory
 from tidemill.errors import first_line
 
-Batch = tuple[Ids, Ids | None]
+Batch = Arrays
 Clock = Callable[[], float]
 
 TURN_SECONDS = 0.3
@@ -138,10 +139,10 @@ class Contest:
         started_at = self.clock()
         on_their_way: deque[Answer] = deque()
         try:
-            for ids_BT, mask_BT in batches:
+            for inputs in batches:
                 if len(on_their_way) >= engine.depth:
                     on_their_way.popleft().result()
-                on_their_way.append(engine.submit(ids_BT, mask_BT))
+                on_their_way.append(engine.submit(inputs))
             while on_their_way:
                 on_their_way.popleft().result()
         except BaseException:
@@ -163,5 +164,4 @@ def _fills(engine: Engine) -> int:
 
 
 def _num_tokens(batch: Batch) -> int:
-    ids_BT, mask_BT = batch
-    return int(ids_BT.size if mask_BT is None else mask_BT.sum())
+    return int(batch[MASK].sum() if MASK in batch else batch[IDS].size)

@@ -65,9 +65,9 @@ class Encoder(nn.Module):
             x_NH = layer(x_NH, x_NH, attend)
         last = self.layers[-1]
         if self.reads_first_token:
-            return self._of_first_token(last(x_NH.view(num_rows, num_tokens, -1)[:, 0], x_NH, attend))
-        hidden_BTH = last(x_NH, x_NH, attend).view(num_rows, num_tokens, -1)
-        return self._of_all_tokens(hidden_BTH, torch.ones_like(ids_BT) if mask_BT is None else mask_BT)
+            first_BH = last(x_NH.view(num_rows, num_tokens, -1)[:, 0], x_NH, attend)
+            return self._outputs(first_BH[:, None], None)
+        return self._outputs(last(x_NH, x_NH, attend).view(num_rows, num_tokens, -1), mask_BT)
 
     def forward_packed(
         self,
@@ -98,8 +98,8 @@ class Encoder(nn.Module):
             x_NH = layer(x_NH, x_NH, attend_all)
         last = self.layers[-1]
         if self.reads_first_token:
-            return self._of_first_token(last(x_NH[starts[:-1]], x_NH, attend_first))
-        return self._of_all_tokens(*_padded(last(x_NH, x_NH, attend_all), starts, longest))
+            return self._outputs(last(x_NH[starts[:-1]], x_NH, attend_first)[:, None], None)
+        return self._outputs(*_padded(last(x_NH, x_NH, attend_all), starts, longest))
 
     def _embedded(self, embedded: Tensor, types: Tensor | None) -> Tensor:
         if types is not None:
@@ -107,12 +107,7 @@ class Encoder(nn.Module):
         x: Tensor = self.projection(self.norm(embedded))
         return x
 
-    def _of_first_token(self, first_BH: Tensor) -> Tensor:
-        hidden_B1H = first_BH[:, None]
-        ones_B1 = torch.ones(hidden_B1H.shape[:2], dtype=torch.int64, device=hidden_B1H.device)
-        return self._of_all_tokens(hidden_B1H, ones_B1)
-
-    def _of_all_tokens(self, hidden_BTH: Tensor, mask_BT: Tensor) -> Tensor:
+    def _outputs(self, hidden_BTH: Tensor, mask_BT: Tensor | None) -> Tensor:
         """What the head gives, in the dtype of its weights; in float32 where it has none."""
         dtype = next((each.dtype for each in self.head.parameters()), torch.float32)
         # Where it is that already, a cast would be one more node of a graph that is converted.

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tidemill.engines.encoders.pooled import Pooled
+from tidemill.checkpoints.embeddings.embedder import Embedder
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Body:
 
 @dataclass(frozen=True)
 class Head:
-    """Takes what the last layer gives, BTH, and the mask BT; of one that reads the first token alone, T is 1.
+    """Takes what the last layer gives, BTH, and the mask BT, or None where nothing is padded. One that reads the first
+    token alone is given that, B1H.
 
     Its weights may have another dtype than the body's.
     """
@@ -71,13 +72,18 @@ def parts_of(model: Any) -> Parts | None:
     if body_of is None or head_of is None:
         return None
     with suppress(AttributeError):
-        return Parts(body_of(model.base_model), head_of(model))
+        return Parts(body_of(_base_of(model)), head_of(model))
     return None
 
 
+def _base_of(model: Any) -> Any:
+    """Transformers names the base model of each of its models, which of a bare one is itself."""
+    return (model.encoder if isinstance(model, Embedder) else model).base_model
+
+
 def _head_of(model: Any) -> Callable[[Any], Head] | None:
-    if isinstance(model, Pooled):
-        return lambda model: Head(model.pool, model.reads_first_token)
+    if isinstance(model, Embedder):
+        return lambda model: Head(model.head, model.head.reads_first_token)
     kind = type(model).__name__
     if kind.endswith("ForTokenClassification"):
         return lambda model: Head(_Unmasked(model.classifier), reads_first_token=False)
@@ -91,7 +97,7 @@ class _Unmasked(nn.Module):
         super().__init__()
         self.head = nn.Sequential(*head)
 
-    def forward(self, hidden_BTH: Tensor, mask_BT: Tensor) -> Tensor:
+    def forward(self, hidden_BTH: Tensor, mask_BT: Tensor | None) -> Tensor:
         outputs: Tensor = self.head(hidden_BTH)
         return outputs
 

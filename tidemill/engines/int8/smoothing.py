@@ -11,7 +11,7 @@ Shapes: B rows, T tokens of each, I inputs of a layer, O outputs.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tidemill.encoding.items import Arrays
 from tidemill.engines.int8.layers import linear_layers
 from tidemill.storage.kept import keep, read_kept
 
@@ -28,9 +29,6 @@ LEAST = 1e-4
 """Inputs and weights that are smaller ask for nothing."""
 SPAN = 100.0
 """A factor is at most so many times the middle one, or so small a part of it."""
-
-Forward = Callable[[Tensor], object]
-"""Computes ids BT, which have no padding, in the model that is smoothed."""
 
 
 class Smoothed(nn.Module):
@@ -48,17 +46,15 @@ class Smoothed(nn.Module):
         return y
 
 
-def smoothed(
-    model: nn.Module, rows: Sequence[Sequence[int]], forward: Forward, *, kept_as: str
-) -> tuple[nn.Module, list[str]]:
+def smoothed(model: nn.Module, batches: Iterable[Arrays], *, kept_as: str) -> tuple[nn.Module, list[str]]:
     """A copy with smoothed linear layers that shares all other weights, and the names of the weights of these layers.
 
-    What is large is found in `rows`, the ids of texts, once a machine: then it is kept under the name `kept_as`.
+    What is large is found in `batches` without padding, once a machine: then it is kept under the name `kept_as`.
     """
     layers = linear_layers(model)
     largest = _kept(kept_as, layers)
     if largest is None:
-        largest = _largest_inputs(layers, rows, forward)
+        largest = _largest_inputs(model, layers, batches)
         keep(kept_as, {name: each.tolist() for name, each in largest.items()})
     shared: dict[int, Any] = {id(each): each for each in (*model.parameters(), *model.buffers())}
     copied = copy.deepcopy(model, shared)
@@ -92,9 +88,7 @@ def _kept(name: str, layers: Mapping[str, nn.Linear]) -> dict[str, Tensor] | Non
     return largest if fits and largest else None
 
 
-def _largest_inputs(
-    layers: Mapping[str, nn.Linear], rows: Iterable[Sequence[int]], forward: Forward
-) -> dict[str, Tensor]:
+def _largest_inputs(model: nn.Module, layers: Mapping[str, nn.Linear], batches: Iterable[Arrays]) -> dict[str, Tensor]:
     """By layer, of each input its largest value; layers that were not asked are not there."""
     largest: dict[str, Tensor] = {}
 
@@ -103,8 +97,8 @@ def _largest_inputs(
         largest[name] = torch.maximum(largest.get(name, seen_I), seen_I)
 
     with _watched(layers, see), torch.inference_mode():
-        for ids in rows:
-            forward(torch.tensor([ids]))
+        for batch in batches:
+            model(**{name: torch.from_numpy(values) for name, values in batch.items()})
     return {name: each.clone() for name, each in largest.items()}
 
 

@@ -13,17 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tidemill.engines.encoders.pooled import Pooled
-
 
 def head_names(model: nn.Module) -> list[str]:
     """Names of the children that come after the base model, as far as they have weights; none where nobody says.
 
-    Transformers names its base model; a module of another make has a child `head`. A pool belongs to them without
-    weights too, for it adds up what it reads.
+    Transformers names its base model; a module of another make has a child `head`.
     """
-    if isinstance(model, Pooled):
-        return ["pool"]
     children = dict(model.named_children())
     base = getattr(model, "base_model_prefix", None)
     if base is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from tidemill.encoding.items import IDS, MASK, TYPES, Arrays
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 Row = NDArray[np.int64]
-Ids = NDArray[np.int64]
 
 SHORT = (2, 9, 9, 24)
 """Tokens of the rows that every model is asked. Two are of one length; an empty text has two tokens."""
@@ -32,23 +33,36 @@ _NAMES_A_WIDTH = re.compile("window|block|chunk|bucket|local|stride|landmark|seg
 
 @dataclass(frozen=True)
 class Probe:
-    """Rows by length, shortest first, and the widths that the configuration names and no row is beyond."""
+    """Rows by length, shortest first, and the widths that the configuration names and no row is beyond.
+
+    With `has_types` the second half of each row is of another type of tokens than the first, as a pair's is.
+    """
 
     rows: list[Row]
     pad_id: int
     unasked: list[int] = field(default_factory=list)
+    has_types: bool = False
 
-    def padded(self, batch: Sequence[int]) -> tuple[Ids, Ids | None]:
-        """Ids BT of these rows, padded at the end, and their mask; None for the mask where nothing is padded."""
-        lengths = np.array([len(self.rows[i]) for i in batch])
-        mask_BT = np.arange(lengths.max()) < lengths[:, None]
+    def lengths(self, batch: Sequence[int]) -> Row:
+        return np.array([len(self.rows[i]) for i in batch])
+
+    def padded(self, batch: Sequence[int]) -> Arrays:
+        """What a model is given of these rows: padded at the end, without a mask where nothing is padded."""
+        lengths = self.lengths(batch)
+        positions_T = np.arange(lengths.max())
+        mask_BT = positions_T < lengths[:, None]
         ids_BT = np.full(mask_BT.shape, self.pad_id, dtype=np.int64)
         ids_BT[mask_BT] = np.concatenate([self.rows[i] for i in batch])
-        return ids_BT, None if mask_BT.all() else mask_BT.astype(np.int64)
+        arrays = {IDS: ids_BT}
+        if not mask_BT.all():
+            arrays[MASK] = mask_BT.astype(np.int64)
+        if self.has_types:
+            arrays[TYPES] = (mask_BT & (positions_T >= (lengths // 2)[:, None])).astype(np.int64)
+        return arrays
 
 
-def probe_of(model: Any, *, longest: int | None) -> Probe:
-    """For a module of Transformers that takes rows of up to `longest` tokens, where it says.
+def probe_of(model: Any, *, longest: int | None, inputs: Collection[str] = (IDS, MASK)) -> Probe:
+    """For a module of Transformers that takes rows of up to `longest` tokens, where it says, as `inputs`.
 
     A row begins and ends with the special tokens that the configuration names, and has none between.
     """
@@ -59,7 +73,7 @@ def probe_of(model: Any, *, longest: int | None) -> Probe:
     lengths = sorted([*(min(length, most) for length in SHORT), *wide])
     draw = np.random.default_rng(0)
     rows = [_row(text, length, draw) for length in lengths]
-    return Probe(rows, _special(text, "pad", _vocabulary_size(text)) or 0, unasked)
+    return Probe(rows, _special(text, "pad", _vocabulary_size(text)) or 0, unasked, has_types=TYPES in inputs)
 
 
 def named_widths(config: PretrainedConfig, *, longest: int | None) -> list[int]:

@@ -4,31 +4,29 @@ The truth is the model as Transformers loads it, in float32, as it was before it
 anything, given one row without padding: `transformers.pipeline`, one text at a time.
 Whatever computes the model instead, or several rows at once, is held against that.
 
-Shapes: R rows of the probe, B rows of a batch, T tokens of the longest, C outputs.
+Shapes: R rows of the probe, B rows of a batch, T tokens of the longest, C outputs. A row's answer is C, or TC where
+each token has its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tidemill.encoding.batching import ANY_LENGTHS, EQUAL_LENGTHS, ONE_ROW, Company
+from tidemill.encoding.items import IDS, MASK, Arrays, Outputs, are_finite
 from tidemill.engines.probing.memory import is_out_of_memory
 from tidemill.engines.probing.rows import SHORT, Probe, num_parameters, probe_of
 from tidemill.engines.probing.state import State
 from tidemill.errors import ModelError
 
-Ids = NDArray[np.int64]
-Logits = NDArray[np.float32]
-Forward = Callable[[Ids, Ids | None], Logits]
-"""Logits BC of ids BT and their mask, which is None where nothing is padded."""
+Forward = Callable[[Arrays], Outputs]
 
 SAME_PARTS = 2e-4
 """Of the spread of answers: what the same module's sums come to beside other rows."""
@@ -43,14 +41,14 @@ MANY_OPERATIONS = 3e10
 
 @dataclass(frozen=True)
 class Truth:
-    """Logits C of each row of the probe that the model answers at all, which may be none.
+    """The answer to each row of the probe that the model answers at all, which may be none.
 
     `company` says with which rows a row may share a batch of the model's own; `changes_itself` whether computing
     changes the model, which then has to be as it was before each batch.
     """
 
     probe: Probe
-    answers: list[Logits]
+    answers: list[Outputs]
     company: Company = ANY_LENGTHS
     changes_itself: bool = False
 
@@ -60,11 +58,14 @@ class Truth:
         return all(self._difference(forward, batch) <= bound for batch in self._batches(company))
 
     def is_finite_for(self, forward: Forward, company: Company) -> bool:
-        return all(np.isfinite(forward(*self.probe.padded(batch))).all() for batch in self._batches(company))
+        return all(
+            are_finite(forward(self.probe.padded(batch)), self.probe.lengths(batch)).all()
+            for batch in self._batches(company)
+        )
 
     def bound(self, tolerance: float) -> float:
         """`tolerance` of what answers differ by from row to row, in the output where they differ most."""
-        answers_RC = np.stack(self.answers)
+        answers_RC = np.concatenate([np.atleast_2d(each) for each in self.answers])
         return tolerance * float(np.ptp(answers_RC, axis=0).max()) + ROUNDING * float(np.abs(answers_RC).max())
 
     def of_short_rows(self) -> Truth:
@@ -74,11 +75,10 @@ class Truth:
         return replace(self, probe=probe, answers=[self.answers[i] for i in short])
 
     def _difference(self, forward: Forward, batch: Sequence[int]) -> float:
-        answered_BC = forward(*self.probe.padded(batch))
-        expected_BC = np.stack([self.answers[i] for i in batch])
-        if answered_BC.shape != expected_BC.shape:
+        answered = forward(self.probe.padded(batch))
+        if len(answered) != len(batch):
             return np.inf
-        return float(np.abs(answered_BC - expected_BC).max())
+        return max(_distance(one, self.answers[i]) for one, i in zip(answered, batch, strict=True))
 
     def _batches(self, company: Company) -> Iterator[list[int]]:
         """Long rows after short ones and short ones after long ones, alone and together."""
@@ -93,12 +93,12 @@ class Truth:
             yield from self._of_equal_length()
         yield from ([i] for i in short[::-1])
 
-    def example(self, company: Company) -> tuple[Ids, Ids]:
-        """A batch and its mask for a converter that looks at what is computed for one."""
+    def example(self, company: Company) -> Arrays:
+        """A batch for a converter that looks at what is computed for one; it has a mask in any case."""
         short = self._short()
         batch = {ANY_LENGTHS: short[-2:], EQUAL_LENGTHS: next(self._of_equal_length(), short[-1:]), ONE_ROW: short[-1:]}
-        ids_BT, mask_BT = self.probe.padded(batch[company])
-        return ids_BT, np.ones_like(ids_BT) if mask_BT is None else mask_BT
+        arrays = self.probe.padded(batch[company])
+        return {MASK: np.ones_like(arrays[IDS]), **arrays}
 
     def _of_equal_length(self) -> Iterator[list[int]]:
         lengths = [len(row) for row in self.probe.rows]
@@ -109,21 +109,21 @@ class Truth:
         return [i for i, row in enumerate(self.probe.rows) if len(row) <= max(SHORT)]
 
 
-def examine(model: Any, *, longest: int | None) -> Truth:
+def examine(model: Any, *, longest: int | None, inputs: Collection[str] = (IDS, MASK)) -> Truth:
     """Ask a float32 module of Transformers on the CPU; it is afterwards what it was before.
 
-    `longest` is the most tokens of a row that it takes.
+    `longest` is the most tokens of a row that it takes, as `inputs`.
 
     Raises:
         ModelError: it answers the same row otherwise each time it is asked.
     """
     state = State(model)
 
-    def afresh(ids_BT: Ids, mask_BT: Ids | None) -> Logits:
+    def afresh(arrays: Arrays) -> Outputs:
         state.restore()
-        return forward_of(model)(ids_BT, mask_BT)
+        return forward_of(model)(arrays)
 
-    probe = probe_of(model, longest=longest)
+    probe = probe_of(model, longest=longest, inputs=inputs)
     try:
         truth = _alone(afresh, state, probe)
         if not truth.answers:
@@ -140,20 +140,23 @@ def examine(model: Any, *, longest: int | None) -> Truth:
 
 
 def forward_of(model: nn.Module) -> Forward:
-    """What a module of Transformers answers, as arrays."""
-    return on_arrays(
-        lambda ids_BT, mask_BT: model(input_ids=ids_BT, attention_mask=mask_BT).logits,
-        num_parameters=num_parameters(model),
-    )
+    """What a module answers, as arrays."""
+    return on_arrays(lambda tensors: outputs_of(model(**{MASK: None, **tensors})), num_parameters=num_parameters(model))
 
 
-def on_arrays(forward: Callable[[Tensor, Tensor | None], Tensor], *, num_parameters: int) -> Forward:
-    def on_arrays(ids_BT: Ids, mask_BT: Ids | None) -> Logits:
-        mask = None if mask_BT is None else torch.from_numpy(mask_BT)
+def outputs_of(answer: Any) -> Tensor:
+    """What a module returned: a tensor, or Transformers' object around one."""
+    outputs: Tensor = answer if isinstance(answer, Tensor) else answer.logits
+    return outputs
+
+
+def on_arrays(forward: Callable[[Mapping[str, Tensor]], Tensor], *, num_parameters: int) -> Forward:
+    def on_arrays(arrays: Arrays) -> Outputs:
+        tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
         # Not in inference mode: what the module keeps of it must be usable outside of that.
-        with torch.no_grad(), _few_threads(2 * num_parameters * ids_BT.size):
-            logits_BC: Logits = forward(torch.from_numpy(ids_BT), mask).float().numpy()
-        return logits_BC
+        with torch.no_grad(), _few_threads(2 * num_parameters * arrays[IDS].size):
+            outputs: Outputs = forward(tensors).float().numpy()
+        return outputs
 
     return on_arrays
 
@@ -174,25 +177,32 @@ def _few_threads(num_operations: int) -> Iterator[None]:
 
 
 def _alone(forward: Forward, state: State, probe: Probe) -> Truth:
-    answers: dict[int, Logits] = {}
+    answers: dict[int, Outputs] = {}
     changes_itself = False
     for i in range(len(probe.rows)):
-        logits_1C = _answer(forward, probe.padded([i]))
+        answered = _answer(forward, probe.padded([i]))
         changes_itself = changes_itself or state.has_changed()
-        if logits_1C is not None and np.isfinite(logits_1C).all():
-            answers[i] = logits_1C[0]
-    answered = replace(probe, rows=[probe.rows[i] for i in answers])
-    return Truth(answered, list(answers.values()), changes_itself=changes_itself)
+        if answered is not None and np.isfinite(answered).all():
+            answers[i] = answered[0]
+    asked = replace(probe, rows=[probe.rows[i] for i in answers])
+    return Truth(asked, list(answers.values()), changes_itself=changes_itself)
 
 
-def _answer(forward: Forward, batch: tuple[Ids, Ids | None]) -> Logits | None:
+def _answer(forward: Forward, batch: Arrays) -> Outputs | None:
     """None where the model fails at it, as it then does at such a row of a dataset."""
     try:
-        return forward(*batch)
+        return forward(batch)
     except Exception as e:  # a model's code may raise anything
         if is_out_of_memory(e):
             raise
         return None
+
+
+def _distance(answered: Outputs, expected: Outputs) -> float:
+    """What a row's tokens of padding have does not count."""
+    if expected.ndim == 2:
+        answered = answered[: len(expected)]
+    return float(np.abs(answered - expected).max()) if answered.shape == expected.shape else np.inf
 
 
 def _company(forward: Forward, truth: Truth) -> Company:

@@ -12,15 +12,15 @@ import numpy as np
 import pyarrow as pa
 
 from tidemill import config as options
-from tidemill.encoding.sequences import Sequences
-from tidemill.engines import CalibrationIds, Engine, Logits
+from tidemill.checkpoints.loading import folder_state, max_positions
+from tidemill.encoding.items import Items, are_finite, prepared_rows
+from tidemill.engines import Calibration, Engine
 from tidemill.engines.contest.finding import library_versions
 from tidemill.engines.devices import device_name, fast_dtypes, is_device_failure, resolve_device
 from tidemill.engines.probing.memory import is_out_of_memory
 from tidemill.errors import ModelError, first_line
 from tidemill.fingerprints import fingerprint
 from tidemill.machine import processor
-from tidemill.models.checkpoint import folder_state, max_positions
 from tidemill.models.tasks import ModelTask
 from tidemill.storage.kept import keep, read_kept
 
@@ -47,7 +47,7 @@ class Open(Protocol):
 class BoundedOpening:
     """Opens a model as `open_as` does; where the pipeline file leaves the dtype open, not in one that is refused.
 
-    `sample` gives token ids of texts as the model gets them; without it rows are drawn. What is found of the model
+    `sample` gives prepared texts as the model gets them; without it token ids are drawn. What is found of the model
     in `folder` is kept for later runs.
     """
 
@@ -59,16 +59,16 @@ class BoundedOpening:
         config: PretrainedConfig,
         task: ModelTask,
         declared: options.Inference,
-        sample: CalibrationIds | None = None,
+        sample: Calibration | None = None,
     ) -> None:
         self._open_as, self._folder, self._config = open_as, folder, config
         self._task, self._declared, self._sample = task, declared, sample
         self.refused: dict[str, str] = {}
         """The dtypes that `auto` does not take, each with why; what is found to move scores too far comes to them."""
         if declared.dtype == "auto":
-            self.refused = self._found_before() | refused_dtypes(config, task)
-        self._rows: list[list[int]] = []
-        self._expected: Logits | None = None
+            self.refused = self._found_before() | refused_dtypes(task)
+        self._items: Items | None = None
+        self._expected: dict[int, pa.Array] | None = None
         self._was_asked = False
         self._because: dict[str, str] = {}
 
@@ -123,8 +123,8 @@ class BoundedOpening:
                 f'If 16 bits are good enough, set inference.dtype = "{dtype}".'
             ) from e.__cause__
 
-    def _in_float32(self, inference: options.Inference) -> Logits | None:
-        """Torch's logits of the sample, computed once; that model is gone before another is opened.
+    def _in_float32(self, inference: options.Inference) -> dict[int, pa.Array] | None:
+        """Torch's answers to items of the sample, computed once; that model is gone before another is opened.
 
         None where they cannot be had: a device may have room for the model in 16 bits alone.
         """
@@ -143,40 +143,49 @@ class BoundedOpening:
             logger.warning("How far 16 bits move scores from float32's is not measured: %s.", why)
         return self._expected
 
-    def _computed_exactly(self, inference: options.Inference) -> Logits | None:
-        rows = _sample_of(self._drawn() if self._sample is None else self._sample(), self._config)
+    def _computed_exactly(self, inference: options.Inference) -> dict[int, pa.Array] | None:
+        items = Items.of(self._drawn() if self._sample is None else self._sample(), deduplicate=True)
+        self._items = items
         exact = self._open_as(inference=inference.model_copy(update={"engine": "torch", "dtype": "float32"}))
-        answers = [(row, answer) for row in rows if np.isfinite(answer := self._answer(exact, row)).all()]
-        self._rows = [row for row, _ in answers]
-        return np.concatenate([answer for _, answer in answers]) if answers else None
+        found = {i: self._answer(exact, items, i) for i in _sample_of(items, self._config)}
+        return {i: answer for i, answer in found.items() if answer is not None} or None
 
-    def _answer(self, engine: Engine, row: list[int]) -> Logits:
-        """NaN where the model fails at the row, as it then does at such a row of a dataset."""
+    def _answer(self, engine: Engine, items: Items, i: int) -> pa.Array | None:
+        """None where the model fails at the item, as it then does at such a row of a dataset, or gives no number."""
+        alone = np.array([i])
         try:
-            return engine.submit(np.array([row], dtype=np.int64), None).result()
+            outputs = engine.submit(items.collate(alone, pad_id=0)).result()
         except Exception as e:
             if is_device_failure(e):
                 raise
-            return np.full((1, self._config.num_labels), np.nan, dtype=np.float32)
+            return None
+        lengths = items.lengths[alone]
+        return self._task.answers(outputs, lengths) if are_finite(outputs, lengths).all() else None
 
-    def _too_far(self, engine: Engine, expected_BC: Logits, dtype: str) -> str | None:
-        answered_BC = np.concatenate([self._answer(engine, row) for row in self._rows])
-        finite_B = np.isfinite(answered_BC).all(axis=1)
-        if (~finite_B).mean() > 1 - PERCENTILE:
-            return f"{dtype} gives {(~finite_B).sum()} of {len(finite_B)} sample texts no number, and float32 does"
-        ours, theirs = (self._task.scores(each[finite_B], self._config) for each in (answered_BC, expected_BC))
-        drift = float(np.quantile(np.abs(ours - theirs).max(axis=1), PERCENTILE))
+    def _too_far(self, engine: Engine, expected: dict[int, pa.Array], dtype: str) -> str | None:
+        assert self._items is not None
+        found = {i: self._answer(engine, self._items, i) for i in expected}
+        answered = {i: answer for i, answer in found.items() if answer is not None}
+        num_lost = len(expected) - len(answered)
+        if num_lost > (1 - PERCENTILE) * len(expected):
+            return f"{dtype} gives {num_lost} of {len(expected)} sample texts no number, and float32 does"
+        ours, theirs = (pa.concat_arrays([each[i] for i in answered]) for each in (answered, expected))
+        drift = float(np.quantile(self._task.drift(ours, theirs), PERCENTILE))
         if drift <= MOST_DRIFT:
             return None
         return (
             f"{dtype} moves scores by {drift:.3f} from float32's at the {PERCENTILE * 100:.0f}th percentile of "
-            f"{len(self._rows)} sample texts, more than {MOST_DRIFT:g}"
+            f"{len(expected)} sample texts, more than {MOST_DRIFT:g}"
         )
 
-    def _drawn(self) -> pa.ListArray:
+    def _drawn(self) -> pa.Table:
         vocabulary = _vocabulary_size(self._config) or 2
         draw = np.random.default_rng(0)
-        return pa.array([draw.integers(vocabulary // 10, vocabulary, length) for length in range(4, 32)])
+        return prepared_rows(
+            pa.array(
+                [draw.integers(vocabulary // 10, vocabulary, length) for length in range(4, 32)], pa.list_(pa.int32())
+            )
+        )
 
     def _found_before(self) -> dict[str, str]:
         kept = {dtype: read_kept(self._kept_as(dtype)) for dtype in ("bfloat16", "float16")}
@@ -189,29 +198,28 @@ class BoundedOpening:
         return f"refused-{fingerprint(RULES, *state, device, processor().fingerprint, *library_versions(), dtype)}"
 
 
-def refused_dtypes(config: PretrainedConfig, task: ModelTask) -> dict[str, str]:
+def refused_dtypes(task: ModelTask) -> dict[str, str]:
     """The dtypes that `auto` does not take for a model whatever they are found to do, each with why."""
     why = "a regression has values of any size, of which 16 bits keep two or three digits"
-    return dict.fromkeys(("bfloat16", "float16"), why) if task.is_regression(config) else {}
+    return dict.fromkeys(("bfloat16", "float16"), why) if task.is_regression else {}
 
 
-def _sample_of(token_ids: pa.ListArray, config: PretrainedConfig) -> list[list[int]]:
+def _sample_of(items: Items, config: PretrainedConfig) -> list[int]:
     """Evenly over their lengths, without the longest if those are too many tokens.
 
     What would index outside of the model's tables is left out: a GPU does not survive that.
     """
-    sequences = Sequences.of(token_ids, deduplicate=True)
-    lengths, longest = sequences.lengths, max_positions(config)
+    lengths, longest = items.lengths, max_positions(config)
     fits = (lengths > 0) & (lengths <= (longest or lengths.max(initial=0)))
     if (vocabulary := _vocabulary_size(config)) is not None:
-        fits[[i for i, _ in sequences.with_ids_from(vocabulary)]] = False
+        fits[[i for i, _ in items.with_ids_from(vocabulary)]] = False
     fitting = np.flatnonzero(fits)
     by_length = fitting[np.argsort(lengths[fitting], kind="stable")]
     if not len(by_length):
         return []
     chosen = by_length[np.linspace(0, len(by_length) - 1, min(SAMPLE_ROWS, len(by_length))).astype(np.int64)]
     num_fitting = int((np.cumsum(lengths[chosen]) <= SAMPLE_TOKENS).sum())
-    return [sequences.padded(chosen[i : i + 1], pad_id=0)[0][0].tolist() for i in range(max(1, num_fitting))]
+    return [int(i) for i in chosen[: max(1, num_fitting)]]
 
 
 def _vocabulary_size(config: PretrainedConfig) -> int | None:

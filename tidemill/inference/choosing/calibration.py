@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tidemill.encoding.batching import ANY_LENGTHS
+from tidemill.encoding.items import IDS, MASK
 from tidemill.engines import Engine
 from tidemill.engines.devices import is_device_failure
 from tidemill.engines.probing.memory import is_out_of_memory
@@ -38,14 +40,16 @@ AS_GOOD = 0.97
 """A smaller budget that reaches this share of the best speed is better: it pads less and needs less memory."""
 
 
-def calibrated_budget(engine: Engine, config: PretrainedConfig, *, longest: int | None) -> int | None:
+def calibrated_budget(
+    engine: Engine, config: PretrainedConfig, *, longest: int | None, inputs: Collection[str] = (IDS, MASK)
+) -> int | None:
     """Most padded tokens a batch, by trial or by what is kept of one; None if not even the smallest can be tried.
 
-    `longest` is the most tokens of a row that the model takes.
+    `inputs` are those of the model. `longest` is the most tokens of a row that the model takes.
     """
     name = _name(engine, config)
     speeds = _read(name)
-    if not speeds and (speeds := _try_all(engine, longest=longest)):
+    if not speeds and (speeds := _try_all(engine, inputs, longest=longest)):
         keep(name, {"tokens_per_second": speeds})
     if not speeds:
         return None
@@ -53,7 +57,7 @@ def calibrated_budget(engine: Engine, config: PretrainedConfig, *, longest: int 
     return min(budget for budget, speed in speeds.items() if speed >= AS_GOOD * best)
 
 
-def _try_all(engine: Engine, *, longest: int | None) -> dict[int, float]:
+def _try_all(engine: Engine, inputs: Collection[str], *, longest: int | None) -> dict[int, float]:
     """Tokens a second by budget, until two in a row are slower than the best, or memory runs out.
 
     What is tried are ids of no text, which not every model takes: one that fails at them keeps its budget.
@@ -63,7 +67,7 @@ def _try_all(engine: Engine, *, longest: int | None) -> dict[int, float]:
     num_slower = 0
     for budget in CANDIDATES[engine.facts()["device"].partition(":")[0]]:
         try:
-            speeds[budget] = _speed(engine, num_rows=max(1, budget // width), width=width)
+            speeds[budget] = _speed(engine, inputs, num_rows=max(1, budget // width), width=width)
         except Exception as e:
             if is_device_failure(e):
                 raise
@@ -78,23 +82,22 @@ def _try_all(engine: Engine, *, longest: int | None) -> dict[int, float]:
     return speeds
 
 
-def _speed(engine: Engine, *, num_rows: int, width: int) -> float:
-    ids_BT = np.ones((num_rows, width), dtype=np.int64)
-    mask_BT = None
+def _speed(engine: Engine, inputs: Collection[str], *, num_rows: int, width: int) -> float:
+    batch = {name: np.ones((num_rows, width), dtype=np.int64) for name in inputs if name != MASK}
     if engine.company == ANY_LENGTHS:
         # The last row is half padding, as in most batches.
-        mask_BT = np.ones_like(ids_BT)
-        mask_BT[-1, width // 2 :] = 0
-    engine.submit(ids_BT, mask_BT).result()
+        batch[MASK] = np.ones((num_rows, width), dtype=np.int64)
+        batch[MASK][-1, width // 2 :] = 0
+    engine.submit(batch).result()
     best, spent, num_tries = float("inf"), 0.0, 0
     while spent < ENOUGH_SECONDS or num_tries < MIN_TRIES:
         started = time.perf_counter()
-        answers = [engine.submit(ids_BT, mask_BT) for _ in range(engine.depth)]
+        answers = [engine.submit(batch) for _ in range(engine.depth)]
         for answer in answers:
             answer.result()
         seconds = time.perf_counter() - started
         best, spent, num_tries = min(best, seconds / engine.depth), spent + seconds, num_tries + 1
-    return ids_BT.size / best
+    return num_rows * width / best
 
 
 def _name(engine: Engine, config: PretrainedConfig) -> str:

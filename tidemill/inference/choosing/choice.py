@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from tidemill import config as options
+from tidemill.checkpoints.loading import bytes_in_float32
 from tidemill.engines import Engine
 from tidemill.engines.contest.candidates import Candidate, candidates, hopeless
 from tidemill.engines.contest.finding import Finding, keep_finding, kept_finding
@@ -25,7 +26,6 @@ from tidemill.engines.devices import resolve_device
 from tidemill.engines.rates import ProductRates, kept_rates, product_rates
 from tidemill.errors import ModelError, first_line
 from tidemill.machine import memory_bytes
-from tidemill.models.checkpoint import bytes_in_float32
 
 COPIES = 4
 """So many times its weights in float32 a model may take while it is opened beside another: read, converted, laid

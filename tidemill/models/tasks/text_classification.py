@@ -3,110 +3,100 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tidemill.checkpoints.loading import load_weights
+from tidemill.encoding.batching import Indices
+from tidemill.encoding.items import Outputs
+from tidemill.encoding.pooling import pooled
 from tidemill.errors import ModelError
-from tidemill.models.checkpoint import load_weights
+from tidemill.models.tasks.scores import Scores, labels_of, score_maps, sigmoid, softmax, values_of, vectors
+from tidemill.models.tasks.task import ModelTask, no_reasons
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
-pipeline_tag = "text-classification"
 
-Scores = NDArray[np.float32]
+class TextClassification(ModelTask):
+    """An answer is a score for each class: a probability, or of a regression the value as it is."""
 
+    pipeline_tag = "text-classification"
 
-def check(config: PretrainedConfig) -> None:
-    # Where a config names no architecture, loading the weights tells: none may be missing.
-    architectures = config.architectures or []
-    if architectures and not any(name.endswith("ForSequenceClassification") for name in architectures):
-        raise ModelError(
-            f'The model is a {", ".join(architectures)}, and model.task = "{pipeline_tag}" needs a '
-            "...ForSequenceClassification. Set model.path to a model that was fine-tuned for classification."
+    def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        # Where a config names no architecture, loading the weights tells: none may be missing.
+        architectures = config.architectures or []
+        if architectures and not any(name.endswith("ForSequenceClassification") for name in architectures):
+            raise ModelError(
+                f'The model is a {", ".join(architectures)}, and model.task = "{self.pipeline_tag}" needs a '
+                "...ForSequenceClassification. Set model.path to a model that was fine-tuned for classification."
+            )
+        self._labels = labels_of(config)
+        self.is_regression = config.problem_type == "regression"
+
+    @property
+    def schema(self) -> pa.Schema:
+        fields = [("label", pa.string()), ("score", pa.float32())]
+        if self.all_scores:
+            self._refuse_shared_labels()
+            fields.append(("scores", pa.map_(pa.string(), pa.float32())))
+        return pa.schema(fields)
+
+    @property
+    def answer_type(self) -> pa.DataType:
+        return pa.list_(pa.float32(), self.config.num_labels)
+
+    def load(
+        self, folder: str | Path, *, dtype: torch.dtype, trust_remote_code: bool, pad_token_id: int | None = None
+    ) -> torch.nn.Module:
+        model: torch.nn.Module = load_weights(
+            "AutoModelForSequenceClassification",
+            folder,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            pad_token_id=pad_token_id,
         )
-    _labels(config)
+        return model
 
+    def answers(self, outputs: Outputs, lengths: Indices) -> pa.Array:
+        return vectors(self._scores(outputs), self.config.num_labels)
 
-def load(
-    folder: str | Path, *, dtype: torch.dtype, trust_remote_code: bool, pad_token_id: int | None = None
-) -> torch.nn.Module:
-    model: torch.nn.Module = load_weights(
-        "AutoModelForSequenceClassification",
-        folder,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        pad_token_id=pad_token_id,
-    )
-    return model
-
-
-def result_schema(config: PretrainedConfig, *, all_scores: bool) -> pa.Schema:
-    fields = [("label", pa.string()), ("score", pa.float32())]
-    if all_scores:
-        _refuse_shared_labels(config)
-        fields.append(("scores", pa.map_(pa.string(), pa.float32())))
-    return pa.schema(fields)
-
-
-def is_regression(config: PretrainedConfig) -> bool:
-    return bool(config.problem_type == "regression")
-
-
-def scores(logits_BC: NDArray[np.float32], config: PretrainedConfig) -> Scores:
-    if is_regression(config):
-        return logits_BC
-    if config.problem_type == "multi_label_classification" or config.num_labels == 1:
-        return _sigmoid(logits_BC)
-    return _softmax(logits_BC)
-
-
-def decode(scores_BC: Scores, config: PretrainedConfig, *, all_scores: bool) -> pa.Table:
-    labels = pa.array(_labels(config), pa.string())
-    columns = [labels.take(pa.array(scores_BC.argmax(axis=1))), pa.array(scores_BC.max(axis=1))]
-    if all_scores:
-        columns.append(_score_maps(scores_BC, labels))
-    return pa.Table.from_arrays(columns, schema=result_schema(config, all_scores=all_scores))
-
-
-def _labels(config: PretrainedConfig) -> list[str]:
-    """One name for each output; several may share one, as in a model whose grades were joined."""
-    labels = [str(config.id2label.get(i)) for i in range(config.num_labels)]
-    named = all(isinstance(label, str | int | float) for label in config.id2label.values())
-    if not named or sorted(config.id2label) != list(range(config.num_labels)):
-        raise ModelError(
-            f"The model's labels {config.id2label} do not name each of its {config.num_labels} outputs. Correct "
-            "id2label in its config.json."
-        )
-    return labels
-
-
-def _refuse_shared_labels(config: PretrainedConfig) -> None:
-    labels = _labels(config)
-    if shared := sorted({label for label in labels if labels.count(label) > 1}):
-        outputs = ", ".join(str(i) for i, label in enumerate(labels) if label == shared[0])
-        raise ModelError(
-            f"Outputs {outputs} of the model have one label, {shared[0]!r}, and model.all_scores = true stores one "
-            "score for a label. Set it to false, or give each output a name of its own by id2label in config.json."
+    def rows(self, answers: pa.ListArray, prepared: pa.Table) -> tuple[pa.Table, pa.StringArray]:
+        scores_RC = pooled(values_of(answers.flatten()), answers, prepared, self.pooling)
+        index = np.cumsum(answers.is_valid().to_numpy(zero_copy_only=False)) - 1
+        return self._decoded(scores_RC).take(pa.array(index, mask=answers.is_null().to_numpy(zero_copy_only=False))), (
+            no_reasons(len(answers))
         )
 
+    def drift(self, ours: pa.Array, theirs: pa.Array) -> NDArray[np.float32]:
+        return np.asarray(np.abs(values_of(ours) - values_of(theirs)).max(axis=1))
 
-def _sigmoid(logits_BC: Scores) -> Scores:
-    with np.errstate(over="ignore"):
-        return np.asarray(1 / (1 + np.exp(-logits_BC)), dtype=np.float32)
+    def same(self, ours: pa.Array, theirs: pa.Array) -> NDArray[np.bool_]:
+        return np.asarray(values_of(ours).argmax(axis=1) == values_of(theirs).argmax(axis=1))
 
+    def _scores(self, logits_BC: Outputs) -> Scores:
+        if self.is_regression:
+            return logits_BC
+        if self.config.problem_type == "multi_label_classification" or self.config.num_labels == 1:
+            return sigmoid(logits_BC)
+        return softmax(logits_BC)
 
-def _softmax(logits_BC: Scores) -> Scores:
-    exponentials_BC = np.exp(logits_BC - logits_BC.max(axis=1, keepdims=True))
-    return np.asarray(exponentials_BC / exponentials_BC.sum(axis=1, keepdims=True), dtype=np.float32)
+    def _decoded(self, scores_RC: Scores) -> pa.Table:
+        labels = pa.array(self._labels, pa.string())
+        columns = [labels.take(pa.array(scores_RC.argmax(axis=1))), pa.array(scores_RC.max(axis=1))]
+        if self.all_scores:
+            columns.append(score_maps(scores_RC, labels))
+        return pa.Table.from_arrays(columns, schema=self.schema)
 
-
-def _score_maps(scores_BC: Scores, labels: pa.StringArray) -> pa.MapArray:
-    num_rows, num_labels = scores_BC.shape
-    offsets = pa.array(np.arange(num_rows + 1, dtype=np.int32) * num_labels)
-    names = labels.take(pa.array(np.tile(np.arange(num_labels), num_rows)))
-    return pa.MapArray.from_arrays(offsets, names, pa.array(scores_BC.ravel()))
+    def _refuse_shared_labels(self) -> None:
+        if shared := sorted({label for label in self._labels if self._labels.count(label) > 1}):
+            outputs = ", ".join(str(i) for i, label in enumerate(self._labels) if label == shared[0])
+            raise ModelError(
+                f"Outputs {outputs} of the model have one label, {shared[0]!r}, and model.all_scores = true stores one "
+                "score for a label. Set it to false, or give each output a name of its own by id2label in config.json."
+            )

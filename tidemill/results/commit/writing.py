@@ -10,16 +10,17 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tidemill.errors import InvariantBroken
+from tidemill.errors import InvariantBroken, SchemaError
 from tidemill.formats import KEPT_PREFIX
 from tidemill.lake.checksums import METHOD, checksum_of_rows, checksum_with, checksums_of_shards
 from tidemill.lake.ducklake.connection import Cursor
 from tidemill.lake.ledger import quarantined_rows
 from tidemill.lake.pipelines import Target
-from tidemill.lake.tables import TEXT_HASH, insert_records, insert_rows
+from tidemill.lake.tables import TEXT_HASH, insert_records, insert_rows, size_of_arrays
 from tidemill.results.commit.items import Computed, Written
 from tidemill.results.forgotten import Forgotten
 from tidemill.shards import Shard
+from tidemill.values.columns import TEXTS
 
 INSERTED_BYTES = 2**26
 """Of rows that are in memory at one time, about: so many of a transaction's go into one insert, and one data file."""
@@ -45,7 +46,7 @@ def _in_memory_together(target: Target, items: Sequence[Computed], forgotten: Fo
     for item in items:
         rows, predictions = forgotten.left_out(target, item.shard, *_loaded(item))
         # Of the rows only what is kept is written: their texts would be most of it.
-        rows = rows.select([name for name in rows.column_names if name != "text"])
+        rows = rows.select([name for name in rows.column_names if name not in TEXTS])
         loaded.append((item, rows, predictions))
         num_bytes += rows.nbytes + predictions.nbytes
         if num_bytes >= INSERTED_BYTES or len(loaded) == INSERTED_TOGETHER:
@@ -162,7 +163,9 @@ def _ledger_row(target: Target, shard: Shard) -> dict[str, object]:
 
 def _result_rows(target: Target, shard: Shard, rows: pa.Table, predictions: pa.Table) -> pa.Table:
     columns = {name: rows[KEPT_PREFIX + name] for name, _ in target.table.kept}
-    columns |= {name: predictions[name] for name, _ in target.table.results}
+    for name, kind in target.table.results:
+        columns[name] = predictions[name]
+        _refuse_other_sizes(name, kind, predictions[name])
     columns |= {name: predictions[name] for name in ("num_tokens", "truncated", "row_number")}
     has_hashes = TEXT_HASH in predictions.column_names
     columns[TEXT_HASH] = predictions[TEXT_HASH] if has_hashes else pa.nulls(predictions.num_rows, pa.uuid())
@@ -170,6 +173,18 @@ def _result_rows(target: Target, shard: Shard, rows: pa.Table, predictions: pa.T
     for name, value in (("shard_id", shard.shard_id), ("dataset_revision", target.revision)):
         table = table.append_column(name, pa.repeat(pa.scalar(value), table.num_rows))
     return table
+
+
+def _refuse_other_sizes(name: str, kind: str, values: pa.ChunkedArray) -> None:
+    """The table itself would take arrays of any size, and the view then fails at the first of another one."""
+    if (size := size_of_arrays(kind)) is None:
+        return
+    found = [each for each in pc.unique(pc.list_value_length(values)).to_pylist() if each not in (None, size)]
+    if found:
+        raise SchemaError(
+            f"The table's column {name} has {size} numbers a row, and what was computed has {found[0]}. Compute it as "
+            "a version of its own: `tidemill backfill`."
+        )
 
 
 def _quarantine(cursor: Cursor, target: Target, loaded: Sequence[tuple[Shard, pa.Table, pa.Table]]) -> None:

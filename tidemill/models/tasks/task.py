@@ -1,0 +1,188 @@
+"""What the engine knows of a model task.
+
+Shapes: B items of a batch, T tokens of the longest, C outputs of the model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tidemill.config import LongText, Section, Truncation
+from tidemill.encoding.items import IDS, MASK, Outputs
+from tidemill.encoding.pooling import Pooling
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
+
+    from tidemill.encoding.batching import Indices
+
+
+class NoOptions(Section):
+    """Of a task that has none of its own."""
+
+
+class Preparer(Protocol):
+    """Makes of a row's texts what a model is given. Threads may share it."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns of the table of rows that it takes."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names what it makes of a text: what differs in it is never taken for the other."""
+
+    @property
+    def num_special_tokens(self) -> int:
+        """How many tokens of every item are none of its text."""
+
+    def prepare(self, rows: pa.Table, *, on_progress: Callable[[int], None] = ...) -> pa.Table:
+        """One row a row, in order: `token_ids`, a list of ids or of items' ids, null where there are none; `num_tokens`
+        before truncation; `reason` why a row is quarantined.
+
+        It may have `type_ids`, nested as `token_ids`; `truncated`; and what the task's `rows` asks for.
+
+        `on_progress` is told how many rows are through.
+        """
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How texts are read, as the pipeline file says, with what the model says of itself.
+
+    `model_max_length` is the most tokens that the model takes, where there is a bound; `usual_length` is what "auto"
+    comes to where there is none.
+    """
+
+    max_length: int | Literal["auto"] = "auto"
+    long_text: LongText = "truncate"
+    overlap: int | Literal["auto"] = "auto"
+    truncation: Truncation = "longest_first"
+    is_pair: bool = False
+    model_max_length: int | None = None
+    usual_length: int | None = None
+    trust_remote_code: bool = False
+
+
+class ModelTask(ABC):
+    """What a model of one configuration does, under one set of options. A task is a module of this package.
+
+    `pipeline_tag` is the Hub's name of the task. A model is given `inputs`, and answers BC, or BTC where it answers
+    `per_token`. What `is_regression` answers values of any size, and not probabilities.
+    """
+
+    pipeline_tag: ClassVar[str]
+    Options: ClassVar[type[Section]] = NoOptions
+    """`[model.options]`. What is not at its default is part of the version."""
+
+    reads_modules: ClassVar[bool] = False
+    """Whether what modules.json names is part of the model, and counts in its identity."""
+
+    per_token: bool = False
+    is_regression: bool = False
+    inputs: tuple[str, ...] = (IDS, MASK)
+
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        options: Section | None = None,
+        *,
+        all_scores: bool = False,
+        pooling: Pooling | None = None,
+        is_pair: bool = False,
+    ) -> None:
+        """`pooling` says how windows become a row, None where a row is no list of windows; `is_pair` that a row is two
+        texts.
+
+        Raises:
+            ModelError: no model of this configuration can do the task, or not under these options.
+        """
+        self.config, self.all_scores, self.pooling, self.is_pair = config, all_scores, pooling, is_pair
+        self.options: Any = self.Options() if options is None else options
+
+    @property
+    @abstractmethod
+    def schema(self) -> pa.Schema:
+        """The columns that `rows` returns.
+
+        Raises:
+            ModelError: those columns cannot hold what the model answers.
+        """
+
+    @property
+    @abstractmethod
+    def answer_type(self) -> pa.DataType:
+        """The type of what `answers` returns."""
+
+    @abstractmethod
+    def load(
+        self, folder: str | Path, *, dtype: torch.dtype, trust_remote_code: bool, pad_token_id: int | None = None
+    ) -> torch.nn.Module:
+        """A module that has a `config`, takes `inputs` by their names and returns a tensor or an object with `logits`.
+
+        `pad_token_id` counts in place of the configuration's own.
+
+        Raises:
+            ModelError: the folder's weights are missing, or are not of the task.
+        """
+
+    def preparer(self, folder: str | Path, reading: Reading) -> Preparer:
+        """Of the tokenizer in `folder`.
+
+        Raises:
+            ModelError: it cannot be loaded, or does not fit the model or what is asked of it.
+        """
+        from tidemill.encoding.tokenizer import TextTokenizer
+
+        return TextTokenizer.load(
+            folder,
+            max_length=reading.max_length,
+            long_text=reading.long_text,
+            overlap=reading.overlap,
+            model_max_length=reading.model_max_length,
+            usual_length=reading.usual_length,
+            trust_remote_code=reading.trust_remote_code,
+        )
+
+    def decode_with(self, folder: str | Path, *, trust_remote_code: bool = False) -> None:  # noqa: B027
+        """Told before `rows` is asked: where the tokenizer lies that made what is given to it.
+
+        Most tasks have no words in their rows, and no need of it.
+        """
+
+    @abstractmethod
+    def answers(self, outputs: Outputs, lengths: Indices) -> pa.Array:
+        """One value of `answer_type` an item, of finite outputs; `lengths` are the items' tokens.
+
+        It is asked as each batch is there. It may depend on nothing but what the model was given and gives: items that
+        are the same are computed once.
+        """
+
+    @abstractmethod
+    def rows(self, answers: pa.ListArray, prepared: pa.Table) -> tuple[pa.Table, pa.StringArray]:
+        """One row a row, in order: the columns of `schema`, null where there is no answer, and why there is none.
+
+        `answers` has a list of its items' answers for each row, null where one is missing; whoever knows why says it.
+        `prepared` has what the preparer made, beside the texts that it made it of.
+        """
+
+    @abstractmethod
+    def drift(self, ours: pa.Array, theirs: pa.Array) -> NDArray[np.float32]:
+        """How far each of our answers is from theirs, in the unit of the scores that users see."""
+
+    @abstractmethod
+    def same(self, ours: pa.Array, theirs: pa.Array) -> NDArray[np.bool_]:
+        """Whether each says the same, however sure it is."""
+
+
+def no_reasons(num_rows: int) -> pa.StringArray:
+    return pa.nulls(num_rows, pa.string())

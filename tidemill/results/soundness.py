@@ -1,0 +1,104 @@
+"""What must hold of the values in a version's result columns, whichever model task they are of: asked by their types.
+
+Every row has a value, and every number in it is finite; spans lie within their
+text; vectors have the size that their column says, and a direction. Spans may
+be empty, be there twice, or share a character with their neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import _duckdb as duckdb  # As tidemill.lake.ducklake.connection does.
+
+from tidemill.lake.ducklake.connection import Cursor
+from tidemill.lake.pipelines import load_kept, load_spec
+from tidemill.lake.tables import identifier
+
+FLOATS = frozenset({"float", "double"})
+INTEGERS = frozenset({"integer", "bigint"})
+ELEMENT = "_element"
+"""What lambdas call an element of a list: as no column is called."""
+
+
+def unsound_values(
+    cursor: Cursor, columns: Sequence[tuple[str, str]], text: str | None = None
+) -> Iterator[tuple[str, set[str]]]:
+    """What is wrong with values of the view `results`, and the ids of the shards that have them: by one reading.
+
+    `columns` are the result columns with their types, `text` the column that has what was predicted, if one does.
+    """
+    checks = {
+        f"{name}: {problem}": sql for name, kind in columns for problem, sql in _Column.of(name, kind).unsound(text)
+    }
+    if not checks:
+        return
+    found = cursor.execute(
+        f"SELECT shard_id, {', '.join(f'bool_or({sql})' for sql in checks.values())} FROM results GROUP BY shard_id"
+    ).fetchall()
+    for number, problem in enumerate(checks, start=1):
+        yield problem, {row[0] for row in found if row[number]}
+
+
+def kept_text(cursor: Cursor, pipeline: str, version: str) -> str | None:
+    """The column of a version's table that holds what was predicted, where that is one and is kept as it was read."""
+    spec = load_spec(cursor, pipeline, version) or {}
+    kept = load_kept(cursor, pipeline, version) or []
+    texts = [column for column in kept if [column["source"]] == list(spec.get("text") or ())]
+    return next((column["name"] for column in texts if column["type"] == "VARCHAR"), None)
+
+
+@dataclass(frozen=True)
+class _Column:
+    sql: str
+    kind: str
+    size: int | None
+    """Of a vector; None where the column is none."""
+    fields: Mapping[str, str]
+    """Of the structs in a list: name → kind."""
+    element: str
+    """The kind of a list's elements or a map's values."""
+
+    @classmethod
+    def of(cls, name: str, kind: str) -> _Column:
+        parsed = duckdb.sqltype(kind)
+        children = dict(parsed.children) if parsed.id in ("list", "array", "map") else {}
+        inner = children.get("value" if parsed.id == "map" else "child")
+        fields = {field: each.id for field, each in inner.children} if inner and inner.id == "struct" else {}
+        return cls(identifier(name), parsed.id, children.get("size"), fields, inner.id if inner else "")
+
+    def unsound(self, text: str | None) -> Iterator[tuple[str, str]]:
+        """(problem, SQL condition of a row that has it)."""
+        yield "there is no value", f"{self.sql} IS NULL"
+        if numbers := list(self._sums()):
+            yield "a number is not finite", " OR ".join(f"NOT isfinite(coalesce({total}, 0))" for total in numbers)
+        if self.size is not None:
+            yield f"a vector has not the size of {self.size}", f"len({self.sql}) <> {self.size}"
+            yield (
+                "a vector has no direction",
+                f"list_sum(list_transform({self.sql}, lambda {ELEMENT}: abs({ELEMENT}))) = 0",
+            )
+        if {self.fields.get("start"), self.fields.get("end")} <= INTEGERS:
+            yield "a span lies outside of its text", self._any_span(_outside(text))
+
+    def _sums(self) -> Iterator[str]:
+        """SQL: numbers that are finite only if all of a row's are; large ones do not add up to infinity in a DOUBLE."""
+        if self.kind in FLOATS:
+            yield self.sql
+        elif self.element in FLOATS:
+            values = f"map_values({self.sql})" if self.kind == "map" else self.sql
+            yield f"list_sum({values}::DOUBLE[])"
+        for name, kind in self.fields.items():
+            if kind in FLOATS:
+                yield f"list_sum(list_transform({self.sql}, lambda {ELEMENT}: {ELEMENT}.{identifier(name)}::DOUBLE))"
+
+    def _any_span(self, condition: str) -> str:
+        return f"len(list_filter({self.sql}, lambda {ELEMENT}: {condition})) > 0"
+
+
+def _outside(text: str | None) -> str:
+    """SQL: whether a span is none, or ends behind the text; offsets count its code points, as `length` does."""
+    start, end = f"{ELEMENT}.start", f'{ELEMENT}."end"'
+    behind = [f"{end} > length({identifier(text)})"] if text else []
+    return " OR ".join([f"{start} IS NULL", f"{end} IS NULL", f"{start} < 0", f"{end} < {start}", *behind])
