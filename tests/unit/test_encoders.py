@@ -94,10 +94,10 @@ def by_sequence(q, k, v, query_starts, key_starts, most_queries, most_keys, *, s
     return torch.cat(contexts)
 
 
-def assert_same(answered, expected, mask):
+def assert_same(answered, expected, mask, *, tolerance=1e-4):
     """In all of a row, or, of what has a value for each token, in its tokens."""
     is_told = mask.bool() if answered.shape[:2] == mask.shape else torch.ones(len(mask), dtype=torch.bool)
-    torch.testing.assert_close(answered[is_told], expected[is_told], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(answered[is_told], expected[is_told], rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("head", HEADS)
