@@ -15,14 +15,15 @@ from tidemill.errors import ConfigError, ModelError
 from tidemill.models.tasks import find_task, task_options
 
 TASK = "sentence-similarity"
+ANOTHER = {"word_embedding_dimension": 32}
 PROMPTS = {"prompts": {"query": "query: ", "document": "Represent:\n"}}
 WORDS = ["The Film", "A FILM to see twice", "Dull and loud"]
 FOLDERS = {
-    "joined, with a dense layer": {"pooling": {"pooling_mode": ["cls", "max"]}, "then": ()},
+    "joined": {"pooling": {**NEW_MEAN, "pooling_mode": ["cls", "max"]}, "then": ()},
     "dense": {"then": ("Dense", "Normalize")},
     "class names since 5.4": {"is_new": True},
-    "weighted by place": {"pooling": {"pooling_mode_weightedmean_tokens": True}},
-    "by the root of the length": {"pooling": {"pooling_mode_mean_sqrt_len_tokens": True}, "then": ()},
+    "weighted by place": {"pooling": {**ANOTHER, "pooling_mode_weightedmean_tokens": True}},
+    "by the root of the length": {"pooling": {**ANOTHER, "pooling_mode_mean_sqrt_len_tokens": True}, "then": ()},
     "as long as the model takes": {"transformer": {"max_seq_length": None}},
     "lower case": {"architecture": "roberta", "transformer": {"do_lower_case": True}},
     "a default prompt": {"settings": {**PROMPTS, "default_prompt_name": "query"}},

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tidemill.checkpoints.embeddings.modules import MODULES, SETTINGS, TRANSFORMER_SETTINGS, NamedModule, named_modules
 from tidemill.checkpoints.files import matching, read_json, refuse_weights
+from tidemill.checkpoints.modules import MODULES, SETTINGS, TRANSFORMER_SETTINGS, NamedModule, named_modules
 from tidemill.errors import ModelError
 
 KNOWN = ("Transformer", "Pooling", "Dense", "Normalize")

@@ -6,7 +6,7 @@ Shapes: B items of a batch, T tokens of the longest, C outputs of the model.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -19,6 +19,7 @@ from tidemill.config import LongText, Section, Truncation
 from tidemill.encoding.items import IDS, MASK, TYPES, Outputs
 from tidemill.encoding.pooling import Pooling
 from tidemill.errors import ModelError
+from tidemill.models.comparing import Comparison
 
 if TYPE_CHECKING:
     import torch
@@ -94,6 +95,9 @@ class ModelTask(ABC):
 
     reads_modules: ClassVar[bool] = False
     """Whether what modules.json names is part of the model, and counts in its identity."""
+
+    comparisons: ClassVar[Mapping[str, Comparison]] = {}
+    """How `compare` holds two versions' answers in a result column against each other, where its type does not say."""
 
     per_token: bool = False
     is_regression: bool = False
