@@ -133,7 +133,7 @@ def test_scores_of_classes_are_not_to_be_had(bert):
 
 
 def test_a_second_text_is_refused(bert):
-    with pytest.raises(ConfigError, match=r"embeds one text, and dataset\.text_pair names a second"):
+    with pytest.raises(ModelError, match=r"dataset\.text_pair gives a row two texts, and .* reads one\. Remove it"):
         find_task(TASK)(load_config(bert), task_options(TASK, {"pooling": "mean"}), is_pair=True)
 
 

@@ -120,8 +120,8 @@ class ModelTask(ABC):
         """
         if is_pair and not self.takes_pairs:
             raise ModelError(
-                f'model.task = "{self.pipeline_tag}" reads one text a row, and dataset.text_pair gives it two. Leave '
-                "that out, or choose another task."
+                f'dataset.text_pair gives a row two texts, and model.task = "{self.pipeline_tag}" reads one. Remove '
+                "it, or choose another task."
             )
         self.config, self.all_scores, self.pooling, self.is_pair = config, all_scores, pooling, is_pair
         if is_pair:
