@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -81,17 +82,23 @@ def shards_of(pipeline: Pipeline) -> set[tuple[Any, ...]]:
 
 
 def assert_same_tables(found: Pipeline, expected: Pipeline, *, tolerance: float = 1e-4) -> None:
-    """Table equality: rows by place, kept columns, labels, quarantine reasons and shards; scores within `tolerance`."""
+    """Rows by place, kept columns, labels, quarantine reasons and shards are the same, numbers within `tolerance`."""
     (mine, *others), (theirs, *their_others) = _all_of(found), _all_of(expected)
     assert mine.keys() == theirs.keys()
     for place, row in mine.items():
         for name, value in row.items():
-            other = theirs[place][name]
-            if name == "score":
-                assert math.isclose(value, other, abs_tol=tolerance), (place, value, other)
-            else:
-                assert value == other, (place, name, value, other)
+            assert _is_same(value, theirs[place][name], tolerance), (place, name, value, theirs[place][name])
     assert others == their_others
+
+
+def _is_same(value: Any, other: Any, tolerance: float) -> bool:
+    if isinstance(value, list | tuple) and isinstance(other, list | tuple):
+        return len(value) == len(other) and all(map(_is_same, value, other, repeat(tolerance)))
+    if isinstance(value, dict) and isinstance(other, dict):
+        return value.keys() == other.keys() and all(_is_same(value[key], other[key], tolerance) for key in value)
+    if isinstance(value, float) and isinstance(other, float):
+        return math.isclose(value, other, abs_tol=tolerance)
+    return bool(value == other)
 
 
 def _all_of(pipeline: Pipeline) -> tuple[Table, dict[tuple[str, int], tuple[str, str]], set[tuple[Any, ...]]]:

@@ -14,7 +14,7 @@ import transformers
 
 from tests.checkpoints import NUM_POSITIONS, reviews
 from tests.opened import module_of, task_of
-from tests.token_classifiers import ARCHITECTURES, BIOES, PLAIN, save_token_classifier
+from tests.token_classifiers import ARCHITECTURES, BIOES, PLAIN, save_sure_classifier, save_token_classifier
 from tidemill.checkpoints.loading import load_config, max_positions, usual_length
 from tidemill.config import Inference
 from tidemill.encoding.pooling import Pooling
@@ -82,8 +82,10 @@ def scores(rows):
     return [one["score"] for entities in rows for one in entities]
 
 
-@pytest.mark.parametrize("engine", ["torch", "auto"])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+# What becomes of a token's answer does not ask which engine gave it.
+@pytest.mark.parametrize(
+    ("engine", "strategy"), [("auto", "simple"), ("auto", "average"), *(("torch", strategy) for strategy in STRATEGIES)]
+)
 def test_entities_are_those_of_the_pipeline(folder, strategy, engine):
     expected = ask_pipeline(folder, strategy)
 
@@ -163,14 +165,15 @@ def test_long_texts_have_each_token_once_by_the_window_in_which_it_is_farthest_f
 
 
 def test_bfloat16_finds_the_entities_of_float32_in_all_but_a_few_rows(tmp_path):
-    folder = save_token_classifier(tmp_path, "bert", surer=20)
+    folder = save_sure_classifier(tmp_path)
     texts = tuple(reviews(200))
+    expected = ask_tidemill(folder, "simple", texts)
 
     for engine in ("torch", "auto"):
-        expected = ask_tidemill(folder, "simple", texts, engine=engine)
-        found = ask_tidemill(folder, "simple", texts, engine=engine, dtype="bfloat16")
+        found = ask_tidemill(folder, "simple", texts, engine=engine, dtype="bfloat16", token_budget=2048)
         same = [ours == theirs for ours, theirs in zip(spans(found), spans(expected), strict=True)]
         assert np.mean(same) >= 0.995
+        assert sum(map(len, found)) > len(texts)
 
 
 def test_a_model_with_another_head_is_refused_before_its_weights_are_read(bert):

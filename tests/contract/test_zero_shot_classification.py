@@ -13,7 +13,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from tests.checkpoints import ARCHITECTURES, reviews, save_tokenizer
+from tests.checkpoints import reviews
+from tests.nli import KINDS, save_nli
 from tests.opened import task_of
 from tidemill.checkpoints.loading import load_config, max_positions, usual_length
 from tidemill.config import Inference
@@ -23,44 +24,17 @@ from tidemill.models.tasks import Reading
 TASK = "zero-shot-classification"
 LABELS = ["comedy", "war", "a love story"]
 TEXTS = [*reviews(12), "a", "naïve café 電影 😀", "the film " * 300]
-AS_THE_PIPELINE_HAS_THEM = ("contradiction", "neutral", "entailment")
 NEUTRAL_FIRST = ("neutral", "contradiction", "entailment")
-SIZES = {
-    **ARCHITECTURES,
-    "deberta-v2": {**ARCHITECTURES["bert"], "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
-}
-KINDS = {"bert": "types", "distilbert": "wordpiece", "deberta-v2": "types", "roberta": "bpe", "gpt2": "bpe"}
-"""How each architecture's texts are tokenized: `types` is by word pieces whose types the model is given."""
-
-
-@functools.cache
-def save(folder: Path, architecture: str, classes: tuple[str, ...] = AS_THE_PIPELINE_HAS_THEM) -> Path:
-    kind = KINDS[architecture]
-    types = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]} if kind == "types" else {}
-    tokenizer = save_tokenizer(folder, "bpe" if kind == "bpe" else "wordpiece", **types)
-    config = transformers.AutoConfig.for_model(
-        architecture,
-        vocab_size=len(tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        id2label=dict(enumerate(classes)),
-        label2id={name: i for i, name in enumerate(classes)},
-        **SIZES[architecture],
-    )
-    torch.manual_seed(0)
-    transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def folder(request, tmp_path_factory):
-    return save(tmp_path_factory.mktemp(request.param), request.param)
+    return save_nli(tmp_path_factory.mktemp(request.param), request.param)
 
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
-    return save(tmp_path_factory.mktemp("bert"), "bert")
+    return save_nli(tmp_path_factory.mktemp("bert"), "bert")
 
 
 def with_larger_logits(folder: Path, copy: Path, *, times: float) -> Path:
@@ -163,7 +137,7 @@ def test_a_template_of_ones_own_is_used_as_by_the_pipeline(bert):
 
 
 def test_contradiction_is_the_class_of_that_name_where_the_pipeline_takes_another(tmp_path):
-    folder = save(tmp_path, "bert", NEUTRAL_FIRST)
+    folder = save_nli(tmp_path, "bert", NEUTRAL_FIRST)
 
     ours = scores_of(ask_tidemill(folder, TEXTS, multi_label=True))
 

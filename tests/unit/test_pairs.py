@@ -8,7 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import processors
 
-from tests.checkpoints import NUM_POSITIONS, reviews, save_tokenizer
+from tests.checkpoints import NUM_POSITIONS, reviews
+from tests.pair_models import POST_PROCESSORS, save_pair_tokenizer
 from tidemill.encoding import pairs as pairing
 from tidemill.encoding import tokenizer as tokenization
 from tidemill.encoding.pairs import PairTokenizer
@@ -16,40 +17,20 @@ from tidemill.encoding.text_hashes import pair_hashes, row_hashes, text_hashes
 from tidemill.encoding.tokenizer import open_fast
 from tidemill.errors import ModelError
 
-WITH_TYPES = ["input_ids", "token_type_ids", "attention_mask"]
-POST_PROCESSORS = {
-    "bert": None,
-    "roberta": None,
-    "xlnet": processors.TemplateProcessing(
-        single="$A:0 [SEP]:0 [CLS]:2",
-        pair="$A:0 [SEP]:0 $B:1 [SEP]:1 [CLS]:2",
-        special_tokens=[("[SEP]", 3), ("[CLS]", 2)],
-    ),
-    "t5": processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 2)]),
-    "llama": processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 0)]),
-    "gpt2": processors.ByteLevel(trim_offsets=False),
-}
 KINDS = list(POST_PROCESSORS)
 SIDES = ["right", "left"]
 STRATEGIES = ["longest_first", "only_first", "only_second"]
 
 
-def save(folder, kind, **options):
-    """A tokenizer that puts two texts together as a model of that kind has it."""
-    if kind in ("bert", "xlnet"):
-        options = {"model_input_names": WITH_TYPES, **options}
-    tokenizer = save_tokenizer(folder, "wordpiece" if kind in ("bert", "xlnet") else "bpe", **options)
-    if (post_processor := POST_PROCESSORS[kind]) is not None:
-        backend = tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        backend.post_processor = post_processor
-        backend.save(str(folder / "tokenizer.json"))
+def saved(folder, kind, **options):
+    save_pair_tokenizer(folder, kind, **options)
     return folder
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     return {
-        (kind, side): save(tmp_path_factory.mktemp(f"{kind}-{side}"), kind, truncation_side=side)
+        (kind, side): saved(tmp_path_factory.mktemp(f"{kind}-{side}"), kind, truncation_side=side)
         for kind in KINDS
         for side in SIDES
     }
@@ -279,7 +260,7 @@ def test_auto_is_what_tokenizer_and_model_take(folders):
 
 
 def test_a_tokenizer_that_puts_the_second_text_first_is_refused(tmp_path):
-    save(tmp_path, "bert")
+    save_pair_tokenizer(tmp_path, "bert")
     backend = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A", pair="[CLS] $B [SEP] $A", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from tidemill import config
     from tidemill.lake import Lake
 
-MAX_LINES = 20
 NUM_EXAMPLES = 5
 
 Version = Annotated[
@@ -30,18 +29,21 @@ def compare(
     by: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Also by slice: the values of this key or kept column.")
     ] = None,
-    examples: Annotated[int, typer.Option(metavar="N", min=0, help="How many flipped rows to show.")] = NUM_EXAMPLES,
+    examples: Annotated[
+        int, typer.Option(metavar="N", min=0, help="How many rows that differ to show.")
+    ] = NUM_EXAMPLES,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Hold two versions against each other, row by row: flipped labels, agreement, score drift."""
+    """Hold two versions against each other, row by row: which answers differ, how far numbers drifted."""
+    from tidemill.cli.comparison import comparison
     from tidemill.lake import Lake
     from tidemill.reports.compare import compare_versions
 
     loaded = load(pipeline, overrides)
     with Lake(loaded.lake, read_only=True, scans=True) as lake:
         report = compare_versions(lake, loaded.name, first, second, by=by, num_examples=examples)
-    print_facts(report, _comparison, as_json)
+    print_facts(report, comparison, as_json)
 
 
 @command(VERSIONS, "tidemill promote reviews.toml 310e0959", doing="reading the lake")
@@ -93,76 +95,6 @@ def _existing_lake(spec: config.Lake) -> Lake:
     return Lake(spec)
 
 
-def _comparison(report: dict[str, Any]) -> str:
-    first, second = report["versions"]
-    rows, promoted = report["rows"], report["promoted_version"]
-    shown = [f"{version} (promoted)" if version == promoted else version for version in (first, second)]
-    only = "".join(f", {count:,} only in {version}" for version, count in rows["only_in"].items())
-    lines = [
-        f"{report['pipeline']}: {shown[0]} against {shown[1]}",
-        *(f"  differs in {difference}" for difference in report["differences"]),
-        f"  rows: {rows['compared']:,} compared{only}",
-    ]
-    for name, facts in report["labels"].items():
-        if rows["compared"]:
-            lines.append(f"  {name}: {facts['agreement']:.2%} agree, {facts['flipped']:,} flipped")
-        flips = [pair for pair in facts["confusion"] if pair["first"] != pair["second"]]
-        lines += _some([f"    {pair['rows']:>8,}  {pair['first']} → {pair['second']}" for pair in flips])
-    for name, drift in report["scores"].items():
-        if rows["compared"]:
-            lines += [f"  {name} drift: {_numbers(drift['absolute'])}", f"    signed: {_numbers(drift['signed'])}"]
-    if report["slices"]:
-        lines += ["", *_slices(report)]
-    if report["examples"]:
-        lines += ["", "Flipped, the surest first:", *_examples(report)]
-    lines += [f"note: {note}" for note in report["notes"]]
-    return "\n".join(lines)
-
-
-def _slices(report: dict[str, Any]) -> list[str]:
-    from tidemill.cli import render
-
-    labels, scores = list(report["labels"]), list(report["scores"])
-    names = [
-        report["by"],
-        "rows",
-        *(f"{name} {what}" for name in labels for what in ("agree", "flipped")),
-        *(f"{name} {quantile}" for name in scores for quantile in ("p50", "p99", "max")),
-    ]
-    values = [
-        [
-            part["value"],
-            f"{part['rows']:,}",
-            *(
-                value
-                for name in labels
-                for value in (f"{part['labels'][name]['agreement']:.2%}", f"{part['labels'][name]['flipped']:,}")
-            ),
-            *(part["scores"][name]["absolute"][quantile] for name in scores for quantile in ("p50", "p99", "max")),
-        ]
-        for part in report["slices"]
-    ]
-    return _some(render.rows(names, values).splitlines(), MAX_LINES + 2)
-
-
-def _examples(report: dict[str, Any]) -> list[str]:
-    from tidemill.cli import render
-
-    results = [*report["labels"], *report["scores"]]
-    kept = list(report["examples"][0]["columns"])
-    names = ["path", "row", *kept, *(f"{name} {version}" for name in results for version in report["versions"])]
-    values = [
-        [
-            example["path"],
-            example["row_number"],
-            *example["columns"].values(),
-            *(example[side][name] for name in results for side in ("first", "second")),
-        ]
-        for example in report["examples"]
-    ]
-    return render.rows(names, values).splitlines()
-
-
 def _promotion(facts: dict[str, Any]) -> str:
     name, version = facts["pipeline"], facts["version"]
     if facts["state"] == "unchanged":
@@ -183,12 +115,3 @@ def _dropped(facts: dict[str, Any]) -> str:
     if facts["dropped"]:
         return f"{facts['pipeline']}: {facts['version']} is dropped, and its {counted(facts['rows'], 'row')} with it."
     return f"{facts['pipeline']}: {facts['version']} stays as it is."
-
-
-def _some(lines: list[str], most: int = MAX_LINES) -> list[str]:
-    more = len(lines) - most
-    return [*lines[:most], *([f"    … and {more:,} more"] if more > 0 else [])]
-
-
-def _numbers(named: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in named.items())

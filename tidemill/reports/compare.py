@@ -1,4 +1,4 @@
-"""Two versions of a table, row by row: which labels flipped, how far scores drifted, and in which slices.
+"""Two versions of a table, row by row: which answers are different ones, how far numbers drifted, in which slices.
 
 Rows are matched by shard and row number: the same content at the same place.
 What two versions made of different revisions of a file is never compared.
@@ -6,7 +6,7 @@ What two versions made of different revisions of a file is never compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,32 +15,54 @@ from tidemill.lake import Cursor, Lake, ResultTable
 from tidemill.lake.ledger import PATHS_OF_SHARDS
 from tidemill.lake.pipelines import load_spec
 from tidemill.lake.tables import identifier
+from tidemill.models.comparing import Comparison, Labels, Lists, Maps, Pair, Scores, Vectors, comparison_of
+from tidemill.models.tasks import MODEL_TASKS
 from tidemill.planning.versions import NUM_WINDOWS, VersionSpec
 from tidemill.results.promotion import existing_state, find_version, load_table, standings
 
-ABSOLUTE_QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
-SIGNED_QUANTILES = {"p05": 0.05, "p50": 0.5, "p95": 0.95}
-LABEL_TYPES = frozenset({"VARCHAR", "BOOLEAN", "INTEGER", "BIGINT"})
-SCORE_TYPES = frozenset({"FLOAT", "DOUBLE"})
+GROUPS = tuple(kind.group for kind in (Labels, Scores, Lists, Vectors, Maps))
+"""What a report has in any case, empty where there is nothing of the kind."""
+
+Compared = tuple[Comparison, Pair]
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What two versions' tables are compared by. Labels flip, scores drift; other result columns are left out."""
+    """What two versions' tables are compared by; other result columns are left out."""
 
-    labels: tuple[str, ...]
-    scores: tuple[str, ...]
+    columns: tuple[Compared, ...]
     kept: tuple[str, ...]
     """Key and kept columns that either table has."""
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, a: ResultTable, b: ResultTable) -> Shared:
-        both = [column for column in a.results if column in b.results and column[0] != NUM_WINDOWS]
-        return cls(
-            labels=tuple(name for name, kind in both if kind in LABEL_TYPES),
-            scores=tuple(name for name, kind in both if kind in SCORE_TYPES),
-            kept=tuple(dict.fromkeys(name for name, _ in (*a.kept, *b.kept))),
-        )
+    def of(cls, a: ResultTable, b: ResultTable, specs: tuple[VersionSpec, VersionSpec]) -> Shared:
+        theirs, columns, notes = dict(b.results), [], []
+        own = _comparisons_of(*specs)
+        for name, kind in a.results:
+            comparison = own.get(name) or comparison_of(kind)
+            if name == NUM_WINDOWS or name not in theirs or comparison is None:
+                continue
+            if kind == theirs[name]:
+                columns.append((comparison, Pair(name, kind)))
+            else:
+                notes.append(f"{name} is {kind} in {a.version} and {theirs[name]} in {b.version}, and is not compared.")
+        kept = dict.fromkeys(name for name, _ in (*a.kept, *b.kept))
+        return cls(tuple(columns), tuple(kept), tuple(notes))
+
+    @property
+    def names(self) -> list[str]:
+        return [pair.name for _, pair in self.columns]
+
+    @property
+    def answers(self) -> tuple[Compared, ...]:
+        """Those of which a row's two answers are the same one or not."""
+        return tuple((comparison, pair) for comparison, pair in self.columns if comparison.differs(pair))
+
+    @property
+    def numbers(self) -> tuple[Compared, ...]:
+        """Those that only drift."""
+        return tuple((comparison, pair) for comparison, pair in self.columns if not comparison.differs(pair))
 
 
 def compare_versions(
@@ -48,9 +70,9 @@ def compare_versions(
 ) -> dict[str, Any]:
     """Hold the second version against the first, over the rows that both have, in one snapshot.
 
-    Drift is the second version's number less the first's; quantiles interpolate
-    linearly. Examples are the flips that both versions are surest of; slices
-    come with the least agreement first.
+    Each result column is compared as its model task says, or else by its type.
+    Examples are rows whose answers are different ones; where there are only
+    numbers, those that drifted most. Slices come with the least agreement first.
 
     Raises:
         LakeError: there is no such pipeline or version.
@@ -64,7 +86,8 @@ def compare_versions(
         load_table(cursor, pipeline, find_version(list(by_name), asked, state.promoted_version))
         for asked in (first, second)
     )
-    shared = Shared.of(a, b)
+    specs = _spec_of(cursor, a), _spec_of(cursor, b)
+    shared = Shared.of(a, b, specs)
     if by is not None and by not in shared.kept:
         raise ConfigError(
             f"--by {by} is not a key or kept column of {pipeline}. Known: {', '.join(shared.kept) or 'none'}. "
@@ -72,134 +95,123 @@ def compare_versions(
         )
     _pair_rows(cursor, a, b, shared)
     overall = next(_measure(cursor, shared))
+    for comparison, pair in shared.columns:
+        overall[comparison.group][pair.name] |= comparison.details(cursor, pair)
+    num_compared = overall.pop("rows")
     report = {
         "pipeline": pipeline,
         "versions": [a.version, b.version],
         "promoted_version": state.promoted_version,
-        "differences": _differences(cursor, a, b),
+        "differences": specs[0].differences(specs[1]),
         "rows": {
-            "compared": overall["rows"],
-            "only_in": {table.version: _num_rows(cursor, table) - overall["rows"] for table in (a, b)},
+            "compared": num_compared,
+            "only_in": {table.version: _num_rows(cursor, table) - num_compared for table in (a, b)},
         },
-        "labels": {name: {**facts, "confusion": _confusion(cursor, name)} for name, facts in overall["labels"].items()},
-        "scores": overall["scores"],
+        **overall,
         "examples": _examples(cursor, a, shared, num_examples),
         "by": by,
         "slices": list(_measure(cursor, shared, by)) if by else [],
         "notes": [
-            f"{version} is incomplete at the target revision: {by_name[version].lacking}."
-            for version in dict.fromkeys((a.version, b.version))
-            if not by_name[version].is_complete
+            *shared.notes,
+            *(
+                f"{version} is incomplete at the target revision: {by_name[version].lacking}."
+                for version in dict.fromkeys((a.version, b.version))
+                if not by_name[version].is_complete
+            ),
         ],
     }
     cursor.execute("ROLLBACK")
     return report
 
 
+def _spec_of(cursor: Cursor, table: ResultTable) -> VersionSpec:
+    return VersionSpec.from_json(load_spec(cursor, table.pipeline, table.version) or {})
+
+
+def _comparisons_of(*specs: VersionSpec) -> dict[str, Comparison]:
+    """By result column, where the versions' model tasks say how it is compared: the first one's word counts."""
+    tasks = [MODEL_TASKS[spec.task] for spec in reversed(specs) if spec.task in MODEL_TASKS]
+    return {name: comparison for task in tasks for name, comparison in task.comparisons.items()}
+
+
 def _pair_rows(cursor: Cursor, a: ResultTable, b: ResultTable, shared: Shared) -> None:
     """Name the rows that both versions have `pairs`, as a view of this connection alone."""
-    results = [
-        f"{side}.{identifier(name)} AS {_of(side, name)}" for name in (*shared.labels, *shared.scores) for side in "ab"
-    ]
+    results = [f"{side}.{identifier(name)} AS {identifier(f'{side}.{name}')}" for name in shared.names for side in "ab"]
     own = {name for name, _ in a.kept}
     kept = [f"{'a' if name in own else 'b'}.{identifier(name)}" for name in shared.kept]
-    cursor.execute(
-        f"CREATE OR REPLACE TEMP VIEW pairs AS SELECT {', '.join([*results, *kept])}, "
-        "a.shard_id AS _shard_id, a.row_number AS _row_number "
+    derived = [
+        f"{value} AS {pair.derived(name)}"
+        for comparison, pair in shared.columns
+        for name, value in comparison.derived(pair).items()
+    ]
+    joined = (
+        f"SELECT {', '.join([*results, *kept])}, a.shard_id AS _shard_id, a.row_number AS _row_number "
         f"FROM lake.{identifier(a.name)} a JOIN lake.{identifier(b.name)} b USING (shard_id, row_number)"
     )
-
-
-def _of(side: str, name: str) -> str:
-    return identifier(f"{side}.{name}")
+    cursor.execute(f"CREATE OR REPLACE TEMP VIEW pairs AS SELECT {', '.join(['*', *derived])} FROM ({joined})")
 
 
 def _measure(cursor: Cursor, shared: Shared, by: str | None = None) -> Iterator[dict[str, Any]]:
     """Agreement and drift of all pairs, or of each slice."""
-    measures = ["count(*)", *(f"count(*) FILTER ({_flips(name)})" for name in shared.labels)]
-    for name in shared.scores:
-        drift = f"({_of('b', name)}::DOUBLE - {_of('a', name)}::DOUBLE)"
-        measures += [
-            f"quantile_cont(abs({drift}), {list(ABSOLUTE_QUANTILES.values())})",
-            f"max(abs({drift}))",
-            f"quantile_cont({drift}, {list(SIGNED_QUANTILES.values())})",
-            f"[min({drift}), max({drift}), avg({drift})]",
-        ]
+    measures = [comparison.measures(pair) for comparison, pair in shared.columns]
     value = identifier(by) if by else "NULL"
-    flips = " + ".join(f"count(*) FILTER ({_flips(name)})" for name in shared.labels) or "0"
+    # Numbers have no common scale to be added up by: they decide where there is nothing else.
+    deciding = shared.answers or shared.numbers[:1]
+    distance = " + ".join(f"({comparison.distance(pair)})" for comparison, pair in deciding)
+    order = [*([f"{distance} DESC"] if distance else []), "count(*) DESC", "_slice"]
     rows = cursor.execute(
-        f"SELECT {value} AS _slice, {', '.join(measures)} FROM pairs {'GROUP BY _slice' if by else ''} "
-        f"ORDER BY ({flips}) / count(*) DESC, count(*) DESC, _slice"
+        f"SELECT {', '.join([f'{value} AS _slice', 'count(*)', *(each for some in measures for each in some)])} "
+        f"FROM pairs {'GROUP BY _slice' if by else ''} ORDER BY {', '.join(order)}"
     ).fetchall()
-    for found, num_rows, *facts in rows:
-        drifts = facts[len(shared.labels) :]
-        measured = {
-            "rows": num_rows,
-            "labels": {
-                name: {"agreement": 1 - flipped / num_rows if num_rows else None, "flipped": flipped}
-                for name, flipped in zip(shared.labels, facts, strict=False)
-            },
-            "scores": {name: _drift(*drifts[4 * i : 4 * i + 4]) for i, name in enumerate(shared.scores)},
-        }
+    for found, num_rows, *values in rows:
+        left = iter(values)
+        measured: dict[str, Any] = {"rows": num_rows, **{group: {} for group in GROUPS}}
+        for (comparison, pair), some in zip(shared.columns, measures, strict=True):
+            facts = comparison.facts([next(left) for _ in some], num_rows)
+            measured.setdefault(comparison.group, {})[pair.name] = facts
         yield {"value": found, **measured} if by else measured
 
 
-def _flips(label: str) -> str:
-    return f"{_of('a', label)} IS DISTINCT FROM {_of('b', label)}"
-
-
-def _drift(
-    absolute: list[float] | None, largest: float | None, signed: list[float] | None, ends: list[float | None]
-) -> dict[str, dict[str, float | None]]:
-    low, high, mean = ends
-    return {
-        "absolute": {**_named(ABSOLUTE_QUANTILES, absolute), "max": largest},
-        "signed": {"min": low, **_named(SIGNED_QUANTILES, signed), "max": high, "mean": mean},
-    }
-
-
-def _named(quantiles: dict[str, float], values: list[float] | None) -> dict[str, float | None]:
-    return dict(zip(quantiles, values or len(quantiles) * [None], strict=True))
-
-
-def _confusion(cursor: Cursor, label: str) -> list[dict[str, Any]]:
-    """How many rows have which label in the first and which in the second version, the diagonal included."""
-    rows = cursor.execute(
-        f"SELECT {_of('a', label)}, {_of('b', label)}, count(*) FROM pairs GROUP BY ALL ORDER BY 3 DESC, 1, 2"
-    ).fetchall()
-    return [{"first": first, "second": second, "rows": count} for first, second, count in rows]
-
-
 def _examples(cursor: Cursor, a: ResultTable, shared: Shared, num_examples: int) -> list[dict[str, Any]]:
-    if not shared.labels or not num_examples:
+    if not shared.columns or not num_examples:
         return []
-    results = (*shared.labels, *shared.scores)
-    sides = [_of(side, name) for side in "ab" for name in results]
-    surest = [f"least({_of('a', name)}, {_of('b', name)}) DESC" for name in shared.scores]
+    apart = [(pair.name, *each) for comparison, pair in shared.columns for each in comparison.apart(pair).items()]
+    firsts, seconds = ([getattr(pair, side) for _, pair in shared.columns] for side in ("first", "second"))
+    shown = [*map(identifier, shared.kept), *firsts, *seconds, *(value for *_, value in apart)]
+    condition, order = _different(shared)
+    in_order = ", ".join([*order, "_path", "_row_number"])
+    # What is apart in them is worked out of the examples alone.
+    found = (
+        f"SELECT pairs.*, l.path AS _path FROM pairs JOIN ({PATHS_OF_SHARDS}) l ON l.shard_id = _shard_id "
+        f"WHERE {condition} ORDER BY {in_order} LIMIT ?"
+    )
     rows = cursor.execute(
-        f"SELECT {', '.join(['l.path', '_row_number', *map(identifier, shared.kept), *sides])} FROM pairs "
-        f"JOIN ({PATHS_OF_SHARDS}) l ON l.shard_id = _shard_id "
-        f"WHERE {' OR '.join(_flips(name) for name in shared.labels)} "
-        f"ORDER BY {', '.join([*surest, 'l.path', '_row_number'])} LIMIT ?",
+        f"SELECT {', '.join(['_path', '_row_number', *shown])} FROM ({found}) ORDER BY {in_order}",
         [a.pipeline, a.version, num_examples],
     ).fetchall()
-    return [
-        {
-            "path": path,
-            "row_number": row_number,
-            "columns": dict(zip(shared.kept, values, strict=False)),
-            "first": dict(zip(results, values[len(shared.kept) :], strict=False)),
-            "second": dict(zip(results, values[len(shared.kept) + len(results) :], strict=True)),
-        }
-        for path, row_number, *values in rows
-    ]
+    return [_example(row, shared, [names for *names, _ in apart]) for row in rows]
+
+
+def _different(shared: Shared) -> tuple[str, list[str]]:
+    """SQL: which pairs are examples, and in which order: the farthest apart first, then the surest."""
+    if not shared.answers:
+        condition = " OR ".join(f"{pair.first} IS DISTINCT FROM {pair.second}" for _, pair in shared.numbers)
+        return condition, [comparison.order(pair) for comparison, pair in shared.numbers]
+    condition = " OR ".join(str(comparison.differs(pair)) for comparison, pair in shared.answers)
+    order = [comparison.order(pair) for comparison, pair in shared.answers]
+    surest = [comparison.surest(pair) for comparison, pair in shared.numbers if isinstance(comparison, Scores)]
+    return condition, [*filter(None, order), *surest]
+
+
+def _example(row: Sequence[Any], shared: Shared, apart: Sequence[Sequence[str]]) -> dict[str, Any]:
+    left = iter(row)
+    example: dict[str, Any] = {"path": next(left), "row_number": next(left)}
+    for part, names in (("columns", shared.kept), ("first", shared.names), ("second", shared.names)):
+        example[part] = {name: next(left) for name in names}
+    for column, name in apart:
+        example.setdefault("apart", {}).setdefault(column, {})[name] = next(left)
+    return example
 
 
 def _num_rows(cursor: Cursor, table: ResultTable) -> int:
     return int(cursor.execute(f"SELECT count(*) FROM {identifier(table.name)}").fetchall()[0][0])
-
-
-def _differences(cursor: Cursor, a: ResultTable, b: ResultTable) -> list[str]:
-    """What the second version has other than the first, in words."""
-    first, second = (VersionSpec.from_json(load_spec(cursor, t.pipeline, t.version) or {}) for t in (a, b))
-    return first.differences(second)

@@ -12,6 +12,7 @@ from tidemill.models.tasks.feature_extraction import FeatureExtraction
 from tidemill.models.tasks.sentence_similarity import SentenceSimilarity
 from tidemill.models.tasks.task import ModelTask, NoOptions, Preparer, Reading
 from tidemill.models.tasks.text_classification import TextClassification
+from tidemill.models.tasks.text_ranking import TextRanking
 from tidemill.models.tasks.token_classification import TokenClassification
 from tidemill.models.tasks.zero_shot_classification import ZeroShotClassification
 
@@ -23,6 +24,7 @@ MODEL_TASKS: dict[str, type[ModelTask]] = {
         FeatureExtraction,
         SentenceSimilarity,
         ZeroShotClassification,
+        TextRanking,
     )
 }
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class ZeroShotOptions(Section):
-    candidate_labels: list[str] = Field(min_length=1)
+    candidate_labels: list[str] = Field(default=[], validate_default=True)
     """The labels that a row may get."""
     hypothesis_template: str = "This example is {}."
     """What the model is asked of a text and a label, with `{}` where the label goes."""
@@ -47,8 +47,9 @@ class ZeroShotOptions(Section):
     @field_validator("candidate_labels", mode="before")
     @classmethod
     def _several(cls, value: object) -> object:
-        if isinstance(value, str):
-            raise ValueError('is one text: give a list of labels, such as ["sport", "politics"]')
+        if isinstance(value, str) or value == []:
+            what = "one text" if value else "empty"
+            raise ValueError(f'is {what}: give a list of labels, such as ["sport", "politics"]')
         return value
 
     @field_validator("candidate_labels")
