@@ -197,13 +197,15 @@ def test_the_columns_are_those_of_the_schema(bert):
         assert ask_tidemill(bert, TEXTS[:2], all_scores=all_scores).columns.schema == schema
 
 
-def test_bfloat16_gives_the_labels_and_scores_of_float32(bert):
+def test_bfloat16_gives_the_scores_of_float32_and_the_labels_of_all_rows_but_those_that_are_even(bert):
     texts = reviews(100)
     expected = scores_of(ask_tidemill(bert, texts))
 
     ours = ask_tidemill(bert, texts, inference={"dtype": "bfloat16"})
 
     drift = [
-        abs(row[label] - other[label]) for row, other in zip(scores_of(ours), expected, strict=True) for label in row
+        abs(row[label] - other[label]) for row, other in zip(scores_of(ours), expected, strict=True) for label in LABELS
     ]
     assert np.quantile(drift, 0.99) <= 0.02
+    for label, row in zip(ours.columns["label"].to_pylist(), expected, strict=True):
+        assert row[label] >= max(row.values()) - 0.02

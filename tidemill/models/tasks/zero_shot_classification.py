@@ -24,12 +24,12 @@ from pydantic import Field, field_validator
 from tidemill.config import Section
 from tidemill.config.pipeline_file import shown
 from tidemill.encoding.batching import Indices
-from tidemill.encoding.items import IDS, MASK, TOKEN_IDS, TYPE_IDS, TYPES, Outputs
+from tidemill.encoding.items import TOKEN_IDS, TYPE_IDS, TYPES, Outputs
 from tidemill.encoding.pairs import PairTokenizer
 from tidemill.errors import ModelError
 from tidemill.fingerprints import fingerprint
 from tidemill.models.tasks.scores import Scores, score_maps, sigmoid, softmax, values_of, vectors
-from tidemill.models.tasks.task import Reading, no_reasons
+from tidemill.models.tasks.task import Reading, no_reasons, pair_inputs
 from tidemill.models.tasks.text_classification import TextClassification
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class ZeroShotClassification(TextClassification):
 
     pipeline_tag = "zero-shot-classification"
     Options = ZeroShotOptions
+    takes_pairs = False
 
     def __init__(self, config: PretrainedConfig, options: ZeroShotOptions | None = None, **how: Any) -> None:
         if options is None:
@@ -107,15 +108,9 @@ class ZeroShotClassification(TextClassification):
             )
         super().__init__(config, options, **how)
         self.is_regression = False
-        if takes_types(config):
-            self.inputs = (IDS, MASK, TYPES)
+        self.inputs = pair_inputs(config)
         self._relations = relations_of(config)
         self._is_contrast = is_contrast(len(options.candidate_labels), multi_label=options.multi_label)
-        if self.is_pair:
-            raise ModelError(
-                f'model.task = "{self.pipeline_tag}" puts each text beside hypotheses of its own, and '
-                "dataset.text_pair names another second text. Remove it."
-            )
         if self._is_contrast and self._relations.entailment == self._relations.contradiction:
             raise ModelError(
                 "The model has no class beside entailment, and the score of one label, or by multi_label, is of "
@@ -174,11 +169,6 @@ class ZeroShotClassification(TextClassification):
         """Whether both say that a text entails its hypothesis, or that it contradicts it."""
         (entailed, contradicted), (entailed_by_them, contradicted_by_them) = values_of(ours).T, values_of(theirs).T
         return np.asarray((entailed > contradicted) == (entailed_by_them > contradicted_by_them))
-
-
-def takes_types(config: PretrainedConfig) -> bool:
-    """Whether the model tells the types of tokens apart."""
-    return int(getattr(config.get_text_config(), "type_vocab_size", 0) or 0) > 1
 
 
 class Relations(NamedTuple):
