@@ -277,7 +277,7 @@ def test_what_names_token_shards_has_the_hypotheses_and_how_pairs_are_made(folde
 
 
 def test_progress_is_told_in_rows(folder):
-    told = []
+    told: list[int] = []
 
     label_pairs(folder).prepare(pa.table({"text": ["a film", "the end", "a film"]}), on_progress=told.append)
 
