@@ -159,10 +159,12 @@ class ZeroShotClassification(TextClassification):
         return answered.take(pa.array(np.cumsum(~is_missing) - 1, mask=is_missing)), no_reasons(len(answers))
 
     def drift(self, ours: pa.Array, theirs: pa.Array) -> NDArray[np.float32]:
-        """How far a label's score is moved; where labels share 1, that of one which was even with the only other."""
+        """How far a label's score moves; where labels share 1, how far it does beside one other that was its equal."""
         (entailed, contradicted), (entailed_by_them, contradicted_by_them) = values_of(ours).T, values_of(theirs).T
         if self._is_contrast:
-            return np.abs(sigmoid(entailed - contradicted) - sigmoid(entailed_by_them - contradicted_by_them))
+            return np.asarray(
+                np.abs(sigmoid(entailed - contradicted) - sigmoid(entailed_by_them - contradicted_by_them))
+            )
         return np.asarray(np.abs(sigmoid(entailed - entailed_by_them) - 0.5))
 
     def same(self, ours: pa.Array, theirs: pa.Array) -> NDArray[np.bool_]:
@@ -316,7 +318,7 @@ def label_scores(
     1 by their entailment. Where several of a row come to 1 in float32, the best is
     still the one with most evidence.
     """
-    evidence_RL = entailment_RL.astype(np.float64)
+    evidence_RL: NDArray[Any] = entailment_RL.astype(np.float64)
     if is_contrast:
         evidence_RL -= contradiction_RL
     scores_RL = sigmoid(evidence_RL) if is_contrast else softmax(evidence_RL)
