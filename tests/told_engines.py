@@ -93,4 +93,4 @@ class Field:
 
     @staticmethod
     def batches(engine, count):
-        return [(np.ones((4, 64), np.int64), None)] * count
+        return [{"input_ids": np.ones((4, 64), np.int64)}] * count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +44,10 @@ def ask_tidemill(task, folder, texts, *, dtype="float32", engine="torch", all_sc
 
 
 def test_every_model_task_has_checkpoints_in_this_suite():
-    assert list(MODEL_TASKS) == list(CHECKPOINTS)
+    """Or a suite of its own, where its answers are no labels and scores."""
+    own = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
+    assert set(CHECKPOINTS) <= set(MODEL_TASKS)
+    assert {tag for tag in MODEL_TASKS if tag.replace("-", "_") not in own} == set(CHECKPOINTS)
 
 
 @pytest.mark.parametrize("engine", ["torch", "auto"])

@@ -56,6 +56,15 @@ def test_overrides_are_toml_values_or_bare_strings(tmp_path):
             f'name = "a"\n{MINIMAL}[tokenizer]\nlong_text = "windows"\nmax_length = 9\noverlap = 9\n',
             "tokenizer.overlap = 9: is not less than tokenizer.max_length = 9: lower it.",
         ),
+        (
+            f'name = "a"\n{MINIMAL}[tokenizer]\ntruncation = "only_second"\n',
+            'tokenizer.truncation = "only_second" counts only for pairs of texts: set dataset.text_pair, or leave',
+        ),
+        (
+            'name = "a"\n[dataset]\npath = "a"\ntext = "a"\ntext_pair = "b"\n[model]\npath = "m"\n'
+            '[tokenizer]\nlong_text = "windows"\n',
+            'tokenizer.long_text = "windows" reads one text, and dataset.text_pair makes a row two. Set long_text to',
+        ),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, text, said):

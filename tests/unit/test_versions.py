@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -36,12 +37,14 @@ SPEC = VersionSpec(
     trust_remote_code=False,
 )
 BUNDLED = ROOT / "data" / "models" / "tiny-sentiment"
+PAIRS = replace(SPEC, text_pair=("reply",), truncation="longest_first")
 WINDOWS = replace(SPEC, long_text="windows", overlap="auto", aggregate="mean")
 
 
-def declare(model: object = MODEL, *, trusted: bool = False, **tokenizer):
+def declare(model: object = MODEL, *, trusted: bool = False, pair: object = (), **tokenizer):
     model = {"path": str(model), "trust_remote_code": trusted}
-    sections = {"dataset": {"path": "x", "text": "text"}, "model": model, "tokenizer": tokenizer}
+    dataset = {"path": "x", "text": "text", "text_pair": pair}
+    sections = {"dataset": dataset, "model": model, "tokenizer": tokenizer}
     return declared(Pipeline.model_validate({"name": "reviews", **sections}))
 
 
@@ -50,7 +53,7 @@ def test_versions_that_lakes_hold_keep_their_names_and_records(long_text, name):
     spec = replace(SPEC, long_text=long_text)
 
     assert spec.version == name
-    assert not {"overlap", "aggregate", "pad_token_id"} & spec.to_json().keys()
+    assert not {"overlap", "aggregate", "pad_token_id", "text_pair", "truncation"} & spec.to_json().keys()
     assert VersionSpec.from_json(spec.to_json()) == spec
 
 
@@ -71,6 +74,22 @@ def test_differences_name_what_windows_have():
         "overlap: none → auto",
         "aggregate: none → mean",
     ]
+
+
+def test_what_a_pair_is_made_of_and_which_text_is_cut_is_part_of_the_version():
+    others = [replace(PAIRS, text_pair=("a", "b")), replace(PAIRS, truncation="only_second"), SPEC]
+    swapped = replace(PAIRS, text=PAIRS.text_pair, text_pair=PAIRS.text)
+    joined = replace(SPEC, text=(*PAIRS.text, *PAIRS.text_pair))
+
+    assert len({spec.version for spec in (PAIRS, swapped, joined, *others)}) == 6
+    assert VersionSpec.from_json(json.loads(json.dumps(PAIRS.to_json()))) == PAIRS
+    assert PAIRS.joined_text == (("text",), "\n", ("reply",))
+
+
+def test_only_a_pipeline_of_pairs_declares_how_they_are_truncated():
+    assert (declare().text_pair, declare().truncation) == (None, None)
+    assert (declare(pair="b").text_pair, declare(pair="b").truncation) == (("b",), "longest_first")
+    assert declare(pair=["b", "c"], truncation="only_second").truncation == "only_second"
 
 
 def test_only_a_pipeline_that_reads_windows_declares_them():

@@ -86,6 +86,18 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: it is larger than any configuration, nested too deeply, or no JSON object.
     """
+    value = read_json_value(path)
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds no JSON object. Download the model again.")
+    return value
+
+
+def read_json_value(path: Path) -> Any:
+    """What a model's JSON file holds, whatever it is.
+
+    Raises:
+        ModelError: it is larger than any configuration, nested too deeply, or no JSON.
+    """
     try:
         if (size := path.stat().st_size) > LARGEST_JSON:
             raise ModelError(
@@ -99,8 +111,6 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} cannot be read: it is nested too deeply. Download the model again.") from e
     except (OSError, ValueError) as e:
         raise ModelError(f"{path} cannot be read: {e}. Download the model again.") from e
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} holds no JSON object. Download the model again.")
     return value
 
 

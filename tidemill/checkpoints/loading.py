@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tidemill.checkpoints.embeddings.modules import module_files
 from tidemill.checkpoints.files import MODEL_FILES, first_names, matching, refuse_unapplied, refuse_weights
 from tidemill.errors import ModelError
 from tidemill.sources.hashes import stamp
@@ -36,8 +37,11 @@ _POSITIONS_AFTER_PADDING = {
 
 
 def folder_state(folder: str | Path) -> tuple[object, ...]:
-    """What differs if the folder's files do, without reading them."""
-    return (str(folder), *((name, stamp(Path(folder) / name)) for name in matching(folder, MODEL_FILES)))
+    """What differs if the folder's files do, those of the modules that it names included, without reading weights."""
+    names = set(matching(folder, MODEL_FILES))
+    with suppress(ModelError):  # Who reads the modules says what is wrong with them.
+        names |= set(module_files(folder))
+    return (str(folder), *((name, stamp(Path(folder) / name)) for name in sorted(names)))
 
 
 def bytes_in_float32(folder: Path) -> int:
@@ -107,8 +111,11 @@ def load_weights(
     dtype: torch.dtype,
     trust_remote_code: bool,
     pad_token_id: int | None = None,
+    unread: tuple[str, ...] = (),
 ) -> Any:
     """A module in eval mode on the CPU, every weight of which comes from the folder's safetensors files.
+
+    Weights whose names begin with one of `unread` may be missing, since nobody reads what they compute.
 
     Raises:
         ModelError: the weights are missing, pickled, of another shape, or do not cover the model.
@@ -128,7 +135,7 @@ def load_weights(
             local_files_only=True,
             output_loading_info=True,
         )
-    if absent := sorted(info["missing_keys"]):
+    if absent := sorted(name for name in info["missing_keys"] if not name.startswith(unread)):
         raise ModelError(
             f"The weights in {folder} lack {first_names(absent)} of {type(model).__name__}, which would stay random. "
             "Choose a model that was fine-tuned for model.task."

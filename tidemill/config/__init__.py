@@ -180,6 +180,8 @@ class Dataset(Section):
     """The columns that the model reads; `turns[0].content` lies within one. Plain text files have `text` alone."""
     text_separator: str = "\n"
     """What joins several text columns."""
+    text_pair: Names = []
+    """The columns of a second text, for models that read pairs; several are joined as those of `text`."""
     key: Declarations = []
     """Columns that name a row; if none, a row is its file and row number. Copied to the table."""
     keep: Declarations = []
@@ -238,6 +240,8 @@ class Tokenizer(Section):
     """Most tokens of one row, special tokens included; `auto` is the most that the model takes."""
     long_text: LongText = "truncate"
     """What becomes of a longer text: cut to `max_length` and marked `truncated`, quarantined, or read in windows."""
+    truncation: Truncation = "longest_first"
+    """Which text of a pair is cut: the longer one until they are alike, or only the second, as in Transformers."""
     overlap: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Tokens of the text that neighbouring windows share; `auto` is an eighth of what a window can hold of the text."""
     aggregate: Aggregate = "mean"
@@ -448,7 +452,26 @@ def pipeline_of(raw: dict[str, Any], where: str) -> Pipeline:
         raise ConfigError(
             f"{where}: name = {pipeline.name!r} holds '__', which separates a table's name from its version."
         )
+    if problem := _problem_of_pairs(pipeline):
+        raise ConfigError(f"{where}: {problem}")
     return pipeline
+
+
+def _problem_of_pairs(pipeline: Pipeline) -> str | None:
+    """What does not go together where a row is a pair of texts, or is none."""
+    tokenizer, is_pair = pipeline.tokenizer, bool(pipeline.dataset.text_pair)
+    if is_pair and tokenizer.long_text == "windows":
+        return (
+            'tokenizer.long_text = "windows" reads one text, and dataset.text_pair makes a row two. Set long_text to '
+            '"truncate" or "quarantine".'
+        )
+    # As a default may be given: a pipeline that is written out has all of them.
+    if not is_pair and tokenizer.truncation != Tokenizer.model_fields["truncation"].default:
+        return (
+            f'tokenizer.truncation = "{tokenizer.truncation}" counts only for pairs of texts: set dataset.text_pair, '
+            "or leave this out."
+        )
+    return None
 
 
 Kind = TypeVar("Kind", bound=Section)

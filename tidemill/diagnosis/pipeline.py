@@ -84,7 +84,7 @@ def _dataset(pipeline: Pipeline) -> list[Finding]:
     from tidemill.values.columns import JoinedText
 
     spec = pipeline.dataset
-    dataset = open_dataset(pipeline, JoinedText(tuple(spec.text), spec.text_separator))
+    dataset = open_dataset(pipeline, JoinedText(tuple(spec.text), spec.text_separator, tuple(spec.text_pair)))
     check_names(pipeline)
     columns = dataset.columns(spec.kept, {}, num_keys=len(spec.key))
     dataset.use(columns)

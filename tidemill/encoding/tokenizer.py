@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,9 +28,11 @@ from tidemill.fingerprints import fingerprint
 from tidemill.machine import num_cpus
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "merges.txt", "tekken.json")
+
+Made = TypeVar("Made")
 
 # A tokenizer at work takes a few hundred bytes a character, so these two bound memory.
 BYTES_AT_WORK = 2**21
@@ -43,7 +45,7 @@ MOST_RUNS_AT_WORK = 8
 _NO_LENGTH = 10**9
 
 # The first that yields a few tokens shows which special tokens surround a text.
-_PROBES = ("a b c d e f g h", "A C G T A C G T", "1 2 3 4 5 6 7 8")
+PROBES = ("a b c d e f g h", "A C G T A C G T", "1 2 3 4 5 6 7 8")
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,33 @@ class TokenColumns:
     reason: pa.StringArray
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
+    """A text's ids and how many it has before truncation, or why it has none; `spans` says where in it they stand."""
+
     ids: Sequence[int] | NDArray[np.int32] | None = None
     num_tokens: int | None = None
     reason: str | None = None
+    spans: Sequence[tuple[int, int]] | NDArray[np.int32] = ()
+
+
+class FastTokenizer(NamedTuple):
+    """A tokenizer of Transformers without truncation and padding, and what it and the model say of its use."""
+
+    backend: Tokenizer
+    max_length: int
+    truncation_side: str
+    makes_types: bool
+    """Whether it gives its model token type ids."""
+    unknown_id: int | None = None
+    """The token of what the vocabulary lacks, where Transformers knows one."""
 
 
 class TextTokenizer:
     """A fast tokenizer with truncation settled. Threads may share it."""
 
     reads = ("text",)
+    unknown_id: int | None = None
+    """The token of what the vocabulary lacks, where Transformers knows one."""
 
     def __init__(
         self,
@@ -81,12 +100,15 @@ class TextTokenizer:
         long_text: LongText,
         truncation_side: str,
         overlap: int | Literal["auto"] = "auto",
+        special_tokens: bool = True,
     ) -> None:
+        """Without `special_tokens` a sequence is its text's tokens alone."""
         self.max_length = max_length
         self._backend = backend
         self._quarantine = long_text == "quarantine"
         self._left = truncation_side == "left"
-        self._prefix, self._suffix = _special_tokens(backend)
+        self._adds_special_tokens = special_tokens
+        self._prefix, self._suffix = _special_tokens(backend) if special_tokens else ([], [])
         if self._room < 1:
             raise ModelError(
                 f"tokenizer.max_length = {max_length} leaves no room for text beside the tokenizer's special tokens. "
@@ -107,8 +129,10 @@ class TextTokenizer:
         model_max_length: int | None = None,
         usual_length: int | None = None,
         trust_remote_code: bool = False,
-    ) -> TextTokenizer:
-        """The tokenizer of a folder in Transformers' format; `overlap` counts for windows only.
+        **own: Any,
+    ) -> Self:
+        """The tokenizer of a folder in Transformers' format; `overlap` counts for windows only. `own` goes to the
+        constructor of a class that takes more.
 
         `model_max_length` is the most tokens that the model takes, where there is a
         bound (`checkpoint.max_positions`); `usual_length` is what "auto" comes to where
@@ -119,18 +143,23 @@ class TextTokenizer:
             ModelError: the folder yields no fast tokenizer, `max_length` does not fit the model, or `overlap` does
                 not fit `max_length`.
         """
-        tokenizer = _load_fast(folder, trust_remote_code=trust_remote_code)
-        _require_files(Path(folder))
-        backend = tokenizer.backend_tokenizer
-        backend.no_truncation()
-        backend.no_padding()
-        return cls(
-            backend,
-            max_length=_resolve_max_length(max_length, _stated_length(tokenizer), model_max_length, usual_length),
-            long_text=long_text,
-            truncation_side=tokenizer.truncation_side,
-            overlap=overlap,
+        fast = open_fast(
+            folder,
+            max_length=max_length,
+            model_max_length=model_max_length,
+            usual_length=usual_length,
+            trust_remote_code=trust_remote_code,
         )
+        made = cls(
+            fast.backend,
+            max_length=fast.max_length,
+            long_text=long_text,
+            truncation_side=fast.truncation_side,
+            overlap=overlap,
+            **own,
+        )
+        made.unknown_id = fast.unknown_id
+        return made
 
     def prepare(self, rows: pa.Table, *, on_progress: Callable[[int], None] = lambda num_rows: None) -> pa.Table:
         """`encode` of the column `text`, as a table of its three columns."""
@@ -144,18 +173,30 @@ class TextTokenizer:
 
     @property
     def _room(self) -> int:
-        return self.max_length - self.num_special_tokens
+        return self.max_length - len(self._prefix) - len(self._suffix)
 
     def _resolve_windowing(self, overlap: int | Literal["auto"]) -> Windowing:
+        prefix = self._window_prefix
+        room = self.max_length - len(prefix) - len(self._suffix)
+        if room < 1:
+            raise ModelError(
+                f"tokenizer.max_length = {self.max_length} leaves a window no room for text beside the {len(prefix)} "
+                f"tokens that it begins with. Raise it to at least {self.max_length - room + 1}."
+            )
         if overlap == "auto":
-            overlap = self._room // 8
-        if overlap >= self._room:
+            overlap = room // 8
+        if overlap >= room:
             raise ModelError(
                 f"tokenizer.overlap = {overlap} leaves a window nothing new to read: with tokenizer.max_length = "
-                f"{self.max_length} it has room for {self._room} tokens of text. Lower overlap to at most "
-                f"{self._room - 1}, or raise max_length."
+                f"{self.max_length} it has room for {room} tokens of text. Lower overlap to at most {room - 1}, or "
+                "raise max_length."
             )
-        return Windowing(self._prefix, self._suffix, room=self._room, overlap=overlap, from_the_end=self._left)
+        return Windowing(prefix, self._suffix, room=room, overlap=overlap, from_the_end=self._left)
+
+    @property
+    def _window_prefix(self) -> list[int]:
+        """What every window begins with."""
+        return self._prefix
 
     def encode(
         self, texts: pa.Array | pa.ChunkedArray, *, on_progress: Callable[[int], None] = lambda num_rows: None
@@ -167,84 +208,85 @@ class TextTokenizer:
         A text of more than `PIECE_CHARS` is tokenized in pieces cut at whitespace,
         so its `num_tokens` is the sum over pieces: off by a token or so a cut.
         """
-        chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
-        # At least two: one run's ids become Arrow under the GIL while the next is in the tokenizer, which frees it.
-        num_at_work = max(2, min(num_cpus() // 2, MOST_RUNS_AT_WORK))
-        runs = [run for chunk in chunks for run in _cut_by_bytes(chunk, BYTES_AT_WORK // num_at_work)]
-        with ThreadPoolExecutor(max_workers=num_at_work) as pool:
-            batches, num_rows = [], 0
-            for run, batch in zip(runs, pool.map(self._encode_run, runs), strict=True):
-                batches.append(batch)
-                num_rows += len(run)
-                on_progress(num_rows)
-        batches = batches or [self._columns([])]
+        batches = in_runs(texts, lambda run: self._columns(self._encode_run(run)), on_progress) or [self._columns([])]
         return TokenColumns(
             token_ids=pa.concat_arrays([batch.token_ids for batch in batches]),
             num_tokens=pa.concat_arrays([batch.num_tokens for batch in batches]),
             reason=pa.concat_arrays([batch.reason for batch in batches]),
         )
 
-    def _encode_run(self, texts: pa.StringArray) -> TokenColumns:
+    def _encode_run(self, texts: pa.StringArray) -> list[Row]:
         try:
-            return self._columns(self._encode_batch(texts.to_pylist()))
+            return self._encode_batch(texts.to_pylist())
         except BaseException as e:
             if not _concerns_a_text(e):
                 raise
-            return self._columns([self._encode_alone(text) for text in texts])
+            return [self._encode_alone(text) for text in texts]
 
-    def _encode_alone(self, text: pa.StringScalar) -> _Row:
+    def _encode_alone(self, text: pa.StringScalar) -> Row:
         try:
             return self._encode_batch([text.as_py()])[0]
         except BaseException as e:
             if not _concerns_a_text(e):
                 raise
-            return _Row(reason=f"cannot be tokenized: {e}")
+            return Row(reason=f"cannot be tokenized: {e}")
 
-    def _encode_batch(self, texts: list[str | None]) -> list[_Row]:
+    def _encode_batch(self, texts: list[str | None]) -> list[Row]:
         short = [text for text in texts if text is not None and len(text) <= PIECE_CHARS]
-        encodings = iter(self._backend.encode_batch_fast(short))
+        encodings = iter(self._encodings(short, add_special_tokens=self._adds_special_tokens))
         rows = []
         for text in texts:
             if text is None:
-                rows.append(_Row())
+                rows.append(Row())
             elif len(text) <= PIECE_CHARS:
-                ids = next(encodings).ids
-                rows.append(self._row(ids, len(ids)))
+                rows.append(self._encoded(next(encodings)))
             else:
                 rows.append(self._encode_long(text))
         return rows
 
-    def _encode_long(self, text: str) -> _Row:
+    def _encodings(self, texts: list[str], *, add_special_tokens: bool) -> list[Encoding]:
+        encodings: list[Encoding] = self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+        return encodings
+
+    def _encoded(self, encoding: Encoding) -> Row:
+        ids = encoding.ids
+        return self._row(ids, len(ids))
+
+    def _encode_long(self, text: str) -> Row:
         if self._windowing is not None:
             return self._encode_whole(text, self._windowing)
         kept: list[int] = []
-        num_tokens = self.num_special_tokens
-        for ids in self._ids_by_piece(text):
+        num_tokens = len(self._prefix) + len(self._suffix)
+        for _, encoding in self._by_piece(text):
+            ids = encoding.ids
             num_tokens += len(ids)
             kept = (kept + ids)[-self._room :] if self._left else kept + ids[: self._room - len(kept)]
         return self._row([*self._prefix, *kept, *self._suffix], num_tokens)
 
-    def _encode_whole(self, text: str, windowing: Windowing) -> _Row:
+    def _encode_whole(self, text: str, windowing: Windowing) -> Row:
         """All ids, in which windows are cut; those of a text that is too long even for that are only counted."""
         kept = [np.array(self._prefix, dtype=np.int32)]
-        num_tokens = self.num_special_tokens
-        for ids in self._ids_by_piece(text):
-            num_tokens += len(ids)
-            kept.append(np.array(ids, dtype=np.int32))
+        num_tokens = len(self._prefix) + len(self._suffix)
+        for _, encoding in self._by_piece(text):
+            num_tokens += len(encoding)
+            kept.append(np.array(encoding.ids, dtype=np.int32))
             if windowing.num_window_tokens(num_tokens) > MAX_ROW_TOKENS:
                 kept.clear()
         if reason := self._refusal(num_tokens):
-            return _Row(num_tokens=num_tokens, reason=reason)
-        return _Row(np.concatenate([*kept, np.array(self._suffix, dtype=np.int32)]), num_tokens)
+            return Row(num_tokens=num_tokens, reason=reason)
+        return Row(np.concatenate([*kept, np.array(self._suffix, dtype=np.int32)]), num_tokens)
 
-    def _ids_by_piece(self, text: str) -> Iterator[list[int]]:
+    def _by_piece(self, text: str) -> Iterator[tuple[int, Encoding]]:
+        """Where in the text each piece begins, and its tokens."""
+        start = 0
         for piece in _pieces(text):
-            yield self._backend.encode_batch_fast([piece], add_special_tokens=False)[0].ids
+            yield start, self._encodings([piece], add_special_tokens=False)[0]
+            start += len(piece)
 
-    def _row(self, ids: list[int], num_tokens: int) -> _Row:
+    def _row(self, ids: list[int], num_tokens: int) -> Row:
         if reason := self._refusal(num_tokens):
-            return _Row(num_tokens=num_tokens, reason=reason)
-        return _Row(self._truncate(ids) if self._windowing is None else ids, num_tokens)
+            return Row(num_tokens=num_tokens, reason=reason)
+        return Row(self._truncate(ids) if self._windowing is None else ids, num_tokens)
 
     def _refusal(self, num_tokens: int) -> str | None:
         """Why a row of so many tokens is quarantined, if it is."""
@@ -265,13 +307,57 @@ class TextTokenizer:
             return self._prefix + ids[len(ids) - self.max_length + len(self._prefix) :]
         return ids[: self.max_length - len(self._suffix)] + self._suffix
 
-    def _columns(self, rows: list[_Row]) -> TokenColumns:
+    def _columns(self, rows: list[Row]) -> TokenColumns:
         token_ids = _id_lists(rows)
         return TokenColumns(
             token_ids=token_ids if self._windowing is None else self._windowing.cut(token_ids),
             num_tokens=pa.array([row.num_tokens for row in rows], pa.int32()),
             reason=pa.array([row.reason for row in rows], pa.string()),
         )
+
+
+def in_runs(
+    texts: pa.Array | pa.ChunkedArray, make: Callable[[pa.StringArray], Made], on_progress: Callable[[int], None]
+) -> list[Made]:
+    """What is made of runs of texts, in order, a few at a time."""
+    chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
+    # At least two: one run's ids become Arrow under the GIL while the next is in the tokenizer, which frees it.
+    num_at_work = max(2, min(num_cpus() // 2, MOST_RUNS_AT_WORK))
+    runs = [run for chunk in chunks for run in _cut_by_bytes(chunk, BYTES_AT_WORK // num_at_work)]
+    with ThreadPoolExecutor(max_workers=num_at_work) as pool:
+        made, num_rows = [], 0
+        for run, batch in zip(runs, pool.map(make, runs), strict=True):
+            made.append(batch)
+            num_rows += len(run)
+            on_progress(num_rows)
+    return made
+
+
+def open_fast(
+    folder: str | Path,
+    *,
+    max_length: int | Literal["auto"] = "auto",
+    model_max_length: int | None = None,
+    usual_length: int | None = None,
+    trust_remote_code: bool = False,
+) -> FastTokenizer:
+    """The tokenizer of a folder, as `TextTokenizer.load` opens it.
+
+    Raises:
+        ModelError: the folder yields no fast tokenizer, or `max_length` does not fit the model.
+    """
+    tokenizer = _load_fast(folder, trust_remote_code=trust_remote_code)
+    _require_files(Path(folder))
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return FastTokenizer(
+        backend,
+        _resolve_max_length(max_length, _stated_length(tokenizer), model_max_length, usual_length),
+        tokenizer.truncation_side,
+        "token_type_ids" in tokenizer.model_input_names,
+        tokenizer.unk_token_id,
+    )
 
 
 def _require_files(folder: Path) -> None:
@@ -351,7 +437,7 @@ def _resolve_max_length(
 
 def _special_tokens(backend: Tokenizer) -> tuple[list[int], list[int]]:
     """What the tokenizer puts before and after every text, so that truncation needs no second tokenization."""
-    for probe in _PROBES:
+    for probe in PROBES:
         text_ids = backend.encode(probe, add_special_tokens=False).ids
         encoding = backend.encode(probe)
         num_special = len(encoding.ids) - len(text_ids)
@@ -398,7 +484,7 @@ def _last_space(text: str, start: int, stop: int) -> int:
     return stop
 
 
-def _id_lists(rows: list[_Row]) -> pa.ListArray:
+def _id_lists(rows: list[Row]) -> pa.ListArray:
     id_lists = [[] if row.ids is None else row.ids for row in rows]
     offsets = np.zeros(len(rows) + 1, dtype=np.int32)
     np.cumsum([len(ids) for ids in id_lists], out=offsets[1:])

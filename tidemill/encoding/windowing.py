@@ -57,6 +57,24 @@ class Windowing:
         offsets = np.concatenate([[0], ends_R]).astype(np.int32)
         return pa.ListArray.from_arrays(pa.array(offsets), windows, mask=pa.array(~present))
 
+    def decided(self, num_text_R: Indices) -> tuple[Indices, Indices, Indices]:
+        """Which tokens each window decides, of texts of so many: where in the window they begin, and how many they are.
+
+        A token is decided in the window in which it stands farther from where that cuts the text: of an overlap the
+        first half in the one, the second in the other. The third array says how many windows each text has.
+        """
+        assert not self.from_the_end, "a text is put together from windows in its order"
+        counts_R = self.num_windows(num_text_R + len(self.prefix) + len(self.suffix))
+        ends_R = np.cumsum(counts_R)
+        row_W = np.repeat(np.arange(len(num_text_R)), counts_R)
+        number_W = np.arange(len(row_W)) - (ends_R - counts_R)[row_W]
+        starts_W, lengths_W = self._spans(number_W, num_text_R[row_W])
+        from_W = starts_W.copy()
+        from_W[1:] = np.where(number_W[1:] > 0, (starts_W[1:] + (starts_W + lengths_W)[:-1] + 1) // 2, starts_W[1:])
+        to_W = np.append(from_W[1:], 0)
+        to_W[ends_R - 1] = num_text_R
+        return from_W - starts_W + len(self.prefix), to_W - from_W, counts_R
+
     def _spans(self, number_W: Indices, text_lengths_W: Indices) -> tuple[Indices, Indices]:
         """Where in its text each window starts, and how much of the text it has."""
         steps_W = number_W * (self.room - self.overlap)

@@ -2,9 +2,10 @@
 
 A reader cuts its file into slices and reads a slice's rows. Every format gives
 the same table of rows: `row_number` (int64, the record's number in the file,
-malformed records included), `text` (string), `reason` (string: why this row
-cannot be processed, else null), then the key and kept columns under their names
-in the table. A row with a reason has a null text and keeps what cells it can.
+malformed records included), `text` (string) and, where a row is a pair of texts,
+`text_pair` (string), `reason` (string: why this row cannot be processed, else
+null), then the key and kept columns under their names in the table. A row with a
+reason has null texts and keeps what cells it can.
 """
 
 from __future__ import annotations

@@ -84,12 +84,12 @@ class CsvReader(RecordReader):
         if self.is_empty:
             return pa.schema([])
         names = self._header.names
-        types = self._inferred_types() | dict(self.columns.types) | dict.fromkeys(self.columns.text, pa.string())
+        types = self._inferred_types() | dict(self.columns.types) | dict.fromkeys(self.columns.texts, pa.string())
         return pa.schema([(name, types.get(name, pa.string())) for name in names])
 
     def _inferred_types(self) -> dict[str, pa.DataType]:
         """The types of key and kept columns, off the first records. One that is there twice is refused elsewhere."""
-        settled = (*self.columns.text, *dict(self.columns.types))
+        settled = (*self.columns.texts, *dict(self.columns.types))
         names = [name for name, _ in self.columns.kept if self._header.names.count(name) == 1 and name not in settled]
         if not names:
             return {}
@@ -124,7 +124,7 @@ class CsvReader(RecordReader):
         types = {name: without_nulls(type_) for name, type_ in self.columns.types}
         types |= {field.name: without_nulls(field.type) for field in self._schema if field.name in sources}
         for index, name in enumerate(sources):
-            if not is_string(types[name]) and name not in self.columns.text:
+            if not is_string(types[name]) and name not in self.columns.texts:
                 if name in self.columns.converted:
                     cells = trimmed(table[name])
                 else:

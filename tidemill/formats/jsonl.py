@@ -80,7 +80,7 @@ class JsonlReader(RecordReader):
             if found is not None:
                 types[name] = found
         types |= {name: type_ for name, type_ in self.columns.types if name in types}
-        for name in self.columns.text:
+        for name in self.columns.texts:
             # Some numbers among strings are bad rows; a column without strings is the wrong column.
             if any(isinstance(value, str) for value in values_at(records, nested.get(name, (name,)))):
                 types[name] = pa.string()
@@ -147,7 +147,7 @@ class JsonlReader(RecordReader):
         table = {}
         for name, steps in places.items():
             values = values_at(records, steps)
-            if name in self.columns.text:
+            if name in self.columns.texts:
                 table[name] = _texts(values, name, problems)
             else:
                 is_converted, is_key = name in self.columns.converted, name in self.columns.keys

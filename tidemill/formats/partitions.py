@@ -67,7 +67,8 @@ class PartitionedReader:
         for source, name in self._columns.kept:
             if source in self._partitions:
                 rows = rows.append_column(name, pa.repeat(self._value(source), rows.num_rows))
-        return rows.select(["row_number", "text", "reason", *(name for _, name in self._columns.kept)])
+        own = [name for name in ("row_number", "text", "text_pair", "reason") if name in rows.column_names]
+        return rows.select([*own, *(name for _, name in self._columns.kept)])
 
     def reads_apart(self, cut: Slice) -> bool:
         return self._file.reads_apart(self._bare_slice(cut))

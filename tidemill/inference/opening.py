@@ -81,6 +81,7 @@ def load_runner(spec: VersionSpec, inference: Inference) -> ModelRunner:
                 pad_token_id=spec.pad_token_id,
                 calibration=lambda: _sample_texts(spec),
                 max_length=spec.max_length if isinstance(spec.max_length, int) else None,
+                tokenizer=versions.tokenizer_folder(spec),
             )
         return _loaded[key]
 

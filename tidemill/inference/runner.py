@@ -104,12 +104,14 @@ class ModelRunner:
         pad_token_id: int | None = None,
         calibration: Calibration | None = None,
         max_length: int | None = None,
+        tokenizer: str | Path | None = None,
     ) -> ModelRunner:
         """Load a model folder in Transformers' format into the engine that `inference` means.
 
         `task_options`, `pooling` and `is_pair` are as in `ModelTask`. `max_length` is the most tokens that any item
         will have, where that is known: wider ones are not tried. `calibration` gives the rows by which int8 sets its
-        ranges, and 16 bits are held against float32.
+        ranges, and 16 bits are held against float32. `tokenizer` is the folder of what made the rows, where that is not
+        the model's.
 
         Raises:
             ModelError: the model cannot be loaded, or does not fit the task, the engine or the device.
@@ -118,6 +120,7 @@ class ModelRunner:
         config = load_config(folder, trust_remote_code=trust_remote_code, pad_token_id=pad_token_id)
         made_of = options_of(task, task_options)
         found = find_task(task)(config, made_of, all_scores=all_scores, pooling=pooling, is_pair=is_pair)
+        found.decode_with(folder if tokenizer is None else tokenizer, trust_remote_code=trust_remote_code)
         open_as = partial(
             open_engine,
             folder,

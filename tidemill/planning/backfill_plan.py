@@ -365,5 +365,7 @@ def tokens_to_compute(
 
 
 def _tokenizes_alike(a: VersionSpec, b: VersionSpec) -> bool:
-    mine, theirs = ((s.tokenizer, s.max_length, s.overlap, s.text, s.text_separator) for s in (a, b))
+    mine, theirs = (
+        (s.tokenizer, s.max_length, s.overlap, s.text, s.text_separator, s.text_pair, s.truncation) for s in (a, b)
+    )
     return mine == theirs

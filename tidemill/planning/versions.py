@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from tidemill.checkpoints.embeddings.modules import MODULE_FILES, MODULES, is_module_file, module_files, module_folders
 from tidemill.checkpoints.files import (
     MODEL_FILES,
     files_read,
@@ -88,12 +89,12 @@ class VersionSpec:
 
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> VersionSpec:
-        pair = {"text_pair": tuple(facts["text_pair"])} if "text_pair" in facts else {}
-        return cls(**{**facts, "text": tuple(facts["text"]), **pair})
+        names = {key: tuple(facts[key]) for key in ("text", "text_pair") if key in facts}
+        return cls(**{**facts, **names})
 
     @property
     def joined_text(self) -> JoinedText:
-        return JoinedText(self.text, self.text_separator)
+        return JoinedText(self.text, self.text_separator, self.text_pair or ())
 
     def differences(self, other: VersionSpec) -> list[str]:
         """What `other` has differently, in words."""
@@ -119,8 +120,8 @@ def declared(pipeline: Pipeline, tell: Callable[[str], object] = logger.warning)
 
     model, tokenizer = pipeline.model, pipeline.tokenizer
     options = task_options(model.task, model.options).model_dump(mode="json", exclude_defaults=True)
-    windows, trusted = tokenizer.long_text == "windows", model.trust_remote_code
-    identity = _identify(model, tell, trusted=trusted)
+    windows, trusted, pair = tokenizer.long_text == "windows", model.trust_remote_code, pipeline.dataset.text_pair
+    identity = _identify(model, tell, trusted=trusted, modules=_has_modules(model.task))
     return VersionSpec(
         task=model.task,
         model_path=_place(model),
@@ -140,6 +141,8 @@ def declared(pipeline: Pipeline, tell: Callable[[str], object] = logger.warning)
         aggregate=tokenizer.aggregate if windows else None,
         pad_token_id=model.pad_token_id,
         options=options or None,
+        text_pair=tuple(pair) if pair else None,
+        truncation=tokenizer.truncation if pair else None,
     )
 
 
@@ -191,14 +194,18 @@ def _same_files(spec: VersionSpec, path: str, found: str, recorded: str, *, weig
 
 def _read_at(spec: VersionSpec, repo: str, identity: str, *, weights: bool) -> dict[str, str]:
     """Contents by name of the files that are read of a repository at a commit; none where that is gone."""
+    commit, subfolder = _commit_and_subfolder(identity)
+    has_modules = weights and _has_modules(spec.task)
     try:
-        contents = hub.model_contents(repo, *_commit_and_subfolder(identity))
+        folders = module_folders(hub.model_snapshot(repo, commit, subfolder, (MODULES,))) if has_modules else []
+        contents = hub.model_contents(repo, commit, subfolder, within=folders)
     except ModelError:
         return {}
     return {
         name: content
         for name, content in contents.items()
         if is_read(name, trust_remote_code=spec.trust_remote_code, weights=weights)
+        or (has_modules and is_module_file(name))
     }
 
 
@@ -222,8 +229,9 @@ def _lies_at(spec: VersionSpec, path: str, identity: str, *, weights: bool = Tru
         return True
     if not Path(path).is_dir():
         return False
+    has_modules = weights and _has_modules(spec.task)
+    read = _files_read(path, trusted=spec.trust_remote_code, weights=weights, modules=has_modules)
     counted_before = matching(path, MODEL_FILES if weights else TOKENIZER_FILES)
-    read = files_read(path, trust_remote_code=spec.trust_remote_code, weights=weights)
     return any(hash_folder(path, names) == value for names in (read, counted_before))
 
 
@@ -233,7 +241,11 @@ def model_folder(spec: VersionSpec, *, weights: bool = True) -> Path:
     Raises:
         ModelError: a local folder no longer holds what the version was made with.
     """
-    return _folder(spec, spec.model_path, spec.model, MODEL_FILES if weights else TOKENIZER_FILES)
+    folder = _folder(spec, spec.model_path, spec.model, MODEL_FILES if weights else TOKENIZER_FILES)
+    if spec.model.startswith("commit:") and _has_modules(spec.task):
+        commit, subfolder = _commit_and_subfolder(spec.model)
+        hub.fetch_within(spec.model_path, commit, subfolder, module_folders(folder), MODULE_FILES)
+    return folder
 
 
 def configuration_folder(spec: VersionSpec) -> Path | None:
@@ -254,12 +266,32 @@ def _place(section: Model | Tokenizer) -> str:
     return path if section.subfolder is None or is_hub_id(path, of="model") else f"{path}/{section.subfolder}"
 
 
-def _identify(section: Model | Tokenizer, tell: Callable[[str], object], *, trusted: bool, weights: bool = True) -> str:
+def _identify(
+    section: Model | Tokenizer,
+    tell: Callable[[str], object],
+    *,
+    trusted: bool,
+    weights: bool = True,
+    modules: bool = False,
+) -> str:
     path = _place(section)
     if is_local(path):
-        return f"sha256:{hash_folder(path, files_read(path, trust_remote_code=trusted, weights=weights))}"
+        return f"sha256:{hash_folder(path, _files_read(path, trusted=trusted, weights=weights, modules=modules))}"
     commit = hub.model_commit(path, section.revision, tell)
     return f"commit:{commit}" if section.subfolder is None else f"commit:{commit}/{section.subfolder}"
+
+
+def _has_modules(task: str) -> bool:
+    """Whether what modules.json names is part of a model of this task."""
+    from tidemill.models.tasks import find_task
+
+    return find_task(task).reads_modules
+
+
+def _files_read(path: str, *, trusted: bool, weights: bool, modules: bool) -> list[str]:
+    """Names of the files in a folder that decide a prediction."""
+    named = module_files(path) if modules else []
+    return [*files_read(path, trust_remote_code=trusted, weights=weights), *named]
 
 
 def _commit_and_subfolder(identity: str) -> tuple[str, str]:

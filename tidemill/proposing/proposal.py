@@ -25,7 +25,6 @@ from tidemill.proposing.prose import Prose, choose_text
 from tidemill.proposing.sample import Sample, look_at
 from tidemill.proposing.source import Source, find_source
 from tidemill.sources.dataset import reopen_dataset
-from tidemill.values.columns import JoinedText
 
 DEFAULT_TASK = "text-classification"
 RESULT_COLUMNS = ("label", "score", "scores", "num_windows")
@@ -85,7 +84,7 @@ def check_proposal(proposal: Proposal, written: str) -> Pipeline:
     pipeline = Pipeline.model_validate(raw)
     spec = versions.declared(pipeline)
     known = proposal.source.dataset
-    dataset = reopen_dataset(pipeline, JoinedText(spec.text, spec.text_separator), known.revision, known.files)
+    dataset = reopen_dataset(pipeline, spec.joined_text, known.revision, known.files)
     check_names(pipeline)
     kept, _ = settle_columns(pipeline, spec, dataset, None, None)
     check_collisions(kept, [(field.name, "") for field in versions.result_schema(spec)])

@@ -37,6 +37,7 @@ from tidemill.running.run import Run
 from tidemill.running.stages import with_texts
 from tidemill.shards import SourceFile
 from tidemill.sources.dataset import Dataset
+from tidemill.values.columns import TEXTS
 
 NUM_SHARDS = 6
 """Files that the sample is written to, so that the stages have something to overlap."""
@@ -115,8 +116,10 @@ def _read(dataset: Dataset, files: Sequence[SourceFile], num_rows: int) -> tuple
     for file in files:
         reader = dataset.reader(file)
         for cut in reader.slices(shard_bytes=dataset.shard_bytes):
-            rows = reader.rows(cut).select(["text"])
-            parts.append(rows.filter(rows["text"].is_valid()))
+            rows = reader.rows(cut)
+            parts.append(
+                rows.select([name for name in TEXTS if name in rows.column_names]).filter(rows["text"].is_valid())
+            )
             num_read += rows.num_rows
             if sum(part.num_rows for part in parts) >= num_rows:
                 return pa.concat_tables(parts).slice(0, num_rows), num_read
@@ -150,6 +153,7 @@ def _run_whole(pipeline: Pipeline, spec: VersionSpec, rows: pa.Table) -> dict[st
                         "config": None,
                         "format": "parquet",
                         "text": ["text"],
+                        "text_pair": ["text_pair"] if "text_pair" in rows.column_names else [],
                         "key": [],
                         "keep": [],
                         "types": {},

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill.encoding import windowing as windows
-from tidemill.encoding.text_hashes import text_hashes
+from tidemill.encoding.text_hashes import row_hashes
 from tidemill.inference.unchanged import predict_others
 from tidemill.inference.work import Stats
 from tidemill.lake.requests import Request, asked_again
@@ -366,7 +366,7 @@ class _Inputs:
             "ingest_seconds": _seconds_for(request, rows_facts),
             "tokenize_seconds": _seconds_for(request, tokens_facts),
         }
-        return cls(item, rows, tokens, text_hashes(rows["text"]), seconds)
+        return cls(item, rows, tokens, row_hashes(rows), seconds)
 
     def prepared(self, reads: Sequence[str]) -> pa.Table:
         return with_texts(self.tokens.drop_columns(["row_number"]), self.rows, reads)

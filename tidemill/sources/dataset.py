@@ -128,6 +128,7 @@ class Dataset:
         declared = {name: arrow_type_named(name, kind) for name, kind in self._spec.types.items()}
         return Columns(
             text=self._text.columns,
+            pair=self._text.pair,
             separator=self._text.separator,
             kept=tuple((source, KEPT_PREFIX + name) for source, name in kept),
             types=tuple({**types, **declared}.items()),

@@ -13,11 +13,17 @@ KEPT_PREFIX = "kept."
 """Before the name of a key or kept column in the table of rows, so that it may be called `text` or `reason`."""
 
 
+TEXTS = ("text", "text_pair")
+"""The columns of the table of rows that hold what the model reads; the second where a row is a pair of texts."""
+
+
 class JoinedText(NamedTuple):
-    """The columns that the model reads, joined by a separator into one text a row."""
+    """The columns that the model reads, joined by a separator into one text a row, or into two that are a pair."""
 
     columns: tuple[str, ...]
     separator: str
+    pair: tuple[str, ...] = ()
+    """Those of the second text."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class Columns:
 
     text: tuple[str, ...]
     separator: str = "\n"
+    pair: tuple[str, ...] = ()
+    """The second text's, where a row is a pair of texts."""
     kept: tuple[tuple[str, str], ...] = ()
     types: tuple[tuple[str, pa.DataType], ...] = ()
     converted: tuple[str, ...] = ()
@@ -53,9 +61,14 @@ class Columns:
     head_bytes: int = HEAD_BYTES
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """The source columns that the model reads, of both texts where there are two."""
+        return (*self.text, *self.pair)
+
+    @property
     def sources(self) -> tuple[str, ...]:
         """The distinct source columns, in the order first asked for."""
-        return tuple(dict.fromkeys((*self.text, *(source for source, _ in self.kept))))
+        return tuple(dict.fromkeys((*self.texts, *(source for source, _ in self.kept))))
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -70,4 +83,4 @@ class Columns:
     def required(self) -> tuple[str, ...]:
         """The source columns that every file must have; any other kept one is null in a file without it."""
         settled = dict(self.types)
-        return tuple(name for name in self.sources if name in (*self.text, *self.keys) or name not in settled)
+        return tuple(name for name in self.sources if name in (*self.texts, *self.keys) or name not in settled)

@@ -39,12 +39,12 @@ def check_columns(schema: pa.Schema, columns: Columns, path: str) -> None:
     for name in columns.required:
         if name not in schema.names:
             raise SchemaError(_missing(name, schema, columns, path))
-    for name in columns.text:
+    for name in columns.texts:
         type_ = plain_type(schema.field(name).type)
         if not (is_string(type_) or pa.types.is_binary(type_) or pa.types.is_null(type_)):
             raise SchemaError(
                 f"{path}: the text column {name!r} has type {type_}, not string. "
-                f"Choose a column of strings as dataset.text: {_string_columns(schema)}."
+                f"Choose a column of strings as {_option(name, columns)}: {_string_columns(schema)}."
             )
 
 
@@ -80,7 +80,7 @@ def _check_once(schema: pa.Schema, columns: Columns, path: str) -> None:
 
 
 def _missing(name: str, schema: pa.Schema, columns: Columns, path: str) -> str:
-    option = "dataset.text" if name in columns.text else "dataset.key or dataset.keep"
+    option = _option(name, columns)
     for steps in nested_among([name], schema.names).values():
         if len(steps) > 1:
             return f"{path}: {dead_end(schema.field(steps[0]).type, steps)}. Change {name!r} in {option}."
@@ -89,6 +89,13 @@ def _missing(name: str, schema: pa.Schema, columns: Columns, path: str) -> str:
     )
     has = ", ".join(map(_shown_name, nearest)) or "none"
     return f"{path} has no column {name!r}. It has: {has}. Set {option} to one of them."
+
+
+def _option(name: str, columns: Columns) -> str:
+    """What asks for a column."""
+    if name in columns.text:
+        return "dataset.text"
+    return "dataset.text_pair" if name in columns.pair else "dataset.key or dataset.keep"
 
 
 def _shown_name(name: str) -> str:
@@ -118,14 +125,18 @@ def build_rows(
         SchemaError: a kept column's type cannot be converted to its settled type at all.
     """
     problems = dict(problems)
-    text = decoded(_joined([table[name] for name in columns.text], columns.separator), "text", problems)
+    texts = {"text": columns.text, "text_pair": columns.pair} if columns.pair else {"text": columns.text}
+    read = {
+        name: decoded(_joined([table[part] for part in parts], columns.separator), name, problems)
+        for name, parts in texts.items()
+    }
     kept = [_kept_column(table, name, types.get(name), problems) for name, _ in columns.kept]
-    reason = _reasons(text, problems)
-    if problems:
-        text = pc.if_else(reason.is_null(), text, pa.scalar(None, text.type))
+    reason = _reasons(read, problems)
+    if problems or (columns.pair and reason.null_count < len(reason)):
+        read = {name: pc.if_else(reason.is_null(), text, pa.scalar(None, text.type)) for name, text in read.items()}
     numbers = _row_numbers(first_row, table.num_rows)
     names = [name for _, name in columns.kept]
-    return pa.table([numbers, text, reason, *kept], names=["row_number", "text", "reason", *names])
+    return pa.table([numbers, *read.values(), reason, *kept], names=["row_number", *read, "reason", *names])
 
 
 def _kept_column(table: pa.Table, name: str, to: pa.DataType | None, problems: Problems) -> pa.ChunkedArray:
@@ -330,14 +341,15 @@ def excerpt(value: object) -> str:
     return text if len(text) <= _EXCERPT_LENGTH else text[:_EXCERPT_LENGTH] + "…"
 
 
-def _reasons(text: pa.ChunkedArray, problems: Problems) -> pa.Array:
-    if not problems and not text.null_count:
-        return pa.nulls(len(text), pa.string())
-    missing = one_array(text.is_null())
-    reasons = pc.if_else(missing, pa.scalar("text is null"), pa.scalar(None, pa.string()))
+def _reasons(texts: Mapping[str, pa.ChunkedArray], problems: Problems) -> pa.Array:
+    """Why rows cannot be used: what is known of them, else which text is null."""
+    reasons = pa.nulls(len(texts["text"]), pa.string())
+    for name, text in reversed(texts.items()):
+        if text.null_count:
+            reasons = pc.if_else(one_array(text.is_null()), pa.scalar(f"{name} is null"), reasons)
     if not problems:
         return reasons
-    mask = np.zeros(len(text), bool)
+    mask = np.zeros(len(reasons), bool)
     mask[list(problems)] = True
     return pc.replace_with_mask(reasons, pa.array(mask), pa.array([problems[i] for i in sorted(problems)], pa.string()))
 

@@ -144,7 +144,7 @@ class ColumnarReader(ABC):
         """First row, rows and text bytes of each group, from `row` on."""
         for index, (first, after) in enumerate(pairwise(self._file.group_starts)):
             if after > max(first, row):
-                text_bytes = self._file.column_bytes(index, self._columns.text)
+                text_bytes = self._file.column_bytes(index, self._columns.texts)
                 begin = max(first, row)
                 yield begin, after - begin, text_bytes * (after - begin) // (after - first)
 

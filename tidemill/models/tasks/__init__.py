@@ -8,10 +8,25 @@ from typing import Any
 
 from tidemill.config import Section, section_of
 from tidemill.errors import ConfigError
+from tidemill.models.tasks.feature_extraction import FeatureExtraction
+from tidemill.models.tasks.sentence_similarity import SentenceSimilarity
 from tidemill.models.tasks.task import ModelTask, NoOptions, Preparer, Reading
 from tidemill.models.tasks.text_classification import TextClassification
+from tidemill.models.tasks.text_ranking import TextRanking
+from tidemill.models.tasks.token_classification import TokenClassification
+from tidemill.models.tasks.zero_shot_classification import ZeroShotClassification
 
-MODEL_TASKS: dict[str, type[ModelTask]] = {task.pipeline_tag: task for task in (TextClassification,)}
+MODEL_TASKS: dict[str, type[ModelTask]] = {
+    task.pipeline_tag: task
+    for task in (
+        TextClassification,
+        TokenClassification,
+        FeatureExtraction,
+        SentenceSimilarity,
+        ZeroShotClassification,
+        TextRanking,
+    )
+}
 
 
 def find_task(name: str) -> type[ModelTask]:

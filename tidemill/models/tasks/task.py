@@ -16,8 +16,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tidemill.config import LongText, Section, Truncation
-from tidemill.encoding.items import IDS, MASK, Outputs
+from tidemill.encoding.items import IDS, MASK, TYPES, Outputs
 from tidemill.encoding.pooling import Pooling
+from tidemill.errors import ModelError
 from tidemill.models.comparing import Comparison
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from tidemill.encoding.batching import Indices
+
+
+_TYPES_WITHOUT_A_COUNT = ("xlnet",)
+"""Models that tell types of tokens apart, though their configuration counts none."""
 
 
 class NoOptions(Section):
@@ -85,6 +90,12 @@ class ModelTask(ABC):
     Options: ClassVar[type[Section]] = NoOptions
     """`[model.options]`. What is not at its default is part of the version."""
 
+    takes_pairs: ClassVar[bool] = False
+    """Whether a row may be two texts."""
+
+    reads_modules: ClassVar[bool] = False
+    """Whether what modules.json names is part of the model, and counts in its identity."""
+
     comparisons: ClassVar[Mapping[str, Comparison]] = {}
     """How `compare` holds two versions' answers in a result column against each other, where its type does not say."""
 
@@ -107,7 +118,14 @@ class ModelTask(ABC):
         Raises:
             ModelError: no model of this configuration can do the task, or not under these options.
         """
+        if is_pair and not self.takes_pairs:
+            raise ModelError(
+                f'model.task = "{self.pipeline_tag}" reads one text a row, and dataset.text_pair gives it two. Leave '
+                "that out, or choose another task."
+            )
         self.config, self.all_scores, self.pooling, self.is_pair = config, all_scores, pooling, is_pair
+        if is_pair:
+            self.inputs = pair_inputs(config)
         self.options: Any = self.Options() if options is None else options
 
     @property
@@ -137,11 +155,13 @@ class ModelTask(ABC):
         """
 
     def preparer(self, folder: str | Path, reading: Reading) -> Preparer:
-        """Of the tokenizer in `folder`.
+        """Of the tokenizer in `folder`, for texts or for pairs of them.
 
         Raises:
             ModelError: it cannot be loaded, or does not fit the model or what is asked of it.
         """
+        if reading.is_pair:
+            return self._pair_preparer(folder, reading)
         from tidemill.encoding.tokenizer import TextTokenizer
 
         return TextTokenizer.load(
@@ -153,6 +173,26 @@ class ModelTask(ABC):
             usual_length=reading.usual_length,
             trust_remote_code=reading.trust_remote_code,
         )
+
+    def _pair_preparer(self, folder: str | Path, reading: Reading) -> Preparer:
+        from tidemill.encoding.pairs import PairTokenizer
+
+        return PairTokenizer.load(
+            folder,
+            max_length=reading.max_length,
+            long_text=reading.long_text,
+            truncation=reading.truncation,
+            model_max_length=reading.model_max_length,
+            usual_length=reading.usual_length,
+            trust_remote_code=reading.trust_remote_code,
+            with_types=TYPES in self.inputs,
+        )
+
+    def decode_with(self, folder: str | Path, *, trust_remote_code: bool = False) -> None:  # noqa: B027
+        """Told before `rows` is asked: where the tokenizer lies that made what is given to it.
+
+        Most tasks have no words in their rows, and no need of it.
+        """
 
     @abstractmethod
     def answers(self, outputs: Outputs, lengths: Indices) -> pa.Array:
@@ -177,6 +217,13 @@ class ModelTask(ABC):
     @abstractmethod
     def same(self, ours: pa.Array, theirs: pa.Array) -> NDArray[np.bool_]:
         """Whether each says the same, however sure it is."""
+
+
+def pair_inputs(config: PretrainedConfig) -> tuple[str, ...]:
+    """What a model is given of a pair of texts: also the types of its tokens, where the model tells several apart."""
+    num_types = getattr(config.get_text_config(), "type_vocab_size", None) or 0
+    has_types = num_types > 1 or config.model_type in _TYPES_WITHOUT_A_COUNT
+    return (IDS, MASK, TYPES) if has_types else (IDS, MASK)
 
 
 def no_reasons(num_rows: int) -> pa.StringArray:

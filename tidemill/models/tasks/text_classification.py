@@ -26,6 +26,7 @@ class TextClassification(ModelTask):
     """An answer is a score for each class: a probability, or of a regression the value as it is."""
 
     pipeline_tag = "text-classification"
+    takes_pairs = True
 
     def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)

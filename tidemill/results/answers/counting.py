@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tidemill.encoding.text_hashes import text_hashes
+from tidemill.encoding.text_hashes import row_hashes
 from tidemill.errors import FAILS_ALONE, InputError
 from tidemill.lake.ducklake.connection import Lake
 from tidemill.results.answers.former import Former
 from tidemill.results.answers.known import are_answered
 from tidemill.shards import Shard, Slice, SourceFile
 from tidemill.sources.dataset import Dataset, is_local
+from tidemill.values.columns import TEXTS
 
 MOST_FILES, MOST_BYTES = 64, 2**28
 """In so many local files a plan looks for rows that changed: to read and hash them takes a second or two."""
@@ -36,7 +37,8 @@ class Changed:
 
 @dataclass(frozen=True)
 class _Texts:
-    """A shard's texts as they were read: the hash of each, as 16 bytes, null without a text, and its length."""
+    """A shard's texts, or pairs of them, as they were read: the hash of each, as 16 bytes, null without a text, and
+    its length."""
 
     shard: Shard
     hashes: pa.Array
@@ -69,7 +71,7 @@ def _read(
     try:
         # Of a text file, the reader holds the slice that it cut last.
         return [
-            _texts(shard, dataset.reader(file).rows(piece)["text"])
+            _texts(shard, dataset.reader(file).rows(piece))
             for piece in cut()
             if (shard := Shard(file, piece)).shard_id not in done
         ]
@@ -79,9 +81,10 @@ def _read(
         dataset.forget(file)
 
 
-def _texts(shard: Shard, texts: pa.ChunkedArray) -> _Texts:
-    lengths = pc.fill_null(pc.binary_length(texts), 0).to_numpy().astype(np.int64)
-    return _Texts(shard, text_hashes(texts).storage, lengths)
+def _texts(shard: Shard, rows: pa.Table) -> _Texts:
+    texts = [rows[name] for name in TEXTS if name in rows.column_names]
+    lengths = sum(pc.fill_null(pc.binary_length(text), 0).to_numpy().astype(np.int64) for text in texts)
+    return _Texts(shard, row_hashes(rows).storage, np.asarray(lengths))
 
 
 def _count(lake: Lake, table: str, former: Former, read: Sequence[_Texts]) -> dict[str, Changed]:

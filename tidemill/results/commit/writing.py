@@ -20,6 +20,7 @@ from tidemill.lake.tables import TEXT_HASH, insert_records, insert_rows, size_of
 from tidemill.results.commit.items import Computed, Written
 from tidemill.results.forgotten import Forgotten
 from tidemill.shards import Shard
+from tidemill.values.columns import TEXTS
 
 INSERTED_BYTES = 2**26
 """Of rows that are in memory at one time, about: so many of a transaction's go into one insert, and one data file."""
@@ -45,7 +46,7 @@ def _in_memory_together(target: Target, items: Sequence[Computed], forgotten: Fo
     for item in items:
         rows, predictions = forgotten.left_out(target, item.shard, *_loaded(item))
         # Of the rows only what is kept is written: their texts would be most of it.
-        rows = rows.select([name for name in rows.column_names if name != "text"])
+        rows = rows.select([name for name in rows.column_names if name not in TEXTS])
         loaded.append((item, rows, predictions))
         num_bytes += rows.nbytes + predictions.nbytes
         if num_bytes >= INSERTED_BYTES or len(loaded) == INSERTED_TOGETHER:

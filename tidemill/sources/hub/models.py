@@ -40,8 +40,12 @@ def model_commit(repo: str, revision: str, tell: Callable[[str], object] = logge
         return known
 
 
-def model_contents(repo: str, commit: str, subfolder: str = "", *, or_cached: bool = True) -> dict[str, str]:
+def model_contents(
+    repo: str, commit: str, subfolder: str = "", *, within: Sequence[str] = (), or_cached: bool = True
+) -> dict[str, str]:
     """Content id by name of the files of a model, which lie at the top of its repository or right in a folder of it.
+
+    Files right in the folders `within` are the model's too, by names such as `1_Pooling/config.json`.
 
     Offline, and where the Hub does not answer, of those in the local cache, if that will do.
 
@@ -59,21 +63,26 @@ def model_contents(repo: str, commit: str, subfolder: str = "", *, or_cached: bo
             found = {
                 file.rfilename.removeprefix(prefix): str(file.lfs.sha256 if file.lfs else file.blob_id)
                 for file in info.siblings or []
-                if file.rfilename.startswith(prefix) and "/" not in file.rfilename.removeprefix(prefix)
+                if file.rfilename.startswith(prefix)
+                and _folder_of(file.rfilename.removeprefix(prefix)) in ("", *within)
             }
             if subfolder and not found:
                 raise ModelError(f"The model {repo} has no files in a folder {subfolder}. Check model.subfolder.")
             return found
 
     try:
-        return _cached_contents(repo, commit, subfolder) if is_offline() else ask_hub(look_up)
+        return _cached_contents(repo, commit, subfolder, within) if is_offline() else ask_hub(look_up)
     except SourceUnavailable:
         if not or_cached:
             raise
-        return _cached_contents(repo, commit, subfolder)
+        return _cached_contents(repo, commit, subfolder, within)
 
 
-def _cached_contents(repo: str, commit: str, subfolder: str) -> dict[str, str]:
+def _folder_of(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _cached_contents(repo: str, commit: str, subfolder: str, within: Sequence[str]) -> dict[str, str]:
     import huggingface_hub
 
     with translated("model", repo, commit):
@@ -81,24 +90,37 @@ def _cached_contents(repo: str, commit: str, subfolder: str) -> dict[str, str]:
             repo, revision=commit, allow_patterns=["config.json"], local_files_only=True
         )
     # A snapshot's files are links to blobs, which are named by their content.
-    return {path.name: path.resolve().name for path in Path(folder, subfolder).glob("*") if path.is_file()}
+    top = Path(folder, subfolder)
+    found = [path for name in ("", *within) for path in (top / name).glob("*") if path.is_file()]
+    return {path.relative_to(top).as_posix(): path.resolve().name for path in found}
 
 
 def model_snapshot(repo: str, commit: str, subfolder: str, patterns: Sequence[str]) -> Path:
     """A local folder with a model's files at a commit; what the local cache has is not fetched again."""
     prefix = f"{escape(subfolder)}/" if subfolder else ""
+    allowed = [f"{prefix}{pattern}" for pattern in patterns]
+    return _fetched(repo, commit, allowed, but_for=f"{prefix}*/*") / subfolder
+
+
+def fetch_within(repo: str, commit: str, subfolder: str, folders: Sequence[str], patterns: Sequence[str]) -> None:
+    """Add to `model_snapshot`'s folder what lies right in these folders of it, if they are there."""
+    prefix = f"{escape(subfolder)}/" if subfolder else ""
+    allowed = [f"{prefix}{escape(folder)}/{pattern}" for folder in folders for pattern in patterns]
+    if allowed:
+        _fetched(repo, commit, allowed, but_for=f"{prefix}*/*/*")
+
+
+def _fetched(repo: str, commit: str, patterns: Sequence[str], *, but_for: str) -> Path:
+    """The snapshot in the local cache. To these patterns `*` means slashes too."""
 
     def fetch() -> Path:
         import huggingface_hub
 
         with translated("model", repo, commit), no_bars():
             snapshot = huggingface_hub.snapshot_download(
-                repo,
-                revision=commit,
-                allow_patterns=[f"{prefix}{pattern}" for pattern in patterns],
-                ignore_patterns=[f"{prefix}*/*"],
+                repo, revision=commit, allow_patterns=list(patterns), ignore_patterns=[but_for]
             )
-            return Path(snapshot, subfolder)
+            return Path(snapshot)
 
     return ask_hub(fetch)
 

@@ -1,0 +1,156 @@
+"""Embeddings: files to a committed table beside `SentenceTransformer.encode`, and the search over what is kept.
+
+    python -m benchmarks.embeddings MODEL [--corpora reviews,emails] [--rows 2000] [--turns 2] [--search 1000000]
+
+MODEL is a folder of sentence-transformers, such as that of all-MiniLM-L6-v2. Each turn is a fresh process, and the best
+of each contender counts. `cosine` is the least between a row's vector and that of `encode` at its defaults, which
+computes in float32; `CPU s` is what the process took, for a machine on which others work too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.corpora import Corpus, build
+from benchmarks.machine import this_machine
+from benchmarks.measure import in_process
+from tidemill.config import Lake as LakeOptions
+from tidemill.lake import Cursor, Lake
+from tidemill.lake.tables import ResultTable, create_result_table, insert_rows, limit_inlining, point_view
+
+CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "SentenceTransformer.encode": ("sentence-transformers", {}),
+    "Tidemill, defaults": ("tidemill vectors", {}),
+    "Tidemill, float32": ("tidemill vectors", {"dtype": "float32"}),
+    "Tidemill, int8": ("tidemill vectors", {"dtype": "int8"}),
+}
+SIZE = 384
+ROWS_TOGETHER = 50_000
+NEAREST = """
+    WITH asked AS (SELECT embedding FROM notes WHERE id = 17)
+    SELECT id, array_cosine_similarity(notes.embedding, asked.embedding) AS similarity
+    FROM notes, asked ORDER BY similarity DESC LIMIT 10
+"""
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("model", type=Path, nargs="?")
+    asked.add_argument("--corpora", default="reviews,emails")
+    asked.add_argument("--rows", type=int, help="of each corpus; all unless given")
+    asked.add_argument("--turns", type=int, default=2)
+    asked.add_argument("--device", default="cpu")
+    asked.add_argument("--search", type=int, default=1_000_000, help="rows that are searched; 0 leaves it out")
+    given = asked.parse_args()
+    print(this_machine(), flush=True)
+    with tempfile.TemporaryDirectory(prefix="bench-embeddings-") as folder:
+        for name in given.corpora.split(",") if given.model else ():
+            corpus = build(name, Path(folder, name), num_rows=given.rows)
+            compare(corpus, given.model, turns=given.turns, device=given.device)
+        if given.search:
+            search(Path(folder), given.search)
+
+
+def compare(corpus: Corpus, model: Path, *, turns: int, device: str) -> None:
+    print(f"{corpus.name}, {corpus.num_rows:,} rows", flush=True)
+    found: dict[str, list[dict[str, Any]]] = {label: [] for label in CONTENDERS}
+    for _ in range(turns):
+        for label, (kind, options) in CONTENDERS.items():
+            found[label].append(take_turn(kind, options, corpus, model, device, corpus.folder / f"{label}.npy"))
+    expected, *others = CONTENDERS
+    best = {label: min(tried, key=lambda turn: turn.get("seconds", np.inf)) for label, tried in found.items()}
+    for label in (expected, *others):
+        print(told(label, best[label], best[expected], corpus), flush=True)
+
+
+def take_turn(
+    kind: str, options: dict[str, Any], corpus: Corpus, model: Path, device: str, vectors: Path
+) -> dict[str, Any]:
+    request = {
+        "contender": kind,
+        "model": str(model.absolute()),
+        "files": [str(path) for path in corpus.files],
+        "warm_up": str(corpus.warm_up),
+        "device": device,
+        "options": {**options, "vectors": str(vectors)},
+    }
+    try:
+        return in_process("benchmarks.embedding_worker", request) | {"vectors": vectors}
+    except RuntimeError as e:
+        return {"skipped": str(e).splitlines()[-1]}
+
+
+def told(label: str, turn: dict[str, Any], expected: dict[str, Any], corpus: Corpus) -> str:
+    if "skipped" in turn:
+        return f"  {label:<28} skipped: {turn['skipped']}"
+    cosine = "" if "skipped" in expected else f"{least_cosine(turn['vectors'], expected['vectors']):10.5f}"
+    resolved = turn["facts"].get("resolved") or {}
+    times = "" if "skipped" in expected else f"{expected['seconds'] / turn['seconds']:6.2f}"
+    cpu_times = "" if "skipped" in expected else f"{expected['cpu_seconds'] / turn['cpu_seconds']:6.2f}"
+    how = f"{resolved.get('engine', '')} {resolved.get('dtype', 'float32')}".strip()
+    return (
+        f"  {label:<28} {turn['seconds']:8.1f} s {turn['cpu_seconds']:8.1f} CPU s "
+        f"{corpus.num_rows / turn['seconds']:8,.0f} rows/s, times as fast {times}, by CPU {cpu_times}, "
+        f"cosine {cosine}, {how}"
+    )
+
+
+def least_cosine(ours: Path, theirs: Path) -> float:
+    a, b = np.load(ours), np.load(theirs)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(axis=1) / lengths).min())
+
+
+def search(home: Path, num_rows: int) -> None:
+    """The ten nearest of `num_rows` drawn vectors, through the view, on all cores; and over bare rows in memory."""
+    options = LakeOptions(catalog=f"sqlite:{home}/search.sqlite", data=f"{home}/search")
+    with Lake(options) as lake:
+        table = ResultTable("notes", "drawn", (("id", "BIGINT"),), (("embedding", f"FLOAT[{SIZE}]"),), num_keys=1)
+        lake.write(lambda cursor: begin(cursor, table), message="begin")
+        for rows in drawn(num_rows):
+            lake.write(lambda cursor, rows=rows: insert_rows(cursor, table.name, rows), message="fill")
+        cursor = lake.cursor()
+        seconds = [timed(cursor, NEAREST) for _ in range(5)]
+        print(f"the ten nearest of {num_rows:,} rows of {SIZE}, from Parquet files: {told_times(seconds)}", flush=True)
+        cursor.execute(f"CREATE TEMP TABLE held AS SELECT id, embedding::FLOAT[{SIZE}] AS embedding FROM notes")
+        seconds = [timed(cursor, NEAREST.replace("notes", "held")) for _ in range(5)]
+        print(f"  from a table in memory: {told_times(seconds)}", flush=True)
+
+
+def begin(cursor: Cursor, table: ResultTable) -> None:
+    limit_inlining(cursor)
+    create_result_table(cursor, table)
+    point_view(cursor, table)
+
+
+def drawn(num_rows: int) -> Iterator[pa.Table]:
+    draw = np.random.default_rng(0)
+    for start in range(0, num_rows, ROWS_TOGETHER):
+        vectors = draw.standard_normal((min(ROWS_TOGETHER, num_rows - start), SIZE), dtype=np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), SIZE)
+        yield pa.table({"id": pa.array(range(start, start + len(vectors)), pa.int64()), "embedding": column})
+
+
+def timed(cursor: Cursor, query: str) -> float:
+    started = time.perf_counter()
+    found = cursor.execute(query).fetchall()
+    seconds = time.perf_counter() - started
+    assert [row for row, _ in found[:1]] == [17], "the nearest of a row is not the row itself"
+    return seconds
+
+
+def told_times(seconds: list[float]) -> str:
+    return f"{seconds[0]:.2f} s at first, {min(seconds):.2f} s at best"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+from tests.earlier import main
+
+main()

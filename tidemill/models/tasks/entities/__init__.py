@@ -1,0 +1,1 @@
+"""What a model says of each token becomes the entities of a text."""
