@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import Outputs
 from tidemill.encoding.offsets import OffsetTokenizer
 from tidemill.errors import ModelError
+from tidemill.models.comparing import Comparison, Lists
 from tidemill.models.tasks.entities.answers import BEST, all_scores, best_labels, drift, same
 from tidemill.models.tasks.entities.finding import ENTITY, find_entities
 from tidemill.models.tasks.entities.grouping import Strategy
@@ -48,6 +49,7 @@ class TokenClassification(ModelTask):
     pipeline_tag = "token-classification"
     Options = TokenClassificationOptions
     per_token = True
+    comparisons: ClassVar[dict[str, Comparison]] = {"entities": Lists(by=("start", "end", "entity"))}
 
     def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)

@@ -97,6 +97,7 @@ class ZeroShotClassification(TextClassification):
 
     pipeline_tag = "zero-shot-classification"
     Options = ZeroShotOptions
+    tags_of_others = frozenset()
 
     def __init__(self, config: PretrainedConfig, options: ZeroShotOptions | None = None, **how: Any) -> None:
         if options is None:
