@@ -96,6 +96,9 @@ class ModelTask(ABC):
     reads_modules: ClassVar[bool] = False
     """Whether what modules.json names is part of the model, and counts in its identity."""
 
+    tags_of_others: ClassVar[frozenset[str]] = frozenset()
+    """Tags on the Hub of models that have this task's head and were made for something else: none is proposed."""
+
     comparisons: ClassVar[Mapping[str, Comparison]] = {}
     """How `compare` holds two versions' answers in a result column against each other, where its type does not say."""
 

@@ -99,6 +99,7 @@ class ZeroShotClassification(TextClassification):
     pipeline_tag = "zero-shot-classification"
     Options = ZeroShotOptions
     takes_pairs = False  # Its second texts are the hypotheses.
+    tags_of_others = frozenset()
 
     def __init__(self, config: PretrainedConfig, options: ZeroShotOptions | None = None, **how: Any) -> None:
         if options is None:
