@@ -11,7 +11,7 @@ import pytest
 from tests.contract.embeddings import TEXTS, ask_tidemill, prepare
 from tests.embedders import ENCODERS, LEFT, NEW_MEAN, OLD_MEAN, save_embedder
 from tidemill.checkpoints.loading import load_config
-from tidemill.errors import ConfigError, ModelError
+from tidemill.errors import ModelError
 from tidemill.models.tasks import find_task, task_options
 
 TASK = "sentence-similarity"
@@ -135,7 +135,7 @@ def test_the_length_of_texts_is_the_folders_and_at_most_the_models(tmp_path):
 def test_options_that_do_not_fit_the_folder_are_refused(tmp_path, options, said):
     folder = save_embedder(tmp_path, settings=PROMPTS)
 
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ModelError, match=said):
         make(folder, **options)
 
 

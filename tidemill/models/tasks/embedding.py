@@ -21,7 +21,7 @@ from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import Outputs
 from tidemill.encoding.pooling import pooled
 from tidemill.encoding.prompted import PromptedTokenizer
-from tidemill.errors import ConfigError, ModelError
+from tidemill.errors import ModelError
 from tidemill.models.tasks.scores import values_of, vectors
 from tidemill.models.tasks.task import ModelTask, Preparer, Reading
 
@@ -62,13 +62,9 @@ class Embedding(ModelTask):
     def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         if self.all_scores:
-            raise ConfigError(
+            raise ModelError(
                 f'model.all_scores = true is of classifications, and model.task = "{self.pipeline_tag}" gives a vector '
                 "a text. Leave it out."
-            )
-        if self.is_pair:
-            raise ConfigError(
-                f'model.task = "{self.pipeline_tag}" embeds one text, and dataset.text_pair names a second. Remove it.'
             )
         encoder_class(config)
         self.recipe = self._recipe()
