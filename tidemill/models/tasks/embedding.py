@@ -66,10 +66,6 @@ class Embedding(ModelTask):
                 f'model.all_scores = true is of classifications, and model.task = "{self.pipeline_tag}" gives a vector '
                 "a text. Leave it out."
             )
-        if self.is_pair:
-            raise ModelError(
-                f'model.task = "{self.pipeline_tag}" embeds one text, and dataset.text_pair names a second. Remove it.'
-            )
         encoder_class(config)
         self.recipe = self._recipe()
         self.size = self.recipe.size(hidden_size(config))
