@@ -132,6 +132,11 @@ def test_scores_of_classes_are_not_to_be_had(bert):
         find_task(TASK)(load_config(bert), task_options(TASK, {"pooling": "mean"}), all_scores=True)
 
 
+def test_a_second_text_is_refused(bert):
+    with pytest.raises(ModelError, match=r"dataset\.text_pair gives a row two texts, and .* reads one\. Remove it"):
+        find_task(TASK)(load_config(bert), task_options(TASK, {"pooling": "mean"}), is_pair=True)
+
+
 def test_a_model_with_a_decoder_that_is_no_t5_is_refused(bert):
     config = load_config(bert)
     config.is_encoder_decoder, config.model_type = True, "bart"

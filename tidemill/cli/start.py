@@ -39,17 +39,33 @@ def init(
         typer.Option(metavar="FOLDER|HUB_ID", help="The model; if not given, one of the Hub's is proposed."),
     ] = None,
     task: Annotated[str | None, typer.Option(metavar="TASK", help="The model task, as the Hub names it.")] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="An option of the model task; may be repeated."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE.toml", help="Where the pipeline file is written.")
     ] = None,
 ) -> None:
     """Look at a source, and write a pipeline file for it that runs. No file is overwritten."""
+    from tidemill.config.pipeline_file import overridden
+    from tidemill.errors import ConfigError
     from tidemill.proposing.proposal import check_proposal, name_of, pipeline_name, propose
     from tidemill.proposing.writing import pipeline_file, publish
 
     file = output or _file_for(name_of(source))
     _check_file(file)
-    proposal = propose(source, name=pipeline_name(file.stem), model=model, task=task, choose=_choose_model)
+    if wrong := [option for option in options or () if "=" not in option]:
+        raise ConfigError(f"--option {wrong[0]} is not KEY=VALUE, such as pooling=mean.")
+    given = overridden({}, [f"model.options.{option}" for option in options or ()])
+    proposal = propose(
+        source,
+        name=pipeline_name(file.stem),
+        model=model,
+        task=task,
+        options=given.get("model", {}).get("options", {}),
+        choose=_choose_model,
+    )
     text = pipeline_file(proposal, file.parent)
     check_proposal(proposal, text)
     publish(text, file)

@@ -204,6 +204,19 @@ def size_of_arrays(kind: str) -> int | None:
     return int(found[0][1:-1]) if found else None
 
 
+def fields_in(kind: str) -> dict[str, str]:
+    """Name → kind of the fields of the structs in a list, in order; none where its elements are no structs.
+
+    >>> fields_in('STRUCT(entity VARCHAR, "end" INTEGER)[]')
+    {'entity': 'varchar', 'end': 'integer'}
+    """
+    import _duckdb as duckdb
+
+    parsed: Any = duckdb.sqltype(kind)
+    element = dict(parsed.children).get("child") if parsed.id in ("list", "array") else None
+    return {name: field.id for name, field in element.children} if element and element.id == "struct" else {}
+
+
 def lake_type(arrow_type: pa.DataType) -> pa.DataType:
     """The Arrow type of a column as it is handed to the lake: cells are cast to it, and quarantined if they do not fit.
 

@@ -90,8 +90,8 @@ class VersionSpec:
 
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> VersionSpec:
-        names = {key: tuple(facts[key]) for key in ("text", "text_pair") if key in facts}
-        return cls(**{**facts, **names})
+        pair = {"text_pair": tuple(facts["text_pair"])} if "text_pair" in facts else {}
+        return cls(**{**facts, "text": tuple(facts["text"]), **pair})
 
     @property
     def joined_text(self) -> JoinedText:

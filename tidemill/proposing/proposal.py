@@ -7,28 +7,34 @@ import os
 import re
 import tomllib
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from glob import has_magic
 from pathlib import Path, PurePath, PurePosixPath
+from typing import Any
 
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, SchemaError
-from tidemill.models.tasks import find_task
+from tidemill.models.tasks import task_options
 from tidemill.planning import versions
 from tidemill.planning.columns import check_collisions, check_names, settle_columns
 from tidemill.proposing.kept import KeptNames, name_columns
 from tidemill.proposing.keys import Key, find_key
 from tidemill.proposing.language import guess_language
-from tidemill.proposing.models import GIVE_ONE, MOST_PROPOSED, ChosenModel, check_model, propose_models
+from tidemill.proposing.models import (
+    GIVE_ONE,
+    MOST_PROPOSED,
+    NO_OPTIONS,
+    ChosenModel,
+    check_model,
+    propose_models,
+)
 from tidemill.proposing.prose import Prose, choose_text
 from tidemill.proposing.sample import Sample, look_at
 from tidemill.proposing.source import Source, find_source
 from tidemill.sources.dataset import reopen_dataset
 
 DEFAULT_TASK = "text-classification"
-RESULT_COLUMNS = ("label", "score", "scores", "num_windows")
-"""What model tasks call their results, whichever task and option is set later."""
 LONGEST_NAME = 48
 CELLS_OF_LANGUAGE = 100
 
@@ -49,9 +55,15 @@ class Proposal:
 
 
 def propose(
-    source_name: str, *, name: str, model: str | None, task: str | None, choose: Choice = lambda models: models[0]
+    source_name: str,
+    *,
+    name: str,
+    model: str | None,
+    task: str | None,
+    options: Mapping[str, Any] = NO_OPTIONS,
+    choose: Choice = lambda models: models[0],
 ) -> Proposal:
-    """Look at a source, and choose what a pipeline over it says.
+    """Look at a source, and choose what a pipeline over it says; `options` are the model task's.
 
     Raises:
         DatasetError: there is no such source, or it has no rows.
@@ -60,16 +72,16 @@ def propose(
         ConfigError: no model is named, and the Hub has none to propose, or cannot be asked.
     """
     if task is not None:
-        find_task(task)
-    chosen = check_model(model, task) if model is not None else None
+        task_options(task, options)
+    chosen = check_model(model, task, options) if model is not None else None
     source = find_source(source_name)
     sample = look_at(source)
     text, others = _choose_text(source, sample)
     language = guess_language([cell for cell in sample.texts[text.column] if cell][:CELLS_OF_LANGUAGE])
     if chosen is None:
-        chosen = _propose_model(task or DEFAULT_TASK, language, choose)
+        chosen = _propose_model(task or DEFAULT_TASK, language, options, choose)
     key = find_key(source, sample, text.column)
-    columns = name_columns(sample, text=text.column, key=key.columns, results=RESULT_COLUMNS)
+    columns = name_columns(sample, text=text.column, key=key.columns, results=chosen.results)
     return Proposal(name, source, text, others, language, key, columns, chosen)
 
 
@@ -99,8 +111,8 @@ def _choose_text(source: Source, sample: Sample) -> tuple[Prose, list[Prose]]:
     return found
 
 
-def _propose_model(task: str, language: str | None, choose: Choice) -> ChosenModel:
-    models = list(itertools.islice(propose_models(task, language), MOST_PROPOSED))
+def _propose_model(task: str, language: str | None, options: Mapping[str, Any], choose: Choice) -> ChosenModel:
+    models = list(itertools.islice(propose_models(task, language, options), MOST_PROPOSED))
     if not models:
         raise ConfigError(f"The Hub has no model for {task} that fits, by language, size and licence. {GIVE_ONE}")
     chosen = choose(models)

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from tidemill.errors import ConfigError
 from tidemill.places import usable
+from tidemill.planning.versions import NUM_WINDOWS
 from tidemill.proposing.language import language_name
+from tidemill.proposing.models import ChosenModel
 from tidemill.proposing.proposal import Proposal
 from tidemill.proposing.source import is_data_file
 
@@ -75,12 +77,16 @@ def why_key(proposal: Proposal) -> str:
 def why_model(proposal: Proposal) -> str:
     model = proposal.model
     labels = ", ".join(model.labels[:MOST_NAMED]) + (" …" if len(model.labels) > MOST_NAMED else "")
-    facts = [f"labels: {labels}"]
+    facts = [f"labels: {labels}" if labels else f"gives {', '.join(_first_results(model))}"]
     if model.num_parameters:
         facts.append(f"{model.num_parameters / 1e6:,.0f} million parameters")
     if model.license:
         facts.append(f"licence {model.license}")
     return "; ".join(facts)
+
+
+def _first_results(model: ChosenModel) -> list[str]:
+    return [name for name in model.results if name != NUM_WINDOWS]
 
 
 def left_out(columns: Mapping[str, str]) -> list[str]:
@@ -131,6 +137,11 @@ def _lines(proposal: Proposal, folder: Path) -> Iterator[str]:
     yield f"path = {_quoted(place_in(folder, model.path) if model.is_local else model.path)}"
     if model.others:
         yield from _comment(f"Others that fit: {', '.join(model.others)}.")
+    if model.options:
+        yield ""
+        yield "[model.options]"
+        for option, value in model.options.items():
+            yield f"{option} = {in_toml(value)}"
 
 
 def _sentence(text: str) -> str:
@@ -144,9 +155,11 @@ def _comment(text: str) -> Iterator[str]:
         yield f"# {line}"
 
 
-def in_toml(value: bool | str | Sequence[str]) -> str:
+def in_toml(value: bool | float | str | Sequence[str]) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, int | float):
+        return str(value)
     if isinstance(value, str):
         return _quoted(value)
     items = [_quoted(item) for item in value]

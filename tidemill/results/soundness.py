@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import _duckdb as duckdb  # As tidemill.lake.ducklake.connection does.
 
 from tidemill.lake.ducklake.connection import Cursor
 from tidemill.lake.pipelines import load_kept, load_spec
-from tidemill.lake.tables import identifier
+from tidemill.lake.tables import fields_in, identifier
 
 FLOATS = frozenset({"float", "double"})
 INTEGERS = frozenset({"integer", "bigint"})
@@ -62,11 +63,10 @@ class _Column:
 
     @classmethod
     def of(cls, name: str, kind: str) -> _Column:
-        parsed = duckdb.sqltype(kind)
+        parsed: Any = duckdb.sqltype(kind)
         children = dict(parsed.children) if parsed.id in ("list", "array", "map") else {}
         inner = children.get("value" if parsed.id == "map" else "child")
-        fields = {field: each.id for field, each in inner.children} if inner and inner.id == "struct" else {}
-        return cls(identifier(name), parsed.id, children.get("size"), fields, inner.id if inner else "")
+        return cls(identifier(name), parsed.id, children.get("size"), fields_in(kind), inner.id if inner else "")
 
     def unsound(self, text: str | None) -> Iterator[tuple[str, str]]:
         """(problem, SQL condition of a row that has it)."""

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import _duckdb as duckdb  # As tidemill.lake.ducklake.connection does.
-
 from tidemill.lake.ducklake.connection import Cursor
-from tidemill.lake.tables import identifier
+from tidemill.lake.tables import fields_in, identifier
 from tidemill.models.comparing.comparison import Comparison, Pair
 from tidemill.models.comparing.scores import Scores
 
@@ -71,7 +69,7 @@ class Lists(Comparison):
 
     def details(self, cursor: Cursor, pair: Pair) -> dict[str, Any]:
         """The same counts by label, the least agreement first; and how far scores drifted of what both found."""
-        fields, by = _fields(pair.kind), self._by(pair)
+        fields, by = fields_in(pair.kind), self._by(pair)
         label = next((name for name in by if fields[name] == "varchar"), None)
         score = next((name for name, kind in fields.items() if kind in FLOATS), None)
         cursor.execute(f"CREATE OR REPLACE TEMP TABLE matched AS {self._matched(pair, label, score)}")
@@ -104,7 +102,7 @@ class Lists(Comparison):
         )
 
     def _by(self, pair: Pair) -> tuple[str, ...]:
-        return self.by or tuple(name for name, kind in _fields(pair.kind).items() if kind not in FLOATS)
+        return self.by or tuple(name for name, kind in fields_in(pair.kind).items() if kind not in FLOATS)
 
     def _keys(self, pair: Pair, side: str) -> str:
         """SQL: what the elements of a side are known by; of no list there are none."""
@@ -114,12 +112,6 @@ class Lists(Comparison):
         by = self._by(pair)
         named = ", ".join(f"{identifier(name)} := {element}.{identifier(name)}" for name in by)
         return f"struct_pack({named})" if by else element
-
-
-def _fields(kind: str) -> dict[str, str]:
-    """Name → kind of the fields of a list's elements, in order; none where they are no structs."""
-    [(_, element), *_] = duckdb.sqltype(kind).children
-    return {name: field.id for name, field in element.children} if element.id == "struct" else {}
 
 
 def _field(name: str | None) -> str:

@@ -96,6 +96,9 @@ class ModelTask(ABC):
     reads_modules: ClassVar[bool] = False
     """Whether what modules.json names is part of the model, and counts in its identity."""
 
+    tags_of_others: ClassVar[frozenset[str]] = frozenset()
+    """Tags on the Hub of models that have this task's head and were made for something else: none is proposed."""
+
     comparisons: ClassVar[Mapping[str, Comparison]] = {}
     """How `compare` holds two versions' answers in a result column against each other, where its type does not say."""
 
@@ -120,8 +123,8 @@ class ModelTask(ABC):
         """
         if is_pair and not self.takes_pairs:
             raise ModelError(
-                f'model.task = "{self.pipeline_tag}" reads one text a row, and dataset.text_pair gives it two. Leave '
-                "that out, or choose another task."
+                f'dataset.text_pair gives a row two texts, and model.task = "{self.pipeline_tag}" reads one. Remove '
+                "it, or choose another task."
             )
         self.config, self.all_scores, self.pooling, self.is_pair = config, all_scores, pooling, is_pair
         if is_pair:

@@ -27,6 +27,9 @@ class TextClassification(ModelTask):
 
     pipeline_tag = "text-classification"
     takes_pairs = True
+    tags_of_others = frozenset(
+        ["cross-encoder", "reranker", "text-ranking", "sentence-transformers", "natural-language-inference"]
+    )
 
     def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import Outputs
 from tidemill.encoding.offsets import OffsetTokenizer
 from tidemill.errors import ModelError
+from tidemill.models.comparing import Comparison, Lists
 from tidemill.models.tasks.entities.answers import BEST, all_scores, best_labels, drift, same
 from tidemill.models.tasks.entities.finding import ENTITY, find_entities
 from tidemill.models.tasks.entities.grouping import Strategy
@@ -48,6 +49,7 @@ class TokenClassification(ModelTask):
     pipeline_tag = "token-classification"
     Options = TokenClassificationOptions
     per_token = True
+    comparisons: ClassVar[dict[str, Comparison]] = {"entities": Lists(by=("start", "end", "entity"))}
 
     def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
@@ -134,11 +136,6 @@ class TokenClassification(ModelTask):
             raise ModelError(
                 "model.all_scores = true stores a score for each class of a text, and model.task = "
                 f'"{self.pipeline_tag}" has none. Set it to false; each entity has its own score.'
-            )
-        if self.is_pair:
-            raise ModelError(
-                "dataset.text_pair is a second text for a model that compares two, and model.task = "
-                f'"{self.pipeline_tag}" reads one. Leave it out.'
             )
         if self.pooling is not None and self.pooling.aggregate != "mean":
             raise ModelError(
