@@ -81,7 +81,7 @@ KINDS = [
 
 
 def pipeline_of(kind: Kind, folder: Path, files: Path, **sections: Any) -> Pipeline:
-    given = {"dataset": {"shard_bytes": 900}, "limits": {"max_quarantine": 0.5}, "model": {}}
+    given: dict[str, Any] = {"dataset": {"shard_bytes": 900}, "limits": {"max_quarantine": 0.5}, "model": {}}
     given |= sections
     given["model"] = {"task": kind.task, **kind.model, **given["model"]}
     return make_pipeline(folder, f"{files}/*", **given)
