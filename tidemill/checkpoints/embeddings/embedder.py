@@ -174,7 +174,9 @@ def load_embedder(
         pad_token_id=pad_token_id,
         unread=UNREAD,
     )
-    return Embedder(encoder, Head(recipe)).eval()
+    embedder = Embedder(encoder, Head(recipe))
+    embedder.eval()
+    return embedder
 
 
 def encoder_class(config: PretrainedConfig) -> str:
