@@ -61,30 +61,28 @@ class Vocabulary:
         return np.asarray(~goes_on | self._is_unknown(tokens.ids) | tokens.are_first)
 
     def written(self, tokens: Tokens, texts: pa.Array, firsts: Indices, stops: Indices) -> list[str]:
-        """The tokens of each entity, decoded together; what is unknown as it is in the text.
-
-        The bytes of one letter may be tokens of several entities. What is no letter then is written as in the text.
-        """
+        """The tokens of each entity, decoded together; what is unknown as it is in the text."""
         known: dict[bytes, str] = {}
-        written = []
+        of_rows, written = _Texts(texts), []
         for first, stop in zip(firsts.tolist(), stops.tolist(), strict=True):
-            ids = tokens.ids[first:stop].tobytes()
-            word = known.get(ids)
+            ids = tokens.ids[first:stop]
+            word = known.get(ids.tobytes())
             if word is None:
-                places = range(first, stop)
-                word = self._decoded(self.spelled(tokens, texts, places))
+                word = self._decoded(self._spelled(tokens, of_rows, range(first, stop)))
                 if _NO_CHARACTER in word:
-                    span = _span(tokens, texts, first, stop - 1)
-                    word = span if word.count(_NO_CHARACTER) > span.count(_NO_CHARACTER) else word
-                elif not self._is_unknown(tokens.ids[first:stop]).any():
-                    known[ids] = word
+                    word = _with_whole_letters(word, of_rows.span(tokens, first, stop - 1))
+                elif not self._is_unknown(ids).any():
+                    known[ids.tobytes()] = word
             written.append(word)
         return written
 
-    def spelled(self, tokens: Tokens, texts: pa.Array, places: Sequence[int] | Indices) -> list[str]:
+    def spelled(self, tokens: Tokens, texts: pa.Array, places: Indices) -> list[str]:
         """Each of these tokens as the vocabulary writes it; one that is unknown as it is in the text."""
+        return self._spelled(tokens, _Texts(texts), places.tolist())
+
+    def _spelled(self, tokens: Tokens, texts: _Texts, places: Sequence[int]) -> list[str]:
         return [
-            _span(tokens, texts, int(place), int(place)) if i == self.unknown_id else self.tokens[i]
+            texts.span(tokens, place, place) if i == self.unknown_id else self.tokens[i]
             for place, i in zip(places, tokens.ids[places].tolist(), strict=True)
         ]
 
@@ -95,9 +93,22 @@ class Vocabulary:
         return " ".join(tokens) if self._decoder is None else str(self._decoder.decode(tokens))
 
 
-def _span(tokens: Tokens, texts: pa.Array, first: int, last: int) -> str:
-    text: str = texts[int(tokens.rows[first])].as_py()
-    return text[tokens.starts[first] : tokens.ends[last]]
+class _Texts:
+    """Texts of rows, asked for in the rows' order: each becomes Python's once, however large it is."""
+
+    def __init__(self, texts: pa.Array) -> None:
+        self._texts, self._row, self._text = texts, -1, ""
+
+    def span(self, tokens: Tokens, first: int, last: int) -> str:
+        """From where one token begins to where another ends."""
+        if self._row != (row := int(tokens.rows[first])):
+            self._row, self._text = row, self._texts[row].as_py()
+        return self._text[tokens.starts[first] : tokens.ends[last]]
+
+
+def _with_whole_letters(word: str, span: str) -> str:
+    """The span of the text where the word has bytes of letters whose others are tokens of another entity."""
+    return span if word.count(_NO_CHARACTER) > span.count(_NO_CHARACTER) else word
 
 
 def _touch_a_space(tokens: Tokens, texts: pa.Array) -> NDArray[np.bool_]:
