@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -34,7 +36,7 @@ def opened(tmp_path):
 def compare(engine, head, lengths, *, with_types=False, tolerance=1e-4):
     """Hold what an engine answers against the module of Transformers."""
     ids, mask = batch(model_of("bert"), *lengths)
-    types = halves(ids) if with_types else None
+    types: Any = halves(ids) if with_types else None
     with torch.no_grad():
         expected = outputs(model_of("bert", head), ids, mask, types)
     arrays = {IDS: ids.numpy(), MASK: mask.numpy()} | ({TYPES: types.contiguous().numpy()} if with_types else {})
