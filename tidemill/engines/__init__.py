@@ -163,7 +163,8 @@ _examinations: dict[tuple[object, ...], Truth] = {}
 def _examined(folder: str | Path, model: Any, *, longest: int | None, inputs: Collection[str]) -> Truth:
     from tidemill.engines.probing.truth import examine
 
-    key = (*folder_state(folder), type(model), *inputs, longest, model.config.get_text_config().pad_token_id)
+    # What a module prints of itself tells heads on the same weights apart.
+    key = (*folder_state(folder), repr(model), *inputs, longest, model.config.get_text_config().pad_token_id)
     if (known := _examinations.get(key)) is not None:
         return known
     try:

@@ -100,6 +100,9 @@ class Head(nn.Module):
         )
         self.truncate_dim, self.normalize = recipe.truncate_dim, recipe.normalize
 
+    def extra_repr(self) -> str:
+        return f"truncate_dim={self.truncate_dim}, normalize={self.normalize}"
+
     @property
     def reads_first_token(self) -> bool:
         """Whether it reads that token alone, and answers the same where it is given no other."""
