@@ -77,7 +77,9 @@ class ToyEntities(Toy):
 
     def columns(self, scores: list[Any], texts: list[str]) -> dict[str, Any]:
         labels = labels_of(self.config)
-        found = {"entities": [one and list(self._entities(*one, labels)) for one in _pairs(scores, texts)]}
+        found: dict[str, Any] = {
+            "entities": [one and list(self._entities(*one, labels)) for one in _pairs(scores, texts)]
+        }
         if self.all_scores:
             maps = [None if one is None else list(zip(labels, one.tolist(), strict=True)) for one in scores]
             found["scores"] = maps

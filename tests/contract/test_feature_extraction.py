@@ -15,7 +15,7 @@ from tests.contract.embeddings import TEXTS, ask_tidemill, prepare
 from tests.embedders import ENCODERS, save_encoder
 from tidemill.checkpoints.loading import load_config
 from tidemill.encoding.pooling import Pooling
-from tidemill.errors import ModelError
+from tidemill.errors import InputError, ModelError
 from tidemill.models.tasks import find_task, task_options
 
 TASK = "feature-extraction"
@@ -123,7 +123,7 @@ def test_without_a_pooling_the_four_are_named(bert):
     ],
 )
 def test_options_that_do_not_fit_are_refused(bert, options, said):
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(InputError, match=said):
         make(bert, **options)
 
 

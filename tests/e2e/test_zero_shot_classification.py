@@ -150,7 +150,10 @@ def test_a_row_too_long_for_its_longest_hypothesis_is_quarantined_where_it_may_n
         ),
         (["model.options.candidate_labels=['war']", "tokenizer.max_length=9"], "leaves no room for a text"),
         (["model.options.candidate_labels=['war']", "tokenizer.long_text='windows'"], "Set long_text to"),
-        (["model.options.candidate_labels=['war']", "dataset.text_pair='domain'"], "reads one text a row"),
+        (
+            ["model.options.candidate_labels=['war']", "dataset.text_pair='domain'"],
+            "dataset.text_pair gives a row two texts",
+        ),
         (["model.options.candidate_labels=['war']", "model.task='text-classification'"], "is no option of model.task"),
     ],
 )

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.e2e.test_forget import places_of
 from tests.pipelines import (
     assert_same_tables,
     make_pipeline,
@@ -44,6 +45,8 @@ __all__ = ["toys"]
 pytestmark = pytest.mark.usefixtures("toys")
 
 SEED = 5
+PERSON = "Zzzwilhelmine"
+"""Sorts last, so that it is the greatest value in the statistics of the columns that it lies in."""
 CHANGED_ROW = 3
 NUM_FILES, NUM_ROWS = 3, 16
 SHORT: dict[str, Any] = {"tokenizer": {"max_length": 6}}
@@ -70,26 +73,26 @@ KINDS = [
         "entities",
         {"all_scores": True},
         'STRUCT(entity VARCHAR, score FLOAT, word VARCHAR, "start" INTEGER, "end" INTEGER)[]',
-        "len(list_filter(entities, lambda x: x.word = 'The')) > 0",
-        lambda found: any(entity["word"] == "The" for entity in found),
+        f"len(list_filter(entities, lambda x: x.word = '{PERSON}')) > 0",
+        lambda found: any(entity["word"] == PERSON for entity in found),
     ),
     Kind("toy-embedding", "embedding", {}, "FLOAT[8]", "embedding[1] > 0.9", lambda found: found[0] > np.float32(0.9)),
 ]
 
 
 def pipeline_of(kind: Kind, folder: Path, files: Path, **sections: Any) -> Pipeline:
-    given = {"dataset": {"shard_bytes": 900}, "limits": {"max_quarantine": 0.5}, "model": {}}
+    given: dict[str, Any] = {"dataset": {"shard_bytes": 900}, "limits": {"max_quarantine": 0.5}, "model": {}}
     given |= sections
     given["model"] = {"task": kind.task, **kind.model, **given["model"]}
     return make_pipeline(folder, f"{files}/*", **given)
 
 
 def write_files(folder: Path, *, num_files: int = NUM_FILES) -> Path:
-    """Two shards a file; a row of the first has no text, and one has all texts of the others."""
+    """Two shards a file; a row of the first has no text, one has all texts of the others, and one a person's name."""
     for i in range(num_files):
         rows = reviews(20 * i, NUM_ROWS)
         if i == 0:
-            texts = [None, " ".join(rows["text"].to_pylist()), *rows["text"].to_pylist()[2:]]
+            texts = [None, " ".join(rows["text"].to_pylist()), f"{PERSON} says: a film.", *rows["text"].to_pylist()[3:]]
             rows = rows.set_column(rows.column_names.index("text"), "text", [texts])
         write_parquet(folder / f"part-{i}.parquet", rows, row_group_size=8)
     return folder
@@ -288,15 +291,24 @@ def test_rows_are_forgotten_by_what_their_answers_are_and_do_not_come_back(done)
     before = table_of(pipeline)
     gone = {place for place, row in before.items() if kind.holds(row[kind.column])}
     assert 0 < len(gone) < len(before)
+    is_named = kind.column == "entities"
+    assert is_named == bool(in_lake(done))
 
     assert preview(pipeline, kind.condition).num_rows == len(gone)
     forget(pipeline, kind.condition)
 
     rest = {place: row for place, row in before.items() if place not in gone}
     assert table_of(pipeline) == rest
+    assert in_lake(done) == set()
     assert query(pipeline.lake, f"SELECT count(*) FROM reviews WHERE {kind.condition}") == [(0,)]
     assert problems_of(pipeline) == []
     (done.files / "part-2.parquet").rename(done.files / "renamed.parquet")
     assert run(pipeline).state == "done"
     assert len(table_of(pipeline)) == len(rest)
     assert problems_of(pipeline) == []
+
+
+def in_lake(made: Made) -> set[str]:
+    """The files of the lake, its catalog among them, that have the person's name: as a word of an entity."""
+    found = places_of(made.pipeline, PERSON)
+    return {place for place in found if place.startswith("lake")}

@@ -223,7 +223,7 @@ def test_a_tokenizer_has_the_fingerprint_by_which_stores_name_its_shards(overrid
 
 
 CSV = b"id;text;title\n1;A good film.;Good\n2;A bad film.;Bad\n"
-SEMICOLON = {"dataset.delimiter": ";", "dataset.key": ["id"], "dataset.keep": []}
+SEMICOLON: dict[str, object] = {"dataset.delimiter": ";", "dataset.key": ["id"], "dataset.keep": []}
 
 STORES: dict[str, tuple[Path | bytes, dict[str, object], dict[str, str]]] = {
     "reviews": (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -22,6 +24,7 @@ def opened(tmp_path):
         return open_engine(
             tmp_path,
             load=lambda dtype: model_of("bert", head).to(dtype),
+            called=head,
             inference=Inference(device="cpu", **inference),
             inputs=inputs,
             longest=40,
@@ -34,7 +37,7 @@ def opened(tmp_path):
 def compare(engine, head, lengths, *, with_types=False, tolerance=1e-4):
     """Hold what an engine answers against the module of Transformers."""
     ids, mask = batch(model_of("bert"), *lengths)
-    types = halves(ids) if with_types else None
+    types: Any = halves(ids) if with_types else None
     with torch.no_grad():
         expected = outputs(model_of("bert", head), ids, mask, types)
     arrays = {IDS: ids.numpy(), MASK: mask.numpy()} | ({TYPES: types.contiguous().numpy()} if with_types else {})

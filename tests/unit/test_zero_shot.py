@@ -301,10 +301,10 @@ def test_a_model_that_is_no_classifier_is_refused():
         ZeroShotClassification(config, ZeroShotOptions(candidate_labels=LABELS))
 
 
-def test_the_task_is_not_done_without_labels_or_beside_a_second_text():
+def test_the_task_is_not_done_without_labels_and_not_with_a_second_text_of_the_datasets():
     with pytest.raises(ModelError, match=r"Set model\.options\.candidate_labels"):
         ZeroShotClassification(named(*NLI))
-    with pytest.raises(ModelError, match=r"reads one text a row, and dataset\.text_pair gives it two"):
+    with pytest.raises(ModelError, match=r"dataset\.text_pair gives a row two texts"):
         task(*NLI, is_pair=True)
 
 

@@ -95,7 +95,7 @@ TOLD: dict[str, tuple[Callable[[str, Facts], list[str]], Callable[[Facts], Facts
         lambda facts: {
             "agree": f"{facts['agreement']:.2%}",
             "only 1st": facts["only_first"],
-            "2nd": facts["only_second"],
+            "only 2nd": facts["only_second"],
         },
     ),
     "vectors": (_vector_lines, lambda facts: {name: facts["cosine"][name] for name in ("mean", "p05", "min")}),

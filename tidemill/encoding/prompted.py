@@ -67,6 +67,7 @@ def _lower(backend: Tokenizer) -> None:
     from tokenizers.normalizers import Lowercase, Sequence
 
     own = backend.normalizer
-    steps = list(own) if isinstance(own, Sequence) else [own] if own is not None else []
+    parts: Any = own if isinstance(own, Sequence) else [] if own is None else [own]
+    steps = list(parts)
     if not any(isinstance(step, Lowercase) for step in steps):
         backend.normalizer = Sequence([Lowercase(), *steps])

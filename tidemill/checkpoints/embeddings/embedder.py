@@ -100,9 +100,6 @@ class Head(nn.Module):
         )
         self.truncate_dim, self.normalize = recipe.truncate_dim, recipe.normalize
 
-    def extra_repr(self) -> str:
-        return f"truncate_dim={self.truncate_dim}, normalize={self.normalize}"
-
     @property
     def reads_first_token(self) -> bool:
         """Whether it reads that token alone, and answers the same where it is given no other."""
@@ -177,7 +174,9 @@ def load_embedder(
         pad_token_id=pad_token_id,
         unread=UNREAD,
     )
-    return Embedder(encoder, Head(recipe)).eval()
+    embedder = Embedder(encoder, Head(recipe))
+    embedder.eval()
+    return embedder
 
 
 def encoder_class(config: PretrainedConfig) -> str:

@@ -26,9 +26,6 @@ class Pooling(nn.Module):
         super().__init__()
         self.modes, self.num_left_out = tuple(modes), num_left_out
 
-    def extra_repr(self) -> str:
-        return f"{', '.join(self.modes)}, num_left_out={self.num_left_out}"
-
     def forward(self, hidden_BTH: Tensor, mask_BT: Tensor | None) -> Tensor:
         if mask_BT is None:
             mask_BT = torch.ones(hidden_BTH.shape[:2], dtype=torch.int64, device=hidden_BTH.device)

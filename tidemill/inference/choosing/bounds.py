@@ -194,9 +194,8 @@ class BoundedOpening:
 
     def _kept_as(self, dtype: str) -> str:
         device = device_name(resolve_device(self._declared.device))
-        # The same weights are moved further under one head than under another.
-        model = (*folder_state(self._folder), self._task.pipeline_tag, self._task.options.model_dump_json())
-        return f"refused-{fingerprint(RULES, *model, device, processor().fingerprint, *library_versions(), dtype)}"
+        state = (*folder_state(self._folder), self._task.called)
+        return f"refused-{fingerprint(RULES, *state, device, processor().fingerprint, *library_versions(), dtype)}"
 
 
 def refused_dtypes(task: ModelTask) -> dict[str, str]:

@@ -153,7 +153,7 @@ class Embedding(ModelTask):
 
 def _one_long(vectors_RE: NDArray[np.float32]) -> NDArray[np.float32]:
     lengths_R1 = np.linalg.norm(vectors_RE, axis=1, keepdims=True)
-    return np.divide(vectors_RE, lengths_R1, out=vectors_RE.copy(), where=lengths_R1 > 0)
+    return np.asarray(np.divide(vectors_RE, lengths_R1, out=vectors_RE.copy(), where=lengths_R1 > 0))
 
 
 def _cosines(ours_BE: NDArray[np.float32], theirs_BE: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -161,4 +161,4 @@ def _cosines(ours_BE: NDArray[np.float32], theirs_BE: NDArray[np.float32]) -> ND
     ours, theirs = ours_BE.astype(np.float64), theirs_BE.astype(np.float64)
     lengths_B = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
     products_B = (ours * theirs).sum(axis=1)
-    return np.divide(products_B, lengths_B, out=np.zeros_like(products_B), where=lengths_B > 0)
+    return np.asarray(np.divide(products_B, lengths_B, out=np.zeros_like(products_B), where=lengths_B > 0))

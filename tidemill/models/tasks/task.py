@@ -132,6 +132,11 @@ class ModelTask(ABC):
         self.options: Any = self.Options() if options is None else options
 
     @property
+    def called(self) -> str:
+        """The task with the options that are not at their defaults: what was found of a model holds under these."""
+        return f"{self.pipeline_tag} {self.options.model_dump_json(exclude_defaults=True)}"
+
+    @property
     @abstractmethod
     def schema(self) -> pa.Schema:
         """The columns that `rows` returns.
