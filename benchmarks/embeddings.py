@@ -13,6 +13,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def search(home: Path, num_rows: int) -> None:
         table = ResultTable("notes", "drawn", (("id", "BIGINT"),), (("embedding", f"FLOAT[{SIZE}]"),), num_keys=1)
         lake.write(lambda cursor: begin(cursor, table), message="begin")
         for rows in drawn(num_rows):
-            lake.write(lambda cursor, rows=rows: insert_rows(cursor, table.name, rows), message="fill")
+            lake.write(partial(insert_rows, table=table.name, rows=rows), message="fill")
         cursor = lake.cursor()
         seconds = [timed(cursor, NEAREST) for _ in range(5)]
         print(f"the ten nearest of {num_rows:,} rows of {SIZE}, from Parquet files: {told_times(seconds)}", flush=True)

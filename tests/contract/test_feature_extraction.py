@@ -15,7 +15,7 @@ from tests.contract.embeddings import TEXTS, ask_tidemill, prepare
 from tests.embedders import ENCODERS, save_encoder
 from tidemill.checkpoints.loading import load_config
 from tidemill.encoding.pooling import Pooling
-from tidemill.errors import ConfigError, ModelError
+from tidemill.errors import InputError, ModelError
 from tidemill.models.tasks import find_task, task_options
 
 TASK = "feature-extraction"
@@ -108,7 +108,7 @@ def make(folder, **options):
 
 
 def test_without_a_pooling_the_four_are_named(bert):
-    with pytest.raises(ConfigError, match=r'pooling: "mean", "cls", "last_token" or "max" .*its card says'):
+    with pytest.raises(ModelError, match=r'pooling: "mean", "cls", "last_token" or "max" .*its card says'):
         make(bert)
 
 
@@ -123,13 +123,18 @@ def test_without_a_pooling_the_four_are_named(bert):
     ],
 )
 def test_options_that_do_not_fit_are_refused(bert, options, said):
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(InputError, match=said):
         make(bert, **options)
 
 
 def test_scores_of_classes_are_not_to_be_had(bert):
-    with pytest.raises(ConfigError, match=r"model\.all_scores = true is of classifications"):
+    with pytest.raises(ModelError, match=r"model\.all_scores = true is of classifications"):
         find_task(TASK)(load_config(bert), task_options(TASK, {"pooling": "mean"}), all_scores=True)
+
+
+def test_a_second_text_is_refused(bert):
+    with pytest.raises(ModelError, match=r"dataset\.text_pair gives a row two texts, and .* reads one\. Remove it"):
+        find_task(TASK)(load_config(bert), task_options(TASK, {"pooling": "mean"}), is_pair=True)
 
 
 def test_a_model_with_a_decoder_that_is_no_t5_is_refused(bert):

@@ -11,18 +11,19 @@ import pytest
 from tests.contract.embeddings import TEXTS, ask_tidemill, prepare
 from tests.embedders import ENCODERS, LEFT, NEW_MEAN, OLD_MEAN, save_embedder
 from tidemill.checkpoints.loading import load_config
-from tidemill.errors import ConfigError, ModelError
+from tidemill.errors import ModelError
 from tidemill.models.tasks import find_task, task_options
 
 TASK = "sentence-similarity"
+ANOTHER = {"word_embedding_dimension": 32}
 PROMPTS = {"prompts": {"query": "query: ", "document": "Represent:\n"}}
 WORDS = ["The Film", "A FILM to see twice", "Dull and loud"]
 FOLDERS = {
-    "joined, with a dense layer": {"pooling": {"pooling_mode": ["cls", "max"]}, "then": ()},
+    "joined": {"pooling": {**NEW_MEAN, "pooling_mode": ["cls", "max"]}, "then": ()},
     "dense": {"then": ("Dense", "Normalize")},
     "class names since 5.4": {"is_new": True},
-    "weighted by place": {"pooling": {"pooling_mode_weightedmean_tokens": True}},
-    "by the root of the length": {"pooling": {"pooling_mode_mean_sqrt_len_tokens": True}, "then": ()},
+    "weighted by place": {"pooling": {**ANOTHER, "pooling_mode_weightedmean_tokens": True}},
+    "by the root of the length": {"pooling": {**ANOTHER, "pooling_mode_mean_sqrt_len_tokens": True}, "then": ()},
     "as long as the model takes": {"transformer": {"max_seq_length": None}},
     "lower case": {"architecture": "roberta", "transformer": {"do_lower_case": True}},
     "a default prompt": {"settings": {**PROMPTS, "default_prompt_name": "query"}},
@@ -134,7 +135,7 @@ def test_the_length_of_texts_is_the_folders_and_at_most_the_models(tmp_path):
 def test_options_that_do_not_fit_the_folder_are_refused(tmp_path, options, said):
     folder = save_embedder(tmp_path, settings=PROMPTS)
 
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ModelError, match=said):
         make(folder, **options)
 
 

@@ -128,10 +128,11 @@ def test_a_saved_length_counts_where_the_pipeline_file_says_none(ranker):
     task = task_of(ranker, TASK, is_pair=True)
 
     saved = task.preparer(ranker, Reading(is_pair=True, model_max_length=64))
-    declared = task.preparer(ranker, Reading(is_pair=True, model_max_length=64, max_length=40))
+    given = task.preparer(ranker, Reading(is_pair=True, model_max_length=64, max_length=40))
 
     assert isinstance(saved, PairTokenizer)
-    assert (saved.max_length, declared.max_length) == (24, 40)
+    assert isinstance(given, PairTokenizer)
+    assert (saved.max_length, given.max_length) == (24, 40)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,8 @@ from tidemill.config import Pipeline
 from tidemill.errors import ModelError
 from tidemill.lake import Lake
 from tidemill.planning.plan import make_plan
+from tidemill.reports.compare import compare_versions
+from tidemill.reports.sample import sample
 from tidemill.results.promotion import promote
 
 TRICKY = ["", "naïve café 電影 😀😀 🇩🇪 don't", "the film the film", "Anna\nBob\tCarl"]
@@ -113,11 +116,35 @@ def test_long_texts_are_read_in_windows_by_every_strategy_without_being_kept(fol
     assert first != second
     assert {path: path.stat().st_mtime_ns for path in (folder / "store" / "tokens").iterdir()} == tokens
     with Lake(pipeline.lake) as lake:
+        compared = compare_versions(lake, "reviews", first, second)
         promote(lake, "reviews", second)
+    assert compared["differences"] == ["options: none → {'aggregation_strategy': 'max'}"]
+    assert compared["lists"]["entities"]["by"] == ["start", "end", "entity"]
+    # Labels of tokens are none of groups.
+    assert compared["lists"]["entities"]["agreement"] == 0 < compared["lists"]["entities"]["only_first"]
     for row in table_of(grouped).values():
         by_place = [(one["start"], one["end"]) for one in row["entities"]]
         assert by_place == sorted(by_place)
     assert problems_of(grouped) == []
+
+
+def test_a_pipeline_is_tried_on_a_few_rows(folder, model):
+    rows = sample(entities(folder, model), 3)
+
+    assert spans(rows) == by_pipeline(model, "simple", reviews(0, 3)["text"].to_pylist())
+
+
+def test_words_are_decoded_by_the_tokenizer_that_made_the_tokens(folder, model, tmp_path):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(model / name, weights / name)
+    pipeline = entities(folder, weights, tokenizer={"path": str(model)})
+
+    run(pipeline)
+
+    texts = [row["text"] for row in table_of(pipeline).values()]
+    assert spans(list(table_of(pipeline).values())) == by_pipeline(model, "simple", texts)
 
 
 def test_options_that_change_nothing_are_the_same_version(folder, model):

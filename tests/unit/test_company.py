@@ -214,6 +214,28 @@ def test_whatever_a_model_keeps_is_made_what_it_was(answer):
     assert (model.num_calls, model._num_calls, float(model.offset)) == (0, 0, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("kept", "change"),
+    [
+        ({"a"}, lambda kept: kept.add("b")),
+        (["a"], lambda kept: kept.append("b")),
+        ({"a": 1}, lambda kept: kept.clear()),
+    ],
+    ids=["set", "list", "dict"],
+)
+def test_a_collection_that_a_model_has_is_a_change_where_it_changes_and_else_none(kept, change):
+    """Configurations of rotary models have a set: such a model was computed in rows of equal length, and by torch."""
+    model = Odd(lambda model, logits: logits)
+    model.kept = kept
+    state = State(model)
+
+    assert not state.has_changed()
+    change(model.kept)
+    assert state.has_changed()
+    state.restore()
+    assert not state.has_changed()
+
+
 @pytest.mark.parametrize("constant", [0.0, 1_500.0])
 @pytest.mark.parametrize(("is_decoder", "is_rewritten"), [(False, True), (True, False)])
 def test_a_constant_in_the_logits_hides_no_wrong_part(constant, is_decoder, is_rewritten):

@@ -10,7 +10,7 @@ import torch
 
 from tests.embedders import NEW, OLD, save_dense, write_json
 from tidemill.checkpoints.embeddings.folder import Dense, Normalize, read_sentence_folder
-from tidemill.checkpoints.embeddings.modules import is_module_file, module_files, module_folders
+from tidemill.checkpoints.modules import is_module_file, module_files, module_folders
 from tidemill.errors import ModelError
 
 

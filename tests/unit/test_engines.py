@@ -234,7 +234,7 @@ def test_who_asked_for_openvino_is_refused_what_it_cannot_convert(folder, token_
     fails_to_convert(monkeypatch)
 
     with pytest.raises(ModelError, match=f'mystery.*"{way_out}"'):
-        load(folder, calibration=lambda: token_ids, **asked)
+        load(folder, calibration=lambda: prepared_rows(token_ids), **asked)
 
 
 def test_a_conversion_that_answers_otherwise_is_not_used(folder, monkeypatch):

@@ -22,12 +22,13 @@ from tidemill.encoding.offsets import OffsetTokenizer
 from tidemill.encoding.windowing import Windowing
 from tidemill.models.tasks.entities.answers import BEST, all_scores, best_labels, drift, same
 from tidemill.models.tasks.entities.finding import ENTITY, find_entities
+from tidemill.models.tasks.entities.grouping import Strategy
 from tidemill.models.tasks.entities.schemes import Scheme
 from tidemill.models.tasks.entities.tokens import Tokens
 from tidemill.models.tasks.entities.words import Vocabulary
 
 KINDS = ("wordpiece", "bpe", "unigram")
-STRATEGIES = ("none", "simple", "first", "average", "max")
+STRATEGIES: tuple[Strategy, ...] = ("none", "simple", "first", "average", "max")
 HARD = (
     "",
     " ",
@@ -319,24 +320,24 @@ def test_a_text_in_windows_has_the_entities_that_it_has_in_one(tmp_path, kind, s
         assert found.to_pylist() == expected
 
 
-def test_drift_is_of_what_is_shown_and_no_less_than_a_changed_label_cost():
+def test_drift_is_the_mean_of_what_is_shown_and_a_changed_label_costs_what_it_lost():
     is_shown = np.array([False, True, True])
 
     def items(*rows):
         return pa.array([[{"label": label, "score": score} for label, score in row] for row in rows], pa.list_(BEST))
 
-    mine = items([(0, 0.9), (1, 0.75)], [(0, 0.9)], [(1, 0.875), (0, 0.5)], [(0, 0.5)])
-    other = items([(0, 0.1), (1, 0.5)], [(0, 0.1)], [(2, 0.625), (0, 0.5)], [(0, 0.5)])
+    mine = items([(0, 0.9), (1, 0.75), (1, 1)], [(0, 0.9)], [(1, 0.875), (0, 0.5)], [(0, 0.5)])
+    other = items([(0, 0.1), (1, 0.5), (1, 1)], [(0, 0.1)], [(2, 0.625), (0, 0.5)], [(0, 0.5)])
 
-    assert drift(mine, other, is_shown).tolist() == [0.25, 0, 0.5, 0]
+    assert drift(mine, other, is_shown).tolist() == [0.125, 0, 0.5, 0]
     assert same(mine, other, is_shown).tolist() == [True, True, False, True]
 
 
-def test_drift_of_all_scores_is_their_largest_difference():
+def test_drift_of_all_scores_is_the_mean_of_each_tokens_largest_difference():
     kind = pa.list_(pa.list_(pa.float32(), 3))
     mine = pa.array([[[0.5, 0.25, 0.25], [0.75, 0.25, 0]], [[1, 0, 0]]], kind)
     other = pa.array([[[0.25, 0.5, 0.25], [0.75, 0.25, 0]], [[0.5, 0.5, 0]]], kind)
 
-    assert drift(mine, other, np.array([True, True, True])).tolist() == [0.25, 0.5]
+    assert drift(mine, other, np.array([True, True, True])).tolist() == [0.125, 0.5]
     assert drift(mine, other, np.array([False, True, True])).tolist() == [0.25, 0]
     assert same(mine, other, np.array([True, True, True])).tolist() == [False, True]

@@ -89,6 +89,12 @@ def test_a_models_repeated_linear_layers_are_in_int8_and_its_head_is_not(model):
     assert list(linear_layers(model)) == ["layers.0", "layers.1"]
 
 
+def test_a_head_that_is_made_of_several_layers_is_not_in_int8_either(model):
+    model.head = nn.Sequential(nn.ModuleList([nn.Linear(32, 32)]))
+
+    assert list(linear_layers(model)) == ["layers.0", "layers.1"]
+
+
 def test_weights_come_out_of_8_bits_within_half_a_step_and_zero_as_zero():
     weight_OI = np.random.default_rng(0).standard_normal((5, 40)).astype(np.float32)
     weight_OI[0] = np.abs(weight_OI[0])

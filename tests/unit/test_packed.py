@@ -9,7 +9,7 @@ import transformers
 from tests.checkpoints import TINY_SENTIMENT
 from tests.unit.test_encoders import by_sequence, model_of
 from tidemill.engines import encoders
-from tidemill.engines.packed import PackedEncoder
+from tidemill.engines.packed import PackedEncoder, check
 
 CPU = torch.device("cpu")
 
@@ -38,10 +38,23 @@ def answer(forward):
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
-def test_what_answers_as_with_padding_is_used(family):
-    forward = PackedEncoder(rewritten(model_of(family)), CPU, by_sequence)
+@pytest.mark.parametrize(
+    ("head", "shape"), [("classes", (2, 3)), ("classes of tokens", (2, 9, 3)), ("mean of tokens", (2, 32))]
+)
+def test_what_answers_as_with_padding_is_used(family, head, shape):
+    forward = PackedEncoder(rewritten(model_of(family, head)), CPU, by_sequence)
 
-    assert answer(forward).shape == (2, 3)
+    assert answer(forward).shape == shape
+
+
+def test_types_that_are_told_apart_otherwise_are_found_out():
+    encoder = rewritten(model_of("bert"))
+
+    def blind(ids_N, starts, types_N=None, *, longest):
+        return encoder.forward_packed(ids_N, starts, longest=longest, attend=by_sequence)
+
+    with pytest.raises(ArithmeticError, match="other answers"):
+        check(encoder, blind, CPU)
 
 
 def test_attention_over_the_ends_of_rows_is_found_out(encoder):

@@ -198,11 +198,14 @@ def test_a_giant_text_of_a_pair_gets_the_ids_of_the_whole(folders, oracles, monk
 
 def test_a_text_beside_many_others_is_tokenized_once(folders, monkeypatch):
     tokenizer = PairTokenizer.load(folders["bert", "right"])
-    told = []
+    told: list[int] = []
     encode_texts = tokenizer._texts.encode
-    monkeypatch.setattr(
-        tokenizer._texts, "encode", lambda texts, **of: told.append(len(texts)) or encode_texts(texts, **of)
-    )
+
+    def told_of(texts, **options):
+        told.append(len(texts))
+        return encode_texts(texts, **options)
+
+    monkeypatch.setattr(tokenizer._texts, "encode", told_of)
 
     encode(tokenizer, *(("a query", document) for document in reviews(20)))
 
@@ -211,7 +214,7 @@ def test_a_text_beside_many_others_is_tokenized_once(folders, monkeypatch):
 
 def test_progress_is_told_in_pairs_and_ends_with_all_of_them(folders, monkeypatch):
     monkeypatch.setattr(tokenization, "BYTES_AT_WORK", 600)
-    told = []
+    told: list[int] = []
 
     PairTokenizer.load(folders["bert", "right"]).encode(
         column(*["a query"] * 30), column(*reviews(30)), on_progress=told.append

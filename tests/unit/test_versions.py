@@ -78,8 +78,8 @@ def test_differences_name_what_windows_have():
 
 def test_what_a_pair_is_made_of_and_which_text_is_cut_is_part_of_the_version():
     others = [replace(PAIRS, text_pair=("a", "b")), replace(PAIRS, truncation="only_second"), SPEC]
-    swapped = replace(PAIRS, text=PAIRS.text_pair, text_pair=PAIRS.text)
-    joined = replace(SPEC, text=(*PAIRS.text, *PAIRS.text_pair))
+    swapped = replace(PAIRS, text=("reply",), text_pair=("text",))
+    joined = replace(SPEC, text=("text", "reply"))
 
     assert len({spec.version for spec in (PAIRS, swapped, joined, *others)}) == 6
     assert VersionSpec.from_json(json.loads(json.dumps(PAIRS.to_json()))) == PAIRS

@@ -15,8 +15,10 @@ from transformers import BertConfig
 from tests.checkpoints import NUM_POSITIONS, reviews, save_tokenizer
 from tidemill.encoding.pairs import PairTokenizer
 from tidemill.errors import ModelError
+from tidemill.models.tasks import Reading
 from tidemill.models.tasks.zero_shot_classification import (
     LabelPairs,
+    ZeroShotClassification,
     ZeroShotOptions,
     is_contrast,
     label_scores,
@@ -275,9 +277,91 @@ def test_what_names_token_shards_has_the_hypotheses_and_how_pairs_are_made(folde
 
 
 def test_progress_is_told_in_rows(folder):
-    told = []
+    told: list[int] = []
 
     label_pairs(folder).prepare(pa.table({"text": ["a film", "the end", "a film"]}), on_progress=told.append)
 
     assert told[-1] == 3
     assert told == sorted(told)
+
+
+def task(*names, **how):
+    options = ZeroShotOptions(**{"candidate_labels": LABELS, **how.pop("options", {})})
+    return ZeroShotClassification(named(*names), options, **how)
+
+
+NLI = ("contradiction", "neutral", "entailment")
+
+
+def test_a_model_that_is_no_classifier_is_refused():
+    config = named(*NLI)
+    config.architectures = ["BertForTokenClassification"]
+
+    with pytest.raises(ModelError, match=r"is a BertForTokenClassification, and .* needs a \.\.\.ForSequenceClassif"):
+        ZeroShotClassification(config, ZeroShotOptions(candidate_labels=LABELS))
+
+
+def test_the_task_is_not_done_without_labels_and_not_with_a_second_text_of_the_datasets():
+    with pytest.raises(ModelError, match=r"Set model\.options\.candidate_labels"):
+        ZeroShotClassification(named(*NLI))
+    with pytest.raises(ModelError, match=r"dataset\.text_pair gives a row two texts"):
+        task(*NLI, is_pair=True)
+
+
+def test_texts_are_not_read_in_windows(tmp_path):
+    with pytest.raises(ModelError, match='Set long_text to "truncate" or "quarantine"'):
+        task(*NLI).preparer(tmp_path, Reading(long_text="windows"))
+
+
+@pytest.mark.parametrize("options", [{"multi_label": True}, {"candidate_labels": ["sport"]}])
+def test_a_model_that_knows_entailment_alone_gives_no_score_against_contradiction(options):
+    with pytest.raises(ModelError, match="The model has no class beside entailment"):
+        task("entailment", options=options)
+
+    assert task("entailment").schema.names == ["label", "score"]
+
+
+def answered(task, *rows):
+    """Answers of label pairs with these logits of contradiction, neutral and entailment."""
+    return task.answers(np.array(rows, dtype=np.float32), np.full(len(rows), 9))
+
+
+@pytest.mark.parametrize("multi_label", [True, False])
+def test_rows_are_made_of_their_label_pairs_and_are_null_where_one_is_missing(multi_label):
+    made = task(*NLI, all_scores=True, options={"multi_label": multi_label})
+    pairs = answered(made, [0, 9, 1], [1, 9, 3], [2, 9, 2], [5, 9, 1], [1, 9, 0], [3, 9, 3])
+    answers = pa.ListArray.from_arrays(pa.array([0, 3, 3, 6]), pairs, mask=pa.array([False, True, False]))
+
+    rows, reasons = made.rows(answers, pa.table({"text": ["a", "b", "c"]}))
+
+    assert pairs.type == made.answer_type
+    assert rows.schema == made.schema
+    assert rows["label"].to_pylist() == ["politics", None, "music"]
+    first, missing, _ = rows["scores"].to_pylist()
+    expected = [1 / (1 + np.exp(-margin)) for margin in (1, 2, 0)] if multi_label else softmax_by_hand([1, 3, 2])
+    assert [label for label, _ in first] == LABELS
+    assert [score for _, score in first] == pytest.approx(expected)
+    assert rows["score"][0].as_py() == pytest.approx(max(expected))
+    assert missing is None
+    assert reasons.null_count == 3
+
+
+def test_drift_is_what_a_label_pair_moves_a_score_by():
+    ours, theirs = [[0, 9, 1], [0, 9, 1]], [[0, 9, 1], [0, 9, 3]]
+    share, each = task(*NLI), task(*NLI, options={"multi_label": True})
+
+    found = [made.drift(answered(made, *ours), answered(made, *theirs)).tolist() for made in (share, each)]
+
+    def score(logit):
+        return 1 / (1 + np.exp(-logit))
+
+    # Of two labels with one logit each has a half; one that is moved by 2 then has the first of these.
+    assert found == [pytest.approx([0, score(2) - score(0)]), pytest.approx([0, score(3) - score(1)])]
+
+
+def test_two_answers_say_the_same_where_both_entail_or_both_contradict():
+    made = task(*NLI)
+
+    same = made.same(answered(made, [0, 9, 1], [0, 9, 1]), answered(made, [2, 9, 3], [3, 9, 1]))
+
+    assert same.tolist() == [True, False]

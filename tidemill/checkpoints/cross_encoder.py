@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tidemill.checkpoints.embeddings.modules import MODULES, SETTINGS, TRANSFORMER_SETTINGS, named_modules
 from tidemill.checkpoints.files import read_json
+from tidemill.checkpoints.modules import MODULES, SETTINGS, TRANSFORMER_SETTINGS, named_modules
 from tidemill.errors import ModelError
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tidemill.checkpoints.embeddings.modules import module_files
 from tidemill.checkpoints.files import MODEL_FILES, first_names, matching, refuse_unapplied, refuse_weights
+from tidemill.checkpoints.modules import module_files
 from tidemill.errors import ModelError
 from tidemill.sources.hashes import stamp
 

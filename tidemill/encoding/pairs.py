@@ -283,8 +283,8 @@ class _Texts:
     def starts(self, kept_P: Indices, *, from_the_end: bool) -> Indices:
         """Where in `ids` what is kept of each pair's text begins."""
         if from_the_end:
-            stops_D = self._offsets_D[1:]
-            return np.append(stops_D, 0)[self._text_P] - kept_P
+            stops: Indices = np.append(self._offsets_D[1:], 0)[self._text_P]
+            return stops - kept_P
         # The last offset is that of a pair without the text.
         starts: Indices = self._offsets_D[self._text_P]
         return starts

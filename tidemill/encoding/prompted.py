@@ -28,7 +28,7 @@ class PromptedTokenizer(TextTokenizer):
             _lower(backend)
         self._prompt = prompt
         self._lead = _lead(backend, prompt) if prompt else []
-        self._encoded = backend.encode(prompt).ids if prompt else []
+        self._prompt_ids = backend.encode(prompt).ids if prompt else []
         super().__init__(backend, **options)
         if prompt:
             self.fingerprint = fingerprint(self.fingerprint, prompt)
@@ -41,7 +41,7 @@ class PromptedTokenizer(TextTokenizer):
     @property
     def num_prompt_tokens(self) -> int:
         """Tokens before the text's own, special ones included, as sentence-transformers counts them."""
-        return len(self._encoded) - min(1, len(self._suffix)) if self._prompt else 0
+        return len(self._prompt_ids) - min(1, len(self._suffix)) if self._prompt else 0
 
     def encode(
         self, texts: pa.Array | pa.ChunkedArray, *, on_progress: Callable[[int], None] = lambda num_rows: None
@@ -67,6 +67,7 @@ def _lower(backend: Tokenizer) -> None:
     from tokenizers.normalizers import Lowercase, Sequence
 
     own = backend.normalizer
-    steps = list(own) if isinstance(own, Sequence) else [own] if own is not None else []
+    parts: Any = own if isinstance(own, Sequence) else [] if own is None else [own]
+    steps = list(parts)
     if not any(isinstance(step, Lowercase) for step in steps):
         backend.normalizer = Sequence([Lowercase(), *steps])

@@ -81,11 +81,14 @@ def open_engine(
     *,
     load: Load,
     inference: options.Inference,
+    called: str = "",
     inputs: Collection[str] = (IDS, MASK),
     longest: int | None = None,
     calibration: Calibration | None = None,
 ) -> Engine:
     """The engine that `inference` means, with the model in `folder`, which `load` loads and which takes `inputs`.
+
+    `called` tells apart what is loaded of the same folder for several tasks, or under several options.
 
     `longest` is the most tokens of a row that the model takes or will be given, where that is known.
 
@@ -107,7 +110,7 @@ def open_engine(
     use_all_cpus()
     wants_openvino = _wants_openvino(inference, device)
     model: Any = load(dtype=torch.float32)
-    truth = _examined(folder, model, longest=longest, inputs=inputs)
+    truth = _examined(folder, model, called, longest=longest, inputs=inputs)
     encoder = rewrite(model, truth)
     is_rewritten = encoder is not None
     # An encoder answers alike in any company, or it would not be used.
@@ -160,10 +163,10 @@ _examinations: dict[tuple[object, ...], Truth] = {}
 """Of the models that this process opened last: the same one may be opened for several engines in turn."""
 
 
-def _examined(folder: str | Path, model: Any, *, longest: int | None, inputs: Collection[str]) -> Truth:
+def _examined(folder: str | Path, model: Any, called: str, *, longest: int | None, inputs: Collection[str]) -> Truth:
     from tidemill.engines.probing.truth import examine
 
-    key = (*folder_state(folder), type(model), *inputs, longest, model.config.get_text_config().pad_token_id)
+    key = (*folder_state(folder), called, type(model), *inputs, longest, model.config.get_text_config().pad_token_id)
     if (known := _examinations.get(key)) is not None:
         return known
     try:

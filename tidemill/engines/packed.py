@@ -1,6 +1,7 @@
 """Rows without padding: one behind the other, kept apart by torch's variable-length attention, in 16 bits.
 
-Shapes: B rows of a batch, T tokens of the longest, N tokens of all rows, C outputs.
+Shapes: B rows of a batch, T tokens of the longest, N tokens of all rows, C outputs; R rows of a check, or their tokens
+where each has outputs of its own.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ ROUNDING = 2**-7
 
 
 class Forward(Protocol):
-    """Logits BC; `starts` has B + 1 values, int32: where each row begins, and N."""
+    """As the encoder with padding; `starts` has B + 1 values, int32: where each row begins, and N."""
 
-    def __call__(self, ids_N: Tensor, starts: Tensor, *, longest: int) -> Tensor: ...
+    def __call__(self, ids_N: Tensor, starts: Tensor, types_N: Tensor | None = None, *, longest: int) -> Tensor: ...
 
 
 class PackedEncoder:
@@ -46,8 +47,8 @@ class PackedEncoder:
         self._encoder, self._attend = encoder, attend
         check(encoder, self, device)
 
-    def __call__(self, ids_N: Tensor, starts: Tensor, *, longest: int) -> Tensor:
-        return self._encoder.forward_packed(ids_N, starts, longest=longest, attend=self._attend)
+    def __call__(self, ids_N: Tensor, starts: Tensor, types_N: Tensor | None = None, *, longest: int) -> Tensor:
+        return self._encoder.forward_packed(ids_N, starts, types_N, longest=longest, attend=self._attend)
 
 
 def open_packed(model: Any, device: torch.device) -> PackedEncoder | None:
@@ -71,16 +72,22 @@ def check(encoder: Encoder, packed: Forward, device: torch.device) -> None:
     Raises:
         ArithmeticError: they have not.
     """
-    most = encoder.most_tokens
+    most, num_types = encoder.most_tokens, 0 if encoder.types is None else len(encoder.types)
     draw = torch.Generator().manual_seed(0)
     expected, answered = [], []
     with torch.inference_mode():
         for lengths in ((3, 2), (min(300, most), min(17, most), 1), (min(5, most),)):
-            ids_BT = torch.randint(0, len(encoder.words), (len(lengths), max(lengths)), generator=draw)
-            mask_BT = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
-            expected.append(encoder(ids_BT.to(device), mask_BT.to(device)).float())
+            shape = len(lengths), max(lengths)
+            ids_BT = torch.randint(0, len(encoder.words), shape, generator=draw).to(device)
+            types_BT = torch.randint(0, num_types, shape, generator=draw).to(device) if num_types else None
+            is_token_BT = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).to(device)
             starts = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32, device=device)
-            answered.append(packed(ids_BT[mask_BT.bool()].to(device), starts, longest=max(lengths)).float())
+            types_N = None if types_BT is None else types_BT[is_token_BT]
+            padded = encoder(ids_BT, is_token_BT.long(), types_BT).float()
+            without = packed(ids_BT[is_token_BT], starts, types_N, longest=max(lengths)).float()
+            # Of what has a value for each token, those of padding mean nothing.
+            expected.append(padded[is_token_BT] if padded.ndim == 3 else padded)
+            answered.append(without[is_token_BT] if padded.ndim == 3 else without)
         expected_RC = torch.cat(expected)
         spread = expected_RC.amax(dim=0) - expected_RC.amin(dim=0)
         bound = TOLERANCE * spread.max() + ROUNDING * expected_RC.abs().max()

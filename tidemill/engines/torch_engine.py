@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from tidemill.checkpoints.loading import silence
 from tidemill.encoding.batching import ANY_LENGTHS, Company
-from tidemill.encoding.items import IDS, MASK, Arrays, Outputs
+from tidemill.encoding.items import IDS, MASK, TYPES, Arrays, Outputs
 from tidemill.engines import Answer
 from tidemill.engines.devices import device_name
 from tidemill.engines.encoders import Encoder
@@ -153,16 +153,8 @@ class TorchEngine:
             sent = tuple(pinned.values())
             outputs = self._forward({name: each.to(self.device, non_blocking=True) for name, each in pinned.items()})
         else:
-            ids_BT, mask_BT = inputs[IDS], inputs.get(MASK)
-            lengths_B = np.full(len(ids_BT), ids_BT.shape[1]) if mask_BT is None else mask_BT.sum(axis=1)
-            ids_N = _pinned(ids_BT.ravel() if mask_BT is None else ids_BT[mask_BT.astype(bool)])
-            starts = _pinned(np.concatenate([[0], np.cumsum(lengths_B)]).astype(np.int32))
-            sent = (ids_N, starts)
-            outputs = self._packed(
-                ids_N.to(self.device, non_blocking=True),
-                starts.to(self.device, non_blocking=True),
-                longest=int(lengths_B.max()),
-            )
+            sent, longest = _without_padding(inputs)
+            outputs = self._packed(*(each.to(self.device, non_blocking=True) for each in sent), longest=longest)
         outputs = outputs.float()
         on_host = torch.empty(outputs.shape, dtype=torch.float32, pin_memory=True)
         on_host.copy_(outputs, non_blocking=True)
@@ -182,6 +174,16 @@ def _open_pool(num_streams: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(
         num_streams, thread_name_prefix="tidemill-torch", initializer=torch.set_num_threads, initargs=(num_threads,)
     )
+
+
+def _without_padding(inputs: Arrays) -> tuple[tuple[Tensor, ...], int]:
+    """Ids, starts of rows and, where there are some, types, in pinned memory; and how many tokens a row has at most."""
+    ids_BT, mask_BT = inputs[IDS], inputs.get(MASK)
+    lengths_B = np.full(len(ids_BT), ids_BT.shape[1]) if mask_BT is None else mask_BT.sum(axis=1)
+    tokens = [inputs[name] for name in (IDS, TYPES) if name in inputs]
+    ids_N, *types_N = (each.ravel() if mask_BT is None else each[mask_BT.astype(bool)] for each in tokens)
+    starts = np.concatenate([[0], np.cumsum(lengths_B)]).astype(np.int32)
+    return tuple(map(_pinned, (ids_N, starts, *types_N))), int(lengths_B.max())
 
 
 def _pinned(values: np.ndarray[Any, Any]) -> Tensor:

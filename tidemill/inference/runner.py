@@ -125,6 +125,7 @@ class ModelRunner:
             open_engine,
             folder,
             load=partial(found.load, folder, trust_remote_code=trust_remote_code, pad_token_id=pad_token_id),
+            called=found.called,
             inputs=found.inputs,
             longest=min((most for most in (max_positions(config), max_length) if most is not None), default=None),
             calibration=calibration,

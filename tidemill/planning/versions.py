@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from tidemill.checkpoints.embeddings.modules import MODULE_FILES, MODULES, is_module_file, module_files, module_folders
 from tidemill.checkpoints.files import (
     MODEL_FILES,
     files_read,
@@ -26,7 +25,9 @@ from tidemill.checkpoints.files import (
     refuse_unapplied_tokenizer,
     refuse_weights,
 )
+from tidemill.checkpoints.modules import MODULE_FILES, MODULES, is_module_file, module_files, module_folders
 from tidemill.config import Model, Pipeline, Tokenizer
+from tidemill.encoding.pooling import Pooling
 from tidemill.errors import ModelError, SourceUnavailable
 from tidemill.fingerprints import fingerprint
 from tidemill.places import is_hub_id, missing
@@ -89,8 +90,8 @@ class VersionSpec:
 
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> VersionSpec:
-        names = {key: tuple(facts[key]) for key in ("text", "text_pair") if key in facts}
-        return cls(**{**facts, **names})
+        pair = {"text_pair": tuple(facts["text_pair"])} if "text_pair" in facts else {}
+        return cls(**{**facts, "text": tuple(facts["text"]), **pair})
 
     @property
     def joined_text(self) -> JoinedText:
@@ -353,7 +354,7 @@ def result_schema(spec: VersionSpec) -> pa.Schema:
 
 
 def task_of(spec: VersionSpec, config: PretrainedConfig) -> ModelTask:
-    """The version's model task, which does not know how windows become a row.
+    """The version's model task, for what it says of itself; one that computes is the runner's.
 
     Raises:
         ModelError: no model of this configuration can do it.
@@ -362,8 +363,10 @@ def task_of(spec: VersionSpec, config: PretrainedConfig) -> ModelTask:
     from tidemill.models.tasks import find_task, task_options
 
     options = task_options(spec.task, spec.options or {})
+    # For what the task says of it: nothing is pooled by it, since no tokenizer was asked how many tokens are special.
+    pooling = None if spec.aggregate is None else Pooling(spec.aggregate, num_special=0)  # type: ignore[arg-type]
     is_pair = spec.text_pair is not None
-    return find_task(spec.task)(config, options, all_scores=spec.all_scores, is_pair=is_pair)
+    return find_task(spec.task)(config, options, all_scores=spec.all_scores, pooling=pooling, is_pair=is_pair)
 
 
 def _refuse_weights(spec: VersionSpec) -> None:

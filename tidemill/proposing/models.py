@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tidemill.checkpoints.embeddings.modules import MODULES, SETTINGS, TRANSFORMER_SETTINGS, module_folders
+from tidemill.checkpoints.modules import MODULES, SETTINGS, TRANSFORMER_SETTINGS, module_folders
 from tidemill.errors import ConfigError, ModelError, SourceUnavailable, TidemillError
 from tidemill.models.tasks import MODEL_TASKS, find_task, task_options
 from tidemill.planning.versions import NUM_WINDOWS

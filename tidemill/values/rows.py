@@ -344,7 +344,7 @@ def excerpt(value: object) -> str:
 def _reasons(texts: Mapping[str, pa.ChunkedArray], problems: Problems) -> pa.Array:
     """Why rows cannot be used: what is known of them, else which text is null."""
     reasons = pa.nulls(len(texts["text"]), pa.string())
-    for name, text in reversed(texts.items()):
+    for name, text in reversed([*texts.items()]):
         if text.null_count:
             reasons = pc.if_else(one_array(text.is_null()), pa.scalar(f"{name} is null"), reasons)
     if not problems:

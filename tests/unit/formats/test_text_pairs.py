@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
@@ -100,3 +102,17 @@ def test_the_size_of_a_slice_counts_both_texts():
     (pair,) = reader_of(encoded("a.parquet"), "a.parquet", pair=("b",)).slices(shard_bytes=2**20)
 
     assert pair.text_bytes > alone.text_bytes
+
+
+@pytest.mark.parametrize("path", ["a.parquet", "a.jsonl"])
+def test_both_texts_may_lie_within_one_column(path):
+    turns = [[{"says": "a question"}, {"says": "an answer"}], [{"says": "a question"}]]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"turns": turns}), sink)
+    lines = b"".join(json.dumps({"turns": each}).encode() + b"\n" for each in turns)
+    data = sink.getvalue().to_pybytes() if path.endswith(".parquet") else lines
+
+    rows = all_rows(data, path, text="turns[0].says", pair=("turns[1].says",))
+
+    assert [(row["text"], row["text_pair"]) for row in rows] == [("a question", "an answer"), (None, None)]
+    assert [row["reason"] for row in rows] == [None, "text_pair is null"]

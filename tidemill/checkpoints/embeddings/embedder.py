@@ -100,6 +100,11 @@ class Head(nn.Module):
         )
         self.truncate_dim, self.normalize = recipe.truncate_dim, recipe.normalize
 
+    @property
+    def reads_first_token(self) -> bool:
+        """Whether it reads that token alone, and answers the same where it is given no other."""
+        return self.pooling.modes == ("cls",) and not self.pooling.num_left_out
+
     def forward(self, hidden_BTH: Tensor, mask_BT: Tensor | None) -> Tensor:
         embedding_BE: Tensor = self.pooling(hidden_BTH.float(), mask_BT)
         for step in self.steps:
@@ -169,7 +174,9 @@ def load_embedder(
         pad_token_id=pad_token_id,
         unread=UNREAD,
     )
-    return Embedder(encoder, Head(recipe)).eval()
+    embedder = Embedder(encoder, Head(recipe))
+    embedder.eval()
+    return embedder
 
 
 def encoder_class(config: PretrainedConfig) -> str:

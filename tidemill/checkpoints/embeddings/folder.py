@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
-from tidemill.checkpoints.embeddings.modules import MODULES, SETTINGS, TRANSFORMER_SETTINGS, NamedModule, named_modules
 from tidemill.checkpoints.files import matching, read_json, refuse_weights
+from tidemill.checkpoints.modules import MODULES, SETTINGS, TRANSFORMER_SETTINGS, NamedModule, named_modules
 from tidemill.errors import ModelError
 
 KNOWN = ("Transformer", "Pooling", "Dense", "Normalize")
@@ -181,12 +181,13 @@ def _step(folder: Path, module: NamedModule) -> Dense | Normalize:
     facts = read_json(path)
     _refuse_of_tokens(path, facts)
     refuse_weights(matching(path.parent, ["*"]), str(path.parent))
-    sizes = [facts.get(name) for name in ("in_features", "out_features")]
-    if not all(map(_is_count, sizes)):
-        raise _wrong(path, "in_features, out_features", sizes, "two numbers of dimensions")
+    num_inputs, num_outputs = facts.get("in_features"), facts.get("out_features")
+    if not _is_count(num_inputs) or not _is_count(num_outputs):
+        raise _wrong(path, "in_features, out_features", (num_inputs, num_outputs), "two numbers of dimensions")
     return Dense(
         path.parent,
-        *sizes,
+        num_inputs=num_inputs,
+        num_outputs=num_outputs,
         has_bias=_flag(path, facts, "bias", default=True),
         activation=_activation(path, facts),
         is_residual=_flag(path, facts, "use_residual", default=False),
@@ -242,7 +243,7 @@ def _flag(path: Path | None, facts: Mapping[str, Any], name: str, *, default: bo
     return value
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 

@@ -66,6 +66,8 @@ def _is_alike(value: Any, kept: Any) -> bool:
         return value.keys() == kept.keys() and all(_is_alike(value[name], kept[name]) for name in kept)
     if isinstance(value, Tensor | nn.Module) or isinstance(kept, Tensor | nn.Module):
         return value is kept
+    if isinstance(value, set) and isinstance(kept, set):
+        return value == kept
     if isinstance(value, list | tuple) and type(value) is type(kept):
         return len(value) == len(kept) and all(map(_is_alike, value, kept))
     return value is kept or (isinstance(value, str | int | float) and type(value) is type(kept) and value == kept)

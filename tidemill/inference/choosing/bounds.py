@@ -194,7 +194,7 @@ class BoundedOpening:
 
     def _kept_as(self, dtype: str) -> str:
         device = device_name(resolve_device(self._declared.device))
-        state = folder_state(self._folder)
+        state = (*folder_state(self._folder), self._task.called)
         return f"refused-{fingerprint(RULES, *state, device, processor().fingerprint, *library_versions(), dtype)}"
 
 

@@ -21,7 +21,7 @@ from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import Outputs
 from tidemill.encoding.pooling import pooled
 from tidemill.encoding.prompted import PromptedTokenizer
-from tidemill.errors import ConfigError, ModelError
+from tidemill.errors import ModelError
 from tidemill.models.tasks.scores import values_of, vectors
 from tidemill.models.tasks.task import ModelTask, Preparer, Reading
 
@@ -62,7 +62,7 @@ class Embedding(ModelTask):
     def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         if self.all_scores:
-            raise ConfigError(
+            raise ModelError(
                 f'model.all_scores = true is of classifications, and model.task = "{self.pipeline_tag}" gives a vector '
                 "a text. Leave it out."
             )
@@ -153,7 +153,7 @@ class Embedding(ModelTask):
 
 def _one_long(vectors_RE: NDArray[np.float32]) -> NDArray[np.float32]:
     lengths_R1 = np.linalg.norm(vectors_RE, axis=1, keepdims=True)
-    return np.divide(vectors_RE, lengths_R1, out=vectors_RE.copy(), where=lengths_R1 > 0)
+    return np.asarray(np.divide(vectors_RE, lengths_R1, out=vectors_RE.copy(), where=lengths_R1 > 0))
 
 
 def _cosines(ours_BE: NDArray[np.float32], theirs_BE: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -161,4 +161,4 @@ def _cosines(ours_BE: NDArray[np.float32], theirs_BE: NDArray[np.float32]) -> ND
     ours, theirs = ours_BE.astype(np.float64), theirs_BE.astype(np.float64)
     lengths_B = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
     products_B = (ours * theirs).sum(axis=1)
-    return np.divide(products_B, lengths_B, out=np.zeros_like(products_B), where=lengths_B > 0)
+    return np.asarray(np.divide(products_B, lengths_B, out=np.zeros_like(products_B), where=lengths_B > 0))

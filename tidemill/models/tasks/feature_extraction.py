@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tidemill.checkpoints.embeddings.embedder import Recipe
-from tidemill.errors import ConfigError
+from tidemill.errors import ModelError
 from tidemill.models.tasks.embedding import Embedding
 
 _MODES = {"mean": "mean", "cls": "cls", "last_token": "lasttoken", "max": "max"}
@@ -15,13 +15,13 @@ class FeatureExtraction(Embedding):
     def _recipe(self) -> Recipe:
         options = self.options
         if options.prompt_name is not None:
-            raise ConfigError(
+            raise ModelError(
                 f'model.options.prompt_name = "{options.prompt_name}" is of a folder of sentence-transformers, and '
                 f'model.task = "{self.pipeline_tag}" reads none of its prompts. Give the text itself by '
                 'model.options.prompt, or set model.task = "sentence-similarity".'
             )
         if options.pooling is None:
-            raise ConfigError(
+            raise ModelError(
                 f'model.task = "{self.pipeline_tag}" needs model.options.pooling: "mean", "cls", "last_token" or "max" '
                 "as the model was trained, which its card says. A folder of sentence-transformers says it itself: for "
                 'one set model.task = "sentence-similarity".'

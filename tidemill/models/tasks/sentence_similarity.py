@@ -6,7 +6,7 @@ import difflib
 
 from tidemill.checkpoints.embeddings.embedder import Recipe, hidden_size
 from tidemill.checkpoints.embeddings.folder import SentenceFolder, read_sentence_folder
-from tidemill.errors import ConfigError, ModelError
+from tidemill.errors import ModelError
 from tidemill.models.tasks.embedding import Embedding
 
 
@@ -17,7 +17,7 @@ class SentenceSimilarity(Embedding):
     def _recipe(self) -> Recipe:
         options = self.options
         if options.pooling is not None:
-            raise ConfigError(
+            raise ModelError(
                 f'model.options.pooling = "{options.pooling}" is of bare encoders, and model.task = '
                 f'"{self.pipeline_tag}" pools as modules.json says. Leave it out, or set model.task = '
                 '"feature-extraction".'
@@ -45,7 +45,7 @@ class SentenceSimilarity(Embedding):
     def _prompt(self, found: SentenceFolder) -> str:
         options, known = self.options, found.prompts
         if options.prompt is not None and options.prompt_name is not None:
-            raise ConfigError(
+            raise ModelError(
                 "model.options.prompt and model.options.prompt_name each say what comes before a text. Leave one out."
             )
         if options.prompt is not None:
@@ -56,5 +56,5 @@ class SentenceSimilarity(Embedding):
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f'Did you mean "{near[0]}"?' if near else f"It has: {', '.join(known) or 'none'}."
-            raise ConfigError(f'model.options.prompt_name = "{name}" is no prompt of the model\'s. {hint}')
+            raise ModelError(f'model.options.prompt_name = "{name}" is no prompt of the model\'s. {hint}')
         return known[name]

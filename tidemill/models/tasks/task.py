@@ -123,13 +123,18 @@ class ModelTask(ABC):
         """
         if is_pair and not self.takes_pairs:
             raise ModelError(
-                f'model.task = "{self.pipeline_tag}" reads one text a row, and dataset.text_pair gives it two. Leave '
-                "that out, or choose another task."
+                f'dataset.text_pair gives a row two texts, and model.task = "{self.pipeline_tag}" reads one. Remove '
+                "it, or choose another task."
             )
         self.config, self.all_scores, self.pooling, self.is_pair = config, all_scores, pooling, is_pair
         if is_pair:
             self.inputs = pair_inputs(config)
         self.options: Any = self.Options() if options is None else options
+
+    @property
+    def called(self) -> str:
+        """The task with the options that are not at their defaults: what was found of a model holds under these."""
+        return f"{self.pipeline_tag} {self.options.model_dump_json(exclude_defaults=True)}"
 
     @property
     @abstractmethod

@@ -137,11 +137,6 @@ class TokenClassification(ModelTask):
                 "model.all_scores = true stores a score for each class of a text, and model.task = "
                 f'"{self.pipeline_tag}" has none. Set it to false; each entity has its own score.'
             )
-        if self.is_pair:
-            raise ModelError(
-                "dataset.text_pair is a second text for a model that compares two, and model.task = "
-                f'"{self.pipeline_tag}" reads one. Leave it out.'
-            )
         if self.pooling is not None and self.pooling.aggregate != "mean":
             raise ModelError(
                 f'tokenizer.aggregate = "{self.pooling.aggregate}" makes one score of the scores of windows, and with '

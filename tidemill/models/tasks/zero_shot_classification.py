@@ -24,12 +24,12 @@ from pydantic import Field, field_validator
 from tidemill.config import Section
 from tidemill.config.pipeline_file import shown
 from tidemill.encoding.batching import Indices
-from tidemill.encoding.items import IDS, MASK, TOKEN_IDS, TYPE_IDS, TYPES, Outputs
+from tidemill.encoding.items import TOKEN_IDS, TYPE_IDS, TYPES, Outputs
 from tidemill.encoding.pairs import PairTokenizer
 from tidemill.errors import ModelError
 from tidemill.fingerprints import fingerprint
 from tidemill.models.tasks.scores import Scores, score_maps, sigmoid, softmax, values_of, vectors
-from tidemill.models.tasks.task import Reading, no_reasons
+from tidemill.models.tasks.task import Reading, no_reasons, pair_inputs
 from tidemill.models.tasks.text_classification import TextClassification
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class ZeroShotOptions(Section):
-    candidate_labels: list[str] = Field(min_length=1)
+    candidate_labels: list[str] = Field(default=[], validate_default=True)
     """The labels that a row may get."""
     hypothesis_template: str = "This example is {}."
     """What the model is asked of a text and a label, with `{}` where the label goes."""
@@ -47,8 +47,9 @@ class ZeroShotOptions(Section):
     @field_validator("candidate_labels", mode="before")
     @classmethod
     def _several(cls, value: object) -> object:
-        if isinstance(value, str):
-            raise ValueError('is one text: give a list of labels, such as ["sport", "politics"]')
+        if isinstance(value, str) or value == []:
+            what = "one text" if value else "empty"
+            raise ValueError(f'is {what}: give a list of labels, such as ["sport", "politics"]')
         return value
 
     @field_validator("candidate_labels")
@@ -97,6 +98,7 @@ class ZeroShotClassification(TextClassification):
 
     pipeline_tag = "zero-shot-classification"
     Options = ZeroShotOptions
+    takes_pairs = False  # Its second texts are the hypotheses.
     tags_of_others = frozenset()
 
     def __init__(self, config: PretrainedConfig, options: ZeroShotOptions | None = None, **how: Any) -> None:
@@ -107,15 +109,9 @@ class ZeroShotClassification(TextClassification):
             )
         super().__init__(config, options, **how)
         self.is_regression = False
-        if takes_types(config):
-            self.inputs = (IDS, MASK, TYPES)
+        self.inputs = pair_inputs(config)
         self._relations = relations_of(config)
         self._is_contrast = is_contrast(len(options.candidate_labels), multi_label=options.multi_label)
-        if self.is_pair:
-            raise ModelError(
-                f'model.task = "{self.pipeline_tag}" puts each text beside hypotheses of its own, and '
-                "dataset.text_pair names another second text. Remove it."
-            )
         if self._is_contrast and self._relations.entailment == self._relations.contradiction:
             raise ModelError(
                 "The model has no class beside entailment, and the score of one label, or by multi_label, is of "
@@ -164,21 +160,18 @@ class ZeroShotClassification(TextClassification):
         return answered.take(pa.array(np.cumsum(~is_missing) - 1, mask=is_missing)), no_reasons(len(answers))
 
     def drift(self, ours: pa.Array, theirs: pa.Array) -> NDArray[np.float32]:
-        """How far a label's score is moved; where labels share 1, that of one which was even with the only other."""
+        """How far a label's score moves; where labels share 1, how far it does beside one other that was its equal."""
         (entailed, contradicted), (entailed_by_them, contradicted_by_them) = values_of(ours).T, values_of(theirs).T
         if self._is_contrast:
-            return np.abs(sigmoid(entailed - contradicted) - sigmoid(entailed_by_them - contradicted_by_them))
+            return np.asarray(
+                np.abs(sigmoid(entailed - contradicted) - sigmoid(entailed_by_them - contradicted_by_them))
+            )
         return np.asarray(np.abs(sigmoid(entailed - entailed_by_them) - 0.5))
 
     def same(self, ours: pa.Array, theirs: pa.Array) -> NDArray[np.bool_]:
         """Whether both say that a text entails its hypothesis, or that it contradicts it."""
         (entailed, contradicted), (entailed_by_them, contradicted_by_them) = values_of(ours).T, values_of(theirs).T
         return np.asarray((entailed > contradicted) == (entailed_by_them > contradicted_by_them))
-
-
-def takes_types(config: PretrainedConfig) -> bool:
-    """Whether the model tells the types of tokens apart."""
-    return int(getattr(config.get_text_config(), "type_vocab_size", 0) or 0) > 1
 
 
 class Relations(NamedTuple):
@@ -326,7 +319,7 @@ def label_scores(
     1 by their entailment. Where several of a row come to 1 in float32, the best is
     still the one with most evidence.
     """
-    evidence_RL = entailment_RL.astype(np.float64)
+    evidence_RL: NDArray[Any] = entailment_RL.astype(np.float64)
     if is_contrast:
         evidence_RL -= contradiction_RL
     scores_RL = sigmoid(evidence_RL) if is_contrast else softmax(evidence_RL)

@@ -38,7 +38,10 @@ def all_scores(logits_BTC: NDArray[np.float32], lengths: Indices) -> pa.ListArra
 
 
 def drift(ours: pa.ListArray, theirs: pa.ListArray, is_shown: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """The largest difference of a score in each item, of tokens that either gives a label that `is_shown`."""
+    """How far scores of tokens differ in each item, in the mean over those that either gives a label that `is_shown`.
+
+    A table shows many scores of a text, each by itself: one token between two labels says little of the others.
+    """
     (our_labels, our_scores), (their_labels, their_scores) = _best(ours), _best(theirs)
     if pa.types.is_fixed_size_list(ours.type.value_type):
         differences = np.abs(_vectors(ours) - _vectors(theirs)).max(axis=1)
@@ -47,9 +50,9 @@ def drift(ours: pa.ListArray, theirs: pa.ListArray, is_shown: NDArray[np.bool_])
         lost = np.where(our_labels == their_labels, 0, our_scores + their_scores - 1)
         differences = np.maximum(np.abs(our_scores - their_scores), lost)
     counts = is_shown[our_labels] | is_shown[their_labels]
-    largest = np.zeros(len(ours), dtype=np.float32)
-    np.maximum.at(largest, _items(ours)[counts], differences[counts])
-    return largest
+    items = _items(ours)[counts]
+    num_shown = np.maximum(np.bincount(items, minlength=len(ours)), 1)
+    return np.asarray(np.bincount(items, differences[counts], len(ours)) / num_shown, dtype=np.float32)
 
 
 def same(ours: pa.ListArray, theirs: pa.ListArray, is_shown: NDArray[np.bool_]) -> NDArray[np.bool_]:
