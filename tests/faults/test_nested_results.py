@@ -39,8 +39,10 @@ from tidemill.config import Pipeline
 from tidemill.lake import Lake
 from tidemill.planning.backfill_plan import Selection
 from tidemill.reports.compare import compare_versions
+from tidemill.reports.status import pipeline_status
 from tidemill.results.promotion import promote
 from tidemill.upkeep.forget import forget, preview
+from tidemill.upkeep.housekeeping import collect_garbage
 
 __all__ = ["toys"]
 
@@ -226,6 +228,22 @@ def test_of_a_changed_file_the_changed_row_is_computed_and_a_renamed_one_is_copi
     assert changed == {reviews(20, NUM_ROWS)["id"][CHANGED_ROW].as_py()}
     assert problems_of(done.pipeline) == []
     assert_same_tables(done.pipeline, done.fresh(tmp_path))
+
+
+def test_other_kept_columns_and_housekeeping_leave_the_answers_as_they_are(done):
+    before = by_id(done.pipeline)
+    [(num_shards,)] = query(done.pipeline.lake, "SELECT count(*) FROM _ledger")
+    other = pipeline_of(done.kind, done.folder, done.files, dataset={"shard_bytes": 900, "keep": ["rating"]})
+
+    result = run(other)
+    collect_garbage(other, dry_run=False)
+
+    assert (result.state, result.num_rewritten, result.num_tokens) == ("done", num_shards, 0)
+    for name, row in by_id(other).items():
+        assert row == {column: value for column, value in before[name].items() if column != "domain"}
+    assert problems_of(other) == []
+    told = pipeline_status(other)
+    assert (told["rows"], told["rows_quarantined"]) == (len(before), 1)
 
 
 @pytest.mark.parametrize("prepared", TOYS, indirect=True, ids=name_of)
