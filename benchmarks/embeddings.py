@@ -10,6 +10,7 @@ computes in float32; `CPU s` is what the process took, for a machine on which ot
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -48,6 +49,7 @@ def main() -> None:
     asked.add_argument("--corpora", default="reviews,emails")
     asked.add_argument("--rows", type=int, help="of each corpus; all unless given")
     asked.add_argument("--turns", type=int, default=2)
+    asked.add_argument("--contenders", default="", help="a pattern; all beside SentenceTransformer unless given")
     asked.add_argument("--device", default="cpu")
     asked.add_argument("--search", type=int, default=1_000_000, help="rows that are searched; 0 leaves it out")
     given = asked.parse_args()
@@ -55,18 +57,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-embeddings-") as folder:
         for name in given.corpora.split(",") if given.model else ():
             corpus = build(name, Path(folder, name), num_rows=given.rows)
-            compare(corpus, given.model, turns=given.turns, device=given.device)
+            compare(corpus, given.model, given.contenders, turns=given.turns, device=given.device)
         if given.search:
             search(Path(folder), given.search)
 
 
-def compare(corpus: Corpus, model: Path, *, turns: int, device: str) -> None:
+def compare(corpus: Corpus, model: Path, pattern: str, *, turns: int, device: str) -> None:
     print(f"{corpus.name}, {corpus.num_rows:,} rows", flush=True)
-    found: dict[str, list[dict[str, Any]]] = {label: [] for label in CONTENDERS}
+    first = next(iter(CONTENDERS))
+    asked = {label: how for label, how in CONTENDERS.items() if label == first or re.search(pattern, label)}
+    found: dict[str, list[dict[str, Any]]] = {label: [] for label in asked}
     for _ in range(turns):
-        for label, (kind, options) in CONTENDERS.items():
+        for label, (kind, options) in asked.items():
             found[label].append(take_turn(kind, options, corpus, model, device, corpus.folder / f"{label}.npy"))
-    expected, *others = CONTENDERS
+    expected, *others = asked
     best = {label: min(tried, key=lambda turn: turn.get("seconds", np.inf)) for label, tried in found.items()}
     for label in (expected, *others):
         print(told(label, best[label], best[expected], corpus), flush=True)

@@ -72,7 +72,7 @@ def test_a_bare_encoder_is_no_model_of_a_task_until_its_pooling_is_said(tmp_path
     folder = save_encoder(tmp_path / "model", "bert")
     with pytest.raises(ModelError, match=r"is BertModel, and no model task takes it as it is\. .*--task"):
         check_model(str(folder), None)
-    with pytest.raises(ConfigError, match=r"needs model\.options\.pooling"):
+    with pytest.raises(ModelError, match=r"needs model\.options\.pooling"):
         check_model(str(folder), "feature-extraction")
 
     for task in ("feature-extraction", None):
