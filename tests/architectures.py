@@ -68,9 +68,13 @@ _SIZES: tuple[tuple[str, Any], ...] = (
 """Settings by name, and what they are in a tiny model: the first that matches."""
 
 _OWN: dict[str, dict[str, Any]] = {
-    "axk1": {"head_dim": 4},
+    # Keys and values are made of one latent vector for each head: fewer of them take no padding.
+    "axk1": {"head_dim": 4, "num_key_value_heads": 4},
     "axk2": {"head_dim": 4, "num_key_value_heads": 4},
-    "deepseek_v3": {"head_dim": 4},
+    "deepseek_v2": {"num_key_value_heads": 4},
+    "deepseek_v3": {"head_dim": 4, "num_key_value_heads": 4},
+    "minicpm3": {"num_key_value_heads": 4},
+    "mistral4": {"num_key_value_heads": 4},
     "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}}},
     "esmc": {"num_key_value_heads": 4},
     "layoutlmv3": {"coordinate_size": 6, "shape_size": 4},
@@ -130,7 +134,7 @@ def save_tiny(name: str, folder: Path) -> Path:
     except NotMade:
         raise
     except Exception as e:  # each architecture has its own idea of which sizes go together
-        raise NotMade(f"{type(e).__name__}: {first_line(e)}") from e
+        raise NotMade(f"{type(e).__name__}: {first_line(e).partition('. ')[0]}") from e
     for parameter in model.parameters():
         # Biases and norms begin as zeros and ones, and would not show.
         if parameter.ndim == 1 and parameter.is_floating_point():

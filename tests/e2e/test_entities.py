@@ -37,9 +37,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(tmp_path: Path) -> Path:
     rows = reviews(0, 30)
     texts = [*rows["text"].to_pylist()[: -len(TRICKY) - 1], *TRICKY, None]
-    write_parquet(
-        tmp_path / "data" / "a.parquet", rows.set_column(rows.schema.get_field_index("text"), "text", [texts])
-    )
+    rows = rows.set_column(rows.schema.get_field_index("text"), "text", [texts])
+    write_parquet(tmp_path / "data" / "a.parquet", rows, row_group_size=10)
     return tmp_path
 
 
@@ -69,12 +68,14 @@ def spans(rows: list[dict[str, Any]]) -> list[list[tuple[str, int, int]]]:
 
 
 def test_the_table_has_the_pipelines_entities_and_sql_cuts_them_out_of_the_text(folder, model):
-    pipeline = entities(folder, model)
+    pipeline = entities(folder, model, dataset={"keep": ["text"], "shard_bytes": 1200})
 
     run(pipeline)
 
     rows = list(table_of(pipeline).values())
     assert len(rows) == 29
+    [(num_shards,)] = query(pipeline.lake, "SELECT count(*) FROM _ledger")
+    assert 1 < num_shards < 10
     assert spans(rows) == by_pipeline(model, "simple", [row["text"] for row in rows])
     assert [list(row)[-3:] for row in rows] == [["entities", "num_tokens", "truncated"]] * 29
     kind = query(pipeline.lake, "SELECT DISTINCT typeof(entities) FROM reviews")

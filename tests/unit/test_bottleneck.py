@@ -12,6 +12,7 @@ import pytest
 from tests.told_engines import OV32, Clock, Engine
 from tidemill.config import Inference
 from tidemill.encoding.batching import ANY_LENGTHS, EQUAL_LENGTHS, ONE_ROW
+from tidemill.encoding.items import prepared_rows
 from tidemill.reports import bottleneck
 
 INSTALL = 'On a CPU OpenVINO is often faster: pip install "tidemill[openvino]".'
@@ -53,7 +54,8 @@ def test_the_bare_engine_is_given_rows_that_may_share_a_batch(company, num_batch
     engine.company = company
     runner: Any = SimpleNamespace(engine=engine, token_budget=64)
 
-    bottleneck._bare_loop(runner, pa.array([[5, 6], [7, 8], [5, 6, 7]], pa.list_(pa.int32())), Inference())
+    rows = prepared_rows(pa.array([[5, 6], [7, 8], [5, 6, 7]], pa.list_(pa.int32())))
+    bottleneck._bare_loop(runner, rows, Inference())
 
     assert engine.num_batches == num_batches
 

@@ -15,6 +15,7 @@ from tidemill.config import Inference
 from tidemill.encoding.items import prepared_rows
 from tidemill.errors import ModelError
 from tidemill.inference.choosing.bounds import BoundedOpening
+from tidemill.models.tasks.feature_extraction import FeatureExtraction
 from tidemill.models.tasks.text_classification import TextClassification
 
 VOCABULARY = 90
@@ -57,14 +58,14 @@ class Model:
         return SimpleNamespace(result=lambda: logits_1C)
 
 
-def opening_of(model, folder, rows=None, **head):
+def opening_of(model, folder, rows=None, task=TextClassification, options=None, **head):
     rows = [[length % 7 + 1] * length for length in LENGTHS] if rows is None else rows
     config = transformers.BertConfig(vocab_size=VOCABULARY, max_position_embeddings=64, **{"num_labels": 2, **head})
     return BoundedOpening(
         model,
         folder=folder,
         config=config,
-        task=TextClassification(config),
+        task=task(config, options),
         declared=DECLARED,
         sample=lambda: prepared_rows(pa.array(rows, pa.list_(pa.int32()))),
     )
@@ -173,6 +174,20 @@ def test_what_is_refused_is_remembered_until_the_model_is_another(tmp_path):
 
     (folder / "config.json").write_text("{}")
     assert opening_of(Model(), folder).refused == {}
+
+
+def test_what_is_refused_for_a_task_says_nothing_of_another_on_the_same_weights(tmp_path):
+    def embedding(pooling):
+        options = FeatureExtraction.Options(pooling=pooling)
+        sizes = {"hidden_size": 2, "num_attention_heads": 1}
+        return opening_of(Model(-9.0), tmp_path, task=FeatureExtraction, options=options, **sizes)
+
+    opening_of(Model(-9.0), tmp_path)(inference=DECLARED)
+    assert embedding("mean").refused == {}
+
+    embedding("mean")(inference=DECLARED)
+    assert set(embedding("mean").refused) == {"bfloat16"}
+    assert embedding("cls").refused == {}
 
 
 @pytest.mark.parametrize("damaged", ["", "[]", "{}", '{"why": 5}', "null"])

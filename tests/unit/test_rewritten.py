@@ -24,6 +24,7 @@ def opened(tmp_path):
         return open_engine(
             tmp_path,
             load=lambda dtype: model_of("bert", head).to(dtype),
+            called=head,
             inference=Inference(device="cpu", **inference),
             inputs=inputs,
             longest=40,
@@ -92,3 +93,9 @@ def test_int8_computes_the_layers_of_a_rewritten_model_whatever_its_head_reads(o
 
 def is_constant(node):
     return node.get_type_name() == "Constant"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_heads_on_the_same_weights_are_told_apart_in_one_process(opened, dtype):
+    for head in ("mean of tokens", "first token", "first and last token", "mean of tokens"):
+        compare(opened(head, engine="openvino", dtype=dtype), head, (9, 4), tolerance=0.1)

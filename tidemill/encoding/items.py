@@ -67,6 +67,11 @@ class Items:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def num_places(self) -> int:
+        """Items that rows have, those that are the same as often as they are there."""
+        return int((self.item_of_place >= 0).sum())
+
     def with_ids_from(self, vocabulary_size: int) -> Iterator[tuple[int, int]]:
         """Items that hold a token id of `vocabulary_size` or more, each with its largest id."""
         if self.values.max(initial=0) < vocabulary_size:

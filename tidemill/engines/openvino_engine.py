@@ -299,7 +299,8 @@ def _smoothed(
     items = Items.of(calibration(), deduplicate=False)
     batches = [items.collate(np.array([i]), pad_id=0) for i in range(min(len(items), NUM_TEXTS))]
     rows = [{name: values.tolist() for name, values in batch.items()} for batch in batches]
-    made_by = fingerprint(identity, rows, is_rewritten, torch.__version__)
+    # Where the last layer is computed for the first token alone, it sees less than for all of them.
+    made_by = fingerprint(identity, rows, is_rewritten, getattr(model, "reads_first_token", None), torch.__version__)
     smooth, names = smoothed(model, batches, kept_as=f"int8-{made_by}")
     if not names:
         raise CannotConvert("it has no linear layers that int8 could compute")

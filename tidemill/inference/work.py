@@ -17,12 +17,14 @@ from tidemill.progress import StageProgress
 
 @dataclass
 class Stats:
-    """`num_tokens` were computed, each distinct row or window once; `num_padded_tokens` is what the device saw.
+    """`num_items` are of rows that have tokens, and `num_distinct` of these are computed: `num_tokens`, while
+    `num_padded_tokens` is what the device saw.
 
     `num_in_float32` of the distinct were computed by torch in float32, for the engine gave no number.
     """
 
     num_rows: int = 0
+    num_items: int = 0
     num_distinct: int = 0
     num_tokens: int = 0
     num_padded_tokens: int = 0
@@ -87,7 +89,8 @@ class Work:
     @classmethod
     def on(cls, prepared: pa.Table, *, deduplicate: bool) -> Work:
         items = Items.of(prepared, deduplicate=deduplicate)
-        return cls(prepared, items, Stats(num_rows=prepared.num_rows, num_distinct=len(items)))
+        stats = Stats(num_rows=prepared.num_rows, num_items=items.num_places, num_distinct=len(items))
+        return cls(prepared, items, stats)
 
     def is_alone(self, batch: Indices) -> bool:
         return len(batch) == 1 and int(batch[0]) in self.alone

@@ -101,7 +101,7 @@ def find_bottleneck(pipeline: Pipeline, *, num_rows: int) -> dict[str, Any]:
         "stages": [asdict(each) for each in stages],
         "bare_engine_seconds": bare_seconds,
         "padding": padding,
-        "duplicates": 1 - predictions.stats.num_distinct / max(1, predictions.stats.num_rows),
+        "duplicates": 1 - predictions.stats.num_distinct / max(1, predictions.stats.num_items),
         "whole": whole,
         "ratio_to_bare_engine": whole["seconds"] / bare_seconds,
         "bottleneck": slowest.stage,
