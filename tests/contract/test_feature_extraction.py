@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import functools
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from tests.checkpoints import NUM_POSITIONS, reviews
 from tests.contract.embeddings import TEXTS, ask_tidemill, prepare
 from tests.embedders import ENCODERS, save_encoder
 from tidemill.checkpoints.loading import load_config
+from tidemill.config import Inference
 from tidemill.encoding.pooling import Pooling
 from tidemill.errors import InputError, ModelError
+from tidemill.inference.runner import ModelRunner
 from tidemill.models.tasks import find_task, task_options
 
 TASK = "feature-extraction"
@@ -163,6 +168,20 @@ def test_a_zero_vector_goes_to_quarantine_and_takes_no_other_row_with_it(bert):
 
     assert rows["embedding"].is_valid().to_pylist() == [True, False, False, True]
     assert reasons.to_pylist() == [None, "the embedding is zero, which no other can be compared with", None, None]
+
+
+def test_a_row_without_numbers_goes_to_quarantine_and_takes_no_other_row_with_it(bert, tmp_path):
+    folder = Path(shutil.copytree(bert, tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"][7] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    inference = Inference(device="cpu", engine="torch", dtype="float32", token_budget=512)
+    runner = ModelRunner.load(folder, task=TASK, inference=inference, task_options={"pooling": "mean"})
+
+    found = runner.predict(pa.table({"token_ids": [[2, 5, 3], [2, 7, 9, 3], [2, 9, 3]]}))
+
+    assert found.reason.to_pylist() == [None, "the model returned NaN", None]
+    assert found.columns["embedding"].is_valid().to_pylist() == [True, False, True]
 
 
 def test_drift_is_how_far_a_cosine_is_from_one(bert):
