@@ -18,7 +18,7 @@ BERLIN = {"entity": "LOC", "score": 0.5, "word": "Berlin", "start": 14, "end": 2
 
 
 class Pairs:
-    """Answers of two versions, row by row, as `compare` names them."""
+    """Answers of two versions, row by row, as `compare` names them, with kept columns of short names."""
 
     def __init__(self, kind: str, rows: Sequence[tuple[Any, Any]], comparison: Comparison | None = None) -> None:
         found = comparison or comparison_of(kind)
@@ -26,10 +26,11 @@ class Pairs:
         self.comparison, self.pair, self._rows = found, Pair("x", kind), rows
         self.cursor = duckdb.connect()
         self.cursor.execute(
-            f'CREATE TABLE rows_of_both ("a.x" {kind}, "b.x" {kind}, _shard_id VARCHAR, _row_number BIGINT)'
+            f'CREATE TABLE rows_of_both ("a.x" {kind}, "b.x" {kind}, _shard_id VARCHAR, _row_number BIGINT, '
+            "x INTEGER, key INTEGER, element INTEGER)"
         )
         for number, (first, second) in enumerate(rows):
-            self.cursor.execute("INSERT INTO rows_of_both VALUES (?, ?, 's', ?)", [first, second, number])
+            self.cursor.execute("INSERT INTO rows_of_both VALUES (?, ?, 's', ?, 1, 1, 1)", [first, second, number])
         derived = [f"{sql} AS {self.pair.derived(name)}" for name, sql in found.derived(self.pair).items()]
         self.cursor.execute(f"CREATE TEMP VIEW pairs AS SELECT {', '.join(['*', *derived])} FROM rows_of_both")
 

@@ -49,10 +49,10 @@ COLUMNS = [(name, shown_type(kind)) for name, kind in zip(RESULTS.column_names, 
 def cursor() -> Iterator[Any]:
     """Rows of two shards, as a check finds them."""
     with duckdb.connect() as cursor:
-        rows = RESULTS.append_column("text", KEPT["text"])
+        rows = RESULTS.append_column("text", KEPT["text"]).append_column("x", KEPT["text"])
         cursor.register("rows", rows.append_column("shard_id", pa.array(["s", "s", "t"])))
         columns = ", ".join(f"{name}::{kept_as(kind)} AS {name}" for name, kind in COLUMNS)
-        cursor.execute(f"CREATE TABLE results AS SELECT text, shard_id, {columns} FROM rows")
+        cursor.execute(f"CREATE TABLE results AS SELECT text, x, shard_id, {columns} FROM rows")
         yield cursor
 
 

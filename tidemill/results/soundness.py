@@ -20,7 +20,7 @@ from tidemill.lake.tables import fields_in, identifier
 FLOATS = frozenset({"float", "double"})
 INTEGERS = frozenset({"integer", "bigint"})
 ELEMENT = "_element"
-"""What lambdas call an element of a list: as no column is called."""
+"""What lambdas call an element: DuckDB takes `x.start` for a field of a column x, if there is one."""
 
 
 def unsound_values(

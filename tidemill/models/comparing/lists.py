@@ -12,6 +12,8 @@ from tidemill.models.comparing.comparison import Comparison, Pair
 from tidemill.models.comparing.scores import Scores
 
 FLOATS = frozenset({"float", "double"})
+ELEMENT = "_element"
+"""What lambdas call an element: DuckDB takes `x.start` for a field of a column x, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class Lists(Comparison):
         sides = [pair.first, pair.second]
         return {
             f"only_{name}": (
-                f"list_filter({sides[i]}, lambda x: NOT list_contains({keys[1 - i]}, {self._key(pair, 'x')}))"
+                f"list_filter({sides[i]}, lambda {ELEMENT}: "
+                f"NOT list_contains({keys[1 - i]}, {self._key(pair, ELEMENT)}))"
             )
             for i, name in enumerate(("first", "second"))
         }
@@ -106,7 +109,7 @@ class Lists(Comparison):
 
     def _keys(self, pair: Pair, side: str) -> str:
         """SQL: what the elements of a side are known by; of no list there are none."""
-        return f"coalesce(list_transform({side}, lambda x: {self._key(pair, 'x')}), [])"
+        return f"coalesce(list_transform({side}, lambda {ELEMENT}: {self._key(pair, ELEMENT)}), [])"
 
     def _key(self, pair: Pair, element: str) -> str:
         by = self._by(pair)
