@@ -20,7 +20,6 @@ from prefect.events import emit_event
 from prefect.states import AwaitingRetry, Cancelled, Completed, Failed
 
 from tidemill.config import Pipeline, load_pipeline, pipeline_of
-from tidemill.config.pipeline_file import overridden
 from tidemill.errors import ConfigError, RunFailed, Stopped, counted
 from tidemill.flows.artifacts import Artifacts
 from tidemill.flows.due import name_scheduled
@@ -32,6 +31,7 @@ from tidemill.flows.webhooks import with_webhook
 from tidemill.lake import Lake, catalog_exists
 from tidemill.lake.runs import finished_at, last_fresh
 from tidemill.masking import message_of
+from tidemill.pipeline_file import overridden
 from tidemill.progress import Progress
 from tidemill.reports.alerts import Kind, alert, recovery, staleness
 from tidemill.running.recording import RunResult

@@ -25,8 +25,8 @@ from tests.pipelines import MODEL, ROOT, make_pipeline, reviews, write_parquet
 from tidemill.api.facts import Facts
 from tidemill.api.progress import Line, in_notebook, shown_progress
 from tidemill.api.result import Result
-from tidemill.config.pipeline_file import Overrides
 from tidemill.errors import ConfigError, LakeError, PlaceUnusable, TidemillError
+from tidemill.pipeline_file import Overrides
 from tidemill.progress import Expected, Quiet
 
 FUNCTIONS = ("plan", "run", "sql", "status", "verify")

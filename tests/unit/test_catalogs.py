@@ -12,12 +12,12 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from tidemill import config
-from tidemill.config.pipeline_file import lake_to_read, named_catalog
 from tidemill.errors import ConfigError, InputError, LakeError, LakeLocked
 from tidemill.lake import Lake, catalog_exists, ensure_system_tables
 from tidemill.lake.ducklake import catalog as lake_catalog
 from tidemill.lake.ducklake.claims import open_claims
 from tidemill.lake.ducklake.data import DataFolder
+from tidemill.pipeline_file import lake_to_read, named_catalog
 from tidemill.places import catalog_with_options, settled_catalog
 from tidemill.upkeep.housekeeping import impatient
 

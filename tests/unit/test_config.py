@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tidemill.config import Pipeline, known_keys, load_pipeline
-from tidemill.config.pipeline_file import SECTIONS, lake_to_read, read_file
 from tidemill.errors import ConfigError
+from tidemill.pipeline_file import SECTIONS, lake_to_read, read_file
 
 MINIMAL = '[dataset]\npath = "a"\ntext = "text"\n[model]\npath = "m"\n'
 

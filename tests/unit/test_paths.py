@@ -10,9 +10,9 @@ import pytest
 
 from tests.pipelines import MODEL
 from tidemill.config import SETTLED, Pipeline, load_pipeline
-from tidemill.config.pipeline_file import lake_to_read, read_file
 from tidemill.errors import ConfigError, DatasetError, InputError, ModelError
 from tidemill.flows.wanted import resolve
+from tidemill.pipeline_file import lake_to_read, read_file
 from tidemill.planning.plan import Plan, make_plan
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tidemill.api.facts import Facts
-from tidemill.config.pipeline_file import Overrides
 from tidemill.errors import LakeError, PlaceUnusable
+from tidemill.pipeline_file import Overrides
 
 if TYPE_CHECKING:
     from tidemill.api.result import Result

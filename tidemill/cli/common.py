@@ -90,7 +90,7 @@ def load(path: str, overrides: list[str] | None) -> Pipeline:
 
 def lake_spec(source: str, overrides: list[str] | None) -> Any:
     from tidemill import config
-    from tidemill.config.pipeline_file import named_catalog
+    from tidemill.pipeline_file import named_catalog
 
     if source.endswith(".toml"):
         return load(source, overrides).lake

@@ -48,8 +48,8 @@ def init(
     ] = None,
 ) -> None:
     """Look at a source, and write a pipeline file for it that runs. No file is overwritten."""
-    from tidemill.config.pipeline_file import overridden
     from tidemill.errors import ConfigError
+    from tidemill.pipeline_file import overridden
     from tidemill.proposing.proposal import check_proposal, name_of, pipeline_name, propose
     from tidemill.proposing.writing import pipeline_file, publish
 

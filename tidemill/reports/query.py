@@ -9,7 +9,7 @@ from typing import Any
 
 import _duckdb as duckdb  # As tidemill.lake.ducklake.connection does.
 
-from tidemill.config import pipeline_file
+from tidemill import pipeline_file
 from tidemill.errors import ConfigError, InputError
 from tidemill.lake.ducklake.catalog import LakeSpec
 from tidemill.lake.ducklake.connection import Cursor, Lake

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from tidemill.config import Section
-from tidemill.config.pipeline_file import shown
 from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import TOKEN_IDS, TYPE_IDS, TYPES, Outputs
 from tidemill.encoding.pairs import PairTokenizer
@@ -31,6 +30,7 @@ from tidemill.fingerprints import fingerprint
 from tidemill.models.tasks.scores import Scores, score_maps, sigmoid, softmax, values_of, vectors
 from tidemill.models.tasks.task import Reading, no_reasons, pair_inputs
 from tidemill.models.tasks.text_classification import TextClassification
+from tidemill.pipeline_file import shown
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
