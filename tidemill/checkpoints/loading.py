@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -216,15 +217,20 @@ def _meaning(error: BaseException) -> str:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Transformers says on standard error what only its developers can act on."""
+    """Transformers says on standard error what only its developers can act on.
+
+    What it imports for some architectures raises the level of the root logger, which is everybody's: that is undone.
+    """
     from transformers.utils import logging
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    root = getLogger()
+    level, verbosity, bars = root.level, logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
+        root.setLevel(level)
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
