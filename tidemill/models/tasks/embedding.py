@@ -100,17 +100,7 @@ class Embedding(ModelTask):
             reading = replace(reading, max_length=self.max_length if bound is None else min(self.max_length, bound))
         if not self.prompt and not self.lower_case:
             return super().preparer(folder, reading)
-        return PromptedTokenizer.load(
-            folder,
-            prompt=self.prompt,
-            lower_case=self.lower_case,
-            max_length=reading.max_length,
-            long_text=reading.long_text,
-            overlap=reading.overlap,
-            model_max_length=reading.model_max_length,
-            usual_length=reading.usual_length,
-            trust_remote_code=reading.trust_remote_code,
-        )
+        return PromptedTokenizer.load(folder, prompt=self.prompt, lower_case=self.lower_case, **reading.of_texts)
 
     def answers(self, outputs: Outputs, lengths: Indices) -> pa.Array:
         if outputs.shape[1] != self.size:

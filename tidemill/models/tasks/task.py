@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tidemill.checkpoints.loading import load_weights
 from tidemill.config import LongText, Section, Truncation
 from tidemill.encoding.items import IDS, MASK, TYPES, Outputs
 from tidemill.encoding.pooling import Pooling
@@ -78,15 +79,23 @@ class Reading:
     usual_length: int | None = None
     trust_remote_code: bool = False
 
+    @property
+    def of_texts(self) -> dict[str, Any]:
+        """What a tokenizer of single texts is loaded with."""
+        names = ("max_length", "long_text", "overlap", "model_max_length", "usual_length", "trust_remote_code")
+        return {name: getattr(self, name) for name in names}
+
 
 class ModelTask(ABC):
     """What a model of one configuration does, under one set of options. A task is a module of this package.
 
-    `pipeline_tag` is the Hub's name of the task. A model is given `inputs`, and answers BC, or BTC where it answers
-    `per_token`. What `is_regression` answers values of any size, and not probabilities.
+    `pipeline_tag` is the Hub's name of the task. A model is given `inputs`, and answers BC, or BTC where each token has
+    an answer of its own. What `is_regression` answers values of any size, and not probabilities.
     """
 
     pipeline_tag: ClassVar[str]
+    auto_class: ClassVar[str]
+    """The class of Transformers that loads its models; of a task that loads them otherwise there is none."""
     Options: ClassVar[type[Section]] = NoOptions
     """`[model.options]`. What is not at its default is part of the version."""
 
@@ -102,7 +111,6 @@ class ModelTask(ABC):
     comparisons: ClassVar[Mapping[str, Comparison]] = {}
     """How `compare` holds two versions' answers in a result column against each other, where its type does not say."""
 
-    per_token: bool = False
     is_regression: bool = False
     inputs: tuple[str, ...] = (IDS, MASK)
 
@@ -150,7 +158,6 @@ class ModelTask(ABC):
     def answer_type(self) -> pa.DataType:
         """The type of what `answers` returns."""
 
-    @abstractmethod
     def load(
         self, folder: str | Path, *, dtype: torch.dtype, trust_remote_code: bool, pad_token_id: int | None = None
     ) -> torch.nn.Module:
@@ -161,6 +168,14 @@ class ModelTask(ABC):
         Raises:
             ModelError: the folder's weights are missing, or are not of the task.
         """
+        model: torch.nn.Module = load_weights(
+            self.auto_class,
+            folder,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            pad_token_id=pad_token_id,
+        )
+        return model
 
     def preparer(self, folder: str | Path, reading: Reading) -> Preparer:
         """Of the tokenizer in `folder`, for texts or for pairs of them.
@@ -172,15 +187,7 @@ class ModelTask(ABC):
             return self._pair_preparer(folder, reading)
         from tidemill.encoding.tokenizer import TextTokenizer
 
-        return TextTokenizer.load(
-            folder,
-            max_length=reading.max_length,
-            long_text=reading.long_text,
-            overlap=reading.overlap,
-            model_max_length=reading.model_max_length,
-            usual_length=reading.usual_length,
-            trust_remote_code=reading.trust_remote_code,
-        )
+        return TextTokenizer.load(folder, **reading.of_texts)
 
     def _pair_preparer(self, folder: str | Path, reading: Reading) -> Preparer:
         from tidemill.encoding.pairs import PairTokenizer

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tidemill.checkpoints.loading import load_weights
 from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import Outputs
 from tidemill.encoding.pooling import pooled
@@ -18,7 +16,6 @@ from tidemill.models.tasks.scores import Scores, labels_of, score_maps, sigmoid,
 from tidemill.models.tasks.task import ModelTask, no_reasons
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PretrainedConfig
 
 
@@ -26,6 +23,7 @@ class TextClassification(ModelTask):
     """An answer is a score for each class: a probability, or of a regression the value as it is."""
 
     pipeline_tag = "text-classification"
+    auto_class = "AutoModelForSequenceClassification"
     takes_pairs = True
     tags_of_others = frozenset(
         ["cross-encoder", "reranker", "text-ranking", "sentence-transformers", "natural-language-inference"]
@@ -54,18 +52,6 @@ class TextClassification(ModelTask):
     @property
     def answer_type(self) -> pa.DataType:
         return pa.list_(pa.float32(), self.config.num_labels)
-
-    def load(
-        self, folder: str | Path, *, dtype: torch.dtype, trust_remote_code: bool, pad_token_id: int | None = None
-    ) -> torch.nn.Module:
-        model: torch.nn.Module = load_weights(
-            "AutoModelForSequenceClassification",
-            folder,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            pad_token_id=pad_token_id,
-        )
-        return model
 
     def answers(self, outputs: Outputs, lengths: Indices) -> pa.Array:
         return vectors(self._scores(outputs), self.config.num_labels)

@@ -11,7 +11,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tidemill.checkpoints.cross_encoder import IDENTITY, read_cross_encoder
-from tidemill.checkpoints.loading import load_weights
 from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import Outputs
 from tidemill.errors import ModelError
@@ -19,7 +18,6 @@ from tidemill.models.tasks.scores import sigmoid
 from tidemill.models.tasks.task import ModelTask, Preparer, Reading, no_reasons
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PretrainedConfig
 
 
@@ -27,6 +25,7 @@ class TextRanking(ModelTask):
     """An answer is one score: the sigmoid of the model's only output, or that output where the model says so."""
 
     pipeline_tag = "text-ranking"
+    auto_class = "AutoModelForSequenceClassification"
     takes_pairs = True
     reads_modules = True
 
@@ -53,18 +52,6 @@ class TextRanking(ModelTask):
     @property
     def answer_type(self) -> pa.DataType:
         return pa.float32()
-
-    def load(
-        self, folder: str | Path, *, dtype: torch.dtype, trust_remote_code: bool, pad_token_id: int | None = None
-    ) -> torch.nn.Module:
-        model: torch.nn.Module = load_weights(
-            "AutoModelForSequenceClassification",
-            folder,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            pad_token_id=pad_token_id,
-        )
-        return model
 
     def preparer(self, folder: str | Path, reading: Reading) -> Preparer:
         if reading.max_length == "auto" and self._saved.max_length is not None:

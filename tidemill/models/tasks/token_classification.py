@@ -15,7 +15,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from tidemill.checkpoints.loading import load_weights
 from tidemill.config import Section
 from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import Outputs
@@ -31,7 +30,6 @@ from tidemill.models.tasks.scores import labels_of
 from tidemill.models.tasks.task import ModelTask, Preparer, Reading, no_reasons
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PretrainedConfig
 
 
@@ -47,8 +45,8 @@ class TokenClassification(ModelTask):
     """An answer is a list of one value a token: its best label, or where words are averaged its scores."""
 
     pipeline_tag = "token-classification"
+    auto_class = "AutoModelForTokenClassification"
     Options = TokenClassificationOptions
-    per_token = True
     comparisons: ClassVar[dict[str, Comparison]] = {"entities": Lists(by=("start", "end", "entity"))}
 
     def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
@@ -79,28 +77,8 @@ class TokenClassification(ModelTask):
     def answer_type(self) -> pa.DataType:
         return pa.list_(pa.list_(pa.float32(), len(self._labels)) if self._strategy == "average" else BEST)
 
-    def load(
-        self, folder: str | Path, *, dtype: torch.dtype, trust_remote_code: bool, pad_token_id: int | None = None
-    ) -> torch.nn.Module:
-        model: torch.nn.Module = load_weights(
-            "AutoModelForTokenClassification",
-            folder,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            pad_token_id=pad_token_id,
-        )
-        return model
-
     def preparer(self, folder: str | Path, reading: Reading) -> Preparer:
-        return OffsetTokenizer.load(
-            folder,
-            max_length=reading.max_length,
-            long_text=reading.long_text,
-            overlap=reading.overlap,
-            model_max_length=reading.model_max_length,
-            usual_length=reading.usual_length,
-            trust_remote_code=reading.trust_remote_code,
-        )
+        return OffsetTokenizer.load(folder, **reading.of_texts)
 
     def decode_with(self, folder: str | Path, *, trust_remote_code: bool = False) -> None:
         self._tokenizer = folder, trust_remote_code
