@@ -27,6 +27,7 @@ from tidemill.lake.checksums import set_checksums
 from tidemill.lake.tables import table_name
 from tidemill.planning.backfill_plan import Selection, plan_backfill, request_backfill
 from tidemill.planning.plan import make_plan
+from tidemill.progress import Quiet
 from tidemill.results.migration.layouts import migrate
 from tidemill.running import workspace
 from tidemill.running.backfill_run import BackfillRun
@@ -124,6 +125,30 @@ def test_a_new_file_is_answered_by_its_sibling_and_one_stage_after_the_other_doe
     assert (done["infer"].num_rows, done["infer"].num_unchanged) == (NUM_ROWS, NUM_ROWS - 2)
     assert done["materialize"].num_tokens == done["infer"].num_tokens
     assert_same_as_fresh(pipeline, folder)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_the_rest_of_a_new_file_is_answered_by_its_sibling_too_where_the_run_was_interrupted(tmp_path, suffix):
+    class Interrupting(Quiet):
+        def committed(self, path, **counts):
+            raise KeyboardInterrupt
+
+    pipeline = pipeline_over(tmp_path, limits={"shards_in_flight": 1})
+    write(tmp_path / "data" / f"export.{suffix}", reviews(0, NUM_ROWS))
+    run(pipeline)
+    write(tmp_path / "data" / f"next.{suffix}", changed_rows(reviews(0, NUM_ROWS)))
+
+    assert run(pipeline, progress=Interrupting()).state == "stopped"
+    [(begun,)] = query(pipeline.lake, f"SELECT sum(num_rows)::BIGINT FROM _ledger WHERE path LIKE '%next.{suffix}'")
+    assert 0 < begun < NUM_ROWS
+    run(pipeline)
+
+    computed = (
+        "SELECT sum(num_rows - num_unchanged)::BIGINT FROM _ledger "
+        f"WHERE path LIKE '%next.{suffix}' AND copied_from IS NULL"
+    )
+    assert query(pipeline.lake, computed) == [(2,)]
+    assert_same_as_fresh(pipeline, tmp_path)
 
 
 def test_rows_in_another_order_keep_their_answers_bit_by_bit_and_open_no_model(tmp_path, monkeypatch):

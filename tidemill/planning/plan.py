@@ -352,7 +352,7 @@ def _look_up(cursor: Cursor, pipeline: str, version: str, target: str, files: Se
         kept=load_kept(cursor, pipeline, version),
         results=load_results(cursor, pipeline, version),
         rate=measured_rate(cursor, pipeline, version),
-        former=Former.of(cursor, pipeline, version, listed={file.path for file in files}),
+        former=Former.of(cursor, pipeline, version, listed={file.path: file.content for file in files}),
     )
 
 

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import chain, zip_longest
 
 from tidemill.lake.ducklake.connection import Cursor
 from tidemill.shards import Shard
@@ -27,27 +27,36 @@ class FormerShard:
 
 @dataclass(frozen=True)
 class Former:
-    """The shards that a version had when this was asked, by path, in order; `gone` are paths that left the dataset."""
+    """The shards that a version had when this was asked, by path, in order.
+
+    `gone` are paths that left the dataset. `begun` are new files of which a run that ended early has some shards.
+    """
 
     shards: Mapping[str, Sequence[FormerShard]] = field(default_factory=dict)
     gone: Collection[str] = ()
+    begun: Collection[str] = ()
 
     @classmethod
-    def of(cls, cursor: Cursor, pipeline: str, version: str, *, listed: Collection[str] | None = None) -> Former:
-        """`listed` are the paths of the revision that is to be computed; without it, of the target."""
+    def of(cls, cursor: Cursor, pipeline: str, version: str, *, listed: Mapping[str, str] | None = None) -> Former:
+        """`listed` has the content of each path of the revision that is to be computed; without it, of the target."""
         rows = cursor.execute(
-            "SELECT l.path, l.shard_id, coalesce(s.first_row, 0) AS first_row, l.num_rows FROM _ledger l "
-            "LEFT JOIN (SELECT shard_id, any_value(first_row) AS first_row FROM _shards WHERE pipeline = $pipeline "
-            "GROUP BY shard_id) s USING (shard_id) WHERE l.pipeline = $pipeline AND l.version = $version "
+            "SELECT l.path, s.contents, l.shard_id, coalesce(s.first_row, 0) AS first_row, l.num_rows FROM _ledger l "
+            "LEFT JOIN (SELECT s.shard_id, any_value(s.first_row) AS first_row, list(DISTINCT f.content) AS contents "
+            "FROM _shards s LEFT JOIN _files f USING (pipeline, path, since) WHERE s.pipeline = $pipeline "
+            "GROUP BY s.shard_id) s USING (shard_id) WHERE l.pipeline = $pipeline AND l.version = $version "
             "AND l.num_rows > 0 ORDER BY l.path, first_row, l.shard_id",
             {"pipeline": pipeline, "version": version},
         ).fetchall()
         shards: dict[str, list[FormerShard]] = defaultdict(list)
-        for path, *facts in rows:
+        contents: dict[str, set[str]] = defaultdict(set)
+        for path, of_shard, *facts in rows:
             shards[path].append(FormerShard(*facts))
+            contents[path].update(of_shard or [""])
         if shards and listed is None:
             listed = _listed(cursor, pipeline)
-        return cls(dict(shards), shards.keys() - set(listed or ()))
+        listed = listed or {}
+        begun = {path for path, content in listed.items() if contents.get(path) == {content}}
+        return cls(dict(shards), shards.keys() - listed.keys(), begun)
 
     def near(self, shard: Shard) -> list[str]:
         """Ids of the shards among whose rows the shard's texts may be, the nearest first.
@@ -61,9 +70,11 @@ class Former:
         []
         """
         path, first_row = shard.file.path, shard.slice.first_row
-        if own := self.shards.get(path):
-            return _within_bounds(sorted(own, key=lambda former: abs(former.first_row - first_row)))
-        return _within_bounds(former for sibling in self.siblings(path) for former in self.shards[sibling])
+        own = sorted(self.shards.get(path, ()), key=lambda former: abs(former.first_row - first_row))
+        if own and path not in self.begun:
+            return _within_bounds(own)
+        of_siblings = (former for sibling in self.siblings(path) for former in self.shards[sibling])
+        return _within_bounds(chain(own, of_siblings))
 
     def may_have(self, path: str) -> bool:
         """Whether there are rows of this file or, where it is new, of its siblings."""
@@ -77,7 +88,7 @@ class Former:
         ['d/5', 'd/2', 'd/1']
         """
         found = (*_nearest(self._folders_gone.get(_folder(path), []), path), *self._nearest_in_folder(path))
-        return list(dict.fromkeys(found))[:MOST_SIBLINGS]
+        return [sibling for sibling in dict.fromkeys(found) if sibling != path][:MOST_SIBLINGS]
 
     def _nearest_in_folder(self, path: str) -> list[str]:
         return _nearest(self._folders.get(_folder(path), []), path)
@@ -93,7 +104,7 @@ class Former:
 
 
 def _nearest(names: Sequence[str], name: str) -> list[str]:
-    """Those of the sorted names that are around one which is not among them, the nearest first."""
+    """Those of the sorted names that are around one, the nearest first."""
     at = bisect_left(names, name)
     before, after = names[max(0, at - MOST_SIBLINGS) : at][::-1], names[at : at + MOST_SIBLINGS]
     return [found for pair in zip_longest(before, after) for found in pair if found is not None]
@@ -124,6 +135,5 @@ def _folder(path: str) -> str:
     return path.rpartition("/")[0]
 
 
-def _listed(cursor: Cursor, pipeline: str) -> set[str]:
-    rows = cursor.execute("SELECT path FROM _target_files WHERE pipeline = ?", [pipeline]).fetchall()
-    return {path for (path,) in rows}
+def _listed(cursor: Cursor, pipeline: str) -> dict[str, str]:
+    return dict(cursor.execute("SELECT path, content FROM _target_files WHERE pipeline = ?", [pipeline]).fetchall())
