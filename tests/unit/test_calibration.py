@@ -23,7 +23,7 @@ class Engine:
         self.speeds = dict(zip(calibration.CANDIDATES[device], speeds, strict=False))
         self.device, self.tried, self.released = device, [], False
 
-    def submit(self, inputs):
+    def submit(self, inputs, **_):
         raise NotImplementedError
 
     def facts(self):
@@ -92,7 +92,7 @@ class Picky(Engine):
         super().__init__()
         self.error = error
 
-    def submit(self, inputs):
+    def submit(self, inputs, **_):
         raise self.error
 
 
@@ -116,7 +116,7 @@ def test_a_device_that_fails_at_the_trial_ends_the_run(monkeypatch):
 class Answers(Engine):
     masks: list[object]
 
-    def submit(self, inputs):
+    def submit(self, inputs, **_):
         mask_BT = inputs.get("attention_mask")
         self.masks = [*getattr(self, "masks", []), mask_BT]
         return self

@@ -226,7 +226,7 @@ def test_a_row_that_does_not_fit_beside_others_is_tried_alone(folder, token_ids,
             on_their_way.remove(self.num_tokens)
             return self.answer.result()
 
-    def submit_if_it_fits(inputs):
+    def submit_if_it_fits(inputs, **_):
         num_tokens = inputs["input_ids"].size
         if sum(on_their_way) + num_tokens > longest:
             raise GPU_OUT_OF_MEMORY

@@ -215,7 +215,7 @@ class Told:
     def __init__(self, off, reference=None):
         self.off, self.reference = off, reference
 
-    def submit(self, inputs):
+    def submit(self, inputs, **_):
         ids_BT = inputs["input_ids"]
         first_B1 = ids_BT[:, :1].astype(np.float32)
         first_B1[first_B1 == 9] = np.nan

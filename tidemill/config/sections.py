@@ -163,11 +163,23 @@ class Model(Section):
     """The token by which the model tells padding from text, in place of its config.json's, which may lack one."""
 
 
+class Endpoint(Section):
+    base_url: str | None = None
+    """The address of an OpenAI-compatible server, such as "http://127.0.0.1:8000/v1"."""
+    api_key: str | None = None
+    """What it asks for as a key; `$NAME` is taken from the environment."""
+    concurrency: Annotated[int, Field(gt=0, le=1024)] = 16
+    """Most requests on their way at one time."""
+    timeout_seconds: float = Field(default=120.0, gt=0, le=LONGEST_SECONDS)
+    """How long one request may take before it is tried again."""
+
+
 class Inference(Section):
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, ..."""
-    engine: Literal["auto", "torch", "openvino"] = "auto"
-    """`auto` is torch on a GPU; on a CPU what is faster by trial, and before one OpenVINO where it takes the model."""
+    engine: Literal["auto", "torch", "openvino", "ctranslate2", "endpoint"] = "auto"
+    """`auto` is torch on a GPU; on a CPU what is faster by trial, and before one OpenVINO where it takes the model.
+    Models that write are computed by torch or CTranslate2, or behind an `endpoint`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
     """`auto` is bfloat16 on a GPU that computes in it, and on a CPU where it is measured to be faster, if the model
     stands it; on a GPU then float16, under the same condition; else float32. int8 is for CPUs, by OpenVINO."""
@@ -177,6 +189,8 @@ class Inference(Section):
     """Most padded tokens in one batch; `auto` is found by a short trial of the model on its device, and kept."""
     deduplicate: bool = True
     """Compute identical texts of a shard once."""
+    endpoint: Endpoint = Endpoint()
+    """The server that computes where `engine = "endpoint"`."""
 
 
 class Workers(Section):

@@ -29,6 +29,11 @@ Calibration = Callable[[], pa.Table]
 """Prepared rows in which int8 sees which activations are large, and by which 16 bits are held against float32."""
 
 
+def never() -> bool:
+    """Of what nobody stops."""
+    return False
+
+
 class Answer(Protocol):
     """One batch on its way."""
 
@@ -63,10 +68,11 @@ class Engine(Protocol):
     def reference(self) -> Engine | None:
         """The same model in float32, where the engine computes in int8: by it drift is measured."""
 
-    def submit(self, inputs: Arrays) -> Answer:
+    def submit(self, inputs: Arrays, *, should_stop: Callable[[], bool] = never) -> Answer:
         """Start on a batch. Its mask is 1 for tokens, 0 for padding, and not there where nothing is padded.
 
-        May raise what the model raises, or leave that to `result`.
+        May raise what the model raises, or leave that to `result`. Where a batch takes many steps, `should_stop` is
+        asked between them, and Stopped is raised.
         """
 
     def facts(self) -> dict[str, Any]:
@@ -219,4 +225,4 @@ def _move(model: torch.nn.Module, device: torch.device, folder: str | Path) -> N
         ) from e
 
 
-__all__ = ["Answer", "Calibration", "Engine", "Load", "num_cpus", "open_engine"]
+__all__ = ["Answer", "Calibration", "Engine", "Load", "never", "num_cpus", "open_engine"]

@@ -14,7 +14,7 @@ import logging
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tidemill.checkpoints.loading import silence
 from tidemill.encoding.batching import ANY_LENGTHS, Company
 from tidemill.encoding.items import IDS, MASK, TYPES, Arrays, Items, Outputs
-from tidemill.engines import Answer, Calibration
+from tidemill.engines import Answer, Calibration, never
 from tidemill.engines.devices import device_name
 from tidemill.engines.int8.smoothing import NUM_TEXTS, smoothed
 from tidemill.engines.precision.heads import head_names
@@ -165,7 +165,7 @@ class OpenVinoEngine:
         self._seen: Counter[tuple[int, ...]] = Counter()
         self.depth = 2 * self._any_shape.num_streams
 
-    def submit(self, inputs: Arrays) -> Answer:
+    def submit(self, inputs: Arrays, *, should_stop: Callable[[], bool] = never) -> Answer:
         return self._graph(inputs[IDS].shape).start(inputs)
 
     def answer(self, inputs: Arrays) -> Outputs:

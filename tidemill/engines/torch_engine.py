@@ -11,7 +11,7 @@ Shapes: B rows of a batch, T tokens of the longest, N tokens of all rows, C outp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tidemill.checkpoints.loading import silence
 from tidemill.encoding.batching import ANY_LENGTHS, Company
 from tidemill.encoding.items import IDS, MASK, TYPES, Arrays, Outputs
-from tidemill.engines import Answer
+from tidemill.engines import Answer, never
 from tidemill.engines.devices import device_name
 from tidemill.engines.encoders import Encoder
 from tidemill.engines.packed import open_packed
@@ -105,7 +105,7 @@ class TorchEngine:
     def pads(self) -> bool:
         return self._packed is None
 
-    def submit(self, inputs: Arrays) -> Answer:
+    def submit(self, inputs: Arrays, *, should_stop: Callable[[], bool] = never) -> Answer:
         if self.device.type == "cuda":
             with self._current(), torch.inference_mode():
                 return self._queue(inputs)

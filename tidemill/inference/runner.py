@@ -25,8 +25,9 @@ from tidemill.encoding.items import Outputs, are_finite
 from tidemill.encoding.pooling import Pooling
 from tidemill.engines import Answer, Calibration, Engine, open_engine
 from tidemill.engines.contest.trial import Batch
-from tidemill.engines.devices import AUTO_TOKEN_BUDGET, is_device_failure
+from tidemill.engines.devices import AUTO_TOKEN_BUDGET, WRITING_TOKEN_BUDGET, is_device_failure
 from tidemill.engines.probing.memory import is_out_of_memory
+from tidemill.engines.writing import open_writer
 from tidemill.errors import RunFailed, SequenceTooLong, Stopped, first_line
 from tidemill.inference.choosing.bounds import BoundedOpening
 from tidemill.inference.choosing.calibration import calibrated_budget
@@ -36,6 +37,7 @@ from tidemill.inference.exact import ExactEngine, is_exact
 from tidemill.inference.work import Predictions, Work
 from tidemill.models.tasks import ModelTask, find_task
 from tidemill.models.tasks import task_options as options_of
+from tidemill.models.tasks.writing.task import WritingTask
 from tidemill.progress import StageProgress
 
 if TYPE_CHECKING:
@@ -77,10 +79,10 @@ class ModelRunner:
         """
         self.engine, self.config = engine, config
         self.result_schema = task.schema
-        self.token_budget = _default_budget(inference, engine)
+        self.token_budget = _default_budget(inference, engine, writes=task.writes)
         self._task, self._inference = task, inference
         self._exact, self._choice, self._opening = exact, choice, opening
-        self._is_calibrated = inference.token_budget != "auto"
+        self._is_calibrated = task.writes or inference.token_budget != "auto"
         self._measured_drift: Drift | None = None
         self._has_told_of_inexact = False
         self._seconds = 0.0
@@ -120,11 +122,16 @@ class ModelRunner:
         config = load_config(folder, trust_remote_code=trust_remote_code, pad_token_id=pad_token_id)
         made_of = options_of(task, task_options)
         found = find_task(task)(config, made_of, all_scores=all_scores, pooling=pooling, is_pair=is_pair)
-        found.decode_with(folder if tokenizer is None else tokenizer, trust_remote_code=trust_remote_code)
+        words = folder if tokenizer is None else tokenizer
+        found.decode_with(words, trust_remote_code=trust_remote_code)
+        load = partial(found.load, folder, trust_remote_code=trust_remote_code, pad_token_id=pad_token_id)
+        if isinstance(found, WritingTask):
+            writer = open_writer(folder, load=load, settings=found.settings, inference=inference, tokenizer=words)
+            return cls(writer, config, task=found, inference=inference)
         open_as = partial(
             open_engine,
             folder,
-            load=partial(found.load, folder, trust_remote_code=trust_remote_code, pad_token_id=pad_token_id),
+            load=load,
             called=found.called,
             inputs=found.inputs,
             longest=min((most for most in (max_positions(config), max_length) if most is not None), default=None),
@@ -186,9 +193,9 @@ class ModelRunner:
         """Keep from the model what would index outside of its tables: a GPU does not survive that."""
         lengths = work.items.lengths
         longest = int(lengths.max(initial=0))
-        declared = self._inference.token_budget
-        if declared != "auto" and longest > declared:
-            raise SequenceTooLong(num_tokens=longest, token_budget=declared)
+        declared, most = self._inference.token_budget, longest + self._task.num_written
+        if declared != "auto" and longest and most > declared:
+            raise SequenceTooLong(num_tokens=most, token_budget=declared)
         for i in np.flatnonzero(lengths == 0).tolist():
             work.reasons[i] = "there are no tokens"
         for i in np.flatnonzero(lengths > (self._max_positions or longest)).tolist():
@@ -294,7 +301,7 @@ class ModelRunner:
             if should_stop():
                 raise Stopped("Stopped between two batches. The shard starts again on the next run.")
             batch = waiting.popleft()
-            started.append((batch, self._start(work, batch)))
+            started.append((batch, self._start(work, batch, should_stop)))
         return waiting
 
     def _depth(self, work: Work, batches: Iterable[Indices]) -> int:
@@ -351,7 +358,7 @@ class ModelRunner:
     def _plan(self, work: Work, rows: Indices) -> list[Indices]:
         """Rows longer than the budget, which `auto` or a halved one can meet, are batches of one."""
         # Another thread, settling its own batches, may lower the budget meanwhile.
-        lengths, token_budget = self._widths(work.items.lengths[rows]), self.token_budget
+        lengths, token_budget = self._widths(work.items.lengths[rows]) + self._task.num_written, self.token_budget
         fits = (lengths <= token_budget) & ~np.isin(rows, work.by_itself())
         batches = plan_batches(lengths[fits], token_budget=token_budget, company=self.engine.company)
         return [*_one_by_one(rows[~fits]), *(rows[fits][batch] for batch in batches)]
@@ -365,9 +372,9 @@ class ModelRunner:
         lengths = work.items.lengths[batch]
         return int((lengths if work.is_unpadded(batch) else self._widths(lengths)).max())
 
-    def _start(self, work: Work, batch: Indices) -> Answer | Exception:
-        width = self._width(work, batch)
-        return self._guarded(lambda: self.engine.submit(work.items.collate(batch, pad_id=self._pad_id, width=width)))
+    def _start(self, work: Work, batch: Indices, should_stop: Callable[[], bool]) -> Answer | Exception:
+        inputs = work.items.collate(batch, pad_id=self._pad_id, width=self._width(work, batch))
+        return self._guarded(lambda: self.engine.submit(inputs, should_stop=should_stop))
 
     def _finish(self, answer: Answer | Exception) -> Outputs | Exception:
         return answer if isinstance(answer, Exception) else self._guarded(answer.result)
@@ -375,6 +382,8 @@ class ModelRunner:
     def _guarded(self, call: Callable[[], T]) -> T | Exception:
         try:
             return call()
+        except (Stopped, RunFailed):
+            raise
         except Exception as e:
             if is_device_failure(e):
                 device = self.engine.facts()["device"]
@@ -413,11 +422,11 @@ class ModelRunner:
         return Predictions(columns, reason, work.stats, notes=tuple(work.notes), resolved=work.resolved)
 
 
-def _default_budget(inference: options.Inference, engine: Engine) -> int:
+def _default_budget(inference: options.Inference, engine: Engine, *, writes: bool) -> int:
     """What is declared, or what is good enough where there is too little to compute for a trial."""
     if inference.token_budget != "auto":
         return inference.token_budget
-    return AUTO_TOKEN_BUDGET[_device_type(engine)]
+    return (WRITING_TOKEN_BUDGET if writes else AUTO_TOKEN_BUDGET)[_device_type(engine)]
 
 
 def _device_type(engine: Engine) -> str:

@@ -122,7 +122,7 @@ def declared(pipeline: Pipeline, tell: Callable[[str], object] = logger.warning)
     model, tokenizer = pipeline.model, pipeline.tokenizer
     options = task_options(model.task, model.options).model_dump(mode="json", exclude_defaults=True)
     windows, trusted, pair = tokenizer.long_text == "windows", model.trust_remote_code, pipeline.dataset.text_pair
-    identity = _identify(model, tell, trusted=trusted, modules=_has_modules(model.task))
+    identity = _identify(model, tell, trusted=trusted, task=model.task)
     return VersionSpec(
         task=model.task,
         model_path=_place(model),
@@ -197,6 +197,7 @@ def _read_at(spec: VersionSpec, repo: str, identity: str, *, weights: bool) -> d
     """Contents by name of the files that are read of a repository at a commit; none where that is gone."""
     commit, subfolder = _commit_and_subfolder(identity)
     has_modules = weights and _has_modules(spec.task)
+    of_task = _files_of(spec.task) if weights else ()
     try:
         folders = module_folders(hub.model_snapshot(repo, commit, subfolder, (MODULES,))) if has_modules else []
         contents = hub.model_contents(repo, commit, subfolder, within=folders)
@@ -207,6 +208,7 @@ def _read_at(spec: VersionSpec, repo: str, identity: str, *, weights: bool) -> d
         for name, content in contents.items()
         if is_read(name, trust_remote_code=spec.trust_remote_code, weights=weights)
         or (has_modules and is_module_file(name))
+        or name in of_task
     }
 
 
@@ -230,8 +232,7 @@ def _lies_at(spec: VersionSpec, path: str, identity: str, *, weights: bool = Tru
         return True
     if not Path(path).is_dir():
         return False
-    has_modules = weights and _has_modules(spec.task)
-    read = _files_read(path, trusted=spec.trust_remote_code, weights=weights, modules=has_modules)
+    read = _files_read(path, trusted=spec.trust_remote_code, weights=weights, task=spec.task)
     counted_before = matching(path, MODEL_FILES if weights else TOKENIZER_FILES)
     return any(hash_folder(path, names) == value for names in (read, counted_before))
 
@@ -273,11 +274,11 @@ def _identify(
     *,
     trusted: bool,
     weights: bool = True,
-    modules: bool = False,
+    task: str | None = None,
 ) -> str:
     path = _place(section)
     if is_local(path):
-        return f"sha256:{hash_folder(path, _files_read(path, trusted=trusted, weights=weights, modules=modules))}"
+        return f"sha256:{hash_folder(path, _files_read(path, trusted=trusted, weights=weights, task=task))}"
     commit = hub.model_commit(path, section.revision, tell)
     return f"commit:{commit}" if section.subfolder is None else f"commit:{commit}/{section.subfolder}"
 
@@ -289,10 +290,20 @@ def _has_modules(task: str) -> bool:
     return find_task(task).reads_modules
 
 
-def _files_read(path: str, *, trusted: bool, weights: bool, modules: bool) -> list[str]:
-    """Names of the files in a folder that decide a prediction."""
-    named = module_files(path) if modules else []
-    return [*files_read(path, trust_remote_code=trusted, weights=weights), *named]
+def _files_of(task: str) -> tuple[str, ...]:
+    """Names of the files that are part of a model of this task alone."""
+    from tidemill.models.tasks import find_task
+
+    return find_task(task).reads_files
+
+
+def _files_read(path: str, *, trusted: bool, weights: bool, task: str | None) -> list[str]:
+    """Names of the files in a folder that decide a prediction; without weights, those of a tokenizer."""
+    names = files_read(path, trust_remote_code=trusted, weights=weights)
+    if task is None or not weights:
+        return names
+    of_task = [name for name in matching(path, _files_of(task)) if name not in names]
+    return [*names, *of_task, *(module_files(path) if _has_modules(task) else [])]
 
 
 def _commit_and_subfolder(identity: str) -> tuple[str, str]:

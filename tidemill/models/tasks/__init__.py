@@ -14,6 +14,8 @@ from tidemill.models.tasks.task import ModelTask, NoOptions, Preparer, Reading
 from tidemill.models.tasks.text_classification import TextClassification
 from tidemill.models.tasks.text_ranking import TextRanking
 from tidemill.models.tasks.token_classification import TokenClassification
+from tidemill.models.tasks.writing.of_sources import Summarization, TextToText, Translation
+from tidemill.models.tasks.writing.text_generation import TextGeneration
 from tidemill.models.tasks.zero_shot_classification import ZeroShotClassification
 
 MODEL_TASKS: dict[str, type[ModelTask]] = {
@@ -25,6 +27,10 @@ MODEL_TASKS: dict[str, type[ModelTask]] = {
         SentenceSimilarity,
         ZeroShotClassification,
         TextRanking,
+        TextGeneration,
+        Summarization,
+        Translation,
+        TextToText,
     )
 }
 

@@ -105,6 +105,12 @@ class ModelTask(ABC):
     reads_modules: ClassVar[bool] = False
     """Whether what modules.json names is part of the model, and counts in its identity."""
 
+    reads_files: ClassVar[tuple[str, ...]] = ()
+    """Names of files beside those of every model that are part of the model, and count in its identity."""
+
+    writes: ClassVar[bool] = False
+    """Whether the model writes its answers token by token: then the task has `settings`, by which it does."""
+
     tags_of_others: ClassVar[frozenset[str]] = frozenset()
     """Tags on the Hub of models that have this task's head and were made for something else: none is proposed."""
 
@@ -143,6 +149,11 @@ class ModelTask(ABC):
     def called(self) -> str:
         """The task with the options that are not at their defaults: what was found of a model holds under these."""
         return f"{self.pipeline_tag} {self.options.model_dump_json(exclude_defaults=True)}"
+
+    @property
+    def num_written(self) -> int:
+        """Tokens that the model writes of an item, at most: they count in a batch's budget beside the item's own."""
+        return 0
 
     @property
     @abstractmethod

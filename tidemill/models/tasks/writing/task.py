@@ -1,0 +1,141 @@
+"""What the tasks of models that write have in common."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from tidemill.checkpoints.loading import opening
+from tidemill.encoding.batching import Indices
+from tidemill.encoding.items import Outputs
+from tidemill.engines.writing.settings import GENERATION_CONFIG, Settings
+from tidemill.engines.writing.written import ANSWER, FAILED, LENGTH, STOP, answers_of
+from tidemill.errors import ModelError
+from tidemill.models.tasks.task import ModelTask
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+FINISHES = {STOP: "stop", LENGTH: "length"}
+
+
+class WritingTask(ModelTask):
+    """An answer is what the model wrote: its ids, and why it ended there."""
+
+    writes = True
+    reads_files = (GENERATION_CONFIG,)
+    text_column: ClassVar[str] = "text"
+    heads: ClassVar[tuple[str, ...]]
+    """How the names of architectures end that can do it."""
+
+    def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        if self.all_scores:
+            raise ModelError(
+                "model.all_scores = true stores a score for each class of a text, and model.task = "
+                f'"{self.pipeline_tag}" writes texts. Leave it out.'
+            )
+        architectures = config.architectures or []
+        if architectures and not any(name.endswith(self.heads) for name in architectures):
+            raise ModelError(
+                f'The model is a {", ".join(architectures)}, and model.task = "{self.pipeline_tag}" needs a '
+                f"{' or a '.join(f'...{head}' for head in self.heads)}. Set model.path to a model that writes, or "
+                "choose another task."
+            )
+        self._tokenizer: tuple[str | Path, bool] | None = None
+
+    @functools.cached_property
+    def settings(self) -> Settings:
+        return Settings.of(
+            self.config.name_or_path,
+            self.config,
+            max_new_tokens=self.options.max_new_tokens,
+            stop=tuple(self.options.stop),
+            sampling=self.options.sampling,
+        )
+
+    @property
+    def num_written(self) -> int:
+        return self.settings.max_new_tokens
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema(
+            [
+                (self.text_column, pa.string()),
+                ("finish_reason", pa.string()),
+                ("num_prompt_tokens", pa.int32()),
+                ("num_new_tokens", pa.int32()),
+            ]
+        )
+
+    @property
+    def answer_type(self) -> pa.DataType:
+        return ANSWER
+
+    def decode_with(self, folder: str | Path, *, trust_remote_code: bool = False) -> None:
+        self._tokenizer = folder, trust_remote_code
+
+    def answers(self, outputs: Outputs, lengths: Indices) -> pa.Array:
+        return answers_of(outputs.astype(np.int32, copy=False))
+
+    def rows(self, answers: pa.ListArray, prepared: pa.Table) -> tuple[pa.Table, pa.StringArray]:
+        index = np.cumsum(answers.is_valid().to_numpy(zero_copy_only=False)) - 1
+        of_rows = answers.flatten().take(pa.array(index, mask=answers.is_null().to_numpy(zero_copy_only=False)))
+        finish, num_prompt, num_new, ids = of_rows.flatten()
+        is_answer = pc.fill_null(pc.not_equal(finish, FAILED), False)
+        texts, reasons = self._texts(ids, finish)
+        finishes = pa.array([FINISHES.get(code) for code in finish.to_pylist()], pa.string())
+        columns = [texts, finishes, num_prompt, num_new]
+        answered = pc.and_(is_answer, pc.is_null(reasons))
+        nothing = pa.scalar(None)
+        table = pa.table(
+            [pc.if_else(answered, column, nothing.cast(column.type)) for column in columns], schema=self.schema
+        )
+        return table, reasons
+
+    def drift(self, ours: pa.Array, theirs: pa.Array) -> NDArray[np.float32]:
+        """1 where another text was written, else 0."""
+        return np.asarray(~self.same(ours, theirs), dtype=np.float32)
+
+    def same(self, ours: pa.Array, theirs: pa.Array) -> NDArray[np.bool_]:
+        pairs = zip(ours.field("ids").to_pylist(), theirs.field("ids").to_pylist(), strict=True)
+        return np.array([mine == other for mine, other in pairs], dtype=bool)
+
+    def _texts(self, ids: pa.ListArray, finish: pa.Array) -> tuple[pa.StringArray, pa.StringArray]:
+        texts: list[str | None] = []
+        reasons: list[str | None] = []
+        for each, code in zip(ids.to_pylist(), finish.to_pylist(), strict=True):
+            text, reason = (None, None) if code is None else self._text(each, code)
+            texts.append(text)
+            reasons.append(reason)
+        return pa.array(texts, pa.string()), pa.array(reasons, pa.string())
+
+    def _text(self, ids: Sequence[int], finish: int) -> tuple[str | None, str | None]:
+        if finish == FAILED:
+            return None, bytes(ids).decode(errors="replace")
+        text = self._decode(ids)
+        ends = [at for stop in self.options.stop if (at := text.find(stop)) >= 0]
+        return text[: min(ends)] if ends else text, None
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text: str = self._decoder.decode(ids, skip_special_tokens=True)
+        return text
+
+    @functools.cached_property
+    def _decoder(self) -> Any:
+        assert self._tokenizer is not None, "texts are decoded by a tokenizer that somebody names"
+        folder, trust_remote_code = self._tokenizer
+        from transformers import AutoTokenizer
+
+        with opening(f"The tokenizer in {folder}"):
+            return AutoTokenizer.from_pretrained(
+                Path(folder).absolute(), local_files_only=True, trust_remote_code=trust_remote_code
+            )
