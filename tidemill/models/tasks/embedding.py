@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from tidemill.checkpoints.embeddings.embedder import Recipe, encoder_class, hidden_size, load_embedder
+from tidemill.checkpoints.embeddings.recipe import Recipe, encoder_class, hidden_size
 from tidemill.config import Section
 from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import Outputs
@@ -89,6 +89,8 @@ class Embedding(ModelTask):
     def load(
         self, folder: str | Path, *, dtype: torch.dtype, trust_remote_code: bool, pad_token_id: int | None = None
     ) -> torch.nn.Module:
+        from tidemill.checkpoints.embeddings.embedder import load_embedder
+
         recipe = replace(self.recipe, num_left_out=self._num_left_out(folder, trust_remote_code=trust_remote_code))
         return load_embedder(
             folder, recipe, dtype=dtype, trust_remote_code=trust_remote_code, pad_token_id=pad_token_id
