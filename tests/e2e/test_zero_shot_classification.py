@@ -23,6 +23,7 @@ from tests.pipelines import (
 )
 from tests.versions import compute_version
 from tidemill.config import Pipeline
+from tidemill.errors import ModelError
 from tidemill.lake import Lake
 from tidemill.planning.plan import make_plan
 from tidemill.reports.compare import compare_versions
@@ -166,6 +167,13 @@ def test_bad_options_are_refused_with_the_way_out_before_anything_is_written(fol
     assert (refused.returncode, refused.stdout) == (2, "")
     assert said in refused.stderr
     assert not (folder / "home" / "lake.sqlite").exists()
+
+
+def test_a_plan_refuses_what_a_run_would_before_anything_is_read(folder, model):
+    with pytest.raises(ModelError, match='Set long_text to "truncate" or "quarantine"'):
+        make_plan(topics(folder, model, sections={"tokenizer": {"long_text": "windows"}}), None)
+    with pytest.raises(ModelError, match=r"tokenizer\.max_length = 65 is more than the 64 tokens"):
+        make_plan(topics(folder, model, sections={"tokenizer": {"max_length": 65}}), None)
 
 
 def test_the_command_line_answers_and_shows_a_table_of_labels_of_ones_own(folder, model):

@@ -14,8 +14,8 @@ from transformers import BertConfig
 
 from tests.checkpoints import NUM_POSITIONS, reviews, save_tokenizer
 from tidemill.encoding.pairs import PairTokenizer
+from tidemill.encoding.pooling import Pooling
 from tidemill.errors import ModelError
-from tidemill.models.tasks import Reading
 from tidemill.models.tasks.zero_shot_classification import (
     LabelPairs,
     ZeroShotClassification,
@@ -308,9 +308,9 @@ def test_the_task_is_not_done_without_labels_and_not_with_a_second_text_of_the_d
         task(*NLI, is_pair=True)
 
 
-def test_texts_are_not_read_in_windows(tmp_path):
+def test_texts_are_not_read_in_windows():
     with pytest.raises(ModelError, match='Set long_text to "truncate" or "quarantine"'):
-        task(*NLI).preparer(tmp_path, Reading(long_text="windows"))
+        task(*NLI, pooling=Pooling("mean", num_special=3))
 
 
 @pytest.mark.parametrize("options", [{"multi_label": True}, {"candidate_labels": ["sport"]}])

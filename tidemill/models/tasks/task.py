@@ -102,6 +102,9 @@ class ModelTask(ABC):
     takes_pairs: ClassVar[bool] = False
     """Whether a row may be two texts."""
 
+    takes_windows: ClassVar[bool] = True
+    """Whether a long text may be read in windows."""
+
     reads_modules: ClassVar[bool] = False
     """Whether what modules.json names is part of the model, and counts in its identity."""
 
@@ -133,6 +136,11 @@ class ModelTask(ABC):
             raise ModelError(
                 f'dataset.text_pair gives a row two texts, and model.task = "{self.pipeline_tag}" reads one. Remove '
                 "it, or choose another task."
+            )
+        if pooling is not None and not self.takes_windows:
+            raise ModelError(
+                f'tokenizer.long_text = "windows" is of tasks that read a text by itself, and model.task = '
+                f'"{self.pipeline_tag}" does not. Set long_text to "truncate" or "quarantine".'
             )
         self.config, self.all_scores, self.pooling, self.is_pair = config, all_scores, pooling, is_pair
         if is_pair:

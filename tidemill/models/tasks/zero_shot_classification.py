@@ -99,6 +99,7 @@ class ZeroShotClassification(TextClassification):
     pipeline_tag = "zero-shot-classification"
     Options = ZeroShotOptions
     takes_pairs = False  # Its second texts are the hypotheses.
+    takes_windows = False
     tags_of_others = frozenset()
 
     def __init__(self, config: PretrainedConfig, options: ZeroShotOptions | None = None, **how: Any) -> None:
@@ -128,11 +129,6 @@ class ZeroShotClassification(TextClassification):
         return pa.list_(pa.float32(), len(self._relations))
 
     def preparer(self, folder: str | Path, reading: Reading) -> LabelPairs:
-        if reading.long_text == "windows":
-            raise ModelError(
-                f'model.task = "{self.pipeline_tag}" puts a text beside hypotheses, and tokenizer.long_text = '
-                '"windows" reads texts alone. Set long_text to "truncate" or "quarantine".'
-            )
         pairs = PairTokenizer.load(
             folder,
             max_length=reading.max_length,
