@@ -313,6 +313,10 @@ def test_texts_are_not_read_in_windows():
         task(*NLI, pooling=Pooling("mean", num_special=3))
 
 
+def test_a_row_has_an_item_for_each_label_by_the_options_alone():
+    assert ZeroShotClassification.items_per_row(ZeroShotOptions(candidate_labels=LABELS)) == len(LABELS)
+
+
 @pytest.mark.parametrize("options", [{"multi_label": True}, {"candidate_labels": ["sport"]}])
 def test_a_model_that_knows_entailment_alone_gives_no_score_against_contradiction(options):
     with pytest.raises(ModelError, match="The model has no class beside entailment"):

@@ -376,6 +376,17 @@ def task_of(spec: VersionSpec, config: PretrainedConfig) -> ModelTask:
     return find_task(spec.task)(config, options, all_scores=spec.all_scores, pooling=pooling, is_pair=is_pair)
 
 
+def items_per_row(spec: VersionSpec) -> int:
+    """How many items the model is given of a row, at least: by the options of the version's task alone.
+
+    Raises:
+        ConfigError: there is no such task, or it has no such option.
+    """
+    from tidemill.models.tasks import find_task, task_options
+
+    return find_task(spec.task).items_per_row(task_options(spec.task, spec.options or {}))
+
+
 def _refuse_weights(spec: VersionSpec) -> None:
     """Raise ModelError where the listing of the model's files says that no run could open it; nothing is fetched."""
     if not spec.model.startswith("commit:"):

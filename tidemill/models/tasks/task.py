@@ -147,6 +147,11 @@ class ModelTask(ABC):
             self.inputs = pair_inputs(config)
         self.options: Any = self.Options() if options is None else options
 
+    @classmethod
+    def items_per_row(cls, options: Section) -> int:
+        """How many items a row has, or where that depends on its text how many at least."""
+        return 1
+
     @property
     def called(self) -> str:
         """The task with the options that are not at their defaults: what was found of a model holds under these."""

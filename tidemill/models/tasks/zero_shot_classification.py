@@ -119,6 +119,11 @@ class ZeroShotClassification(TextClassification):
                 "entailment against contradiction. Set model.path to a model that has both."
             )
 
+    @classmethod
+    def items_per_row(cls, options: Section) -> int:
+        assert isinstance(options, ZeroShotOptions)
+        return len(options.candidate_labels)
+
     @property
     def schema(self) -> pa.Schema:
         fields = [("label", pa.string()), ("score", pa.float32())]
