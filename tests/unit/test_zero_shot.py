@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from transformers import BertConfig
 
 from tests.checkpoints import NUM_POSITIONS, reviews, save_tokenizer
+from tidemill.encoding.items import Items, prepared_rows
 from tidemill.encoding.pairs import PairTokenizer
 from tidemill.encoding.pooling import Pooling
 from tidemill.errors import ModelError
@@ -315,6 +316,16 @@ def test_texts_are_not_read_in_windows():
 
 def test_a_row_has_an_item_for_each_label_by_the_options_alone():
     assert ZeroShotClassification.items_per_row(ZeroShotOptions(candidate_labels=LABELS)) == len(LABELS)
+
+
+def test_a_label_pair_that_fails_is_named_by_its_label():
+    prepared = prepared_rows(pa.array([[[2, 3]] * 3, [[2, 3]] * 3], pa.list_(pa.list_(pa.int32()))))
+    answers = pa.array([1.0, None, None, 1.0, 1.0, 1.0])
+    reasons = pa.array([None, "the model failed", "too long", None, None, None], pa.string())
+
+    _, told = Items.of(prepared, deduplicate=False).to_rows(answers, reasons, named=task(*NLI).named_item)
+
+    assert told.to_pylist() == ["the label pair of 'politics': the model failed", None]
 
 
 @pytest.mark.parametrize("options", [{"multi_label": True}, {"candidate_labels": ["sport"]}])

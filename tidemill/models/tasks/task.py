@@ -152,6 +152,10 @@ class ModelTask(ABC):
         """How many items a row has, or where that depends on its text how many at least."""
         return 1
 
+    def named_item(self, number: int, count: int) -> str:
+        """What the row's item of that number, from 1, is called where it is why the row has no answer."""
+        return f"{'part' if self.pooling is None else 'window'} {number} of {count}"
+
     @property
     def called(self) -> str:
         """The task with the options that are not at their defaults: what was found of a model holds under these."""

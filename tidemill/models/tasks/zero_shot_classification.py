@@ -124,6 +124,9 @@ class ZeroShotClassification(TextClassification):
         assert isinstance(options, ZeroShotOptions)
         return len(options.candidate_labels)
 
+    def named_item(self, number: int, count: int) -> str:
+        return f"the label pair of {shown(self.options.candidate_labels[number - 1])}"
+
     @property
     def schema(self) -> pa.Schema:
         fields = [("label", pa.string()), ("score", pa.float32())]
