@@ -415,8 +415,7 @@ class ModelRunner:
 
     def _predictions(self, work: Work) -> Predictions:
         of_items = work.answer_column(self._task.answer_type), work.reason_column()
-        called = "part" if self._task.pooling is None else "window"
-        answers, failures = work.items.to_rows(*of_items, called=called)
+        answers, failures = work.items.to_rows(*of_items, named=self._task.named_item)
         columns, refusals = self._task.rows(answers, work.prepared)
         reason = pc.coalesce(failures, refusals)
         return Predictions(columns, reason, work.stats, notes=tuple(work.notes), resolved=work.resolved)

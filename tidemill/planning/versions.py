@@ -349,16 +349,23 @@ def result_schema(spec: VersionSpec) -> pa.Schema:
     Where long texts are read in windows, the number of a row's windows follows.
 
     Raises:
-        ModelError: the model's configuration does not fit the task, or its files ask for what is not applied.
+        ModelError: the model's configuration does not fit the task or `max_length`, or its files ask for what is not
+            applied.
         ConfigError: there is no such model task.
     """
-    from tidemill.checkpoints.loading import load_config
+    from tidemill.checkpoints.fast_tokenizer import refuse_longer
+    from tidemill.checkpoints.loading import load_config, max_positions
     from tidemill.models.tasks import find_task
 
     find_task(spec.task)
     _refuse_weights(spec)
-    config = load_config(model_folder(spec, weights=False), trust_remote_code=spec.trust_remote_code)
+    config = load_config(
+        model_folder(spec, weights=False),
+        trust_remote_code=spec.trust_remote_code,
+        pad_token_id=spec.pad_token_id,
+    )
     task = task_of(spec, config)
+    refuse_longer(spec.max_length, max_positions(config))  # type: ignore[arg-type]
     refuse_unapplied_tokenizer(tokenizer_folder(spec), trust_remote_code=spec.trust_remote_code)
     schema = task.schema
     return schema if spec.aggregate is None else schema.append(pa.field(NUM_WINDOWS, pa.int32()))
@@ -378,6 +385,17 @@ def task_of(spec: VersionSpec, config: PretrainedConfig) -> ModelTask:
     pooling = None if spec.aggregate is None else Pooling(spec.aggregate, num_special=0)  # type: ignore[arg-type]
     is_pair = spec.text_pair is not None
     return find_task(spec.task)(config, options, all_scores=spec.all_scores, pooling=pooling, is_pair=is_pair)
+
+
+def items_per_row(spec: VersionSpec) -> int:
+    """How many items the model is given of a row, at least: by the options of the version's task alone.
+
+    Raises:
+        ConfigError: there is no such task, or it has no such option.
+    """
+    from tidemill.models.tasks import find_task, task_options
+
+    return find_task(spec.task).items_per_row(task_options(spec.task, spec.options or {}))
 
 
 def _refuse_weights(spec: VersionSpec) -> None:

@@ -20,6 +20,7 @@ from tidemill.models.tasks import Preparer
 from tidemill.planning.columns import kept_fingerprint, read_columns
 from tidemill.planning.estimates import Rate, measured_rate
 from tidemill.planning.version_tables import Version, load_version
+from tidemill.planning.versions import items_per_row
 from tidemill.progress import Progress, Quiet, StageProgress
 from tidemill.results.answers.former import Former
 from tidemill.results.commit import CommitQueue, Outcome
@@ -180,7 +181,8 @@ class Workspace:
 
     def rate(self) -> Rate:
         """What was measured of this version."""
-        return measured_rate(self.lake.cursor(), self.target.pipeline, self.target.version)
+        measured = measured_rate(self.lake.cursor(), self.target.pipeline, self.target.version)
+        return measured.with_items(items_per_row(self.spec))
 
     def rows_file(self, shard: Shard) -> StoreFile:
         return StoreFile("rows", fingerprint(shard.slice.content, shard.slice.first_row, *self._read()))

@@ -46,17 +46,12 @@ class TokenClassification(ModelTask):
 
     pipeline_tag = "token-classification"
     auto_class = "AutoModelForTokenClassification"
+    made_for = "a model that was fine-tuned to find entities"
     Options = TokenClassificationOptions
     comparisons: ClassVar[dict[str, Comparison]] = {"entities": Lists(by=("start", "end", "entity"))}
 
     def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        architectures = config.architectures or []
-        if architectures and not any(name.endswith("ForTokenClassification") for name in architectures):
-            raise ModelError(
-                f'The model is a {", ".join(architectures)}, and model.task = "{self.pipeline_tag}" needs a '
-                "...ForTokenClassification. Set model.path to a model that was fine-tuned to find entities."
-            )
         self._refuse_options_of_others()
         self._labels = labels_of(config)
         self._names = self._labels if self._strategy == "none" else Scheme.of(self._labels).names
