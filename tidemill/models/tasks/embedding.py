@@ -22,8 +22,8 @@ from tidemill.encoding.items import Outputs
 from tidemill.encoding.pooling import pooled
 from tidemill.encoding.prompted import PromptedTokenizer
 from tidemill.errors import ModelError
+from tidemill.models.task import ModelTask, Preparer, Reading, of_all_rows
 from tidemill.models.tasks.scores import values_of, vectors
-from tidemill.models.tasks.task import ModelTask, Preparer, Reading, of_all_rows
 
 if TYPE_CHECKING:
     import torch

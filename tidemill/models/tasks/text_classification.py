@@ -12,8 +12,8 @@ from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import Outputs
 from tidemill.encoding.pooling import pooled
 from tidemill.errors import ModelError
+from tidemill.models.task import ModelTask, no_reasons, of_all_rows
 from tidemill.models.tasks.scores import Scores, labels_of, score_maps, sigmoid, softmax, values_of, vectors
-from tidemill.models.tasks.task import ModelTask, no_reasons, of_all_rows
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -14,8 +14,8 @@ from tidemill.checkpoints.cross_encoder import IDENTITY, read_cross_encoder
 from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import Outputs
 from tidemill.errors import ModelError
+from tidemill.models.task import ModelTask, Preparer, Reading, no_reasons, of_all_rows
 from tidemill.models.tasks.scores import sigmoid
-from tidemill.models.tasks.task import ModelTask, Preparer, Reading, no_reasons, of_all_rows
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -21,13 +21,13 @@ from tidemill.encoding.items import Outputs
 from tidemill.encoding.offsets import OffsetTokenizer
 from tidemill.errors import ModelError
 from tidemill.models.comparing import Comparison, Lists
+from tidemill.models.task import ModelTask, Preparer, Reading, no_reasons
 from tidemill.models.tasks.entities.answers import BEST, all_scores, best_labels, drift, same
 from tidemill.models.tasks.entities.finding import ENTITY, find_entities
 from tidemill.models.tasks.entities.grouping import Strategy
 from tidemill.models.tasks.entities.schemes import OUTSIDE, Scheme
 from tidemill.models.tasks.entities.words import Vocabulary
 from tidemill.models.tasks.scores import labels_of
-from tidemill.models.tasks.task import ModelTask, Preparer, Reading, no_reasons
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -27,8 +27,8 @@ from tidemill.encoding.items import TOKEN_IDS, TYPE_IDS, TYPES, Outputs
 from tidemill.encoding.pairs import PairTokenizer
 from tidemill.errors import ModelError
 from tidemill.fingerprints import fingerprint
+from tidemill.models.task import ModelTask, Reading, no_reasons, of_all_rows, pair_inputs
 from tidemill.models.tasks.scores import Scores, score_maps, sigmoid, softmax, values_of, vectors
-from tidemill.models.tasks.task import ModelTask, Reading, no_reasons, of_all_rows, pair_inputs
 from tidemill.pipeline_file import shown
 
 if TYPE_CHECKING:

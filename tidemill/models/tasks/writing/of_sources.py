@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tidemill.models.tasks.task import Preparer, Reading
+from tidemill.models.task import Preparer, Reading
 from tidemill.models.tasks.writing.options import SourceOptions, TranslationOptions
 from tidemill.models.tasks.writing.task import WritingTask
 

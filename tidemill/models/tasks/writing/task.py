@@ -17,7 +17,7 @@ from tidemill.encoding.items import Outputs
 from tidemill.engines.writing.settings import GENERATION_CONFIG, Settings
 from tidemill.engines.writing.written import ANSWER, FAILED, LENGTH, STOP, answers_of
 from tidemill.errors import ModelError
-from tidemill.models.tasks.task import ModelTask
+from tidemill.models.task import ModelTask
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
