@@ -40,7 +40,7 @@ class Grammar:
         asked: dict[str, Any] = json.loads(self.source)
         return asked
 
-    def matchers(
+    def matcher(
         self,
         tokenizer: str | Path,
         *,
