@@ -9,6 +9,7 @@ Shapes: V logits of the model.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,6 +27,8 @@ _WRITTEN = {"whitespace_flexible": False, "item_separator": ", ?", "key_separato
 _LARGEST = 10**18 - 1
 """A model that has begun to repeat itself ends a number here, which a column still holds."""
 
+_BEFORE_AN_ERROR = re.compile(r"\Aat \d+\(\d+\): (failed to compile JSON schema: )?")
+_BEHIND_AN_ERROR = re.compile(r"<state>|^\s*\d+ \| ", re.MULTILINE)
 _PROBE = '{"a": [1.5, -2, true, false, null], "b": {}}'
 _BLANKS_OF_PIECES = {
     "type": "Sequence",
@@ -156,6 +159,6 @@ def _vocabulary(tokenizer: Tokenizer, end_ids: Collection[int], num_logits: int)
 
 
 def _in_a_line(text: str) -> str:
-    """What llguidance says of an error, without the arrows in it and the state of its parser behind it."""
-    lines = text.partition("<state>")[0].splitlines()
+    """What llguidance says of an error, without arrows, and without the place in a grammar that nobody wrote."""
+    lines = _BEHIND_AN_ERROR.split(_BEFORE_AN_ERROR.sub("", text))[0].splitlines()
     return " ".join(line.strip() for line in lines if line.strip(" ^")).rstrip(".")[:300]

@@ -114,8 +114,8 @@ class WritingTask(ModelTask):
     def rows(self, answers: pa.ListArray, prepared: pa.Table) -> tuple[pa.Table, pa.StringArray]:
         """Of a row in windows the texts follow each other, a line each, and the counts are of all of them."""
         made = [self._row(row) for row in answers.to_pylist()]
-        columns = [pa.array(values, kind) for values, kind in zip(zip(*made, strict=True), self._types, strict=True)]
-        *results, reasons = columns if made else [pa.array([], kind) for kind in self._types]
+        values = list(zip(*made, strict=True)) or [()] * len(self._types)
+        *results, reasons = (pa.array(each, kind) for each, kind in zip(values, self._types, strict=True))
         table = pa.table(results, schema=self._of_text)
         if self.form is None:
             return table, reasons
