@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -59,10 +59,8 @@ class AnswerSchema:
         pairs = zip(self.texts(texts).to_pylist(), finished.tolist(), strict=True)
         answers = [self._read(text, is_whole=is_whole) for text, is_whole in pairs]
         columns = [
-            pa.array(
-                [_cell(answer.values.get(field.name), field.type, self._is_json[i]) for answer in answers], field.type
-            )
-            for i, field in enumerate(self.fields)
+            pa.array([_cell(answer.values.get(name), type_) for answer in answers], type_ or pa.string())
+            for name, type_ in self._types.items()
         ]
         return columns, pa.array([answer.reason for answer in answers], pa.string())
 
@@ -107,9 +105,8 @@ class AnswerSchema:
         return Draft202012Validator(schema, registry=Registry(), format_checker=format_checker())
 
     @functools.cached_property
-    def _is_json(self) -> Sequence[bool]:
-        assert self.grammar.json_schema is not None
-        return [type_ is None for type_ in columns_of(self.grammar.json_schema).values()]
+    def _types(self) -> dict[str, pa.DataType | None]:
+        return {} if self.grammar.json_schema is None else columns_of(self.grammar.json_schema)
 
 
 @dataclass(frozen=True)
@@ -118,13 +115,13 @@ class _Answer:
     reason: str | None = None
 
 
-def _cell(value: Any, type_: pa.DataType, is_json: bool) -> Any:
+def _cell(value: Any, type_: pa.DataType | None) -> Any:
     if value is None:
         return None
-    if is_json:
+    if type_ is None:
         return as_json(value)
     if pa.types.is_list(type_):
-        return [_cell(item, type_.value_type, False) for item in value]
+        return [_cell(item, type_.value_type) for item in value]
     return float(value) if pa.types.is_floating(type_) else value
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from tidemill.structured.schemas import Schema, root_of, target
+from tidemill.structured.strict_json import LARGEST
 
 INTEGER, FRACTION = "integer", "fraction"
 """A number is one of these two."""
@@ -104,7 +105,7 @@ def _kind(value: Any) -> str:
         case int():
             return INTEGER
         case float():
-            return INTEGER if value.is_integer() else FRACTION
+            return INTEGER if value.is_integer() and -LARGEST <= value < LARGEST else FRACTION
         case str():
             return "string"
     return "array" if isinstance(value, list) else "object"

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from tidemill.errors import ModelError
 from tidemill.structured.choices import ChoiceMatchers
 from tidemill.structured.matching import Matchers
 
@@ -53,14 +54,14 @@ class Grammar:
         Takes up to a second for a large vocabulary.
 
         Raises:
-            ModelError: no answer of this form can be written by the tokenizer.
+            ModelError: no answer of this form can be written by the tokenizer, or none can be ended.
             ConfigError: what holds a model to a JSON schema is not installed.
         """
         from tidemill.encoding.tokenizer import open_fast
 
         # Of any length: it reads no texts here.
         backend = open_fast(tokenizer, max_length=1, trust_remote_code=trust_remote_code).backend
-        ends = _of_model(end_ids, num_logits)
+        ends = _known_ends(end_ids, num_logits)
         if self.json_schema is None:
             return ChoiceMatchers.of(self.choices, backend, end_ids=ends, num_logits=num_logits)
         from tidemill.structured.json_matchers import JsonMatchers
@@ -68,8 +69,14 @@ class Grammar:
         return JsonMatchers.of(self.json_schema, backend, end_ids=ends, num_logits=num_logits)
 
 
-def _of_model(end_ids: Iterable[int], num_logits: int) -> Collection[int]:
-    return sorted({token_id for token_id in end_ids if 0 <= token_id < num_logits})
+def _known_ends(end_ids: Iterable[int], num_logits: int) -> Collection[int]:
+    known = {token_id for token_id in end_ids if 0 <= token_id < num_logits}
+    if not known:
+        raise ModelError(
+            "model.options.choices and json_schema need a model that can end its answer, and this one's configuration "
+            "names no end token of its vocabulary. Set eos_token_id in its generation_config.json."
+        )
+    return sorted(known)
 
 
 def check_one_form(choices: Sequence[str], json_schema: object) -> None:

@@ -7,6 +7,8 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tidemill.errors import ModelError
 from tidemill.structured import AnswerSchema, Grammar, read_json_schema
@@ -54,6 +56,7 @@ OF_TYPES = {
     "listed texts or null": ({"enum": ["a", None]}, "string"),
     "listed integers": ({"enum": [1, 2.0]}, "int64"),
     "listed numbers": ({"enum": [1, 2.5]}, "double"),
+    "a listed number beyond 64 bits": ({"enum": [1e300]}, "double"),
     "one boolean": ({"const": True}, "bool"),
     "a definition": ({"$ref": "#/$defs/mood"}, "string"),
     "one of several definitions": ({"oneOf": [{"$ref": "#/$defs/mood"}, {"const": "x"}]}, "string"),
@@ -231,3 +234,36 @@ def test_a_property_with_the_name_of_another_column_is_refused_with_the_way_out(
         asked(schema_of(**{name: {}}), taken=["text", "finish_reason"])
 
     assert f'"answer_{name.strip("_")}"' in str(refused.value)
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
+)
+TYPES = st.sampled_from(["string", "integer", "number", "boolean", "null", "array", "object"])
+LISTED = st.lists(st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from([0.5, 2.0, 1e300, "a"]), min_size=1)
+SCHEMAS = st.recursive(
+    st.lists(TYPES, min_size=1, unique=True).map(lambda types: {"type": types})
+    | LISTED.map(lambda values: {"enum": values}),
+    lambda inner: (
+        inner.map(lambda items: {"type": "array", "items": items})
+        | st.lists(inner, min_size=1, max_size=2).map(lambda several: {"anyOf": several})
+        | st.lists(inner, min_size=1, max_size=2).map(lambda several: {"allOf": several})
+    ),
+    max_leaves=4,
+)
+
+
+@given(SCHEMAS, VALUES)
+def test_whatever_a_schema_allows_its_columns_hold_and_the_rest_has_a_reason(of, value):
+    answers = AnswerSchema.of(Grammar(json.dumps({"json_schema": schema_of(a=of)})))
+
+    (column,), reasons = answers.parse(pa.array([json.dumps({"a": value})]), np.array([True]))
+
+    (found,), (reason,) = column.to_pylist(), reasons.to_pylist()
+    if reason is not None or value is None:
+        assert found is None
+    elif column.type == pa.string() and not isinstance(value, str):
+        assert json.loads(found) == value
+    else:
+        assert found in (value, json.dumps(value, ensure_ascii=False))

@@ -204,5 +204,14 @@ def test_a_grammar_is_known_by_what_it_asks_and_opens_the_tokenizer_of_a_folder(
     assert mask_BV.any(axis=1).all()
 
 
+def test_a_model_without_an_end_token_of_its_own_is_refused(tmp_path):
+    PreTrainedTokenizerFast(tokenizer_object=bytes_of_words(), eos_token=END).save_pretrained(tmp_path)
+    grammar = Grammar.of(choices=["yes", "no"])
+    assert grammar is not None
+
+    with pytest.raises(ModelError, match="names no end token"):
+        grammar.matcher(tmp_path, end_ids={5_000}, num_logits=450)
+
+
 def test_no_form_is_no_grammar():
     assert Grammar.of() is None
