@@ -18,8 +18,8 @@ END = "</s>"
 def bytes_of_words() -> Tokenizer:
     """As GPT-2, Llama 3 and Qwen have: a blank is part of the word behind it, and is kept."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
@@ -30,16 +30,14 @@ def bytes_of_words() -> Tokenizer:
 def pieces_and_bytes() -> Tokenizer:
     """As Llama 2 and Gemma have: a text begins with a blank, which is taken off again; what is unknown is bytes."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    tokenizer.normalizer = normalizers.Sequence(  # type: ignore[assignment]
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     special = ["<unk>", END, *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=special, show_progress=False)
     tokenizer.train_from_iterator(TEXTS, trainer)
     described = json.loads(tokenizer.to_str())
     described["added_tokens"] = described["added_tokens"][:2]
     tokenizer = Tokenizer.from_str(json.dumps(described))
-    tokenizer.decoder = decoders.Sequence(  # type: ignore[assignment]
+    tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     return tokenizer
@@ -48,8 +46,8 @@ def pieces_and_bytes() -> Tokenizer:
 def pieces() -> Tokenizer:
     """As T5, mT5 and NLLB have: the likeliest pieces, behind a blank that is taken off again."""
     tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()  # type: ignore[assignment]
-    tokenizer.decoder = decoders.Metaspace()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(
         vocab_size=150, special_tokens=["<pad>", END, "<unk>"], unk_token="<unk>", show_progress=False
     )
@@ -60,9 +58,9 @@ def pieces() -> Tokenizer:
 def words() -> Tokenizer:
     """As BERT has, whose encoder and decoder some models are made of: without case, blanks put in when it decodes."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()  # type: ignore[assignment]
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
-    tokenizer.decoder = decoders.WordPiece()  # type: ignore[assignment]
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
     trainer = trainers.WordPieceTrainer(vocab_size=200, special_tokens=["[PAD]", "[UNK]", END], show_progress=False)
     tokenizer.train_from_iterator(TEXTS, trainer)
     return tokenizer

@@ -148,7 +148,7 @@ def _behind(context: str, text: str, tokenizer: Tokenizer) -> Iterator[tuple[int
 
 
 def _reads_as(choice: str, ids: Sequence[int], tokenizer: Tokenizer) -> bool:
-    pieces = "".join(map(tokenizer.id_to_token, ids))
+    pieces = "".join(tokenizer.id_to_token(token_id) or "" for token_id in ids)
     return not pieces.startswith(_TWO_BLANKS) and _read(ids, tokenizer) in (choice, f" {choice}")
 
 

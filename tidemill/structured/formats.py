@@ -35,9 +35,9 @@ def _is_date(text: str) -> bool:
 def _is_time(text: str) -> bool:
     if not (found := _TIME.fullmatch(text)):
         return False
-    hour, minute, second, *offset = (int(part or 0) for part in found.groups())
+    hour, minute, second, hours_off, minutes_off = (int(part or 0) for part in found.groups())
     time(hour, minute, second - (second == _MOST_IN_LEAP_MINUTE))
-    time(*offset)
+    time(hours_off, minutes_off)
     return True
 
 

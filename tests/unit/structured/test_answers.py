@@ -18,20 +18,21 @@ def schema_of(required=(), **properties):
     return {"type": "object", "properties": properties, "required": list(required)}
 
 
-def asked(schema, **facts):
-    grammar = Grammar.of(json_schema=read_json_schema(schema))
+def asked(form, **facts):
+    """A schema, or choices."""
+    grammar = Grammar.of(form) if isinstance(form, list) else Grammar.of(json_schema=read_json_schema(form))
     assert grammar is not None
     return AnswerSchema.of(grammar, **facts)
 
 
-def parsed(schema, *texts, finished=True):
-    answers = asked(schema) if isinstance(schema, dict) else AnswerSchema.of(Grammar.of(choices=schema))
+def parsed(form, *texts, finished=True):
+    answers = asked(form)
     columns, reasons = answers.parse(pa.array(texts, pa.string()), np.full(len(texts), finished))
     return pa.table(columns, schema=answers.fields).to_pylist(), reasons.to_pylist()
 
 
-def reason_of(schema, text, **facts):
-    (values,), (reason,) = parsed(schema, text, **facts)
+def reason_of(form, text, **facts):
+    (values,), (reason,) = parsed(form, text, **facts)
     assert not any(value is not None for value in values.values())
     return reason
 

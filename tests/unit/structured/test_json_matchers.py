@@ -39,7 +39,8 @@ def opened(tokenizer, schema=REVIEW):
 
 def drawn(matchers, seed, most=400):
     """Ids of a walk that takes any token that is allowed, and whether the answer is whole."""
-    draw, matcher, ids = random.Random(seed), matchers.new(), []
+    draw, matcher = random.Random(seed), matchers.new()
+    ids: list[int] = []
     while not matcher.is_finished and len(ids) < most:
         ids.append(draw.choice(np.flatnonzero(matcher.allowed()).tolist()))
         matcher.accept(ids[-1])
@@ -79,7 +80,7 @@ def test_an_end_token_is_allowed_only_where_the_answer_may_end(kind):
         assert not mask_V[end]
         matcher.accept(token_id)
     assert not matcher.is_finished
-    matcher.accept(next(i for i in np.flatnonzero(matcher.allowed()) if tokenizer.decode([i]) == "}"))
+    matcher.accept(next(i for i in np.flatnonzero(matcher.allowed()).tolist() if tokenizer.decode([i]) == "}"))
 
     assert matcher.is_finished
     assert matcher.problem is None
@@ -102,7 +103,7 @@ def test_blanks_come_at_most_one_at_a_time_outside_of_strings():
         matcher.accept(token_id)
 
     begins_with_a_blank = [
-        i for i in np.flatnonzero(matcher.allowed()) if tokenizer.decode([i]).startswith((" ", "\n"))
+        i for i in np.flatnonzero(matcher.allowed()).tolist() if tokenizer.decode([i]).startswith((" ", "\n"))
     ]
 
     assert matcher.problem is None
