@@ -61,7 +61,8 @@ class Grammar:
 
         # Of any length: it reads no texts here.
         backend = open_fast(tokenizer, max_length=1, trust_remote_code=trust_remote_code).backend
-        ends = _known_ends(end_ids, num_logits)
+        ids = backend.get_vocab(with_added_tokens=True).values()
+        ends = _known_ends(end_ids, min(num_logits, max(ids) + 1))
         if self.json_schema is None:
             return ChoiceMatchers.of(self.choices, backend, end_ids=ends, num_logits=num_logits)
         from tidemill.structured.json_matchers import JsonMatchers
@@ -69,8 +70,8 @@ class Grammar:
         return JsonMatchers.of(self.json_schema, backend, end_ids=ends, num_logits=num_logits)
 
 
-def _known_ends(end_ids: Iterable[int], num_logits: int) -> Collection[int]:
-    known = {token_id for token_id in end_ids if 0 <= token_id < num_logits}
+def _known_ends(end_ids: Iterable[int], num_ids: int) -> Collection[int]:
+    known = {token_id for token_id in end_ids if 0 <= token_id < num_ids}
     if not known:
         raise ModelError(
             "model.options.choices and json_schema need a model that can end its answer, and this one's configuration "

@@ -148,7 +148,7 @@ def _vocabulary(tokenizer: Tokenizer, end_ids: Collection[int], num_logits: int)
     described = json.loads(tokenizer.to_str())
     if (described.get("decoder") or {}).get("type") == "Metaspace":
         described["decoder"] = _BLANKS_OF_PIECES
-    size = max(num_logits, tokenizer.get_vocab_size(with_added_tokens=True))
+    size = max(num_logits, *(token_id + 1 for token_id in tokenizer.get_vocab(with_added_tokens=True).values()))
     try:
         return LLTokenizer(json.dumps(described), n_vocab=size, eos_token=list(end_ids))
     except ValueError as e:

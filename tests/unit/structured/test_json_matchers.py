@@ -198,7 +198,7 @@ def test_a_grammar_is_known_by_what_it_asks_and_opens_the_tokenizer_of_a_folder(
     assert grammar is not None
     assert (grammar, hash(grammar)) == (same, hash(same))
 
-    matchers = grammar.matcher(tmp_path, end_ids={0, 3, 5_000}, num_logits=450)
+    matchers = grammar.matcher(tmp_path, end_ids={0, 3, 430, 5_000}, num_logits=450)
     mask_BV = allowed_BV([matchers.new(), matchers.new()], 450)
 
     assert mask_BV.shape == (2, 450)
