@@ -76,6 +76,7 @@ class TorchWriter:
         self._lock = threading.Lock()
         self._batches: list[_Batch] = []
         self._ends = Ends(settings, tokenizer)
+        self._start = _start_of(settings) if settings.is_encoder_decoder else None
         with self._current():
             choice = Choice(model, settings, tokenizer, finds_near=model.dtype == torch.float32)
             self._alone = Whole(model, settings, choice.alone(), self._ends)
@@ -107,7 +108,10 @@ class TorchWriter:
                 '"ctranslate2", or another dtype.'
             )
         refuse_unheld(settings)
-        model: Any = load(dtype=getattr(torch, resolve_dtype(inference.dtype, device)))
+        # A CPU gains nothing by 16 bits here: a step reads weights, and hardly multiplies by them.
+        is_on_cpu = inference.dtype == "auto" and device.type == "cpu"
+        dtype = "float32" if is_on_cpu else resolve_dtype(inference.dtype, device)
+        model: Any = load(dtype=getattr(torch, dtype))
         if not hasattr(model, "generate"):
             raise ModelError(f"The model in {folder} is a {type(model).__name__}, which does not write.")
         move_to(model, device, folder)
@@ -167,25 +171,13 @@ class TorchWriter:
         self._loop.drop(batch.rows)
 
     def _row(self, prompt: NDArray[np.int64]) -> Row:
-        start = self._start() if self.settings.is_encoder_decoder else None
         room = self.settings.max_new_tokens
         if self._most_tokens is not None:
-            room = min(room, self._most_tokens - (len(prompt) if start is None else 0))
-        row = Row(prompt, start=start, limit=max(room, 0))
+            room = min(room, self._most_tokens - (len(prompt) if self._start is None else 0))
+        row = Row(prompt, start=self._start, limit=max(room, 0))
         if room <= 0:
             row.fail(f"the prompt's {len(prompt)} tokens fill the model's {self._most_tokens}: nothing can be written")
         return row
-
-    def _start(self) -> list[int]:
-        generation = self.settings.generation
-        first = generation.decoder_start_token_id
-        first = generation.bos_token_id if first is None else first
-        if not isinstance(first, int):
-            raise ModelError(
-                f"The checkpoint says decoder_start_token_id = {first!r}, and an answer begins with one token. Set it "
-                "in its generation_config.json."
-            )
-        return [first]
 
     def _open_loop(self, choice: Choice) -> Loop:
         if (self.settings.generation.num_beams or 1) > 1:
@@ -207,7 +199,7 @@ class TorchWriter:
         return is_same(
             open_loop,
             lambda choice, ends, rows: Whole(self.model, self.settings, choice, ends).write(rows, never),
-            start=self._start() if self.settings.is_encoder_decoder else None,
+            start=self._start,
             vocabulary_size=self.model.config.get_text_config(decoder=True).vocab_size,
             dtype=self.model.dtype,
         )
@@ -221,3 +213,16 @@ def _prompts(inputs: Arrays) -> list[NDArray[np.int64]]:
     if MASK not in inputs:
         return list(ids_BT)
     return [ids_T[:length] for ids_T, length in zip(ids_BT, inputs[MASK].sum(axis=1).tolist(), strict=True)]
+
+
+def _start_of(settings: Settings) -> list[int]:
+    """What a decoder reads first."""
+    generation = settings.generation
+    first = generation.decoder_start_token_id
+    first = generation.bos_token_id if first is None else first
+    if not isinstance(first, int):
+        raise ModelError(
+            f"The checkpoint says decoder_start_token_id = {first!r}, and an answer begins with one token. Set it in its "
+            "generation_config.json."
+        )
+    return [first]

@@ -66,12 +66,16 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         return -1
 
     def copy(self, source: int, first: int, stop: int, num_columns: int) -> None:
-        for each in (self.keys, self.values):
+        for each in self._kept():
             each[first:stop, :, :num_columns] = each[source, :, :num_columns]
 
     def clear(self, slot: int) -> None:
-        self.keys[slot] = 0
-        self.values[slot] = 0
+        for each in self._kept():
+            each[slot] = 0
+
+    def _kept(self) -> tuple[Tensor, ...]:
+        """Nothing in a layer that its model does not use."""
+        return (self.keys, self.values) if self.is_initialized else ()
 
     def resize(self, num_slots: int, num_columns: int, in_use: int) -> None:
         self.num_slots, self.num_columns = num_slots, num_columns
@@ -156,10 +160,12 @@ class SourceLayer(CacheLayerMixin):  # type: ignore[misc]
         return -1
 
     def keep(self, in_use: int) -> None:
-        self.keys, self.values = self.keys[:in_use], self.values[:in_use]
+        if self.is_initialized:
+            self.keys, self.values = self.keys[:in_use], self.values[:in_use]
 
     def copy(self, source: int, slot: int) -> None:
-        self.keys[slot], self.values[slot] = self.keys[source], self.values[source]
+        if self.is_initialized:
+            self.keys[slot], self.values[slot] = self.keys[source], self.values[source]
 
 
 class Sources(Cache):  # type: ignore[misc]
