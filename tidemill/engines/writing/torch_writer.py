@@ -37,6 +37,8 @@ class TorchWriter:
     company: Company = ANY_LENGTHS
     pads = True
     reference = None
+    fallback: str | None = None
+    """Why another engine, which `auto` prefers, does not compute the model."""
 
     def __init__(self, model: nn.Module, device: torch.device, settings: Settings) -> None:
         self.model, self.device, self.settings = model, device, settings
@@ -85,6 +87,7 @@ class TorchWriter:
             "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
             "torch": torch.__version__,
             "generation": self.settings.facts(),
+            **({"fallback": self.fallback} if self.fallback else {}),
         }
 
     def release_memory(self) -> None:
