@@ -32,7 +32,7 @@ from tidemill.errors import RunFailed, SequenceTooLong, Stopped, first_line
 from tidemill.inference.choosing.bounds import BoundedOpening
 from tidemill.inference.choosing.calibration import calibrated_budget
 from tidemill.inference.choosing.choice import Choice, evenly
-from tidemill.inference.drift import Drift, measure_drift
+from tidemill.inference.drift import Measured, measure_drift
 from tidemill.inference.exact import ExactEngine, is_exact
 from tidemill.inference.work import Predictions, Work
 from tidemill.models.tasks import ModelTask, find_task
@@ -83,7 +83,7 @@ class ModelRunner:
         self._task, self._inference = task, inference
         self._exact, self._choice, self._opening = exact, choice, opening
         self._is_calibrated = task.writes or inference.token_budget != "auto"
-        self._measured_drift: Drift | None = None
+        self._measured_drift: Measured | None = None
         self._has_told_of_inexact = False
         self._seconds = 0.0
         self._lock = threading.Lock()
@@ -220,6 +220,7 @@ class ModelRunner:
                 pad_id=self._pad_id,
                 bound=self._inference.max_drift,
                 before=before,
+                should_stop=should_stop,
             )
             if before is None and self._measured_drift is not None:
                 work.notes += self._measured_drift.notes()

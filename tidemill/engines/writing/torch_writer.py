@@ -65,6 +65,8 @@ class TorchWriter:
     pads = True
     reference = None
     company: Company
+    fallback: str | None = None
+    """Why another engine, which `auto` prefers, does not compute the model."""
 
     def __init__(
         self, model: Any, device: torch.device, settings: Settings, *, tokenizer: str | Path, most_tokens: int | None
@@ -153,6 +155,7 @@ class TorchWriter:
             "torch": torch.__version__,
             "generation": self.settings.facts(),
             **({} if is_by_beams else facts_of(self.company)),
+            **({"fallback": self.fallback} if self.fallback else {}),
         }
 
     def release_memory(self) -> None:
