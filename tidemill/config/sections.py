@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -167,11 +168,21 @@ class Endpoint(Section):
     base_url: str | None = None
     """The address of an OpenAI-compatible server, such as "http://127.0.0.1:8000/v1"."""
     api_key: str | None = None
-    """What it asks for as a key; `$NAME` is taken from the environment."""
+    """The variable of the environment that holds the key it asks for, such as "$OPENAI_API_KEY"."""
     concurrency: Annotated[int, Field(gt=0, le=1024)] = 16
     """Most requests on their way at one time."""
     timeout_seconds: float = Field(default=120.0, gt=0, le=LONGEST_SECONDS)
     """How long one request may take before it is tried again."""
+
+    @field_validator("api_key")
+    @classmethod
+    def _no_key_itself(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"\$\w+", value):
+            raise ValueError(
+                "names no variable of the environment: put the key into one, and give its name here, such as "
+                '"$OPENAI_API_KEY"'
+            )
+        return value
 
 
 class Inference(Section):
