@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tidemill.checkpoints.loading import opening
+from tidemill.checkpoints.served import is_served
 from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import Outputs
 from tidemill.engines.writing.settings import GENERATION_CONFIG, Settings
@@ -61,6 +62,11 @@ class WritingTask(ModelTask):
             stop=tuple(self.options.stop),
             sampling=self.options.sampling,
         )
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a server has the model: prompts go to it as bytes, and bytes are what it wrote."""
+        return is_served(self.config.name_or_path)
 
     @property
     def num_written(self) -> int:
@@ -135,6 +141,8 @@ class WritingTask(ModelTask):
         return text, None
 
     def _decode(self, ids: Sequence[int]) -> str:
+        if self.is_served:
+            return bytes(ids).decode(errors="replace")
         text: str = self._decoder.decode(ids, skip_special_tokens=True)
         return text
 
