@@ -64,7 +64,7 @@ def test_a_served_models_name_stays_as_it_is_written(tmp_path, monkeypatch, name
 def test_overrides_may_turn_a_local_models_file_into_a_served_ones(tmp_path, in_this_order):
     file = write_toml(tmp_path, "rows.parquet")
     overrides = ["model.path=qwen3:8b", "inference.engine=endpoint", "inference.dtype=auto"]
-    overrides.append("inference.token_budget=auto")
+    overrides += ["inference.token_budget=auto", "inference.endpoint.base_url=http://127.0.0.1:9"]
     pipeline = load_pipeline(file, overrides if in_this_order else overrides[::-1])
     assert pipeline.model.path == "qwen3:8b"
 
@@ -115,6 +115,19 @@ def test_options_of_models_that_are_computed_here_are_refused(tmp_path, section,
 def test_a_pipeline_that_is_written_out_with_its_defaults_is_read_again():
     raw = served().model_dump(mode="json")
     assert Pipeline.model_validate(raw) == served()
+
+
+@pytest.mark.parametrize("address", ["localhost:8000", "ftp://host/v1", "http://", f"https://ann:{KEY}@host/v1"])
+def test_an_address_that_is_none_or_holds_a_password_is_refused(tmp_path, address):
+    with pytest.raises(ConfigError, match=r"inference\.endpoint\.base_url") as told:
+        load_pipeline(pipeline_file(tmp_path, "tiny"), {"inference.endpoint.base_url": address})
+    assert KEY not in str(told.value)
+
+
+def test_a_pipeline_whose_server_is_not_named_is_refused(tmp_path):
+    file = write_toml(tmp_path, "rows.parquet")
+    with pytest.raises(ConfigError, match="does not say which"):
+        load_pipeline(file, ["inference.engine=endpoint"])
 
 
 def test_a_key_in_the_file_is_refused_and_not_shown(tmp_path):

@@ -126,6 +126,11 @@ def _problem_of_served(pipeline: Pipeline) -> str | None:
     model, tokenizer, inference = pipeline.model, pipeline.tokenizer, pipeline.inference
     if inference.engine != "endpoint":
         return None
+    if inference.endpoint.base_url is None:
+        return (
+            'inference.engine = "endpoint" asks a server, and inference.endpoint.base_url does not say which. Set it '
+            'to its address, such as "http://127.0.0.1:8000/v1".'
+        )
     of_files = {
         "model": (model, ("revision", "subfolder", "all_scores", "trust_remote_code", "pad_token_id")),
         "tokenizer": (tokenizer, ("path", "max_length", "long_text")),

@@ -204,8 +204,8 @@ def seconds_asked(headers: Mapping[str, str], now: float | None = None) -> float
 def _address(base_url: str | None) -> Any:
     if base_url is None:
         raise ConfigError(
-            'inference.engine = "endpoint" asks a server, and inference.endpoint.base_url does not say which. Set it '
-            'to its address, such as "http://127.0.0.1:8000/v1".'
+            "The model was computed by a server, and inference.endpoint.base_url does not say which. Set it to its "
+            'address, such as "http://127.0.0.1:8000/v1".'
         )
     try:
         url = httpx.URL(base_url.strip())
@@ -215,11 +215,6 @@ def _address(base_url: str | None) -> Any:
         raise ConfigError(
             f'inference.endpoint.base_url = "{masked(base_url)}" is no address of a server. Set it to one such as '
             '"http://127.0.0.1:8000/v1".'
-        )
-    if url.userinfo:
-        raise ConfigError(
-            f'inference.endpoint.base_url = "{masked(base_url)}" holds a password, which records would show. Take it '
-            "out, and give a key by inference.endpoint.api_key."
         )
     return url.copy_with(path=url.path.rstrip("/") or "/", fragment=None)
 

@@ -135,6 +135,7 @@ class EndpointWriter:
 
     def facts(self) -> dict[str, Any]:
         unsent = {} if self._takes_thinking else {"refused_options": [THINKING]}
+        doubt = {} if self.doubt is None else {"fallback": self.doubt}
         return {
             "engine": self.name,
             "device": "server",
@@ -143,6 +144,7 @@ class EndpointWriter:
             "served": self._said or {"id": self._protocol.name, "is_listed": False},
             "generation": self._protocol.settings.facts(),
             **unsent,
+            **doubt,
         }
 
     def release_memory(self) -> None:
