@@ -130,6 +130,8 @@ class _Http(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: _Http
     protocol_version = "HTTP/1.1"
+    # Head and body together, or the body waits for the head's acknowledgement.
+    wbufsize = -1
 
     def do_GET(self) -> None:
         chat = self.server.chat

@@ -69,7 +69,7 @@ def load_runner(spec: VersionSpec, inference: Inference) -> ModelRunner:
         ConfigError: there is no such device, or no address of a server.
         SourceUnavailable: the model's server does not answer.
     """
-    inference = _inference_of(spec, inference)
+    inference = inference_of(spec, inference)
     identity = spec.model if is_served(spec.model) else folder_state(versions.model_folder(spec))
     key = (identity, json.dumps(spec.to_json(), sort_keys=True), inference)
     with _loading:
@@ -79,7 +79,7 @@ def load_runner(spec: VersionSpec, inference: Inference) -> ModelRunner:
         return _loaded[key]
 
 
-def _inference_of(spec: VersionSpec, declared: Inference) -> Inference:
+def inference_of(spec: VersionSpec, declared: Inference) -> Inference:
     """By which the version is computed: the pipeline file may ask for another by now, at a server or here."""
     engine = declared.engine
     if is_served(spec.model):

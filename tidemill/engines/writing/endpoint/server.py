@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from huggingface_hub.utils import httpx
 
@@ -26,6 +27,7 @@ MOST_ANSWER_BYTES = 64 * 2**20
 MOST_SAID = 200
 """Characters of a server's own message that are kept."""
 MODELS = "models"
+JSON = {"Content-Type": "application/json"}
 
 
 class Server:
@@ -49,6 +51,8 @@ class Server:
             timeout=httpx.Timeout(endpoint.timeout_seconds, connect=CONNECT_SECONDS, pool=None),
             limits=httpx.Limits(max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency),
             follow_redirects=False,
+            # To load the authorities takes longer than many requests, and plain HTTP asks none of them.
+            verify=self.base.scheme == "https",
         )
 
     def __str__(self) -> str:
@@ -105,7 +109,7 @@ class Server:
                 status, headers, content = await self._exchange(method, route, body)
         except TimeoutError:
             raise Trouble(f"there was no answer within {most:g} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as e:
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as e:
             raise _broken(e) from None
         if not 200 <= status < 300:
             raise self._refused(route, status, headers, content)
@@ -118,8 +122,9 @@ class Server:
         self, method: str, route: str, body: Mapping[str, Any] | None
     ) -> tuple[int, Mapping[str, str], bytes]:
         url = self.base.copy_with(path=f"{self.base.path.rstrip('/')}/{route}")
+        sent = None if body is None else json.dumps(body).encode()
         content = bytearray()
-        async with self._client.stream(method, url, json=body) as response:
+        async with self._client.stream(method, url, content=sent, headers=JSON) as response:
             async for piece in response.aiter_bytes():
                 content += piece
                 if len(content) > MOST_ANSWER_BYTES:
@@ -208,10 +213,10 @@ def _address(base_url: str | None) -> Any:
             'address, such as "http://127.0.0.1:8000/v1".'
         )
     try:
-        url = httpx.URL(base_url.strip())
-    except httpx.InvalidURL:
-        url = httpx.URL("")
-    if url.scheme not in ("http", "https") or not url.host:
+        host, url = urlsplit(base_url).hostname, httpx.URL(base_url)
+    except (httpx.InvalidURL, ValueError):
+        host, url = None, httpx.URL("")
+    if url.scheme not in ("http", "https") or not host:
         raise ConfigError(
             f'inference.endpoint.base_url = "{masked(base_url)}" is no address of a server. Set it to one such as '
             '"http://127.0.0.1:8000/v1".'

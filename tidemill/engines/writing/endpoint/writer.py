@@ -170,7 +170,7 @@ class EndpointWriter:
             if isinstance(outcome, Written):
                 return outcome
             if num_tries <= self._retries:
-                await self._pace.pause(num_tries, outcome)
+                await self._pace.pause(num_tries)
         return failed(f"the server failed, the last of {num_tries} times: {outcome.reason}")
 
     async def _try(self, route: str, body: dict[str, Any]) -> Written | Trouble:
@@ -192,10 +192,10 @@ class EndpointWriter:
             except Trouble as e:
                 # Of a server that is down, as while it starts again, nothing is known of the row.
                 if await self._server.is_up():
+                    self._pace.heed(e)
                     return e
                 failure = e
-            self._pace.refused(failure)
-            if self._pace.clock() - begun > GIVE_UP_SECONDS:
+            if self._pace.refused(failure, begun=begun):
                 return failed(f"the server turned it away for {GIVE_UP_SECONDS:g} s: {failure.reason}")
 
     async def _once(self, route: str, body: dict[str, Any]) -> Written:
