@@ -88,9 +88,7 @@ def read_file(path: str | Path, overrides: Overrides = ()) -> dict[str, Any]:
     except ValueError as e:
         raise ConfigError(f"{path} is not valid TOML: {e}.") from e
     folder = Path() if str(path).startswith(IN_NO_FOLDER) else Path(path).parent
-    _place(raw, folder, PATHS)
-    _take_schema_in(raw, folder)
-    return overridden(raw, overrides)
+    return _overridden(raw, overrides, folder)
 
 
 def overridden(raw: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
@@ -101,19 +99,37 @@ def overridden(raw: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
     Raises:
         ConfigError: an override is not of the form `key.path=value`.
     """
+    return _overridden(raw, overrides, None)
+
+
+def _overridden(raw: dict[str, Any], overrides: Overrides, folder: Path | None) -> dict[str, Any]:
+    """As `overridden`; what `raw` itself says begins at `folder`, or is settled where there is none."""
     raw = copy.deepcopy(raw)
     pairs = list(overrides.items()) if isinstance(overrides, Mapping) else list(map(_parsed_override, overrides))
-    for dotted, value in pairs:
-        key = _apply_override(raw, dotted, str(value) if isinstance(value, Path) else value)
-        _place(raw, Path(), [path for path in PATHS if path == key or path.startswith(f"{key}.")])
-        if key == JSON_SCHEMA or JSON_SCHEMA.startswith(f"{key}."):
-            _take_schema_in(raw, Path())
+    keys = [_apply_override(raw, dotted, str(value) if isinstance(value, Path) else value) for dotted, value in pairs]
+    # Whether model.path is one at all, all of them together say.
+    here = [path for path in PATHS if any(path == key or path.startswith(f"{key}.") for key in keys)]
+    if folder is not None:
+        _place(raw, folder, [path for path in PATHS if path not in here])
+    _place(raw, Path(), here)
+    if any(JSON_SCHEMA == key or JSON_SCHEMA.startswith(f"{key}.") for key in keys):
+        _take_schema_in(raw, Path())
+    elif folder is not None:
+        _take_schema_in(raw, folder)
     return raw
+
+
+def names_served_model(raw: Mapping[str, Any]) -> bool:
+    """Whether model.path is what a server calls its model, and no path."""
+    inference = raw.get("inference")
+    return isinstance(inference, dict) and inference.get("engine") == "endpoint"
 
 
 def _place(raw: dict[str, Any], folder: Path, keys: Iterable[str]) -> None:
     """Settle the values of some keys, as far as they are paths at all: what is wrong with others, `config` says."""
     for key in keys:
+        if key == "model.path" and names_served_model(raw):
+            continue
         section, _, name = key.partition(".")
         table = raw.get(section)
         if isinstance(table, dict) and isinstance(path := table.get(name), str) and path:

@@ -224,9 +224,8 @@ class ModelRunner:
             )
             if before is None and self._measured_drift is not None:
                 work.notes += self._measured_drift.notes()
-        is_large = work.num_tokens_left() >= self._tokens_worth_calibrating()
         # A batch of one row is as large as its row, whatever the budget.
-        if not self._is_calibrated and is_large and self.engine.company != ONE_ROW:
+        if not self._is_calibrated and self.engine.company != ONE_ROW and self._is_worth_calibrating(work):
             self._is_calibrated = True
             work.progress.doing("finding the best token budget")
             found = calibrated_budget(self.engine, self.config, longest=self._max_positions, inputs=self._task.inputs)
@@ -262,8 +261,8 @@ class ModelRunner:
         width = int(self._widths(work.items.lengths[batch], engine).max())
         return work.items.collate(batch, pad_id=self._pad_id, width=width)
 
-    def _tokens_worth_calibrating(self) -> int:
-        return WORTH_CALIBRATING[_device_type(self.engine)] * self.token_budget
+    def _is_worth_calibrating(self, work: Work) -> bool:
+        return work.num_tokens_left() >= WORTH_CALIBRATING[_device_type(self.engine)] * self.token_budget
 
     def _run(self, work: Work, should_stop: Callable[[], bool]) -> None:
         """Keep `engine.depth` batches on their way; while the last ones are, another shard may start its own."""

@@ -118,6 +118,9 @@ class ModelTask(ABC):
     writes: ClassVar[bool] = False
     """Whether the model writes its answers token by token: then the task has `settings`, by which it does."""
 
+    may_be_served: ClassVar[bool] = False
+    """Whether a server may compute it of prompts: then the model is known by its name alone."""
+
     tags_of_others: ClassVar[frozenset[str]] = frozenset()
     """Tags on the Hub of models that have this task's head and were made for something else: none is proposed."""
 

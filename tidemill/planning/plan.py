@@ -304,9 +304,13 @@ def make_plan(pipeline: Pipeline, lake: Lake | None) -> tuple[Plan, sources.Data
         notes=(*told, *notes, *dataset.notes),
         first=state is None,
         auto=_known_of_auto(pipeline, spec),
-        int8=kept_gain() if computes_on_cpu(pipeline.inference) and pipeline.inference.engine != "torch" else None,
+        int8=kept_gain() if _may_take_int8(pipeline) else None,
     )
     return plan, dataset
+
+
+def _may_take_int8(pipeline: Pipeline) -> bool:
+    return computes_on_cpu(pipeline.inference) and pipeline.inference.engine in ("auto", "openvino")
 
 
 def _known_of_auto(pipeline: Pipeline, spec: VersionSpec) -> Known | None:

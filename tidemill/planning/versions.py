@@ -26,9 +26,10 @@ from tidemill.checkpoints.files import (
     refuse_weights,
 )
 from tidemill.checkpoints.modules import MODULE_FILES, MODULES, is_module_file, module_files, module_folders
+from tidemill.checkpoints.served import is_served, served_as, served_config
 from tidemill.config import Model, Pipeline, Tokenizer
 from tidemill.encoding.pooling import Pooling
-from tidemill.errors import ModelError, SourceUnavailable
+from tidemill.errors import ConfigError, ModelError, SourceUnavailable
 from tidemill.fingerprints import fingerprint
 from tidemill.places import is_hub_id, missing
 from tidemill.retry import logger
@@ -53,8 +54,9 @@ class VersionSpec:
 
     `model` and `tokenizer` identify content: `commit:<hash>` on the Hub, with
     `/<subfolder>` where it lies in one, `sha256:<hash>` of the files that are read
-    of a folder. The paths say where it was found. What is None does not apply,
-    and is not an ingredient.
+    of a folder, `served:<name>` of a model that a server has, whose tokenizer it
+    has too. The paths say where it was found. What is None does not apply, and is
+    not an ingredient.
     """
 
     task: str
@@ -122,7 +124,8 @@ def declared(pipeline: Pipeline, tell: Callable[[str], object] = logger.warning)
     model, tokenizer = pipeline.model, pipeline.tokenizer
     options = task_options(model.task, model.options).model_dump(mode="json", exclude_defaults=True)
     windows, trusted, pair = tokenizer.long_text == "windows", model.trust_remote_code, pipeline.dataset.text_pair
-    identity = _identify(model, tell, trusted=trusted, task=model.task)
+    is_remote = pipeline.inference.engine == "endpoint"
+    identity = _identify_served(model) if is_remote else _identify(model, tell, trusted=trusted, task=model.task)
     return VersionSpec(
         task=model.task,
         model_path=_place(model),
@@ -226,9 +229,9 @@ def relocated(spec: VersionSpec, pipeline: Pipeline) -> VersionSpec:
 
 
 def _lies_at(spec: VersionSpec, path: str, identity: str, *, weights: bool = True) -> bool:
-    """Whether a folder here has this content; what is on the Hub lies where it lies."""
+    """Whether a folder here has this content; what is on the Hub or at a server lies where it lies."""
     kind, _, value = identity.partition(":")
-    if kind == "commit":
+    if kind == "commit" or is_served(identity):
         return True
     if not Path(path).is_dir():
         return False
@@ -251,7 +254,9 @@ def model_folder(spec: VersionSpec, *, weights: bool = True) -> Path:
 
 
 def configuration_folder(spec: VersionSpec) -> Path | None:
-    """A local folder with the model's config.json and maybe no more; None where it was not fetched yet."""
+    """A local folder with the model's config.json and maybe no more; None where it was not fetched yet, or is none."""
+    if is_served(spec.model):
+        return None
     if spec.model.startswith("commit:"):
         return hub.cached_config(spec.model_path, *_commit_and_subfolder(spec.model))
     return Path(spec.model_path)
@@ -281,6 +286,18 @@ def _identify(
         return f"sha256:{hash_folder(path, _files_read(path, trusted=trusted, weights=weights, task=task))}"
     commit = hub.model_commit(path, section.revision, tell)
     return f"commit:{commit}" if section.subfolder is None else f"commit:{commit}/{section.subfolder}"
+
+
+def _identify_served(model: Model) -> str:
+    from tidemill.models.tasks import find_task
+
+    if not find_task(model.task).may_be_served:
+        raise ConfigError(
+            f'inference.engine = "endpoint" asks a server to go on with prompts, and model.task = "{model.task}" has '
+            'none. Set model.task = "text-generation"; model.options.prompt says what becomes of a text, such as '
+            '"Summarise: {text}".'
+        )
+    return served_as(model.path)
 
 
 def _has_modules(task: str) -> bool:
@@ -358,6 +375,8 @@ def result_schema(spec: VersionSpec) -> pa.Schema:
     from tidemill.models.tasks import find_task
 
     find_task(spec.task)
+    if is_served(spec.model):
+        return task_of(spec, served_config(spec.model_path)).schema
     _refuse_weights(spec)
     config = load_config(
         model_folder(spec, weights=False),

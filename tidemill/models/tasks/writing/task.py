@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tidemill.checkpoints.loading import opening
+from tidemill.checkpoints.served import is_served
 from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import Outputs
 from tidemill.engines.writing.settings import GENERATION_CONFIG, Settings
@@ -80,6 +81,11 @@ class WritingTask(ModelTask):
             sampling=self.options.sampling,
             grammar=None if self.form is None else self.form.grammar,
         )
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a server has the model: prompts go to it as bytes, and bytes are what it wrote."""
+        return is_served(self.config.name_or_path)
 
     @property
     def num_written(self) -> int:
@@ -164,6 +170,8 @@ class WritingTask(ModelTask):
         return text, None
 
     def _decode(self, ids: Sequence[int]) -> str:
+        if self.is_served:
+            return bytes(ids).decode(errors="replace")
         text: str = self._decoder.decode(ids, skip_special_tokens=True)
         return text
 

@@ -20,6 +20,7 @@ class TextGeneration(WritingTask):
     auto_class = "AutoModelForCausalLM"
     Options = TextGenerationOptions
     heads = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+    may_be_served = True
 
     def preparer(self, folder: str | Path, reading: Reading) -> Preparer:
         if reading.long_text == "windows":
@@ -30,7 +31,9 @@ class TextGeneration(WritingTask):
         return super().preparer(folder, self._leaving_room(reading))
 
     def _answer(self, text: str, finish: int) -> tuple[str | None, str | None]:
-        if not (self.options.thinking or text.lstrip().startswith(THINKING)):
+        # A server mostly keeps apart what was thought.
+        begun = self.options.thinking and not self.is_served
+        if not (begun or text.lstrip().startswith(THINKING)):
             return text, None
         _, is_answered, answer = text.partition(THOUGHT)
         if is_answered:
