@@ -415,11 +415,13 @@ class ModelRunner:
 
     def _predictions(self, work: Work) -> Predictions:
         of_items = work.answer_column(self._task.answer_type), work.reason_column()
+        work.stats.num_new_tokens = self._task.num_new_tokens(of_items[0])
         called = "part" if self._task.pooling is None else "window"
         answers, failures = work.items.to_rows(*of_items, called=called)
         columns, refusals = self._task.rows(answers, work.prepared)
         reason = pc.coalesce(failures, refusals)
-        return Predictions(columns, reason, work.stats, notes=tuple(work.notes), resolved=work.resolved)
+        written = answers if self._task.writes else None
+        return Predictions(columns, reason, work.stats, tuple(work.notes), work.resolved, written)
 
 
 def _default_budget(inference: options.Inference, engine: Engine, *, writes: bool) -> int:

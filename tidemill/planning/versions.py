@@ -380,6 +380,24 @@ def task_of(spec: VersionSpec, config: PretrainedConfig) -> ModelTask:
     return find_task(spec.task)(config, options, all_scores=spec.all_scores, pooling=pooling, is_pair=is_pair)
 
 
+def most_new_tokens(spec: VersionSpec) -> int | None:
+    """Tokens that the version's model writes of an item at most; None of one that writes none.
+
+    Raises:
+        ModelError: the model's configuration cannot be read.
+    """
+    from tidemill.models.tasks import find_task
+
+    if not find_task(spec.task).writes:
+        return None
+    if declared := (spec.options or {}).get("max_new_tokens"):
+        return int(declared)
+    from tidemill.checkpoints.loading import load_config
+
+    config = load_config(model_folder(spec, weights=False), trust_remote_code=spec.trust_remote_code)
+    return task_of(spec, config).num_written
+
+
 def _refuse_weights(spec: VersionSpec) -> None:
     """Raise ModelError where the listing of the model's files says that no run could open it; nothing is fetched."""
     if not spec.model.startswith("commit:"):
