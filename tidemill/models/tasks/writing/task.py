@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tidemill.checkpoints.loading import opening
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 FINISHES = {STOP: "stop", LENGTH: "length"}
+BETWEEN_WINDOWS = "\n"
+"""What joins the texts that were written of a long text's windows."""
 
 
 class WritingTask(ModelTask):
@@ -93,19 +94,30 @@ class WritingTask(ModelTask):
         return answers_of(outputs.astype(np.int32, copy=False))
 
     def rows(self, answers: pa.ListArray, prepared: pa.Table) -> tuple[pa.Table, pa.StringArray]:
-        index = np.cumsum(answers.is_valid().to_numpy(zero_copy_only=False)) - 1
-        of_rows = answers.flatten().take(pa.array(index, mask=answers.is_null().to_numpy(zero_copy_only=False)))
-        finish, num_prompt, num_new, ids = of_rows.flatten()
-        is_answer = pc.fill_null(pc.not_equal(finish, FAILED), False)
-        texts, reasons = self._texts(ids, finish)
-        finishes = pa.array([FINISHES.get(code) for code in finish.to_pylist()], pa.string())
-        columns = [texts, finishes, num_prompt, num_new]
-        answered = pc.and_(is_answer, pc.is_null(reasons))
-        nothing = pa.scalar(None)
-        table = pa.table(
-            [pc.if_else(answered, column, nothing.cast(column.type)) for column in columns], schema=self.schema
-        )
-        return table, reasons
+        """Of a row in windows the texts follow each other, a line each, and the counts are of all of them."""
+        made = [self._row(row) for row in answers.to_pylist()]
+        columns = [pa.array(values, kind) for values, kind in zip(zip(*made, strict=True), self._types, strict=True)]
+        *results, reasons = columns if made else [pa.array([], kind) for kind in self._types]
+        return pa.table(results, schema=self.schema), reasons
+
+    @property
+    def _types(self) -> list[pa.DataType]:
+        return [*self.schema.types, pa.string()]
+
+    def _row(self, written: Sequence[Mapping[str, Any]] | None) -> tuple[Any, ...]:
+        """The values of `schema`, and the reason where there are none."""
+        nothing = (None,) * len(self.schema)
+        if written is None:
+            return (*nothing, None)
+        texts = []
+        for each in written:
+            text, reason = self._text(each["ids"], each["finish"])
+            if text is None:
+                return (*nothing, reason)
+            texts.append(text)
+        finish = LENGTH if any(each["finish"] == LENGTH for each in written) else STOP
+        counts = (_sum(each[name] for each in written) for name in ("num_prompt_tokens", "num_new_tokens"))
+        return (BETWEEN_WINDOWS.join(texts), FINISHES[finish], *counts, None)
 
     def drift(self, ours: pa.Array, theirs: pa.Array) -> NDArray[np.float32]:
         """1 where another text was written, else 0."""
@@ -115,21 +127,18 @@ class WritingTask(ModelTask):
         pairs = zip(ours.field("ids").to_pylist(), theirs.field("ids").to_pylist(), strict=True)
         return np.array([mine == other for mine, other in pairs], dtype=bool)
 
-    def _texts(self, ids: pa.ListArray, finish: pa.Array) -> tuple[pa.StringArray, pa.StringArray]:
-        texts: list[str | None] = []
-        reasons: list[str | None] = []
-        for each, code in zip(ids.to_pylist(), finish.to_pylist(), strict=True):
-            text, reason = (None, None) if code is None else self._text(each, code)
-            texts.append(text)
-            reasons.append(reason)
-        return pa.array(texts, pa.string()), pa.array(reasons, pa.string())
-
     def _text(self, ids: Sequence[int], finish: int) -> tuple[str | None, str | None]:
         if finish == FAILED:
             return None, bytes(ids).decode(errors="replace")
-        text = self._decode(ids)
+        text, reason = self._answer(self._decode(ids), finish)
+        if text is None:
+            return None, reason
         ends = [at for stop in self.options.stop if (at := text.find(stop)) >= 0]
         return text[: min(ends)] if ends else text, None
+
+    def _answer(self, text: str, finish: int) -> tuple[str | None, str | None]:
+        """What of the text that was written is the answer; or why there is none."""
+        return text, None
 
     def _decode(self, ids: Sequence[int]) -> str:
         text: str = self._decoder.decode(ids, skip_special_tokens=True)
@@ -145,3 +154,9 @@ class WritingTask(ModelTask):
             return AutoTokenizer.from_pretrained(
                 Path(folder).absolute(), local_files_only=True, trust_remote_code=trust_remote_code
             )
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """None where one of them is not known."""
+    known = list(counts)
+    return None if None in known else sum(count for count in known if count is not None)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from tidemill.engines.writing.written import LENGTH
 from tidemill.errors import ModelError
 from tidemill.models.tasks.task import Preparer, Reading
 from tidemill.models.tasks.writing.options import TextGenerationOptions
 from tidemill.models.tasks.writing.task import WritingTask
+
+THINKING, THOUGHT = "<think>", "</think>"
+"""Between these a model thinks before it answers; a chat template may have written the first."""
 
 
 class TextGeneration(WritingTask):
@@ -24,6 +28,19 @@ class TextGeneration(WritingTask):
                 'cuts it. Set long_text to "truncate" or "quarantine".'
             )
         return super().preparer(folder, self._leaving_room(reading))
+
+    def _answer(self, text: str, finish: int) -> tuple[str | None, str | None]:
+        if not (self.options.thinking or text.lstrip().startswith(THINKING)):
+            return text, None
+        _, is_answered, answer = text.partition(THOUGHT)
+        if is_answered:
+            return answer.lstrip("\n"), None
+        if finish == LENGTH:
+            return None, (
+                f"the model thought for all of its {self.num_written} new tokens and gave no answer: raise "
+                "model.options.max_new_tokens"
+            )
+        return text, None
 
     def _leaving_room(self, reading: Reading) -> Reading:
         """A prompt and what is written behind it share the model's positions."""
