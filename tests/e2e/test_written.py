@@ -12,11 +12,16 @@ from tests.toy_tasks import REFUSED, toys
 from tidemill.cli import render
 from tidemill.cli.comparison import comparison
 from tidemill.config import Pipeline
+from tidemill.errors import CostReached
+from tidemill.inference import runner
+from tidemill.inference.written import keep_written
 from tidemill.lake import Lake
 from tidemill.planning.backfill_plan import Selection, plan_backfill, request_backfill
+from tidemill.planning.cost_limit import CostLimit
 from tidemill.planning.plan import make_plan
 from tidemill.reports.compare import compare_versions
 from tidemill.reports.status import pipeline_status
+from tidemill.running import stages
 from tidemill.running.backfill_run import BackfillRun
 from tidemill.storage.store import Store
 from tidemill.upkeep.forget import forget
@@ -25,6 +30,8 @@ __all__ = ["toys"]
 
 pytestmark = pytest.mark.usefixtures("toys")
 NUM_ROWS = 12
+ROW_BY_ROW: dict[str, Any] = {"inference": {"token_budget": 75}, "tokenizer": {"max_length": 32}}
+"""A budget for one row and what is written behind it."""
 COUNTS = "SELECT sum(num_new_tokens)::BIGINT, count(device) FROM _ledger"
 
 
@@ -42,7 +49,7 @@ def writer(folder: Path, at: str = "one", **sections: Any) -> Pipeline:
         folder / at,
         f"{folder}/data/*",
         model=model,
-        store={"path": f"{folder}/store"},
+        store={"path": f"{folder}/store", **sections.pop("store", {})},
         cost={"per_hour": 3600.0},
         **sections,
     )
@@ -117,6 +124,42 @@ def test_rows_that_were_refused_are_computed_again_alone_and_the_others_keep_the
     elsewhere = writer(folder, "two")
     assert run(elsewhere).num_unchanged == 36
     assert problems_of(pipeline) == []
+
+
+def test_a_run_that_reaches_its_cost_in_mid_shard_goes_on_where_it_was(folder, monkeypatch):
+    pipeline = writer(folder, **ROW_BY_ROW)
+    spent = iter([False] * 6)
+
+    def reach(limit: CostLimit) -> None:
+        if next(spent, True):
+            raise CostReached("no more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CostLimit, "check_spent", reach)
+        stopped = run(pipeline, max_cost=1000.0)
+    assert (stopped.state, stopped.stopped_at_cost, stopped.num_shards) == ("stopped", "no more", 0)
+    assert len(written_files(folder)) == 1
+
+    gone_on = run(pipeline)
+    assert (gone_on.state, gone_on.num_rows) == ("done", 36)
+    assert 0 < gone_on.num_unchanged < NUM_ROWS
+    undisturbed = writer(folder, "two", **ROW_BY_ROW, store={"path": str(folder / "another store")})
+    run(undisturbed)
+    assert table_of(pipeline) == table_of(undisturbed)
+    assert problems_of(pipeline) == []
+
+
+def test_what_is_written_is_kept_while_it_is_written(folder, monkeypatch):
+    monkeypatch.setattr(runner, "KEPT_SECONDS", 0.0)
+    kept: list[bool] = []
+
+    def keep(*args: Any, rows: Any = None) -> None:
+        kept.append(rows is not None)
+        keep_written(*args, rows=rows)
+
+    monkeypatch.setattr(stages, "keep_written", keep)
+    run(writer(folder, **ROW_BY_ROW))
+    assert kept.count(True) > kept.count(False) == 3
 
 
 def test_two_prompts_are_shown_side_by_side(folder):

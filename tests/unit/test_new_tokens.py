@@ -78,6 +78,11 @@ def test_no_more_is_expected_than_the_limit_lets_a_model_write():
     assert NewTokens.of(per_row, 100, most=256) == NewTokens(25_000, 0, 25_600)
 
 
+def test_of_texts_in_windows_nothing_is_said_until_it_is_measured():
+    assert estimate(Rate(), 9_000, PRICE, num_rows=100, max_new_tokens=math.inf).new_tokens is None
+    assert NewTokens.of(PerRow(50.0, 0.1, 3, 100), 100, most=math.inf) is not None
+
+
 def test_a_model_that_writes_nothing_has_no_new_tokens_and_its_time_follows_its_tokens():
     found = estimate(Rate(seconds_per_token=0.5, start_seconds=2.0), 10, PRICE, num_rows=3)
     assert (found.seconds, found.new_tokens) == (7.0, None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import accumulate, pairwise
 from typing import Any
@@ -85,6 +87,26 @@ class Predictions:
     written: pa.ListArray | None = None
 
 
+class Every:
+    """Calls somebody when it is called itself, but not more often than every so many seconds."""
+
+    def __init__(self, seconds: float = math.inf, call: Callable[[], None] = lambda: None) -> None:
+        self._seconds, self._call, self._last = seconds, call, time.monotonic()
+        self._is_new = False
+        """Whether it was called since it has called."""
+
+    def __call__(self) -> None:
+        self._is_new = True
+        if time.monotonic() - self._last >= self._seconds:
+            self.at_the_end()
+
+    def at_the_end(self) -> None:
+        """Call now, unless nothing is new."""
+        if self._is_new:
+            self._call()
+            self._last, self._is_new = time.monotonic(), False
+
+
 @dataclass
 class Work:
     """What became of each distinct item of a shard so far: `answers` of the `computed`, `reasons` of the failed."""
@@ -104,6 +126,8 @@ class Work:
     """Of what can be computed, before anything is."""
     notes: list[str] = field(default_factory=list)
     resolved: dict[str, Any] = field(default_factory=dict)
+    tell: Every = field(default_factory=Every)
+    """Told of each batch."""
 
     @classmethod
     def on(cls, prepared: pa.Table, *, deduplicate: bool) -> Work:

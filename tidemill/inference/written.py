@@ -6,8 +6,8 @@ commit of what was decoded from it, and leaves when the store needs its room.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -20,31 +20,69 @@ from tidemill.inference.work import Predictions, Stats
 from tidemill.models.tasks import ModelTask
 from tidemill.storage.store import Store, StoreFile
 
-WRITTEN = "_written"
-"""The column of prepared rows that has what was written of a row before; null where that is not known."""
+WRITTEN, PLACE = "_written", "_place"
+"""Columns of prepared rows: what was written of a row before, null where that is not known, and which row it is."""
 Predict = Callable[[pa.Table], Predictions]
 
 
-def keep_written(store: Store, file: StoreFile, row_numbers: pa.Array, written: pa.Array, reason: pa.Array) -> None:
-    """Keep what was written for the rows that were answered, beside what the file has of others."""
-    found = pc.and_(pc.is_valid(written), pc.is_null(reason))
-    if not pc.any(found).as_py():
+@dataclass(frozen=True)
+class ShardFile:
+    """Where it lies what was written of a shard's rows."""
+
+    file: StoreFile
+    row_numbers: pa.Array
+
+
+def keep_written(
+    store: Store, shards: Sequence[ShardFile], found: Predictions, *, rows: pa.ChunkedArray | None = None
+) -> None:
+    """Keep what was written of the shards' rows that were answered, beside what their files have of others.
+
+    `rows` are the places of those that were found, among the rows of all shards, where these are not all of them.
+    """
+    assert found.written is not None
+    written, reason, start = found.written, found.reason, 0
+    if rows is not None:
+        every = pa.array(range(sum(len(shard.row_numbers) for shard in shards)))
+        place = pc.index_in(every, _one_array(rows))
+        written, reason = written.take(place), reason.take(place)
+    for shard in shards:
+        num_rows = len(shard.row_numbers)
+        _keep(store, shard, written.slice(start, num_rows), reason.slice(start, num_rows))
+        start += num_rows
+
+
+def _keep(store: Store, shard: ShardFile, written: pa.Array, reason: pa.Array) -> None:
+    answered = pc.and_(pc.is_valid(written), pc.is_null(reason))
+    if not pc.any(answered).as_py():
         return
-    table = pa.table({"row_number": row_numbers, WRITTEN: written}).filter(found)
-    before = _read(store, file)
+    table = pa.table({"row_number": shard.row_numbers, WRITTEN: written}).filter(answered)
+    before = _read(store, shard.file)
     if before is not None:
-        of_others = pc.invert(pc.is_in(before["row_number"], row_numbers))
+        of_others = pc.invert(pc.is_in(before["row_number"], _one_array(table["row_number"])))
         table = pa.concat_tables([before.filter(of_others).cast(table.schema), table]).sort_by("row_number")
-    store.write(file, table)
+    store.write(shard.file, table)
 
 
-def written_before(store: Store, file: StoreFile, row_numbers: pa.Array) -> pa.Array | None:
-    """What the file has of each row, null where it has nothing; None where there is no such file."""
-    table = _read(store, file)
+def written_before(store: Store, shard: ShardFile) -> pa.Array | None:
+    """What its file has of each row, null where it has nothing; None where there is no such file."""
+    table = _read(store, shard.file)
     if table is None:
         return None
-    index = pc.index_in(row_numbers, table["row_number"].combine_chunks())
+    index = pc.index_in(shard.row_numbers, _one_array(table["row_number"]))
     return _one_array(table[WRITTEN]).take(index)
+
+
+def together(shards: Sequence[ShardFile], found: Sequence[pa.Array | None]) -> pa.ChunkedArray:
+    """What was found of each shard's rows, of all of them in order; null where nothing was."""
+    kind = next((each.type for each in found if each is not None), pa.null())
+    none = (pa.nulls(len(shard.row_numbers), kind) for shard in shards)
+    return pa.chunked_array([nothing if each is None else each for nothing, each in zip(none, found, strict=True)])
+
+
+def with_written(prepared: pa.Table, written: pa.ChunkedArray) -> pa.Table:
+    """Prepared rows beside what was written of them, and their places."""
+    return prepared.append_column(WRITTEN, written).append_column(PLACE, pa.array(range(prepared.num_rows)))
 
 
 def decode_others(prepared: pa.Table, task: Callable[[], ModelTask], predict: Predict) -> Predictions:

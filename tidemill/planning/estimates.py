@@ -72,10 +72,10 @@ class NewTokens:
     high: int
 
     @classmethod
-    def of(cls, per_row: PerRow | None, num_rows: int, *, most: int) -> NewTokens:
-        """Of so many rows, each of which has at most `most`."""
+    def of(cls, per_row: PerRow | None, num_rows: int, *, most: float) -> NewTokens | None:
+        """Of so many rows, each of which has at most `most`; None where nothing was measured, and there is no limit."""
         if per_row is None:
-            return cls(None, 0, num_rows * most)
+            return None if most == math.inf else cls(None, 0, round(num_rows * most))
         expected, margin = num_rows * per_row.mean, per_row.margin(num_rows)
         low, high = max(0.0, expected * (1 - margin)), min(num_rows * most, expected * (1 + margin))
         return cls(round(expected), round(low), round(high))
@@ -148,7 +148,7 @@ class Estimate:
 
 
 def estimate(
-    rate: Rate, num_tokens: float, price: Cost, *, num_rows: int, max_new_tokens: int | None = None
+    rate: Rate, num_tokens: float, price: Cost, *, num_rows: int, max_new_tokens: float | None = None
 ) -> Estimate:
     """Of rows with so many tokens; the model writes `max_new_tokens` of each at most, None if it writes none."""
     new_tokens = None if max_new_tokens is None else NewTokens.of(rate.new_tokens, num_rows, most=max_new_tokens)

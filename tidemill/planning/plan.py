@@ -123,7 +123,7 @@ class Plan:
     """What is known of the engine and the dtype that are left to `auto`."""
     int8: Gain | None = None
     """What was measured of int8 on this processor, where it could be asked for."""
-    max_new_tokens: int | None = None
+    max_new_tokens: float | None = None
     """That the model writes of a row; None of one that writes none."""
 
     @property

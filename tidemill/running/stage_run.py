@@ -212,6 +212,7 @@ class StageRun:
         record = self._recording.record
         cost_limit = self._cost_limit
         cost_limit.rate = workspace.rate()
+        workspace.check_cost = cost_limit.check_spent
 
         def ready(request: Request) -> bool:
             files = (workspace.rows_file(request.shard), workspace.tokens_file(request.shard))

@@ -22,7 +22,17 @@ from tidemill.encoding import windowing as windows
 from tidemill.encoding.text_hashes import row_hashes
 from tidemill.inference.unchanged import predict_others
 from tidemill.inference.work import Predictions, Stats
-from tidemill.inference.written import WRITTEN, decode_others, keep_written, new_tokens_by_row, written_before
+from tidemill.inference.written import (
+    PLACE,
+    WRITTEN,
+    ShardFile,
+    decode_others,
+    keep_written,
+    new_tokens_by_row,
+    together,
+    with_written,
+    written_before,
+)
 from tidemill.lake.requests import Request, asked_again
 from tidemill.lake.runs import worker_name
 from tidemill.lake.tables import TEXT_HASH
@@ -395,17 +405,22 @@ def _predict(workspace: Workspace, items: Sequence[Tokenized]) -> Iterator[tuple
     prepared = pa.concat_tables(
         [shard.prepared(workspace.preparer.reads) for shard in inputs], promote_options="permissive"
     )
+    files = [ShardFile(workspace.written_file(shard.request.shard), shard.row_numbers) for shard in inputs]
     if workspace.writes:
-        prepared = prepared.append_column(WRITTEN, _written_before(workspace, inputs))
+        prepared = with_written(prepared, _written_before(workspace, inputs, files))
 
     def compute(left: pa.Table) -> Predictions:
         return workspace.runner.predict(
             left,
-            should_stop=workspace.stop.is_set,
+            should_stop=workspace.should_stop,
+            keep=lambda so_far: keep_written(workspace.store, files, so_far, rows=left[PLACE]),
             progress=workspace.telling(label_of([item.ingested.request for item in items]), "infer", left.num_rows),
         )
 
     predictions = predict_others(prepared, answers, lambda left: decode_others(left, workspace.decoder, compute))
+    if predictions.written is not None:
+        # Before the predictions are there: a run that is killed in between finds it.
+        keep_written(workspace.store, files, predictions)
     workspace.notes += predictions.notes
     # Where nothing was computed, the model was not opened for it, and there is no device.
     resolved = predictions.resolved
@@ -421,8 +436,6 @@ def _predict(workspace: Workspace, items: Sequence[Tokenized]) -> Iterator[tuple
     for i, (shard, stats) in enumerate(zip(inputs, shares, strict=True)):
         num_rows = shard.rows.num_rows
         results, reason = predictions.columns.slice(start, num_rows), predictions.reason.slice(start, num_rows)
-        if predictions.written is not None:
-            _keep_written(workspace, shard, predictions.written.slice(start, num_rows), reason)
         start += num_rows
         facts = {
             "num_distinct": stats.num_distinct,
@@ -442,31 +455,19 @@ def _predict(workspace: Workspace, items: Sequence[Tokenized]) -> Iterator[tuple
         yield shard.item, table.append_column(TEXT_HASH, shard.hashes), facts
 
 
-def _written_before(workspace: Workspace, inputs: Sequence[_Inputs]) -> pa.ChunkedArray:
+def _written_before(workspace: Workspace, inputs: Sequence[_Inputs], files: Sequence[ShardFile]) -> pa.ChunkedArray:
     """What the model wrote of the shards' rows, null where the store has none; of what is asked for again, nothing."""
+    requests = [shard.request for shard in inputs]
     found = [
-        None
-        if shard.request.rows is not None
-        else written_before(workspace.store, workspace.written_file(shard.request.shard), shard.row_numbers)
-        for shard in inputs
+        written_before(workspace.store, file) if request.rows is None else None
+        for request, file in zip(requests, files, strict=True)
     ]
     if any(each is not None for each in found):
-        ids = [shard.request.request_id for shard in inputs]
         with workspace.lake.reached():
+            ids = [request.request_id for request in requests]
             again = asked_again(workspace.lake.cursor(), workspace.target, ids)
         found = [None if id_ in again else each for id_, each in zip(ids, found, strict=True)]
-    kind = next((each.type for each in found if each is not None), pa.null())
-    return pa.chunked_array(
-        [
-            pa.nulls(shard.rows.num_rows, kind) if each is None else each
-            for shard, each in zip(inputs, found, strict=True)
-        ]
-    )
-
-
-def _keep_written(workspace: Workspace, shard: _Inputs, written: pa.ListArray, reason: pa.Array) -> None:
-    """Before the predictions are there: a run that is killed in between finds it."""
-    keep_written(workspace.store, workspace.written_file(shard.request.shard), shard.row_numbers, written, reason)
+    return together(files, found)
 
 
 def _new_tokens_by_shard(predictions: Predictions, is_known: np.ndarray, inputs: Sequence[_Inputs]) -> list[int] | None:

@@ -81,6 +81,8 @@ class Workspace:
         """Told of every commit that a stage makes, in the thread that made it."""
         most = pipeline.limits.shards_together
         self.commits = CommitQueue(lake, self.target, lambda outcome: self.count(outcome), most=most)
+        self.check_cost: Callable[[], None] = lambda: None
+        """Raises CostReached where the run has passed what it may cost."""
         self.progress: Progress = Quiet()
         self.notes: list[str] = []
         """What is not as the pipeline file might make one expect, for the run's record."""
@@ -100,6 +102,16 @@ class Workspace:
         """Wait, unless the run is asked to stop meanwhile."""
         if self.stop.wait(seconds):
             self.check_stop()
+
+    def should_stop(self) -> bool:
+        """Whether the run was asked to stop.
+
+        Raises:
+            CostReached: the model writes, which may take long for a shard, and passes what the run may cost.
+        """
+        if self.writes:
+            self.check_cost()
+        return self.stop.is_set()
 
     def check_stop(self) -> None:
         if self.stop.is_set():
