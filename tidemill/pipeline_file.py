@@ -112,7 +112,7 @@ def _overridden(raw: dict[str, Any], overrides: Overrides, folder: Path | None) 
     if folder is not None:
         _place(raw, folder, [path for path in PATHS if path not in here])
     _place(raw, Path(), here)
-    if any(JSON_SCHEMA == key or JSON_SCHEMA.startswith(f"{key}.") for key in keys):
+    if any(key == JSON_SCHEMA or JSON_SCHEMA.startswith(f"{key}.") for key in keys):
         _take_schema_in(raw, Path())
     elif folder is not None:
         _take_schema_in(raw, folder)

@@ -8,6 +8,7 @@ version's model and options when the pipeline file or a branch moves on.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -415,6 +416,28 @@ def items_per_row(spec: VersionSpec) -> int:
     from tidemill.models.tasks import find_task, task_options
 
     return find_task(spec.task).items_per_row(task_options(spec.task, spec.options or {}))
+
+
+def most_new_tokens(spec: VersionSpec) -> float | None:
+    """Tokens that the version's model writes of a row at most; None of one that writes none.
+
+    Of a text in windows it writes for each of them, and nobody knows how many there will be.
+
+    Raises:
+        ModelError: the model's configuration cannot be read.
+    """
+    from tidemill.models.tasks import find_task
+
+    if not find_task(spec.task).writes:
+        return None
+    if spec.aggregate is not None:
+        return math.inf
+    if declared := (spec.options or {}).get("max_new_tokens"):
+        return int(declared)
+    from tidemill.checkpoints.loading import load_config
+
+    config = load_config(model_folder(spec, weights=False), trust_remote_code=spec.trust_remote_code)
+    return task_of(spec, config).num_written
 
 
 def _refuse_weights(spec: VersionSpec) -> None:

@@ -19,6 +19,7 @@ from tidemill.encoding.items import Outputs
 from tidemill.engines.writing.settings import GENERATION_CONFIG, Settings
 from tidemill.engines.writing.written import ANSWER, FAILED, LENGTH, STOP, answers_of
 from tidemill.errors import ModelError
+from tidemill.models.comparing import OF_WRITTEN
 from tidemill.models.task import ModelTask
 from tidemill.models.tasks.writing.forms import in_form
 from tidemill.structured import AnswerSchema, Grammar
@@ -36,6 +37,7 @@ class WritingTask(ModelTask):
 
     writes = True
     reads_files = (GENERATION_CONFIG,)
+    comparisons = OF_WRITTEN
     text_column: ClassVar[str] = "text"
     heads: ClassVar[tuple[str, ...]]
     """How the names of architectures end that can do it."""
@@ -113,6 +115,10 @@ class WritingTask(ModelTask):
 
     def decode_with(self, folder: str | Path, *, trust_remote_code: bool = False) -> None:
         self._tokenizer = folder, trust_remote_code
+
+    def num_new_tokens(self, answers: pa.Array) -> int | None:
+        total: int | None = pc.sum(answers.field("num_new_tokens")).as_py()
+        return total
 
     def answers(self, outputs: Outputs, lengths: Indices) -> pa.Array:
         return answers_of(outputs.astype(np.int32, copy=False))
