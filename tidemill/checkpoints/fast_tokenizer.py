@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -28,6 +29,8 @@ class FastTokenizer(NamedTuple):
     """Whether it gives its model token type ids."""
     unknown_id: int | None = None
     """The token of what the vocabulary lacks, where Transformers knows one."""
+    whole: Any = None
+    """Transformers' own tokenizer around it."""
 
 
 def open_fast(
@@ -48,20 +51,36 @@ def open_fast(
         ModelError: the folder yields no fast tokenizer, or `max_length` does not fit the model.
     """
     tokenizer = _load_fast(folder, trust_remote_code=trust_remote_code)
-    _require_files(Path(folder))
+    require_files(Path(folder))
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
+    return described(tokenizer, backend, max_length, model_max_length, usual_length)
+
+
+def described(
+    tokenizer: Any,
+    backend: Tokenizer,
+    max_length: int | Literal["auto"],
+    model_max_length: int | None,
+    usual_length: int | None,
+) -> FastTokenizer:
+    """A tokenizer with what Transformers knows of it.
+
+    Raises:
+        ModelError: `max_length` does not fit the model.
+    """
     return FastTokenizer(
         backend,
         _resolve_max_length(max_length, _stated_length(tokenizer), model_max_length, usual_length),
         tokenizer.truncation_side,
         "token_type_ids" in tokenizer.model_input_names,
         tokenizer.unk_token_id,
+        tokenizer,
     )
 
 
-def _require_files(folder: Path) -> None:
+def require_files(folder: Path) -> None:
     """Transformers makes up an empty vocabulary where there is none, and every word would be unknown."""
     if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
         raise ModelError(
@@ -71,25 +90,36 @@ def _require_files(folder: Path) -> None:
 
 
 def _load_fast(folder: str | Path, *, trust_remote_code: bool) -> Any:
-    refuse_unapplied_tokenizer(Path(folder), trust_remote_code=trust_remote_code)
-    with opening(f"The tokenizer in {folder}"):
-        from transformers import AutoTokenizer
-
-        _refuse_unknown_class(Path(folder))
-        # Absolute, since some relative paths mean models that Transformers treats in a way of their own; and never by
-        # mistral-common, which may be installed or not.
-        tokenizer = AutoTokenizer.from_pretrained(
-            Path(folder).absolute(),
-            trust_remote_code=trust_remote_code,
-            local_files_only=True,
-            mistral_format=False,
-        )
+    tokenizer = load_whole(folder, trust_remote_code=trust_remote_code)
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(
             f"The tokenizer in {folder} ({type(tokenizer).__name__}) has no fast version. Set tokenizer.path to a "
             "model with the same vocabulary and a tokenizer.json."
         )
     return tokenizer
+
+
+def load_whole(folder: str | Path, *, trust_remote_code: bool) -> Any:
+    """Transformers' own tokenizer of a folder, fast or not.
+
+    Raises:
+        ModelError: there is none, or it is not what its files say.
+    """
+    refuse_unapplied_tokenizer(Path(folder), trust_remote_code=trust_remote_code)
+    with opening(f"The tokenizer in {folder}"), warnings.catch_warnings():
+        # It is for a normalizer that Marian's tokenizer has and never asks.
+        warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
+        from transformers import AutoTokenizer
+
+        _refuse_unknown_class(Path(folder))
+        # Absolute, since some relative paths mean models that Transformers treats in a way of their own; and never by
+        # mistral-common, which may be installed or not.
+        return AutoTokenizer.from_pretrained(
+            Path(folder).absolute(),
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            mistral_format=False,
+        )
 
 
 def _refuse_unknown_class(folder: Path) -> None:

@@ -24,8 +24,8 @@ Arrays = Mapping[str, NDArray[Any]]
 Named = Callable[[int, int], str]
 """What a row's item is called, of its number in the row, from 1, and how many there are."""
 Outputs = NDArray[Any]
-"""What a model gives for a batch: BC in float32, or BTC where each token has an answer of its own; of a model that writes
-what `written.outputs_of` makes."""
+"""What a model gives for a batch: BC in float32, or BTC where each token has an answer of its own; of a model that
+writes what `written.outputs_of` makes."""
 
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 TOKEN_IDS, TYPE_IDS = "token_ids", "type_ids"

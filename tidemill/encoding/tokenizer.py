@@ -91,7 +91,7 @@ class TextTokenizer:
         self._quarantine = long_text == "quarantine"
         self._left = truncation_side == "left"
         self._adds_special_tokens = special_tokens
-        self._prefix, self._suffix = _special_tokens(backend) if special_tokens else ([], [])
+        self._prefix, self._suffix = tokens_around(backend) if special_tokens else ([], [])
         if self._room < 1:
             raise ModelError(
                 f"tokenizer.max_length = {max_length} leaves no room for text beside the tokenizer's special tokens. "
@@ -256,7 +256,7 @@ class TextTokenizer:
     def _by_piece(self, text: str) -> Iterator[tuple[int, Encoding]]:
         """Where in the text each piece begins, and its tokens."""
         start = 0
-        for piece in _pieces(text):
+        for piece in pieces_of(text):
             yield start, self._encodings([piece], add_special_tokens=False)[0]
             start += len(piece)
 
@@ -310,7 +310,7 @@ def in_runs(
     return made
 
 
-def _special_tokens(backend: Tokenizer) -> tuple[list[int], list[int]]:
+def tokens_around(backend: Tokenizer) -> tuple[list[int], list[int]]:
     """What the tokenizer puts before and after every text, so that truncation needs no second tokenization."""
     for probe in PROBES:
         text_ids = backend.encode(probe, add_special_tokens=False).ids
@@ -341,7 +341,7 @@ def _cut_by_bytes(texts: pa.Array, run_bytes: int) -> Iterator[pa.StringArray]:
         yield texts.slice(start, stop - start)
 
 
-def _pieces(text: str) -> Iterator[str]:
+def pieces_of(text: str) -> Iterator[str]:
     start = 0
     while start < len(text):
         stop = start + PIECE_CHARS

@@ -57,7 +57,7 @@ class Grammar:
             ModelError: no answer of this form can be written by the tokenizer, or none can be ended.
             ConfigError: what holds a model to a JSON schema is not installed.
         """
-        from tidemill.encoding.tokenizer import open_fast
+        from tidemill.checkpoints.fast_tokenizer import open_fast
 
         # Of any length: it reads no texts here.
         backend = open_fast(tokenizer, max_length=1, trust_remote_code=trust_remote_code).backend
