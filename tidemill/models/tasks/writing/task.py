@@ -74,6 +74,11 @@ class WritingTask(ModelTask):
         return None if grammar is None else AnswerSchema.of(grammar, taken=self._of_text.names)
 
     @functools.cached_property
+    def forced_bos_token_id(self) -> int | None:
+        """The token that every answer begins with, where an option asks for one."""
+        return None
+
+    @functools.cached_property
     def settings(self) -> Settings:
         return Settings.of(
             self.config.name_or_path,
@@ -81,6 +86,7 @@ class WritingTask(ModelTask):
             max_new_tokens=self.options.max_new_tokens,
             stop=tuple(self.options.stop),
             sampling=self.options.sampling,
+            forced_bos_token_id=self.forced_bos_token_id,
             grammar=None if self.form is None else self.form.grammar,
         )
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from tidemill.encoding.prompts.prompt import Prompt
+from tidemill.encoding.prompts.served import ServedPrompts
+from tidemill.encoding.prompts.tokenizer import PromptTokenizer
 from tidemill.engines.writing.written import LENGTH
 from tidemill.errors import ModelError
 from tidemill.models.task import Preparer, Reading
@@ -20,6 +23,7 @@ class TextGeneration(WritingTask):
     auto_class = "AutoModelForCausalLM"
     Options = TextGenerationOptions
     heads = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+    reads_parts = True
     may_be_served = True
 
     def preparer(self, folder: str | Path, reading: Reading) -> Preparer:
@@ -28,7 +32,26 @@ class TextGeneration(WritingTask):
                 f'model.task = "{self.pipeline_tag}" writes behind a whole prompt, and tokenizer.long_text = "windows" '
                 'cuts it. Set long_text to "truncate" or "quarantine".'
             )
-        return super().preparer(folder, self._leaving_room(reading))
+        prompt = Prompt(
+            template=self.options.prompt,
+            columns=reading.columns,
+            system_prompt=self.options.system_prompt,
+            date=self.options.date,
+            thinking=self.options.thinking,
+            separator=reading.separator,
+        )
+        if self.is_served:
+            return ServedPrompts(prompt)
+        reading = self._leaving_room(reading)
+        return PromptTokenizer.load(
+            folder,
+            prompt=prompt,
+            max_length=reading.max_length,
+            long_text=reading.long_text,
+            model_max_length=reading.model_max_length,
+            usual_length=reading.usual_length,
+            trust_remote_code=reading.trust_remote_code,
+        )
 
     def _answer(self, text: str, finish: int) -> tuple[str | None, str | None]:
         # A server mostly keeps apart what was thought.
