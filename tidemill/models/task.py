@@ -189,6 +189,14 @@ class ModelTask(ABC):
         """What the row's item of that number, from 1, is called where it is why the row has no answer."""
         return f"{'part' if self.pooling is None else 'window'} {number} of {count}"
 
+    @classmethod  # noqa: B027
+    def check_columns(cls, options: Any, columns: tuple[str, ...]) -> None:
+        """Asked before anything is read, by the columns that a row is made of.
+
+        Raises:
+            ConfigError: the options name others.
+        """
+
     @property
     def called(self) -> str:
         """The task with the options that are not at their defaults: what was found of a model holds under these."""

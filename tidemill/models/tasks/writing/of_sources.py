@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import functools
+import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tidemill.encoding.prompts.languages import language_ids
-from tidemill.encoding.prompts.sources import SourceTokenizer
 from tidemill.errors import ModelError
 from tidemill.models.task import Preparer, Reading
 from tidemill.models.tasks.writing.options import SourceOptions, TranslationOptions
 from tidemill.models.tasks.writing.task import WritingTask
 
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
-
 USUAL_LENGTH = 512
 """Tokens of a source where neither model nor tokenizer states a length, as T5 was trained with."""
-
-_PAIR = re.compile(r"translation_([a-z]+)_to_([a-z]+)")
+_PAIR = re.compile(r"translation_(.+)_to_(.+)")
 
 
 class TextToText(WritingTask):
@@ -31,31 +26,28 @@ class TextToText(WritingTask):
     heads = ("ForConditionalGeneration", "MTModel", "MarianMTModel")
 
     def preparer(self, folder: str | Path, reading: Reading) -> Preparer:
+        from tidemill.encoding.prompts import SourceTokenizer
+
         if reading.model_max_length is None and reading.usual_length is None:
             reading = replace(reading, usual_length=USUAL_LENGTH)
         return SourceTokenizer.load(folder, **reading.of_texts, prefix=self._prefix, **self._languages)
 
     @property
     def _prefix(self) -> str:
-        """Nothing in Transformers 5 reads what a checkpoint says of it."""
         if self.options.prefix is not None:
             return str(self.options.prefix)
-        specific = self._specific.get(self._specific_name)
-        return str(specific.get("prefix") or "") if isinstance(specific, dict) else ""
-
-    @property
-    def _specific(self) -> dict[str, Any]:
-        """Task → what config.json says of it."""
-        found = getattr(self.config, "task_specific_params", None)
-        return found if isinstance(found, dict) else {}
-
-    @property
-    def _specific_name(self) -> str:
-        return self.pipeline_tag
+        return str(self._of_tasks.get(self.pipeline_tag, {}).get("prefix") or "")
 
     @property
     def _languages(self) -> dict[str, Any]:
+        """What a tokenizer is told of them."""
         return {}
+
+    @property
+    def _of_tasks(self) -> Mapping[str, Mapping[str, Any]]:
+        """What config.json's task_specific_params says of the tasks that the model was trained on."""
+        said = getattr(self.config, "task_specific_params", None)
+        return {name: value for name, value in (said or {}).items() if isinstance(value, dict)}
 
 
 class Summarization(TextToText):
@@ -64,40 +56,52 @@ class Summarization(TextToText):
 
 
 class Translation(TextToText):
+    """The languages are told by tokens, or by a prefix where config.json has one for each two of them."""
+
     pipeline_tag = "translation"
     Options = TranslationOptions
     text_column = "translation_text"
 
-    def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, *args, **kwargs)
-        pairs = self._pairs
-        if pairs and self.options.prefix is None and self._specific_name not in pairs:
-            raise ModelError(
-                f"The model translates {', '.join(pairs.values())}. Set model.options.src_lang and tgt_lang to one of "
-                "these pairs, or model.options.prefix to what stands before each text."
-            )
-
     @property
-    def _pairs(self) -> dict[str, str]:
-        """Of a model that is told by a prefix what to translate: its tasks, each with its languages in words."""
-        named = {name: _PAIR.fullmatch(name) for name in self._specific}
-        return {name: f"{found[1]} to {found[2]}" for name, found in named.items() if found}
-
-    @property
-    def _specific_name(self) -> str:
-        if len(self._pairs) == 1 and self.options.src_lang is None and self.options.tgt_lang is None:
-            return next(iter(self._pairs))
-        return f"translation_{self.options.src_lang}_to_{self.options.tgt_lang}"
+    def _prefix(self) -> str:
+        if self.options.prefix is not None or not self._pairs:
+            return super()._prefix
+        return str(self._of_tasks[self._pair_named].get("prefix") or "")
 
     @property
     def _languages(self) -> dict[str, Any]:
-        if self._pairs:
+        if self._pairs and self.options.prefix is None:
             return {}
         return {"src_lang": self.options.src_lang, "tgt_lang": self.options.tgt_lang, "translates": True}
 
-    @functools.cached_property
-    def forced_bos_token_id(self) -> int | None:
-        if self.options.tgt_lang is None or self._pairs:
-            return None
-        folder, trust_remote_code = self._tokenizer or (self.config.name_or_path, False)
-        return language_ids(folder, self.options.tgt_lang, trust_remote_code=trust_remote_code)
+    @property
+    def _first_token(self) -> int | None:
+        from tidemill.encoding.prompts import language_ids
+
+        target = self._languages.get("tgt_lang")
+        return None if target is None else language_ids(self.config.name_or_path, target)
+
+    @property
+    def _pairs(self) -> list[str]:
+        return [name for name in self._of_tasks if _PAIR.fullmatch(name)]
+
+    @property
+    def _pair_named(self) -> str:
+        """
+        Raises:
+            ModelError: the options name no two languages that the model has a prefix for.
+        """
+        source, target = self.options.src_lang, self.options.tgt_lang
+        named = f"translation_{source}_to_{target}"
+        if named in self._pairs:
+            return named
+        if source is None and target is None and len(self._pairs) == 1:
+            return self._pairs[0]
+        (near,) = difflib.get_close_matches(named, self._pairs, n=1, cutoff=0)
+        like = _PAIR.fullmatch(near)
+        assert like is not None, "it is one of those that match"
+        raise ModelError(
+            f"The model's config.json has prefixes for {', '.join(sorted(self._pairs))}. Set model.options.src_lang "
+            f'and tgt_lang to two of these languages, such as "{like[1]}" and "{like[2]}", or model.options.prefix to '
+            "what the model reads before each text."
+        )

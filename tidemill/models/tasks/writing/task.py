@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tidemill.checkpoints.loading import opening
+from tidemill.checkpoints.fast_tokenizer import load_whole
 from tidemill.checkpoints.served import is_served
 from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import Outputs
@@ -74,11 +74,6 @@ class WritingTask(ModelTask):
         return None if grammar is None else AnswerSchema.of(grammar, taken=self._of_text.names)
 
     @functools.cached_property
-    def forced_bos_token_id(self) -> int | None:
-        """The token that every answer begins with, where an option asks for one."""
-        return None
-
-    @functools.cached_property
     def settings(self) -> Settings:
         return Settings.of(
             self.config.name_or_path,
@@ -86,9 +81,14 @@ class WritingTask(ModelTask):
             max_new_tokens=self.options.max_new_tokens,
             stop=tuple(self.options.stop),
             sampling=self.options.sampling,
-            forced_bos_token_id=self.forced_bos_token_id,
+            forced_bos_token_id=self._first_token,
             grammar=None if self.form is None else self.form.grammar,
         )
+
+    @property
+    def _first_token(self) -> int | None:
+        """What every answer begins with, where the options say so."""
+        return None
 
     @property
     def is_served(self) -> bool:
@@ -191,12 +191,7 @@ class WritingTask(ModelTask):
     def _decoder(self) -> Any:
         assert self._tokenizer is not None, "texts are decoded by a tokenizer that somebody names"
         folder, trust_remote_code = self._tokenizer
-        from transformers import AutoTokenizer
-
-        with opening(f"The tokenizer in {folder}"):
-            return AutoTokenizer.from_pretrained(
-                Path(folder).absolute(), local_files_only=True, trust_remote_code=trust_remote_code
-            )
+        return load_whole(folder, trust_remote_code=trust_remote_code)
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:

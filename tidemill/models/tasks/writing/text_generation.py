@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tidemill.encoding.prompts.prompt import Prompt
-from tidemill.encoding.prompts.served import ServedPrompts
-from tidemill.encoding.prompts.tokenizer import PromptTokenizer
 from tidemill.engines.writing.written import LENGTH
 from tidemill.errors import ModelError
 from tidemill.models.task import Preparer, Reading
 from tidemill.models.tasks.writing.options import TextGenerationOptions
 from tidemill.models.tasks.writing.task import WritingTask
+
+if TYPE_CHECKING:
+    from tidemill.encoding.prompts import Prompt
 
 THINKING, THOUGHT = "<think>", "</think>"
 """Between these a model thinks before it answers; a chat template may have written the first."""
@@ -22,8 +23,8 @@ class TextGeneration(WritingTask):
     pipeline_tag = "text-generation"
     auto_class = "AutoModelForCausalLM"
     Options = TextGenerationOptions
-    heads = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
     reads_parts = True
+    heads = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
     may_be_served = True
 
     def preparer(self, folder: str | Path, reading: Reading) -> Preparer:
@@ -32,14 +33,9 @@ class TextGeneration(WritingTask):
                 f'model.task = "{self.pipeline_tag}" writes behind a whole prompt, and tokenizer.long_text = "windows" '
                 'cuts it. Set long_text to "truncate" or "quarantine".'
             )
-        prompt = Prompt(
-            template=self.options.prompt,
-            columns=reading.columns,
-            system_prompt=self.options.system_prompt,
-            date=self.options.date,
-            thinking=self.options.thinking,
-            separator=reading.separator,
-        )
+        from tidemill.encoding.prompts import PromptTokenizer, ServedPrompts
+
+        prompt = prompt_of(self.options, reading.columns, reading.separator)
         if self.is_served:
             return ServedPrompts(prompt)
         reading = self._leaving_room(reading)
@@ -52,6 +48,10 @@ class TextGeneration(WritingTask):
             usual_length=reading.usual_length,
             trust_remote_code=reading.trust_remote_code,
         )
+
+    @classmethod
+    def check_columns(cls, options: Any, columns: tuple[str, ...]) -> None:
+        prompt_of(options, columns)
 
     def _answer(self, text: str, finish: int) -> tuple[str | None, str | None]:
         # A server mostly keeps apart what was thought.
@@ -79,3 +79,20 @@ class TextGeneration(WritingTask):
                 "for a prompt. Lower it."
             )
         return replace(reading, max_length=most - self.num_written)
+
+
+def prompt_of(options: TextGenerationOptions, columns: tuple[str, ...], separator: str = "\n") -> Prompt:
+    """
+    Raises:
+        ConfigError: the template of `options` names others than these columns, or the date is none.
+    """
+    from tidemill.encoding.prompts import Prompt
+
+    return Prompt(
+        template=options.prompt,
+        columns=columns,
+        separator=separator,
+        system_prompt=options.system_prompt,
+        date=options.date,
+        thinking=options.thinking,
+    )
