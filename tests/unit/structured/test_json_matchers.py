@@ -87,6 +87,18 @@ def test_an_end_token_is_allowed_only_where_the_answer_may_end(kind):
     assert np.flatnonzero(matcher.allowed()).tolist() == [end]
 
 
+def test_a_token_of_texts_that_ends_an_answer_too_is_not_allowed_within_one():
+    tokenizer = bytes_of_words()
+    end, a = tokenizer.token_to_id(END), tokenizer.token_to_id("a")
+    matcher = JsonMatchers.of(REVIEW, tokenizer, end_ids=[end, a], num_logits=tokenizer.get_vocab_size()).new()
+
+    matcher.accept(tokenizer.token_to_id("{"))
+    matcher.accept(tokenizer.token_to_id('"'))
+    matcher.accept(tokenizer.token_to_id("l"))
+
+    assert not matcher.allowed()[a]
+
+
 def test_a_mask_covers_logits_that_no_token_has_and_no_control_token():
     tokenizer = bytes_of_words()
     mask_V = opened(tokenizer).new().allowed()
