@@ -59,8 +59,8 @@ class JsonMatchers:
             from llguidance import LLMatcher
         except ImportError as e:
             raise ConfigError(
-                "model.options.json_schema needs llguidance, which is not installed. Run pip install "
-                "'tidemill[structured]'."
+                "model.options.json_schema needs llguidance, which is not installed: pip install "
+                '"tidemill[structured]".'
             ) from e
         _refuse_what_loses_json(tokenizer, schema)
         vocabulary = _vocabulary(tokenizer, end_ids, num_logits)
