@@ -75,7 +75,7 @@ class ChoiceMatchers:
         """
         root = _Node()
         for choice in choices:
-            for token_ids in _writings(choice, tokenizer, num_logits):
+            for token_ids in _writings(choice, tokenizer, end_ids, num_logits):
                 root.add(token_ids)
         return cls(root, end_ids, num_logits)
 
@@ -117,8 +117,8 @@ class ChoiceMatcher:
         return ChoiceMatcher(self._of, self._node, has_ended=self._has_ended)
 
 
-def _writings(choice: str, tokenizer: Tokenizer, num_logits: int) -> list[tuple[int, ...]]:
-    """How the tokenizer writes a choice, with and without a blank before it; each once.
+def _writings(choice: str, tokenizer: Tokenizer, end_ids: Collection[int], num_logits: int) -> list[tuple[int, ...]]:
+    """How the tokenizer writes a choice, with and without a blank before it; each once, and none with an end in it.
 
     Raises:
         ModelError: what it writes does not read as the choice.
@@ -128,7 +128,7 @@ def _writings(choice: str, tokenizer: Tokenizer, num_logits: int) -> list[tuple[
         for context in _CONTEXTS
         for text in (choice, f" {choice}")
         for ids in _behind(context, text, tokenizer)
-        if max(ids) < num_logits and _reads_as(choice, ids, tokenizer)
+        if max(ids) < num_logits and not set(ids) & set(end_ids) and _reads_as(choice, ids, tokenizer)
     }
     if not ways:
         ids = tokenizer.encode(choice, add_special_tokens=False).ids

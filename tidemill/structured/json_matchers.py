@@ -45,8 +45,8 @@ _BLANKS_OF_PIECES = {
 class JsonMatchers:
     """Of one schema. Threads may share it."""
 
-    def __init__(self, first: LLMatcher, num_logits: int) -> None:
-        self._first, self.num_logits = first, num_logits
+    def __init__(self, first: LLMatcher, end_ids: Collection[int], num_logits: int) -> None:
+        self._first, self.end_ids, self.num_logits = first, np.array(sorted(end_ids), dtype=np.int64), num_logits
 
     @classmethod
     def of(cls, schema: Schema, tokenizer: Tokenizer, *, end_ids: Collection[int], num_logits: int) -> Self:
@@ -59,8 +59,8 @@ class JsonMatchers:
             from llguidance import LLMatcher
         except ImportError as e:
             raise ConfigError(
-                "model.options.json_schema needs llguidance, which is not installed. Run pip install "
-                "'tidemill[structured]'."
+                "model.options.json_schema needs llguidance, which is not installed: pip install "
+                '"tidemill[structured]".'
             ) from e
         _refuse_what_loses_json(tokenizer, schema)
         vocabulary = _vocabulary(tokenizer, end_ids, num_logits)
@@ -70,17 +70,17 @@ class JsonMatchers:
                 f"No grammar can be made of model.options.json_schema: {_in_a_line(first.get_error())}. Take that "
                 "out of the schema."
             )
-        return cls(first, num_logits)
+        return cls(first, end_ids, num_logits)
 
     def new(self) -> JsonMatcher:
-        return JsonMatcher(self._first.deep_copy(), self.num_logits)
+        return JsonMatcher(self, self._first.deep_copy())
 
 
 class JsonMatcher:
     """Of one row's answer."""
 
-    def __init__(self, state: LLMatcher, num_logits: int) -> None:
-        self._state, self._num_logits = state, num_logits
+    def __init__(self, of: JsonMatchers, state: LLMatcher) -> None:
+        self._of, self._state = of, state
         self.problem: str | None = None
 
     @property
@@ -89,9 +89,12 @@ class JsonMatcher:
 
     def allowed(self) -> NDArray[np.bool_]:
         if self.problem is not None:
-            return np.zeros(self._num_logits, dtype=bool)
+            return np.zeros(self._of.num_logits, dtype=bool)
         bits = np.frombuffer(self._state.compute_bitmask(), dtype=np.uint8)
-        mask_V = np.unpackbits(bits, count=self._num_logits, bitorder="little").view(bool)
+        mask_V = np.unpackbits(bits, count=self._of.num_logits, bitorder="little").view(bool)
+        if not self._state.is_accepting():
+            # To a checkpoint a token that is part of a text may be an end token too.
+            mask_V[self._of.end_ids] = False
         if not mask_V.any():
             self.problem = "the answer cannot go on: the model's vocabulary has no token for what must follow"
         self._look_for_errors()
@@ -102,7 +105,7 @@ class JsonMatcher:
         self._look_for_errors()
 
     def copy(self) -> JsonMatcher:
-        other = JsonMatcher(self._state.deep_copy(), self._num_logits)
+        other = JsonMatcher(self._of, self._state.deep_copy())
         other.problem = self.problem
         return other
 

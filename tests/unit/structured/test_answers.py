@@ -176,7 +176,7 @@ def test_numbers_are_checked_as_they_were_written():
     [
         ("", "it is no JSON"),
         ("good", "it is no JSON"),
-        ('{"a": 1} and more', "it is no JSON: Extra data at character 9"),
+        ('{"a": 1} and more', "it is no JSON: Extra data"),
         ('```json\n{"a": 1}\n```', "it is no JSON"),
         ('{"a": 1, "a": 2}', "has the key 'a' twice"),
         ('{"b": {"c": 1, "c": 1}}', "has the key 'c' twice"),

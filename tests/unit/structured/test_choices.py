@@ -142,6 +142,16 @@ def test_a_choice_that_the_tokenizer_cannot_write_is_refused_by_name():
         opened(pieces(), ["yes", "größer"])
 
 
+def test_no_choice_is_written_by_a_token_that_ends_an_answer():
+    tokenizer = pieces_and_bytes()
+    way, *_ = leaves(opened(tokenizer, ["yes"]).new())
+    size = tokenizer.get_vocab_size()
+
+    matchers = ChoiceMatchers.of(["yes"], tokenizer, end_ids=[way[0]], num_logits=size)
+
+    assert not any(way[0] in ids for ids in leaves(matchers.new()))
+
+
 def test_a_choice_that_loses_its_case_is_refused():
     with pytest.raises(ModelError, match="what it writes for that reads 'yes'"):
         opened(ALL["words"](), ["Yes"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests.tiny_tokenizers import ALL, END, OF_JSON, bytes_of_words, pieces
-from tidemill.errors import ModelError
+from tidemill.errors import ConfigError, ModelError
 from tidemill.structured import AnswerSchema, Grammar, allowed_BV, read_json_schema
 from tidemill.structured.json_matchers import JsonMatchers
 
@@ -85,6 +86,18 @@ def test_an_end_token_is_allowed_only_where_the_answer_may_end(kind):
     assert matcher.is_finished
     assert matcher.problem is None
     assert np.flatnonzero(matcher.allowed()).tolist() == [end]
+
+
+def test_a_token_of_texts_that_ends_an_answer_too_is_not_allowed_within_one():
+    tokenizer = bytes_of_words()
+    end, a = tokenizer.token_to_id(END), tokenizer.token_to_id("a")
+    matcher = JsonMatchers.of(REVIEW, tokenizer, end_ids=[end, a], num_logits=tokenizer.get_vocab_size()).new()
+
+    matcher.accept(tokenizer.token_to_id("{"))
+    matcher.accept(tokenizer.token_to_id('"'))
+    matcher.accept(tokenizer.token_to_id("l"))
+
+    assert not matcher.allowed()[a]
 
 
 def test_a_mask_covers_logits_that_no_token_has_and_no_control_token():
@@ -180,6 +193,13 @@ def test_a_tokenizer_that_puts_blanks_between_words_is_refused():
 def test_a_name_that_the_tokenizer_cannot_write_is_refused():
     with pytest.raises(ModelError, match='what it writes for "größe" reads'):
         opened(pieces(), {"type": "object", "properties": {"größe": {"type": "integer"}}})
+
+
+def test_without_the_package_the_way_to_install_it_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+
+    with pytest.raises(ConfigError, match=r'not installed: pip install "tidemill\[structured\]"'):
+        opened(bytes_of_words())
 
 
 def test_a_pattern_that_no_grammar_is_made_for_is_refused_before_anything_is_written():
