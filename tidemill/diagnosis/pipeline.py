@@ -85,12 +85,15 @@ def _load_libraries() -> None:
 
 def _dataset(pipeline: Pipeline) -> list[Finding]:
     _load_libraries()
+    from tidemill.models.tasks import find_task
     from tidemill.planning.columns import check_names
     from tidemill.sources.dataset import open_dataset
     from tidemill.values.columns import JoinedText
 
     spec = pipeline.dataset
-    dataset = open_dataset(pipeline, JoinedText(tuple(spec.text), spec.text_separator, tuple(spec.text_pair)))
+    as_parts = find_task(pipeline.model.task).reads_parts
+    text = JoinedText(tuple(spec.text), spec.text_separator, tuple(spec.text_pair), as_parts)
+    dataset = open_dataset(pipeline, text)
     check_names(pipeline)
     columns = dataset.columns(spec.kept, {}, num_keys=len(spec.key))
     dataset.use(columns)

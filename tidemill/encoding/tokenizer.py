@@ -7,6 +7,7 @@ with `return_overflowing_tokens`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -83,6 +84,8 @@ class FastTokenizer(NamedTuple):
     """Whether it gives its model token type ids."""
     unknown_id: int | None = None
     """The token of what the vocabulary lacks, where Transformers knows one."""
+    whole: Any = None
+    """Transformers' own tokenizer around it."""
 
 
 class TextTokenizer:
@@ -108,7 +111,7 @@ class TextTokenizer:
         self._quarantine = long_text == "quarantine"
         self._left = truncation_side == "left"
         self._adds_special_tokens = special_tokens
-        self._prefix, self._suffix = _special_tokens(backend) if special_tokens else ([], [])
+        self._prefix, self._suffix = tokens_around(backend) if special_tokens else ([], [])
         if self._room < 1:
             raise ModelError(
                 f"tokenizer.max_length = {max_length} leaves no room for text beside the tokenizer's special tokens. "
@@ -279,7 +282,7 @@ class TextTokenizer:
     def _by_piece(self, text: str) -> Iterator[tuple[int, Encoding]]:
         """Where in the text each piece begins, and its tokens."""
         start = 0
-        for piece in _pieces(text):
+        for piece in pieces_of(text):
             yield start, self._encodings([piece], add_special_tokens=False)[0]
             start += len(piece)
 
@@ -347,20 +350,36 @@ def open_fast(
         ModelError: the folder yields no fast tokenizer, or `max_length` does not fit the model.
     """
     tokenizer = _load_fast(folder, trust_remote_code=trust_remote_code)
-    _require_files(Path(folder))
+    require_files(Path(folder))
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
+    return described(tokenizer, backend, max_length, model_max_length, usual_length)
+
+
+def described(
+    tokenizer: Any,
+    backend: Tokenizer,
+    max_length: int | Literal["auto"],
+    model_max_length: int | None,
+    usual_length: int | None,
+) -> FastTokenizer:
+    """A tokenizer with what Transformers knows of it.
+
+    Raises:
+        ModelError: `max_length` does not fit the model.
+    """
     return FastTokenizer(
         backend,
         _resolve_max_length(max_length, _stated_length(tokenizer), model_max_length, usual_length),
         tokenizer.truncation_side,
         "token_type_ids" in tokenizer.model_input_names,
         tokenizer.unk_token_id,
+        tokenizer,
     )
 
 
-def _require_files(folder: Path) -> None:
+def require_files(folder: Path) -> None:
     """Transformers makes up an empty vocabulary where there is none, and every word would be unknown."""
     if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
         raise ModelError(
@@ -370,8 +389,25 @@ def _require_files(folder: Path) -> None:
 
 
 def _load_fast(folder: str | Path, *, trust_remote_code: bool) -> Any:
+    tokenizer = load_whole(folder, trust_remote_code=trust_remote_code)
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"The tokenizer in {folder} ({type(tokenizer).__name__}) has no fast version. Set tokenizer.path to a "
+            "model with the same vocabulary and a tokenizer.json."
+        )
+    return tokenizer
+
+
+def load_whole(folder: str | Path, *, trust_remote_code: bool) -> Any:
+    """Transformers' own tokenizer of a folder, fast or not.
+
+    Raises:
+        ModelError: there is none, or it is not what its files say.
+    """
     refuse_unapplied_tokenizer(Path(folder), trust_remote_code=trust_remote_code)
-    with opening(f"The tokenizer in {folder}"):
+    with opening(f"The tokenizer in {folder}"), warnings.catch_warnings():
+        # It is for a normalizer that Marian's tokenizer has and never asks.
+        warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
         from transformers import AutoTokenizer
 
         _refuse_unknown_class(Path(folder))
@@ -382,11 +418,6 @@ def _load_fast(folder: str | Path, *, trust_remote_code: bool) -> Any:
             trust_remote_code=trust_remote_code,
             local_files_only=True,
             mistral_format=False,
-        )
-    if not getattr(tokenizer, "is_fast", False):
-        raise ModelError(
-            f"The tokenizer in {folder} ({type(tokenizer).__name__}) has no fast version. Set tokenizer.path to a "
-            "model with the same vocabulary and a tokenizer.json."
         )
     return tokenizer
 
@@ -435,7 +466,7 @@ def _resolve_max_length(
     return declared
 
 
-def _special_tokens(backend: Tokenizer) -> tuple[list[int], list[int]]:
+def tokens_around(backend: Tokenizer) -> tuple[list[int], list[int]]:
     """What the tokenizer puts before and after every text, so that truncation needs no second tokenization."""
     for probe in PROBES:
         text_ids = backend.encode(probe, add_special_tokens=False).ids
@@ -466,7 +497,7 @@ def _cut_by_bytes(texts: pa.Array, run_bytes: int) -> Iterator[pa.StringArray]:
         yield texts.slice(start, stop - start)
 
 
-def _pieces(text: str) -> Iterator[str]:
+def pieces_of(text: str) -> Iterator[str]:
     start = 0
     while start < len(text):
         stop = start + PIECE_CHARS

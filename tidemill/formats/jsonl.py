@@ -21,8 +21,9 @@ import pyarrow as pa
 from tidemill.errors import FormatError
 from tidemill.formats.records import Buffer, Offsets, RecordReader, has_lone_returns, line_ends
 from tidemill.shards import Slice
-from tidemill.values.exact_json import kind_of, lone_surrogate, read_exactly, repeated_key
+from tidemill.values.exact_json import as_json, kind_of, lone_surrogate, read_exactly, repeated_key
 from tidemill.values.json_columns import JsonColumn, Record, inferred_type
+from tidemill.values.parts import in_json, json_cells
 from tidemill.values.paths import Steps, nested_among, type_at, values_at
 from tidemill.values.rows import CONVERSION_ERRORS, Problems, build_rows, excerpt
 from tidemill.values.types import common_type, without_nulls
@@ -148,7 +149,7 @@ class JsonlReader(RecordReader):
         for name, steps in places.items():
             values = values_at(records, steps)
             if name in self.columns.texts:
-                table[name] = _texts(values, name, problems)
+                table[name] = (_parts if self.columns.as_parts else _texts)(values, name, problems)
             else:
                 is_converted, is_key = name in self.columns.converted, name in self.columns.keys
                 column = JsonColumn(name, types[name], is_converted, is_key, steps)
@@ -222,6 +223,21 @@ def _num_key_ends(data: bytes) -> int:
     quotes, colons = values == _QUOTE, values == _COLON
     spaced = quotes[:-2] & (values[1:-1] == _SPACE) & colons[2:]
     return int(np.count_nonzero(quotes[:-1] & colons[1:]) + np.count_nonzero(spaced))
+
+
+def _parts(values: list[Any], name: str, problems: Problems) -> pa.Array:
+    return json_cells([_part(value, name, index, problems) for index, value in enumerate(values)])
+
+
+def _part(value: Any, name: str, index: int, problems: Problems) -> str | None:
+    """The JSON of a string, or of a list of messages; of a number or a boolean, that of how it is written."""
+    if not isinstance(value, list):
+        value = as_json(value) if isinstance(value, int | float) else _text(value, name, index, problems)
+    try:
+        return None if value is None else in_json(value)
+    except TypeError as e:
+        problems.setdefault(index, f"{name} cannot be read: {e}")
+        return None
 
 
 def _texts(values: list[Any], name: str, problems: Problems) -> pa.Array:

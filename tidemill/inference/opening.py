@@ -45,6 +45,8 @@ def load_preparer(spec: VersionSpec) -> Preparer:
             overlap="auto" if spec.overlap is None else spec.overlap,  # type: ignore[arg-type]
             truncation=spec.truncation or "longest_first",  # type: ignore[arg-type]
             is_pair=spec.text_pair is not None,
+            columns=spec.text,
+            separator=spec.text_separator,
             model_max_length=max_positions(config),
             usual_length=usual_length(config),
             trust_remote_code=spec.trust_remote_code,
@@ -124,5 +126,7 @@ def _ask_for(spec: VersionSpec, inference: Inference) -> ModelRunner:
 def _sample_texts(spec: VersionSpec) -> pa.Table:
     """Sample texts as the version's model gets them; each is the other text of a pair, too."""
     texts, preparer = calibration_texts(), load_preparer(spec)
+    if spec.joined_text.as_parts:
+        texts = [json.dumps([text] * len(spec.text)) for text in texts]
     columns = {name: texts[i:] + texts[:i] for i, name in enumerate(preparer.reads)}
     return preparer.prepare(pa.table(columns))

@@ -97,7 +97,10 @@ class VersionSpec:
 
     @property
     def joined_text(self) -> JoinedText:
-        return JoinedText(self.text, self.text_separator, self.text_pair or ())
+        from tidemill.models.tasks import find_task
+
+        as_parts = find_task(self.task).reads_parts
+        return JoinedText(self.text, self.text_separator, self.text_pair or (), as_parts)
 
     def differences(self, other: VersionSpec) -> list[str]:
         """What `other` has differently, in words."""

@@ -195,7 +195,15 @@ class Workspace:
     def _read(self) -> tuple[object, ...]:
         """What decides which rows a slice gives. A row whose kept cell cannot be read has no text: so these count."""
         pair = () if self.spec.text_pair is None else (self.spec.text_pair,)
-        return self.spec.text, self.spec.text_separator, *pair, self.pipeline.dataset.delimiter, self.target.kept
+        parts = ("parts",) if self.spec.joined_text.as_parts else ()
+        return (
+            self.spec.text,
+            self.spec.text_separator,
+            *pair,
+            *parts,
+            self.pipeline.dataset.delimiter,
+            self.target.kept,
+        )
 
 
 def predictions_file(pipeline: str, version: str, shard_id: str, request_id: str) -> StoreFile:

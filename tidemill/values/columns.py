@@ -24,6 +24,8 @@ class JoinedText(NamedTuple):
     separator: str
     pair: tuple[str, ...] = ()
     """Those of the second text."""
+    as_parts: bool = False
+    """Whether the columns stay apart: the text is then the JSON of their values, in order."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Columns:
     separator: str = "\n"
     pair: tuple[str, ...] = ()
     """The second text's, where a row is a pair of texts."""
+    as_parts: bool = False
+    """Whether the text is the JSON of its columns' values, each a string or a list of messages."""
     kept: tuple[tuple[str, str], ...] = ()
     types: tuple[tuple[str, pa.DataType], ...] = ()
     converted: tuple[str, ...] = ()

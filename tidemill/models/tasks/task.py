@@ -75,6 +75,10 @@ class Reading:
     overlap: int | Literal["auto"] = "auto"
     truncation: Truncation = "longest_first"
     is_pair: bool = False
+    columns: tuple[str, ...] = ()
+    """dataset.text, for a task whose rows come as the values of those."""
+    separator: str = "\n"
+    """Between them, where nothing else says how they follow each other."""
     model_max_length: int | None = None
     usual_length: int | None = None
     trust_remote_code: bool = False
@@ -101,6 +105,9 @@ class ModelTask(ABC):
 
     takes_pairs: ClassVar[bool] = False
     """Whether a row may be two texts."""
+
+    reads_parts: ClassVar[bool] = False
+    """Whether a row's columns come apart, as the JSON of their values, and not joined into one text."""
 
     reads_modules: ClassVar[bool] = False
     """Whether what modules.json names is part of the model, and counts in its identity."""
