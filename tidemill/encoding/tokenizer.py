@@ -413,13 +413,12 @@ def load_whole(folder: str | Path, *, trust_remote_code: bool) -> Any:
         _refuse_unknown_class(Path(folder))
         # Absolute, since some relative paths mean models that Transformers treats in a way of their own; and never by
         # mistral-common, which may be installed or not.
-        tokenizer = AutoTokenizer.from_pretrained(
+        return AutoTokenizer.from_pretrained(
             Path(folder).absolute(),
             trust_remote_code=trust_remote_code,
             local_files_only=True,
             mistral_format=False,
         )
-    return tokenizer
 
 
 def _refuse_unknown_class(folder: Path) -> None:

@@ -31,7 +31,8 @@ def load_preparer(spec: VersionSpec) -> Preparer:
     """
     if is_served(spec.model):
         served = served_config(spec.model_path)
-        return versions.task_of(spec, served).preparer(served.name_or_path, Reading())
+        reading = Reading(columns=spec.text, separator=spec.text_separator)
+        return versions.task_of(spec, served).preparer(served.name_or_path, reading)
     config = load_config(
         versions.model_folder(spec, weights=False),
         trust_remote_code=spec.trust_remote_code,

@@ -122,10 +122,12 @@ def declared(pipeline: Pipeline, tell: Callable[[str], object] = logger.warning)
         ModelError: the model or tokenizer does not exist, or may not be read.
         SourceUnavailable: the Hub did not answer well for long, and never did here.
     """
-    from tidemill.models.tasks import task_options
+    from tidemill.models.tasks import find_task, task_options
 
     model, tokenizer = pipeline.model, pipeline.tokenizer
-    options = task_options(model.task, model.options).model_dump(mode="json", exclude_defaults=True)
+    given = task_options(model.task, model.options)
+    find_task(model.task).check_columns(given, tuple(pipeline.dataset.text))
+    options = given.model_dump(mode="json", exclude_defaults=True)
     windows, trusted, pair = tokenizer.long_text == "windows", model.trust_remote_code, pipeline.dataset.text_pair
     if pipeline.inference.engine == "endpoint":
         identity = served_identity(model.path, model.task)

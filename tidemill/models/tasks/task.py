@@ -155,6 +155,14 @@ class ModelTask(ABC):
             self.inputs = pair_inputs(config)
         self.options: Any = self.Options() if options is None else options
 
+    @classmethod  # noqa: B027
+    def check_columns(cls, options: Any, columns: tuple[str, ...]) -> None:
+        """Asked before anything is read, by the columns that a row is made of.
+
+        Raises:
+            ConfigError: the options name others.
+        """
+
     @property
     def called(self) -> str:
         """The task with the options that are not at their defaults: what was found of a model holds under these."""

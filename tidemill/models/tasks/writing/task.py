@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tidemill.checkpoints.loading import opening
 from tidemill.checkpoints.served import is_served
 from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import Outputs
+from tidemill.encoding.tokenizer import load_whole
 from tidemill.engines.writing.settings import GENERATION_CONFIG, Settings
 from tidemill.engines.writing.written import ANSWER, FAILED, LENGTH, STOP, answers_of
 from tidemill.errors import ModelError
@@ -61,12 +61,18 @@ class WritingTask(ModelTask):
             max_new_tokens=self.options.max_new_tokens,
             stop=tuple(self.options.stop),
             sampling=self.options.sampling,
+            forced_bos_token_id=self._first_token,
         )
 
     @property
     def is_served(self) -> bool:
         """Whether a server has the model: prompts go to it as bytes, and bytes are what it wrote."""
         return is_served(self.config.name_or_path)
+
+    @property
+    def _first_token(self) -> int | None:
+        """What every answer begins with, where the options say so."""
+        return None
 
     @property
     def num_written(self) -> int:
@@ -150,12 +156,7 @@ class WritingTask(ModelTask):
     def _decoder(self) -> Any:
         assert self._tokenizer is not None, "texts are decoded by a tokenizer that somebody names"
         folder, trust_remote_code = self._tokenizer
-        from transformers import AutoTokenizer
-
-        with opening(f"The tokenizer in {folder}"):
-            return AutoTokenizer.from_pretrained(
-                Path(folder).absolute(), local_files_only=True, trust_remote_code=trust_remote_code
-            )
+        return load_whole(folder, trust_remote_code=trust_remote_code)
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:
