@@ -56,6 +56,7 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError(f"the server did not start within {START_SECONDS} s")
 
 
+@pytest.mark.soak
 def test_transformers_serve_writes_what_the_model_writes_alone(tmp_path):
     folder = write_gpt2(tmp_path / "gpt2")
     with transformers_serve(folder) as url:

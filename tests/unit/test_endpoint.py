@@ -412,6 +412,15 @@ def test_the_address_may_lack_its_v1(under):
         assert texts(opened(server, under=under).submit(batch("a b")).result()) == ["b a"]
 
 
+@pytest.mark.parametrize("failure", [Fails(500), Fails(400), Fails(404), Fails(how="body", body=b"<html>")])
+def test_a_server_that_cannot_list_its_models_is_asked_all_the_same(failure):
+    """Transformers' own server fails to where it has no cache of models."""
+    with ChatServer(fails=lambda asked: failure if asked.method == "GET" else None) as server:
+        engine = opened(server, under="")
+        assert texts(engine.submit(batch("a b")).result()) == ["b a"]
+        assert engine.facts()["served"] == {"id": "tiny"}
+
+
 def test_what_the_server_says_of_its_model_is_recorded():
     with ChatServer(models=("other", "tiny")) as server:
         facts = opened(server).facts()

@@ -130,8 +130,10 @@ def declared(pipeline: Pipeline, tell: Callable[[str], object] = logger.warning)
     find_task(model.task).check_columns(given, tuple(pipeline.dataset.text))
     options = given.model_dump(mode="json", exclude_defaults=True)
     windows, trusted, pair = tokenizer.long_text == "windows", model.trust_remote_code, pipeline.dataset.text_pair
-    is_remote = pipeline.inference.engine == "endpoint"
-    identity = _identify_served(model) if is_remote else _identify(model, tell, trusted=trusted, task=model.task)
+    if pipeline.inference.engine == "endpoint":
+        identity = served_identity(model.path, model.task)
+    else:
+        identity = _identify(model, tell, trusted=trusted, task=model.task)
     return VersionSpec(
         task=model.task,
         model_path=_place(model),
@@ -294,16 +296,21 @@ def _identify(
     return f"commit:{commit}" if section.subfolder is None else f"commit:{commit}/{section.subfolder}"
 
 
-def _identify_served(model: Model) -> str:
+def served_identity(name: str, task: str) -> str:
+    """Of the model that a server calls so.
+
+    Raises:
+        ConfigError: there is no such task, or no server does it.
+    """
     from tidemill.models.tasks import find_task
 
-    if not find_task(model.task).may_be_served:
+    if not find_task(task).may_be_served:
         raise ConfigError(
-            f'inference.engine = "endpoint" asks a server to go on with prompts, and model.task = "{model.task}" has '
-            'none. Set model.task = "text-generation"; model.options.prompt says what becomes of a text, such as '
+            f'A server goes on with prompts (inference.engine = "endpoint"), and model.task = "{task}" has none. Set '
+            'model.task = "text-generation"; model.options.prompt says what becomes of a text, such as '
             '"Summarise: {text}".'
         )
-    return served_as(model.path)
+    return served_as(name)
 
 
 def _has_modules(task: str) -> bool:

@@ -19,6 +19,10 @@ class Trouble(Failure):
     """The same request may go well another time: it has so many tries."""
 
 
+class Mistake(Trouble):
+    """So it may; and the server is there, for it answered."""
+
+
 class Refusal(Failure):
     """This request will never go well; others may."""
 

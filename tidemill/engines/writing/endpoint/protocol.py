@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tidemill.engines.writing.endpoint.failures import Trouble
+from tidemill.engines.writing.endpoint.failures import Mistake
 from tidemill.engines.writing.settings import Settings
 from tidemill.engines.writing.written import LENGTH, STOP, Written, failed
 from tidemill.fingerprints import fingerprint
@@ -82,7 +82,7 @@ class Protocol:
         """What was written.
 
         Raises:
-            Trouble: the answer is none of the protocol's.
+            Mistake: the answer is none of the protocol's.
         """
         choice, usage = _choice_of(answer), answer.get("usage")
         text, thought = _text_of(choice)
@@ -90,7 +90,7 @@ class Protocol:
         if reason := _refusal(choice) or _why_unfinished(finish) or _why_only_thought(text, thought, finish):
             return failed(reason)
         if text is None:
-            raise Trouble("its answer has no text")
+            raise Mistake("its answer has no text")
         return Written(
             list(self._own(text).encode(errors="replace")),
             FINISHES[finish],
@@ -117,7 +117,7 @@ def _seed_of(seed: int, prompt: bytes) -> int:
 def _choice_of(answer: Any) -> Mapping[str, Any]:
     choices = answer.get("choices") if isinstance(answer, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise Trouble("its answer holds no choices")
+        raise Mistake("its answer holds no choices")
     found: Mapping[str, Any] = choices[0]
     return found
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from huggingface_hub.utils import httpx
 
 from tidemill.config import Endpoint
-from tidemill.engines.writing.endpoint.failures import Busy, NotThere, Refusal, Trouble, Unusable
+from tidemill.engines.writing.endpoint.failures import Busy, Mistake, NotThere, Refusal, Trouble, Unusable
 from tidemill.errors import ConfigError
 from tidemill.masking import MASK, masked
 
@@ -74,11 +74,10 @@ class Server:
         """
         *others, last = _candidates(self.base)
         for self.base in others:
-            # At another address may be pages for people.
-            with suppress(Refusal, Trouble, NotThere):
+            with suppress(Refusal, Mistake, NotThere):
                 return _models(await self.ask("GET", MODELS, seconds=LOOK_SECONDS))
         self.base = last
-        with suppress(Refusal, NotThere):
+        with suppress(Refusal, Mistake, NotThere):
             return _models(await self.ask("GET", MODELS, seconds=LOOK_SECONDS))
         return []
 
@@ -86,10 +85,10 @@ class Server:
         """Whether it answers at all, be it that it does not say which models it has."""
         try:
             await self.ask("GET", MODELS, seconds=LOOK_SECONDS)
+        except (Refusal, Mistake, Unusable):
+            return True
         except (Busy, Trouble):
             return False
-        except (Refusal, Unusable):
-            return True
         return True
 
     async def ask(
@@ -99,7 +98,7 @@ class Server:
 
         Raises:
             Busy: it is at its limit, or nobody is there.
-            Trouble: the same request may go well another time.
+            Trouble: the same request may go well another time; a Mistake where the server answered.
             Refusal: this request never will.
             Unusable: none will.
         """
@@ -116,7 +115,7 @@ class Server:
         try:
             return json.loads(content)
         except (ValueError, RecursionError):
-            raise Trouble("what it answered is no JSON") from None
+            raise Mistake("what it answered is no JSON") from None
 
     async def _exchange(
         self, method: str, route: str, body: Mapping[str, Any] | None
@@ -137,8 +136,10 @@ class Server:
         wait_seconds = seconds_asked(headers)
         if status in (429, 503):
             return Busy(answered, wait_seconds=wait_seconds)
-        if status in (408, 409) or status >= 500:
+        if status in (502, 504):
             return Trouble(answered, wait_seconds=wait_seconds)
+        if status in (408, 409) or status >= 500:
+            return Mistake(answered, wait_seconds=wait_seconds)
         if status not in (401, 403, 404, 405) and status >= 400:
             return Refusal(answered)
         kind = NotThere if status in (404, 405) else Unusable

@@ -66,7 +66,7 @@ class EndpointWriter:
         # A batch may be one row: even then the server has enough to do while the slowest is waited for.
         self.depth = 4 * concurrency
         self._takes_thinking = True
-        self._said: dict[str, Any] = {}
+        self._said: dict[str, Any] = {"id": protocol.name}
         self.doubt: str | None = None
         """What speaks against that it is our model which answers."""
         self._loop = _loop()
@@ -116,6 +116,7 @@ class EndpointWriter:
         if ours is not None:
             self._said = {name: ours[name] for name in SAID_OF_A_MODEL if ours.get(name) is not None}
         elif models:
+            self._said["is_listed"] = False
             self.doubt = self._unlisted([model["id"] for model in models])
             logger.warning("%s", self.doubt)
 
@@ -141,7 +142,7 @@ class EndpointWriter:
             "device": "server",
             "device_name": self._server.place,
             "dtype": "unknown",
-            "served": self._said or {"id": self._protocol.name, "is_listed": False},
+            "served": self._said,
             "generation": self._protocol.settings.facts(),
             **unsent,
             **doubt,

@@ -37,6 +37,7 @@ class TextGeneration(WritingTask):
 
         prompt = prompt_of(self.options, reading.columns, reading.separator)
         if self.is_served:
+            self._refuse_date()
             return ServedPrompts(prompt)
         reading = self._leaving_room(reading)
         return PromptTokenizer.load(
@@ -48,6 +49,13 @@ class TextGeneration(WritingTask):
             usual_length=reading.usual_length,
             trust_remote_code=reading.trust_remote_code,
         )
+
+    def _refuse_date(self) -> None:
+        if self.options.date is not None:
+            raise ModelError(
+                f'model.options.date = "{self.options.date}" is told to a chat template, and the server renders it. '
+                "Leave it out."
+            )
 
     @classmethod
     def check_columns(cls, options: Any, columns: tuple[str, ...]) -> None:
