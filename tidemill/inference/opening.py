@@ -12,7 +12,7 @@ from tidemill.config import Inference
 from tidemill.encoding.pooling import Pooling
 from tidemill.engines.calibration_texts import calibration_texts
 from tidemill.inference.runner import ModelRunner
-from tidemill.models.tasks import Preparer, Reading
+from tidemill.models.tasks import ModelTask, Preparer, Reading
 from tidemill.planning import versions
 from tidemill.planning.versions import VersionSpec
 
@@ -52,6 +52,19 @@ def pooling_of(spec: VersionSpec) -> Pooling | None:
     if spec.aggregate is None:
         return None
     return Pooling(spec.aggregate, load_preparer(spec).num_special_tokens)  # type: ignore[arg-type]
+
+
+def load_decoder(spec: VersionSpec) -> ModelTask:
+    """The version's model task without its model: it makes rows of what was written before.
+
+    Raises:
+        ModelError: the model's configuration or the tokenizer cannot be loaded.
+    """
+    folder = versions.model_folder(spec, weights=False)
+    config = load_config(folder, trust_remote_code=spec.trust_remote_code, pad_token_id=spec.pad_token_id)
+    task = versions.task_of(spec, config)
+    task.decode_with(versions.tokenizer_folder(spec), trust_remote_code=spec.trust_remote_code)
+    return task
 
 
 def load_runner(spec: VersionSpec, inference: Inference) -> ModelRunner:

@@ -155,6 +155,10 @@ class ModelTask(ABC):
         """Tokens that the model writes of an item, at most: they count in a batch's budget beside the item's own."""
         return 0
 
+    def num_new_tokens(self, answers: pa.Array) -> int | None:
+        """Tokens that the model wrote for these answers; None where it writes none, or nobody counts them."""
+        return None
+
     @property
     @abstractmethod
     def schema(self) -> pa.Schema:

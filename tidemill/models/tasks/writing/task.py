@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tidemill.checkpoints.loading import opening
@@ -17,6 +18,7 @@ from tidemill.encoding.items import Outputs
 from tidemill.engines.writing.settings import GENERATION_CONFIG, Settings
 from tidemill.engines.writing.written import ANSWER, FAILED, LENGTH, STOP, answers_of
 from tidemill.errors import ModelError
+from tidemill.models.comparing import OF_WRITTEN
 from tidemill.models.tasks.task import ModelTask
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class WritingTask(ModelTask):
 
     writes = True
     reads_files = (GENERATION_CONFIG,)
+    comparisons = OF_WRITTEN
     text_column: ClassVar[str] = "text"
     heads: ClassVar[tuple[str, ...]]
     """How the names of architectures end that can do it."""
@@ -83,6 +86,10 @@ class WritingTask(ModelTask):
 
     def decode_with(self, folder: str | Path, *, trust_remote_code: bool = False) -> None:
         self._tokenizer = folder, trust_remote_code
+
+    def num_new_tokens(self, answers: pa.Array) -> int | None:
+        total: int | None = pc.sum(answers.field("num_new_tokens")).as_py()
+        return total
 
     def answers(self, outputs: Outputs, lengths: Indices) -> pa.Array:
         return answers_of(outputs.astype(np.int32, copy=False))
