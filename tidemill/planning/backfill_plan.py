@@ -155,7 +155,13 @@ def plan_backfill(pipeline: Pipeline, lake: Lake, selection: Selection, *, devic
         num_rows=num_rows,
         reason=reason,
         resumes=resumes,
-        estimate=estimate(rate, tokens, pipeline.cost),
+        estimate=estimate(
+            rate,
+            tokens,
+            pipeline.cost,
+            num_rows=num_rows,
+            max_new_tokens=versions.most_new_tokens(version.spec),
+        ),
         notes=tuple(notes),
     )
 

@@ -123,6 +123,8 @@ class Plan:
     """What is known of the engine and the dtype that are left to `auto`."""
     int8: Gain | None = None
     """What was measured of int8 on this processor, where it could be asked for."""
+    max_new_tokens: float | None = None
+    """That the model writes of a row; None of one that writes none."""
 
     @property
     def version(self) -> str:
@@ -191,7 +193,13 @@ class Plan:
     @property
     def estimate(self) -> Estimate:
         text_bytes = sum(file.bytes_to_compute for file in self.files) + self.unread_bytes
-        return estimate(self.rate, self.rate.num_tokens(text_bytes), self.pipeline.cost)
+        return estimate(
+            self.rate,
+            self.rate.num_tokens(text_bytes),
+            self.pipeline.cost,
+            num_rows=self.num_rows_to_compute,
+            max_new_tokens=self.max_new_tokens,
+        )
 
     def to_json(self) -> dict[str, Any]:
         computed = self.computed
@@ -304,6 +312,7 @@ def make_plan(pipeline: Pipeline, lake: Lake | None) -> tuple[Plan, sources.Data
         notes=(*told, *notes, *dataset.notes),
         first=state is None,
         auto=_known_of_auto(pipeline, spec),
+        max_new_tokens=versions.most_new_tokens(spec),
         int8=kept_gain() if computes_on_cpu(pipeline.inference) and pipeline.inference.engine != "torch" else None,
     )
     return plan, dataset

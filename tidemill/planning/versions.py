@@ -8,6 +8,7 @@ version's model and options when the pipeline file or a branch moves on.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -378,6 +379,28 @@ def task_of(spec: VersionSpec, config: PretrainedConfig) -> ModelTask:
     pooling = None if spec.aggregate is None else Pooling(spec.aggregate, num_special=0)  # type: ignore[arg-type]
     is_pair = spec.text_pair is not None
     return find_task(spec.task)(config, options, all_scores=spec.all_scores, pooling=pooling, is_pair=is_pair)
+
+
+def most_new_tokens(spec: VersionSpec) -> float | None:
+    """Tokens that the version's model writes of a row at most; None of one that writes none.
+
+    Of a text in windows it writes for each of them, and nobody knows how many there will be.
+
+    Raises:
+        ModelError: the model's configuration cannot be read.
+    """
+    from tidemill.models.tasks import find_task
+
+    if not find_task(spec.task).writes:
+        return None
+    if spec.aggregate is not None:
+        return math.inf
+    if declared := (spec.options or {}).get("max_new_tokens"):
+        return int(declared)
+    from tidemill.checkpoints.loading import load_config
+
+    config = load_config(model_folder(spec, weights=False), trust_remote_code=spec.trust_remote_code)
+    return task_of(spec, config).num_written
 
 
 def _refuse_weights(spec: VersionSpec) -> None:
