@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -125,6 +126,7 @@ def ledger_row(number: int, num_rows: int, num_unchanged: int, num_new_tokens: i
         "tokenize_seconds": 0.5,
         "infer_seconds": 19.5,
         "device": "a processor",
+        "committed_at": datetime.now(UTC),
     }
 
 

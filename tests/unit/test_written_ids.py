@@ -122,7 +122,7 @@ def test_rows_that_were_written_are_decoded_and_the_others_computed_in_order():
     made = decode_others(prepared(answers(1, None, 3), [[5], [6], [7]]), toy, computed)
     assert made.columns["text"].to_pylist() == ["word0", " ".join(["word0"] * 9), " ".join(["word2"] * 3)]
     assert new_tokens_by_row(made.written).tolist() == [1, 9, 3]
-    assert (made.stats.num_rows, found.stats.num_new_tokens) == (1, 9)
+    assert (made.stats.num_rows, made.stats.num_new_tokens) == (1, 9)
 
 
 def test_no_model_is_asked_where_only_rows_without_tokens_are_left():
