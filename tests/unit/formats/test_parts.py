@@ -141,9 +141,10 @@ def test_an_object_where_a_text_or_messages_are_read_is_quarantined():
     rows = all_rows(lines.encode(), "a.jsonl", as_parts=True)
 
     assert parts(rows) == [["x"], None, None, None]
-    assert reasons(rows)[1].startswith("text is an object, not a string")
-    assert "surrogate" in reasons(rows)[2]
-    assert reasons(rows)[3].startswith("text cannot be read")
+    _, of_object, of_text, of_messages = map(str, reasons(rows))
+    assert of_object.startswith("text is an object, not a string")
+    assert "surrogate" in of_text
+    assert of_messages.startswith("text cannot be read")
 
 
 def test_text_of_a_message_that_is_not_utf8_is_quarantined_alone():

@@ -226,7 +226,7 @@ class PromptTokenizer:
             kept = self._shortened(made.prompt, surplus)
             if isinstance(kept, str):
                 return Row(num_tokens=num_tokens, reason=f"{self._too_long(num_tokens)}, and {kept}")
-            ids = kept
+            return Row([*before, *self._controls.restored(kept).tolist(), *after], num_tokens)
         return Row([*before, *self._controls.restored(ids).tolist(), *after], num_tokens)
 
     def _too_long(self, num_tokens: int) -> str:
