@@ -61,7 +61,7 @@ def writer(
     clock = clock or FakeClock()
     asked = inference(server, **options)
     there = Server(asked.endpoint)
-    pace = Pace(str(there), clock=clock, sleep=clock.sleep, draw=lambda least, most: most)
+    pace = Pace(there, clock=clock, sleep=clock.sleep, draw=lambda least, most: most)
     protocol = Protocol("tiny", settings(**made_of), thinking=thinking)
     return EndpointWriter(there, protocol, concurrency=asked.endpoint.concurrency, retries=retries, pace=pace)
 

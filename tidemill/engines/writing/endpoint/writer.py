@@ -61,7 +61,7 @@ class EndpointWriter:
         pace: Pace | None = None,
     ) -> None:
         self._server, self._protocol, self._retries = server, protocol, retries
-        self._pace = Pace(str(server)) if pace is None else pace
+        self._pace = Pace(server) if pace is None else pace
         self._slots = asyncio.Semaphore(concurrency)
         # A batch may be one row: even then the server has enough to do while the slowest is waited for.
         self.depth = 4 * concurrency
