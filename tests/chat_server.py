@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import struct
 import threading
 from collections import Counter
@@ -62,6 +63,7 @@ class ChatServer:
         fails: Callable[[Asked], Fails | None] = never,
         answer: Callable[[Asked], Mapping[str, Any]] | None = None,
         clock: Callable[[], float] = lambda: 0.0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.models, self.key, self.fails, self.clock = models, key, fails, clock
         self.answer = answer or _reversed
@@ -71,10 +73,13 @@ class ChatServer:
         self._lock = threading.Lock()
         self._http = _Http(("127.0.0.1", 0), _Handler)
         self._http.chat = self
+        self._scheme = "http" if tls is None else "https"
+        if tls is not None:
+            self._http.socket = tls.wrap_socket(self._http.socket, server_side=True)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._http.server_port}"
 
     @property
     def prompts(self) -> list[str]:

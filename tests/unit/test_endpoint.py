@@ -5,14 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from transformers import GenerationConfig
 
 from tests.chat_server import CUT, RESET, Asked, ChatServer, Fails, completion
@@ -61,7 +69,7 @@ def writer(
     clock = clock or FakeClock()
     asked = inference(server, **options)
     there = Server(asked.endpoint)
-    pace = Pace(str(there), clock=clock, sleep=clock.sleep, draw=lambda least, most: most)
+    pace = Pace(there, clock=clock, sleep=clock.sleep, draw=lambda least, most: most)
     protocol = Protocol("tiny", settings(**made_of), thinking=thinking)
     return EndpointWriter(there, protocol, concurrency=asked.endpoint.concurrency, retries=retries, pace=pace)
 
@@ -473,6 +481,36 @@ def test_a_redirect_is_not_followed():
     away = Fails(307, {"Location": "http://127.0.0.1:9/v1/models"}, message="over there")
     with ChatServer(fails=lambda _: away) as server, pytest.raises(ModelError, match="sends us elsewhere"):
         opened(server)
+
+
+def test_a_server_whose_certificate_nobody_signed_is_told_no_key(tmp_path):
+    with ChatServer(key=KEY, tls=unsigned(tmp_path)) as server, key_in_environment():
+        with pytest.raises(ModelError, match=r"certificate cannot be verified\. Set SSL_CERT_FILE"):
+            opened(server, api_key="$TIDEMILL_TEST_KEY")
+        assert server.asked == []
+
+
+def test_a_server_whose_certificate_an_own_authority_signed_is_asked(tmp_path, monkeypatch):
+    with ChatServer(tls=unsigned(tmp_path)) as server:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
+        assert texts(opened(server).submit(batch("a b")).result()) == ["b a"]
+
+
+def unsigned(folder: Path) -> ssl.SSLContext:
+    """Of a server on loopback, with a certificate in `folder` that its own key signed."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    made = made.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    (folder / "certificate.pem").write_bytes(made.sign(key, hashes.SHA256()).public_bytes(pem))
+    (folder / "key.pem").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
+    return context
 
 
 def test_a_server_that_is_not_there_is_named():

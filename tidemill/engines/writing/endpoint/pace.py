@@ -14,16 +14,18 @@ from tidemill.retry import QUIET_SECONDS, backoff_seconds
 
 GIVE_UP_SECONDS = 600.0
 """How long a server may answer nobody, or a row be turned away."""
+TOLD_AGAIN_SECONDS = 60.0
+"""How long nothing is said of another wait: a server that bounds requests a second asks for many."""
 
 logger = logging.getLogger("tidemill")
 
 
 class Pace:
-    """Of the requests to the server that is called `who`. One event loop uses it."""
+    """Of the requests to the server that messages call `who`, as it is called then. One event loop uses it."""
 
     def __init__(
         self,
-        who: str,
+        who: object,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -34,6 +36,7 @@ class Pace:
         self._answered_at = float("-inf")
         self._refused_since: float | None = None
         self._num_holds = 0
+        self._told_at = float("-inf")
 
     async def turn(self) -> None:
         """Wait until the next request may be sent, and a little longer, so that not all are sent at once."""
@@ -84,7 +87,8 @@ class Pace:
         lasted = 0.0 if self._refused_since is None else now - self._refused_since
         if max(lasted, seconds) > GIVE_UP_SECONDS:
             raise self._gave_up(failure, lasted, seconds)
-        if seconds >= QUIET_SECONDS and now >= self._held_until:
+        if seconds >= QUIET_SECONDS and now - self._told_at > TOLD_AGAIN_SECONDS:
+            self._told_at = now
             logger.warning("waiting %.0f s for the server %s: %s", seconds, self._who, failure.reason)
         self._held_until = max(self._held_until, now + seconds)
 

@@ -162,5 +162,4 @@ def _why_only_thought(text: str | None, thought: bool, finish: str) -> str | Non
 
 def _count(usage: Any, name: str) -> int:
     found = usage.get(name) if isinstance(usage, dict) else None
-    is_count = isinstance(found, int) and not isinstance(found, bool) and 0 <= found <= MOST_INT32
-    return found if is_count else -1
+    return found if type(found) is int and 0 <= found <= MOST_INT32 else -1

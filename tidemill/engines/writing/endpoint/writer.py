@@ -61,7 +61,7 @@ class EndpointWriter:
         pace: Pace | None = None,
     ) -> None:
         self._server, self._protocol, self._retries = server, protocol, retries
-        self._pace = Pace(str(server)) if pace is None else pace
+        self._pace = Pace(server) if pace is None else pace
         self._slots = asyncio.Semaphore(concurrency)
         # A batch may be one row: even then the server has enough to do while the slowest is waited for.
         self.depth = 4 * concurrency
@@ -165,14 +165,16 @@ class EndpointWriter:
 
     async def _write(self, prompt: bytes) -> Written:
         route, body = self._protocol.request(prompt)
-        for num_tries in range(1, self._retries + 2):
+        num_tries = 0
+        while True:
             async with self._slots:
                 outcome = await self._try(route, body)
             if isinstance(outcome, Written):
                 return outcome
-            if num_tries <= self._retries:
-                await self._pace.pause(num_tries)
-        return failed(f"the server failed, the last of {num_tries} times: {outcome.reason}")
+            num_tries += 1
+            if num_tries > self._retries:
+                return failed(f"the server failed, the last of {num_tries} times: {outcome.reason}")
+            await self._pace.pause(num_tries)
 
     async def _try(self, route: str, body: dict[str, Any]) -> Written | Trouble:
         """What was written, or why it may be another time. As long as the server turns everybody away, it waits.
@@ -223,7 +225,7 @@ class _Waiting:
     def __init__(self, future: concurrent.futures.Future[NDArray[np.int32]], should_stop: Callable[[], bool]) -> None:
         self._future, self._should_stop = future, should_stop
 
-    def result(self) -> NDArray[np.int32]:
+    def result(self) -> Any:
         """Raises:
         Stopped: somebody asked for it; what was on its way is broken off.
         RunFailed: the server will answer nothing.
