@@ -84,7 +84,7 @@ def test_new_tokens_are_counted_in_the_lake_planned_as_an_interval_and_priced(fo
     status = pipeline_status(pipeline)
     (throughput,) = status["throughput"]
     assert throughput["new_tokens"] == in_rows
-    assert throughput["cost_per_1000_rows"] == pytest.approx(1000 / throughput["rows_per_second"])
+    assert throughput["cost_per_thousand_rows"] == pytest.approx(1000 / throughput["rows_per_second"])
     assert "per 1,000 rows" in render.status(status)
     assert f"{in_rows:,}" in next(line for line in render.status(status).splitlines() if " run " in line)
 
