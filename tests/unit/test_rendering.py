@@ -50,7 +50,7 @@ STATUS: dict[str, Any] = {
             "device": "Intel Xeon",
             "padding_waste": 0.041,
             "new_tokens_per_second": None,
-            "cost_per_1000_rows": None,
+            "cost_per_thousand_rows": None,
             "currency": "USD",
         }
     ],
@@ -245,7 +245,7 @@ def test_a_plan_for_a_model_that_writes_says_between_what_it_lies():
 
 
 def test_a_status_tells_what_a_model_wrote_and_what_a_thousand_rows_cost():
-    throughput = {**STATUS["throughput"][0], "new_tokens_per_second": 210.4, "cost_per_1000_rows": 0.01234}
+    throughput = {**STATUS["throughput"][0], "new_tokens_per_second": 210.4, "cost_per_thousand_rows": 0.01234}
     runs = [{**RUN, "num_new_tokens": 31_415}, RUN]
 
     shown = render.status({**STATUS, "throughput": [throughput], "runs": runs})

@@ -52,6 +52,7 @@ def store(tmp_path: Path) -> Store:
 def test_answered_rows_are_found_by_number_and_others_are_not(store):
     keep_written(store, [of_rows(7, 8, 9)], found(answers(2, None, 4), None, None, "the answer is refused"))
     before = written_before(store, of_rows(9, 8, 7))
+    assert before is not None
     assert before.is_valid().to_pylist() == [False, False, True]
     assert before[2].as_py() == answers(2)[0].as_py()
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tidemill.cli import render
+from tidemill.cli.cells import cell
 from tidemill.cli.side_by_side import side_by_side
 from tidemill.cli.table import terminal_width
 
@@ -171,11 +172,11 @@ def _texts_of(example: Facts, report: Facts, long: Sequence[str]) -> list[str]:
     """Where the row is, in what its other columns differ, and its texts."""
     first, second = example["first"], example["second"]
     others = [
-        f"{name} {render.cell(first[name])} → {render.cell(second[name])}"
+        f"{name} {cell(first[name])} → {cell(second[name])}"
         for group, name, _ in _columns(report)
         if group in ("labels", "scores") and first[name] != second[name]
     ]
-    kept = [f"{name} {render.cell(value)}" for name, value in example["columns"].items()]
+    kept = [f"{name} {cell(value)}" for name, value in example["columns"].items()]
     lines = render.sentence([f"{example['path']} row {example['row_number']}", *kept, *others])
     for name in long:
         versions = (f"{name} {report['versions'][0]}", report["versions"][1])

@@ -212,7 +212,7 @@ def status(facts: dict[str, Any]) -> str:
 
 
 def _written_and_cost(throughput: dict[str, Any]) -> str:
-    written, cost = throughput["new_tokens_per_second"], throughput["cost_per_1000_rows"]
+    written, cost = throughput["new_tokens_per_second"], throughput["cost_per_thousand_rows"]
     told = [f"{written:,.1f} new tokens/s"] if written is not None else []
     told += [f"{cost:.3g} {throughput['currency']} per 1,000 rows"] if cost is not None else []
     return "".join(f", {part}" for part in told)

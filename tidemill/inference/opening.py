@@ -68,9 +68,7 @@ def load_decoder(spec: VersionSpec) -> ModelTask:
     Raises:
         ModelError: the model's configuration or the tokenizer cannot be loaded.
     """
-    folder = versions.model_folder(spec, weights=False)
-    config = load_config(folder, trust_remote_code=spec.trust_remote_code, pad_token_id=spec.pad_token_id)
-    task = versions.task_of(spec, config)
+    task = versions.task_of(spec, versions.config_of(spec))
     task.decode_with(versions.tokenizer_folder(spec), trust_remote_code=spec.trust_remote_code)
     return task
 

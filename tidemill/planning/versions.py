@@ -430,6 +430,18 @@ def items_per_row(spec: VersionSpec) -> int:
     return find_task(spec.task).items_per_row(task_options(spec.task, spec.options or {}))
 
 
+def config_of(spec: VersionSpec) -> PretrainedConfig:
+    """The configuration of the version's model; its weights are not fetched.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    from tidemill.checkpoints.loading import load_config
+
+    folder = model_folder(spec, weights=False)
+    return load_config(folder, trust_remote_code=spec.trust_remote_code, pad_token_id=spec.pad_token_id)
+
+
 def most_new_tokens(spec: VersionSpec) -> float | None:
     """Tokens that the version's model writes of a row at most; None of one that writes none.
 
@@ -446,10 +458,7 @@ def most_new_tokens(spec: VersionSpec) -> float | None:
         return math.inf
     if declared := (spec.options or {}).get("max_new_tokens"):
         return int(declared)
-    from tidemill.checkpoints.loading import load_config
-
-    config = load_config(model_folder(spec, weights=False), trust_remote_code=spec.trust_remote_code)
-    return task_of(spec, config).num_written
+    return task_of(spec, config_of(spec)).num_written
 
 
 def _refuse_weights(spec: VersionSpec) -> None:

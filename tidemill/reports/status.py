@@ -88,7 +88,7 @@ def _priced(pipeline: Pipeline, device: dict[str, Any]) -> dict[str, Any]:
     """What was measured on a kind of device, with what a thousand rows cost there: null without a price."""
     per_hour, rate = pipeline.cost.per_hour, device["rows_per_second"]
     cost = None if per_hour is None or not rate else per_hour / 3600 * 1000 / rate
-    return {**device, "cost_per_1000_rows": cost, "currency": pipeline.cost.currency}
+    return {**device, "cost_per_thousand_rows": cost, "currency": pipeline.cost.currency}
 
 
 def _duplicate_keys(cursor: Cursor, pipeline: Pipeline, standing: Standing) -> int | None:

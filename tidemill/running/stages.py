@@ -405,7 +405,8 @@ def _predict(workspace: Workspace, items: Sequence[Tokenized]) -> Iterator[tuple
     prepared = pa.concat_tables(
         [shard.prepared(workspace.preparer.reads) for shard in inputs], promote_options="permissive"
     )
-    files = [ShardFile(workspace.written_file(shard.request.shard), shard.row_numbers) for shard in inputs]
+    shards = inputs if workspace.writes else []
+    files = [ShardFile(workspace.written_file(shard.request.shard), shard.row_numbers) for shard in shards]
     if workspace.writes:
         prepared = with_written(prepared, _written_before(workspace, inputs, files))
 
