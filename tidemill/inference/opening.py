@@ -7,8 +7,8 @@ import threading
 
 import pyarrow as pa
 
-from tidemill.checkpoints.loading import folder_state, load_config, max_positions, usual_length
-from tidemill.checkpoints.served import is_served, served_config
+from tidemill.checkpoints.loading import folder_state, max_positions, usual_length
+from tidemill.checkpoints.served import is_served
 from tidemill.config import Inference
 from tidemill.encoding.pooling import Pooling
 from tidemill.engines.calibration_texts import calibration_texts
@@ -29,15 +29,10 @@ def load_preparer(spec: VersionSpec) -> Preparer:
         ModelError: its tokenizer cannot be loaded, or `max_length` does not fit the model, or `overlap` not
             `max_length`.
     """
+    config = versions.config_of(spec)
     if is_served(spec.model):
-        served = served_config(spec.model_path)
         reading = Reading(columns=spec.text, separator=spec.text_separator)
-        return versions.task_of(spec, served).preparer(served.name_or_path, reading)
-    config = load_config(
-        versions.model_folder(spec, weights=False),
-        trust_remote_code=spec.trust_remote_code,
-        pad_token_id=spec.pad_token_id,
-    )
+        return versions.task_of(spec, config).preparer(config.name_or_path, reading)
     return versions.task_of(spec, config).preparer(
         versions.tokenizer_folder(spec),
         Reading(
@@ -69,7 +64,8 @@ def load_decoder(spec: VersionSpec) -> ModelTask:
         ModelError: the model's configuration or the tokenizer cannot be loaded.
     """
     task = versions.task_of(spec, versions.config_of(spec))
-    task.decode_with(versions.tokenizer_folder(spec), trust_remote_code=spec.trust_remote_code)
+    if not is_served(spec.model):
+        task.decode_with(versions.tokenizer_folder(spec), trust_remote_code=spec.trust_remote_code)
     return task
 
 
@@ -126,7 +122,7 @@ def _ask_for(spec: VersionSpec, inference: Inference) -> ModelRunner:
     """The version's model where it is served: its server is asked, and nothing is loaded."""
     from tidemill.engines.writing.endpoint import EndpointWriter
 
-    config = served_config(spec.model_path)
+    config = versions.config_of(spec)
     task = versions.task_of(spec, config)
     assert isinstance(task, TextGeneration), "no other is served"
     writer = EndpointWriter.open(

@@ -384,18 +384,14 @@ def result_schema(spec: VersionSpec) -> pa.Schema:
         ConfigError: there is no such model task.
     """
     from tidemill.checkpoints.fast_tokenizer import refuse_longer
-    from tidemill.checkpoints.loading import load_config, max_positions
+    from tidemill.checkpoints.loading import max_positions
     from tidemill.models.tasks import find_task
 
     find_task(spec.task)
     if is_served(spec.model):
-        return task_of(spec, served_config(spec.model_path)).schema
+        return task_of(spec, config_of(spec)).schema
     _refuse_weights(spec)
-    config = load_config(
-        model_folder(spec, weights=False),
-        trust_remote_code=spec.trust_remote_code,
-        pad_token_id=spec.pad_token_id,
-    )
+    config = config_of(spec)
     task = task_of(spec, config)
     refuse_longer(spec.max_length, max_positions(config))  # type: ignore[arg-type]
     refuse_unapplied_tokenizer(tokenizer_folder(spec), trust_remote_code=spec.trust_remote_code)
@@ -431,11 +427,13 @@ def items_per_row(spec: VersionSpec) -> int:
 
 
 def config_of(spec: VersionSpec) -> PretrainedConfig:
-    """The configuration of the version's model; its weights are not fetched.
+    """The configuration of the version's model, of which its weights are no part; a served one has nothing in it.
 
     Raises:
         ModelError: it cannot be read.
     """
+    if is_served(spec.model):
+        return served_config(spec.model_path)
     from tidemill.checkpoints.loading import load_config
 
     folder = model_folder(spec, weights=False)
