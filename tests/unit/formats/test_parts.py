@@ -53,6 +53,16 @@ def test_every_format_keeps_the_columns_of_a_text_apart(path):
 
 
 @pytest.mark.parametrize("path", PATHS)
+def test_a_column_that_is_kept_too_is_kept_as_it_is(path):
+    rows = all_rows(
+        encoded([{"id": "a", "title": "b"}], path), path, text=["id", "title"], kept=(("id", "id"),), as_parts=True
+    )
+
+    assert parts(rows) == [["a", "b"]]
+    assert [row["id"] for row in rows] == ["a"]
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_every_format_gives_a_list_of_messages_as_it_is(path):
     rows = all_rows(encoded([{"messages": chat} for chat in CHATS], path), path, text="messages", as_parts=True)
 

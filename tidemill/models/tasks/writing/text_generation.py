@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tidemill.engines.writing.written import LENGTH
 from tidemill.errors import ModelError
-from tidemill.models.tasks.task import Preparer, Reading
+from tidemill.models.task import Preparer, Reading
 from tidemill.models.tasks.writing.options import TextGenerationOptions
 from tidemill.models.tasks.writing.task import WritingTask
 
@@ -25,6 +25,7 @@ class TextGeneration(WritingTask):
     Options = TextGenerationOptions
     reads_parts = True
     heads = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+    may_be_served = True
 
     def preparer(self, folder: str | Path, reading: Reading) -> Preparer:
         if reading.long_text == "windows":
@@ -32,12 +33,16 @@ class TextGeneration(WritingTask):
                 f'model.task = "{self.pipeline_tag}" writes behind a whole prompt, and tokenizer.long_text = "windows" '
                 'cuts it. Set long_text to "truncate" or "quarantine".'
             )
-        from tidemill.encoding.prompts import PromptTokenizer
+        from tidemill.encoding.prompts import PromptTokenizer, ServedPrompts
 
+        prompt = prompt_of(self.options, reading.columns, reading.separator)
+        if self.is_served:
+            self._refuse_date()
+            return ServedPrompts(prompt)
         reading = self._leaving_room(reading)
         return PromptTokenizer.load(
             folder,
-            prompt=prompt_of(self.options, reading.columns, reading.separator),
+            prompt=prompt,
             max_length=reading.max_length,
             long_text=reading.long_text,
             model_max_length=reading.model_max_length,
@@ -45,12 +50,21 @@ class TextGeneration(WritingTask):
             trust_remote_code=reading.trust_remote_code,
         )
 
+    def _refuse_date(self) -> None:
+        if self.options.date is not None:
+            raise ModelError(
+                f'model.options.date = "{self.options.date}" is told to a chat template, and the server renders it. '
+                "Leave it out."
+            )
+
     @classmethod
     def check_columns(cls, options: Any, columns: tuple[str, ...]) -> None:
         prompt_of(options, columns)
 
     def _answer(self, text: str, finish: int) -> tuple[str | None, str | None]:
-        if not (self.options.thinking or text.lstrip().startswith(THINKING)):
+        # A server mostly keeps apart what was thought.
+        begun = self.options.thinking and not self.is_served
+        if not (begun or text.lstrip().startswith(THINKING)):
             return text, None
         _, is_answered, answer = text.partition(THOUGHT)
         if is_answered:
