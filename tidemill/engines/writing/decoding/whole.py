@@ -48,8 +48,13 @@ class WholeLoop:
         self._waiting = deque(batch for batch in self._waiting if id(batch[0]) not in gone)
 
     def step(self, should_stop: Callable[[], bool]) -> None:
+        rows = self._waiting.popleft()
         try:
-            self._write(self._waiting.popleft(), should_stop)
+            self._write(rows, should_stop)
+        except Stopped:
+            # They may be another's, who does not stop: then they are written from their beginning.
+            self._waiting.appendleft(rows)
+            raise
         except BaseException:
             self._waiting.clear()
             raise
