@@ -40,7 +40,8 @@ WITHOUT_A_LOOP = {"Bloom"}
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_row_is_given_what_generate_gives_it_alone_whoever_is_in_its_batch(tmp_path: Path, family: str) -> None:
     # A T5's embeddings are its head's: it would say the same token over and over.
-    writer = Writer(tmp_path, family, **({"no_repeat_ngram_size": 1} if family == "T5" else {}))
+    said: dict[str, Any] = {"no_repeat_ngram_size": 1} if family == "T5" else {}
+    writer = Writer(tmp_path, family, **said)
     engine = writer.open()
     rows = prompts()
     expected = [writer.alone(row) for row in rows]
@@ -214,7 +215,12 @@ def test_it_is_asked_between_steps_whether_to_stop(tmp_path: Path) -> None:
         asked: list[int] = []
         rows = [[5, 6, 7], [8, 9, 10]]
         other = engine.submit(batch([[11, 12, 13]]))
-        answer = engine.submit(batch(rows), should_stop=lambda asked=asked: asked.append(1) or len(asked) > 3)
+
+        def fourth(asked: list[int] = asked) -> bool:
+            asked.append(1)
+            return len(asked) > 3
+
+        answer = engine.submit(batch(rows), should_stop=fourth)
         with pytest.raises(Stopped):
             answer.result()
         assert len(asked) == 4
@@ -299,8 +305,14 @@ def test_slots_are_filled_again_while_others_write(tmp_path: Path) -> None:
     assert isinstance(engine._loop, CausalLoop)
     rows = prompts(40)
     seen: list[int] = []
-    forward = engine._loop._forward
-    engine._loop._forward = lambda: seen.append(len(engine._loop._active)) or forward()  # type: ignore[method-assign]
+    loop: Any = engine._loop
+    forward = loop._forward
+
+    def seeing() -> Any:
+        seen.append(len(loop._active))
+        return forward()
+
+    loop._forward = seeing
     write(engine, rows, size=8)
     steps_of_batches_in_turn = 0
     for i in range(0, len(rows), 8):

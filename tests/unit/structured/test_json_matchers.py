@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -88,14 +89,19 @@ def test_an_end_token_is_allowed_only_where_the_answer_may_end(kind):
     assert np.flatnonzero(matcher.allowed()).tolist() == [end]
 
 
+def id_of(tokenizer: Any, token: str) -> int:
+    number: int = tokenizer.token_to_id(token)
+    return number
+
+
 def test_a_token_of_texts_that_ends_an_answer_too_is_not_allowed_within_one():
     tokenizer = bytes_of_words()
-    end, a = tokenizer.token_to_id(END), tokenizer.token_to_id("a")
+    end, a = id_of(tokenizer, END), id_of(tokenizer, "a")
     matcher = JsonMatchers.of(REVIEW, tokenizer, end_ids=[end, a], num_logits=tokenizer.get_vocab_size()).new()
 
-    matcher.accept(tokenizer.token_to_id("{"))
-    matcher.accept(tokenizer.token_to_id('"'))
-    matcher.accept(tokenizer.token_to_id("l"))
+    matcher.accept(id_of(tokenizer, "{"))
+    matcher.accept(id_of(tokenizer, '"'))
+    matcher.accept(id_of(tokenizer, "l"))
 
     assert not matcher.allowed()[a]
 
@@ -169,7 +175,7 @@ def test_a_copy_goes_its_own_way():
 def test_a_token_that_was_not_allowed_ends_the_answer_with_a_reason():
     tokenizer = bytes_of_words()
     matcher = opened(tokenizer).new()
-    matcher.accept(tokenizer.token_to_id("x"))
+    matcher.accept(id_of(tokenizer, "x"))
 
     assert matcher.is_finished
     assert "cannot go on" in str(matcher.problem)

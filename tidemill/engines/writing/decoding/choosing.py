@@ -106,6 +106,7 @@ class Choice:
                 is_allowed_V[:] = True
                 continue
             if row.matcher is None:
+                assert self._matchers is not None, "only a grammar's rows come here"
                 row.matcher = self._matchers.new()
             allowed = torch.from_numpy(row.matcher.allowed())[: len(is_allowed_V)]
             is_allowed_V[: len(allowed)] = allowed

@@ -115,7 +115,7 @@ class Beams:
             self._ends.cut(row, ids[row.num_start :])
 
 
-class _Steps(LogitsProcessor):  # type: ignore[misc]
+class _Steps(LogitsProcessor):
     """Leaves of the scores the token that is chosen, and gives it to its row."""
 
     def __init__(self, rows: Sequence[Row], choice: Choosing, ends: Ends, should_stop: Callable[[], bool]) -> None:
@@ -137,7 +137,7 @@ class _Steps(LogitsProcessor):  # type: ignore[misc]
         return left
 
 
-class _Ended(StoppingCriteria):  # type: ignore[misc]
+class _Ended(StoppingCriteria):
     def __init__(self, rows: Sequence[Row]) -> None:
         self._rows = rows
 
@@ -145,7 +145,7 @@ class _Ended(StoppingCriteria):  # type: ignore[misc]
         return torch.tensor([not row.is_open for row in self._rows], device=input_ids.device)
 
 
-class _Asked(StoppingCriteria):  # type: ignore[misc]
+class _Asked(StoppingCriteria):
     def __init__(self, should_stop: Callable[[], bool]) -> None:
         self._should_stop = should_stop
 
