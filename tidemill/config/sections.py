@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -30,6 +31,7 @@ from tidemill.config.values import (
     _declared,
     _placed_dataset,
 )
+from tidemill.masking import masked
 from tidemill.places import default_catalog, default_data, home, settled_catalog
 
 
@@ -167,11 +169,33 @@ class Endpoint(Section):
     base_url: str | None = None
     """The address of an OpenAI-compatible server, such as "http://127.0.0.1:8000/v1"."""
     api_key: str | None = None
-    """What it asks for as a key; `$NAME` is taken from the environment."""
+    """The variable of the environment that holds the key it asks for, such as "$OPENAI_API_KEY"."""
     concurrency: Annotated[int, Field(gt=0, le=1024)] = 16
     """Most requests on their way at one time."""
     timeout_seconds: float = Field(default=120.0, gt=0, le=LONGEST_SECONDS)
     """How long one request may take before it is tried again."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _address_without_a_key(cls, value: str | None) -> str | None:
+        if value is not None and masked(value) != value:
+            raise ValueError(
+                "holds a key or a password, which records would show: put it into a variable of the environment, and "
+                "name that in inference.endpoint.api_key"
+            )
+        if value is not None and not re.match(r"https?://[^/]", value):
+            raise ValueError('is no address of a server, such as "http://127.0.0.1:8000/v1"')
+        return value
+
+    @field_validator("api_key")
+    @classmethod
+    def _no_key_itself(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"\$\w+", value):
+            raise ValueError(
+                "names no variable of the environment: put the key into one, and give its name here, such as "
+                '"$OPENAI_API_KEY"'
+            )
+        return value
 
 
 class Inference(Section):

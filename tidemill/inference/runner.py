@@ -34,7 +34,7 @@ from tidemill.inference.choosing.calibration import calibrated_budget
 from tidemill.inference.choosing.choice import Choice, evenly
 from tidemill.inference.drift import Measured, measure_drift
 from tidemill.inference.exact import ExactEngine, is_exact
-from tidemill.inference.work import Predictions, Work
+from tidemill.inference.work import Every, Predictions, Work
 from tidemill.models.tasks import ModelTask, find_task
 from tidemill.models.tasks import task_options as options_of
 from tidemill.models.tasks.writing.task import WritingTask
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+KEPT_SECONDS = 120.0
+"""What a model has written is kept so often: a killed process has lost no more."""
 NO_BOUND = 2**31
 NOBODY = StageProgress()
 
@@ -167,6 +169,7 @@ class ModelRunner:
         *,
         should_stop: Callable[[], bool] = lambda: False,
         progress: StageProgress = NOBODY,
+        keep: Callable[[Predictions], None] = lambda _: None,
     ) -> Predictions:
         """Predict every row that has token ids.
 
@@ -177,16 +180,25 @@ class ModelRunner:
         budget, for later shards too. Scores differ in their last digits with the
         token budget and the other rows, since padding changes the order of sums.
 
+        `keep` is given what a model that writes has made until then, every few minutes and when it is stopped: rows
+        that are not through have neither an answer nor a reason.
+
         Raises:
             SequenceTooLong: a row is longer than the declared token budget.
-            Stopped: `should_stop` said so; nothing is kept.
+            Stopped: `should_stop` said so.
             RunFailed: the device broke, and for this process it stays broken.
             LimitExceeded: int8 drifts too far.
         """
         work = Work.on(prepared, deduplicate=self._inference.deduplicate)
         self._refuse_unfit(work)
         work.begin(progress)
-        self._run(work, should_stop)
+        if self._task.writes:
+            work.tell = Every(KEPT_SECONDS, lambda: keep(self._predictions(work)))
+        try:
+            self._run(work, should_stop)
+        except Stopped:
+            work.tell.at_the_end()
+            raise
         return self._predictions(work)
 
     def _refuse_unfit(self, work: Work) -> None:
@@ -224,9 +236,8 @@ class ModelRunner:
             )
             if before is None and self._measured_drift is not None:
                 work.notes += self._measured_drift.notes()
-        is_large = work.num_tokens_left() >= self._tokens_worth_calibrating()
         # A batch of one row is as large as its row, whatever the budget.
-        if not self._is_calibrated and is_large and self.engine.company != ONE_ROW:
+        if not self._is_calibrated and self.engine.company != ONE_ROW and self._is_worth_calibrating(work):
             self._is_calibrated = True
             work.progress.doing("finding the best token budget")
             found = calibrated_budget(self.engine, self.config, longest=self._max_positions, inputs=self._task.inputs)
@@ -262,8 +273,8 @@ class ModelRunner:
         width = int(self._widths(work.items.lengths[batch], engine).max())
         return work.items.collate(batch, pad_id=self._pad_id, width=width)
 
-    def _tokens_worth_calibrating(self) -> int:
-        return WORTH_CALIBRATING[_device_type(self.engine)] * self.token_budget
+    def _is_worth_calibrating(self, work: Work) -> bool:
+        return work.num_tokens_left() >= WORTH_CALIBRATING[_device_type(self.engine)] * self.token_budget
 
     def _run(self, work: Work, should_stop: Callable[[], bool]) -> None:
         """Keep `engine.depth` batches on their way; while the last ones are, another shard may start its own."""
@@ -339,6 +350,7 @@ class ModelRunner:
         answers = self._task.answers(outputs[finite_B], lengths[finite_B])
         work.record(batch[finite_B], answers, num_padded=num_padded)
         work.unpadded.update(batch[~finite_B].tolist())
+        work.tell()
         return _one_by_one(batch[~finite_B])
 
     def _exact_outputs(self, work: Work, batch: Indices, outputs: Outputs) -> Outputs:
@@ -416,11 +428,12 @@ class ModelRunner:
 
     def _predictions(self, work: Work) -> Predictions:
         of_items = work.answer_column(self._task.answer_type), work.reason_column()
-        called = "part" if self._task.pooling is None else "window"
-        answers, failures = work.items.to_rows(*of_items, called=called)
+        work.stats.num_new_tokens = self._task.num_new_tokens(of_items[0])
+        answers, failures = work.items.to_rows(*of_items, named=self._task.named_item)
         columns, refusals = self._task.rows(answers, work.prepared)
         reason = pc.coalesce(failures, refusals)
-        return Predictions(columns, reason, work.stats, notes=tuple(work.notes), resolved=work.resolved)
+        written = answers if self._task.writes else None
+        return Predictions(columns, reason, work.stats, tuple(work.notes), work.resolved, written)
 
 
 def _default_budget(inference: options.Inference, engine: Engine, *, writes: bool) -> int:

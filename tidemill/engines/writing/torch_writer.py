@@ -225,7 +225,7 @@ def _start_of(settings: Settings) -> list[int]:
     first = generation.bos_token_id if first is None else first
     if not isinstance(first, int):
         raise ModelError(
-            f"The checkpoint says decoder_start_token_id = {first!r}, and an answer begins with one token. Set it in its "
-            "generation_config.json."
+            f"The checkpoint says decoder_start_token_id = {first!r}, and an answer begins with one token. Set "
+            "it in its generation_config.json."
         )
     return [first]
