@@ -126,5 +126,5 @@ def test_a_setting_at_a_value_that_does_nothing_is_no_reason(said):
 
 
 def test_the_probe_writes_less_than_a_run_and_more_than_is_forbidden():
-    assert probed_settings(settings_of()).max_new_tokens == 48
+    assert probed_settings(settings_of()).max_new_tokens == 32
     assert probed_settings(settings_of(min_new_tokens=60)).generation.max_new_tokens == 76
