@@ -9,6 +9,7 @@ import typer
 
 from tidemill.cli.common import Overrides, PipelineFile, command, confirmed, load, print_facts, say
 from tidemill.cli.help import VERSIONS
+from tidemill.cli.render import new_tokens, tokens
 from tidemill.errors import counted
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def show_plan(facts: dict[str, Any]) -> str:
         return "\n".join([*lines, "Nothing to compute.", *(f"note: {note}" for note in facts["notes"])])
     lines.append(
         f"{why}: {counted(facts['num_shards'], 'shard')} of {counted(facts['num_files'], 'file')}, "
-        f"{counted(facts['rows'], 'row')}, ~{counted(facts['tokens'], 'token')}"
+        + ", ".join([counted(facts["rows"], "row"), f"~{counted(facts['tokens'], 'token')}", *new_tokens(facts)])
     )
     lines.append(f"time {between(facts['seconds_low'], facts['seconds_high'])}{_cost(facts)}{_basis(facts)}")
     return "\n".join([*lines, *(f"note: {note}" for note in facts["notes"])])
@@ -175,7 +176,7 @@ def show_result(done: RunResult) -> str:
     lines = [
         f"{done.pipeline}: backfill {done.backfill_id} {done.state}. "
         f"{counted(done.num_shards, 'shard')}, {counted(done.num_rows, 'row')}, {done.num_quarantined:,} quarantined, "
-        f"{counted(done.num_tokens, 'token')} in {done.seconds:.1f} s."
+        f"{tokens(done)} in {done.seconds:.1f} s."
     ]
     if done.estimated_seconds_low is not None and done.state == "done":
         expected = between(done.estimated_seconds_low, done.estimated_seconds_high)
