@@ -94,6 +94,7 @@ def _facts(pipeline: Pipeline, result: RunResult) -> dict[str, Any]:
         "quarantined": result.num_quarantined,
         "removed": result.num_rows_removed,
         "tokens": result.num_tokens,
+        "new_tokens": result.num_new_tokens,
         "retries": result.num_retries,
         "failures": len(result.failures),
         "seconds": result.seconds,

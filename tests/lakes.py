@@ -101,8 +101,15 @@ def kept_rows(spec: config.Lake, names: Sequence[str]) -> pa.Table:
         )
 
 
+def take_back_to_layout_5(cursor: Any) -> None:
+    """Without counts of what models wrote, as ledger and runs were before layout 6."""
+    for table in ("_ledger", "_runs"):
+        cursor.execute(f"ALTER TABLE {table} DROP COLUMN num_new_tokens")
+
+
 def take_rows_back_to_layout_4(cursor: Any) -> None:
     """Without hashes of texts, as rows were before layout 5."""
+    take_back_to_layout_5(cursor)
     for pipeline, version in cursor.execute("SELECT pipeline, version FROM _versions").fetchall():
         cursor.execute(f"ALTER TABLE {table_name(pipeline, version)} DROP COLUMN {TEXT_HASH}")
     for table in ("_ledger", "_runs"):

@@ -1,4 +1,4 @@
-"""Two model tasks of the tests' own, on a small classifier: one finds spans, one gives vectors.
+"""Three model tasks of the tests' own, on a small classifier: one finds spans, one gives vectors, one writes.
 
 They are all that is added for them: whatever works for a table of theirs works by what a task says of itself.
 """
@@ -13,12 +13,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from numpy.typing import NDArray
 
 from tidemill.checkpoints.loading import load_weights
 from tidemill.config import Pipeline, Section
-from tidemill.models.comparing import Comparison, Lists
+from tidemill.engines.writing.written import ANSWER, LENGTH, STOP, Written, answers_of, outputs_of
+from tidemill.models.comparing import OF_WRITTEN, Comparison, Lists
 from tidemill.models.tasks import MODEL_TASKS, ModelTask
 from tidemill.models.tasks.scores import labels_of, softmax, values_of, vectors
 
@@ -114,11 +116,71 @@ class ToyEmbedding(Toy):
         return {"embedding": [None if one is None else np.cos(turns * one[0]).tolist() for one in scores]}
 
 
+class ToyWriter(Toy):
+    """It writes the text's label as often as the text has tokens: of the same text, always the same."""
+
+    class Options(Section):
+        word: str = "word"
+        max_new_tokens: int = 40
+
+    pipeline_tag: ClassVar[str] = "toy-writer"
+    writes: ClassVar[bool] = True
+    comparisons = OF_WRITTEN
+
+    @property
+    def num_written(self) -> int:
+        return int(self.options.max_new_tokens)
+
+    @property
+    def schema(self) -> pa.Schema:
+        counts = [(name, pa.int32()) for name in ("num_prompt_tokens", "num_new_tokens")]
+        return pa.schema([("text", pa.string()), ("finish_reason", pa.string()), *counts])
+
+    @property
+    def answer_type(self) -> pa.DataType:
+        return ANSWER
+
+    def num_new_tokens(self, answers: pa.Array) -> int | None:
+        total: int | None = pc.sum(answers.field("num_new_tokens")).as_py()
+        return total
+
+    def answers(self, outputs: NDArray[np.float32], lengths: Any) -> pa.Array:
+        most = self.num_written
+        written = [
+            Written([int(label)] * min(n, most), STOP if n <= most else LENGTH, n, min(n, most))
+            for label, n in zip(outputs.argmax(axis=1), lengths.tolist(), strict=True)
+        ]
+        return answers_of(outputs_of(written))
+
+    def columns(self, scores: list[Any], texts: list[str]) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def rows(self, answers: pa.ListArray, prepared: pa.Table) -> tuple[pa.Table, pa.StringArray]:
+        word, refused = self.options.word, os.environ.get(REFUSED)
+        found = [None if one is None else one[0] for one in answers.to_pylist()]
+        texts = [one and " ".join(f"{word}{id_}" for id_ in one["ids"]) for one in found]
+        no = [bool(refused and text and refused in text) for text in prepared["text"].to_pylist()]
+        rows = [
+            (text, ("stop", "length")[one["finish"]], one["num_prompt_tokens"], one["num_new_tokens"])
+            if one and not failed
+            else (None,) * 4
+            for one, text, failed in zip(found, texts, no, strict=True)
+        ]
+        table = pa.table(dict(zip(self.schema.names, zip(*rows, strict=True), strict=True)), schema=self.schema)
+        return table, pa.array(["the answer is refused" if each else None for each in no], pa.string())
+
+    def drift(self, ours: pa.Array, theirs: pa.Array) -> NDArray[np.float32]:
+        return np.asarray(~self.same(ours, theirs), dtype=np.float32)
+
+    def same(self, ours: pa.Array, theirs: pa.Array) -> NDArray[np.bool_]:
+        return np.array([a == b for a, b in zip(ours.to_pylist(), theirs.to_pylist(), strict=True)], dtype=bool)
+
+
 def _pairs(scores: list[Any], texts: list[str]) -> Iterator[tuple[Any, str] | None]:
     return (None if one is None else (one, text) for one, text in zip(scores, texts, strict=True))
 
 
-TOYS: dict[str, type[ModelTask]] = {toy.pipeline_tag: toy for toy in (ToyEntities, ToyEmbedding)}
+TOYS: dict[str, type[ModelTask]] = {toy.pipeline_tag: toy for toy in (ToyEntities, ToyEmbedding, ToyWriter)}
 
 
 def register(patch: pytest.MonkeyPatch) -> None:

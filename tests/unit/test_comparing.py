@@ -10,7 +10,7 @@ import _duckdb as duckdb
 import numpy as np
 import pytest
 
-from tidemill.models.comparing import Comparison, Lists, Pair, comparison_of
+from tidemill.models.comparing import Comparison, Lists, Pair, Texts, comparison_of
 
 ENTITIES = 'STRUCT(entity VARCHAR, score FLOAT, word VARCHAR, "start" INTEGER, "end" INTEGER)[]'
 ANNA = {"entity": "PER", "score": 0.75, "word": "Anna", "start": 0, "end": 4}
@@ -193,3 +193,25 @@ def test_answers_that_are_the_same_are_no_distance_apart(kind):
 
     [(distance,)] = pairs.one(pairs.comparison.distance(pairs.pair))
     assert math.isclose(distance, 0.0, abs_tol=1e-9)
+
+
+def test_texts_are_the_same_or_different_ones_to_the_character():
+    pairs = Pairs("VARCHAR", [("a good film", "a good film"), ("a good film", "a good film "), ("", "bad")], Texts())
+
+    assert pairs.facts == {
+        "agreement": pytest.approx(1 / 3),
+        "same": 1,
+        "different": 2,
+        "mean_characters": [pytest.approx(22 / 3), pytest.approx(26 / 3)],
+    }
+    assert pairs.one("_row_number", f"WHERE {pairs.comparison.differs(pairs.pair)}") == [(1,), (2,)]
+    assert Pairs("VARCHAR", [], Texts()).facts["agreement"] is None
+
+
+def test_few_different_texts_are_counted_as_labels_and_many_are_not():
+    few = Pairs("VARCHAR", [("yes", "no"), ("yes", "yes"), ("yes", "no"), ("yes", "no")], Texts())
+    many = Pairs("VARCHAR", [(f"text {i % 21}", "yes") for i in range(50)], Texts())
+    apart = Pairs("VARCHAR", [("a text", "another"), ("a third", "a fourth")], Texts())
+
+    assert few.details["confusion"][0] == {"first": "yes", "second": "no", "rows": 3}
+    assert many.details == apart.details == {"confusion": []}

@@ -41,6 +41,21 @@ def test_a_shard_that_is_sent_again_counts_once(limit):
         limit.check(request("a"), record)
 
 
+def test_what_is_spent_in_mid_shard_counts_with_what_others_had_spent(tmp_path):
+    pipeline = make_pipeline(tmp_path, "nowhere", cost={"per_hour": 3600})
+    elsewhere = 9_000.0
+    limit = CostLimit(
+        pipeline, MAX_COST, rate=Rate(seconds_per_token=1e-9, bytes_per_token=1.0), spent_elsewhere=lambda: elsewhere
+    )
+    limit.check(request("a"), RunRecord("r", "reviews"))
+    limit.check_spent()
+    elsewhere = 10_001.0
+    with pytest.raises(CostReached):
+        limit.check(request("b"), RunRecord("r", "reviews"))
+    with pytest.raises(CostReached, match="in mid-shard"):
+        limit.check_spent()
+
+
 def test_what_failed_is_not_waited_for_and_may_be_sent_again(limit):
     record = RunRecord("r", "reviews")
     for name in ("a", "b", "a"):

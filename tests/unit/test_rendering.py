@@ -24,6 +24,7 @@ RUN: dict[str, Any] = {
     "num_shards": 3,
     "num_rows": 1_207_533,
     "num_quarantined": 0,
+    "num_new_tokens": None,
     "num_retries": 0,
     "seconds": None,
     "estimated_seconds": 31.0,
@@ -43,7 +44,16 @@ STATUS: dict[str, Any] = {
     "rows": 20_087,
     "rows_quarantined": 1,
     "duplicate_keys": 0,
-    "throughput": [{"tokens_per_second": 17_926.4, "device": "Intel Xeon", "padding_waste": 0.041}],
+    "throughput": [
+        {
+            "tokens_per_second": 17_926.4,
+            "device": "Intel Xeon",
+            "padding_waste": 0.041,
+            "new_tokens_per_second": None,
+            "cost_per_thousand_rows": None,
+            "currency": "USD",
+        }
+    ],
     "versions": [{"version": "33ed8d4b", "rows": 1, "lacking": None, "promoted": True}],
     "open_requests": [{"shards": 1, "version": "310e0959", "reason": "missing", "backfill_id": "6c0a11d2"}],
     "backfills": [
@@ -90,6 +100,9 @@ PLAN: dict[str, Any] = {
     "rows_to_compute_at_most": False,
     "tokens_estimated": True,
     "tokens": 1,
+    "new_tokens": None,
+    "new_tokens_low": None,
+    "new_tokens_high": None,
     "seconds": 400.0,
     "cost": 0.02,
     "currency": "USD",
@@ -222,6 +235,25 @@ def test_a_result_says_what_there_was_and_how_to_query_it():
     assert widest(shown) <= 80
 
 
+def test_a_plan_for_a_model_that_writes_says_between_what_it_lies():
+    writing = {**PLAN, "new_tokens": 10, "new_tokens_low": 8_000, "new_tokens_high": 12_000}
+    told = " ".join(render.plan({**writing, "cost_low": 0.01, "cost_high": 0.03}).split())
+    unknown = " ".join(render.plan({**writing, "new_tokens": None, "cost": None}).split())
+
+    assert "~1 token, 8,000 to 12,000 new tokens, time ~7 min, cost ~0.02 USD (0.01 to 0.03)" in told
+    assert "at most 12,000 new tokens" in unknown
+
+
+def test_a_status_tells_what_a_model_wrote_and_what_a_thousand_rows_cost():
+    throughput = {**STATUS["throughput"][0], "new_tokens_per_second": 210.4, "cost_per_thousand_rows": 0.01234}
+    runs = [{**RUN, "num_new_tokens": 31_415}, RUN]
+
+    shown = render.status({**STATUS, "throughput": [throughput], "runs": runs})
+
+    assert "4.1% padding, 210.4 new tokens/s, 0.0123 USD per 1,000 rows" in shown
+    assert "new tokens" not in render.status(STATUS)
+
+
 def test_a_backfill_of_one_shard_is_said_so():
     facts: dict[str, Any] = {
         "pipeline": "reviews",
@@ -234,6 +266,8 @@ def test_a_backfill_of_one_shard_is_said_so():
         "num_files": 1,
         "rows": 1,
         "tokens": 1,
+        "new_tokens_low": None,
+        "new_tokens_high": None,
         "seconds_low": None,
         "seconds_high": None,
         "cost_low": None,

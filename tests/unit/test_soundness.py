@@ -132,3 +132,44 @@ def test_a_check_of_the_tables_reads_the_values_and_the_kept_text(tmp_path):
     (problem,) = found.problems
     assert f"{VERSION}: entities: a span lies outside of its text: 1 found" in problem
     assert [len(shards) for shards in found.wrong_shards.values()] == [1]
+
+
+OF_A_WRITER = [
+    ("text", "VARCHAR"),
+    ("finish_reason", "VARCHAR"),
+    ("num_prompt_tokens", "INTEGER"),
+    ("num_new_tokens", "INTEGER"),
+    ("rating", "DOUBLE"),
+]
+
+
+def problems_of_written(**values: str) -> set[str]:
+    """What a check says of a row that a model wrote, but for these values."""
+    row = {"text": "''", "finish_reason": "'stop'", "num_prompt_tokens": "3", "num_new_tokens": "0", "rating": "0.5"}
+    columns = ", ".join(
+        f"({value})::{kind} AS {name}" for (name, kind), value in zip(OF_A_WRITER, (row | values).values(), strict=True)
+    )
+    with duckdb.connect() as cursor:
+        cursor.execute(f"CREATE TABLE results AS SELECT 's' AS shard_id, {columns}")
+        return {problem for problem, shards in unsound_values(cursor, OF_A_WRITER) if shards}
+
+
+def test_what_a_model_wrote_may_be_empty_and_its_counts_and_fields_unknown():
+    assert problems_of_written() == set()
+    assert problems_of_written(finish_reason="'length'", num_prompt_tokens="NULL", num_new_tokens="NULL") == set()
+    assert problems_of_written(rating="NULL") == set()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "problem"),
+    [
+        ("text", "NULL", "text: there is no value"),
+        ("finish_reason", "NULL", "finish_reason: there is no value"),
+        ("finish_reason", "'other'", "finish_reason: it is none of stop, length"),
+        ("num_prompt_tokens", "-1", "num_prompt_tokens: a count is below 0"),
+        ("num_new_tokens", "-1", "num_new_tokens: a count is below 0"),
+        ("rating", "'nan'", "rating: a number is not finite"),
+    ],
+)
+def test_a_value_that_no_model_writes_is_found(column, value, problem):
+    assert problems_of_written(**{column: value}) == {problem}

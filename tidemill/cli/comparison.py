@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tidemill.cli import render
+from tidemill.cli.cells import cell
+from tidemill.cli.side_by_side import side_by_side
+from tidemill.cli.table import terminal_width
 
 MAX_LINES = 20
 
@@ -15,6 +18,7 @@ Apart = tuple[list[str], Callable[[Facts], list[Any]]]
 HEADINGS = {
     "labels": "Flipped, the surest first:",
     "scores": "Drifted, the farthest first:",
+    "texts": "Different, side by side from where they begin to differ:",
 }
 """Of examples, where these are all that is compared."""
 FARTHEST = "Different, the farthest apart first:"
@@ -49,6 +53,16 @@ def _label_lines(name: str, facts: Facts) -> list[str]:
     flips = [pair for pair in facts["confusion"] if pair["first"] != pair["second"]]
     told = f"  {name}: {facts['agreement']:.2%} agree, {facts['flipped']:,} flipped"
     return [told, *_some([f"    {pair['rows']:>8,}  {pair['first']} → {pair['second']}" for pair in flips])]
+
+
+def _text_lines(name: str, facts: Facts) -> list[str]:
+    first, second = (_plain(length, ",.0f") for length in facts["mean_characters"])
+    told = (
+        f"  {name}: {facts['agreement']:.2%} the same, {facts['different']:,} different; "
+        f"{first} characters on average against {second}"
+    )
+    changed = [pair for pair in facts["confusion"] if pair["first"] != pair["second"]]
+    return [told, *_some([f"    {pair['rows']:>8,}  {pair['first']} → {pair['second']}" for pair in changed])]
 
 
 def _score_lines(name: str, facts: Facts) -> list[str]:
@@ -89,6 +103,10 @@ def _drift_cells(facts: Facts) -> Facts:
 
 TOLD: dict[str, tuple[Callable[[str, Facts], list[str]], Callable[[Facts], Facts]]] = {
     "labels": (_label_lines, lambda facts: {"agree": f"{facts['agreement']:.2%}", "flipped": f"{facts['flipped']:,}"}),
+    "texts": (
+        _text_lines,
+        lambda facts: {"same": f"{facts['agreement']:.2%}", "different": f"{facts['different']:,}"},
+    ),
     "scores": (_score_lines, _drift_cells),
     "lists": (
         _list_lines,
@@ -123,6 +141,8 @@ def _slices(report: Facts) -> list[str]:
 
 def _heading(report: Facts) -> str:
     kinds = {group for group, *_ in _columns(report)} - {"maps"}
+    if _long_texts(report):
+        return HEADINGS["texts"]
     if kinds <= {"labels", "scores"}:
         return HEADINGS["labels" if "labels" in kinds else "scores"]
     return FARTHEST
@@ -130,6 +150,8 @@ def _heading(report: Facts) -> str:
 
 def _examples(report: Facts) -> list[str]:
     """The place, key and kept columns, and both answers; of lists what only one has, of vectors the cosine."""
+    if long := _long_texts(report):
+        return [line for example in report["examples"] for line in _texts_of(example, report, long)]
     first = report["examples"][0]
     names = ["path", "row", *first["columns"]]
     values = [[example["path"], example["row_number"], *example["columns"].values()] for example in report["examples"]]
@@ -139,6 +161,27 @@ def _examples(report: Facts) -> list[str]:
         for row, example in zip(values, report["examples"], strict=True):
             row += apart(example)
     return render.rows(names, values).splitlines()
+
+
+def _long_texts(report: Facts) -> list[str]:
+    """Columns of texts that are no labels."""
+    return [name for name, facts in report.get("texts", {}).items() if not facts["confusion"]]
+
+
+def _texts_of(example: Facts, report: Facts, long: Sequence[str]) -> list[str]:
+    """Where the row is, in what its other columns differ, and its texts."""
+    first, second = example["first"], example["second"]
+    others = [
+        f"{name} {cell(first[name])} → {cell(second[name])}"
+        for group, name, _ in _columns(report)
+        if group in ("labels", "scores") and first[name] != second[name]
+    ]
+    kept = [f"{name} {cell(value)}" for name, value in example["columns"].items()]
+    lines = render.sentence([f"{example['path']} row {example['row_number']}", *kept, *others])
+    for name in long:
+        versions = (f"{name} {report['versions'][0]}", report["versions"][1])
+        lines += side_by_side(versions, (first[name], second[name]), width=terminal_width())
+    return lines
 
 
 def _both(name: str, versions: Sequence[str]) -> Apart:
@@ -166,5 +209,9 @@ def _some(lines: list[str], most: int = MAX_LINES) -> list[str]:
     return [*lines[:most], *([f"    … and {more:,} more"] if more > 0 else [])]
 
 
+def _plain(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
 def _numbers(named: dict[str, float | None]) -> str:
-    return ", ".join(f"{name} {'–' if value is None else format(value, '.4f')}" for name, value in named.items())
+    return ", ".join(f"{name} {_plain(value, '.4f')}" for name, value in named.items())

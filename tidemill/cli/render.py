@@ -72,10 +72,11 @@ def _work(facts: dict[str, Any]) -> list[str]:
         f"{_about(facts['rows_estimated'])}{counted(facts['rows'], 'row')}",
         *_to_compute(facts),
         f"{_about(facts['tokens_estimated'])}{counted(facts['tokens'], 'token')}",
+        *new_tokens(facts),
         f"time {_duration(facts['seconds'])}",
     ]
     if facts["cost"] is not None:
-        parts.append(f"cost ~{facts['cost']:.2f} {facts['currency']}")
+        parts.append(f"cost ~{facts['cost']:.2f} {facts['currency']}{_cost_between(facts)}")
     for count, what in (
         (facts["num_shards_copied"], "copy {}"),
         (facts["num_shards_rewritten"], "rewrite the kept columns of {}"),
@@ -85,6 +86,21 @@ def _work(facts: dict[str, Any]) -> list[str]:
     if facts["rows_removed"]:
         parts.append(f"remove {counted(facts['rows_removed'], 'row')}")
     return parts
+
+
+def new_tokens(facts: dict[str, Any]) -> list[str]:
+    """What a model that writes is expected to write."""
+    low, high = facts["new_tokens_low"], facts["new_tokens_high"]
+    if low is None:
+        return []
+    if facts["new_tokens"] is None:
+        return [f"at most {counted(high, 'new token')}"]
+    return [f"{low:,} to {counted(high, 'new token')}"]
+
+
+def _cost_between(facts: dict[str, Any]) -> str:
+    """Of a model that writes, for of those nobody knows the lengths beforehand."""
+    return "" if facts["new_tokens_low"] is None else f" ({facts['cost_low']:.2f} to {facts['cost_high']:.2f})"
 
 
 def _to_compute(facts: dict[str, Any]) -> list[str]:
@@ -107,7 +123,7 @@ def result(done: RunResult, pipeline_file: str, keys: Sequence[str] = ()) -> str
                 *([f"{done.num_rows - done.num_unchanged:,} computed"] if done.num_unchanged else []),
                 *([f"{done.num_quarantined:,} quarantined"] if done.num_quarantined else []),
                 *([f"{done.num_rows_removed:,} removed"] if done.num_rows_removed else []),
-                f"{counted(done.num_tokens, 'token')} in {done.seconds:.1f} s.",
+                f"{tokens(done)} in {done.seconds:.1f} s.",
             ]
         )
     ]
@@ -127,6 +143,12 @@ def result(done: RunResult, pipeline_file: str, keys: Sequence[str] = ()) -> str
             f"  tidemill sql {shell_word(pipeline_file)} {first_query(done.pipeline, keys, done.columns)}",
         ]
     return "\n".join(lines)
+
+
+def tokens(done: RunResult) -> str:
+    """Those that a model was given, and those that it wrote if it writes."""
+    new = "" if done.num_new_tokens is None else f" and {counted(done.num_new_tokens, 'new token')}"
+    return f"{counted(done.num_tokens, 'token')}{new}"
 
 
 def first_query(table: str, keys: Sequence[str], results: Sequence[str]) -> str:
@@ -176,7 +198,7 @@ def status(facts: dict[str, Any]) -> str:
     ]
     lines += [
         f"  throughput: {_or_dash(t['tokens_per_second'], ',.0f')} tokens/s on {t['device']}, "
-        f"{_or_dash(t['padding_waste'], '.1%')} padding"
+        f"{_or_dash(t['padding_waste'], '.1%')} padding{_written_and_cost(t)}"
         for t in facts["throughput"]
     ]
     lines += _under("versions", [_version(version) for version in facts["versions"]])
@@ -187,6 +209,13 @@ def status(facts: dict[str, Any]) -> str:
     lines += _last_failure(facts["runs"])
     lines += [f"note: {note}" for note in facts["notes"]]
     return "\n".join(lines)
+
+
+def _written_and_cost(throughput: dict[str, Any]) -> str:
+    written, cost = throughput["new_tokens_per_second"], throughput["cost_per_thousand_rows"]
+    told = [f"{written:,.1f} new tokens/s"] if written is not None else []
+    told += [f"{cost:.3g} {throughput['currency']} per 1,000 rows"] if cost is not None else []
+    return "".join(f", {part}" for part in told)
 
 
 def _version(version: dict[str, Any]) -> str:
@@ -209,7 +238,9 @@ def _backfill(backfill: dict[str, Any]) -> str:
 
 def _runs(runs: Sequence[dict[str, Any]]) -> list[str]:
     """In columns, of which those that say nothing go first where they do not all fit."""
-    names = ["started", "kind", "state", "shards", "rows", "quarantined", "retries", "took", "estimate", "cost", "by"]
+    writes = any(run["num_new_tokens"] is not None for run in runs)
+    names = ["started", "kind", "state", "shards", "rows", "quarantined", *(["new tokens"] if writes else [])]
+    names += ["retries", "took", "estimate", "cost", "by"]
     values = [
         [
             f"{run['started_at']:%m-%d %H:%M}",
@@ -218,6 +249,7 @@ def _runs(runs: Sequence[dict[str, Any]]) -> list[str]:
             f"{run['num_shards'] or 0:,}",
             f"{run['num_rows'] or 0:,}",
             f"{run['num_quarantined'] or 0:,}",
+            *([_or_dash(run["num_new_tokens"], ",")] if writes else []),
             f"{run['num_retries'] or 0:,}",
             _or_dash(run["seconds"], ",.1f", " s"),
             _or_dash(run["estimated_seconds"], ",.1f", " s"),

@@ -206,9 +206,11 @@ class Inference(Section):
     Models that write are computed by torch or CTranslate2, or behind an `endpoint`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
     """`auto` is bfloat16 on a GPU that computes in it, and on a CPU where it is measured to be faster, if the model
-    stands it; on a GPU then float16, under the same condition; else float32. int8 is for CPUs, by OpenVINO."""
+    stands it; on a GPU then float16, under the same condition; else float32. int8 is for CPUs, by OpenVINO, or by
+    CTranslate2 where a model writes."""
     max_drift: float = Field(default=0.05, gt=0)
-    """Most that int8 may move scores from float32's, at the 99th percentile of a sample: beyond, the run fails."""
+    """Most that int8 may move scores from float32's, at the 99th percentile of a sample, or the share of a sample's
+    rows for which a model may write another text: beyond, the run fails."""
     token_budget: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     """Most padded tokens in one batch; `auto` is found by a short trial of the model on its device, and kept."""
     deduplicate: bool = True

@@ -21,6 +21,7 @@ import pyarrow as pa
 from tidemill.errors import FormatError
 from tidemill.formats.records import Buffer, Offsets, RecordReader, has_lone_returns, line_ends
 from tidemill.shards import Slice
+from tidemill.values.columns import part_name
 from tidemill.values.exact_json import as_json, kind_of, lone_surrogate, read_exactly, repeated_key
 from tidemill.values.json_columns import JsonColumn, Record, inferred_type
 from tidemill.values.parts import in_json, json_cells
@@ -148,8 +149,12 @@ class JsonlReader(RecordReader):
         table = {}
         for name, steps in places.items():
             values = values_at(records, steps)
-            if name in self.columns.texts:
-                table[name] = (_parts if self.columns.as_parts else _texts)(values, name, problems)
+            if name in self.columns.texts and self.columns.as_parts:
+                table[part_name(name)] = _parts(values, name, problems)
+                if name not in self.columns.kept_sources:
+                    continue
+            if name in self.columns.texts and (not self.columns.as_parts or name not in types):
+                table[name] = _texts(values, name, problems)
             else:
                 is_converted, is_key = name in self.columns.converted, name in self.columns.keys
                 column = JsonColumn(name, types[name], is_converted, is_key, steps)

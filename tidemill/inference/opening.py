@@ -7,13 +7,13 @@ import threading
 
 import pyarrow as pa
 
-from tidemill.checkpoints.loading import folder_state, load_config, max_positions, usual_length
-from tidemill.checkpoints.served import is_served, served_config
+from tidemill.checkpoints.loading import folder_state, max_positions, usual_length
+from tidemill.checkpoints.served import is_served
 from tidemill.config import Inference
 from tidemill.encoding.pooling import Pooling
 from tidemill.engines.calibration_texts import calibration_texts
 from tidemill.inference.runner import ModelRunner
-from tidemill.models.tasks import Preparer, Reading
+from tidemill.models.tasks import ModelTask, Preparer, Reading
 from tidemill.models.tasks.writing.text_generation import TextGeneration
 from tidemill.planning import versions
 from tidemill.planning.versions import VersionSpec
@@ -29,15 +29,10 @@ def load_preparer(spec: VersionSpec) -> Preparer:
         ModelError: its tokenizer cannot be loaded, or `max_length` does not fit the model, or `overlap` not
             `max_length`.
     """
+    config = versions.config_of(spec)
     if is_served(spec.model):
-        served = served_config(spec.model_path)
         reading = Reading(columns=spec.text, separator=spec.text_separator)
-        return versions.task_of(spec, served).preparer(served.name_or_path, reading)
-    config = load_config(
-        versions.model_folder(spec, weights=False),
-        trust_remote_code=spec.trust_remote_code,
-        pad_token_id=spec.pad_token_id,
-    )
+        return versions.task_of(spec, config).preparer(config.name_or_path, reading)
     return versions.task_of(spec, config).preparer(
         versions.tokenizer_folder(spec),
         Reading(
@@ -60,6 +55,18 @@ def pooling_of(spec: VersionSpec) -> Pooling | None:
     if spec.aggregate is None:
         return None
     return Pooling(spec.aggregate, load_preparer(spec).num_special_tokens)  # type: ignore[arg-type]
+
+
+def load_decoder(spec: VersionSpec) -> ModelTask:
+    """The version's model task without its model: it makes rows of what was written before.
+
+    Raises:
+        ModelError: the model's configuration or the tokenizer cannot be loaded.
+    """
+    task = versions.task_of(spec, versions.config_of(spec))
+    if not is_served(spec.model):
+        task.decode_with(versions.tokenizer_folder(spec), trust_remote_code=spec.trust_remote_code)
+    return task
 
 
 def load_runner(spec: VersionSpec, inference: Inference) -> ModelRunner:
@@ -115,7 +122,7 @@ def _ask_for(spec: VersionSpec, inference: Inference) -> ModelRunner:
     """The version's model where it is served: its server is asked, and nothing is loaded."""
     from tidemill.engines.writing.endpoint import EndpointWriter
 
-    config = served_config(spec.model_path)
+    config = versions.config_of(spec)
     task = versions.task_of(spec, config)
     assert isinstance(task, TextGeneration), "no other is served"
     writer = EndpointWriter.open(

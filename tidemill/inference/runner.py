@@ -32,9 +32,9 @@ from tidemill.errors import RunFailed, SequenceTooLong, Stopped, first_line
 from tidemill.inference.choosing.bounds import BoundedOpening
 from tidemill.inference.choosing.calibration import calibrated_budget
 from tidemill.inference.choosing.choice import Choice, evenly
-from tidemill.inference.drift import Drift, measure_drift
+from tidemill.inference.drift import Measured, measure_drift
 from tidemill.inference.exact import ExactEngine, is_exact
-from tidemill.inference.work import Predictions, Work
+from tidemill.inference.work import Every, Predictions, Work
 from tidemill.models.tasks import ModelTask, find_task
 from tidemill.models.tasks import task_options as options_of
 from tidemill.models.tasks.writing.task import WritingTask
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+KEPT_SECONDS = 120.0
+"""What a model has written is kept so often: a killed process has lost no more."""
 NO_BOUND = 2**31
 NOBODY = StageProgress()
 
@@ -83,7 +85,7 @@ class ModelRunner:
         self._task, self._inference = task, inference
         self._exact, self._choice, self._opening = exact, choice, opening
         self._is_calibrated = task.writes or inference.token_budget != "auto"
-        self._measured_drift: Drift | None = None
+        self._measured_drift: Measured | None = None
         self._has_told_of_inexact = False
         self._seconds = 0.0
         self._lock = threading.Lock()
@@ -167,6 +169,7 @@ class ModelRunner:
         *,
         should_stop: Callable[[], bool] = lambda: False,
         progress: StageProgress = NOBODY,
+        keep: Callable[[Predictions], None] = lambda _: None,
     ) -> Predictions:
         """Predict every row that has token ids.
 
@@ -177,16 +180,25 @@ class ModelRunner:
         budget, for later shards too. Scores differ in their last digits with the
         token budget and the other rows, since padding changes the order of sums.
 
+        `keep` is given what a model that writes has made until then, every few minutes and when it is stopped: rows
+        that are not through have neither an answer nor a reason.
+
         Raises:
             SequenceTooLong: a row is longer than the declared token budget.
-            Stopped: `should_stop` said so; nothing is kept.
+            Stopped: `should_stop` said so.
             RunFailed: the device broke, and for this process it stays broken.
             LimitExceeded: int8 drifts too far.
         """
         work = Work.on(prepared, deduplicate=self._inference.deduplicate)
         self._refuse_unfit(work)
         work.begin(progress)
-        self._run(work, should_stop)
+        if self._task.writes:
+            work.tell = Every(KEPT_SECONDS, lambda: keep(self._predictions(work)))
+        try:
+            self._run(work, should_stop)
+        except Stopped:
+            work.tell.at_the_end()
+            raise
         return self._predictions(work)
 
     def _refuse_unfit(self, work: Work) -> None:
@@ -220,6 +232,7 @@ class ModelRunner:
                 pad_id=self._pad_id,
                 bound=self._inference.max_drift,
                 before=before,
+                should_stop=should_stop,
             )
             if before is None and self._measured_drift is not None:
                 work.notes += self._measured_drift.notes()
@@ -337,6 +350,7 @@ class ModelRunner:
         answers = self._task.answers(outputs[finite_B], lengths[finite_B])
         work.record(batch[finite_B], answers, num_padded=num_padded)
         work.unpadded.update(batch[~finite_B].tolist())
+        work.tell()
         return _one_by_one(batch[~finite_B])
 
     def _exact_outputs(self, work: Work, batch: Indices, outputs: Outputs) -> Outputs:
@@ -414,11 +428,12 @@ class ModelRunner:
 
     def _predictions(self, work: Work) -> Predictions:
         of_items = work.answer_column(self._task.answer_type), work.reason_column()
-        called = "part" if self._task.pooling is None else "window"
-        answers, failures = work.items.to_rows(*of_items, called=called)
+        work.stats.num_new_tokens = self._task.num_new_tokens(of_items[0])
+        answers, failures = work.items.to_rows(*of_items, named=self._task.named_item)
         columns, refusals = self._task.rows(answers, work.prepared)
         reason = pc.coalesce(failures, refusals)
-        return Predictions(columns, reason, work.stats, notes=tuple(work.notes), resolved=work.resolved)
+        written = answers if self._task.writes else None
+        return Predictions(columns, reason, work.stats, tuple(work.notes), work.resolved, written)
 
 
 def _default_budget(inference: options.Inference, engine: Engine, *, writes: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +29,7 @@ def predict_others(prepared: pa.Table, answers: Answers, predict: Callable[[pa.T
     computed = predict(prepared.filter(pa.array(~is_known)))
     place = np.cumsum(~is_known) - 1
     reason = computed.reason.take(pa.array(place, mask=is_known))
+    written = None if computed.written is None else computed.written.take(pa.array(place, mask=is_known))
     place[is_known] = computed.columns.num_rows + answers.index.drop_null().to_numpy()
     columns = pa.concat_tables([computed.columns, answers.columns.cast(computed.columns.schema)])
-    return Predictions(columns.take(pa.array(place)), reason, computed.stats, computed.notes, computed.resolved)
+    return replace(computed, columns=columns.take(pa.array(place)), reason=reason, written=written)

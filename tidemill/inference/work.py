@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import accumulate, pairwise
 from typing import Any
@@ -20,7 +22,8 @@ class Stats:
     """`num_items` are of rows that have tokens, and `num_distinct` of these are computed: `num_tokens`, while
     `num_padded_tokens` is what the device saw.
 
-    `num_in_float32` of the distinct were computed by torch in float32, for the engine gave no number.
+    `num_in_float32` of the distinct were computed by torch in float32, for the engine gave no number. `num_new_tokens`
+    were written for the distinct; None of a model that writes none, or where nobody counts them.
     """
 
     num_rows: int = 0
@@ -31,22 +34,38 @@ class Stats:
     seconds: float = 0.0
     oom_halvings: int = 0
     num_in_float32: int = 0
+    num_new_tokens: int | None = None
 
-    def shares(self, weights: Sequence[int]) -> list[Stats]:
+    def shares(self, weights: Sequence[int], written: Sequence[int] | None = None) -> list[Stats]:
         """What falls to each of several parts by its weight; whole numbers, which add up to these.
+
+        Of a model that writes, `written` weighs what follows from that: the new tokens, and the time.
 
         >>> [share.num_distinct for share in Stats(num_distinct=10).shares([1, 1, 1])]
         [3, 4, 3]
         """
-        total = sum(weights)
-        ends = [end / total if total else 1.0 for end in accumulate(weights)]
+        names = {field.name for field in fields(self)}
+        of_written = {"num_new_tokens", "seconds"} if written is not None else set()
+        shares = [self._share(names - of_written, *part) for part in _parts(weights)]
+        if written is None:
+            return [Stats(**share) for share in shares]
+        others = (self._share(of_written, *part) for part in _parts(written))
+        return [Stats(**share, **other) for share, other in zip(shares, others, strict=True)]
 
-        def between(name: str, start: float, end: float) -> Any:
+    def _share(self, names: Collection[str], start: float, end: float) -> dict[str, Any]:
+        def between(name: str) -> Any:
             amount = getattr(self, name)
+            if amount is None:
+                return None
             return amount * (end - start) if name == "seconds" else round(amount * end) - round(amount * start)
 
-        names = [field.name for field in fields(self)]
-        return [Stats(**{name: between(name, start, end) for name in names}) for start, end in pairwise([0.0, *ends])]
+        return {name: between(name) for name in names}
+
+
+def _parts(weights: Sequence[int]) -> Iterable[tuple[float, float]]:
+    """Where the part of each weight begins and ends, of a whole of 1."""
+    total = sum(weights)
+    return pairwise([0.0, *(end / total if total else 1.0 for end in accumulate(weights))])
 
 
 @dataclass(frozen=True)
@@ -56,7 +75,8 @@ class Predictions:
     `columns` has the task's result columns, null where there is no prediction;
     `reason` says why there is none, and is null for rows without token ids. `notes`
     are what the run's record says of the way they were made, and `resolved` is what
-    `auto` had come to when the last batch was started.
+    `auto` had come to when the last batch was started. `written` has what the model wrote for each row, a list of its
+    items' answers, null where there is none; None of a model that does not write.
     """
 
     columns: pa.Table
@@ -64,6 +84,27 @@ class Predictions:
     stats: Stats
     notes: tuple[str, ...] = ()
     resolved: Mapping[str, Any] = field(default_factory=dict)
+    written: pa.ListArray | None = None
+
+
+class Every:
+    """Calls somebody when it is called itself, but not more often than every so many seconds."""
+
+    def __init__(self, seconds: float = math.inf, call: Callable[[], None] = lambda: None) -> None:
+        self._seconds, self._call, self._last = seconds, call, time.monotonic()
+        self._is_new = False
+        """Whether it was called since it has called."""
+
+    def __call__(self) -> None:
+        self._is_new = True
+        if time.monotonic() - self._last >= self._seconds:
+            self.at_the_end()
+
+    def at_the_end(self) -> None:
+        """Call now, unless nothing is new."""
+        if self._is_new:
+            self._call()
+            self._last, self._is_new = time.monotonic(), False
 
 
 @dataclass
@@ -85,6 +126,8 @@ class Work:
     """Of what can be computed, before anything is."""
     notes: list[str] = field(default_factory=list)
     resolved: dict[str, Any] = field(default_factory=dict)
+    tell: Every = field(default_factory=Every)
+    """Told of each batch."""
 
     @classmethod
     def on(cls, prepared: pa.Table, *, deduplicate: bool) -> Work:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tidemill.lake.ducklake.connection import Cursor
 from tidemill.lake.tables import records
@@ -123,7 +123,9 @@ def throughput(cursor: Cursor, pipeline: str, version: str) -> list[dict[str, An
         "sum(tokens) / nullif(sum(tokenize_seconds + infer_seconds), 0) AS tokens_per_second, "
         "sum(greatest(0, num_rows - coalesce(num_unchanged, 0))) / nullif(sum(tokenize_seconds + infer_seconds), 0) "
         "AS rows_per_second, "
-        "1 - sum(num_computed_tokens) / nullif(sum(num_padded_tokens), 0) AS padding_waste "
+        "1 - sum(num_computed_tokens) / nullif(sum(num_padded_tokens), 0) AS padding_waste, "
+        "sum(num_new_tokens)::BIGINT AS new_tokens, "
+        "sum(num_new_tokens) / nullif(sum(tokenize_seconds + infer_seconds), 0) AS new_tokens_per_second "
         f"FROM (SELECT *, {COMPUTED_TOKENS} AS tokens FROM _ledger) "
         "WHERE pipeline = ? AND version = ? AND copied_from IS NULL AND device IS NOT NULL "
         "GROUP BY device ORDER BY tokens DESC, device",
@@ -131,18 +133,30 @@ def throughput(cursor: Cursor, pipeline: str, version: str) -> list[dict[str, An
     )
 
 
+class MeasuredShard(NamedTuple):
+    """What a shard took: of its rows and tokens, those that were computed. A model that writes none has no new ones."""
+
+    device: str
+    num_tokens: int
+    seconds: float
+    num_rows: int
+    num_new_tokens: int | None
+
+
 def measured_shards(
     cursor: Cursor, pipeline: str, version: str, *, device: str | None, limit: int
-) -> list[tuple[str, int, float]]:
-    """(device, tokens, seconds) of the latest shards, on `device` or else on the kind that computed last."""
-    return cursor.execute(
-        f"SELECT device, {COMPUTED_TOKENS}, tokenize_seconds + infer_seconds FROM _ledger WHERE pipeline = $pipeline "
-        f"AND version = $version AND copied_from IS NULL AND {COMPUTED_TOKENS} > 0 "
+) -> list[MeasuredShard]:
+    """The latest shards, on `device` or else on the kind that computed last."""
+    rows = cursor.execute(
+        f"SELECT device, {COMPUTED_TOKENS}, tokenize_seconds + infer_seconds, num_rows + num_quarantined "
+        "+ coalesce(num_forgotten, 0) - coalesce(num_unchanged, 0), num_new_tokens FROM _ledger "
+        f"WHERE pipeline = $pipeline AND version = $version AND copied_from IS NULL AND {COMPUTED_TOKENS} > 0 "
         "AND device = coalesce($device, (SELECT arg_max(device, committed_at) FROM _ledger "
         "WHERE pipeline = $pipeline AND version = $version AND copied_from IS NULL)) "
         f"ORDER BY committed_at DESC LIMIT {limit}",
         {"pipeline": pipeline, "version": version, "device": device},
     ).fetchall()
+    return [MeasuredShard(*row) for row in rows]
 
 
 def measured_text(cursor: Cursor, pipeline: str, version: str) -> tuple[int, int, int]:

@@ -175,6 +175,7 @@ class CommittedShard(NamedTuple):
     num_tokens: int
     num_unchanged: int
     num_unchanged_tokens: int
+    num_new_tokens: int | None
     is_copied: bool
 
 
@@ -189,7 +190,7 @@ def committed_by(cursor: Cursor, pipeline: str, run_id: str) -> list[CommittedSh
         "(SELECT request_id FROM _requests WHERE pipeline = $pipeline AND reason = $reason)) "
         f"SELECT shard_id, num_rows, num_quarantined, if(is_copied, 0, coalesce({COMPUTED_TOKENS}, 0)), "
         "if(is_copied, num_rows, coalesce(num_unchanged, 0)), if(is_copied, 0, coalesce(num_unchanged_tokens, 0)), "
-        "is_copied FROM made",
+        "if(is_copied, NULL, num_new_tokens), is_copied FROM made",
         {"pipeline": pipeline, "run_id": run_id, "reason": ONLY_QUARANTINED},
     ).fetchall()
     return [CommittedShard(*row) for row in rows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,16 @@ from tidemill.lake.tables import insert_records, records
 def worker_name() -> str:
     """Who computes: `TIDEMILL_WORKER` where a worker was given a name, else the host."""
     return os.environ.get("TIDEMILL_WORKER") or socket.gethostname()
+
+
+def known_sum(counts: Iterable[int | None]) -> int | None:
+    """Of the counts that are known; None where none is.
+
+    >>> known_sum([2, None, 3]), known_sum([None])
+    (5, None)
+    """
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 @dataclass
@@ -42,6 +53,8 @@ class RunFacts:
     num_unchanged: int = 0
     """Those of the rows that were not, for the version had answered their texts before."""
     num_unchanged_tokens: int = 0
+    num_new_tokens: int | None = None
+    """Those that the model wrote; None where it writes none, or nobody counts them."""
     num_retries: int = 0
     seconds: float | None = None
     estimated_seconds: float | None = None

@@ -50,7 +50,8 @@ SYSTEM_TABLES = {
         num_computed_tokens BIGINT, num_padded_tokens BIGINT,
         ingest_seconds DOUBLE, tokenize_seconds DOUBLE, infer_seconds DOUBLE, device VARCHAR, resolved JSON,
         committed_at TIMESTAMPTZ, num_forgotten BIGINT, materialize_seconds DOUBLE, worker VARCHAR,
-        checksum BIGINT, checksum_by VARCHAR, num_unchanged BIGINT, num_unchanged_tokens BIGINT""",
+        checksum BIGINT, checksum_by VARCHAR, num_unchanged BIGINT, num_unchanged_tokens BIGINT,
+        num_new_tokens BIGINT""",
     "_quarantine": """
         pipeline VARCHAR, version VARCHAR, shard_id VARCHAR, path VARCHAR, row_number BIGINT, key JSON,
         stage VARCHAR, reason VARCHAR, run_id VARCHAR""",
@@ -61,7 +62,8 @@ SYSTEM_TABLES = {
         num_quarantined BIGINT, num_rows_removed BIGINT, num_tokens BIGINT, num_retries BIGINT,
         estimated_seconds DOUBLE, seconds DOUBLE, cost DOUBLE, currency VARCHAR, message VARCHAR,
         backfill_id VARCHAR, worker VARCHAR, estimated_seconds_low DOUBLE, estimated_seconds_high DOUBLE,
-        estimated_cost DOUBLE, num_dropped BIGINT, num_unchanged BIGINT, num_unchanged_tokens BIGINT""",
+        estimated_cost DOUBLE, num_dropped BIGINT, num_unchanged BIGINT, num_unchanged_tokens BIGINT,
+        num_new_tokens BIGINT""",
     "_forgotten": """
         pipeline VARCHAR, content VARCHAR, row_offset BIGINT, key_hash VARCHAR, who VARCHAR,
         forgotten_at TIMESTAMPTZ""",

@@ -38,6 +38,8 @@ class CostLimit:
         self.bytes_to_compute: Mapping[str, float] = {}
         """Shard id → bytes of its texts, where not all of them are computed."""
         self._started = time.monotonic()
+        self._elsewhere = 0.0
+        """What others had spent when that was last asked: the lake is not asked between the steps of a model."""
         self._num_tokens_sent = 0.0
         self._num_tokens_to_compute = 0.0
         """Of what was sent; fewer than that where it is known which rows did not change."""
@@ -54,11 +56,25 @@ class CostLimit:
             return
         seconds = time.monotonic() - self._started
         self._count(request)
-        spent = self._spent_elsewhere() + seconds * self._per_second
+        self._elsewhere = self._spent_elsewhere()
+        spent = self._elsewhere + seconds * self._per_second
         if spent + self._seconds_ahead(seconds, record) * self._per_second > self._max_cost:
             raise CostReached(
                 f"Stopped after {spent:.4f} {self._currency}: the next shard would pass max_cost = {self._max_cost:g}. "
                 "What was committed stays; raise max_cost to go on."
+            )
+
+    def check_spent(self) -> None:
+        """Hold what was spent until now against the bound, in the middle of a shard.
+
+        Raises:
+            CostReached: it is passed.
+        """
+        spent = self._elsewhere + (time.monotonic() - self._started) * self._per_second
+        if self._max_cost is not None and spent > self._max_cost:
+            raise CostReached(
+                f"Stopped in mid-shard after {spent:.4f} {self._currency}, at max_cost = {self._max_cost:g}. What was "
+                "committed stays, and so does what was written until then; raise max_cost to go on."
             )
 
     def settle(self, record: RunRecord) -> None:

@@ -123,6 +123,8 @@ class Plan:
     """What is known of the engine and the dtype that are left to `auto`."""
     int8: Gain | None = None
     """What was measured of int8 on this processor, where it could be asked for."""
+    max_new_tokens: float | None = None
+    """That the model writes of a row; None of one that writes none."""
 
     @property
     def version(self) -> str:
@@ -191,7 +193,13 @@ class Plan:
     @property
     def estimate(self) -> Estimate:
         text_bytes = sum(file.bytes_to_compute for file in self.files) + self.unread_bytes
-        return estimate(self.rate, self.rate.num_tokens(text_bytes), self.pipeline.cost)
+        return estimate(
+            self.rate,
+            self.rate.num_tokens(text_bytes),
+            self.pipeline.cost,
+            num_rows=self.num_rows_to_compute,
+            max_new_tokens=self.max_new_tokens,
+        )
 
     def to_json(self) -> dict[str, Any]:
         computed = self.computed
@@ -300,10 +308,11 @@ def make_plan(pipeline: Pipeline, lake: Lake | None) -> tuple[Plan, sources.Data
         num_rows_before=sum(shard.num_rows for shard in done.values()),
         rewrite=tuple(_to_rewrite(known, kept)),
         done=done,
-        rate=_rate(known.rate, dataset, files),
+        rate=_rate(known.rate, spec, dataset, files),
         notes=(*told, *notes, *dataset.notes),
         first=state is None,
         auto=_known_of_auto(pipeline, spec),
+        max_new_tokens=versions.most_new_tokens(spec),
         int8=kept_gain() if _may_take_int8(pipeline) else None,
     )
     return plan, dataset
@@ -530,10 +539,11 @@ def _known_bytes(file: FilePlan) -> int:
     return max((shard.slice.stop for shard in file.shards), default=0) if file.trusted else 0
 
 
-def _rate(rate: Rate, dataset: sources.Dataset, files: Sequence[FilePlan]) -> Rate:
+def _rate(rate: Rate, spec: VersionSpec, dataset: sources.Dataset, files: Sequence[FilePlan]) -> Rate:
     """What was measured; how many bytes a row has from the first text file, where that was not."""
     if rate.bytes_per_row is not None:
         return rate
+    rate = rate.with_items(versions.items_per_row(spec))
     for file in files:
         if file.uncut and not file.problem:
             try:

@@ -8,6 +8,7 @@ version's model and options when the pipeline file or a branch moves on.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -378,18 +379,21 @@ def result_schema(spec: VersionSpec) -> pa.Schema:
     Where long texts are read in windows, the number of a row's windows follows.
 
     Raises:
-        ModelError: the model's configuration does not fit the task, or its files ask for what is not applied.
+        ModelError: the model's configuration does not fit the task or `max_length`, or its files ask for what is not
+            applied.
         ConfigError: there is no such model task.
     """
-    from tidemill.checkpoints.loading import load_config
+    from tidemill.checkpoints.fast_tokenizer import refuse_longer
+    from tidemill.checkpoints.loading import max_positions
     from tidemill.models.tasks import find_task
 
     find_task(spec.task)
     if is_served(spec.model):
-        return task_of(spec, served_config(spec.model_path)).schema
+        return task_of(spec, config_of(spec)).schema
     _refuse_weights(spec)
-    config = load_config(model_folder(spec, weights=False), trust_remote_code=spec.trust_remote_code)
+    config = config_of(spec)
     task = task_of(spec, config)
+    refuse_longer(spec.max_length, max_positions(config))  # type: ignore[arg-type]
     refuse_unapplied_tokenizer(tokenizer_folder(spec), trust_remote_code=spec.trust_remote_code)
     schema = task.schema
     return schema if spec.aggregate is None else schema.append(pa.field(NUM_WINDOWS, pa.int32()))
@@ -409,6 +413,50 @@ def task_of(spec: VersionSpec, config: PretrainedConfig) -> ModelTask:
     pooling = None if spec.aggregate is None else Pooling(spec.aggregate, num_special=0)  # type: ignore[arg-type]
     is_pair = spec.text_pair is not None
     return find_task(spec.task)(config, options, all_scores=spec.all_scores, pooling=pooling, is_pair=is_pair)
+
+
+def items_per_row(spec: VersionSpec) -> int:
+    """How many items the model is given of a row, at least: by the options of the version's task alone.
+
+    Raises:
+        ConfigError: there is no such task, or it has no such option.
+    """
+    from tidemill.models.tasks import find_task, task_options
+
+    return find_task(spec.task).items_per_row(task_options(spec.task, spec.options or {}))
+
+
+def config_of(spec: VersionSpec) -> PretrainedConfig:
+    """The configuration of the version's model, of which its weights are no part; a served one has nothing in it.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    if is_served(spec.model):
+        return served_config(spec.model_path)
+    from tidemill.checkpoints.loading import load_config
+
+    folder = model_folder(spec, weights=False)
+    return load_config(folder, trust_remote_code=spec.trust_remote_code, pad_token_id=spec.pad_token_id)
+
+
+def most_new_tokens(spec: VersionSpec) -> float | None:
+    """Tokens that the version's model writes of a row at most; None of one that writes none.
+
+    Of a text in windows it writes for each of them, and nobody knows how many there will be.
+
+    Raises:
+        ModelError: the model's configuration cannot be read.
+    """
+    from tidemill.models.tasks import find_task
+
+    if not find_task(spec.task).writes:
+        return None
+    if spec.aggregate is not None:
+        return math.inf
+    if declared := (spec.options or {}).get("max_new_tokens"):
+        return int(declared)
+    return task_of(spec, config_of(spec)).num_written
 
 
 def _refuse_weights(spec: VersionSpec) -> None:

@@ -15,12 +15,12 @@ from tidemill.lake import Cursor, Lake, ResultTable
 from tidemill.lake.ledger import PATHS_OF_SHARDS
 from tidemill.lake.pipelines import load_spec
 from tidemill.lake.tables import identifier
-from tidemill.models.comparing import Comparison, Labels, Lists, Maps, Pair, Scores, Vectors, comparison_of
+from tidemill.models.comparing import Comparison, Labels, Lists, Maps, Pair, Scores, Texts, Vectors, comparison_of
 from tidemill.models.tasks import MODEL_TASKS
 from tidemill.planning.versions import NUM_WINDOWS, VersionSpec
 from tidemill.results.promotion import existing_state, find_version, load_table, standings
 
-GROUPS = tuple(kind.group for kind in (Labels, Scores, Lists, Vectors, Maps))
+GROUPS = tuple(kind.group for kind in (Labels, Texts, Scores, Lists, Vectors, Maps))
 """What a report has in any case, empty where there is nothing of the kind."""
 
 Compared = tuple[Comparison, Pair]

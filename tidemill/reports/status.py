@@ -15,7 +15,7 @@ from tidemill.lake.ducklake.claims import is_alive, open_claims
 from tidemill.lake.ledger import quarantine_reasons, throughput
 from tidemill.lake.pipelines import load_kept, load_spec, load_state
 from tidemill.lake.requests import committed_by, count_open
-from tidemill.lake.runs import last_fresh, last_runs
+from tidemill.lake.runs import known_sum, last_fresh, last_runs
 from tidemill.lake.tables import identifier, table_name
 from tidemill.planning import versions
 from tidemill.planning.versions import VersionSpec
@@ -55,7 +55,7 @@ def pipeline_status(pipeline: Pipeline) -> dict[str, Any]:
             "rows_quarantined": standing.num_quarantined,
             "duplicate_keys": _duplicate_keys(cursor, pipeline, standing),
             "quarantine": quarantine_reasons(cursor, name, promoted, limit=NUM_REASONS),
-            "throughput": throughput(cursor, name, promoted),
+            "throughput": [_priced(pipeline, device) for device in throughput(cursor, name, promoted)],
             "versions": [{**version.to_json(), "promoted": version.version == promoted} for version in every],
             "open_requests": requests,
             "backfills": _open_backfills(cursor, name, requests),
@@ -82,6 +82,13 @@ def _freshness(cursor: Cursor, pipeline: Pipeline) -> dict[str, Any]:
     last = last_fresh(cursor, pipeline.name)
     age = None if last is None else (datetime.now(UTC) - last).total_seconds()
     return {"last_fresh": last, "age_seconds": age, "max_age_seconds": pipeline.alerts.max_age}
+
+
+def _priced(pipeline: Pipeline, device: dict[str, Any]) -> dict[str, Any]:
+    """What was measured on a kind of device, with what a thousand rows cost there: null without a price."""
+    per_hour, rate = pipeline.cost.per_hour, device["rows_per_second"]
+    cost = None if per_hour is None or not rate else per_hour / 3600 * 1000 / rate
+    return {**device, "cost_per_thousand_rows": cost, "currency": pipeline.cost.currency}
 
 
 def _duplicate_keys(cursor: Cursor, pipeline: Pipeline, standing: Standing) -> int | None:
@@ -129,7 +136,7 @@ def _runs(cursor: Cursor, pipeline: Pipeline) -> list[dict[str, Any]]:
     return runs
 
 
-def _committed(cursor: Cursor, pipeline: str, run_id: str) -> dict[str, int]:
+def _committed(cursor: Cursor, pipeline: str, run_id: str) -> dict[str, int | None]:
     """What `_runs` will say, or would have said, of a run that did not get to its end."""
     rows = committed_by(cursor, pipeline, run_id)
     return {
@@ -139,6 +146,7 @@ def _committed(cursor: Cursor, pipeline: str, run_id: str) -> dict[str, int]:
         "num_tokens": sum(row.num_tokens for row in rows),
         "num_unchanged": sum(row.num_unchanged for row in rows),
         "num_unchanged_tokens": sum(row.num_unchanged_tokens for row in rows),
+        "num_new_tokens": known_sum(row.num_new_tokens for row in rows),
         "num_copied": sum(row.is_copied for row in rows),
     }
 

@@ -2,7 +2,9 @@
 
 Every row has a value, and every number in it is finite; spans lie within their
 text; vectors have the size that their column says, and a direction. Spans may
-be empty, be there twice, or share a character with their neighbours.
+be empty, be there twice, or share a character with their neighbours. Where a
+model writes, a row has its text and why that ended; its counts may be unknown,
+and what a schema reads from the text may be missing there.
 """
 
 from __future__ import annotations
@@ -19,6 +21,10 @@ from tidemill.lake.tables import fields_in, identifier
 
 FLOATS = frozenset({"float", "double"})
 INTEGERS = frozenset({"integer", "bigint"})
+NO_VALUE = "there is no value"
+FINISH_REASON, FINISHES = "finish_reason", ("stop", "length")
+COUNTS = ("num_prompt_tokens", "num_new_tokens")
+"""Columns of every version whose model writes; its text is the first column."""
 ELEMENT = "_element"
 """What lambdas call an element: DuckDB takes `x.start` for a field of a column x, if there is one."""
 
@@ -30,8 +36,13 @@ def unsound_values(
 
     `columns` are the result columns with their types, `text` the column that has what was predicted, if one does.
     """
+    writes = {FINISH_REASON, *COUNTS} <= {name for name, _ in columns}
     checks = {
-        f"{name}: {problem}": sql for name, kind in columns for problem, sql in _Column.of(name, kind).unsound(text)
+        f"{name}: {problem}": sql
+        for i, (name, kind) in enumerate(columns)
+        for problem, sql in (
+            _of_written(name, kind, is_text=i == 0) if writes else _Column.of(name, kind).unsound(text)
+        )
     }
     if not checks:
         return
@@ -40,6 +51,17 @@ def unsound_values(
     ).fetchall()
     for number, problem in enumerate(checks, start=1):
         yield problem, {row[0] for row in found if row[number]}
+
+
+def _of_written(name: str, kind: str, *, is_text: bool) -> Iterator[tuple[str, str]]:
+    """(problem, SQL condition of a row that has it) of a column of a version whose model writes."""
+    for problem, sql in _Column.of(name, kind).unsound(None):
+        if problem != NO_VALUE or is_text or name == FINISH_REASON:
+            yield problem, sql
+    if name == FINISH_REASON:
+        yield f"it is none of {', '.join(FINISHES)}", f"{identifier(name)} NOT IN {FINISHES}"
+    if name in COUNTS:
+        yield "a count is below 0", f"{identifier(name)} < 0"
 
 
 def kept_text(cursor: Cursor, pipeline: str, version: str) -> str | None:
@@ -70,7 +92,7 @@ class _Column:
 
     def unsound(self, text: str | None) -> Iterator[tuple[str, str]]:
         """(problem, SQL condition of a row that has it)."""
-        yield "there is no value", f"{self.sql} IS NULL"
+        yield NO_VALUE, f"{self.sql} IS NULL"
         if numbers := list(self._sums()):
             yield "a number is not finite", " OR ".join(f"NOT isfinite(coalesce({total}, 0))" for total in numbers)
         if self.size is not None:

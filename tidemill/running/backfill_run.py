@@ -17,6 +17,7 @@ from tidemill.planning.backfill_plan import tokens_to_compute
 from tidemill.planning.cost_limit import CostLimit
 from tidemill.planning.estimates import Rate, estimate
 from tidemill.planning.plan import FilePlan
+from tidemill.planning.versions import most_new_tokens
 from tidemill.progress import Expected, Progress
 from tidemill.running.executor import Executor, ThreadExecutor
 from tidemill.running.in_flight import InFlight
@@ -129,7 +130,14 @@ class BackfillRun:
 
         rate = workspace.rate()
         num_tokens = tokens_to_compute(lake.cursor(), target.pipeline, workspace.spec, rate, work())
-        self._recording.expect(estimate(rate, num_tokens, self.pipeline.cost))
+        expected = estimate(
+            rate,
+            num_tokens,
+            self.pipeline.cost,
+            num_rows=num_rows,
+            max_new_tokens=most_new_tokens(workspace.spec),
+        )
+        self._recording.expect(expected)
         self._recording.progress.planned(
             Expected(target.pipeline, target.version, target.revision, num_shards, num_rows)
         )

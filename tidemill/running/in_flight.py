@@ -62,6 +62,7 @@ class InFlight:
 
     def __init__(self, outcomes: Outcomes, workspace: Workspace, executor: Executor, cost_limit: CostLimit) -> None:
         self._outcomes, self._workspace, self._executor, self._cost_limit = outcomes, workspace, executor, cost_limit
+        workspace.check_cost = cost_limit.check_spent
         self._size = workspace.pipeline.limits.shards_in_flight
         self._together = workspace.pipeline.limits.shards_together
         self._sent: deque[_Sent] = deque()

@@ -20,7 +20,7 @@ from tidemill.lake.data_files import note_files
 from tidemill.lake.ducklake.claims import Claims, open_claims, run_claim
 from tidemill.lake.ducklake.connection import is_interrupt
 from tidemill.lake.requests import CommittedShard, Request, committed_by
-from tidemill.lake.runs import RunFacts, RunRecord, record_run
+from tidemill.lake.runs import RunFacts, RunRecord, known_sum, record_run
 from tidemill.lake.tables import table_name
 from tidemill.masking import message_of
 from tidemill.planning.estimates import Estimate
@@ -91,6 +91,7 @@ class Outcomes:
             record.num_tokens += outcome.num_tokens
             record.num_unchanged += outcome.num_unchanged
             record.num_unchanged_tokens += outcome.num_unchanged_tokens
+            record.num_new_tokens = known_sum([record.num_new_tokens, outcome.num_new_tokens])
 
     def count_missed(self, committed: Sequence[CommittedShard]) -> None:
         """Enter what the ledger says this run committed, if the record does not.
@@ -108,6 +109,7 @@ class Outcomes:
                         num_tokens=shard.num_tokens,
                         num_unchanged=shard.num_unchanged,
                         num_unchanged_tokens=shard.num_unchanged_tokens,
+                        num_new_tokens=shard.num_new_tokens,
                     )
                 )
 

@@ -21,6 +21,7 @@ from tidemill.lake.ducklake.claims import Claims
 from tidemill.lake.ducklake.connection import is_interrupt
 from tidemill.lake.pipelines import load_state
 from tidemill.lake.requests import Request, open_pages, open_requests, versions_in_demand
+from tidemill.lake.runs import known_sum
 from tidemill.masking import shown_catalog
 from tidemill.planning.cost_limit import CostLimit
 from tidemill.planning.estimates import Rate
@@ -211,6 +212,7 @@ class StageRun:
         record = self._recording.record
         cost_limit = self._cost_limit
         cost_limit.rate = workspace.rate()
+        workspace.check_cost = cost_limit.check_spent
 
         def ready(request: Request) -> bool:
             files = (workspace.rows_file(request.shard), workspace.tokens_file(request.shard))
@@ -232,6 +234,9 @@ class StageRun:
             record.num_tokens += sum(item.facts["num_tokens"] for item in predicted) - unchanged_tokens
             record.num_unchanged += sum(item.facts.get("num_unchanged", 0) for item in predicted)
             record.num_unchanged_tokens += unchanged_tokens
+            record.num_new_tokens = known_sum(
+                [record.num_new_tokens, *(item.facts.get("num_new_tokens") for item in predicted)]
+            )
             record.num_quarantined += sum(item.num_quarantined for item in predicted)
             self._count(requests)
 

@@ -21,7 +21,18 @@ import pyarrow.compute as pc
 from tidemill.encoding import windowing as windows
 from tidemill.encoding.text_hashes import row_hashes
 from tidemill.inference.unchanged import predict_others
-from tidemill.inference.work import Stats
+from tidemill.inference.work import Predictions, Stats
+from tidemill.inference.written import (
+    PLACE,
+    WRITTEN,
+    ShardFile,
+    decode_others,
+    keep_written,
+    new_tokens_by_row,
+    together,
+    with_written,
+    written_before,
+)
 from tidemill.lake.requests import Request, asked_again
 from tidemill.lake.runs import worker_name
 from tidemill.lake.tables import TEXT_HASH
@@ -368,6 +379,14 @@ class _Inputs:
         }
         return cls(item, rows, tokens, row_hashes(rows), seconds)
 
+    @property
+    def request(self) -> Request:
+        return self.item.ingested.request
+
+    @property
+    def row_numbers(self) -> pa.Array:
+        return _one_array(self.rows["row_number"])
+
     def prepared(self, reads: Sequence[str]) -> pa.Table:
         return with_texts(self.tokens.drop_columns(["row_number"]), self.rows, reads)
 
@@ -383,22 +402,37 @@ def _predict(workspace: Workspace, items: Sequence[Tokenized]) -> Iterator[tuple
     inputs = [_Inputs.read(workspace, item) for item in items]
     columns = [shard.tokens["token_ids"] for shard in inputs]
     answers = _answers(workspace, inputs)
-    predictions = predict_others(
-        pa.concat_tables([shard.prepared(workspace.preparer.reads) for shard in inputs], promote_options="permissive"),
-        answers,
-        lambda left: workspace.runner.predict(
-            left,
-            should_stop=workspace.stop.is_set,
-            progress=workspace.telling(label_of([item.ingested.request for item in items]), "infer", left.num_rows),
-        ),
+    prepared = pa.concat_tables(
+        [shard.prepared(workspace.preparer.reads) for shard in inputs], promote_options="permissive"
     )
+    shards = inputs if workspace.writes else []
+    files = [ShardFile(workspace.written_file(shard.request.shard), shard.row_numbers) for shard in shards]
+    if workspace.writes:
+        prepared = with_written(prepared, _written_before(workspace, inputs, files))
+
+    def compute(left: pa.Table) -> Predictions:
+        return workspace.runner.predict(
+            left,
+            should_stop=workspace.should_stop,
+            keep=lambda so_far: keep_written(workspace.store, files, so_far, rows=left[PLACE]),
+            progress=workspace.telling(label_of([item.ingested.request for item in items]), "infer", left.num_rows),
+        )
+
+    predictions = predict_others(prepared, answers, lambda left: decode_others(left, workspace.decoder, compute))
+    if predictions.written is not None:
+        # Before the predictions are there: a run that is killed in between finds it.
+        keep_written(workspace.store, files, predictions)
     workspace.notes += predictions.notes
     # Where nothing was computed, the model was not opened for it, and there is no device.
     resolved = predictions.resolved
-    known = _by_shard(answers.is_known, inputs)
+    is_known = answers.is_known
+    if workspace.writes:
+        is_known = is_known | prepared[WRITTEN].is_valid().to_numpy()
+    known = _by_shard(is_known, inputs)
     unchanged = [windows.num_tokens(column.filter(pa.array(of))) for column, of in zip(columns, known, strict=True)]
     lengths = [windows.num_tokens(column) for column in columns]
-    shares = predictions.stats.shares([all_ - left for all_, left in zip(lengths, unchanged, strict=True)])
+    written = _new_tokens_by_shard(predictions, is_known, inputs)
+    shares = predictions.stats.shares([all_ - left for all_, left in zip(lengths, unchanged, strict=True)], written)
     start = 0
     for i, (shard, stats) in enumerate(zip(inputs, shares, strict=True)):
         num_rows = shard.rows.num_rows
@@ -410,6 +444,7 @@ def _predict(workspace: Workspace, items: Sequence[Tokenized]) -> Iterator[tuple
             "num_unchanged": int(known[i].sum()),
             "num_unchanged_tokens": unchanged[i],
             "num_computed_tokens": stats.num_tokens,
+            "num_new_tokens": stats.num_new_tokens,
             "num_padded_tokens": stats.num_padded_tokens,
             **shard.seconds,
             "infer_seconds": stats.seconds,
@@ -419,6 +454,29 @@ def _predict(workspace: Workspace, items: Sequence[Tokenized]) -> Iterator[tuple
         }
         table = with_reasons(shard.rows, shard.tokens, results, reason)
         yield shard.item, table.append_column(TEXT_HASH, shard.hashes), facts
+
+
+def _written_before(workspace: Workspace, inputs: Sequence[_Inputs], files: Sequence[ShardFile]) -> pa.ChunkedArray:
+    """What the model wrote of the shards' rows, null where the store has none; of what is asked for again, nothing."""
+    requests = [shard.request for shard in inputs]
+    found = [
+        written_before(workspace.store, file) if request.rows is None else None
+        for request, file in zip(requests, files, strict=True)
+    ]
+    if any(each is not None for each in found):
+        with workspace.lake.reached():
+            ids = [request.request_id for request in requests]
+            again = asked_again(workspace.lake.cursor(), workspace.target, ids)
+        found = [None if id_ in again else each for id_, each in zip(ids, found, strict=True)]
+    return together(files, found)
+
+
+def _new_tokens_by_shard(predictions: Predictions, is_known: np.ndarray, inputs: Sequence[_Inputs]) -> list[int] | None:
+    """What was written of each shard's rows; None of a model that does not write."""
+    if predictions.written is None:
+        return None
+    by_row = np.where(is_known, 0, new_tokens_by_row(predictions.written))
+    return [int(of_shard.sum()) for of_shard in _by_shard(by_row, inputs)]
 
 
 def _resolved_with(resolved: Mapping[str, Any], stats: Stats) -> dict[str, Any] | None:

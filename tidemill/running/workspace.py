@@ -10,16 +10,17 @@ from collections.abc import Callable, Sequence
 from tidemill.config import Pipeline
 from tidemill.errors import FileChanged, FileUnreadable, LakeError, Stopped
 from tidemill.fingerprints import fingerprint
-from tidemill.inference.opening import load_preparer, load_runner
+from tidemill.inference.opening import load_decoder, load_preparer, load_runner
 from tidemill.inference.runner import ModelRunner
 from tidemill.lake import Lake
 from tidemill.lake.ducklake.claims import Claims
 from tidemill.lake.pipelines import Target, load_state
 from tidemill.lake.requests import Request, still_open
-from tidemill.models.tasks import Preparer
+from tidemill.models.tasks import ModelTask, Preparer, find_task
 from tidemill.planning.columns import kept_fingerprint, read_columns
 from tidemill.planning.estimates import Rate, measured_rate
 from tidemill.planning.version_tables import Version, load_version
+from tidemill.planning.versions import items_per_row
 from tidemill.progress import Progress, Quiet, StageProgress
 from tidemill.results.answers.former import Former
 from tidemill.results.commit import CommitQueue, Outcome
@@ -81,6 +82,8 @@ class Workspace:
         """Told of every commit that a stage makes, in the thread that made it."""
         most = pipeline.limits.shards_together
         self.commits = CommitQueue(lake, self.target, lambda outcome: self.count(outcome), most=most)
+        self.check_cost: Callable[[], None] = lambda: None
+        """Raises CostReached where the run has passed what it may cost."""
         self.progress: Progress = Quiet()
         self.notes: list[str] = []
         """What is not as the pipeline file might make one expect, for the run's record."""
@@ -100,6 +103,16 @@ class Workspace:
         """Wait, unless the run is asked to stop meanwhile."""
         if self.stop.wait(seconds):
             self.check_stop()
+
+    def should_stop(self) -> bool:
+        """Whether the run was asked to stop.
+
+        Raises:
+            CostReached: the model writes, which may take long for a shard, and passes what the run may cost.
+        """
+        if self.writes:
+            self.check_cost()
+        return self.stop.is_set()
 
     def check_stop(self) -> None:
         if self.stop.is_set():
@@ -163,6 +176,16 @@ class Workspace:
         return runner
 
     @property
+    def writes(self) -> bool:
+        """Whether the model writes its answers: then their ids stay in the store."""
+        return find_task(self.spec.task).writes
+
+    def decoder(self) -> ModelTask:
+        """The model task, to make rows of what was written before; the model is not opened for it."""
+        self.progress.doing("loading the tokenizer")
+        return load_decoder(self.spec)
+
+    @property
     def former(self) -> Former:
         """What the version had when this was first asked: its shards may have answered those to come."""
         with self._opening:
@@ -180,7 +203,8 @@ class Workspace:
 
     def rate(self) -> Rate:
         """What was measured of this version."""
-        return measured_rate(self.lake.cursor(), self.target.pipeline, self.target.version)
+        measured = measured_rate(self.lake.cursor(), self.target.pipeline, self.target.version)
+        return measured.with_items(items_per_row(self.spec))
 
     def rows_file(self, shard: Shard) -> StoreFile:
         return StoreFile("rows", fingerprint(shard.slice.content, shard.slice.first_row, *self._read()))
@@ -188,6 +212,10 @@ class Workspace:
     def tokens_file(self, shard: Shard) -> StoreFile:
         content = (shard.slice.content, shard.slice.first_row)
         return StoreFile("tokens", fingerprint(*content, *self._read(), self.preparer.fingerprint))
+
+    def written_file(self, shard: Shard) -> StoreFile:
+        """By all that it was made of, whoever asked for it: other pipelines' versions of the same name find it."""
+        return StoreFile("written", fingerprint(self.tokens_file(shard).fingerprint, self.spec.version))
 
     def predictions_file(self, request: Request) -> StoreFile:
         return predictions_file(self.target.pipeline, self.target.version, request.shard.shard_id, request.request_id)

@@ -28,8 +28,10 @@ from tidemill.errors import ConfigError, LimitExceeded, StoreFileInvalid
 from tidemill.places import make_folder, make_folders, published, usable
 from tidemill.storage import addresses
 
-Kind = Literal["rows", "tokens", "predictions"]
-KINDS: tuple[Kind, ...] = ("rows", "tokens", "predictions")
+Kind = Literal["rows", "tokens", "written", "predictions"]
+KINDS: tuple[Kind, ...] = ("rows", "tokens", "written", "predictions")
+REMADE: tuple[Kind, ...] = ("rows", "tokens", "predictions")
+"""What is soon made again. What a model wrote is not, and stays while there is room."""
 ABANDONED_SECONDS = 24 * 3600
 YOUNG_SECONDS = 600
 """Another process may be about to use a file this young."""
@@ -190,11 +192,13 @@ class Store:
         self._taken = total + num_bytes
         return total + num_bytes <= self.max_bytes
 
-    def unneeded(self, needed: Collection[str], *, older_than_seconds: float) -> dict[str, int]:
+    def unneeded(
+        self, needed: Collection[str], *, older_than_seconds: float, kinds: Collection[Kind] = KINDS
+    ) -> dict[str, int]:
         """Name → bytes of the published files that are not in `needed` (names) and were not written lately."""
         return {
             name: size
-            for name, when, size in self._listed()
+            for name, when, size in self._listed(kinds)
             if name not in needed and _seconds_from_now(when) >= older_than_seconds
         }
 
@@ -214,9 +218,9 @@ class Store:
             if entry["name"].endswith(".partial") and _seconds_from_now(_modified(entry)) > older_than_seconds:
                 Path(entry["name"]).unlink(missing_ok=True)
 
-    def _listed(self) -> Iterator[tuple[str, float, int]]:
-        """(name, time written, bytes) of every published file."""
-        for kind in KINDS:
+    def _listed(self, kinds: Collection[Kind] = KINDS) -> Iterator[tuple[str, float, int]]:
+        """(name, time written, bytes) of every published file of some kinds."""
+        for kind in kinds:
             for entry in self._entries(kind):
                 yield f"{kind}/{entry['name'].rpartition('/')[2]}", _modified(entry), int(entry["size"])
 

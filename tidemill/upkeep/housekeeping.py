@@ -36,7 +36,7 @@ from tidemill.places import catalog_with_options
 from tidemill.planning.version_tables import load_version
 from tidemill.retry import retrying
 from tidemill.running.workspace import Workspace
-from tidemill.storage.store import Store
+from tidemill.storage.store import REMADE, Store
 
 T = TypeVar("T")
 DAY_SECONDS = 86_400.0
@@ -168,10 +168,10 @@ def remove_orphans(work: Housekeeping) -> Facts:
 
 
 def remove_store_files(work: Housekeeping) -> Facts:
-    """Files of the store that no open request needs, a day after they were written."""
+    """Files of the store that no open request needs, a day after they were written; not what models wrote."""
     store = Store(work.pipeline.store.path, max_bytes=int(work.pipeline.store.max_bytes))
     needed = needed_store_files(work.lake, work.pipeline)
-    files = store.unneeded(needed, older_than_seconds=work.min_age_seconds)
+    files = store.unneeded(needed, older_than_seconds=work.min_age_seconds, kinds=REMADE)
     if not work.dry_run:
         store.discard(files)
         store.sweep()

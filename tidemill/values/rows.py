@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill.errors import SchemaError
-from tidemill.values.columns import Columns
+from tidemill.values.columns import Columns, part_name
 from tidemill.values.parts import JSON, is_readable, part_texts, values_of
 from tidemill.values.paths import dead_end, nested_among
 from tidemill.values.types import drops_fields, is_string, plain_type
@@ -149,7 +149,9 @@ def _texts(table: pa.Table, columns: Columns, problems: Problems) -> dict[str, p
 
 
 def _parts(table: pa.Table, columns: Columns, problems: Problems) -> dict[str, pa.ChunkedArray]:
-    values = [_values(table[name], name, problems) for name in columns.text]
+    there = table.column_names
+    cells = [table[part_name(name)] if part_name(name) in there else table[name] for name in columns.text]
+    values = [_values(column, name, problems) for column, name in zip(cells, columns.text, strict=True)]
     return {"text": pa.chunked_array([part_texts(values, columns.text, problems.setdefault)])}
 
 

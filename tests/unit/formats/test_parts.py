@@ -53,6 +53,16 @@ def test_every_format_keeps_the_columns_of_a_text_apart(path):
 
 
 @pytest.mark.parametrize("path", PATHS)
+def test_a_column_that_is_kept_too_is_kept_as_it_is(path):
+    rows = all_rows(
+        encoded([{"id": "a", "title": "b"}], path), path, text=["id", "title"], kept=(("id", "id"),), as_parts=True
+    )
+
+    assert parts(rows) == [["a", "b"]]
+    assert [row["id"] for row in rows] == ["a"]
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_every_format_gives_a_list_of_messages_as_it_is(path):
     rows = all_rows(encoded([{"messages": chat} for chat in CHATS], path), path, text="messages", as_parts=True)
 
@@ -131,9 +141,10 @@ def test_an_object_where_a_text_or_messages_are_read_is_quarantined():
     rows = all_rows(lines.encode(), "a.jsonl", as_parts=True)
 
     assert parts(rows) == [["x"], None, None, None]
-    assert reasons(rows)[1].startswith("text is an object, not a string")
-    assert "surrogate" in reasons(rows)[2]
-    assert reasons(rows)[3].startswith("text cannot be read")
+    _, of_object, of_text, of_messages = map(str, reasons(rows))
+    assert of_object.startswith("text is an object, not a string")
+    assert "surrogate" in of_text
+    assert of_messages.startswith("text cannot be read")
 
 
 def test_text_of_a_message_that_is_not_utf8_is_quarantined_alone():

@@ -9,7 +9,7 @@ import transformers
 from tests.chats import write_chat
 from tests.pipelines import MODEL, make_pipeline
 from tests.translators import write_m2m100, write_marian, write_t5
-from tidemill.encoding.tokenizer import load_whole
+from tidemill.checkpoints.fast_tokenizer import load_whole
 from tidemill.errors import ConfigError, ModelError
 from tidemill.models.tasks import Reading, find_task, task_options
 from tidemill.planning.versions import declared

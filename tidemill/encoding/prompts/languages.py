@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tidemill.encoding.tokenizer import load_whole
+from tidemill.checkpoints.fast_tokenizer import load_whole
 from tidemill.errors import ModelError
 
 _CODE = re.compile(r"[a-z]{2,3}_[A-Za-z]{2,4}")

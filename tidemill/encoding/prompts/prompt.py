@@ -139,7 +139,8 @@ def _block(block: Mapping[str, Any], head: Callable[[str], str]) -> dict[str, An
 
 
 def _kept_whole(message: Message) -> Message:
-    return texts_of(message, Marked.kept_whole)
+    whole: Message = texts_of(message, Marked.kept_whole)
+    return whole
 
 
 def texts_of(value: Any, made: Callable[[Marked], Any]) -> Any:

@@ -17,13 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from tidemill.checkpoints.fast_tokenizer import described, load_whole, require_files
 from tidemill.config import LongText
 from tidemill.encoding.prompted import PromptedTokenizer
 from tidemill.encoding.prompts.controls import ControlTokens, Ids
 from tidemill.encoding.prompts.languages import set_languages, target_prefix
 from tidemill.encoding.prompts.marked import Marked
 from tidemill.encoding.prompts.slow import SlowTokenizer
-from tidemill.encoding.tokenizer import TokenColumns, described, load_whole, require_files
+from tidemill.encoding.tokenizer import TokenColumns
 from tidemill.encoding.windowing import are_windows
 
 if TYPE_CHECKING:

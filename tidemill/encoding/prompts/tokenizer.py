@@ -20,13 +20,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tidemill.checkpoints.fast_tokenizer import FastTokenizer, open_fast
 from tidemill.checkpoints.loading import is_panic
 from tidemill.config import LongText
 from tidemill.encoding.prompts.chat import ChatTemplate
 from tidemill.encoding.prompts.controls import ControlTokens, Ids
 from tidemill.encoding.prompts.marked import Marked
 from tidemill.encoding.prompts.prompt import Message, NoPrompt, Prompt, texts_of
-from tidemill.encoding.tokenizer import PIECE_CHARS, FastTokenizer, Row, in_runs, open_fast, pieces_of, tokens_around
+from tidemill.encoding.tokenizer import PIECE_CHARS, Row, in_runs, pieces_of, tokens_around
 from tidemill.errors import ModelError
 from tidemill.fingerprints import fingerprint
 
@@ -225,7 +226,7 @@ class PromptTokenizer:
             kept = self._shortened(made.prompt, surplus)
             if isinstance(kept, str):
                 return Row(num_tokens=num_tokens, reason=f"{self._too_long(num_tokens)}, and {kept}")
-            ids = kept
+            return Row([*before, *self._controls.restored(kept).tolist(), *after], num_tokens)
         return Row([*before, *self._controls.restored(ids).tolist(), *after], num_tokens)
 
     def _too_long(self, num_tokens: int) -> str:

@@ -13,9 +13,10 @@ from tidemill.models.comparing.labels import Labels
 from tidemill.models.comparing.lists import Lists
 from tidemill.models.comparing.maps import Maps
 from tidemill.models.comparing.scores import Scores
+from tidemill.models.comparing.texts import OF_WRITTEN, Texts
 from tidemill.models.comparing.vectors import Vectors
 
-__all__ = ["Comparison", "Labels", "Lists", "Maps", "Pair", "Scores", "Vectors", "comparison_of"]
+__all__ = ["OF_WRITTEN", "Comparison", "Labels", "Lists", "Maps", "Pair", "Scores", "Texts", "Vectors", "comparison_of"]
 
 _BY_TYPE: tuple[tuple[str, Comparison], ...] = (
     ("VARCHAR|BOOLEAN|INTEGER|BIGINT", Labels()),

@@ -54,6 +54,7 @@ class Outcome:
     num_unchanged: int = 0
     """Rows whose answers were there already; of those, `num_tokens` counts none."""
     num_unchanged_tokens: int = 0
+    num_new_tokens: int | None = None
 
     @property
     def num_committed(self) -> int:

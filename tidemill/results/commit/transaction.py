@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from tidemill.lake.ducklake.connection import Cursor, Lake
 from tidemill.lake.listings import mark_cut
 from tidemill.lake.pipelines import Target
+from tidemill.lake.runs import known_sum
 from tidemill.results.adoption import is_target
 from tidemill.results.commit.copying import write_copies
 from tidemill.results.commit.items import Computed, Copied, Item, Outcome, Written
@@ -124,6 +125,7 @@ def _outcome(lot: Lot, written: Written, *, num_rows_removed: int) -> Outcome:
         num_unchanged=sum(known.get("num_unchanged", 0) for known in facts)
         + sum(written[item.shard.shard_id][0] for item in done if isinstance(item, Copied)),
         num_unchanged_tokens=unchanged_tokens,
+        num_new_tokens=known_sum(known.get("num_new_tokens") for known in facts),
     )
 
 

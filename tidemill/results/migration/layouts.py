@@ -174,6 +174,11 @@ def to_layout_5(cursor: Cursor) -> list[str]:
     return changes
 
 
+def to_layout_6(cursor: Cursor) -> list[str]:
+    """How many tokens a model wrote, where it writes."""
+    return [_add_columns(cursor, table, "num_new_tokens BIGINT") for table in ("_ledger", "_runs")]
+
+
 def _tables_of(cursor: Cursor, table: str) -> list[str]:
     """A version's table, and those into which its columns are being rewritten."""
     rows = cursor.execute(
@@ -219,7 +224,7 @@ def _drop_rewrites(cursor: Cursor, table: str) -> list[str]:
     return [f"dropped {name}: its columns are rewritten from the beginning" for (name,) in rows]
 
 
-STEPS: tuple[Step, ...] = (to_layout_2, to_layout_3, to_layout_4, to_layout_5)
+STEPS: tuple[Step, ...] = (to_layout_2, to_layout_3, to_layout_4, to_layout_5, to_layout_6)
 """The first takes a lake from layout 1 to 2, and so on."""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.errors import ModelError
-from tidemill.models.tasks.task import Preparer, Reading
+from tidemill.models.task import Preparer, Reading
 from tidemill.models.tasks.writing.options import SourceOptions, TranslationOptions
 from tidemill.models.tasks.writing.task import WritingTask
 

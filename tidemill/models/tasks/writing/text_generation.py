@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tidemill.engines.writing.written import LENGTH
 from tidemill.errors import ModelError
-from tidemill.models.tasks.task import Preparer, Reading
+from tidemill.models.task import Preparer, Reading
 from tidemill.models.tasks.writing.options import TextGenerationOptions
 from tidemill.models.tasks.writing.task import WritingTask
 
