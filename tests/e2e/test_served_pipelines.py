@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.chat_server import CUT, RESET, Asked, ChatServer, Fails
+from tests.chat_server import CUT, RESET, Asked, ChatServer, Fails, completion
 from tests.pipelines import make_pipeline, problems_of, quarantine_of, query, reviews, run, table_of, write_parquet
 from tests.unit.test_endpoint import FakeClock
 from tests.versions import compute_version
@@ -128,3 +130,20 @@ def test_a_key_that_is_refused_in_mid_run_ends_it_and_stands_nowhere(tmp_path, m
     kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert not any(KEY.encode() in content for content in kept)
     assert KEY not in caplog.text
+
+
+def test_a_server_that_keeps_to_no_schema_fills_no_column_with_what_is_not_of_it(tmp_path):
+    schema = {"type": "object", "properties": {"stars": {"type": "integer", "maximum": 5}}, "required": ["stars"]}
+
+    def judged(asked: Asked) -> Mapping[str, Any]:
+        return completion(json.dumps({"stars": texts().index(asked.prompt) % 8}), chat=False)
+
+    with ChatServer(answer=judged) as server:
+        pipeline = over(server, tmp_path, options={"json_schema": schema})
+        result = run(pipeline)
+    counted = query(pipeline.lake, "SELECT stars, count(*) FROM reviews GROUP BY ALL ORDER BY ALL")
+    assert counted == [(stars, 8 if stars < 4 else 7) for stars in range(6)]
+    assert result.num_quarantined == 2 * NUM_ROWS - sum(number for _, number in counted)
+    assert {reason.partition(" at ")[0] for _, reason in quarantine_of(pipeline).values()} == {
+        "the answer is not as model.options.json_schema says"
+    }
