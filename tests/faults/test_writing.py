@@ -34,6 +34,8 @@ from tidemill.results.promotion import promote
 SEED = 11
 NUM_ROWS, NUM_FILES = 8, 3
 EMPTY_ROW = 2
+NUM_NEW = 4
+"""So few that some answers end by themselves and others there."""
 
 
 def rows_of(file: int) -> pa.Table:
@@ -52,7 +54,7 @@ def writer(folder: Path, at: str = "one", *, prompt: str = "the {text}", **optio
         model={
             "task": "text-generation",
             "path": f"{folder}/model",
-            "options": {"prompt": prompt, "max_new_tokens": 12, **options},
+            "options": {"prompt": prompt, "max_new_tokens": NUM_NEW, **options},
         },
         inference={"engine": "torch", "token_budget": "auto"},
         limits={"max_quarantine": 0.5},
@@ -87,7 +89,7 @@ def test_each_row_has_what_generate_writes_behind_its_prompt_alone_and_a_second_
     for (path, number), row in table.items():
         text = rows_of(int(Path(path).stem))["text"][number].as_py()
         prompt = tokenizer(f"the {text}", return_tensors="pt")["input_ids"]
-        alone = model.generate(prompt, max_new_tokens=12, do_sample=False)[0, prompt.shape[1] :].tolist()
+        alone = model.generate(prompt, max_new_tokens=NUM_NEW, do_sample=False)[0, prompt.shape[1] :].tolist()
         assert row["text"] == tokenizer.decode(alone, skip_special_tokens=True)
         assert (row["num_prompt_tokens"], row["num_new_tokens"]) == (prompt.shape[1], len(alone))
     assert {row["finish_reason"] for row in table.values()} == {"stop", "length"}
@@ -137,8 +139,10 @@ def test_another_prompt_is_another_version_and_both_are_shown_side_by_side(folde
     assert [(second,)] != first
     with Lake(pipeline.lake, read_only=True) as lake:
         compared = compare_versions(lake, pipeline.name, first[0][0], second)
-    assert 0 < compared.num_same < NUM_FILES * NUM_ROWS
-    assert "text" in comparison(compared)
+    texts = compared["texts"]["text"]
+    assert texts["same"] + texts["different"] == NUM_FILES * NUM_ROWS
+    assert texts["different"] > 0
+    assert f"text {first[0][0]}" in comparison(compared)
     before = table_of(pipeline)
     with Lake(pipeline.lake) as lake:
         promote(lake, other.name, second)
