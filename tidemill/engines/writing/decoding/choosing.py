@@ -95,19 +95,19 @@ class Choice:
         return ids
 
     def _scores(self, logits_NV: Tensor, rows: Sequence[Row]) -> Tensor:
-        scores_NV = logits_NV if self._matchers is None else self._allowed(logits_NV, rows)
+        scores_NV = logits_NV if self._matchers is None else self._allowed(logits_NV, rows, self._matchers)
         if self._has_processors:
             scores_NV = self._processed(scores_NV, rows)
         return scores_NV if self._settings.sampling is None else self._drawn(scores_NV, rows)
 
-    def _allowed(self, logits_NV: Tensor, rows: Sequence[Row]) -> Tensor:
+    def _allowed(self, logits_NV: Tensor, rows: Sequence[Row], matchers: Matchers) -> Tensor:
         is_allowed_NV = torch.zeros(logits_NV.shape, dtype=torch.bool)
         for is_allowed_V, row in zip(is_allowed_NV, rows, strict=True):
             if self._begins_by_force(row):
                 is_allowed_V[:] = True
                 continue
             if row.matcher is None:
-                row.matcher = self._matchers.new()
+                row.matcher = matchers.new()
             allowed = torch.from_numpy(row.matcher.allowed())[: len(is_allowed_V)]
             is_allowed_V[: len(allowed)] = allowed
         return logits_NV.masked_fill(~is_allowed_NV.to(logits_NV.device), -torch.inf)
