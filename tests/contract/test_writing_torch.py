@@ -250,7 +250,8 @@ def _out_of_memory(*args: object, **kwargs: object) -> None:
 class OnlyEven:
     """A grammar of even tokens, three of them."""
 
-    def matcher(self, tokenizer: Path) -> OnlyEven:
+    def matcher(self, tokenizer: Path, *, end_ids: object, num_logits: int) -> OnlyEven:
+        assert num_logits == VOCABULARY
         return self
 
     def new(self) -> Evens:
@@ -258,6 +259,8 @@ class OnlyEven:
 
 
 class Evens:
+    problem = None
+
     def __init__(self) -> None:
         self.num = 0
 

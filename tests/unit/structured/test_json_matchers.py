@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import sys
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -89,19 +88,14 @@ def test_an_end_token_is_allowed_only_where_the_answer_may_end(kind):
     assert np.flatnonzero(matcher.allowed()).tolist() == [end]
 
 
-def id_of(tokenizer: Any, token: str) -> int:
-    number: int = tokenizer.token_to_id(token)
-    return number
-
-
 def test_a_token_of_texts_that_ends_an_answer_too_is_not_allowed_within_one():
     tokenizer = bytes_of_words()
-    end, a = id_of(tokenizer, END), id_of(tokenizer, "a")
-    matcher = JsonMatchers.of(REVIEW, tokenizer, end_ids=[end, a], num_logits=tokenizer.get_vocab_size()).new()
+    ids = tokenizer.get_vocab()
+    end, a = ids[END], ids["a"]
+    matcher = JsonMatchers.of(REVIEW, tokenizer, end_ids=[end, a], num_logits=len(ids)).new()
 
-    matcher.accept(id_of(tokenizer, "{"))
-    matcher.accept(id_of(tokenizer, '"'))
-    matcher.accept(id_of(tokenizer, "l"))
+    for token in ("{", '"', "l"):
+        matcher.accept(ids[token])
 
     assert not matcher.allowed()[a]
 
