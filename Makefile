@@ -22,7 +22,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade 'pip>=26.3'
 	$(PINNED) torch
-	$(PINNED) -e '.[dev,s3,int8]'
+	$(PINNED) -e '.[dev,s3,int8,ctranslate2]'
 	touch $@
 
 demo: setup  ## the main job on bundled real data: reviews to a table of sentiments

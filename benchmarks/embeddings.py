@@ -122,6 +122,7 @@ def search(home: Path, num_rows: int) -> None:
         lake.write(lambda cursor: begin(cursor, table), message="begin")
         for rows in drawn(num_rows):
             lake.write(partial(insert_rows, table=table.name, rows=rows), message="fill")
+    with Lake(options, read_only=True, scans=True) as lake:  # As `tidemill sql` opens it.
         cursor = lake.cursor()
         times = [timed(cursor, NEAREST) for _ in range(5)]
         print(f"the ten nearest of {num_rows:,} rows of {SIZE}, from Parquet files: {told_times(times)}", flush=True)

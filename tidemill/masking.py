@@ -110,7 +110,12 @@ def shown_setting(key: str, value: Any) -> Any:
     return SHOWN.get(key.rpartition(".")[2], masked)(value)
 
 
-SHOWN = {"catalog": shown_catalog, "webhook": shown_webhook}
+def shown_key(key: str) -> str:
+    """A key as it may be shown: where it comes from, and never itself."""
+    return key if key.startswith("$") else MASK
+
+
+SHOWN = {"catalog": shown_catalog, "webhook": shown_webhook, "api_key": shown_key}
 """How the keys are shown that hold secrets of their own."""
 
 

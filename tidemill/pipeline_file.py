@@ -8,10 +8,12 @@ million rows.
 from __future__ import annotations
 
 import copy
+import json
 import re
 import reprlib
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +39,7 @@ PIPES = ("/dev/", "/proc/")
 """Where a shell puts pipes."""
 IN_NO_FOLDER = ("/dev/fd/", "/dev/stdin", "/proc/")
 """How a shell names what lies in no folder of its own."""
+JSON_SCHEMA = "model.options.json_schema"
 LARGEST_FILE = 2**20
 DEEPEST = 16
 LONG_KEY = re.compile(r"(?<![\w\"'-])(?:[\w\"'-]++[ \t]*+\.[ \t]*+){200}")
@@ -84,8 +87,8 @@ def read_file(path: str | Path, overrides: Overrides = ()) -> dict[str, Any]:
         raise ConfigError(f"The pipeline file {path} cannot be read: {e}.") from e
     except ValueError as e:
         raise ConfigError(f"{path} is not valid TOML: {e}.") from e
-    _place(raw, Path() if str(path).startswith(IN_NO_FOLDER) else Path(path).parent, PATHS)
-    return overridden(raw, overrides)
+    folder = Path() if str(path).startswith(IN_NO_FOLDER) else Path(path).parent
+    return _overridden(raw, overrides, folder)
 
 
 def overridden(raw: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
@@ -96,21 +99,75 @@ def overridden(raw: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
     Raises:
         ConfigError: an override is not of the form `key.path=value`.
     """
+    return _overridden(raw, overrides, None)
+
+
+def _overridden(raw: dict[str, Any], overrides: Overrides, folder: Path | None) -> dict[str, Any]:
+    """As `overridden`; what `raw` itself says begins at `folder`, or is settled where there is none."""
     raw = copy.deepcopy(raw)
     pairs = list(overrides.items()) if isinstance(overrides, Mapping) else list(map(_parsed_override, overrides))
-    for dotted, value in pairs:
-        key = _apply_override(raw, dotted, str(value) if isinstance(value, Path) else value)
-        _place(raw, Path(), [path for path in PATHS if path == key or path.startswith(f"{key}.")])
+    keys = [_apply_override(raw, dotted, str(value) if isinstance(value, Path) else value) for dotted, value in pairs]
+    # Whether model.path is one at all, all of them together say.
+    here = [path for path in PATHS if any(path == key or path.startswith(f"{key}.") for key in keys)]
+    if folder is not None:
+        _place(raw, folder, [path for path in PATHS if path not in here])
+    _place(raw, Path(), here)
+    if any(key == JSON_SCHEMA or JSON_SCHEMA.startswith(f"{key}.") for key in keys):
+        _take_schema_in(raw, Path())
+    elif folder is not None:
+        _take_schema_in(raw, folder)
     return raw
+
+
+def names_served_model(raw: Mapping[str, Any]) -> bool:
+    """Whether model.path is what a server calls its model, and no path."""
+    inference = raw.get("inference")
+    return isinstance(inference, dict) and inference.get("engine") == "endpoint"
 
 
 def _place(raw: dict[str, Any], folder: Path, keys: Iterable[str]) -> None:
     """Settle the values of some keys, as far as they are paths at all: what is wrong with others, `config` says."""
     for key in keys:
+        if key == "model.path" and names_served_model(raw):
+            continue
         section, _, name = key.partition(".")
         table = raw.get(section)
         if isinstance(table, dict) and isinstance(path := table.get(name), str) and path:
             table[name] = PATHS[key](path, folder)
+
+
+def _take_schema_in(raw: dict[str, Any], folder: Path) -> None:
+    """Put the text of a JSON schema in the place of its file's path, or of its table.
+
+    So the pipeline says the same wherever it runs, and the order of a schema's keys survives whoever stores it.
+
+    Raises:
+        ConfigError: there is no such file, or it cannot be read.
+    """
+    model = raw.get("model")
+    options = model.get("options") if isinstance(model, dict) else None
+    schema = options.get("json_schema") if isinstance(options, dict) else None
+    if isinstance(options, dict) and isinstance(schema, dict):
+        with suppress(TypeError, ValueError):  # What JSON cannot hold, the option's check says.
+            options["json_schema"] = json.dumps(schema, ensure_ascii=False, allow_nan=False)
+    elif isinstance(options, dict) and isinstance(schema, str) and schema and not schema.lstrip().startswith("{"):
+        options["json_schema"] = _schema_of_file(schema, folder)
+
+
+def _schema_of_file(path: str, folder: Path) -> str:
+    where = placed(path, folder)
+    try:
+        text = _text_of(where).strip()
+    except FileNotFoundError as e:
+        raise ConfigError(
+            f"{JSON_SCHEMA} = {shown(path)} leads to {where}, where no file is. Relative paths begin at the pipeline "
+            "file's folder, those of --set at the current one."
+        ) from e
+    except (OSError, UnicodeError) as e:
+        raise ConfigError(f"{JSON_SCHEMA} = {shown(path)}: {where} cannot be read: {e}.") from e
+    if not text.startswith("{"):
+        raise ConfigError(f"{JSON_SCHEMA} = {shown(path)}: {where} holds no JSON object, and so no schema of one.")
+    return text
 
 
 def _placed_catalog(catalog: str, folder: Path) -> str:

@@ -204,7 +204,7 @@ def test_a_row_one_of_whose_label_pairs_cannot_be_computed_has_a_reason_and_take
     predictions = runner_of(bert, candidate_labels=LABELS).predict(pa.table({"token_ids": ids, "type_ids": types}))
 
     assert [reason is not None for reason in predictions.reason.to_pylist()] == [False, True, False, False]
-    assert "2 of 3: token id 10000 is outside of the model" in predictions.reason[1].as_py()
+    assert "the label pair of 'war': token id 10000 is outside of the model" in predictions.reason[1].as_py()
     assert [label is None for label in predictions.columns["label"].to_pylist()] == [False, True, True, False]
 
 

@@ -23,7 +23,10 @@ from tests.pipelines import (
 )
 from tests.versions import compute_version
 from tidemill.config import Pipeline
+from tidemill.errors import ModelError
 from tidemill.lake import Lake
+from tidemill.planning.backfill_plan import Selection, plan_backfill
+from tidemill.planning.estimates import BYTES_PER_TOKEN
 from tidemill.planning.plan import make_plan
 from tidemill.reports.compare import compare_versions
 from tidemill.results.promotion import promote
@@ -166,6 +169,36 @@ def test_bad_options_are_refused_with_the_way_out_before_anything_is_written(fol
     assert (refused.returncode, refused.stdout) == (2, "")
     assert said in refused.stderr
     assert not (folder / "home" / "lake.sqlite").exists()
+
+
+def test_a_plan_refuses_what_a_run_would_before_anything_is_read(folder, model):
+    with pytest.raises(ModelError, match='Set long_text to "truncate" or "quarantine"'):
+        make_plan(topics(folder, model, sections={"tokenizer": {"long_text": "windows"}}), None)
+    with pytest.raises(ModelError, match=r"tokenizer\.max_length = 65 is more than the 64 tokens"):
+        make_plan(topics(folder, model, sections={"tokenizer": {"max_length": 65}}), None)
+
+
+def test_a_plan_counts_a_text_once_for_each_label_before_anything_is_measured(folder, model):
+    one, several = (
+        make_plan(topics(folder, model, candidate_labels=labels), None)[0].estimate.num_tokens
+        for labels in (LABELS[:1], LABELS)
+    )
+
+    assert several == pytest.approx(len(LABELS) * one, abs=len(LABELS))
+
+
+def test_tokens_that_were_counted_of_other_labels_are_not_a_backfills(folder, model):
+    run(topics(folder, model))
+    same, more = topics(folder, model, multi_label=True), topics(folder, model, candidate_labels=[*LABELS, "history"])
+
+    with Lake(same.lake) as lake:
+        counted = plan_backfill(same, lake, Selection()).estimate.num_tokens
+        by_bytes = plan_backfill(more, lake, Selection()).estimate.num_tokens
+        [(num_tokens,)] = lake.cursor().execute("SELECT sum(num_tokens) FROM _ledger").fetchall()
+        [(text_bytes,)] = lake.cursor().execute("SELECT sum(text_bytes) FROM _shards").fetchall()
+
+    assert counted == num_tokens
+    assert by_bytes == pytest.approx((len(LABELS) + 1) * text_bytes / BYTES_PER_TOKEN, abs=1)
 
 
 def test_the_command_line_answers_and_shows_a_table_of_labels_of_ones_own(folder, model):

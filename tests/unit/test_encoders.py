@@ -4,7 +4,8 @@ import pytest
 import torch
 import transformers
 
-from tidemill.checkpoints.embeddings.embedder import Embedder, Head, Recipe
+from tidemill.checkpoints.embeddings.embedder import Embedder, Head
+from tidemill.checkpoints.embeddings.recipe import Recipe
 from tidemill.engines import encoders
 from tidemill.engines.encoders import Encoder
 from tidemill.engines.encoders.parts import parts_of

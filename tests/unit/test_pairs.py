@@ -10,11 +10,11 @@ from tokenizers import processors
 
 from tests.checkpoints import NUM_POSITIONS, reviews
 from tests.pair_models import POST_PROCESSORS, save_pair_tokenizer
+from tidemill.checkpoints.fast_tokenizer import open_fast
 from tidemill.encoding import pairs as pairing
 from tidemill.encoding import tokenizer as tokenization
 from tidemill.encoding.pairs import PairTokenizer
 from tidemill.encoding.text_hashes import pair_hashes, row_hashes, text_hashes
-from tidemill.encoding.tokenizer import open_fast
 from tidemill.errors import ModelError
 
 KINDS = list(POST_PROCESSORS)

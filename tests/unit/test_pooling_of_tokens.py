@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from tests.embedders import save_dense, save_embedder, save_encoder
-from tidemill.checkpoints.embeddings.embedder import Head, Recipe, encoder_class, load_embedder
+from tidemill.checkpoints.embeddings.embedder import Head, load_embedder
 from tidemill.checkpoints.embeddings.folder import POOLING_MODES, Dense, Normalize
 from tidemill.checkpoints.embeddings.pooling import Pooling
+from tidemill.checkpoints.embeddings.recipe import Recipe, encoder_class
 from tidemill.checkpoints.loading import load_config
 from tidemill.errors import ModelError
 

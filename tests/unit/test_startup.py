@@ -8,8 +8,10 @@ import sys
 import pytest
 
 import tidemill.lake
-from tests.pipelines import ROOT
+from tests.commands import environment, write_toml
+from tests.pipelines import ROOT, reviews, run, write_parquet
 from tidemill.config import Lake as Section
+from tidemill.config import load_pipeline
 from tidemill.lake import Lake
 
 
@@ -30,6 +32,27 @@ def test_a_query_imports_no_parser_no_model_of_the_file_and_no_package_around_du
 
     assert "42" in found.stdout
     assert found.stdout.endswith("[]\n")
+
+
+def test_nothing_to_do_is_found_out_without_a_library_of_models(tmp_path):
+    write_parquet(tmp_path / "data" / "0.parquet", reviews(0, 4))
+    pipeline, home = write_toml(tmp_path, f"{tmp_path}/data/*"), tmp_path / "home"
+    run(load_pipeline(pipeline))
+    heavy = ["datasets", "openvino", "prefect", "safetensors", "tokenizers", "torch", "transformers"]
+    script = (
+        "import sys; from tidemill.cli.main import main\n"
+        "for words in (['plan'], ['run', '--direct'], ['status']):\n"
+        f"    sys.argv = ['tidemill', words[0], '{pipeline}', *words[1:]]\n"
+        "    try: main()\n"
+        "    except SystemExit as ended: assert not ended.code\n"
+        f"    print([name for name in {heavy} if name in sys.modules])"
+    )
+
+    found = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment(home), capture_output=True, text=True, check=True
+    )
+
+    assert [line for line in found.stdout.splitlines() if line.startswith("[")] == ["[]"] * 3
 
 
 @pytest.mark.parametrize("name", tidemill.lake.__all__)

@@ -21,6 +21,7 @@ from tidemill.planning.versions import (
     relocated,
     tokenizer_folder,
 )
+from tidemill.values.columns import JoinedText
 
 SPEC = VersionSpec(
     task="text-classification",
@@ -83,7 +84,7 @@ def test_what_a_pair_is_made_of_and_which_text_is_cut_is_part_of_the_version():
 
     assert len({spec.version for spec in (PAIRS, swapped, joined, *others)}) == 6
     assert VersionSpec.from_json(json.loads(json.dumps(PAIRS.to_json()))) == PAIRS
-    assert PAIRS.joined_text == (("text",), "\n", ("reply",))
+    assert PAIRS.joined_text == JoinedText(("text",), "\n", ("reply",))
 
 
 def test_only_a_pipeline_of_pairs_declares_how_they_are_truncated():

@@ -29,7 +29,7 @@ def pooled(aggregate, rows, scores, *, index=None, reasons=None):
     index = pa.array(list(range(len(scores))) if index is None else index, pa.int64())
     reasons = pa.array(reasons or [None] * len(index), pa.string())
     answers, reasons_R = Items.of(prepared, deduplicate=False).to_rows(
-        vectors(scores, scores.shape[1]).take(index), reasons, called="window"
+        vectors(scores, scores.shape[1]).take(index), reasons, named=lambda number, count: f"window {number} of {count}"
     )
     found = pooling.pooled(values_of(answers.flatten()), answers, prepared, pooling.Pooling(aggregate, TWO_SPECIAL))
     assert found.dtype == np.float32

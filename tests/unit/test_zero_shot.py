@@ -13,9 +13,10 @@ from pydantic import ValidationError
 from transformers import BertConfig
 
 from tests.checkpoints import NUM_POSITIONS, reviews, save_tokenizer
+from tidemill.encoding.items import Items, prepared_rows
 from tidemill.encoding.pairs import PairTokenizer
+from tidemill.encoding.pooling import Pooling
 from tidemill.errors import ModelError
-from tidemill.models.tasks import Reading
 from tidemill.models.tasks.zero_shot_classification import (
     LabelPairs,
     ZeroShotClassification,
@@ -308,9 +309,23 @@ def test_the_task_is_not_done_without_labels_and_not_with_a_second_text_of_the_d
         task(*NLI, is_pair=True)
 
 
-def test_texts_are_not_read_in_windows(tmp_path):
+def test_texts_are_not_read_in_windows():
     with pytest.raises(ModelError, match='Set long_text to "truncate" or "quarantine"'):
-        task(*NLI).preparer(tmp_path, Reading(long_text="windows"))
+        task(*NLI, pooling=Pooling("mean", num_special=3))
+
+
+def test_a_row_has_an_item_for_each_label_by_the_options_alone():
+    assert ZeroShotClassification.items_per_row(ZeroShotOptions(candidate_labels=LABELS)) == len(LABELS)
+
+
+def test_a_label_pair_that_fails_is_named_by_its_label():
+    prepared = prepared_rows(pa.array([[[2, 3]] * 3, [[2, 3]] * 3], pa.list_(pa.list_(pa.int32()))))
+    answers = pa.array([1.0, None, None, 1.0, 1.0, 1.0])
+    reasons = pa.array([None, "the model failed", "too long", None, None, None], pa.string())
+
+    _, told = Items.of(prepared, deduplicate=False).to_rows(answers, reasons, named=task(*NLI).named_item)
+
+    assert told.to_pylist() == ["the label pair of 'politics': the model failed", None]
 
 
 @pytest.mark.parametrize("options", [{"multi_label": True}, {"candidate_labels": ["sport"]}])

@@ -24,11 +24,11 @@ READ_FILES = (
     *("config.json", "config.*.json"),
     *("*.safetensors", "*.safetensors.index.json"),
     *("tokenizer.json", "tokenizer.*.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("*vocab*.json", "vocab*.txt", "merges.txt", "*.model", "tekken.json"),
+    *("*vocab*.json", "vocab*.txt", "merges.txt", "*.model", "*.spm", "tekken.json"),
     "*.jinja",
 )
 """What is read of a model's folder: configuration, weights, tokenizer."""
-MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.py", "*.jinja")
+MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "*.py", "*.jinja")
 """What may be read where the model's own code runs; all of it is fetched, and counted before `READ_FILES` did."""
 
 LARGEST_JSON = 32 * 2**20
@@ -36,6 +36,8 @@ LARGEST_JSON = 32 * 2**20
 LARGEST_TOKENIZER = 2**30
 
 ADAPTER = "adapter_config.json"
+IN_PYTHON_ALONE = ("MarianTokenizer", "M2M100Tokenizer")
+"""Tokenizers that no tokenizer.json stands for: SentencePiece itself runs them."""
 CONVERTED_BY = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
 """Package → its module, of what Transformers converts SentencePiece models with."""
 _QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
@@ -198,6 +200,11 @@ def refuse_unapplied_tokenizer(folder: Path, *, trust_remote_code: bool) -> None
     config = folder / "tokenizer_config.json"
     if config.is_file():
         facts = read_json(config)
+        if facts.get("tokenizer_class") in IN_PYTHON_ALONE and not _is_installed("sentencepiece"):
+            raise ModelError(
+                f"The tokenizer in {folder} ({facts['tokenizer_class']}) is run by the package sentencepiece, which is "
+                "not installed: pip install 'tidemill[translation]'."
+            )
         _refuse_code(config, facts, trust_remote_code=trust_remote_code)
         _refuse_files_elsewhere(config, "fast_tokenizer_files", facts)
     for name in matching(folder, ["tokenizer.json", "tokenizer.*.json"]):

@@ -89,6 +89,11 @@ def _refuse_revision_of_folder(loaded: Pipeline, revision: str) -> None:
     from tidemill.errors import ConfigError
     from tidemill.planning.versions import is_local
 
+    if loaded.inference.engine == "endpoint":
+        raise ConfigError(
+            f"--model-revision {revision}: model.path = {loaded.model.path} is what a server calls its model, and "
+            "which revision that is, the server decides. Give the other model's name there: --set model.path=NAME."
+        )
     if is_local(loaded.model.path):
         raise ConfigError(
             f"--model-revision {revision}: model.path = {loaded.model.path} is a local folder, which has no revisions; "

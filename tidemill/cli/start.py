@@ -43,6 +43,10 @@ def init(
         list[str] | None,
         typer.Option("--option", metavar="KEY=VALUE", help="An option of the model task; may be repeated."),
     ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The server that has the model, which --model names as it is called there."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE.toml", help="Where the pipeline file is written.")
     ] = None,
@@ -64,6 +68,7 @@ def init(
         model=model,
         task=task,
         options=given.get("model", {}).get("options", {}),
+        endpoint=endpoint,
         choose=_choose_model,
     )
     text = pipeline_file(proposal, file.parent)

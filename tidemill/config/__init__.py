@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Self, TypeVar, get_args
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from tidemill.config.sections import (
     Alerts,
     Cost,
     Dataset,
+    Endpoint,
     Inference,
     Lake,
     Limits,
@@ -32,7 +33,7 @@ from tidemill.config.sections import (
 from tidemill.config.values import SETTLED, STAGES, Aggregate, LongText, Section, Stage, Truncation
 from tidemill.errors import ConfigError
 from tidemill.masking import shown_setting
-from tidemill.pipeline_file import Overrides, overridden, read_file, shown
+from tidemill.pipeline_file import Overrides, names_served_model, overridden, read_file, shown
 
 MOST_PROBLEMS = 20
 """Told of one pipeline file; the first ones mostly explain the rest."""
@@ -51,6 +52,15 @@ class Pipeline(Section):
     store: Store = Field(default_factory=Store)
     limits: Limits = Limits()
     cost: Cost = Cost()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_served_name(cls, raw: Any, validated: Callable[[Any], Self]) -> Self:
+        """A model that a server has is called as the server calls it, whatever lies at such a path here."""
+        pipeline = validated(raw)
+        if not isinstance(raw, dict) or not names_served_model(raw) or not isinstance(raw.get("model"), dict):
+            return pipeline
+        return pipeline.model_copy(update={"model": pipeline.model.model_copy(update={"path": raw["model"]["path"]})})
 
 
 def load_pipeline(path: str | Path, overrides: Overrides = ()) -> Pipeline:
@@ -89,7 +99,7 @@ def pipeline_of(raw: dict[str, Any], where: str) -> Pipeline:
         raise ConfigError(
             f"{where}: name = {pipeline.name!r} holds '__', which separates a table's name from its version."
         )
-    if problem := _problem_of_pairs(pipeline):
+    if problem := _problem_of_pairs(pipeline) or _problem_of_served(pipeline):
         raise ConfigError(f"{where}: {problem}")
     return pipeline
 
@@ -108,6 +118,32 @@ def _problem_of_pairs(pipeline: Pipeline) -> str | None:
             f'tokenizer.truncation = "{tokenizer.truncation}" counts only for pairs of texts: set dataset.text_pair, '
             "or leave this out."
         )
+    return None
+
+
+def _problem_of_served(pipeline: Pipeline) -> str | None:
+    """What counts only for a model that is computed here, where a server computes it."""
+    model, tokenizer, inference = pipeline.model, pipeline.tokenizer, pipeline.inference
+    if inference.engine != "endpoint":
+        return None
+    if inference.endpoint.base_url is None:
+        return (
+            'inference.engine = "endpoint" asks a server, and inference.endpoint.base_url does not say which. Set it '
+            'to its address, such as "http://127.0.0.1:8000/v1".'
+        )
+    of_files = {
+        "model": (model, ("revision", "subfolder", "all_scores", "trust_remote_code", "pad_token_id")),
+        "tokenizer": (tokenizer, ("path", "max_length", "long_text")),
+        "inference": (inference, ("device", "dtype", "token_budget")),
+    }
+    for section, (values, names) in of_files.items():
+        for name in names:
+            # As a default may be given: a pipeline that is written out has all of them.
+            if getattr(values, name) != type(values).model_fields[name].default:
+                return (
+                    f'{section}.{name} counts for models that are computed here, and inference.engine = "endpoint" '
+                    "asks a server. Leave it out, or set it there."
+                )
     return None
 
 
@@ -184,6 +220,7 @@ __all__ = [
     "Alerts",
     "Cost",
     "Dataset",
+    "Endpoint",
     "Inference",
     "Lake",
     "Limits",

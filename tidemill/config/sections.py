@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -30,6 +31,7 @@ from tidemill.config.values import (
     _declared,
     _placed_dataset,
 )
+from tidemill.masking import masked
 from tidemill.places import default_catalog, default_data, home, settled_catalog
 
 
@@ -167,11 +169,33 @@ class Endpoint(Section):
     base_url: str | None = None
     """The address of an OpenAI-compatible server, such as "http://127.0.0.1:8000/v1"."""
     api_key: str | None = None
-    """What it asks for as a key; `$NAME` is taken from the environment."""
+    """The variable of the environment that holds the key it asks for, such as "$OPENAI_API_KEY"."""
     concurrency: Annotated[int, Field(gt=0, le=1024)] = 16
     """Most requests on their way at one time."""
     timeout_seconds: float = Field(default=120.0, gt=0, le=LONGEST_SECONDS)
     """How long one request may take before it is tried again."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _address_without_a_key(cls, value: str | None) -> str | None:
+        if value is not None and masked(value) != value:
+            raise ValueError(
+                "holds a key or a password, which records would show: put it into a variable of the environment, and "
+                "name that in inference.endpoint.api_key"
+            )
+        if value is not None and not re.match(r"https?://[^/]", value):
+            raise ValueError('is no address of a server, such as "http://127.0.0.1:8000/v1"')
+        return value
+
+    @field_validator("api_key")
+    @classmethod
+    def _no_key_itself(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"\$\w+", value):
+            raise ValueError(
+                "names no variable of the environment: put the key into one, and give its name here, such as "
+                '"$OPENAI_API_KEY"'
+            )
+        return value
 
 
 class Inference(Section):
@@ -182,9 +206,11 @@ class Inference(Section):
     Models that write are computed by torch or CTranslate2, or behind an `endpoint`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
     """`auto` is bfloat16 on a GPU that computes in it, and on a CPU where it is measured to be faster, if the model
-    stands it; on a GPU then float16, under the same condition; else float32. int8 is for CPUs, by OpenVINO."""
+    stands it; on a GPU then float16, under the same condition; else float32. int8 is for CPUs, by OpenVINO, or by
+    CTranslate2 where a model writes."""
     max_drift: float = Field(default=0.05, gt=0)
-    """Most that int8 may move scores from float32's, at the 99th percentile of a sample: beyond, the run fails."""
+    """Most that int8 may move scores from float32's, at the 99th percentile of a sample, or the share of a sample's
+    rows for which a model may write another text: beyond, the run fails."""
     token_budget: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     """Most padded tokens in one batch; `auto` is found by a short trial of the model on its device, and kept."""
     deduplicate: bool = True

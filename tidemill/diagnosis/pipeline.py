@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tidemill.config import Pipeline
 from tidemill.diagnosis.finding import Check, Finding
 from tidemill.diagnosis.machine import disk
+from tidemill.diagnosis.server import server
 from tidemill.places import home
 
 if TYPE_CHECKING:
@@ -36,18 +37,23 @@ def places(pipeline: Pipeline | None) -> list[Finding]:
 
 def checks(pipeline: Pipeline) -> Sequence[Check]:
     remedy = "tidemill plan shows the whole message; the pipeline file's keys are in docs/pipeline-file.md"
-    return [
+    found = [
         Check("pipeline", "dataset", lambda: _dataset(pipeline), remedy, needed=True, seconds=SECONDS),
         Check("pipeline", "model", lambda: _model(pipeline), remedy, needed=True, seconds=SECONDS),
         Check("pipeline", "lake", lambda: _lake(pipeline), "check lake.catalog", needed=True),
     ]
+    if pipeline.inference.engine == "endpoint":
+        remedy = "start the server, or check inference.endpoint and model.path"
+        found.append(Check("pipeline", "server", lambda: server(pipeline), remedy, needed=True, seconds=SECONDS))
+    return found
 
 
 def needs_hub(pipeline: Pipeline | None) -> bool:
     """Whether something of it is read from the Hub."""
     if pipeline is None:
         return False
-    models = filter(None, [pipeline.model.path, pipeline.tokenizer.path])
+    is_served = pipeline.inference.engine == "endpoint"
+    models = [] if is_served else filter(None, [pipeline.model.path, pipeline.tokenizer.path])
     dataset = pipeline.dataset.path
     is_hub_dataset = dataset.startswith("hf://") or ("://" not in dataset and not _is_here(dataset))
     return is_hub_dataset or not all(map(_is_here, models))
@@ -79,12 +85,15 @@ def _load_libraries() -> None:
 
 def _dataset(pipeline: Pipeline) -> list[Finding]:
     _load_libraries()
+    from tidemill.models.tasks import find_task
     from tidemill.planning.columns import check_names
     from tidemill.sources.dataset import open_dataset
     from tidemill.values.columns import JoinedText
 
     spec = pipeline.dataset
-    dataset = open_dataset(pipeline, JoinedText(tuple(spec.text), spec.text_separator, tuple(spec.text_pair)))
+    as_parts = find_task(pipeline.model.task).reads_parts
+    text = JoinedText(tuple(spec.text), spec.text_separator, tuple(spec.text_pair), as_parts)
+    dataset = open_dataset(pipeline, text)
     check_names(pipeline)
     columns = dataset.columns(spec.kept, {}, num_keys=len(spec.key))
     dataset.use(columns)

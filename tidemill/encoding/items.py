@@ -8,7 +8,7 @@ Shapes: B items of a batch, T tokens of the longest, R rows, P places of items i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,11 @@ from tidemill.encoding.batching import Indices
 
 Arrays = Mapping[str, NDArray[Any]]
 """A batch as a model is given it, by the names of Transformers; axis 0 is the item."""
-Outputs = NDArray[np.float32]
-"""What a model gives for a batch: BC, or BTC where each token has an answer of its own."""
+Named = Callable[[int, int], str]
+"""What a row's item is called, of its number in the row, from 1, and how many there are."""
+Outputs = NDArray[Any]
+"""What a model gives for a batch: BC in float32, or BTC where each token has an answer of its own; of a model that
+writes what `written.outputs_of` makes."""
 
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 TOKEN_IDS, TYPE_IDS = "token_ids", "type_ids"
@@ -98,11 +101,11 @@ class Items:
         return arrays
 
     def to_rows(
-        self, answers: pa.Array, reasons: pa.StringArray, *, called: str = "part"
+        self, answers: pa.Array, reasons: pa.StringArray, *, named: Named
     ) -> tuple[pa.ListArray, pa.StringArray]:
         """From one answer or reason an item to a list of answers a row, null where one is missing, and why that is.
 
-        A row's reason is that of its first item without an answer; `called` is what an item of a row is called in it.
+        A row's reason is that of its first item without an answer, and names it where the row has others.
         """
         place = pa.array(self.item_of_place, mask=self.item_of_place < 0)
         answer_of_place, reason_of_place = answers.take(place), reasons.take(place)
@@ -114,10 +117,10 @@ class Items:
         np.cumsum(np.where(is_whole, counts, 0), out=offsets[1:])
         kept = answer_of_place.filter(pa.array(is_whole[row_of_place]))
         rows = pa.ListArray.from_arrays(pa.array(offsets), kept, mask=pa.array(~is_whole))
-        return rows, self._reasons(reason_of_place, row_of_place, counts, called)
+        return rows, self._reasons(reason_of_place, row_of_place, counts, named)
 
     def _reasons(
-        self, reason_of_place: pa.StringArray, row_of_place: Indices, counts: Indices, called: str
+        self, reason_of_place: pa.StringArray, row_of_place: Indices, counts: Indices, named: Named
     ) -> pa.StringArray:
         if self.counts is None:
             return reason_of_place
@@ -125,7 +128,7 @@ class Items:
         for place in np.flatnonzero(reason_of_place.is_valid().to_numpy(zero_copy_only=False)).tolist():
             row = int(row_of_place[place])
             number, count = place - int(np.searchsorted(row_of_place, row)) + 1, counts[row]
-            where = f"{called} {number} of {count}: " if count > 1 else ""
+            where = f"{named(number, int(count))}: " if count > 1 else ""
             reasons.setdefault(row, f"{where}{reason_of_place[place]}")
         return pa.array([reasons.get(row) for row in range(len(counts))], pa.string())
 

@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tidemill.checkpoints.fast_tokenizer import FastTokenizer, open_fast
 from tidemill.config import LongText
 from tidemill.encoding.batching import Indices
-from tidemill.encoding.tokenizer import FastTokenizer, TextTokenizer, TokenColumns, open_fast
+from tidemill.encoding.tokenizer import TextTokenizer, TokenColumns
 from tidemill.errors import ModelError
 from tidemill.fingerprints import fingerprint
 

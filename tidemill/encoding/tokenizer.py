@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tidemill.checkpoints.files import read_json, refuse_unapplied_tokenizer
-from tidemill.checkpoints.loading import is_panic, opening
+from tidemill.checkpoints.fast_tokenizer import open_fast
+from tidemill.checkpoints.loading import is_panic
 from tidemill.config import LongText
 from tidemill.encoding.windowing import MAX_ROW_TOKENS, Windowing
 from tidemill.errors import ModelError
@@ -30,8 +30,6 @@ from tidemill.machine import num_cpus
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "merges.txt", "tekken.json")
-
 Made = TypeVar("Made")
 
 # A tokenizer at work takes a few hundred bytes a character, so these two bound memory.
@@ -40,9 +38,6 @@ PIECE_CHARS = 2**20
 
 # While a run waits for its longest text, which one core tokenizes, the others' cores work.
 MOST_RUNS_AT_WORK = 8
-
-# A tokenizer saved without a length says 10**30.
-_NO_LENGTH = 10**9
 
 # The first that yields a few tokens shows which special tokens surround a text.
 PROBES = ("a b c d e f g h", "A C G T A C G T", "1 2 3 4 5 6 7 8")
@@ -73,18 +68,6 @@ class Row(NamedTuple):
     spans: Sequence[tuple[int, int]] | NDArray[np.int32] = ()
 
 
-class FastTokenizer(NamedTuple):
-    """A tokenizer of Transformers without truncation and padding, and what it and the model say of its use."""
-
-    backend: Tokenizer
-    max_length: int
-    truncation_side: str
-    makes_types: bool
-    """Whether it gives its model token type ids."""
-    unknown_id: int | None = None
-    """The token of what the vocabulary lacks, where Transformers knows one."""
-
-
 class TextTokenizer:
     """A fast tokenizer with truncation settled. Threads may share it."""
 
@@ -108,7 +91,7 @@ class TextTokenizer:
         self._quarantine = long_text == "quarantine"
         self._left = truncation_side == "left"
         self._adds_special_tokens = special_tokens
-        self._prefix, self._suffix = _special_tokens(backend) if special_tokens else ([], [])
+        self._prefix, self._suffix = tokens_around(backend) if special_tokens else ([], [])
         if self._room < 1:
             raise ModelError(
                 f"tokenizer.max_length = {max_length} leaves no room for text beside the tokenizer's special tokens. "
@@ -131,13 +114,7 @@ class TextTokenizer:
         trust_remote_code: bool = False,
         **own: Any,
     ) -> Self:
-        """The tokenizer of a folder in Transformers' format; `overlap` counts for windows only. `own` goes to the
-        constructor of a class that takes more.
-
-        `model_max_length` is the most tokens that the model takes, where there is a
-        bound (`checkpoint.max_positions`); `usual_length` is what "auto" comes to where
-        there is none. Truncation and padding that were saved inside
-        tokenizer.json do not count: Transformers overrides them too.
+        """As `open_fast`; `overlap` counts for windows only. `own` goes to the constructor of a class that takes more.
 
         Raises:
             ModelError: the folder yields no fast tokenizer, `max_length` does not fit the model, or `overlap` does
@@ -279,7 +256,7 @@ class TextTokenizer:
     def _by_piece(self, text: str) -> Iterator[tuple[int, Encoding]]:
         """Where in the text each piece begins, and its tokens."""
         start = 0
-        for piece in _pieces(text):
+        for piece in pieces_of(text):
             yield start, self._encodings([piece], add_special_tokens=False)[0]
             start += len(piece)
 
@@ -333,109 +310,7 @@ def in_runs(
     return made
 
 
-def open_fast(
-    folder: str | Path,
-    *,
-    max_length: int | Literal["auto"] = "auto",
-    model_max_length: int | None = None,
-    usual_length: int | None = None,
-    trust_remote_code: bool = False,
-) -> FastTokenizer:
-    """The tokenizer of a folder, as `TextTokenizer.load` opens it.
-
-    Raises:
-        ModelError: the folder yields no fast tokenizer, or `max_length` does not fit the model.
-    """
-    tokenizer = _load_fast(folder, trust_remote_code=trust_remote_code)
-    _require_files(Path(folder))
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    return FastTokenizer(
-        backend,
-        _resolve_max_length(max_length, _stated_length(tokenizer), model_max_length, usual_length),
-        tokenizer.truncation_side,
-        "token_type_ids" in tokenizer.model_input_names,
-        tokenizer.unk_token_id,
-    )
-
-
-def _require_files(folder: Path) -> None:
-    """Transformers makes up an empty vocabulary where there is none, and every word would be unknown."""
-    if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
-        raise ModelError(
-            f"There are no tokenizer files ({', '.join(TOKENIZER_FILES)}) in {folder}. Download the model again, or "
-            "set tokenizer.path to a folder or Hub id that has them."
-        )
-
-
-def _load_fast(folder: str | Path, *, trust_remote_code: bool) -> Any:
-    refuse_unapplied_tokenizer(Path(folder), trust_remote_code=trust_remote_code)
-    with opening(f"The tokenizer in {folder}"):
-        from transformers import AutoTokenizer
-
-        _refuse_unknown_class(Path(folder))
-        # Absolute, since some relative paths mean models that Transformers treats in a way of their own; and never by
-        # mistral-common, which may be installed or not.
-        tokenizer = AutoTokenizer.from_pretrained(
-            Path(folder).absolute(),
-            trust_remote_code=trust_remote_code,
-            local_files_only=True,
-            mistral_format=False,
-        )
-    if not getattr(tokenizer, "is_fast", False):
-        raise ModelError(
-            f"The tokenizer in {folder} ({type(tokenizer).__name__}) has no fast version. Set tokenizer.path to a "
-            "model with the same vocabulary and a tokenizer.json."
-        )
-    return tokenizer
-
-
-def _refuse_unknown_class(folder: Path) -> None:
-    """Transformers takes a general class in place of one that it does not know, and says nothing."""
-    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
-
-    config = folder / "tokenizer_config.json"
-    facts = read_json(config) if config.is_file() else {}
-    name = facts.get("tokenizer_class")
-    if name is None or "auto_map" in facts:
-        return
-    base = str(name).removesuffix("Fast")
-    if tokenizer_class_from_name(base) is None and tokenizer_class_from_name(f"{base}Fast") is None:
-        raise ModelError(
-            f"{config} says tokenizer_class = {name!r}, which Transformers does not know and no code comes with. If "
-            'tokenizer.json is the whole tokenizer, set it to "PreTrainedTokenizerFast" in a copy of the model and set '
-            "tokenizer.path to that; else set tokenizer.path to another tokenizer of the same vocabulary."
-        )
-
-
-def _stated_length(tokenizer: Any) -> int:
-    try:
-        return int(tokenizer.model_max_length)
-    except (TypeError, ValueError, OverflowError):  # NaN and infinity are numbers to JSON
-        return _NO_LENGTH
-
-
-def _resolve_max_length(
-    declared: int | Literal["auto"], tokenizer_length: int, model_length: int | None, usual_length: int | None
-) -> int:
-    stated = (tokenizer_length, model_length, usual_length)
-    limits = [length for length in stated if length is not None and length < _NO_LENGTH]
-    if declared == "auto":
-        if not limits:
-            raise ModelError(
-                "Neither the tokenizer nor the model says how many tokens it takes. Set tokenizer.max_length."
-            )
-        return min(limits)
-    if model_length is not None and declared > model_length:
-        raise ModelError(
-            f"tokenizer.max_length = {declared} is more than the {model_length} tokens that the model takes. "
-            f'Lower it to {model_length}, or leave it at "auto".'
-        )
-    return declared
-
-
-def _special_tokens(backend: Tokenizer) -> tuple[list[int], list[int]]:
+def tokens_around(backend: Tokenizer) -> tuple[list[int], list[int]]:
     """What the tokenizer puts before and after every text, so that truncation needs no second tokenization."""
     for probe in PROBES:
         text_ids = backend.encode(probe, add_special_tokens=False).ids
@@ -466,7 +341,7 @@ def _cut_by_bytes(texts: pa.Array, run_bytes: int) -> Iterator[pa.StringArray]:
         yield texts.slice(start, stop - start)
 
 
-def _pieces(text: str) -> Iterator[str]:
+def pieces_of(text: str) -> Iterator[str]:
     start = 0
     while start < len(text):
         stop = start + PIECE_CHARS

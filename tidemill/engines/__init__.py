@@ -154,7 +154,7 @@ def open_engine(
         del model
         model = load(dtype=getattr(torch, dtype))
         replace_heads(model, heads)
-    _move(model, device, folder)
+    move_to(model, device, folder)
     return TorchEngine(
         model,
         device,
@@ -213,7 +213,12 @@ def _require_for_int8(inference: options.Inference, device: torch.device, *, is_
         raise ConfigError('inference.dtype = "int8" needs OpenVINO: pip install "tidemill[openvino]".')
 
 
-def _move(model: torch.nn.Module, device: torch.device, folder: str | Path) -> None:
+def move_to(model: torch.nn.Module, device: torch.device, folder: str | Path) -> None:
+    """Put the model of `folder` on the device.
+
+    Raises:
+        ModelError: it does not fit the device's memory.
+    """
     try:
         model.to(device)
     except RuntimeError as e:
@@ -225,4 +230,4 @@ def _move(model: torch.nn.Module, device: torch.device, folder: str | Path) -> N
         ) from e
 
 
-__all__ = ["Answer", "Calibration", "Engine", "Load", "never", "num_cpus", "open_engine"]
+__all__ = ["Answer", "Calibration", "Engine", "Load", "move_to", "never", "num_cpus", "open_engine"]

@@ -31,6 +31,7 @@ from tidemill.formats.streams.source import ByteSource
 from tidemill.shards import Slice
 from tidemill.values.cells import as_written, gives_back, inferred_type, trimmed
 from tidemill.values.columns import Columns
+from tidemill.values.parts import JSON, are_messages, written_messages
 from tidemill.values.rows import Problems, build_rows, excerpt
 from tidemill.values.types import common_type, is_string, without_nulls
 
@@ -84,8 +85,17 @@ class CsvReader(RecordReader):
         if self.is_empty:
             return pa.schema([])
         names = self._header.names
-        types = self._inferred_types() | dict(self.columns.types) | dict.fromkeys(self.columns.texts, pa.string())
+        texts = dict.fromkeys(self.columns.texts, JSON if self._has_messages else pa.string())
+        types = self._inferred_types() | dict(self.columns.types) | texts
         return pa.schema([(name, types.get(name, pa.string())) for name in names])
+
+    @cached_property
+    def _has_messages(self) -> bool:
+        """Whether the text column is one of messages, off the first records."""
+        names = self.columns.text
+        if not self.columns.as_parts or len(names) > 1 or self._header.names.count(names[0]) != 1:
+            return False
+        return are_messages(self._first_cells(names)[names[0]])
 
     def _inferred_types(self) -> dict[str, pa.DataType]:
         """The types of key and kept columns, off the first records. One that is there twice is refused elsewhere."""
@@ -124,7 +134,10 @@ class CsvReader(RecordReader):
         types = {name: without_nulls(type_) for name, type_ in self.columns.types}
         types |= {field.name: without_nulls(field.type) for field in self._schema if field.name in sources}
         for index, name in enumerate(sources):
-            if not is_string(types[name]) and name not in self.columns.texts:
+            if name in self.columns.texts and self._has_messages:
+                messages = written_messages(table[name], name, problems.setdefault)
+                table = table.set_column(index, name, messages)
+            elif not is_string(types[name]) and name not in self.columns.texts:
                 if name in self.columns.converted:
                     cells = trimmed(table[name])
                 else:

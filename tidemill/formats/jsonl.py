@@ -21,8 +21,10 @@ import pyarrow as pa
 from tidemill.errors import FormatError
 from tidemill.formats.records import Buffer, Offsets, RecordReader, has_lone_returns, line_ends
 from tidemill.shards import Slice
-from tidemill.values.exact_json import kind_of, lone_surrogate, read_exactly, repeated_key
+from tidemill.values.columns import part_name
+from tidemill.values.exact_json import as_json, kind_of, lone_surrogate, read_exactly, repeated_key
 from tidemill.values.json_columns import JsonColumn, Record, inferred_type
+from tidemill.values.parts import in_json, json_cells
 from tidemill.values.paths import Steps, nested_among, type_at, values_at
 from tidemill.values.rows import CONVERSION_ERRORS, Problems, build_rows, excerpt
 from tidemill.values.types import common_type, without_nulls
@@ -147,7 +149,11 @@ class JsonlReader(RecordReader):
         table = {}
         for name, steps in places.items():
             values = values_at(records, steps)
-            if name in self.columns.texts:
+            if name in self.columns.texts and self.columns.as_parts:
+                table[part_name(name)] = _parts(values, name, problems)
+                if name not in self.columns.kept_sources:
+                    continue
+            if name in self.columns.texts and (not self.columns.as_parts or name not in types):
                 table[name] = _texts(values, name, problems)
             else:
                 is_converted, is_key = name in self.columns.converted, name in self.columns.keys
@@ -222,6 +228,21 @@ def _num_key_ends(data: bytes) -> int:
     quotes, colons = values == _QUOTE, values == _COLON
     spaced = quotes[:-2] & (values[1:-1] == _SPACE) & colons[2:]
     return int(np.count_nonzero(quotes[:-1] & colons[1:]) + np.count_nonzero(spaced))
+
+
+def _parts(values: list[Any], name: str, problems: Problems) -> pa.Array:
+    return json_cells([_part(value, name, index, problems) for index, value in enumerate(values)])
+
+
+def _part(value: Any, name: str, index: int, problems: Problems) -> str | None:
+    """The JSON of a string, or of a list of messages; of a number or a boolean, that of how it is written."""
+    if not isinstance(value, list):
+        value = as_json(value) if isinstance(value, int | float) else _text(value, name, index, problems)
+    try:
+        return None if value is None else in_json(value)
+    except TypeError as e:
+        problems.setdefault(index, f"{name} cannot be read: {e}")
+        return None
 
 
 def _texts(values: list[Any], name: str, problems: Problems) -> pa.Array:

@@ -1,8 +1,9 @@
-"""How far int8 moves scores from float32's, and what it gains, measured on rows of the run before they are kept."""
+"""How far int8 moves answers from float32's, and what it gains, measured on rows of the run before they are kept."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +11,13 @@ import pyarrow as pa
 
 from tidemill.encoding.batching import Indices, plan_batches
 from tidemill.encoding.items import Items, are_finite
-from tidemill.engines import Engine
+from tidemill.engines import Engine, never
 from tidemill.errors import LimitExceeded
 from tidemill.models.tasks import ModelTask
 
 SAMPLE_ROWS = 256
+SAMPLE_TEXTS = 64
+"""Of a model that writes: each of its rows takes as long as hundreds of others."""
 BATCH_TOKENS = 2_048
 
 
@@ -29,20 +32,72 @@ class Drift:
     """As fast as float32 int8 computed these rows, one batch after the other."""
 
     def notes(self) -> list[str]:
-        """For the run's record: that int8 does not pay, where it does not."""
-        if self.times_float32 >= 1:
-            return []
-        return [
-            f"int8 is slower than float32 on this processor: {self.times_float32:.2f} times as fast, by "
-            f'{self.num_rows} rows of this run. inference.dtype = "auto" takes what is fastest.'
-        ]
+        return _notes(self)
 
     def joined(self, other: Drift) -> Drift:
         """Of both samples; the drift is the larger one's."""
-        num_rows = self.num_rows + other.num_rows
-        same = self.same_label * self.num_rows + other.same_label * other.num_rows
-        times = self.times_float32 * self.num_rows + other.times_float32 * other.num_rows
-        return Drift(num_rows, same / num_rows, max(self.drift_p99, other.drift_p99), times / num_rows)
+        return Drift(
+            self.num_rows + other.num_rows,
+            _mean(self, other, "same_label"),
+            max(self.drift_p99, other.drift_p99),
+            _mean(self, other, "times_float32"),
+        )
+
+    def beyond(self, bound: float) -> str | None:
+        """What to say where it is more than that."""
+        if self.drift_p99 <= bound:
+            return None
+        return (
+            f"In int8 this model's scores drift by {self.drift_p99:.3f} from float32's at the 99th percentile of "
+            f"{self.num_rows} rows, and {self.same_label:.1%} keep their label: more than inference.max_drift = "
+            f'{bound:g}. Set inference.dtype = "auto", or raise the bound if that is good enough.'
+        )
+
+
+@dataclass(frozen=True)
+class TextDrift:
+    """Of a sample of what a model wrote: the share of rows of which it wrote the same."""
+
+    num_rows: int
+    same_text: float
+    times_float32: float
+
+    def notes(self) -> list[str]:
+        return _notes(self)
+
+    def joined(self, other: TextDrift) -> TextDrift:
+        return TextDrift(
+            self.num_rows + other.num_rows, _mean(self, other, "same_text"), _mean(self, other, "times_float32")
+        )
+
+    def beyond(self, bound: float) -> str | None:
+        """What to say where more rows than that share of them differ."""
+        if 1 - self.same_text <= bound:
+            return None
+        return (
+            f"In int8 this model writes another text than in float32 for {1 - self.same_text:.1%} of {self.num_rows} "
+            f'rows: more than inference.max_drift = {bound:g}. Set inference.dtype = "auto", or raise the bound to '
+            "the share of rows that may differ."
+        )
+
+
+Measured = Drift | TextDrift
+
+
+def _notes(drift: Measured) -> list[str]:
+    """For the run's record: that int8 does not pay, where it does not."""
+    if drift.times_float32 >= 1:
+        return []
+    return [
+        f"int8 is slower than float32 on this processor: {drift.times_float32:.2f} times as fast, by "
+        f'{drift.num_rows} rows of this run. inference.dtype = "auto" takes what is fastest.'
+    ]
+
+
+def _mean(one: Measured, other: Measured, name: str) -> float:
+    """Of both samples' rows."""
+    total = getattr(one, name) * one.num_rows + getattr(other, name) * other.num_rows
+    return float(total / (one.num_rows + other.num_rows))
 
 
 def measure_drift(
@@ -53,31 +108,35 @@ def measure_drift(
     task: ModelTask,
     pad_id: int,
     bound: float,
-    before: Drift | None = None,
-) -> Drift | None:
+    before: Measured | None = None,
+    should_stop: Callable[[], bool] = never,
+) -> Measured | None:
     """Compute a sample of items `among` these, evenly over their lengths, in the engine and in its reference.
 
     None without any. What was measured `before` is added to; once that is a whole sample, it is enough. Items without
     finite outputs in either tell nothing: they are computed in float32 later.
 
     Raises:
-        LimitExceeded: scores drift by more than `bound`.
+        LimitExceeded: answers drift by more than `bound`.
+        Stopped: `should_stop` said so.
     """
-    if before is not None and before.num_rows >= SAMPLE_ROWS:
+    most = SAMPLE_TEXTS if task.writes else SAMPLE_ROWS
+    if before is not None and before.num_rows >= most:
         return before
     assert engine.reference is not None
-    sample = _evenly(among[np.argsort(items.lengths[among], kind="stable")])
+    sample = _evenly(among[np.argsort(items.lengths[among], kind="stable")], most)
     if not len(sample):
         return before
     ours, theirs, our_seconds, their_seconds = [], [], 0.0, 0.0
-    budget = max(BATCH_TOKENS, int(items.lengths[sample].max()))
-    for batch in plan_batches(items.lengths[sample], token_budget=budget, company=engine.company):
+    costs = items.lengths[sample] + task.num_written
+    budget = max(BATCH_TOKENS, int(costs.max()))
+    for batch in plan_batches(costs, token_budget=budget, company=engine.company):
         inputs = items.collate(sample[batch], pad_id=pad_id)
         lengths = items.lengths[sample[batch]]
         started = time.perf_counter()
-        our_outputs = engine.submit(inputs).result()
+        our_outputs = engine.submit(inputs, should_stop=should_stop).result()
         between = time.perf_counter()
-        their_outputs = engine.reference.submit(inputs).result()
+        their_outputs = engine.reference.submit(inputs, should_stop=should_stop).result()
         our_seconds, their_seconds = our_seconds + between - started, their_seconds + time.perf_counter() - between
         finite_B = are_finite(our_outputs, lengths) & are_finite(their_outputs, lengths)
         ours.append(task.answers(our_outputs[finite_B], lengths[finite_B]))
@@ -86,25 +145,21 @@ def measure_drift(
     if not len(our_answers):
         return before
     drift = _compare(task, our_answers, their_answers, times_float32=their_seconds / our_seconds)
-    if not drift.drift_p99 <= bound:
-        raise LimitExceeded(
-            f"In int8 this model's scores drift by {drift.drift_p99:.3f} from float32's at the 99th percentile of "
-            f"{drift.num_rows} rows, and {drift.same_label:.1%} keep their label: more than inference.max_drift = "
-            f'{bound:g}. Set inference.dtype = "auto", or raise the bound if that is good enough.'
-        )
-    return drift if before is None else before.joined(drift)
+    if before is not None:
+        drift = drift.joined(before)  # type: ignore[arg-type]
+    if why := drift.beyond(bound):
+        raise LimitExceeded(why)
+    return drift
 
 
-def _evenly(rows: Indices) -> Indices:
-    if len(rows) <= SAMPLE_ROWS:
+def _evenly(rows: Indices, most: int) -> Indices:
+    if len(rows) <= most:
         return rows
-    return rows[np.linspace(0, len(rows) - 1, SAMPLE_ROWS).astype(np.int64)]
+    return rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
 
 
-def _compare(task: ModelTask, ours: pa.Array, theirs: pa.Array, *, times_float32: float) -> Drift:
-    return Drift(
-        num_rows=len(ours),
-        same_label=float(task.same(ours, theirs).mean()),
-        drift_p99=float(np.quantile(task.drift(ours, theirs), 0.99)),
-        times_float32=times_float32,
-    )
+def _compare(task: ModelTask, ours: pa.Array, theirs: pa.Array, *, times_float32: float) -> Measured:
+    same = float(task.same(ours, theirs).mean())
+    if task.writes:
+        return TextDrift(len(ours), same, times_float32)
+    return Drift(len(ours), same, float(np.quantile(task.drift(ours, theirs), 0.99)), times_float32)

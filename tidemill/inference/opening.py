@@ -7,12 +7,14 @@ import threading
 
 import pyarrow as pa
 
-from tidemill.checkpoints.loading import folder_state, load_config, max_positions, usual_length
+from tidemill.checkpoints.loading import folder_state, max_positions, usual_length
+from tidemill.checkpoints.served import is_served
 from tidemill.config import Inference
 from tidemill.encoding.pooling import Pooling
 from tidemill.engines.calibration_texts import calibration_texts
 from tidemill.inference.runner import ModelRunner
 from tidemill.models.tasks import ModelTask, Preparer, Reading
+from tidemill.models.tasks.writing.text_generation import TextGeneration
 from tidemill.planning import versions
 from tidemill.planning.versions import VersionSpec
 
@@ -27,11 +29,10 @@ def load_preparer(spec: VersionSpec) -> Preparer:
         ModelError: its tokenizer cannot be loaded, or `max_length` does not fit the model, or `overlap` not
             `max_length`.
     """
-    config = load_config(
-        versions.model_folder(spec, weights=False),
-        trust_remote_code=spec.trust_remote_code,
-        pad_token_id=spec.pad_token_id,
-    )
+    config = versions.config_of(spec)
+    if is_served(spec.model):
+        reading = Reading(columns=spec.text, separator=spec.text_separator)
+        return versions.task_of(spec, config).preparer(config.name_or_path, reading)
     return versions.task_of(spec, config).preparer(
         versions.tokenizer_folder(spec),
         Reading(
@@ -40,6 +41,8 @@ def load_preparer(spec: VersionSpec) -> Preparer:
             overlap="auto" if spec.overlap is None else spec.overlap,  # type: ignore[arg-type]
             truncation=spec.truncation or "longest_first",  # type: ignore[arg-type]
             is_pair=spec.text_pair is not None,
+            columns=spec.text,
+            separator=spec.text_separator,
             model_max_length=max_positions(config),
             usual_length=usual_length(config),
             trust_remote_code=spec.trust_remote_code,
@@ -61,7 +64,8 @@ def load_decoder(spec: VersionSpec) -> ModelTask:
         ModelError: the model's configuration or the tokenizer cannot be loaded.
     """
     task = versions.task_of(spec, versions.config_of(spec))
-    task.decode_with(versions.tokenizer_folder(spec), trust_remote_code=spec.trust_remote_code)
+    if not is_served(spec.model):
+        task.decode_with(versions.tokenizer_folder(spec), trust_remote_code=spec.trust_remote_code)
     return task
 
 
@@ -71,34 +75,66 @@ def load_runner(spec: VersionSpec, inference: Inference) -> ModelRunner:
     Only the last one is kept: two models may not fit a device together.
 
     Raises:
-        ModelError: it cannot be loaded or does not fit the model task.
-        ConfigError: there is no such device.
+        ModelError: it cannot be loaded or does not fit the model task, or its server refuses us.
+        ConfigError: there is no such device, or no address of a server.
+        SourceUnavailable: the model's server does not answer.
     """
-    inference = Inference(**{**inference.model_dump(), "dtype": spec.dtype})
-    folder = versions.model_folder(spec)
-    key = (folder_state(folder), json.dumps(spec.to_json(), sort_keys=True), inference)
+    inference = inference_of(spec, inference)
+    identity = spec.model if is_served(spec.model) else folder_state(versions.model_folder(spec))
+    key = (identity, json.dumps(spec.to_json(), sort_keys=True), inference)
     with _loading:
         if key not in _loaded:
             _loaded.clear()
-            _loaded[key] = ModelRunner.load(
-                folder,
-                task=spec.task,
-                inference=inference,
-                task_options=spec.options or {},
-                all_scores=spec.all_scores,
-                pooling=pooling_of(spec),
-                is_pair=spec.text_pair is not None,
-                trust_remote_code=spec.trust_remote_code,
-                pad_token_id=spec.pad_token_id,
-                calibration=lambda: _sample_texts(spec),
-                max_length=spec.max_length if isinstance(spec.max_length, int) else None,
-                tokenizer=versions.tokenizer_folder(spec),
-            )
+            _loaded[key] = _load(spec, inference)
         return _loaded[key]
+
+
+def inference_of(spec: VersionSpec, declared: Inference) -> Inference:
+    """By which the version is computed: the pipeline file may ask for another by now, at a server or here."""
+    engine = declared.engine
+    if is_served(spec.model):
+        engine = "endpoint"
+    elif engine == "endpoint":
+        engine = "auto"
+    return Inference(**{**declared.model_dump(), "dtype": spec.dtype, "engine": engine})
+
+
+def _load(spec: VersionSpec, inference: Inference) -> ModelRunner:
+    if is_served(spec.model):
+        return _ask_for(spec, inference)
+    return ModelRunner.load(
+        versions.model_folder(spec),
+        task=spec.task,
+        inference=inference,
+        task_options=spec.options or {},
+        all_scores=spec.all_scores,
+        pooling=pooling_of(spec),
+        is_pair=spec.text_pair is not None,
+        trust_remote_code=spec.trust_remote_code,
+        pad_token_id=spec.pad_token_id,
+        calibration=lambda: _sample_texts(spec),
+        max_length=spec.max_length if isinstance(spec.max_length, int) else None,
+        tokenizer=versions.tokenizer_folder(spec),
+    )
+
+
+def _ask_for(spec: VersionSpec, inference: Inference) -> ModelRunner:
+    """The version's model where it is served: its server is asked, and nothing is loaded."""
+    from tidemill.engines.writing.endpoint import EndpointWriter
+
+    config = versions.config_of(spec)
+    task = versions.task_of(spec, config)
+    assert isinstance(task, TextGeneration), "no other is served"
+    writer = EndpointWriter.open(
+        settings=task.settings, inference=inference, name=spec.model_path, thinking=task.options.thinking
+    )
+    return ModelRunner(writer, config, task=task, inference=inference)
 
 
 def _sample_texts(spec: VersionSpec) -> pa.Table:
     """Sample texts as the version's model gets them; each is the other text of a pair, too."""
     texts, preparer = calibration_texts(), load_preparer(spec)
+    if spec.joined_text.as_parts:
+        texts = [json.dumps([text] * len(spec.text)) for text in texts]
     columns = {name: texts[i:] + texts[:i] for i, name in enumerate(preparer.reads)}
     return preparer.prepare(pa.table(columns))

@@ -32,7 +32,7 @@ from tidemill.errors import RunFailed, SequenceTooLong, Stopped, first_line
 from tidemill.inference.choosing.bounds import BoundedOpening
 from tidemill.inference.choosing.calibration import calibrated_budget
 from tidemill.inference.choosing.choice import Choice, evenly
-from tidemill.inference.drift import Drift, measure_drift
+from tidemill.inference.drift import Measured, measure_drift
 from tidemill.inference.exact import ExactEngine, is_exact
 from tidemill.inference.work import Every, Predictions, Work
 from tidemill.models.tasks import ModelTask, find_task
@@ -85,7 +85,7 @@ class ModelRunner:
         self._task, self._inference = task, inference
         self._exact, self._choice, self._opening = exact, choice, opening
         self._is_calibrated = task.writes or inference.token_budget != "auto"
-        self._measured_drift: Drift | None = None
+        self._measured_drift: Measured | None = None
         self._has_told_of_inexact = False
         self._seconds = 0.0
         self._lock = threading.Lock()
@@ -232,12 +232,12 @@ class ModelRunner:
                 pad_id=self._pad_id,
                 bound=self._inference.max_drift,
                 before=before,
+                should_stop=should_stop,
             )
             if before is None and self._measured_drift is not None:
                 work.notes += self._measured_drift.notes()
-        is_large = work.num_tokens_left() >= self._tokens_worth_calibrating()
         # A batch of one row is as large as its row, whatever the budget.
-        if not self._is_calibrated and is_large and self.engine.company != ONE_ROW:
+        if not self._is_calibrated and self.engine.company != ONE_ROW and self._is_worth_calibrating(work):
             self._is_calibrated = True
             work.progress.doing("finding the best token budget")
             found = calibrated_budget(self.engine, self.config, longest=self._max_positions, inputs=self._task.inputs)
@@ -273,8 +273,8 @@ class ModelRunner:
         width = int(self._widths(work.items.lengths[batch], engine).max())
         return work.items.collate(batch, pad_id=self._pad_id, width=width)
 
-    def _tokens_worth_calibrating(self) -> int:
-        return WORTH_CALIBRATING[_device_type(self.engine)] * self.token_budget
+    def _is_worth_calibrating(self, work: Work) -> bool:
+        return work.num_tokens_left() >= WORTH_CALIBRATING[_device_type(self.engine)] * self.token_budget
 
     def _run(self, work: Work, should_stop: Callable[[], bool]) -> None:
         """Keep `engine.depth` batches on their way; while the last ones are, another shard may start its own."""
@@ -429,8 +429,7 @@ class ModelRunner:
     def _predictions(self, work: Work) -> Predictions:
         of_items = work.answer_column(self._task.answer_type), work.reason_column()
         work.stats.num_new_tokens = self._task.num_new_tokens(of_items[0])
-        called = "part" if self._task.pooling is None else "window"
-        answers, failures = work.items.to_rows(*of_items, called=called)
+        answers, failures = work.items.to_rows(*of_items, named=self._task.named_item)
         columns, refusals = self._task.rows(answers, work.prepared)
         reason = pc.coalesce(failures, refusals)
         written = answers if self._task.writes else None

@@ -141,7 +141,8 @@ def plan_backfill(pipeline: Pipeline, lake: Lake, selection: Selection, *, devic
     if resumes:
         # None is left if it was killed after its last commit: then it is only to be closed.
         shards = [request.shard for request in open_requests(cursor, pipeline.name, name, backfill_id=resumes)]
-    rate = measured_rate(cursor, pipeline.name, name, device=device)
+    measured = measured_rate(cursor, pipeline.name, name, device=device)
+    rate = measured.with_items(versions.items_per_row(version.spec))
     work = [(shard, _rows_to_compute(shard, quarantined)) for shard in shards]
     num_rows = sum(of_shard for _, of_shard in work)
     tokens = tokens_to_compute(cursor, pipeline.name, version.spec, rate, work)
@@ -374,4 +375,4 @@ def _tokenizes_alike(a: VersionSpec, b: VersionSpec) -> bool:
     mine, theirs = (
         (s.tokenizer, s.max_length, s.overlap, s.text, s.text_separator, s.text_pair, s.truncation) for s in (a, b)
     )
-    return mine == theirs
+    return mine == theirs and versions.items_per_row(a) == versions.items_per_row(b)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -98,6 +98,10 @@ class Rate:
 
     def num_tokens(self, text_bytes: float) -> float:
         return text_bytes / self.bytes_per_token
+
+    def with_items(self, per_row: int) -> Rate:
+        """Where no text was measured, one counts once for each of its row's items."""
+        return self if self.bytes_per_row is not None else replace(self, bytes_per_token=BYTES_PER_TOKEN / per_row)
 
 
 @dataclass(frozen=True)

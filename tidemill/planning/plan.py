@@ -308,14 +308,18 @@ def make_plan(pipeline: Pipeline, lake: Lake | None) -> tuple[Plan, sources.Data
         num_rows_before=sum(shard.num_rows for shard in done.values()),
         rewrite=tuple(_to_rewrite(known, kept)),
         done=done,
-        rate=_rate(known.rate, dataset, files),
+        rate=_rate(known.rate, spec, dataset, files),
         notes=(*told, *notes, *dataset.notes),
         first=state is None,
         auto=_known_of_auto(pipeline, spec),
         max_new_tokens=versions.most_new_tokens(spec),
-        int8=kept_gain() if computes_on_cpu(pipeline.inference) and pipeline.inference.engine != "torch" else None,
+        int8=kept_gain() if _may_take_int8(pipeline) else None,
     )
     return plan, dataset
+
+
+def _may_take_int8(pipeline: Pipeline) -> bool:
+    return computes_on_cpu(pipeline.inference) and pipeline.inference.engine in ("auto", "openvino")
 
 
 def _known_of_auto(pipeline: Pipeline, spec: VersionSpec) -> Known | None:
@@ -535,10 +539,11 @@ def _known_bytes(file: FilePlan) -> int:
     return max((shard.slice.stop for shard in file.shards), default=0) if file.trusted else 0
 
 
-def _rate(rate: Rate, dataset: sources.Dataset, files: Sequence[FilePlan]) -> Rate:
+def _rate(rate: Rate, spec: VersionSpec, dataset: sources.Dataset, files: Sequence[FilePlan]) -> Rate:
     """What was measured; how many bytes a row has from the first text file, where that was not."""
     if rate.bytes_per_row is not None:
         return rate
+    rate = rate.with_items(versions.items_per_row(spec))
     for file in files:
         if file.uncut and not file.problem:
             try:

@@ -27,9 +27,10 @@ from tidemill.checkpoints.files import (
     refuse_weights,
 )
 from tidemill.checkpoints.modules import MODULE_FILES, MODULES, is_module_file, module_files, module_folders
+from tidemill.checkpoints.served import is_served, served_as, served_config
 from tidemill.config import Model, Pipeline, Tokenizer
 from tidemill.encoding.pooling import Pooling
-from tidemill.errors import ModelError, SourceUnavailable
+from tidemill.errors import ConfigError, ModelError, SourceUnavailable
 from tidemill.fingerprints import fingerprint
 from tidemill.places import is_hub_id, missing
 from tidemill.retry import logger
@@ -54,8 +55,9 @@ class VersionSpec:
 
     `model` and `tokenizer` identify content: `commit:<hash>` on the Hub, with
     `/<subfolder>` where it lies in one, `sha256:<hash>` of the files that are read
-    of a folder. The paths say where it was found. What is None does not apply,
-    and is not an ingredient.
+    of a folder, `served:<name>` of a model that a server has, whose tokenizer it
+    has too. The paths say where it was found. What is None does not apply, and is
+    not an ingredient.
     """
 
     task: str
@@ -96,7 +98,10 @@ class VersionSpec:
 
     @property
     def joined_text(self) -> JoinedText:
-        return JoinedText(self.text, self.text_separator, self.text_pair or ())
+        from tidemill.models.tasks import find_task
+
+        as_parts = find_task(self.task).reads_parts
+        return JoinedText(self.text, self.text_separator, self.text_pair or (), as_parts)
 
     def differences(self, other: VersionSpec) -> list[str]:
         """What `other` has differently, in words."""
@@ -118,12 +123,17 @@ def declared(pipeline: Pipeline, tell: Callable[[str], object] = logger.warning)
         ModelError: the model or tokenizer does not exist, or may not be read.
         SourceUnavailable: the Hub did not answer well for long, and never did here.
     """
-    from tidemill.models.tasks import task_options
+    from tidemill.models.tasks import find_task, task_options
 
     model, tokenizer = pipeline.model, pipeline.tokenizer
-    options = task_options(model.task, model.options).model_dump(mode="json", exclude_defaults=True)
+    given = task_options(model.task, model.options)
+    find_task(model.task).check_columns(given, tuple(pipeline.dataset.text))
+    options = given.model_dump(mode="json", exclude_defaults=True)
     windows, trusted, pair = tokenizer.long_text == "windows", model.trust_remote_code, pipeline.dataset.text_pair
-    identity = _identify(model, tell, trusted=trusted, task=model.task)
+    if pipeline.inference.engine == "endpoint":
+        identity = served_identity(model.path, model.task)
+    else:
+        identity = _identify(model, tell, trusted=trusted, task=model.task)
     return VersionSpec(
         task=model.task,
         model_path=_place(model),
@@ -227,9 +237,9 @@ def relocated(spec: VersionSpec, pipeline: Pipeline) -> VersionSpec:
 
 
 def _lies_at(spec: VersionSpec, path: str, identity: str, *, weights: bool = True) -> bool:
-    """Whether a folder here has this content; what is on the Hub lies where it lies."""
+    """Whether a folder here has this content; what is on the Hub or at a server lies where it lies."""
     kind, _, value = identity.partition(":")
-    if kind == "commit":
+    if kind == "commit" or is_served(identity):
         return True
     if not Path(path).is_dir():
         return False
@@ -252,7 +262,9 @@ def model_folder(spec: VersionSpec, *, weights: bool = True) -> Path:
 
 
 def configuration_folder(spec: VersionSpec) -> Path | None:
-    """A local folder with the model's config.json and maybe no more; None where it was not fetched yet."""
+    """A local folder with the model's config.json and maybe no more; None where it was not fetched yet, or is none."""
+    if is_served(spec.model):
+        return None
     if spec.model.startswith("commit:"):
         return hub.cached_config(spec.model_path, *_commit_and_subfolder(spec.model))
     return Path(spec.model_path)
@@ -282,6 +294,23 @@ def _identify(
         return f"sha256:{hash_folder(path, _files_read(path, trusted=trusted, weights=weights, task=task))}"
     commit = hub.model_commit(path, section.revision, tell)
     return f"commit:{commit}" if section.subfolder is None else f"commit:{commit}/{section.subfolder}"
+
+
+def served_identity(name: str, task: str) -> str:
+    """Of the model that a server calls so.
+
+    Raises:
+        ConfigError: there is no such task, or no server does it.
+    """
+    from tidemill.models.tasks import find_task
+
+    if not find_task(task).may_be_served:
+        raise ConfigError(
+            f'A server goes on with prompts (inference.engine = "endpoint"), and model.task = "{task}" has none. Set '
+            'model.task = "text-generation"; model.options.prompt says what becomes of a text, such as '
+            '"Summarise: {text}".'
+        )
+    return served_as(name)
 
 
 def _has_modules(task: str) -> bool:
@@ -350,16 +379,21 @@ def result_schema(spec: VersionSpec) -> pa.Schema:
     Where long texts are read in windows, the number of a row's windows follows.
 
     Raises:
-        ModelError: the model's configuration does not fit the task, or its files ask for what is not applied.
+        ModelError: the model's configuration does not fit the task or `max_length`, or its files ask for what is not
+            applied.
         ConfigError: there is no such model task.
     """
-    from tidemill.checkpoints.loading import load_config
+    from tidemill.checkpoints.fast_tokenizer import refuse_longer
+    from tidemill.checkpoints.loading import max_positions
     from tidemill.models.tasks import find_task
 
     find_task(spec.task)
+    if is_served(spec.model):
+        return task_of(spec, config_of(spec)).schema
     _refuse_weights(spec)
-    config = load_config(model_folder(spec, weights=False), trust_remote_code=spec.trust_remote_code)
+    config = config_of(spec)
     task = task_of(spec, config)
+    refuse_longer(spec.max_length, max_positions(config))  # type: ignore[arg-type]
     refuse_unapplied_tokenizer(tokenizer_folder(spec), trust_remote_code=spec.trust_remote_code)
     schema = task.schema
     return schema if spec.aggregate is None else schema.append(pa.field(NUM_WINDOWS, pa.int32()))
@@ -381,12 +415,25 @@ def task_of(spec: VersionSpec, config: PretrainedConfig) -> ModelTask:
     return find_task(spec.task)(config, options, all_scores=spec.all_scores, pooling=pooling, is_pair=is_pair)
 
 
+def items_per_row(spec: VersionSpec) -> int:
+    """How many items the model is given of a row, at least: by the options of the version's task alone.
+
+    Raises:
+        ConfigError: there is no such task, or it has no such option.
+    """
+    from tidemill.models.tasks import find_task, task_options
+
+    return find_task(spec.task).items_per_row(task_options(spec.task, spec.options or {}))
+
+
 def config_of(spec: VersionSpec) -> PretrainedConfig:
-    """The configuration of the version's model; its weights are not fetched.
+    """The configuration of the version's model, of which its weights are no part; a served one has nothing in it.
 
     Raises:
         ModelError: it cannot be read.
     """
+    if is_served(spec.model):
+        return served_config(spec.model_path)
     from tidemill.checkpoints.loading import load_config
 
     folder = model_folder(spec, weights=False)

@@ -10,9 +10,12 @@ from types import MappingProxyType
 from typing import Any
 
 from tidemill.checkpoints.modules import MODULES, SETTINGS, TRANSFORMER_SETTINGS, module_folders
+from tidemill.checkpoints.served import served_config
+from tidemill.config import Endpoint, section_of
 from tidemill.errors import ConfigError, ModelError, SourceUnavailable, TidemillError
+from tidemill.masking import masked
 from tidemill.models.tasks import MODEL_TASKS, find_task, task_options
-from tidemill.planning.versions import NUM_WINDOWS
+from tidemill.planning.versions import NUM_WINDOWS, served_identity
 from tidemill.sources import hub
 
 MOST_PROPOSED = 5
@@ -48,6 +51,8 @@ class ChosenModel:
     """Of the task, as they are given."""
     others: tuple[str, ...] = field(default=())
     """The next ones in the Hub's listing."""
+    address: str | None = None
+    """Of the server that has the model; None of one that is computed here."""
 
 
 def check_model(path: str, task: str | None, options: Mapping[str, Any] = NO_OPTIONS) -> ChosenModel:
@@ -76,6 +81,24 @@ def check_model(path: str, task: str | None, options: Mapping[str, Any] = NO_OPT
         f"The model {path} is {architectures}, and no model task takes it as it is. Name one by --task: the message "
         f"says what it lacks. Known: {', '.join(MODEL_TASKS)}."
     )
+
+
+def served_model(
+    name: str | None, address: str, task: str | None, options: Mapping[str, Any] = NO_OPTIONS
+) -> ChosenModel:
+    """A model that a server has, which is not asked.
+
+    Raises:
+        ConfigError: the name is missing, the address is none, or no server does the task, or it has no such option.
+    """
+    section_of(Endpoint, {"base_url": address}, "inference.endpoint", owner="--endpoint")
+    if name is None:
+        raise ConfigError(f"--endpoint {masked(address)} is a server. Name its model: --model NAME.")
+    tag = task or "text-generation"
+    served_identity(name, tag)
+    schema = find_task(tag)(served_config(name), task_options(tag, options)).schema
+    results = tuple(schema.names)
+    return ChosenModel(name, tag, (), is_local=False, results=results, options=dict(options), address=address)
 
 
 def _chosen(folder: Path, path: str, tag: str, options: Mapping[str, Any], **facts: Any) -> ChosenModel:

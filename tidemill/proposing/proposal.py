@@ -28,6 +28,7 @@ from tidemill.proposing.models import (
     ChosenModel,
     check_model,
     propose_models,
+    served_model,
 )
 from tidemill.proposing.prose import Prose, choose_text
 from tidemill.proposing.sample import Sample, look_at
@@ -61,9 +62,11 @@ def propose(
     model: str | None,
     task: str | None,
     options: Mapping[str, Any] = NO_OPTIONS,
+    endpoint: str | None = None,
     choose: Choice = lambda models: models[0],
 ) -> Proposal:
-    """Look at a source, and choose what a pipeline over it says; `options` are the model task's.
+    """Look at a source, and choose what a pipeline over it says; `options` are the model task's, and `endpoint` is the
+    address of the server that has the model, where one does.
 
     Raises:
         DatasetError: there is no such source, or it has no rows.
@@ -73,7 +76,11 @@ def propose(
     """
     if task is not None:
         task_options(task, options)
-    chosen = check_model(model, task, options) if model is not None else None
+    chosen = None
+    if endpoint is not None:
+        chosen = served_model(model, endpoint, task, options)
+    elif model is not None:
+        chosen = check_model(model, task, options)
     source = find_source(source_name)
     sample = look_at(source)
     text, others = _choose_text(source, sample)

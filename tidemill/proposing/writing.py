@@ -142,6 +142,10 @@ def _lines(proposal: Proposal, folder: Path) -> Iterator[str]:
         yield "[model.options]"
         for option, value in model.options.items():
             yield f"{option} = {in_toml(value)}"
+    if model.address is not None:
+        yield from ["", "[inference]", 'engine = "endpoint"', "", "[inference.endpoint]"]
+        yield f"base_url = {_quoted(model.address)}"
+        yield from _comment('Where it asks for a key: api_key = "$NAME", of a variable of the environment.')
 
 
 def _sentence(text: str) -> str:

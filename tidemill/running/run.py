@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
+from tidemill.checkpoints.served import is_served
 from tidemill.config import Pipeline
 from tidemill.engines.devices import resolve_device
 from tidemill.errors import ENDS_RUN, FileChanged, LimitExceeded, RunFailed, ShardGone, TidemillError, counted
-from tidemill.inference.opening import load_preparer
+from tidemill.inference.opening import load_preparer, load_runner
 from tidemill.lake import Lake, catalog_exists, ensure_system_tables
 from tidemill.lake.ducklake.claims import Claims
 from tidemill.lake.ducklake.connection import is_interrupt
@@ -391,7 +392,10 @@ def refuse_removal(plan: Plan) -> None:
 def _open_for_the_first_time(plan: Plan) -> None:
     """Find out before anything is written whether the version can be computed here at all."""
     load_preparer(plan.spec)
-    resolve_device(plan.pipeline.inference.device)
+    if is_served(plan.spec.model):
+        load_runner(plan.spec, plan.pipeline.inference)
+    else:
+        resolve_device(plan.pipeline.inference.device)
 
 
 def _computed(file: FilePlan) -> Iterator[ShardPlan]:

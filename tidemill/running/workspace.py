@@ -20,6 +20,7 @@ from tidemill.models.tasks import ModelTask, Preparer, find_task
 from tidemill.planning.columns import kept_fingerprint, read_columns
 from tidemill.planning.estimates import Rate, measured_rate
 from tidemill.planning.version_tables import Version, load_version
+from tidemill.planning.versions import items_per_row
 from tidemill.progress import Progress, Quiet, StageProgress
 from tidemill.results.answers.former import Former
 from tidemill.results.commit import CommitQueue, Outcome
@@ -202,7 +203,8 @@ class Workspace:
 
     def rate(self) -> Rate:
         """What was measured of this version."""
-        return measured_rate(self.lake.cursor(), self.target.pipeline, self.target.version)
+        measured = measured_rate(self.lake.cursor(), self.target.pipeline, self.target.version)
+        return measured.with_items(items_per_row(self.spec))
 
     def rows_file(self, shard: Shard) -> StoreFile:
         return StoreFile("rows", fingerprint(shard.slice.content, shard.slice.first_row, *self._read()))
@@ -221,7 +223,15 @@ class Workspace:
     def _read(self) -> tuple[object, ...]:
         """What decides which rows a slice gives. A row whose kept cell cannot be read has no text: so these count."""
         pair = () if self.spec.text_pair is None else (self.spec.text_pair,)
-        return self.spec.text, self.spec.text_separator, *pair, self.pipeline.dataset.delimiter, self.target.kept
+        parts = ("parts",) if self.spec.joined_text.as_parts else ()
+        return (
+            self.spec.text,
+            self.spec.text_separator,
+            *pair,
+            *parts,
+            self.pipeline.dataset.delimiter,
+            self.target.kept,
+        )
 
 
 def predictions_file(pipeline: str, version: str, shard_id: str, request_id: str) -> StoreFile:

@@ -130,6 +130,7 @@ class Dataset:
             text=self._text.columns,
             pair=self._text.pair,
             separator=self._text.separator,
+            as_parts=self._text.as_parts,
             kept=tuple((source, KEPT_PREFIX + name) for source, name in kept),
             types=tuple({**types, **declared}.items()),
             converted=tuple(dict.fromkeys((*converted, *declared))),

@@ -17,6 +17,11 @@ TEXTS = ("text", "text_pair")
 """The columns of the table of rows that hold what the model reads; the second where a row is a pair of texts."""
 
 
+def part_name(column: str) -> str:
+    """Where a format puts a column's parts of texts, in JSON, beside the column as it is kept."""
+    return f"part.{column}"
+
+
 class JoinedText(NamedTuple):
     """The columns that the model reads, joined by a separator into one text a row, or into two that are a pair."""
 
@@ -24,6 +29,8 @@ class JoinedText(NamedTuple):
     separator: str
     pair: tuple[str, ...] = ()
     """Those of the second text."""
+    as_parts: bool = False
+    """Whether the columns stay apart: the text is then the JSON of their values, in order."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,8 @@ class Columns:
     separator: str = "\n"
     pair: tuple[str, ...] = ()
     """The second text's, where a row is a pair of texts."""
+    as_parts: bool = False
+    """Whether the text is the JSON of its columns' values, each a string or a list of messages."""
     kept: tuple[tuple[str, str], ...] = ()
     types: tuple[tuple[str, pa.DataType], ...] = ()
     converted: tuple[str, ...] = ()
@@ -69,6 +78,10 @@ class Columns:
     def sources(self) -> tuple[str, ...]:
         """The distinct source columns, in the order first asked for."""
         return tuple(dict.fromkeys((*self.texts, *(source for source, _ in self.kept))))
+
+    @property
+    def kept_sources(self) -> tuple[str, ...]:
+        return tuple(source for source, _ in self.kept)
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill.errors import SchemaError
-from tidemill.values.columns import Columns
+from tidemill.values.columns import Columns, part_name
+from tidemill.values.parts import JSON, is_readable, part_texts, values_of
 from tidemill.values.paths import dead_end, nested_among
 from tidemill.values.types import drops_fields, is_string, plain_type
 
@@ -41,9 +43,12 @@ def check_columns(schema: pa.Schema, columns: Columns, path: str) -> None:
             raise SchemaError(_missing(name, schema, columns, path))
     for name in columns.texts:
         type_ = plain_type(schema.field(name).type)
+        if columns.as_parts and is_readable(type_):
+            continue
         if not (is_string(type_) or pa.types.is_binary(type_) or pa.types.is_null(type_)):
             raise SchemaError(
-                f"{path}: the text column {name!r} has type {type_}, not string. "
+                f"{path}: the text column {name!r} has type {type_}, not string"
+                f"{' or a list of messages' if columns.as_parts else ''}. "
                 f"Choose a column of strings as {_option(name, columns)}: {_string_columns(schema)}."
             )
 
@@ -125,11 +130,7 @@ def build_rows(
         SchemaError: a kept column's type cannot be converted to its settled type at all.
     """
     problems = dict(problems)
-    texts = {"text": columns.text, "text_pair": columns.pair} if columns.pair else {"text": columns.text}
-    read = {
-        name: decoded(_joined([table[part] for part in parts], columns.separator), name, problems)
-        for name, parts in texts.items()
-    }
+    read = _parts(table, columns, problems) if columns.as_parts else _texts(table, columns, problems)
     kept = [_kept_column(table, name, types.get(name), problems) for name, _ in columns.kept]
     reason = _reasons(read, problems)
     if problems or (columns.pair and reason.null_count < len(reason)):
@@ -137,6 +138,32 @@ def build_rows(
     numbers = _row_numbers(first_row, table.num_rows)
     names = [name for _, name in columns.kept]
     return pa.table([numbers, *read.values(), reason, *kept], names=["row_number", *read, "reason", *names])
+
+
+def _texts(table: pa.Table, columns: Columns, problems: Problems) -> dict[str, pa.ChunkedArray]:
+    texts = {"text": columns.text, "text_pair": columns.pair} if columns.pair else {"text": columns.text}
+    return {
+        name: decoded(_joined([table[part] for part in parts], columns.separator), name, problems)
+        for name, parts in texts.items()
+    }
+
+
+def _parts(table: pa.Table, columns: Columns, problems: Problems) -> dict[str, pa.ChunkedArray]:
+    there = table.column_names
+    cells = [table[part_name(name)] if part_name(name) in there else table[name] for name in columns.text]
+    values = [_values(column, name, problems) for column, name in zip(cells, columns.text, strict=True)]
+    return {"text": pa.chunked_array([part_texts(values, columns.text, problems.setdefault)])}
+
+
+def _values(cells: pa.ChunkedArray, name: str, problems: Problems) -> list[Any]:
+    """A column's strings, or its lists; whatever else it holds as text."""
+    if cells.type.equals(JSON):
+        return values_of(cells)
+    kind = plain_type(cells.type)
+    if pa.types.is_nested(kind):
+        return list(_checked_nested(cells, name, problems).to_pylist())
+    is_text = is_string(kind) or pa.types.is_binary(kind) or pa.types.is_null(kind)
+    return list(decoded(cells if is_text else stored(cells).cast(pa.string()), name, problems).to_pylist())
 
 
 def _kept_column(table: pa.Table, name: str, to: pa.DataType | None, problems: Problems) -> pa.ChunkedArray:

@@ -122,3 +122,30 @@ def test_without_a_terminal_the_first_is_taken(capsys):
     models = [ChosenModel(f"org/{name}", "text-classification", ("no", "yes"), is_local=False) for name in "ab"]
     assert start._choose_model(models).path == "org/a"
     assert capsys.readouterr().err == ""
+
+
+def test_a_model_that_a_server_has_is_written_with_its_address_and_asked_of_nobody(here, monkeypatch, hub):
+    words = ["--model", "qwen3:8b", "--endpoint", "http://127.0.0.1:9/v1", "--option", "max_new_tokens=9"]
+    assert init(monkeypatch, "My reviews.parquet", *words) == 0
+    pipeline = load_pipeline("my_reviews.toml")
+    assert (pipeline.model.task, pipeline.model.path) == ("text-generation", "qwen3:8b")
+    assert pipeline.model.options == {"max_new_tokens": 9}
+    assert (pipeline.inference.engine, pipeline.inference.endpoint.base_url) == ("endpoint", "http://127.0.0.1:9/v1")
+    assert hub.log == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--endpoint", "http://127.0.0.1:9"], "Name its model: --model NAME"),
+        (
+            ["--endpoint", "http://h:9", "--model", "m", "--task", "text-classification"],
+            "A server goes on with prompts",
+        ),
+        (["--endpoint", "there", "--model", "m"], "is no address of a server"),
+    ],
+)
+def test_a_server_without_an_address_a_name_or_prompts_is_refused(here, monkeypatch, capsys, words, message):
+    assert init(monkeypatch, "My reviews.parquet", *words) == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")
+    assert files(here) == ["My reviews.parquet"]

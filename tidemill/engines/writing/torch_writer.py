@@ -1,45 +1,91 @@
-"""Models that write, in torch."""
+"""Models that write, in torch: whoever else is in a batch, a row is given what `model.generate` gives it alone.
+
+That holds in float32. Where two tokens are so near to each other that the rounding
+of sums, which the shape of a batch changes, might decide between them, the row is
+written again by itself. In 16 bits such rows would be most of them, and none is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import copy
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
 
 from tidemill import config as options
-from tidemill.checkpoints.loading import silence
-from tidemill.encoding.batching import ANY_LENGTHS, Company
+from tidemill.checkpoints.loading import max_positions
+from tidemill.encoding.batching import ANY_LENGTHS, EQUAL_LENGTHS, Company
 from tidemill.encoding.items import IDS, MASK, Arrays
-from tidemill.engines import Load, never
-from tidemill.engines.devices import device_name, resolve_device, use_all_cpus
+from tidemill.engines import Load, move_to, never
+from tidemill.engines.devices import device_name, resolve_device, resolve_dtype, use_all_cpus
+from tidemill.engines.probing.company import facts_of
+from tidemill.engines.writing.decoding.causal import CausalLoop, Layout
+from tidemill.engines.writing.decoding.choosing import Choice, refuse_unheld
+from tidemill.engines.writing.decoding.loop import Loop
+from tidemill.engines.writing.decoding.probe import is_same
+from tidemill.engines.writing.decoding.rows import Ends, Row
+from tidemill.engines.writing.decoding.seq2seq import Seq2SeqLoop
+from tidemill.engines.writing.decoding.whole import STOPPED, Beams, Whole, WholeLoop
 from tidemill.engines.writing.settings import Settings
-from tidemill.engines.writing.written import LENGTH, STOP, Written, outputs_of
-from tidemill.errors import Stopped
+from tidemill.engines.writing.written import outputs_of
+from tidemill.errors import ConfigError, ModelError, Stopped
+
+DEPTH = 3
+"""Batches that are known ahead: their rows take the places of those that have ended."""
 
 
-@dataclass(frozen=True)
-class _Done:
-    outputs: Any
+class _Batch:
+    """Rows on their way. Whoever waits for them computes, theirs and others' alike."""
 
-    def result(self) -> Any:
-        return self.outputs
+    def __init__(self, writer: TorchWriter, rows: Sequence[Row], should_stop: Callable[[], bool]) -> None:
+        self.rows, self.should_stop = rows, should_stop
+        self.error: BaseException | None = None
+        self._writer = writer
+
+    def result(self) -> NDArray[np.int32]:
+        while not self._is_done():
+            self._writer.advance(self)
+        if self.error is not None:
+            raise self.error
+        return outputs_of([row.written() for row in self.rows])
+
+    def _is_done(self) -> bool:
+        return self.error is not None or all(row.finish is not None for row in self.rows)
 
 
 class TorchWriter:
     name = "torch"
-    depth = 1
     rounds_widths = False
-    company: Company = ANY_LENGTHS
     pads = True
     reference = None
+    company: Company
+    fallback: str | None = None
+    """Why another engine, which `auto` prefers, does not compute the model."""
 
-    def __init__(self, model: nn.Module, device: torch.device, settings: Settings) -> None:
-        self.model, self.device, self.settings = model, device, settings
+    def __init__(
+        self, model: Any, device: torch.device, settings: Settings, *, tokenizer: str | Path, most_tokens: int | None
+    ) -> None:
+        """`most_tokens` are all positions that the decoder has, where that is bounded."""
+        self.model, self.device, self.settings, self._most_tokens = model, device, settings, most_tokens
+        # What Transformers fills in from here is then what is meant, too.
+        model.generation_config = copy.deepcopy(settings.generation)
+        self._lock = threading.Lock()
+        self._batches: list[_Batch] = []
+        self._ends = Ends(settings, tokenizer)
+        self._start = _start_of(settings) if settings.is_encoder_decoder else None
+        with self._current():
+            choice = Choice(model, settings, tokenizer, finds_near=model.dtype == torch.float32)
+            self._alone = Whole(model, settings, choice.alone(), self._ends)
+            self._loop = self._open_loop(choice)
+        self._is_whole = isinstance(self._loop, WholeLoop)
+        self.company = EQUAL_LENGTHS if self._is_whole else ANY_LENGTHS
+        self.depth = 1 if self._is_whole else DEPTH
 
     @classmethod
     def open(
@@ -51,41 +97,135 @@ class TorchWriter:
         inference: options.Inference,
         tokenizer: str | Path,
     ) -> Self:
+        """
+        Raises:
+            ModelError: the model cannot be loaded, does not fit the device, or its settings ask for what is not done.
+            ConfigError: there is no such device, or the dtype is int8.
+        """
         use_all_cpus()
         device = resolve_device(inference.device)
-        dtype = "float32" if inference.dtype == "auto" else inference.dtype
-        return cls(load(dtype=getattr(torch, dtype)).to(device), device, settings)
-
-    def submit(self, inputs: Arrays, *, should_stop: Callable[[], bool] = never) -> _Done:
-        lengths = inputs[MASK].sum(axis=1) if MASK in inputs else np.full(len(inputs[IDS]), inputs[IDS].shape[1])
-        written = []
-        for ids, length in zip(inputs[IDS], lengths, strict=True):
-            if should_stop():
-                raise Stopped("Stopped between two items. The shard starts again on the next run.")
-            written.append(self._write(ids[:length]))
-        return _Done(outputs_of(written))
-
-    def _write(self, prompt: Any) -> Written:
-        with torch.inference_mode(), silence():
-            found = self.model.generate(  # type: ignore[operator]
-                torch.from_numpy(prompt)[None].to(self.device),
-                generation_config=self.settings.generation,
-                use_cache=True,
+        if inference.dtype == "int8":
+            raise ConfigError(
+                'inference.dtype = "int8" of a model that writes is computed by CTranslate2. Set inference.engine = '
+                '"ctranslate2", or another dtype.'
             )
-        start = 1 if self.settings.is_encoder_decoder else len(prompt)
-        new = found[0, start:].tolist()
-        is_stopped = bool(new) and new[-1] in self.settings.end_ids and len(new) <= self.settings.max_new_tokens
-        return Written(new, STOP if is_stopped else LENGTH, len(prompt), len(new))
+        refuse_unheld(settings)
+        # A CPU gains nothing by 16 bits here: a step reads weights, and hardly multiplies by them.
+        is_on_cpu = inference.dtype == "auto" and device.type == "cpu"
+        dtype = "float32" if is_on_cpu else resolve_dtype(inference.dtype, device)
+        model: Any = load(dtype=getattr(torch, dtype))
+        if not hasattr(model, "generate"):
+            raise ModelError(f"The model in {folder} is a {type(model).__name__}, which does not write.")
+        move_to(model, device, folder)
+        return cls(model, device, settings, tokenizer=tokenizer, most_tokens=max_positions(model.config))
+
+    def submit(self, inputs: Arrays, *, should_stop: Callable[[], bool] = never) -> _Batch:
+        batch = _Batch(self, [self._row(prompt) for prompt in _prompts(inputs)], should_stop)
+        with self._lock:
+            if rows := [row for row in batch.rows if row.finish is None]:
+                self._loop.put(rows)
+                self._batches.append(batch)
+        return batch
+
+    def advance(self, batch: _Batch) -> None:
+        """One more step, or a row of this batch that is to be written alone."""
+        with self._lock, self._current(), torch.inference_mode():
+            if batch not in self._batches:
+                return
+            if batch.should_stop():
+                self._leave(batch, Stopped(STOPPED))
+                return
+            try:
+                self._step(batch)
+            except BaseException as e:
+                # Of whose row it is nobody knows: each batch tells its own, and is then computed row by row.
+                for each in list(self._batches):
+                    self._leave(each, e)
+                raise
+            for each in [each for each in self._batches if all(row.finish is not None for row in each.rows)]:
+                self._batches.remove(each)
 
     def facts(self) -> dict[str, Any]:
+        is_by_beams = (self.settings.generation.num_beams or 1) > 1
         return {
             "engine": self.name,
             "device": str(self.device),
             "device_name": device_name(self.device),
-            "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
             "torch": torch.__version__,
             "generation": self.settings.facts(),
+            **({} if is_by_beams else facts_of(self.company)),
+            **({"fallback": self.fallback} if self.fallback else {}),
         }
 
     def release_memory(self) -> None:
         torch.cuda.empty_cache()
+
+    def _step(self, batch: _Batch) -> None:
+        if any(row.is_open for row in batch.rows):
+            self._loop.step(batch.should_stop)
+        else:
+            row = next(row for row in batch.rows if row.is_near)
+            self._alone.write([row], batch.should_stop)
+
+    def _leave(self, batch: _Batch, error: BaseException) -> None:
+        batch.error = error
+        self._batches.remove(batch)
+        self._loop.drop(batch.rows)
+
+    def _row(self, prompt: NDArray[np.int64]) -> Row:
+        room = self.settings.max_new_tokens
+        if self._most_tokens is not None:
+            room = min(room, self._most_tokens - (len(prompt) if self._start is None else 0))
+        row = Row(prompt, start=self._start, limit=max(room, 0))
+        if room <= 0:
+            row.fail(f"the prompt's {len(prompt)} tokens fill the model's {self._most_tokens}: nothing can be written")
+        return row
+
+    def _open_loop(self, choice: Choice) -> Loop:
+        if (self.settings.generation.num_beams or 1) > 1:
+            return WholeLoop(self.model, self.settings, Beams(self.model, self.settings, self._ends).write)
+        if (open_loop := self._opener()) is not None and self._is_same(open_loop):
+            return open_loop(choice, self._ends)
+        return WholeLoop(self.model, self.settings, Whole(self.model, self.settings, choice, self._ends).write)
+
+    def _opener(self) -> Callable[[Any, Any], Loop] | None:
+        config = self.model.config
+        layout = Layout.of(config)
+        if layout is None:
+            return None
+        if self.settings.is_encoder_decoder:
+            return lambda choice, ends: Seq2SeqLoop(self.model, layout.num_layers, choice, ends, self.device)
+        return lambda choice, ends: CausalLoop(self.model, layout, choice, ends, self.device)
+
+    def _is_same(self, open_loop: Callable[[Any, Any], Loop]) -> bool:
+        return is_same(
+            open_loop,
+            lambda choice, ends, rows: Whole(self.model, self.settings, choice, ends).write(rows, never),
+            start=self._start,
+            vocabulary_size=self.model.config.get_text_config(decoder=True).vocab_size,
+            dtype=self.model.dtype,
+        )
+
+    def _current(self) -> AbstractContextManager[object]:
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+
+
+def _prompts(inputs: Arrays) -> list[NDArray[np.int64]]:
+    ids_BT = inputs[IDS]
+    if MASK not in inputs:
+        return list(ids_BT)
+    return [ids_T[:length] for ids_T, length in zip(ids_BT, inputs[MASK].sum(axis=1).tolist(), strict=True)]
+
+
+def _start_of(settings: Settings) -> list[int]:
+    """What a decoder reads first."""
+    generation = settings.generation
+    first = generation.decoder_start_token_id
+    first = generation.bos_token_id if first is None else first
+    if not isinstance(first, int):
+        raise ModelError(
+            f"The checkpoint says decoder_start_token_id = {first!r}, and an answer begins with one token. Set "
+            "it in its generation_config.json."
+        )
+    return [first]

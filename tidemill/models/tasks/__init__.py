@@ -8,9 +8,9 @@ from typing import Any
 
 from tidemill.config import Section, section_of
 from tidemill.errors import ConfigError
+from tidemill.models.task import ModelTask, NoOptions, Preparer, Reading
 from tidemill.models.tasks.feature_extraction import FeatureExtraction
 from tidemill.models.tasks.sentence_similarity import SentenceSimilarity
-from tidemill.models.tasks.task import ModelTask, NoOptions, Preparer, Reading
 from tidemill.models.tasks.text_classification import TextClassification
 from tidemill.models.tasks.text_ranking import TextRanking
 from tidemill.models.tasks.token_classification import TokenClassification

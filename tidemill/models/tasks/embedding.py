@@ -15,15 +15,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from tidemill.checkpoints.embeddings.embedder import Recipe, encoder_class, hidden_size, load_embedder
+from tidemill.checkpoints.embeddings.recipe import Recipe, encoder_class, hidden_size
 from tidemill.config import Section
 from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import Outputs
 from tidemill.encoding.pooling import pooled
 from tidemill.encoding.prompted import PromptedTokenizer
 from tidemill.errors import ModelError
+from tidemill.models.task import ModelTask, Preparer, Reading, of_all_rows
 from tidemill.models.tasks.scores import values_of, vectors
-from tidemill.models.tasks.task import ModelTask, Preparer, Reading
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +89,8 @@ class Embedding(ModelTask):
     def load(
         self, folder: str | Path, *, dtype: torch.dtype, trust_remote_code: bool, pad_token_id: int | None = None
     ) -> torch.nn.Module:
+        from tidemill.checkpoints.embeddings.embedder import load_embedder
+
         recipe = replace(self.recipe, num_left_out=self._num_left_out(folder, trust_remote_code=trust_remote_code))
         return load_embedder(
             folder, recipe, dtype=dtype, trust_remote_code=trust_remote_code, pad_token_id=pad_token_id
@@ -114,13 +116,11 @@ class Embedding(ModelTask):
         embeddings_RE = pooled(values_of(answers.flatten()), answers, prepared, self.pooling)
         if self.pooling is not None and self.recipe.is_unit:
             embeddings_RE = _one_long(embeddings_RE)
-        is_answered = answers.is_valid().to_numpy(zero_copy_only=False)
-        index = np.cumsum(is_answered) - 1
-        is_zero = np.zeros(len(answers), dtype=bool)
-        is_zero[is_answered] = ~embeddings_RE.any(axis=1)
-        column = vectors(embeddings_RE, self.size).take(pa.array(index, mask=~is_answered | is_zero))
-        reasons = pa.array(np.where(is_zero, ZERO, ""), pa.string(), mask=~is_zero)
-        return pa.Table.from_arrays([column], schema=self.schema), reasons
+        is_zero_R = ~embeddings_RE.any(axis=1)
+        column = vectors(embeddings_RE, self.size, is_null=is_zero_R)
+        reasons = pa.array(np.where(is_zero_R, ZERO, ""), pa.string(), mask=~is_zero_R)
+        table = pa.Table.from_arrays([of_all_rows(column, answers)], schema=self.schema)
+        return table, of_all_rows(reasons, answers)
 
     def drift(self, ours: pa.Array, theirs: pa.Array) -> NDArray[np.float32]:
         """How far the cosine of both is from one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tidemill.checkpoints.embeddings.embedder import Recipe
+from tidemill.checkpoints.embeddings.recipe import Recipe
 from tidemill.errors import ModelError
 from tidemill.models.tasks.embedding import Embedding
 

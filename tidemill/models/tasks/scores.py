@@ -35,10 +35,12 @@ def labels_of(config: PretrainedConfig) -> list[str]:
     return labels
 
 
-def vectors(values_BC: NDArray[np.float32], size: int) -> pa.FixedSizeListArray:
-    """One list of `size` values an item."""
+def vectors(
+    values_BC: NDArray[np.float32], size: int, *, is_null: NDArray[np.bool_] | None = None
+) -> pa.FixedSizeListArray:
+    """One list of `size` values an item, or null."""
     flat = np.ascontiguousarray(values_BC, dtype=np.float32).ravel()
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat), size)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), size, mask=None if is_null is None else pa.array(is_null))
 
 
 def values_of(lists: pa.FixedSizeListArray) -> NDArray[np.float32]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 
-from tidemill.checkpoints.embeddings.embedder import Recipe, hidden_size
 from tidemill.checkpoints.embeddings.folder import SentenceFolder, read_sentence_folder
+from tidemill.checkpoints.embeddings.recipe import Recipe, hidden_size
 from tidemill.errors import ModelError
 from tidemill.models.tasks.embedding import Embedding
 

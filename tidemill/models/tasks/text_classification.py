@@ -12,8 +12,8 @@ from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import Outputs
 from tidemill.encoding.pooling import pooled
 from tidemill.errors import ModelError
+from tidemill.models.task import ModelTask, no_reasons, of_all_rows
 from tidemill.models.tasks.scores import Scores, labels_of, score_maps, sigmoid, softmax, values_of, vectors
-from tidemill.models.tasks.task import ModelTask, no_reasons
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -24,6 +24,7 @@ class TextClassification(ModelTask):
 
     pipeline_tag = "text-classification"
     auto_class = "AutoModelForSequenceClassification"
+    made_for = "a model that was fine-tuned for classification"
     takes_pairs = True
     tags_of_others = frozenset(
         ["cross-encoder", "reranker", "text-ranking", "sentence-transformers", "natural-language-inference"]
@@ -31,13 +32,6 @@ class TextClassification(ModelTask):
 
     def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        # Where a config names no architecture, loading the weights tells: none may be missing.
-        architectures = config.architectures or []
-        if architectures and not any(name.endswith("ForSequenceClassification") for name in architectures):
-            raise ModelError(
-                f'The model is a {", ".join(architectures)}, and model.task = "{self.pipeline_tag}" needs a '
-                "...ForSequenceClassification. Set model.path to a model that was fine-tuned for classification."
-            )
         self._labels = labels_of(config)
         self.is_regression = config.problem_type == "regression"
 
@@ -58,10 +52,7 @@ class TextClassification(ModelTask):
 
     def rows(self, answers: pa.ListArray, prepared: pa.Table) -> tuple[pa.Table, pa.StringArray]:
         scores_RC = pooled(values_of(answers.flatten()), answers, prepared, self.pooling)
-        index = np.cumsum(answers.is_valid().to_numpy(zero_copy_only=False)) - 1
-        return self._decoded(scores_RC).take(pa.array(index, mask=answers.is_null().to_numpy(zero_copy_only=False))), (
-            no_reasons(len(answers))
-        )
+        return of_all_rows(self._decoded(scores_RC), answers), no_reasons(len(answers))
 
     def drift(self, ours: pa.Array, theirs: pa.Array) -> NDArray[np.float32]:
         return np.asarray(np.abs(values_of(ours) - values_of(theirs)).max(axis=1))

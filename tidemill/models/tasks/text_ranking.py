@@ -14,8 +14,8 @@ from tidemill.checkpoints.cross_encoder import IDENTITY, read_cross_encoder
 from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import Outputs
 from tidemill.errors import ModelError
+from tidemill.models.task import ModelTask, Preparer, Reading, no_reasons, of_all_rows
 from tidemill.models.tasks.scores import sigmoid
-from tidemill.models.tasks.task import ModelTask, Preparer, Reading, no_reasons
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -26,12 +26,12 @@ class TextRanking(ModelTask):
 
     pipeline_tag = "text-ranking"
     auto_class = "AutoModelForSequenceClassification"
+    made_for = "a cross-encoder, which has one output"
     takes_pairs = True
     reads_modules = True
 
     def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        _refuse_other_models(config)
         if not self.is_pair:
             raise ModelError(
                 f'model.task = "{self.pipeline_tag}" scores pairs of texts. Set dataset.text to the column of the '
@@ -64,9 +64,7 @@ class TextRanking(ModelTask):
         return pa.array(np.ascontiguousarray(scores_B), pa.float32())
 
     def rows(self, answers: pa.ListArray, prepared: pa.Table) -> tuple[pa.Table, pa.StringArray]:
-        index = np.cumsum(answers.is_valid().to_numpy(zero_copy_only=False)) - 1
-        scores = answers.flatten().take(pa.array(index, mask=answers.is_null().to_numpy(zero_copy_only=False)))
-        return pa.table([scores], schema=self.schema), no_reasons(len(answers))
+        return pa.table([of_all_rows(answers.flatten(), answers)], schema=self.schema), no_reasons(len(answers))
 
     def drift(self, ours: pa.Array, theirs: pa.Array) -> NDArray[np.float32]:
         return np.asarray(np.abs(ours.to_numpy() - theirs.to_numpy()))
@@ -75,23 +73,16 @@ class TextRanking(ModelTask):
         # A score is not of a class: how far it is away is all that there is to say.
         return np.ones(len(ours), dtype=bool)
 
-
-def _refuse_other_models(config: PretrainedConfig) -> None:
-    architectures = config.architectures or []
-    named = ", ".join(architectures)
-    if any(name.endswith("ForCausalLM") for name in architectures):
-        raise ModelError(
-            f"The model is a {named}, which ranks by writing an answer, and Tidemill lets no model write. Set "
-            "model.path to a ranker with one output, a ...ForSequenceClassification."
-        )
-    # Where a config names no architecture, loading the weights tells: none may be missing.
-    if architectures and not any(name.endswith("ForSequenceClassification") for name in architectures):
-        raise ModelError(
-            f'The model is a {named}, and model.task = "{TextRanking.pipeline_tag}" needs a '
-            "...ForSequenceClassification with one output. Set model.path to a cross-encoder."
-        )
-    if config.num_labels != 1:
-        raise ModelError(
-            f"The model has {config.num_labels} outputs, which are classes, and a ranker has one. Set model.task = "
-            '"text-classification" for the classes of pairs, or model.path to a ranker.'
-        )
+    def _refuse_other_heads(self) -> None:
+        writers = [name for name in self.config.architectures or [] if name.endswith("ForCausalLM")]
+        if writers:
+            raise ModelError(
+                f"The model is a {', '.join(writers)}, which ranks by writing an answer, and Tidemill lets no model "
+                "write. Set model.path to a ranker with one output, a ...ForSequenceClassification."
+            )
+        super()._refuse_other_heads()
+        if self.config.num_labels != 1:
+            raise ModelError(
+                f"The model has {self.config.num_labels} outputs, which are classes, and a ranker has one. Set "
+                'model.task = "text-classification" for the classes of pairs, or model.path to a ranker.'
+            )

@@ -21,13 +21,13 @@ from tidemill.encoding.items import Outputs
 from tidemill.encoding.offsets import OffsetTokenizer
 from tidemill.errors import ModelError
 from tidemill.models.comparing import Comparison, Lists
+from tidemill.models.task import ModelTask, Preparer, Reading, no_reasons
 from tidemill.models.tasks.entities.answers import BEST, all_scores, best_labels, drift, same
 from tidemill.models.tasks.entities.finding import ENTITY, find_entities
 from tidemill.models.tasks.entities.grouping import Strategy
 from tidemill.models.tasks.entities.schemes import OUTSIDE, Scheme
 from tidemill.models.tasks.entities.words import Vocabulary
 from tidemill.models.tasks.scores import labels_of
-from tidemill.models.tasks.task import ModelTask, Preparer, Reading, no_reasons
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -46,17 +46,12 @@ class TokenClassification(ModelTask):
 
     pipeline_tag = "token-classification"
     auto_class = "AutoModelForTokenClassification"
+    made_for = "a model that was fine-tuned to find entities"
     Options = TokenClassificationOptions
     comparisons: ClassVar[dict[str, Comparison]] = {"entities": Lists(by=("start", "end", "entity"))}
 
     def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        architectures = config.architectures or []
-        if architectures and not any(name.endswith("ForTokenClassification") for name in architectures):
-            raise ModelError(
-                f'The model is a {", ".join(architectures)}, and model.task = "{self.pipeline_tag}" needs a '
-                "...ForTokenClassification. Set model.path to a model that was fine-tuned to find entities."
-            )
         self._refuse_options_of_others()
         self._labels = labels_of(config)
         self._names = self._labels if self._strategy == "none" else Scheme.of(self._labels).names

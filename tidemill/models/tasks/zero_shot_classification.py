@@ -27,9 +27,8 @@ from tidemill.encoding.items import TOKEN_IDS, TYPE_IDS, TYPES, Outputs
 from tidemill.encoding.pairs import PairTokenizer
 from tidemill.errors import ModelError
 from tidemill.fingerprints import fingerprint
+from tidemill.models.task import ModelTask, Reading, no_reasons, of_all_rows, pair_inputs
 from tidemill.models.tasks.scores import Scores, score_maps, sigmoid, softmax, values_of, vectors
-from tidemill.models.tasks.task import Reading, no_reasons, pair_inputs
-from tidemill.models.tasks.text_classification import TextClassification
 from tidemill.pipeline_file import shown
 
 if TYPE_CHECKING:
@@ -93,13 +92,17 @@ def _is_formatted_by_a_label(template: str) -> bool:
     return bool(fields) and all(field in (("", "", None), ("0", "", None)) for field in fields)
 
 
-class ZeroShotClassification(TextClassification):
-    """A classifier of pairs, trained on inference. An answer is its logits of entailment and contradiction."""
+class ZeroShotClassification(ModelTask):
+    """A classifier of pairs, trained on inference. An answer is its logits of entailment and contradiction.
+
+    A row is no pair of texts: the second ones are the hypotheses.
+    """
 
     pipeline_tag = "zero-shot-classification"
+    auto_class = "AutoModelForSequenceClassification"
+    made_for = "a model of natural language inference"
     Options = ZeroShotOptions
-    takes_pairs = False  # Its second texts are the hypotheses.
-    tags_of_others = frozenset()
+    takes_windows = False
 
     def __init__(self, config: PretrainedConfig, options: ZeroShotOptions | None = None, **how: Any) -> None:
         if options is None:
@@ -108,7 +111,6 @@ class ZeroShotClassification(TextClassification):
                 'list of them, such as ["sport", "politics"].'
             )
         super().__init__(config, options, **how)
-        self.is_regression = False
         self.inputs = pair_inputs(config)
         self._relations = relations_of(config)
         self._is_contrast = is_contrast(len(options.candidate_labels), multi_label=options.multi_label)
@@ -117,6 +119,14 @@ class ZeroShotClassification(TextClassification):
                 "The model has no class beside entailment, and the score of one label, or by multi_label, is of "
                 "entailment against contradiction. Set model.path to a model that has both."
             )
+
+    @classmethod
+    def items_per_row(cls, options: Section) -> int:
+        assert isinstance(options, ZeroShotOptions)
+        return len(options.candidate_labels)
+
+    def named_item(self, number: int, count: int) -> str:
+        return f"the label pair of {shown(self.options.candidate_labels[number - 1])}"
 
     @property
     def schema(self) -> pa.Schema:
@@ -128,11 +138,6 @@ class ZeroShotClassification(TextClassification):
         return pa.list_(pa.float32(), len(self._relations))
 
     def preparer(self, folder: str | Path, reading: Reading) -> LabelPairs:
-        if reading.long_text == "windows":
-            raise ModelError(
-                f'model.task = "{self.pipeline_tag}" puts a text beside hypotheses, and tokenizer.long_text = '
-                '"windows" reads texts alone. Set long_text to "truncate" or "quarantine".'
-            )
         pairs = PairTokenizer.load(
             folder,
             max_length=reading.max_length,
@@ -156,8 +161,7 @@ class ZeroShotClassification(TextClassification):
         if self.all_scores:
             columns.append(score_maps(scores_RL, labels))
         answered = pa.Table.from_arrays(columns, schema=self.schema)
-        is_missing = answers.is_null().to_numpy(zero_copy_only=False)
-        return answered.take(pa.array(np.cumsum(~is_missing) - 1, mask=is_missing)), no_reasons(len(answers))
+        return of_all_rows(answered, answers), no_reasons(len(answers))
 
     def drift(self, ours: pa.Array, theirs: pa.Array) -> NDArray[np.float32]:
         """How far a label's score moves; where labels share 1, how far it does beside one other that was its equal."""

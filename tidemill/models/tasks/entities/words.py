@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from tidemill.checkpoints.fast_tokenizer import open_fast
 from tidemill.encoding.batching import Indices
-from tidemill.encoding.tokenizer import open_fast
 from tidemill.models.tasks.entities.tokens import Tokens
 
 if TYPE_CHECKING:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tidemill.config import Section
 from tidemill.engines.writing.settings import Sampling
+from tidemill.structured import check_choices, check_one_form, read_json_schema
 
 NonEmpty = Annotated[str, Field(min_length=1)]
 
@@ -28,6 +29,27 @@ class WritingOptions(Section):
     """Draw only from so many of the most probable tokens."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """What is drawn is drawn by this."""
+
+    choices: list[str] | None = None
+    """The answers that there are: the model writes one of them, and nothing else."""
+    json_schema: str | None = None
+    """A JSON schema of an object, as a table, as JSON or as the path of a JSON file: the model writes JSON that holds
+    it, and each property at its top is a column."""
+
+    @field_validator("choices")
+    @classmethod
+    def _can_be_told_apart(cls, choices: list[str] | None) -> list[str] | None:
+        return None if choices is None else check_choices(choices)
+
+    @field_validator("json_schema", mode="before")
+    @classmethod
+    def _is_checked_as_it_says(cls, schema: object) -> str | None:
+        return read_json_schema(schema)
+
+    @model_validator(mode="after")
+    def _has_one_form(self) -> WritingOptions:
+        check_one_form(self.choices or (), self.json_schema)
+        return self
 
     @model_validator(mode="after")
     def _only_of_sampling(self) -> WritingOptions:
@@ -59,6 +81,12 @@ class TextGenerationOptions(WritingOptions):
     thinking: bool = False
     """Let a model that can do so think before it answers. What it thinks is not part of the answer, and counts in
     `max_new_tokens`."""
+
+    @model_validator(mode="after")
+    def _thinks_in_no_form(self) -> TextGenerationOptions:
+        if self.thinking and (self.choices or self.json_schema):
+            raise ValueError("thinking = true lets a model write before its answer, and choices and json_schema do not")
+        return self
 
 
 class SourceOptions(WritingOptions):

@@ -12,14 +12,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tidemill.checkpoints.loading import opening
+from tidemill.checkpoints.fast_tokenizer import load_whole
+from tidemill.checkpoints.served import is_served
 from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import Outputs
 from tidemill.engines.writing.settings import GENERATION_CONFIG, Settings
 from tidemill.engines.writing.written import ANSWER, FAILED, LENGTH, STOP, answers_of
 from tidemill.errors import ModelError
 from tidemill.models.comparing import OF_WRITTEN
-from tidemill.models.tasks.task import ModelTask
+from tidemill.models.task import ModelTask
+from tidemill.models.tasks.writing.forms import in_form
+from tidemill.structured import AnswerSchema, Grammar
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -53,7 +56,22 @@ class WritingTask(ModelTask):
                 f"{' or a '.join(f'...{head}' for head in self.heads)}. Set model.path to a model that writes, or "
                 "choose another task."
             )
+        if self.pooling is not None and self.form is not None:
+            raise ModelError(
+                'tokenizer.long_text = "windows" joins what is written of each window, and model.options.choices and '
+                'json_schema ask for one answer of a form. Set long_text to "truncate" or "quarantine".'
+            )
         self._tokenizer: tuple[str | Path, bool] | None = None
+
+    @functools.cached_property
+    def form(self) -> AnswerSchema | None:
+        """What an answer must look like; None where any text will do.
+
+        Raises:
+            ModelError: a property of the schema has the name of a column.
+        """
+        grammar = Grammar.of(self.options.choices or (), self.options.json_schema)
+        return None if grammar is None else AnswerSchema.of(grammar, taken=self._of_text.names)
 
     @functools.cached_property
     def settings(self) -> Settings:
@@ -63,7 +81,19 @@ class WritingTask(ModelTask):
             max_new_tokens=self.options.max_new_tokens,
             stop=tuple(self.options.stop),
             sampling=self.options.sampling,
+            forced_bos_token_id=self._first_token,
+            grammar=None if self.form is None else self.form.grammar,
         )
+
+    @property
+    def _first_token(self) -> int | None:
+        """What every answer begins with, where the options say so."""
+        return None
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a server has the model: prompts go to it as bytes, and bytes are what it wrote."""
+        return is_served(self.config.name_or_path)
 
     @property
     def num_written(self) -> int:
@@ -71,6 +101,11 @@ class WritingTask(ModelTask):
 
     @property
     def schema(self) -> pa.Schema:
+        return self._of_text if self.form is None else pa.schema([*self._of_text, *self.form.fields])
+
+    @property
+    def _of_text(self) -> pa.Schema:
+        """The columns that every answer has."""
         return pa.schema(
             [
                 (self.text_column, pa.string()),
@@ -97,17 +132,22 @@ class WritingTask(ModelTask):
     def rows(self, answers: pa.ListArray, prepared: pa.Table) -> tuple[pa.Table, pa.StringArray]:
         """Of a row in windows the texts follow each other, a line each, and the counts are of all of them."""
         made = [self._row(row) for row in answers.to_pylist()]
-        columns = [pa.array(values, kind) for values, kind in zip(zip(*made, strict=True), self._types, strict=True)]
-        *results, reasons = columns if made else [pa.array([], kind) for kind in self._types]
-        return pa.table(results, schema=self.schema), reasons
+        values = list(zip(*made, strict=True)) or [()] * len(self._types)
+        *results, reasons = (pa.array(each, kind) for each, kind in zip(values, self._types, strict=True))
+        table = pa.table(results, schema=self._of_text)
+        if self.form is None:
+            return table, reasons
+        is_cut = pc.equal(table["finish_reason"].combine_chunks(), pa.scalar(FINISHES[LENGTH]))
+        table, of_form = in_form(self.form, table, text_column=self.text_column, is_cut=pc.fill_null(is_cut, False))
+        return table, pc.coalesce(reasons, of_form)
 
     @property
     def _types(self) -> list[pa.DataType]:
-        return [*self.schema.types, pa.string()]
+        return [*self._of_text.types, pa.string()]
 
     def _row(self, written: Sequence[Mapping[str, Any]] | None) -> tuple[Any, ...]:
-        """The values of `schema`, and the reason where there are none."""
-        nothing = (None,) * len(self.schema)
+        """The values of `_of_text`, and the reason where there are none."""
+        nothing = (None,) * len(self._of_text)
         if written is None:
             return (*nothing, None)
         texts = []
@@ -142,6 +182,8 @@ class WritingTask(ModelTask):
         return text, None
 
     def _decode(self, ids: Sequence[int]) -> str:
+        if self.is_served:
+            return bytes(ids).decode(errors="replace")
         text: str = self._decoder.decode(ids, skip_special_tokens=True)
         return text
 
@@ -149,12 +191,7 @@ class WritingTask(ModelTask):
     def _decoder(self) -> Any:
         assert self._tokenizer is not None, "texts are decoded by a tokenizer that somebody names"
         folder, trust_remote_code = self._tokenizer
-        from transformers import AutoTokenizer
-
-        with opening(f"The tokenizer in {folder}"):
-            return AutoTokenizer.from_pretrained(
-                Path(folder).absolute(), local_files_only=True, trust_remote_code=trust_remote_code
-            )
+        return load_whole(folder, trust_remote_code=trust_remote_code)
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from tidemill.encoding.batching import Indices
 
+
+Column = TypeVar("Column", pa.Array, pa.Table)
 
 _TYPES_WITHOUT_A_COUNT = ("xlnet",)
 """Models that tell types of tokens apart, though their configuration counts none."""
@@ -75,6 +77,10 @@ class Reading:
     overlap: int | Literal["auto"] = "auto"
     truncation: Truncation = "longest_first"
     is_pair: bool = False
+    columns: tuple[str, ...] = ()
+    """dataset.text, for a task whose rows come as the values of those."""
+    separator: str = "\n"
+    """Between them, where nothing else says how they follow each other."""
     model_max_length: int | None = None
     usual_length: int | None = None
     trust_remote_code: bool = False
@@ -96,11 +102,19 @@ class ModelTask(ABC):
     pipeline_tag: ClassVar[str]
     auto_class: ClassVar[str]
     """The class of Transformers that loads its models; of a task that loads them otherwise there is none."""
+    made_for: ClassVar[str] = ""
+    """What a model with the task's head is, in words; "" where the names of architectures do not say who has it."""
     Options: ClassVar[type[Section]] = NoOptions
     """`[model.options]`. What is not at its default is part of the version."""
 
     takes_pairs: ClassVar[bool] = False
     """Whether a row may be two texts."""
+
+    takes_windows: ClassVar[bool] = True
+    """Whether a long text may be read in windows."""
+
+    reads_parts: ClassVar[bool] = False
+    """Whether a row's columns come apart, as the JSON of their values, and not joined into one text."""
 
     reads_modules: ClassVar[bool] = False
     """Whether what modules.json names is part of the model, and counts in its identity."""
@@ -110,6 +124,9 @@ class ModelTask(ABC):
 
     writes: ClassVar[bool] = False
     """Whether the model writes its answers token by token: then the task has `settings`, by which it does."""
+
+    may_be_served: ClassVar[bool] = False
+    """Whether a server may compute it of prompts: then the model is known by its name alone."""
 
     tags_of_others: ClassVar[frozenset[str]] = frozenset()
     """Tags on the Hub of models that have this task's head and were made for something else: none is proposed."""
@@ -140,10 +157,45 @@ class ModelTask(ABC):
                 f'dataset.text_pair gives a row two texts, and model.task = "{self.pipeline_tag}" reads one. Remove '
                 "it, or choose another task."
             )
+        if pooling is not None and not self.takes_windows:
+            raise ModelError(
+                f'tokenizer.long_text = "windows" is of tasks that read a text by itself, and model.task = '
+                f'"{self.pipeline_tag}" does not. Set long_text to "truncate" or "quarantine".'
+            )
         self.config, self.all_scores, self.pooling, self.is_pair = config, all_scores, pooling, is_pair
         if is_pair:
             self.inputs = pair_inputs(config)
         self.options: Any = self.Options() if options is None else options
+        self._refuse_other_heads()
+
+    def _refuse_other_heads(self) -> None:
+        # Where a config names no architecture, loading the weights tells: none may be missing.
+        architectures = self.config.architectures or []
+        if not self.made_for or not architectures:
+            return
+        head = self.auto_class.removeprefix("AutoModel")
+        if not any(name.endswith(head) for name in architectures):
+            raise ModelError(
+                f'The model is a {", ".join(architectures)}, and model.task = "{self.pipeline_tag}" needs a ...{head}. '
+                f"Set model.path to {self.made_for}."
+            )
+
+    @classmethod
+    def items_per_row(cls, options: Section) -> int:
+        """How many items a row has, or where that depends on its text how many at least."""
+        return 1
+
+    def named_item(self, number: int, count: int) -> str:
+        """What the row's item of that number, from 1, is called where it is why the row has no answer."""
+        return f"{'part' if self.pooling is None else 'window'} {number} of {count}"
+
+    @classmethod  # noqa: B027
+    def check_columns(cls, options: Any, columns: tuple[str, ...]) -> None:
+        """Asked before anything is read, by the columns that a row is made of.
+
+        Raises:
+            ConfigError: the options name others.
+        """
 
     @property
     def called(self) -> str:
@@ -254,6 +306,13 @@ def pair_inputs(config: PretrainedConfig) -> tuple[str, ...]:
     num_types = getattr(config.get_text_config(), "type_vocab_size", None) or 0
     has_types = num_types > 1 or config.model_type in _TYPES_WITHOUT_A_COUNT
     return (IDS, MASK, TYPES) if has_types else (IDS, MASK)
+
+
+def of_all_rows(answered: Column, answers: pa.ListArray) -> Column:
+    """One value a row: those of the rows that have answers, which `answered` has in order, and null for the others."""
+    is_missing = answers.is_null().to_numpy(zero_copy_only=False)
+    spread: Column = answered.take(pa.array(np.cumsum(~is_missing) - 1, mask=is_missing))
+    return spread
 
 
 def no_reasons(num_rows: int) -> pa.StringArray:

@@ -1,0 +1,217 @@
+"""What encoder-decoders write in CTranslate2 is what `generate` writes of each row alone, under all that it holds."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from tests.encoder_decoders import FAMILIES, LANGUAGE, VOCABULARY, write_encoder_decoder
+from tidemill.checkpoints.loading import load_config, silence
+from tidemill.config import Inference
+from tidemill.encoding.items import IDS, MASK
+from tidemill.engines.writing import open_writer
+from tidemill.engines.writing.converted import conversion
+from tidemill.engines.writing.written import LENGTH, STOP, answers_of
+from tidemill.errors import ModelError, Stopped
+from tidemill.models.tasks import find_task, task_options
+from tidemill.places import home
+
+pytest.importorskip("ctranslate2", reason='CTranslate2 is not installed: pip install "tidemill[ctranslate2]"')
+
+TASK = "text2text-generation"
+LIMIT = 24
+
+
+def drawn_rows(*lengths):
+    draw = np.random.default_rng(7)
+    return [draw.integers(20, VOCABULARY, length).tolist() for length in lengths]
+
+
+ROWS = drawn_rows(1, 30, 3, 17, 60, 5, 11, 2, 44, 8)
+
+
+def task_of(folder, **said):
+    return find_task(TASK)(load_config(folder), task_options(TASK, {"max_new_tokens": LIMIT, **said}))
+
+
+def opened(folder, *, said=None, **inference):
+    task = task_of(folder, **(said or {}))
+    return open_writer(
+        folder,
+        load=partial(task.load, folder, trust_remote_code=False),
+        settings=task.settings,
+        inference=Inference(device="cpu", **inference),
+        tokenizer=folder,
+    )
+
+
+def batch_of(rows):
+    ids, mask = (np.zeros((len(rows), max(map(len, rows))), dtype=np.int64) for _ in range(2))
+    for i, row in enumerate(rows):
+        ids[i, : len(row)], mask[i, : len(row)] = row, 1
+    return {IDS: ids} if mask.all() else {IDS: ids, MASK: mask}
+
+
+def written(engine, rows):
+    return answers_of(engine.submit(batch_of(rows)).result()).to_pylist()
+
+
+def generated(folder, rows, **said):
+    """What `generate` writes of each row alone: without the decoder's start."""
+    import torch
+
+    task = task_of(folder, **said)
+    model = task.load(folder, dtype=torch.float32, trust_remote_code=False)
+    with torch.inference_mode(), silence():
+        found = [
+            model.generate(torch.tensor([row]), generation_config=task.settings.generation, use_cache=True)[0, 1:]
+            for row in rows
+        ]
+    return [each.tolist() for each in found]
+
+
+def ids_of(answers):
+    return [answer["ids"] for answer in answers]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def folder(request, tmp_path_factory):
+    return write_encoder_decoder(tmp_path_factory.mktemp("model"), request.param)
+
+
+def test_each_row_is_what_generate_writes_of_it_alone_in_any_company(folder):
+    engine = opened(folder)
+    expected = generated(folder, ROWS)
+
+    assert engine.facts()["engine"] == "ctranslate2", engine.facts().get("fallback")
+    assert ids_of(written(engine, ROWS)) == expected
+    assert [ids_of(written(engine, [row]))[0] for row in ROWS] == expected
+    assert ids_of(written(engine, ROWS[::-1][:3])) == expected[::-1][:3]
+    assert len(set(map(len, expected))) > 2
+
+
+def test_an_answer_ends_by_an_end_token_or_at_the_limit_and_counts_every_token(folder):
+    answers = written(opened(folder), ROWS)
+
+    assert {answer["finish"] for answer in answers} <= {STOP, LENGTH}
+    assert [answer["num_prompt_tokens"] for answer in answers] == list(map(len, ROWS))
+    for answer in answers:
+        assert answer["num_new_tokens"] == len(answer["ids"])
+        assert (answer["finish"] == LENGTH) == (len(answer["ids"]) == LIMIT and answer["ids"][-1] not in ENDS)
+
+
+ENDS = {2, *range(9, VOCABULARY, 9)}
+HELD = {
+    "a penalty": ("marian", {"repetition_penalty": 1.7}),
+    "no repetition of pairs": ("bart", {"no_repeat_ngram_size": 2}),
+    "a least number of new tokens": ("t5", {"min_new_tokens": 9}),
+    "a least length, which counts the start": ("t5", {"min_length": 9}),
+    "words that are forbidden": ("pegasus", {"bad_words_ids": [[30], [40, 41], [2]]}),
+    "tokens that are forbidden": ("t5", {"suppress_tokens": list(range(100, 200))}),
+    "a first token": ("m2m_100", {"forced_bos_token_id": LANGUAGE}),
+    "a last token": ("bart", {"forced_eos_token_id": 2, "forced_bos_token_id": 0}),
+    "one end token": ("mbart", {"ends": 2}),
+    "beams": ("t5", {"num_beams": 3, "early_stopping": True, "length_penalty": 0.6}),
+    "beams that forbid": (
+        "t5",
+        {"num_beams": 4, "early_stopping": True, "renormalize_logits": True, "min_length": 5, "bad_words_ids": [[30]]},
+    ),
+}
+
+
+@pytest.mark.parametrize(("family", "said"), HELD.values(), ids=HELD)
+def test_a_setting_of_the_checkpoint_holds(tmp_path, family, said):
+    folder = write_encoder_decoder(tmp_path, family, **said)
+    engine = opened(folder)
+
+    assert engine.facts()["engine"] == "ctranslate2", engine.facts().get("fallback")
+    assert ids_of(written(engine, ROWS)) == generated(folder, ROWS)
+
+
+def test_a_forced_last_token_is_the_limit_and_no_end(tmp_path):
+    folder = write_encoder_decoder(tmp_path, "bart", forced_eos_token_id=2, ends=2)
+
+    answers = written(opened(folder), ROWS)
+
+    full = [answer for answer in answers if len(answer["ids"]) == LIMIT]
+    assert full
+    assert {(answer["ids"][-1], answer["finish"]) for answer in full} == {(2, LENGTH)}
+
+
+def test_neither_input_nor_answer_is_cut_where_ctranslate2_does_unless_told(tmp_path):
+    folder, said = write_encoder_decoder(tmp_path, "t5", ends=2), {"max_new_tokens": 300}
+    [row] = drawn_rows(1_500)
+
+    found = ids_of(written(opened(folder, said=said), [row]))
+
+    assert found == generated(folder, [row], **said)
+    assert found != generated(folder, [row[:1_024]], **said)
+    assert len(found[0]) == 300
+
+
+@pytest.mark.parametrize(
+    ("generation", "said", "words"),
+    [
+        ({}, {"stop": ["the"]}, "model.options.stop"),
+        ({}, {"do_sample": True}, "do_sample"),
+        ({"encoder_no_repeat_ngram_size": 3}, {}, "encoder_no_repeat_ngram_size = 3"),
+        ({"num_beams": 2}, {}, "early_stopping"),
+        ({"num_beams": 2, "early_stopping": True, "forced_bos_token_id": 5}, {}, "forced tokens"),
+        ({"num_beams": 2, "early_stopping": True, "no_repeat_ngram_size": 2}, {}, "what is forbidden"),
+        ({"repetition_penalty": 1.5, "decoder_start_token_id": 2}, {}, "penalties"),
+    ],
+)
+def test_a_setting_that_it_does_not_hold_is_torchs_and_an_error_where_it_is_asked_for(
+    tmp_path, generation, said, words
+):
+    folder = write_encoder_decoder(tmp_path, "t5", **generation)
+
+    engine = opened(folder, said=said)
+    with pytest.raises(ModelError, match=rf'{words}.*Set inference\.engine = "torch"'):
+        opened(folder, said=said, engine="ctranslate2")
+
+    assert engine.facts()["engine"] == "torch"
+    assert words in engine.facts()["fallback"]
+
+
+def test_a_conversion_that_writes_otherwise_is_not_used_nor_asked_again(tmp_path, monkeypatch):
+    folder = write_encoder_decoder(tmp_path, "bart")
+    # Its layers would be normalized before themselves, where Transformers does it behind them.
+    monkeypatch.setitem(conversion.NORMS, "bart", (True, True))
+
+    fallbacks = [opened(folder).facts()["fallback"] for _ in range(2)]
+
+    assert ["does not write what it writes in torch" in why or "converted" in why for why in fallbacks] == [True, True]
+
+
+def test_a_model_is_converted_once_and_again_where_its_conversion_is_damaged(tmp_path, monkeypatch):
+    folder = write_encoder_decoder(tmp_path / "model", "marian")
+    monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path / "home"))
+    expected = ids_of(written(opened(folder), ROWS))
+    [kept] = (home() / "conversions").iterdir()
+    whole = (kept / "model.bin").read_bytes()
+
+    ages = [kept.stat().st_mtime_ns, (opened(folder), kept.stat().st_mtime_ns)[1]]
+    (kept / "model.bin").write_bytes(whole[: len(whole) // 2])
+    again = ids_of(written(opened(folder), ROWS))
+
+    assert ages[0] == ages[1]
+    assert again == expected
+    assert (kept / "model.bin").read_bytes() == whole
+    assert [path.name for path in (home() / "conversions").iterdir()] == [kept.name]
+
+
+def test_a_run_that_is_stopped_waits_for_no_batch(folder):
+    engine = opened(folder)
+    answer = engine.submit(batch_of(ROWS * 50), should_stop=lambda: True)
+
+    with pytest.raises(Stopped):
+        answer.result()
+
+
+def test_a_longer_answer_than_the_model_has_positions_for_is_torchs(tmp_path):
+    folder = write_encoder_decoder(tmp_path, "bart")
+
+    assert "64 positions" in opened(folder, said={"max_new_tokens": 65}).facts()["fallback"]

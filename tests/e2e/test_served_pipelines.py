@@ -1,0 +1,125 @@
+"""Files to table through a server that fails as it is told to."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chat_server import CUT, RESET, Asked, ChatServer, Fails
+from tests.pipelines import make_pipeline, problems_of, quarantine_of, query, reviews, run, table_of, write_parquet
+from tests.unit.test_endpoint import FakeClock
+from tests.versions import compute_version
+from tidemill.config import Pipeline
+from tidemill.engines.writing.endpoint import writer
+from tidemill.engines.writing.endpoint.pace import Pace
+from tidemill.errors import RunFailed
+from tidemill.planning.backfill_plan import Selection
+
+KEY = "sk-very-secret-0123456789"
+NUM_ROWS = 30
+HERE = {"engine": "endpoint", "dtype": "auto", "token_budget": "auto"}
+
+
+@pytest.fixture(autouse=True)
+def _no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    monkeypatch.setattr(writer, "Pace", functools.partial(Pace, clock=clock, sleep=clock.sleep))
+
+
+def over(server: ChatServer, folder: Path, *, options: dict[str, Any] | None = None, **endpoint: Any) -> Pipeline:
+    if not (folder / "data").exists():
+        for i in range(2):
+            write_parquet(folder / "data" / f"{i}.parquet", reviews(100 * i, NUM_ROWS))
+    return make_pipeline(
+        folder,
+        f"{folder}/data/*.parquet",
+        model={"task": "text-generation", "path": "tiny", "options": options or {}},
+        inference=HERE | {"endpoint": {"base_url": server.url, "concurrency": 4, **endpoint}},
+        limits={"max_quarantine": 0.5},
+    )
+
+
+def texts() -> list[str]:
+    return [*reviews(0, NUM_ROWS)["text"].to_pylist(), *reviews(100, NUM_ROWS)["text"].to_pylist()]
+
+
+def backwards(text: str) -> str:
+    return " ".join(reversed(text.split()))
+
+
+def written(pipeline: Pipeline) -> list[str]:
+    return [row["text"] for _, row in sorted(table_of(pipeline).items())]
+
+
+def now_and_then(asked: Asked) -> Fails | None:
+    """Of each three prompts two fail once or twice, each kind in its turn."""
+    kinds = [Fails(429, {"Retry-After": "3"}), Fails(500), CUT, RESET, Fails(503), Fails(408)]
+    turn = sum(asked.prompt.encode())
+    return kinds[(turn + asked.times) % len(kinds)] if asked.method == "POST" and asked.times <= turn % 3 else None
+
+
+def test_no_row_is_lost_or_doubled_by_a_server_that_fails_now_and_then(tmp_path):
+    with ChatServer(fails=now_and_then) as server:
+        pipeline = over(server, tmp_path)
+        assert run(pipeline).state == "done"
+        assert len(server.prompts) > 2 * NUM_ROWS * 1.5
+    assert written(pipeline) == [backwards(text) for text in texts()]
+    assert quarantine_of(pipeline) == {}
+    assert problems_of(pipeline) == []
+
+
+def test_a_row_that_the_server_refuses_is_quarantined_and_tried_again_alone(tmp_path):
+    refused = texts()[7]
+    with ChatServer() as server:
+        server.fails = lambda asked: Fails(400, message="too long") if asked.prompt == refused else None
+        pipeline = over(server, tmp_path)
+        result = run(pipeline)
+        assert (result.num_rows, result.num_quarantined) == (2 * NUM_ROWS - 1, 1)
+        ((_, row), (stage, reason)), *_ = quarantine_of(pipeline).items()
+        assert (row, stage, reason) == (7, "infer", "the server refused it: it answered 400: too long")
+        server.fails = lambda _: None
+        server.asked.clear()
+        compute_version(pipeline, Selection(quarantined=True))
+        assert server.prompts == [refused]
+    assert written(pipeline) == [backwards(text) for text in texts()]
+
+
+def test_a_second_run_asks_nothing_and_another_prompt_is_another_version(tmp_path):
+    with ChatServer(models=("tiny", "other")) as server:
+        pipeline = over(server, tmp_path)
+        first = run(pipeline)
+        server.asked.clear()
+        assert run(pipeline).num_rows == 0
+        assert server.asked == []
+        told = over(server, tmp_path, options={"prompt": "Sum up: {text}", "system_prompt": "Be brief."})
+        version = compute_version(told)
+        assert version != first.version
+        assert {asked.body["messages"][0]["content"] for asked in server.asked if asked.method == "POST"} == {
+            "Be brief."
+        }
+        ((text,),) = query(
+            pipeline.lake, f"SELECT text FROM \"reviews__{version}\" WHERE text LIKE '%up: Sum' ORDER BY ALL LIMIT 1"
+        )
+        assert text.endswith("up: Sum")
+    (resolved, *_), *_ = query(pipeline.lake, "SELECT resolved FROM _ledger")
+    facts = json.loads(resolved) if isinstance(resolved, str) else resolved
+    assert (facts["engine"], facts["served"]["root"]) == ("endpoint", "/models/tiny")
+
+
+def test_a_key_that_is_refused_in_mid_run_ends_it_and_stands_nowhere(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("TIDEMILL_TEST_KEY", f"{KEY}\n")
+    second = set(texts()[NUM_ROWS:])
+    with ChatServer(key=KEY) as server:
+        server.fails = lambda asked: Fails(401, message=f"No: {asked.key}") if asked.prompt in second else None
+        pipeline = over(server, tmp_path, api_key="$TIDEMILL_TEST_KEY")
+        with pytest.raises(RunFailed, match="Set the key in TIDEMILL_TEST_KEY"):
+            run(pipeline)
+    kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(KEY.encode() in content for content in kept)
+    assert KEY not in caplog.text
