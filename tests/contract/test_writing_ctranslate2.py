@@ -13,7 +13,7 @@ from tidemill.config import Inference
 from tidemill.encoding.items import IDS, MASK
 from tidemill.engines.writing import open_writer
 from tidemill.engines.writing.converted import conversion
-from tidemill.engines.writing.written import LENGTH, STOP, answers_of
+from tidemill.engines.writing.generation.written import LENGTH, STOP, answers_of
 from tidemill.errors import ModelError, Stopped
 from tidemill.models.tasks import find_task, task_options
 from tidemill.places import home

@@ -13,9 +13,9 @@ import transformers
 
 from tests.contract.writers import CPU, DECODERS, ENCODER_DECODERS, ids_of, prompts, write
 from tests.tiny_tokenizers import ALL, END
-from tidemill.engines.writing.settings import Sampling, Settings
+from tidemill.engines.writing.generation.settings import Sampling, Settings
+from tidemill.engines.writing.generation.written import LENGTH, STOP
 from tidemill.engines.writing.torch_writer import TorchWriter
-from tidemill.engines.writing.written import LENGTH, STOP
 from tidemill.structured import AnswerSchema, Grammar, read_json_schema
 
 CHOICES = ["yes", "no", "no idea", "maybe"]

@@ -28,9 +28,9 @@ from tests.tiny_writers import write_words
 from tidemill import config as options
 from tidemill.engines.writing.decoding.causal import CausalLoop
 from tidemill.engines.writing.decoding.whole import WholeLoop
-from tidemill.engines.writing.settings import Sampling
+from tidemill.engines.writing.generation.settings import Sampling
+from tidemill.engines.writing.generation.written import FAILED, LENGTH, STOP
 from tidemill.engines.writing.torch_writer import TorchWriter
-from tidemill.engines.writing.written import FAILED, LENGTH, STOP
 from tidemill.errors import ConfigError, ModelError, Stopped
 
 WITHOUT_A_LOOP = {"Bloom"}

@@ -13,9 +13,9 @@ from transformers import GenerationConfig
 
 from tidemill import config as options
 from tidemill.encoding.items import IDS, MASK
-from tidemill.engines.writing.settings import Settings
+from tidemill.engines.writing.generation.settings import Settings
+from tidemill.engines.writing.generation.written import answers_of
 from tidemill.engines.writing.torch_writer import TorchWriter
-from tidemill.engines.writing.written import answers_of
 
 VOCABULARY = 160
 ENDS = list(range(2, VOCABULARY, 12))

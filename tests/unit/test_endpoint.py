@@ -30,8 +30,8 @@ from tidemill.engines.writing.endpoint import EndpointWriter
 from tidemill.engines.writing.endpoint.pace import GIVE_UP_SECONDS, Pace
 from tidemill.engines.writing.endpoint.protocol import Protocol
 from tidemill.engines.writing.endpoint.server import Server, seconds_asked
-from tidemill.engines.writing.settings import Sampling, Settings
-from tidemill.engines.writing.written import FAILED, LENGTH, STOP
+from tidemill.engines.writing.generation.settings import Sampling, Settings
+from tidemill.engines.writing.generation.written import FAILED, LENGTH, STOP
 from tidemill.errors import ConfigError, ModelError, RunFailed, SourceUnavailable, Stopped
 
 KEY = "sk-very-secret-0123456789"

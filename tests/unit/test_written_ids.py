@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from tests.pipelines import MODEL
 from tests.toy_tasks import ToyWriter
-from tidemill.engines.writing.written import STOP, Written, answers_of, outputs_of
+from tidemill.engines.writing.generation.written import STOP, Written, answers_of, outputs_of
 from tidemill.inference.work import Every, Predictions, Stats
 from tidemill.inference.written import (
     PLACE,

@@ -32,8 +32,8 @@ from tidemill.engines.writing.decoding.probe import is_same
 from tidemill.engines.writing.decoding.rows import Ends, Row
 from tidemill.engines.writing.decoding.seq2seq import Seq2SeqLoop
 from tidemill.engines.writing.decoding.whole import STOPPED, Beams, Whole, WholeLoop
-from tidemill.engines.writing.settings import Settings
-from tidemill.engines.writing.written import outputs_of
+from tidemill.engines.writing.generation.settings import Settings
+from tidemill.engines.writing.generation.written import outputs_of
 from tidemill.errors import ConfigError, ModelError, Stopped
 
 DEPTH = 3

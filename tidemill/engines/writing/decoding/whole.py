@@ -19,7 +19,7 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 from tidemill.checkpoints.loading import silence
 from tidemill.engines.writing.decoding.choosing import Choosing
 from tidemill.engines.writing.decoding.rows import Ends, Row
-from tidemill.engines.writing.settings import Settings
+from tidemill.engines.writing.generation.settings import Settings
 from tidemill.errors import Stopped
 
 STOPPED = "Stopped between two tokens. The shard starts again on the next run."
