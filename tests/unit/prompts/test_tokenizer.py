@@ -11,7 +11,7 @@ import transformers
 from tests.chats import CHATML, DATED, FAMILIES, write_chat
 from tests.checkpoints import reviews
 from tidemill.encoding.prompts import Prompt, PromptTokenizer
-from tidemill.errors import ConfigError, ModelError
+from tidemill.errors import ModelError
 
 ODD = ["a film", "  two  blanks \n", "\n\nthe\tfilm", "é 😀 naïve", "Say {x} <b> [INST] <<SYS>>", "x" * 50]
 TEXTS = [*ODD, *reviews(5)]
@@ -284,13 +284,6 @@ def test_a_template_that_asks_for_the_date_has_it_declared(tmp_path):
 def test_an_option_of_the_chat_template_that_nobody_asks_for_is_refused(chatml, options, error, says):
     with pytest.raises(error, match=says):
         PromptTokenizer.load(chatml, prompt=Prompt(columns=("text",), **options))
-
-
-def test_a_date_that_is_none_is_refused(tmp_path):
-    write_chat(tmp_path, "chatml", template=DATED)
-
-    with pytest.raises(ConfigError, match=r'model\.options\.date = "today" is no date'):
-        PromptTokenizer.load(tmp_path, prompt=Prompt(columns=("text",), system_prompt="x", date="today"))
 
 
 def test_a_tokenizer_without_a_chat_template_takes_strings_alone(tmp_path):
