@@ -11,9 +11,9 @@ import pytest
 
 from tests.contract.writers import CPU, ids_of, prompts, write
 from tests.writers_in_form import TOKENIZERS, save_writer
-from tidemill.engines.writing.settings import Sampling, Settings
+from tidemill.engines.writing.generation.settings import Sampling, Settings
+from tidemill.engines.writing.generation.written import LENGTH, STOP
 from tidemill.engines.writing.torch_writer import TorchWriter
-from tidemill.engines.writing.written import LENGTH, STOP
 from tidemill.structured import AnswerSchema, Grammar, read_json_schema
 
 CHOICES = ["yes", "no", "no idea", "maybe"]

@@ -30,8 +30,8 @@ from tidemill.engines.writing.endpoint import EndpointWriter
 from tidemill.engines.writing.endpoint.pace import GIVE_UP_SECONDS, Pace
 from tidemill.engines.writing.endpoint.protocol import Protocol
 from tidemill.engines.writing.endpoint.server import Server, seconds_asked
-from tidemill.engines.writing.settings import Sampling, Settings
-from tidemill.engines.writing.written import FAILED, LENGTH, STOP
+from tidemill.engines.writing.generation.settings import Sampling, Settings
+from tidemill.engines.writing.generation.written import FAILED, LENGTH, STOP
 from tidemill.errors import ConfigError, ModelError, RunFailed, SourceUnavailable, Stopped
 
 KEY = "sk-very-secret-0123456789"
@@ -517,7 +517,7 @@ def test_a_server_that_is_not_there_is_named():
     with ChatServer() as server:
         gone = server.url
     endpoint = Endpoint(base_url=gone)
-    with pytest.raises(SourceUnavailable, match=rf"The server {gone}/.* nobody answers there"):
+    with pytest.raises(SourceUnavailable, match=rf"The server {gone}.* nobody answers there"):
         EndpointWriter.open(settings=settings(), inference=Inference(engine="endpoint", endpoint=endpoint), name="tiny")
 
 

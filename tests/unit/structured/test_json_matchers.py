@@ -169,7 +169,7 @@ def test_a_copy_goes_its_own_way():
 def test_a_token_that_was_not_allowed_ends_the_answer_with_a_reason():
     tokenizer = bytes_of_words()
     matcher = opened(tokenizer).new()
-    matcher.accept(tokenizer.token_to_id("x"))
+    matcher.accept(tokenizer.get_vocab()["x"])
 
     assert matcher.is_finished
     assert "cannot go on" in str(matcher.problem)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tidemill.engines.writing.decoding.rows import Row
-from tidemill.engines.writing.settings import Settings
+from tidemill.engines.writing.generation.settings import Settings
 from tidemill.errors import ModelError
 from tidemill.structured import Matchers
 

@@ -23,8 +23,8 @@ from tidemill.engines.writing.endpoint.failures import Busy, Failure, Refusal, T
 from tidemill.engines.writing.endpoint.pace import GIVE_UP_SECONDS, Pace
 from tidemill.engines.writing.endpoint.protocol import THINKING, Protocol
 from tidemill.engines.writing.endpoint.server import Server
-from tidemill.engines.writing.settings import Settings
-from tidemill.engines.writing.written import Written, failed, outputs_of
+from tidemill.engines.writing.generation.settings import Settings
+from tidemill.engines.writing.generation.written import Written, failed, outputs_of
 from tidemill.errors import ModelError, RunFailed, SourceUnavailable, Stopped
 
 T = TypeVar("T")
