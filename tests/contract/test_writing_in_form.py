@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
-import transformers
 
-from tests.contract.writers import CPU, DECODERS, ENCODER_DECODERS, ids_of, prompts, write
-from tests.tiny_tokenizers import ALL, END
+from tests.contract.writers import CPU, ids_of, prompts, write
+from tests.writers_in_form import TOKENIZERS, save_writer
 from tidemill.engines.writing.generation.settings import Sampling, Settings
 from tidemill.engines.writing.generation.written import LENGTH, STOP
 from tidemill.engines.writing.torch_writer import TorchWriter
@@ -29,31 +27,15 @@ SCHEMA = {
     "required": ["label", "score"],
     "additionalProperties": False,
 }
-UNUSED = 60
-"""Logits behind the tokenizer's vocabulary."""
-TOKENIZERS = {"GPT2": "bytes", "Llama": "pieces and bytes", "T5": "pieces"}
 
 
 def opened(folder: Path, family: str, grammar: Grammar | None, **settings: Any) -> tuple[TorchWriter, Any]:
     """The model in its engine, and its tokenizer."""
-    tokenizer = ALL[TOKENIZERS[family]]()
-    end = tokenizer.token_to_id(END)
-    config = getattr(transformers, f"{family}Config")(
-        vocab_size=tokenizer.get_vocab_size() + UNUSED,
-        bos_token_id=end,
-        eos_token_id=end,
-        pad_token_id=end,
-        **{**DECODERS, **ENCODER_DECODERS, "GPT2": {**DECODERS["GPT2"], "n_positions": 256}}[family],
-    )
-    torch.manual_seed(0)
-    heads = {"GPT2": "GPT2LMHeadModel", "Llama": "LlamaForCausalLM", "T5": "T5ForConditionalGeneration"}
-    model = getattr(transformers, heads[family])(config).eval()
-    model.save_pretrained(folder)
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END).save_pretrained(folder)
+    model, tokenizer = save_writer(folder, family)
     engine = TorchWriter.open(
         folder,
         load=lambda *, dtype: type(model).from_pretrained(folder, dtype=dtype).eval(),
-        settings=Settings.of(folder, config, grammar=grammar, **settings),
+        settings=Settings.of(folder, model.config, grammar=grammar, **settings),
         inference=CPU,
         tokenizer=folder,
     )
