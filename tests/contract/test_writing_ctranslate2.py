@@ -7,13 +7,13 @@ from functools import partial
 import numpy as np
 import pytest
 
-from tests.encoder_decoders import FAMILIES, LANGUAGE, VOCABULARY, write_encoder_decoder
+from tests.encoder_decoders import FAMILIES, LANGUAGE, MANY_ENDS, VOCABULARY, write_encoder_decoder
 from tidemill.checkpoints.loading import load_config, silence
 from tidemill.config import Inference
 from tidemill.encoding.items import IDS, MASK
 from tidemill.engines.writing import open_writer
 from tidemill.engines.writing.converted import conversion
-from tidemill.engines.writing.written import LENGTH, STOP, answers_of
+from tidemill.engines.writing.generation.written import LENGTH, STOP, answers_of
 from tidemill.errors import ModelError, Stopped
 from tidemill.models.tasks import find_task, task_options
 from tidemill.places import home
@@ -21,7 +21,7 @@ from tidemill.places import home
 pytest.importorskip("ctranslate2", reason='CTranslate2 is not installed: pip install "tidemill[ctranslate2]"')
 
 TASK = "text2text-generation"
-LIMIT = 24
+LIMIT = 16
 
 
 def drawn_rows(*lengths):
@@ -29,7 +29,7 @@ def drawn_rows(*lengths):
     return [draw.integers(20, VOCABULARY, length).tolist() for length in lengths]
 
 
-ROWS = drawn_rows(1, 30, 3, 17, 60, 5, 11, 2, 44, 8)
+ROWS = drawn_rows(1, 30, 3, 60, 11, 44)
 
 
 def task_of(folder, **said):
@@ -89,7 +89,7 @@ def test_each_row_is_what_generate_writes_of_it_alone_in_any_company(folder):
     assert ids_of(written(engine, ROWS)) == expected
     assert [ids_of(written(engine, [row]))[0] for row in ROWS] == expected
     assert ids_of(written(engine, ROWS[::-1][:3])) == expected[::-1][:3]
-    assert len(set(map(len, expected))) > 2
+    assert len(set(map(len, expected))) > 1, "rows that end together show nothing"
 
 
 def test_an_answer_ends_by_an_end_token_or_at_the_limit_and_counts_every_token(folder):
@@ -99,10 +99,9 @@ def test_an_answer_ends_by_an_end_token_or_at_the_limit_and_counts_every_token(f
     assert [answer["num_prompt_tokens"] for answer in answers] == list(map(len, ROWS))
     for answer in answers:
         assert answer["num_new_tokens"] == len(answer["ids"])
-        assert (answer["finish"] == LENGTH) == (len(answer["ids"]) == LIMIT and answer["ids"][-1] not in ENDS)
+        assert (answer["finish"] == LENGTH) == (answer["ids"][-1] not in MANY_ENDS)
 
 
-ENDS = {2, *range(9, VOCABULARY, 9)}
 HELD = {
     "a penalty": ("marian", {"repetition_penalty": 1.7}),
     "no repetition of pairs": ("bart", {"no_repeat_ngram_size": 2}),
@@ -113,7 +112,7 @@ HELD = {
     "a first token": ("m2m_100", {"forced_bos_token_id": LANGUAGE}),
     "a last token": ("bart", {"forced_eos_token_id": 2, "forced_bos_token_id": 0}),
     "one end token": ("mbart", {"ends": 2}),
-    "beams": ("t5", {"num_beams": 3, "early_stopping": True, "length_penalty": 0.6}),
+    "beams": ("t5 1.1", {"num_beams": 3, "early_stopping": True, "length_penalty": 0.6}),
     "beams that forbid": (
         "t5",
         {"num_beams": 4, "early_stopping": True, "renormalize_logits": True, "min_length": 5, "bad_words_ids": [[30]]},
@@ -147,8 +146,8 @@ def test_neither_input_nor_answer_is_cut_where_ctranslate2_does_unless_told(tmp_
     found = ids_of(written(opened(folder, said=said), [row]))
 
     assert found == generated(folder, [row], **said)
-    assert found != generated(folder, [row[:1_024]], **said)
     assert len(found[0]) == 300
+    assert found[0][:9] != generated(folder, [row[:1_024]], max_new_tokens=9)[0]
 
 
 @pytest.mark.parametrize(
@@ -177,13 +176,22 @@ def test_a_setting_that_it_does_not_hold_is_torchs_and_an_error_where_it_is_aske
 
 
 def test_a_conversion_that_writes_otherwise_is_not_used_nor_asked_again(tmp_path, monkeypatch):
-    folder = write_encoder_decoder(tmp_path, "bart")
-    # Its layers would be normalized before themselves, where Transformers does it behind them.
-    monkeypatch.setitem(conversion.NORMS, "bart", (True, True))
+    folder = write_encoder_decoder(tmp_path, "m2m_100")
+    with monkeypatch.context() as mistaken:
+        mistaken.setattr(
+            conversion, "_set_counted_positions", lambda spec, module: setattr(spec, "encodings", module.weights)
+        )
+        fallbacks = [opened(folder).facts()["fallback"]]
+    fallbacks += [opened(folder).facts()["fallback"]]
 
-    fallbacks = [opened(folder).facts()["fallback"] for _ in range(2)]
-
-    assert ["does not write what it writes in torch" in why or "converted" in why for why in fallbacks] == [True, True]
+    assert (
+        fallbacks
+        == [
+            "CTranslate2 cannot take the model, so torch computes it: converted, it does not write what it "
+            "writes in torch"
+        ]
+        * 2
+    )
 
 
 def test_a_model_is_converted_once_and_again_where_its_conversion_is_damaged(tmp_path, monkeypatch):

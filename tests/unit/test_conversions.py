@@ -7,6 +7,7 @@ from transformers import GenerationConfig
 
 from tidemill.engines.probing.conversion import CannotConvert
 from tidemill.engines.writing.converted.kept import conversion_folder, is_kept, keep_conversion
+from tidemill.engines.writing.generation.settings import Settings
 from tidemill.engines.writing.holding import (
     CHANGE_NOTHING,
     HELD,
@@ -14,7 +15,6 @@ from tidemill.engines.writing.holding import (
     least_new_tokens,
     probed_settings,
 )
-from tidemill.engines.writing.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -126,5 +126,5 @@ def test_a_setting_at_a_value_that_does_nothing_is_no_reason(said):
 
 
 def test_the_probe_writes_less_than_a_run_and_more_than_is_forbidden():
-    assert probed_settings(settings_of()).max_new_tokens == 48
+    assert probed_settings(settings_of()).max_new_tokens == 32
     assert probed_settings(settings_of(min_new_tokens=60)).generation.max_new_tokens == 76

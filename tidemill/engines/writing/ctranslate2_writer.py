@@ -22,7 +22,7 @@ import torch
 
 from tidemill import config as options
 from tidemill.checkpoints.files import read_json
-from tidemill.checkpoints.loading import folder_state, max_positions
+from tidemill.checkpoints.loading import folder_state, max_positions, padding_of
 from tidemill.encoding.batching import ANY_LENGTHS, Company
 from tidemill.encoding.items import IDS, MASK, Arrays, Outputs
 from tidemill.engines import Load, never
@@ -32,10 +32,10 @@ from tidemill.engines.probing.conversion import CannotConvert, converting
 from tidemill.engines.writing.converted.conversion import convert, require_known
 from tidemill.engines.writing.converted.kept import conversion_folder, is_kept, keep_conversion
 from tidemill.engines.writing.converted.probe import Probe, alone, probe_rows
+from tidemill.engines.writing.generation.settings import Settings
+from tidemill.engines.writing.generation.written import LENGTH, STOP, Written, failed, outputs_of
 from tidemill.engines.writing.holding import ctranslate2_options, probed_settings
-from tidemill.engines.writing.settings import Settings
 from tidemill.engines.writing.torch_writer import TorchWriter
-from tidemill.engines.writing.written import LENGTH, STOP, Written, outputs_of
 from tidemill.errors import Stopped
 from tidemill.fingerprints import fingerprint
 from tidemill.machine import num_cpus, processor
@@ -163,6 +163,8 @@ class CTranslate2Writer:
     def _written(self, result: Any, num_prompt_tokens: int) -> Written:
         tokens = result.hypotheses[0] if self._is_translator else result.sequences[0]
         ids = [int(token) for token in tokens]
+        if not ids:
+            return failed("CTranslate2 writes nothing of a source that is nothing but padding")
         forced = self.settings.generation.forced_eos_token_id
         is_full = len(ids) == self.settings.max_new_tokens
         if is_full and forced is not None:
@@ -192,7 +194,8 @@ def _exact(
             probe = _asked(folder, model, settings, device, tokenizer)
         if not is_kept(name):
             start_id = settings.generation.decoder_start_token_id if settings.is_encoder_decoder else None
-            keep_conversion(name, partial(convert, model, start_id=start_id, end_id=min(settings.end_ids)))
+            pad_id = padding_of(model.config) or 0
+            keep_conversion(name, partial(convert, model, start_id=start_id, pad_id=pad_id))
         del model
     translator = _open(conversion_folder(name), settings, device, "float32")
     exact = CTranslate2Writer(translator, settings=settings, device=device, dtype="float32")

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tidemill.engines.probing.conversion import CannotConvert
-from tidemill.engines.writing.settings import Settings
+from tidemill.engines.writing.generation.settings import Settings
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -45,7 +45,7 @@ OF_PROMPTS = {
     "forced_eos_token_id": None,
 }
 
-NEW_TOKENS = 48
+NEW_TOKENS = 32
 """Of each answer of the probe, and a few more than the settings forbid to end before."""
 MORE_THAN_FORBIDDEN = 16
 
@@ -156,6 +156,8 @@ def _unheld_by_beams(settings: Settings) -> Iterator[str]:
     """Where its beams differ from those of Transformers, by the code of both."""
     generation = settings.generation
     beams = f"num_beams = {generation.num_beams}"
+    if len(settings.end_ids) > 1:
+        yield f"its beams know one end of an answer, and with {beams} the checkpoint names {len(settings.end_ids)}"
     if generation.early_stopping is not True:
         yield (
             f"its beams end with the first num_beams answers, and those of {beams} with early_stopping = "

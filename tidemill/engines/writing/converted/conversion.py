@@ -37,19 +37,18 @@ def require_known(kind: str) -> None:
         raise CannotConvert(f"models of type {kind} are not converted; those of {', '.join(known)} are")
 
 
-def convert(model: torch.nn.Module, folder: Path, *, start_id: int | None, end_id: int) -> None:
+def convert(model: torch.nn.Module, folder: Path, *, start_id: int | None, pad_id: int) -> None:
     """Write a float32 module on the CPU to `folder`, which is made. A decoder's module is taken apart by it.
 
-    An encoder-decoder's answer starts with `start_id`; `end_id` is one of those that end an answer.
+    An encoder-decoder's answer starts with `start_id`. No text has `pad_id`.
 
     Raises:
         OSError: there is no room for it.
     """
     with torch.no_grad(), silence():
         spec = _spec(model)
-        # The end of an answer is told to each call; what is unknown or begins a sentence, nobody asks for.
-        spec.config.eos_token = str(end_id)
-        spec.config.bos_token = spec.config.unk_token = "0"
+        # What ends an answer is told to each call. Of a source that is nothing but these, CTranslate2 writes nothing.
+        spec.config.bos_token = spec.config.eos_token = spec.config.unk_token = str(pad_id)
         if start_id is not None:
             spec.config.decoder_start_token = str(start_id)
         spec.validate()

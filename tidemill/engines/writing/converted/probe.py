@@ -20,8 +20,8 @@ from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines.calibration_texts import calibration_texts
 from tidemill.errors import ModelError
 
-NUM_TEXTS = 6
-DRAWN_LENGTHS = (1, 2, 7, 33)
+NUM_TEXTS = 4
+DRAWN_LENGTHS = (1, 7)
 LONGEST = 1_100
 """Beyond what CTranslate2 cuts an input to, unless it is told otherwise."""
 
