@@ -26,6 +26,7 @@ from transformers import GenerationConfig
 from tests.chat_server import CUT, RESET, Asked, ChatServer, Fails, completion
 from tidemill.config import Endpoint, Inference
 from tidemill.encoding.items import IDS, MASK
+from tidemill.encoding.prompts import packed
 from tidemill.engines.writing.endpoint import EndpointWriter
 from tidemill.engines.writing.endpoint.pace import GIVE_UP_SECONDS, Pace
 from tidemill.engines.writing.endpoint.protocol import Protocol
@@ -75,12 +76,12 @@ def writer(
 
 
 def batch(*prompts: object) -> dict[str, np.ndarray]:
-    encoded = [json.dumps(prompt).encode() for prompt in prompts]
+    encoded = [packed(json.dumps(prompt).encode()) for prompt in prompts]
     width = max(map(len, encoded))
     ids = np.zeros((len(encoded), width), dtype=np.int64)
     mask = np.zeros_like(ids)
     for row, said in enumerate(encoded):
-        ids[row, : len(said)], mask[row, : len(said)] = list(said), 1
+        ids[row, : len(said)], mask[row, : len(said)] = said, 1
     return {IDS: ids, MASK: mask}
 
 

@@ -48,8 +48,8 @@ def check_columns(schema: pa.Schema, columns: Columns, path: str) -> None:
         if not (is_string(type_) or pa.types.is_binary(type_) or pa.types.is_null(type_)):
             raise SchemaError(
                 f"{path}: the text column {name!r} has type {type_}, not string. "
-                f"Choose a column of strings{' or of chats' if columns.as_parts else ''} as {_option(name, columns)}: "
-                f"{_string_columns(schema)}."
+                f"Choose a column of strings{' or of chats' if columns.as_parts else ''} as "
+                f"{_option(name, columns)}: {_string_columns(schema)}."
             )
 
 
