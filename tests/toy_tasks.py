@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tidemill.checkpoints.loading import load_weights
 from tidemill.config import Pipeline, Section
-from tidemill.engines.writing.written import ANSWER, LENGTH, STOP, Written, answers_of, outputs_of
+from tidemill.engines.writing.generation.written import ANSWER, LENGTH, STOP, Written, answers_of, outputs_of
 from tidemill.models.comparing import OF_WRITTEN, Comparison, Lists
 from tidemill.models.tasks import MODEL_TASKS, ModelTask
 from tidemill.models.tasks.scores import labels_of, softmax, values_of, vectors

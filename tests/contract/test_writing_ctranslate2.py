@@ -16,8 +16,8 @@ from tidemill.encoding.batching import EQUAL_LENGTHS
 from tidemill.encoding.items import IDS, MASK, prepared_rows
 from tidemill.engines.writing import open_writer
 from tidemill.engines.writing.converted import conversion
-from tidemill.engines.writing.settings import Settings
-from tidemill.engines.writing.written import LENGTH, STOP, answers_of
+from tidemill.engines.writing.generation.settings import Settings
+from tidemill.engines.writing.generation.written import LENGTH, STOP, answers_of
 from tidemill.errors import ConfigError, LimitExceeded, ModelError, Stopped
 from tidemill.inference.runner import ModelRunner
 from tidemill.models.tasks import find_task, task_options

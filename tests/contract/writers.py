@@ -13,9 +13,9 @@ from transformers import GenerationConfig
 
 from tidemill import config as options
 from tidemill.encoding.items import IDS, MASK
-from tidemill.engines.writing.settings import Settings
+from tidemill.engines.writing.generation.settings import Settings
+from tidemill.engines.writing.generation.written import answers_of
 from tidemill.engines.writing.torch_writer import TorchWriter
-from tidemill.engines.writing.written import answers_of
 
 VOCABULARY = 160
 ENDS = list(range(2, VOCABULARY, 12))
@@ -104,6 +104,7 @@ class Writer:
 
     def __init__(self, folder: Path, family: str, *, tokenizer: Path | None = None, **generation: Any) -> None:
         self.model = make_model(family)
+        self.model.generation_config = GenerationConfig()
         self.model.save_pretrained(folder)
         GenerationConfig(
             eos_token_id=ENDS,
@@ -150,6 +151,8 @@ def make_model(family: str) -> Any:
         bos_token_id=0,
         eos_token_id=ENDS[0],
         pad_token_id=PAD,
+        # Tied, a model says again what it has said.
+        tie_word_embeddings=False,
         **{**DECODERS, **ENCODER_DECODERS}[family],
     )
     return getattr(transformers, _HEADS.get(family, f"{name}ForCausalLM"))(made).eval()

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.pipelines import make_pipeline, reviews, write_parquet
+from tests.tiny_writers import write_gpt2
 from tidemill.cli.everyday import app
 from tidemill.errors import InputError
 from tidemill.reports.bottleneck import find_bottleneck
@@ -28,6 +29,18 @@ def test_a_sample_is_measured_stage_by_stage_and_nothing_is_left_behind(tmp_path
     assert facts["ratio_to_bare_engine"] == facts["whole"]["seconds"] / facts["bare_engine_seconds"]
     left = {path.name for path in (tmp_path / "home").rglob("*") if path.is_file()}
     assert left <= {"fingerprints.sqlite"}
+
+
+def test_a_model_that_writes_is_measured_on_prompts_of_its_columns(tmp_path):
+    write_parquet(tmp_path / "data" / "a.parquet", reviews(0, 12))
+    options = {"prompt": "{domain}: {text}", "max_new_tokens": 2}
+    model = {"path": str(write_gpt2(tmp_path / "gpt2")), "task": "text-generation", "options": options}
+    texts = {"text": ["text", "domain"], "key": [], "keep": []}
+    pipeline = make_pipeline(tmp_path / "home", f"{tmp_path}/data/*.parquet", dataset=texts, model=model)
+
+    facts = find_bottleneck(pipeline, num_rows=8)
+
+    assert (facts["num_rows"], facts["whole"]["state"]) == (8, "done")
 
 
 def test_the_command_prints_a_line_a_stage_and_the_bottleneck(tmp_path):

@@ -20,8 +20,8 @@ from tests.tiny_writers import write_gpt2
 from tests.unit.test_endpoint import batch, written
 from tidemill.config import Endpoint, Inference
 from tidemill.engines.writing.endpoint import EndpointWriter
-from tidemill.engines.writing.settings import Settings
-from tidemill.engines.writing.written import LENGTH, STOP
+from tidemill.engines.writing.generation.settings import Settings
+from tidemill.engines.writing.generation.written import LENGTH, STOP
 
 pytest.importorskip("openai", reason="Transformers' server needs it")
 pytest.importorskip("accelerate", reason="Transformers' server needs it")

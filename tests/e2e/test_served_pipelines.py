@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.chat_server import CUT, RESET, Asked, ChatServer, Fails
+from tests.chat_server import CUT, RESET, Asked, ChatServer, Fails, completion
 from tests.pipelines import make_pipeline, problems_of, quarantine_of, query, reviews, run, table_of, write_parquet
 from tests.unit.test_endpoint import FakeClock
 from tests.versions import compute_version
@@ -18,7 +19,11 @@ from tidemill.config import Pipeline
 from tidemill.engines.writing.endpoint import writer
 from tidemill.engines.writing.endpoint.pace import Pace
 from tidemill.errors import RunFailed
+from tidemill.lake import Lake
 from tidemill.planning.backfill_plan import Selection
+from tidemill.reports.compare import compare_versions
+from tidemill.reports.status import pipeline_status
+from tidemill.results.promotion import promote
 
 KEY = "sk-very-secret-0123456789"
 NUM_ROWS = 30
@@ -31,14 +36,16 @@ def _no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "Pace", functools.partial(Pace, clock=clock, sleep=clock.sleep))
 
 
-def over(server: ChatServer, folder: Path, *, options: dict[str, Any] | None = None, **endpoint: Any) -> Pipeline:
+def over(
+    server: ChatServer, folder: Path, *, model: str = "tiny", options: dict[str, Any] | None = None, **endpoint: Any
+) -> Pipeline:
     if not (folder / "data").exists():
         for i in range(2):
             write_parquet(folder / "data" / f"{i}.parquet", reviews(100 * i, NUM_ROWS))
     return make_pipeline(
         folder,
         f"{folder}/data/*.parquet",
-        model={"task": "text-generation", "path": "tiny", "options": options or {}},
+        model={"task": "text-generation", "path": model, "options": options or {}},
         inference=HERE | {"endpoint": {"base_url": server.url, "concurrency": 4, **endpoint}},
         limits={"max_quarantine": 0.5},
     )
@@ -89,26 +96,26 @@ def test_a_row_that_the_server_refuses_is_quarantined_and_tried_again_alone(tmp_
     assert written(pipeline) == [backwards(text) for text in texts()]
 
 
-def test_a_second_run_asks_nothing_and_another_prompt_is_another_version(tmp_path):
+def test_a_second_run_asks_nothing_and_another_model_of_the_server_is_another_version(tmp_path):
     with ChatServer(models=("tiny", "other")) as server:
         pipeline = over(server, tmp_path)
-        first = run(pipeline)
+        first = run(pipeline).version
         server.asked.clear()
         assert run(pipeline).num_rows == 0
         assert server.asked == []
-        told = over(server, tmp_path, options={"prompt": "Sum up: {text}", "system_prompt": "Be brief."})
-        version = compute_version(told)
-        assert version != first.version
-        assert {asked.body["messages"][0]["content"] for asked in server.asked if asked.method == "POST"} == {
-            "Be brief."
-        }
-        ((text,),) = query(
-            pipeline.lake, f"SELECT text FROM \"reviews__{version}\" WHERE text LIKE '%up: Sum' ORDER BY ALL LIMIT 1"
-        )
-        assert text.endswith("up: Sum")
-    (resolved, *_), *_ = query(pipeline.lake, "SELECT resolved FROM _ledger")
-    facts = json.loads(resolved) if isinstance(resolved, str) else resolved
-    assert (facts["engine"], facts["served"]["root"]) == ("endpoint", "/models/tiny")
+        told = over(server, tmp_path, model="other", options={"system_prompt": "Be brief."})
+        second = compute_version(told)
+        posted = [asked.body for asked in server.asked if asked.method == "POST"]
+        assert {(body["model"], body["messages"][0]["content"]) for body in posted} == {("other", "Be brief.")}
+        with Lake(told.lake) as lake:
+            compared = compare_versions(lake, told.name, first, second)
+            assert promote(lake, told.name, second).state == "promoted"
+        assert compared["rows"]["compared"] == 2 * NUM_ROWS
+        assert "model: served:tiny → served:other" in compared["differences"]
+        assert run(told).num_rows == 0
+        assert pipeline_status(told)["promoted_version"] == second
+    found = query(told.lake, "SELECT resolved->>'engine', resolved->'served'->>'root' FROM _ledger ORDER BY ALL")
+    assert found == [("endpoint", "/models/other")] * 2 + [("endpoint", "/models/tiny")] * 2
 
 
 def test_a_key_that_is_refused_in_mid_run_ends_it_and_stands_nowhere(tmp_path, monkeypatch, caplog):
@@ -123,3 +130,20 @@ def test_a_key_that_is_refused_in_mid_run_ends_it_and_stands_nowhere(tmp_path, m
     kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert not any(KEY.encode() in content for content in kept)
     assert KEY not in caplog.text
+
+
+def test_a_server_that_keeps_to_no_schema_fills_no_column_with_what_is_not_of_it(tmp_path):
+    schema = {"type": "object", "properties": {"stars": {"type": "integer", "maximum": 5}}, "required": ["stars"]}
+
+    def judged(asked: Asked) -> Mapping[str, Any]:
+        return completion(json.dumps({"stars": texts().index(asked.prompt) % 8}), chat=False)
+
+    with ChatServer(answer=judged) as server:
+        pipeline = over(server, tmp_path, options={"json_schema": schema})
+        result = run(pipeline)
+    counted = query(pipeline.lake, "SELECT stars, count(*) FROM reviews GROUP BY ALL ORDER BY ALL")
+    assert counted == [(stars, 8 if stars < 4 else 7) for stars in range(6)]
+    assert result.num_quarantined == 2 * NUM_ROWS - sum(number for _, number in counted)
+    assert {reason.partition(" at ")[0] for _, reason in quarantine_of(pipeline).values()} == {
+        "the answer is not as model.options.json_schema says"
+    }

@@ -7,6 +7,7 @@ from transformers import GenerationConfig
 
 from tidemill.engines.probing.conversion import CannotConvert
 from tidemill.engines.writing.converted.kept import conversion_folder, is_kept, keep_conversion
+from tidemill.engines.writing.generation.settings import Settings
 from tidemill.engines.writing.holding import (
     CHANGE_NOTHING,
     HELD,
@@ -14,7 +15,6 @@ from tidemill.engines.writing.holding import (
     least_new_tokens,
     probed_settings,
 )
-from tidemill.engines.writing.settings import Settings
 
 
 @pytest.fixture(autouse=True)

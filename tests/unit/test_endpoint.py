@@ -26,12 +26,13 @@ from transformers import GenerationConfig
 from tests.chat_server import CUT, RESET, Asked, ChatServer, Fails, completion
 from tidemill.config import Endpoint, Inference
 from tidemill.encoding.items import IDS, MASK
+from tidemill.encoding.prompts import packed
 from tidemill.engines.writing.endpoint import EndpointWriter
 from tidemill.engines.writing.endpoint.pace import GIVE_UP_SECONDS, Pace
 from tidemill.engines.writing.endpoint.protocol import Protocol
 from tidemill.engines.writing.endpoint.server import Server, seconds_asked
-from tidemill.engines.writing.settings import Sampling, Settings
-from tidemill.engines.writing.written import FAILED, LENGTH, STOP
+from tidemill.engines.writing.generation.settings import Sampling, Settings
+from tidemill.engines.writing.generation.written import FAILED, LENGTH, STOP
 from tidemill.errors import ConfigError, ModelError, RunFailed, SourceUnavailable, Stopped
 
 KEY = "sk-very-secret-0123456789"
@@ -75,12 +76,12 @@ def writer(
 
 
 def batch(*prompts: object) -> dict[str, np.ndarray]:
-    encoded = [json.dumps(prompt).encode() for prompt in prompts]
+    encoded = [packed(json.dumps(prompt).encode()) for prompt in prompts]
     width = max(map(len, encoded))
     ids = np.zeros((len(encoded), width), dtype=np.int64)
     mask = np.zeros_like(ids)
     for row, said in enumerate(encoded):
-        ids[row, : len(said)], mask[row, : len(said)] = list(said), 1
+        ids[row, : len(said)], mask[row, : len(said)] = said, 1
     return {IDS: ids, MASK: mask}
 
 
@@ -517,7 +518,7 @@ def test_a_server_that_is_not_there_is_named():
     with ChatServer() as server:
         gone = server.url
     endpoint = Endpoint(base_url=gone)
-    with pytest.raises(SourceUnavailable, match=rf"The server {gone}/.* nobody answers there"):
+    with pytest.raises(SourceUnavailable, match=rf"The server {gone}.* nobody answers there"):
         EndpointWriter.open(settings=settings(), inference=Inference(engine="endpoint", endpoint=endpoint), name="tiny")
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.damage import damages
 from tests.pipelines import ROOT
 from tidemill.errors import LimitExceeded, PlaceUnusable, StoreFileInvalid
-from tidemill.storage.store import LISTED_SECONDS, SMALL_BYTES, YOUNG_SECONDS, Store, StoreFile
+from tidemill.storage.store import LISTED_SECONDS, REMADE, SMALL_BYTES, YOUNG_SECONDS, Kind, Store, StoreFile
 
 FILE = StoreFile("tokens", "abc")
 TABLE = pa.table({"row_number": [1, 2, 3], "token_ids": pa.array([[1, 2], None, []], pa.list_(pa.int32()))})
@@ -247,3 +247,14 @@ def test_what_a_killed_process_left_unpublished_is_swept_after_a_day(store, tmp_
         os.utime(tmp_path / name, (when, when))
     store.sweep()
     assert [path.name for path in tmp_path.glob("*.partial")] == [".new.partial"]
+
+
+def test_what_a_model_wrote_is_no_leftover_though_the_store_may_evict_it(store):
+    kinds: tuple[Kind, ...] = ("rows", "written")
+    for kind in kinds:
+        store.write(StoreFile(kind, "old"), pa.table({"n": [1]}))
+
+    assert set(store.unneeded((), older_than_seconds=0, kinds=REMADE)) == {"rows/old.arrow"}
+    assert set(store.unneeded((), older_than_seconds=0)) == {f"{kind}/old.arrow" for kind in kinds}
+    assert store.make_room(store.max_bytes, released=[f"{kind}/old.arrow" for kind in kinds])
+    assert store.names("written") == set()

@@ -11,10 +11,20 @@ from transformers import GPT2Config, T5Config
 
 from tests.tiny_writers import write_words
 from tidemill.encoding.items import prepared_rows
-from tidemill.engines.writing.settings import Sampling, Settings
-from tidemill.engines.writing.written import ANSWER, FAILED, LENGTH, STOP, Written, answers_of, failed, outputs_of
+from tidemill.engines.writing.generation.settings import Sampling, Settings
+from tidemill.engines.writing.generation.written import (
+    ANSWER,
+    FAILED,
+    LENGTH,
+    STOP,
+    Written,
+    answers_of,
+    failed,
+    outputs_of,
+)
 from tidemill.errors import ModelError
-from tidemill.models.tasks.writing.text_generation import TextGeneration, TextGenerationOptions
+from tidemill.models.tasks.writing.options import TextGenerationOptions
+from tidemill.models.tasks.writing.text_generation import TextGeneration
 
 NOTHING = prepared_rows(pa.array([[1]], pa.list_(pa.int32())))
 

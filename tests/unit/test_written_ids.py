@@ -11,8 +11,8 @@ from transformers import AutoConfig
 
 from tests.pipelines import MODEL
 from tests.toy_tasks import ToyWriter
-from tidemill.engines.writing.written import STOP, Written, answers_of, outputs_of
-from tidemill.inference.work import Predictions, Stats
+from tidemill.engines.writing.generation.written import STOP, Written, answers_of, outputs_of
+from tidemill.inference.work import Every, Predictions, Stats
 from tidemill.inference.written import (
     PLACE,
     WRITTEN,
@@ -140,3 +140,18 @@ def test_no_model_is_asked_where_only_rows_without_tokens_are_left():
 def test_what_nothing_is_known_of_is_computed_as_it_is():
     made = decode_others(prepared(pa.nulls(2), [[5], [6]]), toy, computed)
     assert new_tokens_by_row(made.written).tolist() == [9, 9]
+
+
+def test_somebody_is_told_now_and_then_and_at_the_end_of_what_is_new():
+    told: list[str] = []
+    seldom, often = Every(1e9, lambda: told.append("seldom")), Every(0.0, lambda: told.append("often"))
+    seldom.at_the_end()
+    assert told == []
+    seldom()
+    often()
+    often()
+    assert told == ["often", "often"]
+    seldom.at_the_end()
+    seldom.at_the_end()
+    often.at_the_end()
+    assert told == ["often", "often", "seldom"]

@@ -30,7 +30,7 @@ def compare(
         str | None, typer.Option(metavar="COLUMN", help="Also by slice: the values of this key or kept column.")
     ] = None,
     examples: Annotated[
-        int, typer.Option(metavar="N", min=0, help="How many rows that differ to show.")
+        int, typer.Option("--examples", "--show", metavar="N", min=0, help="How many rows that differ to show.")
     ] = NUM_EXAMPLES,
     overrides: Overrides = None,
     as_json: AsJson = False,

@@ -58,11 +58,12 @@ def _tried(writer: EndpointWriter) -> Finding:
 def _refusal(writer: EndpointWriter, prompt: object) -> str | None:
     """Why the server does not go on with a prompt; None where it does."""
     from tidemill.encoding.items import IDS
+    from tidemill.encoding.prompts import packed
     from tidemill.engines.writing.endpoint.protocol import SPENT_THINKING
-    from tidemill.engines.writing.written import FAILED
+    from tidemill.engines.writing.generation.written import FAILED
     from tidemill.errors import RunFailed
 
-    inputs = {IDS: np.frombuffer(json.dumps(prompt).encode(), dtype=np.uint8)[None].astype(np.int64)}
+    inputs = {IDS: np.array([packed(json.dumps(prompt).encode())])}
     try:
         finish, _, _, *ids = writer.submit(inputs).result()[0].tolist()
     except RunFailed as e:

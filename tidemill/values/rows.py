@@ -47,9 +47,9 @@ def check_columns(schema: pa.Schema, columns: Columns, path: str) -> None:
             continue
         if not (is_string(type_) or pa.types.is_binary(type_) or pa.types.is_null(type_)):
             raise SchemaError(
-                f"{path}: the text column {name!r} has type {type_}, not string"
-                f"{' or a list of messages' if columns.as_parts else ''}. "
-                f"Choose a column of strings as {_option(name, columns)}: {_string_columns(schema)}."
+                f"{path}: the text column {name!r} has type {type_}, not string. "
+                f"Choose a column of strings{' or of chats' if columns.as_parts else ''} as "
+                f"{_option(name, columns)}: {_string_columns(schema)}."
             )
 
 

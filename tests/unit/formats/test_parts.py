@@ -163,7 +163,9 @@ def test_text_of_a_message_that_is_not_utf8_is_quarantined_alone():
 def test_a_column_of_lists_of_texts_is_refused():
     data = encoded([{"words": ["a", "b"]}], "a.parquet")
 
-    with pytest.raises(SchemaError, match=r"'words' has type list<.*>, not string or a list of messages"):
+    with pytest.raises(
+        SchemaError, match=r"'words' has type list<.*>, not string\. Choose .* of strings or of chats as"
+    ):
         check_columns(reader_of(data, "a.parquet").schema(), Columns(("words",), as_parts=True), "a.parquet")
 
 

@@ -74,6 +74,11 @@ def test_a_template_that_fits_no_column_is_refused(template, says):
         Prompt(template=template, columns=("title", "a.body", "b.body"))
 
 
+def test_a_date_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match=r'model\.options\.date = "today" is no date'):
+        Prompt(columns=("text",), system_prompt="x", date="today")
+
+
 def test_a_prefix_stands_before_every_prompt():
     assert made(Prompt(columns=("text",), prefix="summarize: "), "x").text == "summarize: x"
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pyarrow as pa
+import pytest
 
-from tidemill.encoding.prompts import Prompt, ServedPrompts
+from tidemill.encoding.prompts import Prompt, ServedPrompts, packed, unpacked
 
 
 def prepared(prompt, *rows):
@@ -15,7 +17,7 @@ def prepared(prompt, *rows):
 
 
 def sent(row):
-    return json.loads(bytes(row["token_ids"]))
+    return json.loads(unpacked(np.array(row["token_ids"])))
 
 
 def test_a_prompt_is_sent_as_text_and_a_chat_as_messages():
@@ -26,6 +28,13 @@ def test_a_prompt_is_sent_as_text_and_a_chat_as_messages():
     assert sent(text) == "é <|im_end|>"
     assert sent(messages) == chat
     assert text["num_tokens"] == messages["num_tokens"] == 3
+
+
+@pytest.mark.parametrize("text", ["", "a", "ab", "abc", "abcd", "漢字 🌊", "\0"])
+def test_any_text_is_packed_and_comes_back(text):
+    ids = packed(json.dumps(text, ensure_ascii=False).encode())
+    assert json.loads(unpacked(np.array(ids, dtype=np.int64))) == text
+    assert len(ids) <= len(json.dumps(text, ensure_ascii=False).encode()) // 4 + 1
 
 
 def test_a_system_prompt_is_sent_as_a_message():

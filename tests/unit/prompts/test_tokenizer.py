@@ -10,8 +10,9 @@ import transformers
 
 from tests.chats import CHATML, DATED, FAMILIES, write_chat
 from tests.checkpoints import reviews
+from tidemill.encoding import tokenizer as tokenization
 from tidemill.encoding.prompts import Prompt, PromptTokenizer
-from tidemill.errors import ConfigError, ModelError
+from tidemill.errors import ModelError
 
 ODD = ["a film", "  two  blanks \n", "\n\nthe\tfilm", "é 😀 naïve", "Say {x} <b> [INST] <<SYS>>", "x" * 50]
 TEXTS = [*ODD, *reviews(5)]
@@ -243,15 +244,17 @@ def test_no_character_is_cut_in_two(chatml):
         assert length - 3 <= len(row["token_ids"]) <= length
 
 
-def test_a_text_too_long_for_the_tokenizer_at_once_is_counted_to_its_end(chatml):
-    text = "the film was good " * 60_000
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_text_too_long_for_the_tokenizer_at_once_is_counted_to_its_end(tmp_path, monkeypatch, side):
+    monkeypatch.setattr(tokenization, "PIECE_CHARS", 300)
+    theirs = write_chat(tmp_path, "chatml", truncation_side=side)
+    ids = theirs("the film was good " * 100)["input_ids"]
 
-    (row,) = prepared(chatml, COLUMN, [text], max_length=64)
+    (row,) = prepared(tmp_path, COLUMN, ["the film was good " * 100], max_length=64)
 
-    theirs = transformers.AutoTokenizer.from_pretrained(chatml)
-    assert row["token_ids"] == theirs(text[:1000])["input_ids"][:64]
-    assert row["num_tokens"] > 200_000
-    assert row["truncated"]
+    assert row["token_ids"][-50:] == (ids[14:64] if side == "right" else ids[-50:])
+    assert (len(row["token_ids"]), row["truncated"]) == (64, True)
+    assert abs(row["num_tokens"] - len(ids)) <= 7, "a token or so for each place where it is cut"
 
 
 def test_rows_without_text_and_rows_without_a_prompt_take_no_others_with_them(chatml):
@@ -284,13 +287,6 @@ def test_a_template_that_asks_for_the_date_has_it_declared(tmp_path):
 def test_an_option_of_the_chat_template_that_nobody_asks_for_is_refused(chatml, options, error, says):
     with pytest.raises(error, match=says):
         PromptTokenizer.load(chatml, prompt=Prompt(columns=("text",), **options))
-
-
-def test_a_date_that_is_none_is_refused(tmp_path):
-    write_chat(tmp_path, "chatml", template=DATED)
-
-    with pytest.raises(ConfigError, match=r'model\.options\.date = "today" is no date'):
-        PromptTokenizer.load(tmp_path, prompt=Prompt(columns=("text",), system_prompt="x", date="today"))
 
 
 def test_a_tokenizer_without_a_chat_template_takes_strings_alone(tmp_path):

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, GPT2Config, T5Config
 from tests.tiny_writers import write_words
 from tidemill.encoding.items import prepared_rows
 from tidemill.encoding.pooling import Pooling
-from tidemill.engines.writing.written import LENGTH, STOP, Written, answers_of, failed, outputs_of
+from tidemill.engines.writing.generation.written import LENGTH, STOP, Written, answers_of, failed, outputs_of
 from tidemill.errors import ConfigError, ModelError
 from tidemill.models.tasks import find_task, task_options
 

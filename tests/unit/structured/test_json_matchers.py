@@ -90,12 +90,12 @@ def test_an_end_token_is_allowed_only_where_the_answer_may_end(kind):
 
 def test_a_token_of_texts_that_ends_an_answer_too_is_not_allowed_within_one():
     tokenizer = bytes_of_words()
-    end, a = tokenizer.token_to_id(END), tokenizer.token_to_id("a")
-    matcher = JsonMatchers.of(REVIEW, tokenizer, end_ids=[end, a], num_logits=tokenizer.get_vocab_size()).new()
+    ids = tokenizer.get_vocab()
+    end, a = ids[END], ids["a"]
+    matcher = JsonMatchers.of(REVIEW, tokenizer, end_ids=[end, a], num_logits=len(ids)).new()
 
-    matcher.accept(tokenizer.token_to_id("{"))
-    matcher.accept(tokenizer.token_to_id('"'))
-    matcher.accept(tokenizer.token_to_id("l"))
+    for token in ("{", '"', "l"):
+        matcher.accept(ids[token])
 
     assert not matcher.allowed()[a]
 
@@ -169,7 +169,7 @@ def test_a_copy_goes_its_own_way():
 def test_a_token_that_was_not_allowed_ends_the_answer_with_a_reason():
     tokenizer = bytes_of_words()
     matcher = opened(tokenizer).new()
-    matcher.accept(tokenizer.token_to_id("x"))
+    matcher.accept(tokenizer.get_vocab()["x"])
 
     assert matcher.is_finished
     assert "cannot go on" in str(matcher.problem)

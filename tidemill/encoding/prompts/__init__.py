@@ -2,8 +2,8 @@
 
 from tidemill.encoding.prompts.languages import language_ids
 from tidemill.encoding.prompts.prompt import Prompt
-from tidemill.encoding.prompts.served import ServedPrompts
+from tidemill.encoding.prompts.served import ServedPrompts, packed, unpacked
 from tidemill.encoding.prompts.sources import SourceTokenizer
 from tidemill.encoding.prompts.tokenizer import PromptTokenizer
 
-__all__ = ["Prompt", "PromptTokenizer", "ServedPrompts", "SourceTokenizer", "language_ids"]
+__all__ = ["Prompt", "PromptTokenizer", "ServedPrompts", "SourceTokenizer", "language_ids", "packed", "unpacked"]

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.encoding.prompts.marked import Marked
-from tidemill.encoding.prompts.prompt import Message, NoPrompt, texts_of
-from tidemill.errors import ConfigError, ModelError, first_line
+from tidemill.encoding.prompts.prompt import Message, NoPrompt, day_of, texts_of
+from tidemill.errors import ModelError, first_line
 
 _MOST_KEPT = 512
 _PLACEHOLDER = re.compile("\ue000text(\\d+)\ue001")
@@ -191,14 +191,3 @@ def _dates(source: str, date: str | None) -> dict[str, str]:
         )
     day = day_of(date)
     return {form: day.strftime(form) for form in asked}
-
-
-def day_of(date: str) -> datetime.datetime:
-    """
-    Raises:
-        ConfigError: it is no date.
-    """
-    try:
-        return datetime.datetime.fromisoformat(date)
-    except ValueError as e:
-        raise ConfigError(f'model.options.date = "{date}" is no date. Write one as "2026-01-31".') from e

@@ -7,6 +7,7 @@ text are text.
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,7 @@ class Prompt:
     """How a row's columns become a prompt.
 
     Raises:
-        ConfigError: the template names a column that there is not, or none at all.
+        ConfigError: the template names a column that there is not, or none at all; or the date is none.
     """
 
     template: str | None = None
@@ -54,6 +55,8 @@ class Prompt:
     """The template's words, and the numbers of the columns between them."""
 
     def __post_init__(self) -> None:
+        if self.date is not None:
+            day_of(self.date)
         made = _pieces(self.template, self.columns) if self.template is not None else _joined(self)
         object.__setattr__(self, "_pieces", (self.prefix, *made) if self.prefix else made)
 
@@ -116,6 +119,17 @@ class Prompt:
         messages = [m if place == last else _kept_whole(m) for place, m in enumerate(messages)]
         has_system = messages[0]["role"] in ("system", "developer")
         return messages if has_system or self.system_prompt is None else [self._system, *messages]
+
+
+def day_of(date: str) -> datetime.datetime:
+    """
+    Raises:
+        ConfigError: it is no date.
+    """
+    try:
+        return datetime.datetime.fromisoformat(date)
+    except ValueError as e:
+        raise ConfigError(f'model.options.date = "{date}" is no date. Write one as "2026-01-31".') from e
 
 
 def _message(value: Any, place: str, head: Callable[[str], str]) -> Message:

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from tidemill.encoding.prompts.marked import Marked
 from tidemill.encoding.prompts.prompt import NoPrompt, Prompt, texts_of
 from tidemill.encoding.tokenizer import Row, in_runs
 from tidemill.fingerprints import fingerprint
 
-CHARS_A_TOKEN = 4
-"""What a token has of most languages' texts, about."""
+CHARS_A_TOKEN = BYTES_AN_ID = 4
+"""What a token has of most languages' texts, about. So many bytes are put into an id, and there are about as many ids
+as the server will count tokens: batches, rates and estimates are by ids."""
 
 
 class ServedPrompts:
-    """A row's `token_ids` are the UTF-8 bytes of its prompt in JSON: a string, or a list of messages.
+    """A row's `token_ids` are its prompt in JSON, `packed`: a string, or a list of messages.
 
     `num_tokens` is an estimate, since only the server can count. Threads may share it.
     """
@@ -49,7 +52,18 @@ class ServedPrompts:
 
         sent: Any = texts_of(made, plain)
         num_chars = sum(map(len, texts))
-        return Row(list(orjson.dumps(sent)), -(-num_chars // CHARS_A_TOKEN))
+        return Row(packed(orjson.dumps(sent)), -(-num_chars // CHARS_A_TOKEN))
+
+
+def packed(said: bytes) -> list[int]:
+    """JSON as ids; blanks behind it mean nothing."""
+    ids: list[int] = np.frombuffer(said + b" " * (-len(said) % BYTES_AN_ID), dtype="<i4").tolist()
+    return ids
+
+
+def unpacked(ids: NDArray[np.integer]) -> bytes:
+    """The JSON that was `packed`."""
+    return ids.astype("<i4").tobytes()
 
 
 def _table(rows: Sequence[Row]) -> pa.Table:

@@ -27,7 +27,7 @@ from tidemill.encoding.prompts.chat import ChatTemplate
 from tidemill.encoding.prompts.controls import ControlTokens, Ids
 from tidemill.encoding.prompts.marked import Marked
 from tidemill.encoding.prompts.prompt import Message, NoPrompt, Prompt, texts_of
-from tidemill.encoding.tokenizer import PIECE_CHARS, Row, in_runs, pieces_of, tokens_around
+from tidemill.encoding.tokenizer import Row, in_runs, pieces_of, tokens_around
 from tidemill.errors import ModelError
 from tidemill.fingerprints import fingerprint
 
@@ -151,14 +151,15 @@ class PromptTokenizer:
 
         def head(text: str) -> str:
             nonlocal num_unread
-            if len(text) <= PIECE_CHARS:
-                return text
             pieces = list(pieces_of(text))
-            kept = pieces.pop(-1 if self._left else 0)
+            if len(pieces) < 2:
+                return text
+            # The last piece may be a short one.
+            kept, unread = (pieces[-2:], pieces[:-2]) if self._left else (pieces[:1], pieces[1:])
             num_unread += sum(
-                len(ids) for piece in pieces for ids in self._encoded([piece]) if not isinstance(ids, str)
+                len(ids) for piece in unread for ids in self._encoded([piece]) if not isinstance(ids, str)
             )
-            return kept
+            return "".join(kept)
 
         try:
             made = self._prompt.of_row(row, head)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tidemill import config as options
 from tidemill.engines import Engine, Load
 from tidemill.engines.devices import resolve_device
-from tidemill.engines.writing.settings import Settings
+from tidemill.engines.writing.generation.settings import Settings
 from tidemill.errors import ConfigError, ModelError
 
 

@@ -32,10 +32,10 @@ from tidemill.engines.probing.conversion import CannotConvert, converting
 from tidemill.engines.writing.converted.conversion import convert, require_known
 from tidemill.engines.writing.converted.kept import conversion_folder, is_kept, keep_conversion
 from tidemill.engines.writing.converted.probe import Probe, alone, probe_rows
+from tidemill.engines.writing.generation.settings import Settings
+from tidemill.engines.writing.generation.written import LENGTH, STOP, Written, failed, outputs_of
 from tidemill.engines.writing.holding import ctranslate2_options, probed_settings
-from tidemill.engines.writing.settings import Settings
 from tidemill.engines.writing.torch_writer import TorchWriter
-from tidemill.engines.writing.written import LENGTH, STOP, Written, failed, outputs_of
 from tidemill.errors import Stopped
 from tidemill.fingerprints import fingerprint
 from tidemill.machine import num_cpus, processor

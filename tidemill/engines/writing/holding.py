@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tidemill.engines.probing.conversion import CannotConvert
-from tidemill.engines.writing.settings import Settings
+from tidemill.engines.writing.generation.settings import Settings
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig

@@ -32,8 +32,8 @@ from tidemill.engines.writing.decoding.probe import is_same
 from tidemill.engines.writing.decoding.rows import Ends, Row
 from tidemill.engines.writing.decoding.seq2seq import Seq2SeqLoop
 from tidemill.engines.writing.decoding.whole import STOPPED, Beams, Whole, WholeLoop
-from tidemill.engines.writing.settings import Settings
-from tidemill.engines.writing.written import outputs_of
+from tidemill.engines.writing.generation.settings import Settings
+from tidemill.engines.writing.generation.written import outputs_of
 from tidemill.errors import ConfigError, ModelError, Stopped
 
 DEPTH = 3
@@ -137,6 +137,9 @@ class TorchWriter:
                 return
             try:
                 self._step(batch)
+            except Stopped as e:
+                self._leave(batch, e)
+                raise
             except BaseException as e:
                 # Of whose row it is nobody knows: each batch tells its own, and is then computed row by row.
                 for each in list(self._batches):
@@ -225,7 +228,7 @@ def _start_of(settings: Settings) -> list[int]:
     first = generation.bos_token_id if first is None else first
     if not isinstance(first, int):
         raise ModelError(
-            f"The checkpoint says decoder_start_token_id = {first!r}, and an answer begins with one token. Set "
-            "it in its generation_config.json."
+            f"The checkpoint says decoder_start_token_id = {first!r}, and an answer begins with one token. Set it in "
+            "its generation_config.json."
         )
     return [first]

@@ -30,7 +30,7 @@ class Place:
     """With `columns`: how many columns of every slot are read."""
 
 
-class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
+class SlotLayer(CacheLayerMixin):
     is_sliding = False
 
     def __init__(self, place: Place, num_slots: int, num_columns: int) -> None:
@@ -97,7 +97,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         return self.keys[rows, :, :width], self.values[rows, :, :width]
 
 
-class Slots(Cache):  # type: ignore[misc]
+class Slots(Cache):
     """The slots of all layers; those in use are the first ones."""
 
     def __init__(self, num_layers: int, num_slots: int, num_columns: int) -> None:
@@ -138,7 +138,7 @@ class Slots(Cache):  # type: ignore[misc]
             layer.resize(num_slots, num_columns, in_use)
 
 
-class SourceLayer(CacheLayerMixin):  # type: ignore[misc]
+class SourceLayer(CacheLayerMixin):
     """Keys and values of what an encoder has read: computed once, in the slots of their rows."""
 
     is_sliding = False
@@ -168,6 +168,6 @@ class SourceLayer(CacheLayerMixin):  # type: ignore[misc]
             self.keys[slot], self.values[slot] = self.keys[source], self.values[source]
 
 
-class Sources(Cache):  # type: ignore[misc]
+class Sources(Cache):
     def __init__(self, num_layers: int) -> None:
         super().__init__(layers=[SourceLayer() for _ in range(num_layers)])

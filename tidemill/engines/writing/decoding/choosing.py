@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from tidemill.engines.writing.decoding.rows import Row
-from tidemill.engines.writing.settings import Settings
+from tidemill.engines.writing.generation.settings import Settings
 from tidemill.errors import ModelError
+from tidemill.structured import Matchers
 
 NEAR = 1e-5
 """Tokens whose scores differ by less, as a part of the largest one, may change places with the shape of a batch:
@@ -66,7 +67,7 @@ class Choice:
         model._prepare_special_tokens(self._generation, False, device=model.device, batch_size=1)
         self._reads_prompt = any(getattr(self._generation, name, None) for name in _OF_THE_PROMPT)
         self._has_processors = bool(self._processors_of(Row(torch.zeros(1, dtype=torch.int64).numpy(), limit=1)))
-        self._matchers = None if settings.grammar is None else settings.grammar.matcher(tokenizer)
+        self._matchers = _matchers(model, settings, tokenizer)
         self._known: dict[tuple[object, ...], Processors] = {}
 
     def alone(self) -> Choice:
@@ -94,19 +95,19 @@ class Choice:
         return ids
 
     def _scores(self, logits_NV: Tensor, rows: Sequence[Row]) -> Tensor:
-        scores_NV = logits_NV if self._matchers is None else self._allowed(logits_NV, rows)
+        scores_NV = logits_NV if self._matchers is None else self._allowed(logits_NV, rows, self._matchers)
         if self._has_processors:
             scores_NV = self._processed(scores_NV, rows)
         return scores_NV if self._settings.sampling is None else self._drawn(scores_NV, rows)
 
-    def _allowed(self, logits_NV: Tensor, rows: Sequence[Row]) -> Tensor:
+    def _allowed(self, logits_NV: Tensor, rows: Sequence[Row], matchers: Matchers) -> Tensor:
         is_allowed_NV = torch.zeros(logits_NV.shape, dtype=torch.bool)
         for is_allowed_V, row in zip(is_allowed_NV, rows, strict=True):
             if self._begins_by_force(row):
                 is_allowed_V[:] = True
                 continue
             if row.matcher is None:
-                row.matcher = self._matchers.new()
+                row.matcher = matchers.new()
             allowed = torch.from_numpy(row.matcher.allowed())[: len(is_allowed_V)]
             is_allowed_V[: len(allowed)] = allowed
         return logits_NV.masked_fill(~is_allowed_NV.to(logits_NV.device), -torch.inf)
@@ -118,6 +119,8 @@ class Choice:
     def _accept(self, row: Row, token_id: int) -> None:
         if not self._begins_by_force(row):
             row.matcher.accept(token_id)
+            if row.matcher.problem is not None:
+                row.fail(row.matcher.problem)
 
     def _processed(self, scores_NV: Tensor, rows: Sequence[Row]) -> Tensor:
         """Rows that are as long as each other go together: what is done to them depends on ids and their number."""
@@ -172,6 +175,13 @@ class Choice:
             # On the CPU wherever the model is: a seed means the same on each device.
             row.generator = torch.Generator().manual_seed(int.from_bytes(named.digest(), "little") >> 1)
         return torch.empty(vocabulary_size).exponential_(generator=row.generator)
+
+
+def _matchers(model: Any, settings: Settings, tokenizer: str | Path) -> Matchers | None:
+    if settings.grammar is None:
+        return None
+    num_logits = model.get_output_embeddings().weight.shape[0]
+    return settings.grammar.matcher(tokenizer, end_ids=settings.end_ids, num_logits=num_logits)
 
 
 def refuse_unheld(settings: Settings) -> None:

@@ -14,8 +14,8 @@ from tidemill.engines import never
 from tidemill.engines.writing.decoding.loop import Loop
 from tidemill.engines.writing.decoding.rows import Row
 
-LENGTHS = (2, 5, 9)
-NUM_STEPS = 4
+LENGTHS = (3, 8)
+NUM_STEPS = 2
 MOST_APART = {torch.float32: 1e-3}
 """Of scores, as a part of the largest one; of 16 bits, `MOST_APART_IN_16_BITS`."""
 MOST_APART_IN_16_BITS = 0.1

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tidemill.checkpoints.loading import opening
-from tidemill.engines.writing.settings import Settings
-from tidemill.engines.writing.written import FAILED, LENGTH, STOP, Written, failed
+from tidemill.engines.writing.generation.settings import Settings
+from tidemill.engines.writing.generation.written import FAILED, LENGTH, STOP, Written, failed
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig

@@ -19,7 +19,7 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 from tidemill.checkpoints.loading import silence
 from tidemill.engines.writing.decoding.choosing import Choosing
 from tidemill.engines.writing.decoding.rows import Ends, Row
-from tidemill.engines.writing.settings import Settings
+from tidemill.engines.writing.generation.settings import Settings
 from tidemill.errors import Stopped
 
 STOPPED = "Stopped between two tokens. The shard starts again on the next run."
@@ -48,8 +48,13 @@ class WholeLoop:
         self._waiting = deque(batch for batch in self._waiting if id(batch[0]) not in gone)
 
     def step(self, should_stop: Callable[[], bool]) -> None:
+        rows = self._waiting.popleft()
         try:
-            self._write(self._waiting.popleft(), should_stop)
+            self._write(rows, should_stop)
+        except Stopped:
+            # They may be another's, who does not stop: then they are written from their beginning.
+            self._waiting.appendleft(rows)
+            raise
         except BaseException:
             self._waiting.clear()
             raise
@@ -110,7 +115,7 @@ class Beams:
             self._ends.cut(row, ids[row.num_start :])
 
 
-class _Steps(LogitsProcessor):  # type: ignore[misc]
+class _Steps(LogitsProcessor):
     """Leaves of the scores the token that is chosen, and gives it to its row."""
 
     def __init__(self, rows: Sequence[Row], choice: Choosing, ends: Ends, should_stop: Callable[[], bool]) -> None:
@@ -132,7 +137,7 @@ class _Steps(LogitsProcessor):  # type: ignore[misc]
         return left
 
 
-class _Ended(StoppingCriteria):  # type: ignore[misc]
+class _Ended(StoppingCriteria):
     def __init__(self, rows: Sequence[Row]) -> None:
         self._rows = rows
 
@@ -140,7 +145,7 @@ class _Ended(StoppingCriteria):  # type: ignore[misc]
         return torch.tensor([not row.is_open for row in self._rows], device=input_ids.device)
 
 
-class _Asked(StoppingCriteria):  # type: ignore[misc]
+class _Asked(StoppingCriteria):
     def __init__(self, should_stop: Callable[[], bool]) -> None:
         self._should_stop = should_stop
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidemill.engines.writing.endpoint.failures import Mistake
-from tidemill.engines.writing.settings import Settings
-from tidemill.engines.writing.written import LENGTH, STOP, Written, failed
+from tidemill.engines.writing.generation.settings import Settings
+from tidemill.engines.writing.generation.written import LENGTH, STOP, Written, failed
 from tidemill.fingerprints import fingerprint
 
 CHAT, COMPLETIONS = "chat/completions", "completions"

@@ -56,7 +56,7 @@ class Server:
         )
 
     def __str__(self) -> str:
-        return f"{self.base.scheme}://{self.place}{self.base.path}"
+        return f"{self.base.scheme}://{self.place}{self.base.path.rstrip('/')}"
 
     @property
     def place(self) -> str:

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from tidemill import config as options
 from tidemill.encoding.batching import ANY_LENGTHS, Company
 from tidemill.encoding.items import IDS, MASK, Arrays
+from tidemill.encoding.prompts import unpacked
 from tidemill.engines import never
 from tidemill.engines.writing.endpoint.failures import Busy, Failure, Refusal, Trouble, Unusable
 from tidemill.engines.writing.endpoint.pace import GIVE_UP_SECONDS, Pace
 from tidemill.engines.writing.endpoint.protocol import THINKING, Protocol
 from tidemill.engines.writing.endpoint.server import Server
-from tidemill.engines.writing.settings import Settings
-from tidemill.engines.writing.written import Written, failed, outputs_of
+from tidemill.engines.writing.generation.settings import Settings
+from tidemill.engines.writing.generation.written import Written, failed, outputs_of
 from tidemill.errors import ModelError, RunFailed, SourceUnavailable, Stopped
 
 T = TypeVar("T")
@@ -238,11 +239,10 @@ class _Waiting:
 
 
 def _prompts_of(inputs: Arrays) -> list[bytes]:
-    """Bytes stand where other engines are given ids of tokens."""
-    ids_BT = inputs[IDS].astype(np.uint8)
+    ids_BT = inputs[IDS]
     if MASK not in inputs:
-        return [row.tobytes() for row in ids_BT]
-    return [row[mask.astype(bool)].tobytes() for row, mask in zip(ids_BT, inputs[MASK], strict=True)]
+        return [unpacked(ids_T) for ids_T in ids_BT]
+    return [unpacked(ids_T[mask_T == 1]) for ids_T, mask_T in zip(ids_BT, inputs[MASK], strict=True)]
 
 
 @functools.cache

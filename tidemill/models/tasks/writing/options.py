@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from tidemill.config import Section
-from tidemill.engines.writing.settings import Sampling
+from tidemill.engines.writing.generation.settings import Sampling
 from tidemill.structured import check_choices, check_one_form, read_json_schema
 
 NonEmpty = Annotated[str, Field(min_length=1)]

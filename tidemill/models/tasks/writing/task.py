@@ -16,8 +16,8 @@ from tidemill.checkpoints.fast_tokenizer import load_whole
 from tidemill.checkpoints.served import is_served
 from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import Outputs
-from tidemill.engines.writing.settings import GENERATION_CONFIG, Settings
-from tidemill.engines.writing.written import ANSWER, FAILED, LENGTH, STOP, answers_of
+from tidemill.engines.writing.generation.settings import GENERATION_CONFIG, Settings
+from tidemill.engines.writing.generation.written import ANSWER, FAILED, LENGTH, STOP, answers_of
 from tidemill.errors import ModelError
 from tidemill.models.comparing import OF_WRITTEN
 from tidemill.models.task import ModelTask

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tidemill.engines.writing.written import LENGTH
+from tidemill.engines.writing.generation.written import LENGTH
 from tidemill.errors import ModelError
 from tidemill.models.task import Preparer, Reading
 from tidemill.models.tasks.writing.options import TextGenerationOptions

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tidemill.checkpoints.files import read_json
 from tidemill.checkpoints.loading import opening
 from tidemill.errors import ModelError
+from tidemill.structured import Grammar
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig
@@ -46,7 +47,7 @@ class Settings:
     sampling: Sampling | None = None
     is_encoder_decoder: bool = False
     end_ids: frozenset[int] = frozenset()
-    grammar: Any = None
+    grammar: Grammar | None = None
 
     @classmethod
     def of(
@@ -58,7 +59,7 @@ class Settings:
         stop: tuple[str, ...] = (),
         sampling: Sampling | None = None,
         forced_bos_token_id: int | None = None,
-        grammar: Any = None,
+        grammar: Grammar | None = None,
     ) -> Self:
         """Of the checkpoint in `folder`, whose generation_config.json holds but for what the arguments say, and for
         sampling, which an argument alone turns on.
