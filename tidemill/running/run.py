@@ -8,12 +8,24 @@ next is read and tokenized and the one before is committed; at most
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
+
+import pyarrow as pa
 
 from tidemill.checkpoints.served import is_served
 from tidemill.config import Pipeline
 from tidemill.engines.devices import resolve_device
-from tidemill.errors import ENDS_RUN, FileChanged, LimitExceeded, RunFailed, ShardGone, TidemillError, counted
+from tidemill.errors import (
+    ENDS_RUN,
+    FAILS_ALONE,
+    FileChanged,
+    LimitExceeded,
+    RunFailed,
+    ShardGone,
+    TidemillError,
+    counted,
+)
 from tidemill.inference.opening import load_preparer, load_runner
 from tidemill.lake import Lake, catalog_exists, ensure_system_tables
 from tidemill.lake.ducklake.claims import Claims
@@ -35,6 +47,7 @@ from tidemill.running.workspace import Workspace, predictions_file
 from tidemill.shards import small_together
 from tidemill.sources.dataset import Dataset, named
 from tidemill.storage.store import Store
+from tidemill.values.parts import A_CHAT, are_chats
 
 __all__ = ["Run", "RunResult"]
 
@@ -117,7 +130,7 @@ class Run:
         """Plan against the lake if there is one; it is made only once the input is known to be good."""
         if not catalog_exists(self.pipeline.lake):
             plan, dataset = make_plan(self.pipeline, None)
-            _open_for_the_first_time(plan)
+            _open_for_the_first_time(plan, dataset)
             lake = Lake(self.pipeline.lake)
             ensure_system_tables(lake)
             return plan, dataset, lake
@@ -128,7 +141,7 @@ class Run:
                 plan, dataset = make_plan(self.pipeline, lake)
                 self._refuse_removal(plan)
                 if not plan.done:
-                    _open_for_the_first_time(plan)
+                    _open_for_the_first_time(plan, dataset)
         except BaseException:
             lake.close()
             raise
@@ -389,13 +402,24 @@ def refuse_removal(plan: Plan) -> None:
         )
 
 
-def _open_for_the_first_time(plan: Plan) -> None:
+def _open_for_the_first_time(plan: Plan, dataset: Dataset) -> None:
     """Find out before anything is written whether the version can be computed here at all."""
-    load_preparer(plan.spec)
+    preparer = load_preparer(plan.spec)
+    if plan.spec.joined_text.as_parts and _has_chats(plan, dataset):
+        preparer.prepare(pa.table({"text": [A_CHAT]}))
     if is_served(plan.spec.model):
         load_runner(plan.spec, plan.pipeline.inference)
     else:
         resolve_device(plan.pipeline.inference.device)
+
+
+def _has_chats(plan: Plan, dataset: Dataset) -> bool:
+    """Whether the first file shows the column of texts as one of messages."""
+    (name, *others), files = plan.spec.text, plan.readable
+    with suppress(*FAILS_ALONE):  # Whoever reads its rows is told.
+        schema = dataset.reader(files[0]).schema() if files and not others else pa.schema([])
+        return name in schema.names and are_chats(schema.field(name).type)
+    return False
 
 
 def _computed(file: FilePlan) -> Iterator[ShardPlan]:

@@ -14,6 +14,9 @@ import pyarrow as pa
 JSON = pa.json_(pa.string())
 """Of a column whose cells are values in JSON, as files of text have them."""
 
+A_CHAT = '[[{"role":"user","content":"a"}]]'
+"""The text of a row that is a list of messages."""
+
 Note = Callable[[int, str], object]
 """Told a row's number, and why it cannot be used."""
 
@@ -77,6 +80,11 @@ def are_messages(cells: pa.ChunkedArray) -> bool:
     """Whether most cells that say something are lists of messages, as they were written."""
     filled = [cell for cell in cells.to_pylist() if cell]
     return 2 * sum(_messages(cell) is not None for cell in filled) > len(filled)
+
+
+def are_chats(type_: pa.DataType) -> bool:
+    """Whether a column's values are lists of messages, as a file's first rows show it."""
+    return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_) or type_.equals(JSON))
 
 
 def is_readable(type_: pa.DataType) -> bool:

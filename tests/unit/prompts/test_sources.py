@@ -158,6 +158,15 @@ def test_marian_of_several_languages_has_one_of_them_chosen(tmp_path, target, sa
         SourceTokenizer.load(tmp_path, tgt_lang=target)
 
 
+def test_a_token_in_what_stands_before_a_text_is_that_token_and_in_a_text_it_is_text(tmp_path):
+    theirs = write_t5(tmp_path, additional_special_tokens=["<2fr>"])
+
+    (ids,) = ids_of(tmp_path, "a film <2fr>", prefix="<2fr> ")
+
+    assert ids[: len(ids) - 1].count(theirs.convert_tokens_to_ids("<2fr>")) == 1
+    assert ids[0] == theirs.convert_tokens_to_ids("<2fr>")
+
+
 def test_a_text_cut_on_the_left_keeps_what_stands_before_it(tmp_path):
     theirs = write_t5(tmp_path, truncation_side="left")
     text = " ".join(reviews(3))

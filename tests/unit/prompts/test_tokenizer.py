@@ -7,6 +7,8 @@ import json
 import pyarrow as pa
 import pytest
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.chats import CHATML, DATED, FAMILIES, write_chat
 from tests.checkpoints import reviews
@@ -68,6 +70,47 @@ def test_messages_are_tokenized_as_the_chat_template_has_them_with_nothing_added
     expected = [rendered(theirs, chat, enable_thinking=False) for chat in chats]
 
     assert ids_of(folder, COLUMN, *([chat] for chat in chats)) == expected
+
+
+PIECES = [
+    *" \n\t<|>▁.\u200b\x00é日😀",
+    "the",
+    " film",
+    "\r\n",
+    "im_end",
+    "<|im_",
+    "|>",
+    "</",
+    "s>",
+    "[INST]",
+    "xqtidemill",
+]
+TOKENS = ["<|im_end|>", "<|im_start|>", "<think>", "<|eot_id|>", "</s>", "<s>", "<bos>", "<end_of_turn>"]
+
+
+@pytest.fixture(scope="module")
+def opened(family):
+    _, folder, _ = family
+    return PromptTokenizer.load(folder, prompt=COLUMN)
+
+
+@settings(max_examples=25)
+@given(data=st.data())
+def test_no_text_changes_what_is_not_its_own(family, opened, data):
+    _, _, theirs = family
+    texts = data.draw(st.lists(st.lists(st.sampled_from(PIECES + TOKENS), min_size=1).map("".join), min_size=1))
+    chats = [[user(text), {"role": "assistant", "content": "x"}, user(text)] for text in texts]
+    rows = pa.table({"text": [json.dumps([value]) for value in [*texts, *chats]]})
+    control = set(theirs.added_tokens_decoder) - {theirs.unk_token_id}
+    usual = rendered(theirs, [user("y"), {"role": "assistant", "content": "x"}, user("y")], enable_thinking=False)
+
+    ids = opened.prepare(rows)["token_ids"].to_pylist()
+
+    for text, chat, of_text, of_chat in zip(texts, chats, ids, ids[len(texts) :], strict=False):
+        assert [number for number in of_chat if number in control] == [n for n in usual if n in control]
+        if not any(token.content in text for token in theirs.added_tokens_decoder.values()):
+            assert of_text == theirs(text)["input_ids"]
+            assert of_chat == rendered(theirs, chat, enable_thinking=False)
 
 
 def test_a_system_prompt_goes_through_the_chat_template(family):
