@@ -86,6 +86,11 @@ def folder(request, tmp_path_factory):
     return write_encoder_decoder(tmp_path_factory.mktemp("model"), request.param)
 
 
+@pytest.fixture(scope="module")
+def bart(tmp_path_factory):
+    return write_encoder_decoder(tmp_path_factory.mktemp("model"), "bart")
+
+
 def test_each_row_is_what_generate_writes_of_it_alone_in_any_company(folder):
     engine = opened(folder)
     expected = generated(folder, ROWS)
@@ -97,8 +102,8 @@ def test_each_row_is_what_generate_writes_of_it_alone_in_any_company(folder):
     assert len(set(map(tuple, expected))) > 1, "a model that writes the same of all rows shows nothing"
 
 
-def test_an_answer_ends_by_an_end_token_or_at_the_limit_and_counts_every_token(folder):
-    answers = written(opened(folder), ROWS)
+def test_an_answer_ends_by_an_end_token_or_at_the_limit_and_counts_every_token(bart):
+    answers = written(opened(bart), ROWS)
 
     assert {answer["finish"] for answer in answers} <= {STOP, LENGTH}
     assert [answer["num_prompt_tokens"] for answer in answers] == list(map(len, ROWS))
@@ -220,8 +225,8 @@ def test_a_model_is_converted_once_and_again_where_its_conversion_is_damaged(tmp
     assert [path.name for path in (home() / "conversions").iterdir()] == [kept.name]
 
 
-def test_a_run_that_is_stopped_waits_for_no_batch(folder):
-    engine = opened(folder)
+def test_a_run_that_is_stopped_waits_for_no_batch(bart):
+    engine = opened(bart)
     answer = engine.submit(batch_of(ROWS * 50), should_stop=lambda: True)
 
     with pytest.raises(Stopped):
@@ -234,11 +239,6 @@ def test_a_longer_answer_than_the_model_has_positions_for_is_torchs(tmp_path):
     assert "64 positions" in opened(folder, said={"max_new_tokens": 65}).facts()["fallback"]
 
 
-@pytest.fixture(scope="module")
-def t5(tmp_path_factory):
-    return write_encoder_decoder(tmp_path_factory.mktemp("model"), "t5")
-
-
 def runner_of(folder, *, task=TASK, **inference):
     options = {"max_new_tokens": LIMIT}
     return ModelRunner.load(folder, task=task, inference=Inference(device="cpu", **inference), task_options=options)
@@ -248,8 +248,8 @@ def prepared(rows):
     return prepared_rows(pa.array(rows, pa.list_(pa.int32())))
 
 
-def test_in_int8_the_share_of_rows_with_the_same_text_is_measured_and_recorded(t5):
-    runner = runner_of(t5, dtype="int8", max_drift=1.0)
+def test_in_int8_the_share_of_rows_with_the_same_text_is_measured_and_recorded(bart):
+    runner = runner_of(bart, dtype="int8", max_drift=1.0)
     engine = runner.engine
     assert engine.reference is not None
     pairs = zip(ids_of(written(engine, ROWS)), ids_of(written(engine.reference, ROWS)), strict=True)
@@ -263,8 +263,8 @@ def test_in_int8_the_share_of_rows_with_the_same_text_is_measured_and_recorded(t
     assert found.columns["num_new_tokens"].to_pylist() == list(map(len, ids_of(written(engine, ROWS))))
 
 
-def test_int8_that_changes_more_texts_than_the_bound_fails_before_a_row_is_kept(t5):
-    runner = runner_of(t5, dtype="int8", max_drift=1e-9)
+def test_int8_that_changes_more_texts_than_the_bound_fails_before_a_row_is_kept(bart):
+    runner = runner_of(bart, dtype="int8", max_drift=1e-9)
     # Of random weights int8 changes some answers, and of these rows surely one.
     rows = drawn_rows(*range(1, 41))
 
@@ -272,9 +272,9 @@ def test_int8_that_changes_more_texts_than_the_bound_fails_before_a_row_is_kept(
         runner.predict(prepared(rows))
 
 
-def test_int8_of_a_model_that_writes_is_not_torchs(t5):
+def test_int8_of_a_model_that_writes_is_not_torchs(bart):
     with pytest.raises(ConfigError, match=r'Set inference\.engine = "ctranslate2", or another dtype'):
-        opened(t5, engine="torch", dtype="int8")
+        opened(bart, engine="torch", dtype="int8")
 
 
 @pytest.mark.parametrize("family", ["GPT2", "Llama", "Qwen2", "Qwen3"])
