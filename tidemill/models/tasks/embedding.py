@@ -116,7 +116,7 @@ class Embedding(ModelTask):
         embeddings_RE = pooled(values_of(answers.flatten()), answers, prepared, self.pooling)
         if self.pooling is not None and self.recipe.is_unit:
             embeddings_RE = _one_long(embeddings_RE)
-        is_zero_R = ~embeddings_RE.any(axis=1)
+        is_zero_R = np.asarray(~embeddings_RE.any(axis=1))
         column = vectors(embeddings_RE, self.size, is_null=is_zero_R)
         reasons = pa.array(np.where(is_zero_R, ZERO, ""), pa.string(), mask=~is_zero_R)
         table = pa.Table.from_arrays([of_all_rows(column, answers)], schema=self.schema)
