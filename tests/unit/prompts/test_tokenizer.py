@@ -189,6 +189,17 @@ def test_a_role_of_a_templates_own_is_taken(chatml):
     assert ids == rendered(theirs, messages, enable_thinking=False)
 
 
+def test_what_looks_like_a_place_for_a_text_is_text(tmp_path):
+    theirs = write_chat(
+        tmp_path, "chatml", template=CHATML.replace("+ message['role']", "+ message['role'] + message.name")
+    )
+    chats = [[{**user(f"x {place}"), "name": place}] for place in ("\ue000text0\ue001", "\ue000text7\ue001")]
+
+    ids = ids_of(tmp_path, COLUMN, *([chat] for chat in chats))
+
+    assert ids == [rendered(theirs, chat, enable_thinking=False) for chat in chats]
+
+
 REWRITES = CHATML.replace("message['content'] +", "message['content'] | upper +")
 TAKES_A_PART = CHATML.replace("message['content'] +", "message['content'].split('#')[-1] +")
 

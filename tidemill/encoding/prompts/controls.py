@@ -8,6 +8,7 @@ the ids that Transformers gives it.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -43,7 +44,8 @@ class ControlTokens:
         self.is_own = np.zeros(len(self.rename), dtype=bool)
         """Which ids are control tokens' own; another name stands for those that a template has."""
         self.is_own[sorted(own.keys() - _unknown(self.backend))] = True
-        self._renamed: dict[str, str] = {}
+        # A template's words are the same in most prompts.
+        self._kept_with_names = functools.lru_cache(_MOST_KEPT)(self._with_names)
         self._innocent: set[str] = set()
 
     def first_in(self, text: str) -> str | None:
@@ -66,7 +68,7 @@ class ControlTokens:
         pieces: list[str | Marked] = []
         for stretch, span in prompt.stretches():
             if span is None:
-                pieces.append(self._kept_names(stretch))
+                pieces.append(self._kept_with_names(stretch))
             else:
                 pieces.append(Marked(stretch, (Span(0, len(stretch), span.may_go),)))
         return Marked.joined(pieces)
@@ -82,14 +84,6 @@ class ControlTokens:
 
     def _with_names(self, text: str) -> str:
         return self._pattern.sub(lambda found: self._names[found[0]], text)
-
-    def _kept_names(self, words: str) -> str:
-        """As `_with_names`, of a template's words, which are the same in most prompts."""
-        if words not in self._renamed:
-            if len(self._renamed) >= _MOST_KEPT:
-                self._renamed.clear()
-            self._renamed[words] = self._with_names(words)
-        return self._renamed.get(words) or self._with_names(words)
 
 
 def _is_control(token: Any, words: str) -> bool:
