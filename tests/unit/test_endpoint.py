@@ -221,18 +221,19 @@ def test_a_refused_key_or_model_ends_the_run(status):
         assert len(server.prompts) < 50
 
 
-def test_a_wait_that_the_server_asks_for_holds_back_every_request():
+@pytest.mark.parametrize("status", [429, 503, 500, 408])
+def test_a_wait_that_the_server_asks_for_holds_back_every_request(status):
     clock = FakeClock()
     was_asked = threading.Event()
 
     def busy_at_first(asked: Asked) -> Fails | None:
         if asked.method == "POST" and not was_asked.is_set():
             was_asked.set()
-            return Fails(429, {"Retry-After": "30"}, message="slow down")
+            return Fails(status, {"Retry-After": "30"}, message="slow down")
         return None
 
     with ChatServer(fails=busy_at_first, clock=clock) as server:
-        outputs = writer(server, clock, concurrency=1, retries=0).submit(batch("a 1", "b 2", "c 3")).result()
+        outputs = writer(server, clock, concurrency=1, retries=1).submit(batch("a 1", "b 2", "c 3")).result()
         assert texts(outputs) == ["1 a", "2 b", "3 c"]
         first, *others = [asked.at for asked in server.asked if asked.method == "POST"]
         assert len(others) == 3

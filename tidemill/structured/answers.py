@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -27,6 +28,7 @@ _CUT = (
     "less"
 )
 _LONGEST_REASON = 300
+_DECIMAL = re.compile(r"Decimal\('([^']*)'\)")
 
 
 @dataclass(frozen=True)
@@ -127,10 +129,10 @@ def _cell(value: Any, type_: pa.DataType | None) -> Any:
 
 def _shown(error: ValidationError) -> str:
     """What is wrong, without the whole of a long answer."""
-    keyword, rule = error.validator, error.validator_value
-    if len(error.message) <= _LONGEST_REASON // 2:
-        return str(error.message)
-    return f"{keyword} is {rule!r:.80}, which {error.instance!r:.80} is not as"
+    message = str(error.message)
+    if len(message) > _LONGEST_REASON // 2:
+        message = f"{error.validator} is {error.validator_value!r:.80}, which {error.instance!r:.80} is not as"
+    return _DECIMAL.sub(r"\1", message)
 
 
 def _line(reason: str) -> str:

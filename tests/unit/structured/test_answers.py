@@ -167,7 +167,7 @@ def test_numbers_are_checked_as_they_were_written():
     rows, reasons = parsed(schema_of(a={"type": "number", "multipleOf": 0.1}), '{"a": 0.3}', '{"a": 0.35}')
 
     assert reasons[0] is None
-    assert "is not a multiple" in reasons[1]
+    assert reasons[1].endswith("at $.a: 0.35 is not a multiple of 0.1")
     assert rows[0] == {"a": 0.3}
 
 
