@@ -324,6 +324,18 @@ def test_slots_are_filled_again_while_others_write(tmp_path: Path) -> None:
     assert len(seen) < steps_of_batches_in_turn
 
 
+def test_rows_for_which_there_is_no_memory_wait_for_the_slots_of_others(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, "Llama")
+    engine = writer.open()
+    assert isinstance(engine._loop, CausalLoop)
+    rows = prompts()
+    engine._loop._most_of_memory = 3 * (max(map(len, rows)) + MOST)
+    assert ids_of(write(engine, rows)) == [writer.alone(row) for row in rows]
+    engine.submit(batch(rows))
+    engine._loop.step(lambda: False)
+    assert len(engine._loop._active) <= 3
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

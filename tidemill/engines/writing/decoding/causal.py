@@ -23,20 +23,26 @@ from torch import Tensor
 
 from tidemill.engines.writing.decoding.caches import Slots
 from tidemill.engines.writing.decoding.choosing import Choosing
-from tidemill.engines.writing.decoding.loop import last_logits, most_read_at_once
+from tidemill.engines.writing.decoding.loop import free_memory, last_logits, most_read_at_once
 from tidemill.engines.writing.decoding.rows import Ends, Row
 
 WORTH_SHARING = 16
 """Tokens at the beginning of prompts that are copied from another slot in place of being read again."""
+SHARE_OF_MEMORY = 0.5
+"""Of what is free when a model is there: the most that slots take. Rows for which there is none wait for others'."""
 ROOM_TO_GROW = 1.25
 """So many times as many slots as before are worth making them anew."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How many layers keep keys and values, and how far each kind looks back: None is to the beginning."""
+    """How many layers keep keys and values, how many numbers of a token, and how far each kind looks back.
+
+    None is to the beginning.
+    """
 
     num_layers: int
+    numbers_a_token: int
     windows: dict[str, int | None]
 
     @classmethod
@@ -50,7 +56,17 @@ class Layout:
         if not layers or not kinds <= {DynamicLayer, DynamicSlidingWindowLayer} or len(windows) > 1:
             return None
         found: dict[str, int | None] = {} if DynamicLayer not in kinds else {"full_attention": None}
-        return cls(len(layers), found | ({"sliding_attention": windows.pop()} if windows else {}))
+        found |= {"sliding_attention": windows.pop()} if windows else {}
+        return cls(len(layers), 2 * len(layers) * _numbers_of_keys(config.get_text_config(decoder=True)), found)
+
+
+def _numbers_of_keys(config: Any) -> int:
+    """Of a token in a layer, by what most configurations say; where one says it otherwise, at most so many."""
+    heads = getattr(config, "num_attention_heads", None)
+    of_keys = getattr(config, "num_key_value_heads", None) or heads
+    if not isinstance(heads, int) or not isinstance(of_keys, int):
+        return int(config.hidden_size)
+    return of_keys * int(getattr(config, "head_dim", None) or config.hidden_size // heads)
 
 
 class CausalLoop:
@@ -58,6 +74,9 @@ class CausalLoop:
         self._model, self._layout, self._choice, self._ends, self._device = model, layout, choice, ends, device
         self._is_eager = model.config._attn_implementation == "eager"
         takes = inspect.signature(model.forward).parameters
+        self._most_of_memory = int(SHARE_OF_MEMORY * free_memory(device)) // (
+            layout.numbers_a_token * model.dtype.itemsize
+        )
         self._of_prefill = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
         self._forget()
 
@@ -149,7 +168,8 @@ class CausalLoop:
     def _lay_out(self) -> None:
         """Make slots for the longest of the rows at hand, as many as fit where that is now many more than before."""
         num_columns = max(row.most_tokens for row in [*self._active, *self._waiting])
-        num_slots = max(1, self._most_tokens // num_columns, len(self._active))
+        most_tokens = min(self._most_tokens, self._most_of_memory)
+        num_slots = max(1, most_tokens // num_columns, len(self._active))
         if self._slots is None:
             self._slots = Slots(self._layout.num_layers, num_slots, num_columns)
         elif num_columns > self._slots.num_columns or num_slots >= ROOM_TO_GROW * self._slots.num_slots:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tidemill.engines.writing.decoding.rows import Row
+from tidemill.machine import memory_bytes
 
 PREFILL_TOKENS = {"cpu": 2_048, "cuda": 16_384}
 """Of prompts that are read in one forward pass, padding included."""
@@ -31,6 +32,13 @@ class Loop(Protocol):
 
 def most_read_at_once(device: torch.device) -> int:
     return PREFILL_TOKENS.get(device.type, PREFILL_TOKENS["cpu"])
+
+
+def free_memory(device: torch.device) -> int:
+    """In bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return memory_bytes()[1]
 
 
 def last_logits(outputs: Any) -> Tensor:
