@@ -103,7 +103,7 @@ class Fails(Field):
 
     def enter(self, candidate):
         engine = super().enter(candidate)
-        engine.submit = lambda inputs: Watched(self, bool(inputs["input_ids"].all()))
+        engine.submit = lambda inputs, **_: Watched(self, bool(inputs["input_ids"].all()))
         return engine
 
 

@@ -155,7 +155,7 @@ def test_an_engine_of_lower_precision_has_a_float32_one_behind_it_and_torch_in_f
         def result(self):
             return nan
 
-    in_bfloat16.engine.submit = lambda inputs: Nan() if inputs["input_ids"].shape == (1, 4) else submit(inputs)
+    in_bfloat16.engine.submit = lambda inputs, **_: Nan() if inputs["input_ids"].shape == (1, 4) else submit(inputs)
     predictions = in_bfloat16.predict(prepared_rows(token_ids.slice(4, 1)))
     exactly = load(dtype="float32").predict(prepared_rows(token_ids.slice(4, 1)))
 
