@@ -5,16 +5,21 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from tests.contract.writers import MOST, Writer, make_model
 from tests.encoder_decoders import END, FAMILIES, LANGUAGE, MANY_ENDS, VOCABULARY, write_encoder_decoder
 from tidemill.checkpoints.loading import load_config, silence
 from tidemill.config import Inference
-from tidemill.encoding.items import IDS, MASK
+from tidemill.encoding.batching import EQUAL_LENGTHS
+from tidemill.encoding.items import IDS, MASK, prepared_rows
 from tidemill.engines.writing import open_writer
 from tidemill.engines.writing.converted import conversion
+from tidemill.engines.writing.generation.settings import Settings
 from tidemill.engines.writing.generation.written import LENGTH, STOP, answers_of
-from tidemill.errors import ModelError, Stopped
+from tidemill.errors import ConfigError, LimitExceeded, ModelError, Stopped
+from tidemill.inference.runner import ModelRunner
 from tidemill.models.tasks import find_task, task_options
 from tidemill.places import home
 
@@ -81,6 +86,11 @@ def folder(request, tmp_path_factory):
     return write_encoder_decoder(tmp_path_factory.mktemp("model"), request.param)
 
 
+@pytest.fixture(scope="module")
+def bart(tmp_path_factory):
+    return write_encoder_decoder(tmp_path_factory.mktemp("model"), "bart")
+
+
 def test_each_row_is_what_generate_writes_of_it_alone_in_any_company(folder):
     engine = opened(folder)
     expected = generated(folder, ROWS)
@@ -92,8 +102,8 @@ def test_each_row_is_what_generate_writes_of_it_alone_in_any_company(folder):
     assert len(set(map(tuple, expected))) > 1, "a model that writes the same of all rows shows nothing"
 
 
-def test_an_answer_ends_by_an_end_token_or_at_the_limit_and_counts_every_token(folder):
-    answers = written(opened(folder), ROWS)
+def test_an_answer_ends_by_an_end_token_or_at_the_limit_and_counts_every_token(bart):
+    answers = written(opened(bart), ROWS)
 
     assert {answer["finish"] for answer in answers} <= {STOP, LENGTH}
     assert [answer["num_prompt_tokens"] for answer in answers] == list(map(len, ROWS))
@@ -215,8 +225,8 @@ def test_a_model_is_converted_once_and_again_where_its_conversion_is_damaged(tmp
     assert [path.name for path in (home() / "conversions").iterdir()] == [kept.name]
 
 
-def test_a_run_that_is_stopped_waits_for_no_batch(folder):
-    engine = opened(folder)
+def test_a_run_that_is_stopped_waits_for_no_batch(bart):
+    engine = opened(bart)
     answer = engine.submit(batch_of(ROWS * 50), should_stop=lambda: True)
 
     with pytest.raises(Stopped):
@@ -227,3 +237,73 @@ def test_a_longer_answer_than_the_model_has_positions_for_is_torchs(tmp_path):
     folder = write_encoder_decoder(tmp_path, "bart")
 
     assert "64 positions" in opened(folder, said={"max_new_tokens": 65}).facts()["fallback"]
+
+
+def runner_of(folder, *, task=TASK, **inference):
+    options = {"max_new_tokens": LIMIT}
+    return ModelRunner.load(folder, task=task, inference=Inference(device="cpu", **inference), task_options=options)
+
+
+def prepared(rows):
+    return prepared_rows(pa.array(rows, pa.list_(pa.int32())))
+
+
+def test_in_int8_the_share_of_rows_with_the_same_text_is_measured_and_recorded(bart):
+    runner = runner_of(bart, dtype="int8", max_drift=1.0)
+    engine = runner.engine
+    assert engine.reference is not None
+    pairs = zip(ids_of(written(engine, ROWS)), ids_of(written(engine.reference, ROWS)), strict=True)
+    same = [ours == theirs for ours, theirs in pairs]
+
+    found = runner.predict(prepared(ROWS))
+
+    measured = runner.resolved["int8"]
+    assert (measured["num_rows"], measured["same_text"]) == (len(ROWS), sum(same) / len(ROWS))
+    assert (runner.resolved["engine"], runner.resolved["dtype"]) == ("ctranslate2", "int8")
+    assert found.columns["num_new_tokens"].to_pylist() == list(map(len, ids_of(written(engine, ROWS))))
+
+
+def test_int8_that_changes_more_texts_than_the_bound_fails_before_a_row_is_kept(bart):
+    runner = runner_of(bart, dtype="int8", max_drift=1e-9)
+    # Of random weights int8 changes some answers, and of these rows surely one.
+    rows = drawn_rows(*range(1, 41))
+
+    with pytest.raises(LimitExceeded, match=r"writes another text .* more than inference\.max_drift = 1e-09"):
+        runner.predict(prepared(rows))
+
+
+def test_int8_of_a_model_that_writes_is_not_torchs(bart):
+    with pytest.raises(ConfigError, match=r'Set inference\.engine = "ctranslate2", or another dtype'):
+        opened(bart, engine="torch", dtype="int8")
+
+
+@pytest.mark.parametrize("family", ["GPT2", "Llama", "Qwen2", "Qwen3"])
+def test_a_decoder_is_computed_where_it_is_asked_for_as_generate_writes_it(tmp_path, family):
+    writer = Writer(tmp_path, family)
+    rows = [[min(id_, 150) for id_ in row] for row in drawn_rows(1, 9, 9, 30)]
+    settings = Settings.of(tmp_path, writer.model.config, max_new_tokens=MOST)
+
+    engine = open_writer(
+        tmp_path,
+        load=lambda *, dtype: make_model(family).to(dtype).eval(),
+        settings=settings,
+        inference=Inference(device="cpu", engine="ctranslate2"),
+        tokenizer=tmp_path,
+    )
+
+    assert engine.company == EQUAL_LENGTHS
+    assert [ids_of(written(engine, [row]))[0] for row in rows] == [writer.alone(row) for row in rows]
+    assert ids_of(written(engine, rows[1:3])) == [writer.alone(row) for row in rows[1:3]]
+
+
+def test_a_decoder_that_penalizes_what_its_prompt_says_is_not_ctranslate2s(tmp_path):
+    writer = Writer(tmp_path, "GPT2", repetition_penalty=1.5)
+
+    with pytest.raises(ModelError, match="of a decoder it does not hold repetition_penalty"):
+        open_writer(
+            tmp_path,
+            load=lambda *, dtype: writer.model,
+            settings=Settings.of(tmp_path, writer.model.config, max_new_tokens=MOST),
+            inference=Inference(device="cpu", engine="ctranslate2"),
+            tokenizer=tmp_path,
+        )

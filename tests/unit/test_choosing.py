@@ -299,11 +299,11 @@ def test_a_model_that_fails_at_the_rows_of_the_contest_fails_at_those_rows_alone
     submit = tried.engine.submit
     failed: list[object] = []
 
-    def fails_once(*inputs):
+    def fails_once(*inputs, **how):
         if not failed:
             failed.append(inputs)
             raise ValueError("such a row")
-        return submit(*inputs)
+        return submit(*inputs, **how)
 
     monkeypatch.setattr(tried.engine, "submit", fails_once)
 
@@ -320,7 +320,7 @@ def test_predictions_say_what_they_were_computed_by_though_another_thread_change
             return super().result()
 
     first = field.enter(OV32)
-    first.submit = lambda inputs: Swapped(first, inputs["input_ids"].size)
+    first.submit = lambda inputs, **_: Swapped(first, inputs["input_ids"].size)
     config = transformers.BertConfig(num_labels=2)
     shared = ModelRunner(first, config, task=TextClassification(config), inference=Inference(token_budget=64))
 

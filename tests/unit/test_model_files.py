@@ -20,6 +20,7 @@ from tidemill.checkpoints.files import (
     LARGEST_TOKENIZER,
     files_read,
     is_read,
+    refuse_unapplied_tokenizer,
     refuse_weights,
 )
 from tidemill.checkpoints.loading import load_config, max_positions
@@ -159,6 +160,21 @@ def test_a_tokenizer_that_has_to_be_converted_names_the_packages_that_are_missin
         )
         with pytest.raises(ModelError, match=rf"\(spm\.model\).*pip install {' '.join(absent)}\."):
             opened(folder)
+
+
+@pytest.mark.parametrize("name", ["source.spm", "sentencepiece.bpe.model"])
+def test_a_tokenizer_that_sentencepiece_runs_names_what_installs_it(tmp_path, monkeypatch, name):
+    (tmp_path / name).write_bytes(b"pieces")
+    edit(tmp_path / "vocab.json", pieces=0)
+    monkeypatch.setattr("tidemill.checkpoints.files.CONVERTED_BY", {"sentencepiece": "json"})
+    refuse_unapplied_tokenizer(tmp_path, trust_remote_code=False)
+
+    monkeypatch.setattr("tidemill.checkpoints.files.CONVERTED_BY", {"sentencepiece": "no.such"})
+
+    with pytest.raises(
+        ModelError, match=r"is run by the package sentencepiece, .* pip install 'tidemill\[translation\]'"
+    ):
+        refuse_unapplied_tokenizer(tmp_path, trust_remote_code=False)
 
 
 def test_an_adapter_without_its_model_is_refused_as_one(tmp_path):

@@ -36,8 +36,6 @@ LARGEST_JSON = 32 * 2**20
 LARGEST_TOKENIZER = 2**30
 
 ADAPTER = "adapter_config.json"
-IN_PYTHON_ALONE = ("MarianTokenizer", "M2M100Tokenizer")
-"""Tokenizers that no tokenizer.json stands for: SentencePiece itself runs them."""
 CONVERTED_BY = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
 """Package → its module, of what Transformers converts SentencePiece models with."""
 _QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
@@ -200,11 +198,6 @@ def refuse_unapplied_tokenizer(folder: Path, *, trust_remote_code: bool) -> None
     config = folder / "tokenizer_config.json"
     if config.is_file():
         facts = read_json(config)
-        if facts.get("tokenizer_class") in IN_PYTHON_ALONE and not _is_installed("sentencepiece"):
-            raise ModelError(
-                f"The tokenizer in {folder} ({facts['tokenizer_class']}) is run by the package sentencepiece, which is "
-                "not installed: pip install 'tidemill[translation]'."
-            )
         _refuse_code(config, facts, trust_remote_code=trust_remote_code)
         _refuse_files_elsewhere(config, "fast_tokenizer_files", facts)
     for name in matching(folder, ["tokenizer.json", "tokenizer.*.json"]):
@@ -216,8 +209,17 @@ def refuse_unapplied_tokenizer(folder: Path, *, trust_remote_code: bool) -> None
 
 
 def _refuse_missing_packages(folder: Path) -> None:
-    """A SentencePiece model alone is converted when it is opened, by packages that Transformers does not require."""
+    """A SentencePiece model alone is converted when it is opened, by packages that Transformers does not require.
+
+    Marian's and M2M100's are not converted: SentencePiece itself runs them, beside a vocabulary.
+    """
     names = matching(folder, ["*.model"])
+    is_run = matching(folder, ["*.spm"]) or (names and matching(folder, ["vocab.json"]))
+    if is_run and not matching(folder, ["tokenizer.json"]) and not _is_installed(CONVERTED_BY["sentencepiece"]):
+        raise ModelError(
+            f"The tokenizer in {folder} is run by the package sentencepiece, which is not installed: "
+            "pip install 'tidemill[translation]'."
+        )
     if not names or matching(folder, ["tokenizer.json", "vocab.*"]):
         return
     absent = [package for package, module in CONVERTED_BY.items() if not _is_installed(module)]

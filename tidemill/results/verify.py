@@ -61,7 +61,7 @@ SHARD_CHECKS = {
     "a result has no prediction": """
         SELECT shard_id FROM results WHERE num_tokens IS NULL OR truncated IS NULL""",
 }
-"""What must never be found of a shard. The names are views of one version's rows, at the target revision."""
+"""What must never be found of a shard. The names are of one version's rows, at the target revision: `_name_version`."""
 
 FILE_CHECKS = {
     "the shards of a file leave a gap or overlap": """
@@ -74,7 +74,7 @@ FILE_CHECKS = {
         SELECT f.path FROM files f LEFT JOIN (SELECT path, count(*) AS n FROM shards GROUP BY ALL) s USING (path)
         WHERE f.num_shards <> coalesce(s.n, 0)""",
 }
-"""What must never be found of a source file's listing; the views are the same."""
+"""What must never be found of a source file's listing; the names are the same."""
 
 GONE = "is gone"
 CHANGED = "a shard's rows are not those that were committed"
@@ -218,42 +218,53 @@ def _check_tables(cursor: Cursor, pipeline: str, found: Verification) -> None:
         name for (name,) in cursor.execute("SELECT version FROM _versions WHERE pipeline = ?", [pipeline]).fetchall()
     ]
     found.problems += _check_view(cursor, pipeline, state.promoted_version)
-    for version in names:
+    # What is damaged of them is met by the check that reads it, and not by all.
+    copied = not any(damage.file.table in SYSTEM_TABLES for damage in found.damages)
+    _name_listing(cursor, pipeline, state.target_revision, copied=copied)
+    for version in [*(name for name in names if name != state.promoted_version), state.promoted_version]:
         damaged = [damage for damage in found.damages if damage.file.table == table_name(pipeline, version)]
         wrong = found.wrong_shards[version]
         wrong |= {shard_id for damage in damaged for shard_id in damage.shard_ids}
-        _scope(cursor, pipeline, version, state.target_revision)
+        _name_version(cursor, pipeline, version, copied=copied)
         if damaged:
-            found.notes += _leave_out(cursor, pipeline, version, state.target_revision, damaged)
+            found.notes += _leave_out(cursor, pipeline, version, damaged, copied=copied)
         found.problems += [f"{version}: {problem}" for problem in _check_version(cursor, pipeline, version, wrong)]
         found.notes += [f"{version}: {note}" for note in _unsummed(cursor)]
         found.num_rows += cursor.execute("SELECT count(*) FROM results").fetchall()[0][0]
         found.num_shards += cursor.execute("SELECT count(*) FROM ledger").fetchall()[0][0]
-    _scope(cursor, pipeline, state.promoted_version, state.target_revision)
+        if damaged:
+            _name_version(cursor, pipeline, version, copied=copied)
     listing = list(_check_listing(cursor, pipeline, state.target_revision))
     found.is_listing_wrong = bool(listing)
     found.problems += listing
     found.notes += _pending(cursor)
 
 
-def _scope(cursor: Cursor, pipeline: str, version: str, revision: str, shards: str = "true") -> None:
-    """Name one version's part of each table, as views of this connection alone; of some `shards`, by a condition."""
-    quoted, at = f"'{pipeline}'", f"'{revision}'"
-    of_version = f"WHERE pipeline = {quoted} AND version = '{version}' AND {shards}"
-    of_revision = f"WHERE pipeline = {quoted} AND revision = {at}"
-    for name, source in {
-        "results": f"SELECT * FROM lake.{identifier(table_name(pipeline, version))} WHERE {shards}",
-        "ledger": f"SELECT * FROM lake._ledger {of_version}",
-        "quarantine": f"SELECT * FROM lake._quarantine {of_version}",
-        "shards": f"SELECT * FROM lake._revision_shards {of_revision}",
-        "files": f"SELECT * FROM lake._revision_files {of_revision}",
-        "forgotten": f"SELECT * FROM lake._forgotten WHERE pipeline = {quoted}",
-    }.items():
-        cursor.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {source}")
+def _name_listing(cursor: Cursor, pipeline: str, revision: str, *, copied: bool) -> None:
+    """Name the pipeline's part of the tables that no version is of, for this connection alone."""
+    of_revision = f"WHERE pipeline = '{pipeline}' AND revision = '{revision}'"
+    _name(cursor, "shards", f"SELECT * FROM lake._revision_shards {of_revision}", copied=copied)
+    _name(cursor, "files", f"SELECT * FROM lake._revision_files {of_revision}", copied=copied)
+    _name(cursor, "forgotten", f"SELECT * FROM lake._forgotten WHERE pipeline = '{pipeline}'", copied=copied)
 
 
-def _leave_out(cursor: Cursor, pipeline: str, version: str, revision: str, damages: Iterable[Damage]) -> list[str]:
-    """Narrow the views to shards that no query looks for in a damaged file; returns a note about the others.
+def _name_version(cursor: Cursor, pipeline: str, version: str, shards: str = "true", *, copied: bool) -> None:
+    """Name one version's part of the others; of some `shards`, by a condition."""
+    of_version = f"WHERE pipeline = '{pipeline}' AND version = '{version}' AND {shards}"
+    table = identifier(table_name(pipeline, version))
+    _name(cursor, "results", f"SELECT * FROM lake.{table} WHERE {shards}", copied=False)
+    _name(cursor, "ledger", f"SELECT * FROM lake._ledger {of_version}", copied=copied)
+    _name(cursor, "quarantine", f"SELECT shard_id, row_number FROM lake._quarantine {of_version}", copied=copied)
+
+
+def _name(cursor: Cursor, name: str, query: str, *, copied: bool) -> None:
+    """DuckLake takes longer to find the rows of a system table than DuckDB to check them: what is asked again and again
+    is `copied`, else it is a view."""
+    cursor.execute(f"CREATE OR REPLACE TEMP {'TABLE' if copied else 'VIEW'} {name} AS {query}")
+
+
+def _leave_out(cursor: Cursor, pipeline: str, version: str, damages: Iterable[Damage], *, copied: bool) -> list[str]:
+    """Narrow what is named to shards that no query looks for in a damaged file; returns a note about the others.
 
     DuckLake opens a file for each shard whose id lies between the least and the greatest in there.
     """
@@ -261,7 +272,7 @@ def _leave_out(cursor: Cursor, pipeline: str, version: str, revision: str, damag
     done = [shard_id for (shard_id,) in cursor.execute("SELECT shard_id FROM ledger").fetchall()]
     sound = [shard_id for shard_id in done if not any(low <= shard_id <= high for low, high in ranges)]
     named = ", ".join(f"'{shard_id}'" for shard_id in sound) or "NULL"
-    _scope(cursor, pipeline, version, revision, f"shard_id IN ({named})")
+    _name_version(cursor, pipeline, version, f"shard_id IN ({named})", copied=copied)
     num_left_out = len(done) - len(sound)
     return [
         f"{version}: {counted(num_left_out, 'shard')} in damaged files or beside those that are: not checked further."
@@ -269,7 +280,7 @@ def _leave_out(cursor: Cursor, pipeline: str, version: str, revision: str, damag
 
 
 def _check_version(cursor: Cursor, pipeline: str, version: str, wrong: set[str]) -> Iterator[str]:
-    """What is wrong with the version that the views show; adds the shards to `wrong`."""
+    """What is wrong with the version that is named; adds the shards to `wrong`."""
     checks = SHARD_CHECKS | {CHANGED: _changed_rows(cursor)}
     asked = ((problem, {str(row[0]) for row in cursor.execute(query).fetchall()}) for problem, query in checks.items())
     results = load_results(cursor, pipeline, version) or ()
@@ -312,12 +323,7 @@ def _check_view(cursor: Cursor, pipeline: str, promoted: str) -> Iterator[str]:
 
 
 def _check_shard_ids(cursor: Cursor, pipeline: str, revision: str) -> Iterator[str]:
-    recorded = {
-        row[0]
-        for row in cursor.execute(
-            "SELECT shard_id FROM _revision_shards WHERE pipeline = ? AND revision = ?", [pipeline, revision]
-        ).fetchall()
-    }
+    recorded = {row[0] for row in cursor.execute("SELECT shard_id FROM shards").fetchall()}
     wrong = recorded ^ {shard.shard_id for shard in target_shards(cursor, pipeline, revision)}
     if wrong:
         yield f"a shard's id does not follow from its place and content: {len(wrong)} found"

@@ -167,6 +167,15 @@ def test_a_token_in_what_stands_before_a_text_is_that_token_and_in_a_text_it_is_
     assert ids[0] == theirs.convert_tokens_to_ids("<2fr>")
 
 
+def test_a_text_that_is_a_name_of_a_control_token_is_quarantined(tmp_path):
+    write_t5(tmp_path)
+
+    good, bad = prepared(tmp_path, "a film", "a xqtidemill000000001q film", prefix="summarize: ")
+
+    assert good["token_ids"]
+    assert (bad["token_ids"], bad["reason"] is None) == (None, False)
+
+
 def test_a_text_cut_on_the_left_keeps_what_stands_before_it(tmp_path):
     theirs = write_t5(tmp_path, truncation_side="left")
     text = " ".join(reviews(3))

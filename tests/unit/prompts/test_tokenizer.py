@@ -137,6 +137,13 @@ def test_control_tokens_in_the_words_of_a_template_of_ones_own_are_control_token
     assert ids_of(folder, prompt, *([text] for text in TEXTS)) == expected
 
 
+def test_the_token_of_what_the_vocabulary_lacks_may_stand_in_a_template_and_come_of_a_text(tmp_path):
+    theirs = write_chat(tmp_path, "gemma")
+    prompt = Prompt(template="<unk>{text}", columns=("text",))
+
+    assert ids_of(tmp_path, prompt, ["a"], ["<unk> b"])[0] == theirs("<unk>a")["input_ids"]
+
+
 def test_a_control_token_in_a_rows_text_is_text(family):
     name, folder, theirs = family
     token, number = CONTROL[name], theirs.convert_tokens_to_ids(CONTROL[name])
@@ -187,6 +194,30 @@ def test_a_role_of_a_templates_own_is_taken(chatml):
     theirs = transformers.AutoTokenizer.from_pretrained(chatml)
     messages = [{"role": "documents", "content": "x"}, user("y")]
     assert ids == rendered(theirs, messages, enable_thinking=False)
+
+
+@pytest.mark.parametrize("text", ["xqtidemill000000002q", "a xqtidemill000000001q b", "xqtidemill000000001"])
+def test_a_text_that_is_a_name_of_a_control_token_makes_none(chatml, text):
+    control = {0, 1, 2}
+    (usual,) = ids_of(chatml, COLUMN, [[user("x")]])
+
+    chat, plain = prepared(chatml, COLUMN, [[user(text)]], [text])
+
+    assert not control & set(plain["token_ids"] or [])
+    assert chat["token_ids"] is None or [n for n in chat["token_ids"] if n in control] == [
+        n for n in usual if n in control
+    ]
+
+
+def test_what_looks_like_a_place_for_a_text_is_text(tmp_path):
+    theirs = write_chat(
+        tmp_path, "chatml", template=CHATML.replace("+ message['role']", "+ message['role'] + message.name")
+    )
+    chats = [[{**user(f"x {place}"), "name": place}] for place in ("\ue000text0\ue001", "\ue000text7\ue001")]
+
+    ids = ids_of(tmp_path, COLUMN, *([chat] for chat in chats))
+
+    assert ids == [rendered(theirs, chat, enable_thinking=False) for chat in chats]
 
 
 REWRITES = CHATML.replace("message['content'] +", "message['content'] | upper +")

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.tiny_tokenizers import ALL, END, OF_JSON, bytes_of_words, pieces
 from tidemill.errors import ConfigError, ModelError
 from tidemill.structured import AnswerSchema, Grammar, allowed_BV, read_json_schema
+from tidemill.structured.formats import FORMATS, format_checker
 from tidemill.structured.json_matchers import JsonMatchers
 
 UNUSED = 7
@@ -23,7 +24,7 @@ REVIEW = {
         "label": {"enum": ["positive", "negative"]},
         "stars": {"type": "integer"},
         "score": {"type": "number", "minimum": 0, "maximum": 1},
-        "on": {"type": "string", "format": "date"},
+        "at": {"type": "string", "format": "time"},
         "is_new": {"type": "boolean"},
         "tags": {"type": "array", "items": {"type": "string", "maxLength": 6}, "maxItems": 3},
         "by": {"anyOf": [{"type": "string", "maxLength": 4}, {"type": "null"}]},
@@ -66,6 +67,20 @@ def test_whatever_is_drawn_of_what_is_allowed_is_an_answer(kind):
 
     assert whole.sum() > 25
     assert [reason for reason, is_whole in zip(reasons.to_pylist(), whole, strict=True) if is_whole and reason] == []
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_the_grammar_takes_for_a_format_the_check_takes_for_it_too(name):
+    """But for days that no calendar has, and names of more characters than a host may have."""
+    tokenizer = bytes_of_words()
+    schema = {"type": "object", "properties": {"a": {"type": "string", "format": name}}, "required": ["a"]}
+    matchers, checker = opened(tokenizer, {**schema, "additionalProperties": False}), format_checker()
+
+    walks = [drawn(matchers, seed, most=200) for seed in range(20)]
+    values = [json.loads(tokenizer.decode(ids))["a"] for ids, is_whole in walks if is_whole]
+
+    assert len(values) > 3
+    assert sum(checker.conforms(value, name) for value in values) >= 0.75 * len(values)
 
 
 @pytest.mark.parametrize("kind", OF_JSON)

@@ -8,6 +8,7 @@ those, each text is found where the template left it, whole or trimmed.
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from tidemill.encoding.prompts.prompt import Message, NoPrompt, day_of, texts_of
 from tidemill.errors import ModelError, first_line
 
 _MOST_KEPT = 512
-_PLACEHOLDER = re.compile("\ue000text(\\d+)\ue001")
+_PLACEHOLDER = re.compile("\ue000text(\\d{1,9})\ue001")
 _DATED = re.compile(r"""strftime_now\(\s*(?:"([^"\\]*)"|'([^'\\]*)')\s*\)""")
 _DATES = "dates_of_tidemill"
 # Whitespace behind it stays, since the template's first line may begin with some.
@@ -50,7 +51,7 @@ class ChatTemplate:
                 "asks for none. Remove it."
             )
         self._source = source
-        self._shapes: dict[str, _Shape | None] = {}
+        self._kept_shape = functools.lru_cache(_MOST_KEPT)(self._shape)
 
     @classmethod
     def of(cls, tokenizer: Any, folder: str | Path, *, date: str | None, thinking: bool) -> ChatTemplate:
@@ -94,7 +95,7 @@ class ChatTemplate:
             return text.text
 
         prompt = self._render([texts_of(message, plain) for message in messages])
-        shape = self._shape(messages)
+        shape = self._kept_shape(json.dumps(_with_placeholders(messages)))
         found = None if shape is None else _aligned(shape, texts, prompt)
         return Marked(prompt, None) if found is None else found
 
@@ -107,18 +108,12 @@ class ChatTemplate:
             raise NoPrompt(f"the chat template refuses the messages: {first_line(e)}") from e
         return prompt
 
-    def _shape(self, messages: Sequence[Message]) -> _Shape | None:
-        """None where the template takes no placeholders."""
-        with_places = _with_placeholders(messages)
-        key = json.dumps(with_places)
-        if key not in self._shapes:
-            if len(self._shapes) >= _MOST_KEPT:
-                self._shapes.clear()
-            try:
-                self._shapes[key] = _shape_of(self._render(with_places))
-            except NoPrompt:
-                self._shapes[key] = None
-        return self._shapes.get(key)
+    def _shape(self, messages: str) -> _Shape | None:
+        """Of messages in JSON with placeholders for their texts; None where the template takes none."""
+        try:
+            return _shape_of(self._render(json.loads(messages)))
+        except NoPrompt:
+            return None
 
 
 def _with_placeholders(messages: Sequence[Message]) -> list[Any]:
@@ -140,6 +135,8 @@ def _shape_of(prompt: str) -> _Shape:
 def _aligned(shape: _Shape, texts: Sequence[Marked], prompt: str) -> Marked | None:
     """The prompt with its texts found; None where it is not the template's words with texts between them."""
     words, places = shape
+    if max(places, default=0) >= len(texts):
+        return None  # A message has what looks like a placeholder beside its content.
     pieces: list[str | Marked] = [words[0]]
     at = len(words[0])
     for place, following in zip(places, words[1:], strict=True):

@@ -8,6 +8,7 @@ the ids that Transformers gives it.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -40,10 +41,12 @@ class ControlTokens:
         self._pattern = re.compile("|".join(map(re.escape, sorted(self._names, key=len, reverse=True))) or "(?!)")
         self.rename = _renaming(self.backend, own)
         """For each of the tokenizer's ids, what the model knows it by."""
-        self.is_own = np.zeros(len(self.rename), dtype=bool)
-        """Which ids are control tokens' own; another name stands for those that a template has."""
-        self.is_own[sorted(own.keys() - _unknown(self.backend))] = True
-        self._renamed: dict[str, str] = {}
+        self.is_control = np.isin(self.rename, sorted(own))
+        """Which of them are control tokens, by their own or by another name. The token of what the vocabulary lacks is
+        one by the other alone."""
+        self.is_control[sorted(_unknown(self.backend))] = False
+        # A template's words are the same in most prompts.
+        self._kept_with_names = functools.lru_cache(_MOST_KEPT)(self._with_names)
         self._innocent: set[str] = set()
 
     def first_in(self, text: str) -> str | None:
@@ -59,37 +62,35 @@ class ControlTokens:
         """Whether a text is a part of some control token, which a template may put together."""
         return any(text in name for name in self._names)
 
-    def encoded_form(self, prompt: Marked) -> Marked:
-        """The prompt as the tokenizer is given it: with its template's control tokens under their other names."""
+    def encoded_form(self, prompt: Marked) -> tuple[Marked, int]:
+        """The prompt as the tokenizer is given it: with its template's control tokens under their other names; and how
+        many those are.
+        """
         if prompt.spans is None:
-            return Marked(self._with_names(prompt.text), None)
+            text, num_names = self._with_names(prompt.text)
+            return Marked(text, None), num_names
         pieces: list[str | Marked] = []
+        num_names = 0
         for stretch, span in prompt.stretches():
-            if span is None:
-                pieces.append(self._kept_names(stretch))
-            else:
+            if span is not None:
                 pieces.append(Marked(stretch, (Span(0, len(stretch), span.may_go),)))
-        return Marked.joined(pieces)
+                continue
+            words, number = self._kept_with_names(stretch)
+            pieces.append(words)
+            num_names += number
+        return Marked.joined(pieces), num_names
 
     def restored(self, ids: Sequence[int] | Ids) -> Ids:
         """The ids that the model knows."""
         restored: Ids = self.rename[np.asarray(ids, dtype=np.int64)]
         return restored
 
-    def num_own(self, ids: Sequence[int] | Ids) -> int:
-        """Control tokens among ids that no name stands for: the tokenizer made them of plain text."""
-        return int(self.is_own[np.asarray(ids, dtype=np.int64)].sum())
+    def num_control(self, ids: Sequence[int] | Ids) -> int:
+        """Control tokens among the tokenizer's ids: if they are more than the names in a prompt, a text made some."""
+        return int(self.is_control[np.asarray(ids, dtype=np.int64)].sum())
 
-    def _with_names(self, text: str) -> str:
-        return self._pattern.sub(lambda found: self._names[found[0]], text)
-
-    def _kept_names(self, words: str) -> str:
-        """As `_with_names`, of a template's words, which are the same in most prompts."""
-        if words not in self._renamed:
-            if len(self._renamed) >= _MOST_KEPT:
-                self._renamed.clear()
-            self._renamed[words] = self._with_names(words)
-        return self._renamed.get(words) or self._with_names(words)
+    def _with_names(self, text: str) -> tuple[str, int]:
+        return self._pattern.subn(lambda found: self._names[found[0]], text)
 
 
 def _is_control(token: Any, words: str) -> bool:
@@ -97,8 +98,11 @@ def _is_control(token: Any, words: str) -> bool:
 
 
 def _alias(number: int) -> str:
-    """Another name of a token: letters and digits alone, which no normalizer changes."""
-    return f"xqtidemill{number:09d}qx"
+    """Another name of a token: letters and digits alone, which no normalizer changes.
+
+    It begins with a letter that it has nowhere else, so that no text before it makes another name with its beginning.
+    """
+    return f"xqtidemill{number:09d}q"
 
 
 def _knowing_none(backend: Tokenizer, names: Sequence[str]) -> Tokenizer:

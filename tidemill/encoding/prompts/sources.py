@@ -40,7 +40,7 @@ class SourceTokenizer(PromptedTokenizer):
         """`rename` says for each of the backend's ids what the model knows it by, None that it knows it by that."""
         super().__init__(backend, **options)
         self._rename, self._is_control = rename, is_control
-        self._num_around = int(is_control[self._prefix + self._suffix].sum())
+        self._num_control = int(is_control[self._prefix + self._lead + self._suffix].sum())
 
     @classmethod
     def load(
@@ -99,11 +99,11 @@ class SourceTokenizer(PromptedTokenizer):
         )
 
     def _is_forged(self, sequences: pa.ListArray) -> NDArray[np.bool_]:
-        """Whether each sequence has more control tokens than those around every text."""
+        """Whether each sequence has more control tokens than those that stand around every text."""
         is_control_N = self._is_control[sequences.values.to_numpy()]
         totals = np.concatenate([[0], np.cumsum(is_control_N)])
         offsets = sequences.offsets.to_numpy()
-        is_forged: NDArray[np.bool_] = totals[offsets[1:]] - totals[offsets[:-1]] > self._num_around
+        is_forged: NDArray[np.bool_] = totals[offsets[1:]] - totals[offsets[:-1]] > self._num_control
         return is_forged
 
     def _renamed(self, token_ids: pa.ListArray, is_left_out_R: NDArray[np.bool_]) -> pa.ListArray:
@@ -131,9 +131,9 @@ def _known(whole: Any, prefix: str) -> dict[str, Any]:
     controls = ControlTokens(backend, whole.added_tokens_decoder, words=prefix)
     return {
         "backend": controls.backend,
-        "prompt": controls.encoded_form(Marked(prefix)).text,
+        "prompt": controls.encoded_form(Marked(prefix))[0].text,
         "rename": controls.rename,
-        "is_control": controls.is_own,
+        "is_control": controls.is_control,
     }
 
 

@@ -43,9 +43,13 @@ _COLUMNS = pa.schema(
 
 @dataclass(frozen=True)
 class _Made:
-    """A row's prompt, by the names that the tokenizer knows; `num_unread` counts tokens that are left out already."""
+    """A row's prompt, by the names that the tokenizer knows, of which there are `num_control` of control tokens.
+
+    `num_unread` counts tokens that are left out already.
+    """
 
     prompt: Marked
+    num_control: int
     is_chat: bool
     num_unread: int = 0
 
@@ -166,7 +170,7 @@ class PromptTokenizer:
             prompt = made if isinstance(made, Marked) else self._rendered(made)
         except NoPrompt as e:
             return Row(reason=str(e))
-        return _Made(self._controls.encoded_form(prompt), not isinstance(made, Marked), num_unread)
+        return _Made(*self._controls.encoded_form(prompt), not isinstance(made, Marked), num_unread)
 
     def _rendered(self, messages: list[Message]) -> Marked:
         """
@@ -212,7 +216,7 @@ class PromptTokenizer:
     def _row(self, made: _Made, ids: Sequence[int] | str) -> Row:
         if isinstance(ids, str):
             return Row(reason=ids)
-        if self._controls.num_own(ids):
+        if self._controls.num_control(ids) != made.num_control:
             return Row(
                 reason="the text holds what the tokenizer writes as a control token, and has no other tokens for"
             )

@@ -23,7 +23,7 @@ import torch
 from tidemill import config as options
 from tidemill.checkpoints.files import read_json
 from tidemill.checkpoints.loading import folder_state, max_positions, padding_of
-from tidemill.encoding.batching import ANY_LENGTHS, Company
+from tidemill.encoding.batching import ANY_LENGTHS, EQUAL_LENGTHS, Company
 from tidemill.encoding.items import IDS, MASK, Arrays, Outputs
 from tidemill.engines import Load, never
 from tidemill.engines.contest.finding import library_versions
@@ -75,7 +75,6 @@ class CTranslate2Writer:
     name = "ctranslate2"
     rounds_widths = False
     pads = True
-    company: Company = ANY_LENGTHS
 
     def __init__(
         self,
@@ -95,6 +94,8 @@ class CTranslate2Writer:
         self._model, self._dtype = model, dtype
         self._options = ctranslate2_options(settings)
         self._is_translator = settings.is_encoder_decoder
+        # Of prompts of several lengths it takes the ends of the longer ones for what was written.
+        self.company: Company = ANY_LENGTHS if self._is_translator else EQUAL_LENGTHS
         self.depth = 2 * (model.num_translators if self._is_translator else model.num_generators)
 
     @classmethod
@@ -200,7 +201,7 @@ def _exact(
     translator = _open(conversion_folder(name), settings, device, "float32")
     exact = CTranslate2Writer(translator, settings=settings, device=device, dtype="float32")
     if probe is not None:
-        why_not = None if probe.holds_for(exact.under(probed_settings(settings)).write) else DIFFERS
+        why_not = None if probe.holds_for(exact.under(probed_settings(settings)).write, exact.company) else DIFFERS
         keep(found, {"why_not": why_not})
         if why_not:
             raise CannotConvert(why_not)

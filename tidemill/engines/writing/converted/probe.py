@@ -15,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 
 from tidemill.checkpoints.loading import max_positions
+from tidemill.encoding.batching import EQUAL_LENGTHS, Company
 from tidemill.encoding.items import IDS, MASK, Arrays, Outputs
 from tidemill.encoding.tokenizer import TextTokenizer
 from tidemill.engines.calibration_texts import calibration_texts
 from tidemill.errors import ModelError
 
 NUM_TEXTS = 4
-DRAWN_LENGTHS = (1, 7)
+DRAWN_LENGTHS = (1, 7, 7)
 LONGEST = 1_100
 """Beyond what CTranslate2 cuts an input to, unless it is told otherwise."""
 
@@ -52,9 +53,15 @@ class Probe:
     rows: Sequence[Row]
     written: Sequence[list[int]]
 
-    def holds_for(self, write: Write) -> bool:
-        """Whether each row is written so in the largest batch, and by itself."""
-        return _batch(write, self.rows) == self.written and alone(write, self.rows) == self.written
+    def holds_for(self, write: Write, company: Company) -> bool:
+        """Whether each row is written so in the largest batch that `company` allows, and by itself."""
+        groups = [list(range(len(self.rows)))]
+        if company == EQUAL_LENGTHS:
+            groups = [[i for i, row in enumerate(self.rows) if len(row) == length] for length in {*map(len, self.rows)}]
+        together = all(
+            _batch(write, [self.rows[i] for i in group]) == [self.written[i] for i in group] for group in groups
+        )
+        return together and alone(write, self.rows) == self.written
 
 
 def alone(write: Write, rows: Sequence[Row]) -> list[list[int]]:
