@@ -334,3 +334,17 @@ def test_a_run_whose_int8_is_slower_than_float32_says_so():
     assert note.startswith("int8 is slower than float32 on this processor: 0.90 times as fast, by 100 rows")
     joined = slower.joined(drift.Drift(300, 0.9, 0.02, 1.3))
     assert dataclasses.astuple(joined) == pytest.approx((400, 0.925, 0.02, 1.2))
+
+
+@pytest.mark.parametrize(("same", "bound", "is_beyond"), [(0.9, 0.1, False), (0.9, 0.05, True), (1.0, 0.05, False)])
+def test_of_a_model_that_writes_the_share_of_other_texts_is_bounded(same, bound, is_beyond):
+    why = drift.TextDrift(40, same, 1.5).beyond(bound)
+
+    assert (why is not None) == is_beyond
+    assert not is_beyond or "10.0% of 40 rows: more than inference.max_drift = 0.05" in str(why)
+
+
+def test_shares_of_same_texts_are_joined_by_their_rows():
+    joined = drift.TextDrift(30, 1.0, 2.0).joined(drift.TextDrift(10, 0.6, 1.0))
+
+    assert (joined.num_rows, joined.same_text, joined.times_float32) == (40, pytest.approx(0.9), pytest.approx(1.75))
