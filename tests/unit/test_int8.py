@@ -347,4 +347,5 @@ def test_of_a_model_that_writes_the_share_of_other_texts_is_bounded(same, bound,
 def test_shares_of_same_texts_are_joined_by_their_rows():
     joined = drift.TextDrift(30, 1.0, 2.0).joined(drift.TextDrift(10, 0.6, 1.0))
 
-    assert (joined.num_rows, joined.same_text, joined.times_float32) == (40, pytest.approx(0.9), pytest.approx(1.75))
+    assert joined.num_rows == 40
+    assert (joined.same_text, joined.times_float32) == pytest.approx((0.9, 1.75))
