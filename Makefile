@@ -1,7 +1,7 @@
 # On a fresh machine with Python 3.11+ and make, every target does its own set-up.
 PYTHON ?= python3
-# Test processes at one time, on two cores: some wait for a server or a browser.
-JOBS ?= 3
+# Test processes at one time.
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 # Hashes are checked of what has some: torch and this checkout have none.

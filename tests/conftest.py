@@ -17,24 +17,6 @@ from tests.hub.server import Faults, HubServer
 if TYPE_CHECKING:
     from tests.s3 import Bucket, S3Server
 
-MEMORY, ROOM_BYTES = Path("/dev/shm"), 4 * 2**30
-"""A file system in memory, and how much of it has to be free."""
-
-
-def _has_room() -> bool:
-    """Whether files may lie in memory: tests make some hundred MiB of them, and start programs there."""
-    try:
-        return os.access(MEMORY, os.W_OK | os.X_OK) and not (
-            os.statvfs(MEMORY).f_flag & os.ST_NOEXEC or shutil.disk_usage(MEMORY).free < ROOM_BYTES
-        )
-    except OSError:
-        return False
-
-
-# Thousands of lakes are made, and one with two commits waits for the disk 34 times.
-if "TMPDIR" not in os.environ and _has_room():
-    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
-
 # huggingface_hub reads its environment when it is imported, so the Hub is there before any test is collected.
 SERVER = HubServer()
 for name in [name for name in os.environ if name.startswith("HF_")]:
