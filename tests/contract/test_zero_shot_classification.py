@@ -118,8 +118,12 @@ def test_labels_and_scores_are_those_of_the_pipeline(folder, engine, multi_label
 
     assert_same(scores_of(ours), expected)
     best = [max(row, key=row.__getitem__) for row in expected]
-    assert ours.columns["label"].to_pylist() == best
-    assert len(set(best)) > 1
+    labels = ours.columns["label"].to_pylist()
+    # Two labels may be as good as each other to the last digit.
+    assert [row[label] for row, label in zip(expected, labels, strict=True)] == pytest.approx(
+        [row[label] for row, label in zip(expected, best, strict=True)], abs=1e-4
+    )
+    assert len(set(labels)) > 1
     np.testing.assert_allclose(ours.columns["score"].to_numpy(), [max(row.values()) for row in expected], atol=1e-4)
 
 

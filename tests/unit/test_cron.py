@@ -33,6 +33,8 @@ WRONG = {
     "1,,2 * * * *": "no minute '1,,2'",
     "- * * * *": "no minute '-'",
     "h * * * *": "no minute 'h'",
+    "* * * dec/1 *": "a step from its last value: .* Write 'dec'",
+    "0,59/2 * * * *": "a step from its last value: .* Write '59'",
     "r(0-10) * * * *": "no minute 'r\\(0-10\\)'",
     "0 0 1w * *": "no day of the month '1w'",
     "0 0 * * ١": "no day of the week",

@@ -58,6 +58,11 @@ def checked_cron(cron: str) -> str:
     for number, (name, range_, *_) in enumerate(FIELDS):
         if not _is_field(fields[number], number):
             raise ValueError(f"has no {name} {fields[number]!r}, which is {range_}. {EXAMPLE}")
+        if idle := _idle_step(fields[number], number):
+            raise ValueError(
+                f"has the {name} {idle!r}, a step from its last value: Prefect would take every one. Write "
+                f"{idle.partition('/')[0]!r}"
+            )
     settled = " ".join(fields)
     try:
         croniter(settled, SOME_DAY).get_next(datetime)
@@ -79,6 +84,18 @@ def _is_field(text: str, number: int) -> bool:
     except CroniterError:
         return False
     return True
+
+
+def _idle_step(text: str, number: int) -> str | None:
+    """A term of a field whose step leads nowhere; what Prefect makes of one is another time."""
+    from croniter import croniter
+
+    for term in text.split(","):
+        if "/" in term and not term.startswith(("*", "?")):
+            fields, _ = croniter.expand(" ".join(term if n == number else "*" for n in range(len(FIELDS))))
+            if len(fields[number]) == 1:
+                return term
+    return None
 
 
 def checked_timezone(name: str) -> str:

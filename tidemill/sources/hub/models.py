@@ -16,7 +16,7 @@ from tidemill.sources.hub.asking import ask_hub, commit_of, impatient, is_offlin
 
 T = TypeVar("T")
 
-PROPOSAL_SECONDS = 15.0
+PROPOSAL_SECONDS = 30.0
 """For a listing of models, which somebody waits for who may name one instead."""
 
 
