@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import transformers
 
 from benchmarks.machine import this_machine
+from benchmarks.turns import OURS, take_turns
 from tidemill.config import Pipeline, with_overrides
 from tidemill.lake import Lake
 from tidemill.running.run import Run
@@ -33,7 +31,6 @@ MODEL = ROOT / "data" / "models" / "tiny-sentiment"
 BATCH_SIZES = (1, 8, 32)
 LABELS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC")
 SHARE_OF_ENTITIES = 1 / 12
-OURS = "tidemill"
 
 Entities = list[tuple[str, int, int]]
 
@@ -60,25 +57,10 @@ def compare(home: Path, num_rows: int, turns: int, corpus: str, strategy: str, s
         OURS: lambda: by_tidemill(home, strategy, settings),
         **{f"pipeline, {size} at once": by_pipeline(home, strategy, size) for size in BATCH_SIZES},
     }
-    found = {name: compute() for name, compute in contenders.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    cpu_seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(turns):
-        for name, compute in contenders.items():
-            started, cpu = time.perf_counter(), time.process_time()
-            compute()
-            seconds[name].append(time.perf_counter() - started)
-            cpu_seconds[name].append(time.process_time() - cpu)
+    found = {name: compute() for name, compute in contenders.items()}  # what they open is counted for none
     print(this_machine())
     print(f"{num_rows:,} {corpus}, {sum(map(len, found[OURS])):,} entities, aggregation_strategy {strategy}")
-    for name in contenders:
-        same = np.mean([ours == theirs for ours, theirs in zip(found[OURS], found[name], strict=True)])
-        times = [median(spent[name]) / median(spent[OURS]) for spent in (seconds, cpu_seconds)]
-        print(
-            f"{name:<22} {num_rows / median(seconds[name]):8.1f} rows/s {median(cpu_seconds[name]):8.1f} CPU s; "
-            f"Tidemill {times[0]:.2f} times as fast, {times[1]:.2f} by CPU seconds; "
-            f"{same:.1%} of rows have the same entities"
-        )
+    take_turns(contenders, turns, num_rows, "have the same entities")
 
 
 def read_texts(corpus: str, num_rows: int) -> list[str]:

@@ -14,14 +14,11 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -29,11 +26,11 @@ import transformers
 
 from benchmarks.entities import read_texts
 from benchmarks.machine import this_machine
+from benchmarks.turns import OURS, take_turns
 from tidemill.config import Pipeline, with_overrides
 from tidemill.lake import Lake
 from tidemill.running.run import Run
 
-OURS = "tidemill"
 PROMPT = "Say in one sentence what the reviewer thinks of it."
 TEXT_COLUMNS = {"summarization": "summary_text", "translation": "translation_text"}
 
@@ -82,25 +79,9 @@ def compare(asked: Asked, num_rows: int, turns: int, batch_sizes: Sequence[int])
     called = "pipeline" if asked.task == "text-generation" else "generate"
     contenders: dict[str, Callable[[], list[str]]] = {OURS: lambda: by_tidemill(asked)}
     contenders |= {f"{called}, {size} at once": theirs(asked, size) for size in batch_sizes}
-    found: dict[str, list[str]] = {}
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    cpu_seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(turns):
-        for name, compute in contenders.items():
-            started, cpu = time.perf_counter(), time.process_time()
-            found[name] = compute()
-            seconds[name].append(time.perf_counter() - started)
-            cpu_seconds[name].append(time.process_time() - cpu)
     print(this_machine())
     print(f"{num_rows:,} reviews, {asked.task} by {asked.model.name}, at most {asked.new_tokens} new tokens")
-    for name in contenders:
-        same = np.mean([ours == other for ours, other in zip(found[OURS], found[name], strict=True)])
-        times = [median(spent[name]) / median(spent[OURS]) for spent in (seconds, cpu_seconds)]
-        print(
-            f"{name:<22} {num_rows / median(seconds[name]):8.2f} rows/s {median(cpu_seconds[name]):8.1f} CPU s; "
-            f"Tidemill {times[0]:.2f} times as fast, {times[1]:.2f} by CPU seconds; "
-            f"{same:.1%} of rows have the same text"
-        )
+    take_turns(contenders, turns, num_rows, "have the same text")
 
 
 def by_pipeline(asked: Asked, batch_size: int) -> Callable[[], list[str]]:

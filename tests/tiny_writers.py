@@ -44,25 +44,3 @@ def write_gpt2(folder: Path, *, num_positions: int = 128) -> Path:
     )
     GPT2LMHeadModel(config).save_pretrained(folder)
     return folder
-
-
-def write_t5(folder: Path) -> Path:
-    import torch
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    write_words(folder, pad_token="<pad>")
-    torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=400,
-        d_model=32,
-        d_kv=16,
-        d_ff=64,
-        num_layers=2,
-        num_heads=2,
-        decoder_start_token_id=1,
-        eos_token_id=list(range(0, 400, 9)),
-        pad_token_id=1,
-        initializer_factor=2.0,
-    )
-    T5ForConditionalGeneration(config).save_pretrained(folder)
-    return folder
