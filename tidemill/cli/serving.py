@@ -78,4 +78,5 @@ def serve(
         say(f"Token: {token}" if is_made_up else f"The token is that of {running.TOKEN}.")
         say(f"Serving at {address}. What can be asked: {address}/docs")
 
-    running.serve(loaded, listening, limits, token=token, hosts=allow_host or (), reuse=reuse, tell=tell)
+    running.share_cpus()
+    running.Service(loaded, limits, token=token, hosts=allow_host or (), reuse=reuse).run(listening, tell)

@@ -88,7 +88,7 @@ class TorchWriter:
         # What Transformers fills in from here is then what is meant, too.
         model.generation_config = self._generation = copy.deepcopy(settings.generation)
         self._tokenizer, self._beside = tokenizer, beside
-        self._lock = threading.Lock() if beside is None else beside._lock
+        self._lock: threading.Lock = threading.Lock() if beside is None else beside._lock
         self._batches: list[_Batch] = []
         self._ends = Ends(settings, tokenizer)
         self._start = _start_of(settings) if settings.is_encoder_decoder else None

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -51,7 +52,7 @@ class Workers:
         self.version, self._limits, self._watcher, self._known = version, limits, watcher, known
         self._changed = threading.Condition()
         self._arrived: deque[Call] = deque()
-        self._line = Line(lambda: version.runner.token_budget)
+        self._line = Line(partial(getattr, version.runner, "token_budget"))
         self._num_tokenizing = self._num_computing = 0
         self._is_closing = False
         self._moved = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -115,8 +116,9 @@ class Answers:
 
     async def _wait(self, request: Request, call: Call, seconds: float) -> list[Record]:
         answered, left = asyncio.wrap_future(call.done), asyncio.ensure_future(gone(request))
+        either: set[asyncio.Future[Any]] = {answered, left}
         try:
-            done, _ = await asyncio.wait({answered, left}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             left.cancel()
         if answered in done:
@@ -137,7 +139,7 @@ def late(seconds: float) -> Refusal:
     return Refusal(504, f"There was no answer within {seconds:g} s.", headers={"retry-after": "1"})
 
 
-def result_of(answered: asyncio.Future[list[Record]]) -> list[Record]:
+def result_of(answered: asyncio.Future[list[Record]] | Future[list[Record]]) -> list[Record]:
     """
     Raises:
         Refusal: the model failed.

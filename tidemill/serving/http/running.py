@@ -17,6 +17,7 @@ from typing import Any
 
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, RunFailed
+from tidemill.machine import num_cpus
 from tidemill.serving.limits import Limits
 
 NEEDED = ("fastapi", "httptools", "prometheus_client", "uvicorn")
@@ -26,6 +27,15 @@ SAME_MOMENT_SECONDS = 0.5
 """Whoever is asked by a group of processes may be asked twice in it."""
 
 logger = logging.getLogger("tidemill")
+
+
+def share_cpus() -> None:
+    """Leave the CPUs to the model, before any library has started its threads.
+
+    Tokenizers would have as many threads as the model, and are more than ten times as fast: with all pools at work
+    there would be two threads a CPU.
+    """
+    os.environ.setdefault("RAYON_NUM_THREADS", str(max(1, num_cpus() // 4)))
 
 
 def require_packages() -> None:
@@ -73,41 +83,54 @@ def address_of(listening: socket.socket) -> str:
     return f"http://{shown}:{port}"
 
 
-def serve(
-    pipelines: Sequence[Pipeline],
-    listening: socket.socket,
-    limits: Limits,
-    *,
-    token: str,
-    hosts: Sequence[str] = (),
-    reuse: bool = False,
-    tell: Callable[[dict[str, Any]], None] = lambda _: None,
-) -> None:
-    """Serve until SIGTERM or Ctrl-C; a second one ends it at once. `tell` is given `/version`'s facts at the start.
+class Service:
+    """Pipelines that are open, behind a server that does not listen yet."""
 
-    Raises:
-        LakeError: there is no lake, or it does not have a pipeline.
-        ModelError: a model cannot be loaded.
-        RunFailed: calls were left without an answer at the end.
-    """
-    from tidemill.serving.http.app import make_app
-    from tidemill.serving.metrics import Metrics
-    from tidemill.serving.pipeline import ServedPipeline
+    def __init__(
+        self,
+        pipelines: Sequence[Pipeline],
+        limits: Limits,
+        *,
+        token: str,
+        hosts: Sequence[str] = (),
+        reuse: bool = False,
+    ) -> None:
+        """`hosts` are names by which it may be asked; with `reuse`, texts that a table has are not computed.
 
-    metrics = Metrics()
-    served = {pipeline.name: ServedPipeline(pipeline, limits, metrics.watcher, reuse=reuse) for pipeline in pipelines}
-    server = _server(limits)
-    app = make_app(served, limits, metrics, token=token, hosts=hosts, is_ending=lambda: server.is_ending)
-    server.config.app = app
-    for pipeline in served.values():
-        pipeline.follow()
-    listening.listen(BACKLOG)
-    tell({name: pipeline.facts() for name, pipeline in served.items()})
-    asyncio.run(server.serve(sockets=[listening]))
-    deadline = time.monotonic() + limits.stop_seconds
-    left = [name for name, pipeline in served.items() if not pipeline.close(max(0.0, deadline - time.monotonic()))]
-    if left:
-        raise RunFailed(f"Requests to {', '.join(left)} had no answer after {limits.stop_seconds:g} s.")
+        Raises:
+            LakeError: there is no lake, or it does not have a pipeline.
+            ModelError: a model cannot be loaded.
+        """
+        from tidemill.serving.http.app import make_app
+        from tidemill.serving.metrics import Metrics
+        from tidemill.serving.pipeline import ServedPipeline
+
+        metrics, self.limits = Metrics(), limits
+        self.pipelines = {
+            pipeline.name: ServedPipeline(pipeline, limits, metrics.watcher, reuse=reuse) for pipeline in pipelines
+        }
+        self.server = _server(limits)
+        self.server.config.app = make_app(
+            self.pipelines, limits, metrics, token=token, hosts=hosts, is_ending=lambda: self.server.is_ending
+        )
+
+    def run(self, listening: socket.socket, tell: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
+        """Serve until SIGTERM or Ctrl-C; a second one ends it at once. `tell` is given what is served, once it is.
+
+        Raises:
+            RunFailed: requests were left without an answer at the end.
+        """
+        for pipeline in self.pipelines.values():
+            pipeline.follow()
+        listening.listen(BACKLOG)
+        tell({name: pipeline.facts() for name, pipeline in self.pipelines.items()})
+        asyncio.run(self.server.serve(sockets=[listening]))
+        deadline = time.monotonic() + self.limits.stop_seconds
+        closed = {
+            name: pipeline.close(max(0.0, deadline - time.monotonic())) for name, pipeline in self.pipelines.items()
+        }
+        if left := [name for name, is_closed in closed.items() if not is_closed]:
+            raise RunFailed(f"Requests to {', '.join(left)} had no answer after {self.limits.stop_seconds:g} s.")
 
 
 def _server(limits: Limits) -> Any:
@@ -138,7 +161,7 @@ def _server(limits: Limits) -> Any:
     return Server(
         uvicorn.Config(
             app=lambda: None,
-            http=protocol_of(limits),  # type: ignore[arg-type]
+            http=protocol_of(limits),
             ws="none",
             lifespan="off",
             access_log=False,

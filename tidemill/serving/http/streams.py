@@ -100,7 +100,7 @@ async def _events(
             if len(text) > len(sent) and text.startswith(sent):
                 yield event(form.piece(text[len(sent) :]))
                 sent = text
-        record = result_of(asyncio.wrap_future(call.done))[0]
+        record = result_of(call.done)[0]
         if ERROR in record:
             raise Refusal(400, record[ERROR])
     except Refusal as e:
@@ -129,7 +129,8 @@ async def _texts(call: Call, told: asyncio.Queue[list[int]], seconds: float) -> 
         async with asyncio.timeout(seconds):
             while not done.done():
                 getting = asyncio.ensure_future(told.get())
-                await asyncio.wait({getting, done}, return_when=asyncio.FIRST_COMPLETED)
+                either: set[asyncio.Future[Any]] = {getting, done}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                 if not getting.done():
                     getting.cancel()
                     return

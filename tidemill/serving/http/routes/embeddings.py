@@ -94,7 +94,11 @@ def _vector(record: Record, place: int, asked: ToEmbed) -> np.ndarray:
 
 
 def _written(vector: np.ndarray, asked: ToEmbed) -> Any:
-    return vector.tolist() if asked.encoding_format == "float" else base64.b64encode(vector.astype("<f4")).decode()
+    return (
+        vector.tolist()
+        if asked.encoding_format == "float"
+        else base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    )
 
 
 _EXAMPLES = {"Texts": {"model": "reviews", "input": ["A warm film, and funny.", "Two hours that I want back."]}}

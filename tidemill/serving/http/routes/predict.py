@@ -35,11 +35,9 @@ def predict_routes(pipelines: dict[str, ServedPipeline], bodies: Bodies, answers
         """
         asked = await bodies.read(request, ToPredict)
         pipeline = named(pipelines, asked.pipeline)
-        is_one = not isinstance(asked.inputs, list)
-        inputs = [asked.inputs] if is_one else asked.inputs
-        found = await answers.of(request, pipeline, inputs, asked.parameters)
-        if not is_one:
-            return answer(found)
+        if isinstance(asked.inputs, list):
+            return answer(await answers.of(request, pipeline, asked.inputs, asked.parameters))
+        found = await answers.of(request, pipeline, [asked.inputs], asked.parameters)
         return answer(found[0], status=422 if ERROR in found[0] else 200)
 
     return router

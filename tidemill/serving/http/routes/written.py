@@ -58,7 +58,7 @@ class ToWrite(Asked):
     def parameters(self) -> dict[str, Any]:
         """As options of the model task."""
         given = {"max_new_tokens": self.most_tokens, "top_p": self.top_p, "seed": self.seed}
-        found = {name: value for name, value in given.items() if value is not None}
+        found: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if self.stop is not None:
             found["stop"] = [self.stop] if isinstance(self.stop, str) else self.stop
         if self.temperature == 0:
