@@ -17,10 +17,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -59,8 +62,10 @@ def of_rows(folder: Path, num_rows: int, seconds: float) -> None:
 
     def ask(name: str, url: str, bodies: Sequence[object], clients: int, rate: float | None = None) -> Load:
         load(url, bodies, connections=clients, seconds=WARM_UP_SECONDS, headers=AUTHORIZED)
-        found = load(url, bodies, connections=clients, seconds=seconds, headers=AUTHORIZED, rate=rate)
-        print(found.line(name), flush=True)
+        with probing(url) as slowest:
+            found = load(url, bodies, connections=clients, seconds=seconds, headers=AUTHORIZED, rate=rate)
+        health = f"  /health within {1e3 * max(slowest):.0f} ms" if slowest else ""
+        print(f"{found.line(name)}{health}", flush=True)
         return found
 
     with tidemill_serve(folder, pipeline) as url:
@@ -74,8 +79,8 @@ def of_rows(folder: Path, num_rows: int, seconds: float) -> None:
     print(
         f"Saturated, serve has {saturated.rate * tokens_a_row / batch:.2f} of a run's tokens/s by a row each, "
         f"{by_32.rate * 32 * tokens_a_row / batch:.2f} by 32; {saturated.rate / theirs.rate:.2f} times the requests/s "
-        f"of FastAPI + pipeline, p99 {saturated.p99 / theirs.p99:.2f} times as long. At half, p99 is {half.p99:.0f} ms. "
-        f"Flooded, {flooded.rate / saturated.rate:.2f} of the saturated rate is answered, and "
+        f"of FastAPI + pipeline, p99 {saturated.p99 / theirs.p99:.2f} times as long. At half, p99 is {half.p99:.0f} "
+        f"ms. Flooded, {flooded.rate / saturated.rate:.2f} of the saturated rate is answered, and "
         f"{flooded.refused / flooded.seconds:.0f} requests/s are refused."
     )
 
@@ -172,6 +177,28 @@ def transformers_serve(model: Path) -> Iterator[str]:
     env = os.environ | {"HF_HUB_OFFLINE": "1"}
     with serving(words, env, f"http://127.0.0.1:{port}", "/v1/chat/completions") as url:
         yield url
+
+
+@contextmanager
+def probing(url: str) -> Iterator[list[float]]:
+    """How long `/health` took each time within the block, asked several times a second; empty where there is none."""
+    found: list[float] = []
+    ended = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(base_url=url.rpartition("/predict")[0], timeout=60) as client:
+            while not ended.wait(0.1):
+                started = time.perf_counter()
+                if client.get("/health").status_code == 200:
+                    found.append(time.perf_counter() - started)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
 
 
 def free_port() -> int:

@@ -28,6 +28,8 @@ from tidemill.serving.reuse import Reuse
 
 LOOK_SECONDS = 1.0
 """How often the lake is asked which version is promoted."""
+REUSE_SECONDS = 30.0
+"""How often it is asked which shards the version has, where answers are taken from the table."""
 MODEL_TIMES = 2.5
 """So many times the size of its files a model takes in memory while it is opened, at most: float16 becomes float32."""
 
@@ -166,11 +168,13 @@ class ServedPipeline:
         return _Served(served, Workers(served, self._limits, self._watcher, known=reuse), reuse)
 
     def _follow(self) -> None:
+        looked = time.monotonic()
         while not self._stop.wait(LOOK_SECONDS):
             try:
                 self.look()
-                if self._now.reuse is not None:
+                if self._now.reuse is not None and time.monotonic() - looked > REUSE_SECONDS:
                     self._now.reuse.look()
+                    looked = time.monotonic()
             except Exception as e:  # noqa: BLE001
                 self._note(e)
 

@@ -18,6 +18,8 @@ from tidemill.models.tasks import Preparer
 Record = dict[str, Any]
 """A row's answer: the result columns of the table and how long the text is, or `error`."""
 ERROR = "error"
+ROW_BYTES = 8_192
+"""A row of more text counts as several where rows wait: so many rows that wait are so much memory."""
 Told = Callable[[list[int]], None]
 """Given all ids that a model has written of a row so far."""
 
@@ -55,6 +57,7 @@ class Call:
         self.tokens: pa.Table | None = None
         """What the preparer made of the rows."""
         self.num_rows = rows.num_rows
+        self.row_weight = max(1.0, rows.nbytes / ROW_BYTES / max(1, rows.num_rows))
         self.arrived = time.monotonic()
         self.done: Future[list[Record]] = Future()
         self._answers: list[Record | None] = [None] * self.num_rows

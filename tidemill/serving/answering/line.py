@@ -25,6 +25,8 @@ class Line:
     def __init__(self, budget: Callable[[], int]) -> None:
         self._budget = budget
         self._rows: list[Waiting] = []
+        self.weight = 0.0
+        """How many rows wait, where one of much text counts as several."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -34,10 +36,12 @@ class Line:
 
     def put(self, rows: list[Waiting]) -> None:
         self._rows += rows
+        self._weigh()
 
     def drop(self) -> None:
         """Forget the rows of calls for which nobody waits any more."""
         self._rows = [row for row in self._rows if not row.call.is_over]
+        self._weigh()
 
     @property
     def is_full(self) -> bool:
@@ -75,6 +79,10 @@ class Line:
     def _leave(self, batch: list[Waiting]) -> None:
         taken = set(map(id, batch))
         self._rows = [row for row in self._rows if id(row) not in taken]
+        self._weigh()
+
+    def _weigh(self) -> None:
+        self.weight = sum(row.call.row_weight for row in self._rows)
 
 
 def _by_width(row: Waiting) -> int:

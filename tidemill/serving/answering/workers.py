@@ -27,6 +27,8 @@ TOGETHER_BYTES = 2**20
 """Of texts that are tokenized together, so that a long call does not keep the next one waiting for long."""
 MOST_CALLS_WRITTEN = 32
 """Calls whose answers a model writes side by side."""
+MOST_SECONDS = 600
+"""After which a client that is refused may come again, at most."""
 STUCK_SECONDS = 60.0
 """So long nothing may move while rows wait, before the service says that it is not ready."""
 
@@ -94,15 +96,9 @@ class Workers:
                 raise RunFailed(self.broken)
             if self._is_closing:
                 raise Closing("This version is being replaced.")
-            waiting = self.num_waiting
-            if waiting and waiting + call.num_rows > self._limits.queue_rows:
-                self._line.drop()
-                waiting = self.num_waiting
-            if waiting and waiting + call.num_rows > self._limits.queue_rows:
-                raise Busy(self._seconds_for(waiting))
-            if waiting and self._rate and waiting / self._rate > call.deadline - time.monotonic():
-                raise Busy(self._seconds_for(waiting))
-            if not waiting and not self._num_computing and not self._num_tokenizing:
+            if self.num_waiting:
+                self._require_room(call)
+            elif not self._num_computing and not self._num_tokenizing:
                 self._moved = time.monotonic()
             self._arrived.append(call)
             self._changed.notify_all()
@@ -120,8 +116,17 @@ class Workers:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _seconds_for(self, num_rows: int) -> int:
-        return max(1, min(600, math.ceil(num_rows / self._rate))) if self._rate else 1
+    def _require_room(self, call: Call) -> None:
+        """
+        Raises:
+            Busy: the call would not fit what may wait, or wait for longer than its client does.
+        """
+        self._line.drop()
+        weight = self._line.weight + sum(each.num_rows * each.row_weight for each in self._arrived)
+        is_full = weight and weight + call.num_rows * call.row_weight > self._limits.queue_rows
+        seconds = self.num_waiting / self._rate if self._rate else 0.0
+        if is_full or seconds > call.deadline - time.monotonic():
+            raise Busy(max(1, min(MOST_SECONDS, math.ceil(seconds))))
 
     def _tokenize(self) -> None:
         while calls := self._next_calls():

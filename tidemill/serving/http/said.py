@@ -37,11 +37,12 @@ class Refusal(Exception):
         self.code, self.param = code, param
 
     def answer(self, path: str) -> Response:
-        said: Any = self.message
-        if path.startswith(OPENAI):
-            kind = KINDS.get(self.status, "invalid_request_error")
-            said = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        return answer({"error": said}, status=self.status, headers=self.headers)
+        if not path.startswith(OPENAI):
+            return answer({"error": self.message}, status=self.status, headers=self.headers)
+        kind = KINDS.get(self.status, "invalid_request_error")
+        said = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        # OpenAI has no 422.
+        return answer({"error": said}, status=400 if self.status == 422 else self.status, headers=self.headers)
 
 
 def answer(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
