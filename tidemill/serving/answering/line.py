@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tidemill.serving.answering.calls import Call
@@ -25,28 +25,29 @@ class Line:
     def __init__(self, budget: Callable[[], int]) -> None:
         self._budget = budget
         self._rows: list[Waiting] = []
+        self._num_tokens = 0
         self.weight = 0.0
         """How many rows wait, where one of much text counts as several."""
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __iter__(self) -> Iterator[Waiting]:
-        return iter(self._rows)
-
     def put(self, rows: list[Waiting]) -> None:
         self._rows += rows
-        self._weigh()
+        self._count(rows)
 
     def drop(self) -> None:
         """Forget the rows of calls for which nobody waits any more."""
-        self._rows = [row for row in self._rows if not row.call.is_over]
-        self._weigh()
+        self._keep([row for row in self._rows if not row.call.is_over])
+
+    @property
+    def oldest(self) -> Waiting:
+        return self._rows[0]
 
     @property
     def is_full(self) -> bool:
         """Whether more is waiting than one batch holds."""
-        return sum(row.num_items * row.width for row in self._rows) >= self._budget()
+        return self._num_tokens >= self._budget()
 
     def take(self) -> list[Waiting]:
         """One batch: the oldest row, the next shorter ones, and where these leave room, longer ones.
@@ -56,7 +57,7 @@ class Line:
         self.drop()
         if not self._rows:
             return []
-        oldest, budget = self._rows[0], self._budget()
+        oldest, budget = self.oldest, self._budget()
         alike = sorted((row for row in self._rows if row.call.form is oldest.call.form), key=_by_width)
         at = alike.index(oldest)
         batch, num_items, width = [oldest], oldest.num_items, oldest.width
@@ -72,17 +73,21 @@ class Line:
     def take_call(self) -> list[Waiting]:
         """The rows of the call that waits longest."""
         self.drop()
-        batch = [row for row in self._rows if row.call is self._rows[0].call]
+        batch = [row for row in self._rows if row.call is self.oldest.call]
         self._leave(batch)
         return batch
 
     def _leave(self, batch: list[Waiting]) -> None:
         taken = set(map(id, batch))
-        self._rows = [row for row in self._rows if id(row) not in taken]
-        self._weigh()
+        self._keep([row for row in self._rows if id(row) not in taken])
 
-    def _weigh(self) -> None:
-        self.weight = sum(row.call.row_weight for row in self._rows)
+    def _keep(self, rows: list[Waiting]) -> None:
+        self._rows, self._num_tokens, self.weight = rows, 0, 0.0
+        self._count(rows)
+
+    def _count(self, rows: list[Waiting]) -> None:
+        self._num_tokens += sum(row.num_items * row.width for row in rows)
+        self.weight += sum(row.call.row_weight for row in rows)
 
 
 def _by_width(row: Waiting) -> int:

@@ -18,10 +18,10 @@ from tidemill.errors import RunFailed, Stopped, first_line
 from tidemill.inference.work import Predictions, Stats
 from tidemill.running.stages import with_texts
 from tidemill.serving.answering.calls import Busy, Call, Closing, Form, Record
+from tidemill.serving.answering.limits import Limits
 from tidemill.serving.answering.line import Line, Waiting
 from tidemill.serving.answering.records import records_of
 from tidemill.serving.answering.version import ServedVersion, sizes_of
-from tidemill.serving.limits import Limits
 
 TOGETHER_BYTES = 2**20
 """Of texts that are tokenized together, so that a long call does not keep the next one waiting for long."""
@@ -121,12 +121,15 @@ class Workers:
         Raises:
             Busy: the call would not fit what may wait, or wait for longer than its client does.
         """
-        self._line.drop()
-        weight = self._line.weight + sum(each.num_rows * each.row_weight for each in self._arrived)
-        is_full = weight and weight + call.num_rows * call.row_weight > self._limits.queue_rows
+        if self._is_full_with(call):
+            self._line.drop()
         seconds = self.num_waiting / self._rate if self._rate else 0.0
-        if is_full or seconds > call.deadline - time.monotonic():
+        if self._is_full_with(call) or seconds > call.deadline - time.monotonic():
             raise Busy(max(1, min(MOST_SECONDS, math.ceil(seconds))))
+
+    def _is_full_with(self, call: Call) -> bool:
+        weight = self._line.weight + sum(each.num_rows * each.row_weight for each in self._arrived)
+        return weight > 0 and weight + call.num_rows * call.row_weight > self._limits.queue_rows
 
     def _tokenize(self) -> None:
         while calls := self._next_calls():
@@ -184,7 +187,6 @@ class Workers:
         """Rows to compute together; none where there will be no more."""
         with self._changed:
             while True:
-                self._line.drop()
                 is_last = self._is_closing and not self._arrived and not self._num_tokenizing
                 seconds = self._seconds_to_wait() if len(self._line) else None
                 if seconds is not None and (is_last or seconds <= 0):
@@ -203,32 +205,33 @@ class Workers:
             return 0.0
         if self._num_computing:
             return 1.0
-        return next(iter(self._line)).since + self._limits.wait_seconds - time.monotonic()
+        return self._line.oldest.since + self._limits.wait_seconds - time.monotonic()
 
     def _answer(self, batch: list[Waiting]) -> None:
-        calls = list(dict.fromkeys(row.call for row in batch))
-        form, rows, tokens = _table_of(batch)
-        prepared = with_texts(tokens, rows, form.preparer.reads)
-        watch = _Watch(calls)
-        started = time.monotonic()
-
-        def predict(left: pa.Table) -> Predictions:
-            return form.runner.predict(left, should_stop=watch.should_stop, started=watch.started)
-
+        calls, started = list(dict.fromkeys(row.call for row in batch)), time.monotonic()
         try:
-            if self._known is None or form is not self.version.plain:
-                found, num_reused = predict(prepared), 0
-            else:
-                found, num_reused = self._known(rows, prepared, predict)
-            records = records_of(rows, tokens, found)
+            records, found, num_reused = self._records(batch, _Watch(calls))
+            self._watcher.computed(found.stats, self.version.runner.token_budget, time.monotonic() - started)
+            self._watcher.answered(records, num_reused)
+            _settle(batch, records)
         except Stopped:
             return
         except Exception as e:  # noqa: BLE001
             self._fail(calls, e)
-            return
-        self._watcher.computed(found.stats, form.runner.token_budget, time.monotonic() - started)
-        self._watcher.answered(records, num_reused)
-        _settle(batch, records)
+
+    def _records(self, batch: list[Waiting], watch: _Watch) -> tuple[list[Record], Predictions, int]:
+        """The batch's answers, how they were computed, and how many of them the table had."""
+        form, rows, tokens = _table_of(batch)
+        prepared = with_texts(tokens, rows, form.preparer.reads)
+
+        def predict(left: pa.Table) -> Predictions:
+            return form.runner.predict(left, should_stop=watch.should_stop, started=watch.started)
+
+        if self._known is None or form is not self.version.plain:
+            found, num_reused = predict(prepared), 0
+        else:
+            found, num_reused = self._known(rows, prepared, predict)
+        return records_of(rows, tokens, found), found, num_reused
 
     def _fail(self, calls: Iterable[Call], error: Exception) -> None:
         self._say_failed("A batch failed", error)

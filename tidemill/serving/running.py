@@ -18,7 +18,7 @@ from typing import Any
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, RunFailed
 from tidemill.machine import num_cpus
-from tidemill.serving.limits import Limits
+from tidemill.serving.answering.limits import Limits
 
 NEEDED = ("fastapi", "httptools", "prometheus_client", "uvicorn")
 TOKEN = "TIDEMILL_TOKEN"
@@ -101,9 +101,9 @@ class Service:
             LakeError: there is no lake, or it does not have a pipeline.
             ModelError: a model cannot be loaded.
         """
-        from tidemill.serving.http.app import make_app
-        from tidemill.serving.metrics import Metrics
-        from tidemill.serving.pipeline import ServedPipeline
+        from tidemill.serving.app import make_app
+        from tidemill.serving.pipelines.metrics import Metrics
+        from tidemill.serving.pipelines.pipeline import ServedPipeline
 
         metrics, self.limits = Metrics(), limits
         self.pipelines = {
