@@ -35,7 +35,7 @@ def write_toml(folder: Path, dataset: str, *, name: str = "reviews", extra: str 
 def environment(home: Path, *, hub: str | None = None, **extra: str) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PREFECT_"))}
     own = {"TIDEMILL_HOME": str(home), "HF_HOME": str(home / "hf"), "PYTHONPATH": str(ROOT)}
-    own |= {"HF_ENDPOINT": hub} if hub else {"HF_HUB_OFFLINE": "1"}
+    own |= {"HF_ENDPOINT": hub, "HF_HUB_DISABLE_XET": "1"} if hub else {"HF_HUB_OFFLINE": "1"}
     return {**inherited, **own, **extra}
 
 
