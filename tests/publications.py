@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from tests.hub.server import HubServer
 from tests.pipelines import make_pipeline, reviews, run, write_parquet
@@ -52,6 +55,13 @@ def read_back(to: str, config: str | None = None, split: str = "train") -> list[
     with tempfile.TemporaryDirectory() as cache:
         found = datasets.load_dataset(to, config, split=split, cache_dir=cache)
         return list(found.to_list())
+
+
+def rows_there(hub: HubServer, to: str) -> list[dict[str, Any]]:
+    """The rows of the data files of the head, as they lie there."""
+    files = hub.repos["datasets", to].at("main").files
+    contents = [b"".join(files[path].pieces(0, files[path].size)) for path in sorted(files) if path.startswith("data/")]
+    return [row for content in contents for row in pq.read_table(io.BytesIO(content)).to_pylist()]
 
 
 def commits_of(hub: HubServer, kind: str, to: str) -> list[str]:

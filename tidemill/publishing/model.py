@@ -12,8 +12,8 @@ from tidemill.errors import ModelError, counted
 from tidemill.publishing.licences import folder_licence
 from tidemill.publishing.proposal import Proposal, make_shipment, visibility
 from tidemill.publishing.repositories.card import edited, metadata_of
-from tidemill.publishing.repositories.manifest import CARD, MANIFEST, Manifest, Part, PublishedFile, read_manifest
-from tidemill.publishing.repositories.writing import Content, FileId, Head, Repository
+from tidemill.publishing.repositories.manifest import CARD, MANIFEST, Part, PublishedFile, read_manifest
+from tidemill.publishing.repositories.writing import Content, FileId, Repository
 from tidemill.publishing.table import read_card
 
 SENT = (
@@ -43,6 +43,8 @@ def propose_model(folder: Path, repository: Repository, *, public: bool) -> Prop
         name: files[name] for name, found in ids.items() if name not in there or not found.is_of(there[name])
     }
     facts = _facts(config, files, folder)
+    card = read_card(repository, head)
+    is_edited = bool(card and manifest.parts) and FileId.of(card.encode()).blob != manifest.card
     part = Part(facts, {name: PublishedFile(str(found.sha256)[:16], found) for name, found in ids.items()})
     shipment = make_shipment(
         repository,
@@ -51,7 +53,8 @@ def propose_model(folder: Path, repository: Repository, *, public: bool) -> Prop
         name=PART,
         part=part,
         contents=contents,
-        card=_card(repository, head, manifest, folder, facts),
+        card=_card(repository, card, folder, facts, is_edited=is_edited),
+        card_is_news=not is_edited,
         message=f"{facts['architecture']}: {counted(len(files), 'file')}",
     )
     told = {**facts, "licence": folder_licence(folder), "left_out": left_out, "num_files": len(files)}
@@ -120,10 +123,8 @@ def _base(folder: Path) -> str | None:
     return str(found[0] if isinstance(found, list) and found else found) if found else None
 
 
-def _card(repository: Repository, head: Head | None, manifest: Manifest, folder: Path, facts: Mapping[str, Any]) -> str:
+def _card(repository: Repository, there: str, folder: Path, facts: Mapping[str, Any], *, is_edited: bool) -> str:
     """The folder's own card, until people edit it there: then theirs, with what is ours in it written anew."""
-    there = read_card(repository, head)
-    is_edited = bool(there) and FileId.of(there.encode()).blob != manifest.card and bool(manifest.parts)
     text = there if is_edited else _own_card(folder) or there
     return edited(text, _part(facts), keys={}, absent=_absent(facts), title=repository.id.partition("/")[2])
 

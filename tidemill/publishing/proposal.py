@@ -79,10 +79,12 @@ def make_shipment(
     contents: Mapping[str, Content],
     card: str,
     message: str,
+    card_is_news: bool = False,
 ) -> Shipment:
     """What brings the head to where `part` is as it says. `contents` are those of its files that are not there yet.
 
-    The card goes along only where something else does, or where it is not there: people's edits are no news.
+    The card goes along where something else does, or where it is not there: what people edited in it is no news. What
+    its author wrote anew is, where `card_is_news`.
 
     Raises:
         InputError: a file that somebody else put there is in the way.
@@ -98,8 +100,8 @@ def make_shipment(
     card_bytes = card.encode()
     card_id = FileId.of(card_bytes)
     parts = {**manifest.parts, name: part}
-    is_same = part.to_json() == before.to_json() and not contents and CARD in there
-    if is_same:
+    is_card_there = _is_there(card_bytes, there.get(CARD)) if card_is_news else CARD in there
+    if part.to_json() == before.to_json() and not contents and is_card_there:
         return Shipment({}, (), message)
     new = Manifest(parts, card_id.blob).to_bytes()
     own = {CARD: card_bytes, MANIFEST: new}
