@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tidemill.pictures.figure import Picture, exact
+from tidemill.pictures.figures.figure import Picture, exact
+from tidemill.pictures.figures.sql import OTHERS
 from tidemill.pictures.page.escaping import markup_free
-from tidemill.pictures.sql import OTHERS
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C00", "#6A51A3")
 """After Okabe and Ito, for people who tell few colours apart; without black and yellow, which one ground hides."""

@@ -8,8 +8,8 @@ from tidemill.config import Pipeline
 from tidemill.lake import Cursor, ResultTable
 from tidemill.lake.tables import identifier
 from tidemill.models.task import Family
-from tidemill.pictures.columns import KeptColumns
-from tidemill.pictures.truth import Truth
+from tidemill.pictures.figures.columns import KeptColumns
+from tidemill.pictures.figures.truth import Truth
 
 
 @dataclass(frozen=True)
