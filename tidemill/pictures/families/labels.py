@@ -33,7 +33,7 @@ def spread(subject: Subject, value: str, *, section: str) -> Figure:
     return Figure(
         id=f"{value}s",
         section=section,
-        title=f"{value.capitalize()}s",
+        title=f"Rows by {value}",
         tells=f"How many rows have each {value}.",
         sql=laid_out(f"""
             WITH names AS {first(subject.source, of_value)}
@@ -44,7 +44,7 @@ def spread(subject: Subject, value: str, *, section: str) -> Figure:
         """),
         kind="bars",
         axes=Axes(x=value, x_title=value, y_title="rows"),
-        notes=(OTHERS_NOTE.format(f"{value}s"),),
+        of_others=OTHERS_NOTE.format(f"{value}s"),
     )
 
 
@@ -67,7 +67,8 @@ def scores(subject: Subject) -> Figure:
         """),
         kind="histogram",
         axes=Axes(x="score_from", series="label", x_title="score", y_title="rows"),
-        notes=(OTHERS_NOTE.format("labels"), "Rows without a score are left out."),
+        of_others=OTHERS_NOTE.format("labels"),
+        notes=("Rows without a score are left out.",),
     )
 
 

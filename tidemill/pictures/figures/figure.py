@@ -12,6 +12,7 @@ Kind = Literal["bars", "shares", "columns", "histogram", "heatmap", "points", "t
 A `heatmap` is by x and y, of `value`; `points` lie at numbers x and y; a `table` is not drawn.
 """
 
+OTHERS = "others"
 MOST_EXACT = 2**53
 """Whole numbers beyond it are rounded by a browser, and by most readers of JSON: they go there as text."""
 
@@ -26,6 +27,8 @@ class Axes:
     value: str | None = None
     x_title: str = ""
     y_title: str = ""
+    is_share: bool = False
+    """Whether `y` is a share, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ class Figure:
     kind: Kind = "table"
     axes: Axes = Axes()
     notes: tuple[str, ...] = ()
-    holds_texts: bool = False
-    """Whether the answer may hold texts of rows: then it is asked for only with `--texts`."""
+    of_others: str = ""
+    """What is said where the answer counts some values together as `others`."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,11 @@ class Picture:
     def records(self) -> list[dict[str, Any]]:
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        has_others = any(OTHERS in row for row in self.rows)
+        return (*([self.figure.of_others] if has_others and self.figure.of_others else ()), *self.figure.notes)
+
     def to_json(self) -> dict[str, Any]:
         figure = self.figure
         return {
@@ -67,7 +75,7 @@ class Picture:
             "section": figure.section,
             "title": figure.title,
             "tells": figure.tells,
-            "notes": list(figure.notes),
+            "notes": list(self.notes),
             "sql": figure.sql,
             "columns": list(self.columns),
             "rows": exact([list(row) for row in self.rows]),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from tidemill.config import Pipeline
 from tidemill.lake import Cursor, ResultTable
@@ -22,14 +24,21 @@ class Subject:
     revision: str
     num_rows: int
     kept: KeptColumns
+    labels: Mapping[str, int] = field(default_factory=dict)
+    """Label → rows, the first thousand by rows; none where answers are no labels."""
+    fresh_at: datetime | None = None
     truth: Truth | None = None
     with_texts: bool = False
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:
         """SQL: what figures read, the view that users query."""
         return identifier(self.table.pipeline)
+
+    @property
+    def version(self) -> tuple[str, str]:
+        return self.table.pipeline, self.table.version
 
     @property
     def results(self) -> dict[str, str]:

@@ -7,8 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tidemill.pictures.figures.figure import Picture, exact
-from tidemill.pictures.figures.sql import OTHERS
+from tidemill.pictures.figures.figure import OTHERS, Picture, exact
 from tidemill.pictures.page.escaping import markup_free
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C00", "#6A51A3")
@@ -39,8 +38,8 @@ def _bars(picture: Picture, colours: Mapping[str, int]) -> Spec:
         "layout": {
             "barmode": "stack",
             "height": 110 + BAR_PIXELS * len(names) + (40 if axes.series else 0),
-            "yaxis": {**_categories(names), "autorange": "reversed", "title": {"text": _title(picture, "x")}},
-            "xaxis": {"title": {"text": _title(picture, "y")}, "rangemode": "tozero"},
+            "yaxis": {**_categories(names), "autorange": "reversed"},
+            "xaxis": {"title": {"text": _title(picture, "y")}, "rangemode": "tozero", **_scale(picture)},
         },
     }
 
@@ -148,6 +147,11 @@ def _style(name: str, colours: Mapping[str, int]) -> Spec:
 def _categories(names: Sequence[str]) -> Spec:
     """Names are never read as times or numbers, and stand in SQL's order."""
     return {"type": "category", "categoryorder": "array", "categoryarray": list(dict.fromkeys(names))}
+
+
+def _scale(picture: Picture) -> Spec:
+    """Of shares in hundredths, which end at 1."""
+    return {"tickformat": ".0%", "range": [0, 1]} if picture.figure.axes.is_share else {}
 
 
 def _title(picture: Picture, axis: str) -> str:
