@@ -126,7 +126,7 @@ def _labels(cursor: Cursor, table: ResultTable) -> dict[str, int]:
     if "label" not in dict(table.results):
         return {}
     asked = (
-        f"SELECT label::VARCHAR AS name, count(*) AS num_rows FROM {identifier(table.pipeline)} "
-        f"WHERE label IS NOT NULL GROUP BY name ORDER BY num_rows DESC, name LIMIT {MOST_LABELS}"
+        f"SELECT label::VARCHAR, count(*) FROM {identifier(table.pipeline)} "
+        f"WHERE label IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {MOST_LABELS}"
     )
     return dict(cursor.execute(asked).fetchall())
