@@ -13,6 +13,7 @@ from tidemill.cli import (  # noqa: F401
     housekeeping,
     operate,
     publishing,
+    report,
     serving,
     sql,
     start,
