@@ -21,6 +21,7 @@ class Lists(Comparison):
     """Elements are the same if the fields in `by` are; without it, all that hold no scores."""
 
     group = "lists"
+    distance_called, moved_called = "share that only one of both found", "share of a row's elements that both found"
     by: tuple[str, ...] = ()
 
     def derived(self, pair: Pair) -> dict[str, str]:
@@ -55,6 +56,10 @@ class Lists(Comparison):
     def distance(self, pair: Pair) -> str:
         both, found = f"sum({pair.derived('both')})", _found(pair, "sum({})")
         return f"CASE WHEN {found} > 0 THEN 1 - 2 * {both} / {found} ELSE 0 END"
+
+    def moved(self, pair: Pair) -> str:
+        found = _found(pair, "{}")
+        return f"CASE WHEN {found} > 0 THEN 2 * {pair.derived('both')} / {found} END"
 
     def order(self, pair: Pair) -> str:
         return f"{pair.derived('both')} / {_found(pair, '{}')}, {_found(pair, '{}')} DESC"
