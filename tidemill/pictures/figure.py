@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["bars", "shares", "columns", "histogram", "heatmap", "points", "table"]
+Kind = Literal["bars", "shares", "columns", "histogram", "heatmap", "points", "spans", "texts", "table"]
 """How rows are drawn: `bars` lie, `columns` stand, `shares` are bars to the whole of each x; all stacked by `series`.
 
-A `heatmap` is by x and y, of `value`; `points` lie at numbers x and y; a `table` is not drawn.
+A `heatmap` is by x and y, of `value`; `points` lie at numbers x and y,
+coloured by any of `columns`; `spans` are the texts x with the places of `value` marked in them; `texts` are `columns`
+side by side; a `table` is not drawn.
 """
 
 MOST_EXACT = 2**53
@@ -24,6 +26,7 @@ class Axes:
     y: str = "num_rows"
     series: str | None = None
     value: str | None = None
+    columns: tuple[str, ...] = ()
     x_title: str = ""
     y_title: str = ""
 
@@ -43,6 +46,8 @@ class Figure:
     notes: tuple[str, ...] = ()
     holds_texts: bool = False
     """Whether the answer may hold texts of rows: then it is asked for only with `--texts`."""
+    worked_out: Callable[[Picture], Picture] | None = None
+    """What is made of the answer where SQL cannot make it, such as a map of vectors."""
 
 
 @dataclass(frozen=True)

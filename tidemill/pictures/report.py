@@ -117,9 +117,10 @@ def answered(cursor: Cursor, figure: Figure) -> Picture:
         (statement,) = readable(cursor, figure.sql)
         result = cursor.execute(statement)
         names = tuple(column[0] for column in result.description or [])
-        return Picture(figure, names, tuple(result.fetchall()))
+        picture = Picture(figure, names, tuple(result.fetchall()))
     except duckdb.Error as e:
         raise InputError(f"The figure {figure.title!r} cannot be made: {e}") from e
+    return picture if figure.worked_out is None else figure.worked_out(picture)
 
 
 def _with_keys(table: ResultTable, pipeline: Pipeline) -> ResultTable:

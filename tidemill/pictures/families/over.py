@@ -8,7 +8,7 @@ from math import ceil
 from tidemill.lake import Cursor
 from tidemill.lake.tables import identifier
 from tidemill.pictures.figure import Axes, Figure
-from tidemill.pictures.sql import OTHERS_NOTE, bucket, first, laid_out, named
+from tidemill.pictures.sql import OTHERS_NOTE, bucket, first, named
 from tidemill.pictures.subject import Subject
 
 MOST_BUCKETS = 60
@@ -19,7 +19,7 @@ def over_all(cursor: Cursor, subject: Subject, value: str, *, section: str) -> I
     """The values of a column over all that a table has: revisions, dates and slices."""
     yield over_revision(subject, value, section=section)
     for name, kind in subject.kept.moments:
-        if unit := _unit(cursor, subject, name):
+        if unit := unit_of(cursor, subject, name):
             yield over_moment(subject, value, name, kind, unit, section=section)
     for name in subject.kept.slices:
         yield over_slice(subject, value, name, section=section)
@@ -31,12 +31,12 @@ def over_slice(subject: Subject, value: str, name: str, *, section: str) -> Figu
         id=f"{value}-by-{name}",
         section=section,
         title=f"{value.capitalize()} by {name}",
-        tells=f"Which share of the rows of each {name} has which {value}.",
-        sql=laid_out(f"""
+        tells=f"Which share of the {subject.unit} of each {name} has which {value}.",
+        sql=subject.sql(f"""
             WITH slices AS {first(subject.source, column)},
             names AS {first(subject.source, of_value)}
             SELECT coalesce(slices._name, 'others') AS _slice, coalesce(names._name, 'others') AS {of_value},
-              count(*) AS num_rows
+              count(*) AS num_{subject.unit}
             FROM {subject.source}
             LEFT JOIN slices ON slices._name = {named(column)}
             LEFT JOIN names ON names._name = {named(of_value)}
@@ -44,7 +44,7 @@ def over_slice(subject: Subject, value: str, name: str, *, section: str) -> Figu
             ORDER BY slices._place NULLS LAST, names._place NULLS LAST
         """),
         kind="shares",
-        axes=Axes(x="_slice", series=value, x_title=name, y_title="share of rows"),
+        axes=Axes(x="_slice", y=f"num_{subject.unit}", series=value, x_title=name, y_title=f"share of {subject.unit}"),
         notes=(OTHERS_NOTE.format("either"),),
     )
 
@@ -55,12 +55,12 @@ def over_revision(subject: Subject, value: str, *, section: str) -> Figure:
         id=f"{value}-by-revision",
         section=section,
         title=f"{value.capitalize()} by dataset revision",
-        tells=f"Which share of the rows that came with each revision of the dataset has which {value}.",
-        sql=laid_out(f"""
+        tells=f"Which share of the {subject.unit} that came with each revision of the dataset has which {value}.",
+        sql=subject.sql(f"""
             WITH slices AS {first(subject.source, "dataset_revision")},
             names AS {first(subject.source, of_value)}
             SELECT coalesce(left(slices._name, 12), 'others') AS _revision,
-              coalesce(names._name, 'others') AS {of_value}, count(*) AS num_rows
+              coalesce(names._name, 'others') AS {of_value}, count(*) AS num_{subject.unit}
             FROM {subject.source}
             LEFT JOIN slices ON slices._name = {named("dataset_revision")}
             LEFT JOIN names ON names._name = {named(of_value)}
@@ -68,7 +68,13 @@ def over_revision(subject: Subject, value: str, *, section: str) -> Figure:
             ORDER BY slices._place NULLS LAST, names._place NULLS LAST
         """),
         kind="shares",
-        axes=Axes(x="_revision", series=value, x_title="dataset revision", y_title="share of rows"),
+        axes=Axes(
+            x="_revision",
+            y=f"num_{subject.unit}",
+            series=value,
+            x_title="dataset revision",
+            y_title=f"share of {subject.unit}",
+        ),
         notes=(OTHERS_NOTE.format("either"),),
     )
 
@@ -81,11 +87,11 @@ def over_moment(subject: Subject, value: str, name: str, kind: str, unit: str, *
         id=f"{value}-by-{name}",
         section=section,
         title=f"{value.capitalize()} by {unit} of {name}",
-        tells=f"How many rows of each {unit} have which {value}.",
-        sql=laid_out(f"""
+        tells=f"How many {subject.unit} of each {unit} have which {value}.",
+        sql=subject.sql(f"""
             WITH names AS {first(subject.source, of_value)}
             SELECT {bucket(name, kind, unit, timezone)} AS _bucket, coalesce(names._name, 'others') AS {of_value},
-              count(*) AS num_rows
+              count(*) AS num_{subject.unit}
             FROM {subject.source}
             LEFT JOIN names ON names._name = {named(of_value)}
             WHERE isfinite({column})
@@ -93,15 +99,21 @@ def over_moment(subject: Subject, value: str, name: str, kind: str, unit: str, *
             ORDER BY _bucket, names._place NULLS LAST
         """),
         kind="columns",
-        axes=Axes(x="_bucket", series=value, x_title=f"{name} by {unit} ({zone})", y_title="rows"),
+        axes=Axes(
+            x="_bucket",
+            y=f"num_{subject.unit}",
+            series=value,
+            x_title=f"{name} by {unit} ({zone})",
+            y_title=subject.unit,
+        ),
         notes=(OTHERS_NOTE.format(f"{value}s"), f"Rows without {name} are left out."),
     )
 
 
-def _unit(cursor: Cursor, subject: Subject, name: str) -> str | None:
+def unit_of(cursor: Cursor, subject: Subject, name: str) -> str | None:
     """The smallest unit that makes few buckets of what is there; None where nothing is."""
     column = identifier(name)
-    asked = f"SELECT epoch(max({column})) - epoch(min({column})) FROM {subject.source} WHERE isfinite({column})"
+    asked = f"SELECT epoch(max({column})) - epoch(min({column})) FROM {subject.view} WHERE isfinite({column})"
     seconds = cursor.execute(asked).fetchall()[0][0]
     if seconds is None:
         return None

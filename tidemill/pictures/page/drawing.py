@@ -9,13 +9,10 @@ from typing import Any
 
 from tidemill.pictures.figure import Picture, exact
 from tidemill.pictures.page.escaping import markup_free
+from tidemill.pictures.page.palette import COLOURS, GREY, LONGEST_TICK, PATTERNS
+from tidemill.pictures.page.points import points
 from tidemill.pictures.sql import OTHERS
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C00", "#6A51A3")
-"""After Okabe and Ito, for people who tell few colours apart; without black and yellow, which one ground hides."""
-GREY = "#8A8A8A"
-PATTERNS = ("", "/", ".", "x")
-LONGEST_TICK = 28
 BAR_PIXELS, HEIGHT = 28, 320
 
 Spec = dict[str, Any]
@@ -116,6 +113,7 @@ DRAWN: Mapping[str, Callable[[Picture, Mapping[str, int]], Spec]] = {
     "columns": _columns,
     "histogram": _histogram,
     "heatmap": _heatmap,
+    "points": points,
 }
 
 
@@ -131,15 +129,15 @@ def _by_series(
         return [(xs, ys, {"marker": {"color": COLOURS[0]}, "showlegend": False, "name": ""})]
     series = picture.column(axes.series)
     found = []
-    for name in sorted(dict.fromkeys(series), key=lambda one: colours.get(str(one), len(colours))):
+    names = sorted(dict.fromkeys(series), key=lambda one: colours.get(str(one), len(colours)))
+    for number, name in enumerate(names):
         places = [place for place, one in enumerate(series) if one == name]
-        style = _style(str(name), colours)
+        style = _style(str(name), colours.get(str(name), number))
         found.append(([xs[place] for place in places], [ys[place] for place in places], style))
     return found
 
 
-def _style(name: str, colours: Mapping[str, int]) -> Spec:
-    number = colours.get(name, 0)
+def _style(name: str, number: int) -> Spec:
     colour = GREY if name == OTHERS else COLOURS[number % len(COLOURS)]
     pattern = PATTERNS[number // len(COLOURS) % len(PATTERNS)] if name != OTHERS else ""
     return {"name": _name(name), "marker": {"color": colour, "pattern": {"shape": pattern, "solidity": 0.4}}}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 from tidemill.pictures.figure import Picture
+from tidemill.pictures.page import places, side_by_side
 from tidemill.pictures.page.escaping import text_in_html
 from tidemill.pictures.report import Report
 
@@ -32,25 +33,30 @@ def navigation(report: Report) -> str:
     return f'<nav aria-label="Sections"><ul>{links}</ul></nav>'
 
 
-def sections(report: Report) -> Iterator[str]:
+def sections(report: Report, colours: Mapping[str, int]) -> Iterator[str]:
     for name in dict.fromkeys(picture.figure.section for picture in report.pictures):
         yield f'<section id="{anchor(name)}"><h2>{text_in_html(name)}</h2>'
         pictures = (picture for picture in report.pictures if picture.figure.section == name)
         for number, picture in enumerate(pictures):
-            yield from figure(picture, f"{anchor(name)}-{number}")
+            yield from figure(picture, f"{anchor(name)}-{number}", colours)
         yield "</section>"
 
 
-def figure(picture: Picture, place: str) -> Iterator[str]:
+def figure(picture: Picture, place: str, colours: Mapping[str, int]) -> Iterator[str]:
     shown = picture.figure
-    is_drawn = shown.kind != "table" and bool(picture.rows)
+    is_drawn = shown.kind not in ("table", "spans", "texts") and bool(picture.rows)
     yield f'<article id="{place}"><h3>{text_in_html(shown.title)}</h3><p>{text_in_html(shown.tells)}</p>'
     if is_drawn:
         told = text_in_html(f"{shown.title}. {shown.tells} The table below has the numbers.")
+        yield from _choice(picture)
         yield f'<div class="picture" role="img" aria-label="{told}" data-figure="{text_in_html(shown.id)}"></div>'
     yield from (f'<p class="note">{text_in_html(note)}</p>' for note in shown.notes)
     if not picture.rows:
         yield '<p class="empty">There is nothing of this kind.</p>'
+    elif shown.kind == "spans":
+        yield places.examples(picture, colours)
+    elif shown.kind == "texts":
+        yield side_by_side.examples(picture)
     elif is_drawn:
         yield f"<details><summary>Table</summary>{table(picture)}</details>"
     else:
@@ -59,6 +65,15 @@ def figure(picture: Picture, place: str) -> Iterator[str]:
         f'<details><summary>SQL</summary><button type="button" class="copy">Copy</button>'
         f'<pre tabindex="0"><code>{text_in_html(shown.sql)}</code></pre></details></article>'
     )
+
+
+def _choice(picture: Picture) -> Iterator[str]:
+    """By which column the points of a map are coloured."""
+    names = picture.figure.axes.columns if picture.figure.kind == "points" else ()
+    if names:
+        options = "".join(f"<option>{text_in_html(name)}</option>" for name in names)
+        of = text_in_html(picture.figure.id)
+        yield f'<label class="choice">Colour by <select data-figure="{of}">{options}</select></label>'
 
 
 def table(picture: Picture) -> str:
