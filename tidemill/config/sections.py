@@ -263,8 +263,10 @@ class Alerts(Section):
     """How old the last success of a run may be: `status` warns, and a deployed pipeline alerts. Such as "26 h"."""
     webhook: str | None = None
     """Where an alert is sent by HTTP POST, as JSON with a field `text`; `$NAME` is taken from the environment."""
-    on: list[Literal["failed", "stale", "max_cost", "recovered"]] = ["failed", "stale", "max_cost", "recovered"]
-    """What is worth an alert."""
+    on: list[Literal["failed", "stale", "max_cost", "recovered", "changed"]] = [
+        *("failed", "stale", "max_cost", "recovered", "changed")
+    ]
+    """What is worth an alert; `changed`: labels' shares of the new rows moved by more than their usual spread."""
 
 
 class Report(Section):

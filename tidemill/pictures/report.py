@@ -10,7 +10,7 @@ from typing import Any
 import _duckdb as duckdb  # As tidemill.lake.ducklake.connection does.
 
 from tidemill.config import Pipeline
-from tidemill.errors import ConfigError, InputError, LakeError
+from tidemill.errors import ConfigError, InputError, LakeError, RetryableError
 from tidemill.lake import Cursor, Lake, ResultTable, catalog_exists
 from tidemill.lake.ducklake.reading import check_definitions, readable
 from tidemill.lake.pipelines import load_spec, load_state
@@ -20,8 +20,13 @@ from tidemill.pictures.columns import look_at
 from tidemill.pictures.families import FAMILIES, health
 from tidemill.pictures.figure import Figure, Picture, exact
 from tidemill.pictures.subject import Subject, count_rows
-from tidemill.pictures.truth import find_truth
+from tidemill.pictures.truth import Truth, find_truth
+from tidemill.planning import versions
+from tidemill.planning.versions import VersionSpec
 from tidemill.results.promotion import load_table
+
+MOST_MAIN = 4
+"""Pictures that are shown where there is no room for a page."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,11 @@ class Report:
 
     def find(self, id: str) -> Picture | None:  # noqa: A002
         return next((picture for picture in self.pictures if picture.figure.id == id), None)
+
+    @property
+    def main_pictures(self) -> list[Picture]:
+        """Those that say most at a glance, of which none shows a single row."""
+        return [picture for picture in self.pictures if picture.figure.kind != "table" and picture.rows][:MOST_MAIN]
 
     def to_json(self) -> dict[str, Any]:
         """The figures for machines: what most ask for comes first."""
@@ -99,7 +109,7 @@ def find_subject(cursor: Cursor, pipeline: Pipeline, *, texts: bool) -> Subject:
         revision=state.target_revision,
         num_rows=count_rows(cursor, source),
         kept=look_at(cursor, table, frozenset(_columns_read(pipeline))),
-        truth=find_truth(cursor, table, pipeline.report, _labels(cursor, table)) if _has_label(table) else None,
+        truth=_truth(cursor, table, pipeline, spec),
         with_texts=texts,
     )
 
@@ -135,13 +145,25 @@ def _columns_read(pipeline: Pipeline) -> set[str]:
     return {name for source, name in pipeline.dataset.kept if source in read}
 
 
-def _has_label(table: ResultTable) -> bool:
-    return "label" in dict(table.results)
+def _truth(cursor: Cursor, table: ResultTable, pipeline: Pipeline, spec: dict[str, Any]) -> Truth | None:
+    if pipeline.report.truth is None:
+        return None
+    if "label" not in dict(table.results):
+        raise ConfigError(
+            f"report.truth gives labels, and {table.pipeline} has no column label. Leave report.truth out."
+        )
+    return find_truth(cursor, table, pipeline.report, _labels(cursor, table), lambda: _highest_label(spec))
+
+
+def _highest_label(spec: dict[str, Any]) -> str | None:
+    """The label of the model's highest id; None where its configuration is not at hand."""
+    try:
+        names = versions.config_of(VersionSpec.from_json(spec)).id2label
+    except (InputError, RetryableError):
+        return None
+    return str(names[max(names)]) if names else None
 
 
 def _labels(cursor: Cursor, table: ResultTable) -> list[str]:
     asked = f"SELECT DISTINCT label FROM {identifier(table.pipeline)} WHERE label IS NOT NULL ORDER BY label LIMIT 1000"
     return [str(label) for (label,) in cursor.execute(asked).fetchall()]
-
-
-__all__ = ["ConfigError", "Report", "answered", "figures_of", "find_subject", "make_report"]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import _duckdb as duckdb  # As tidemill.lake.ducklake.connection does.
 
 from tidemill.config import Report
 from tidemill.errors import ConfigError
 from tidemill.lake import Cursor, ResultTable
+from tidemill.lake.ducklake.reading import check_expression, readable
 from tidemill.lake.tables import identifier
 from tidemill.pictures.sql import literal
-
-_AT = "report.truth"
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,13 @@ class Truth:
         )
 
 
-def find_truth(cursor: Cursor, table: ResultTable, report: Report, labels: list[str]) -> Truth | None:
-    """What `report.truth` gives, held against the column `label`.
+def find_truth(
+    cursor: Cursor, table: ResultTable, report: Report, labels: Sequence[str], highest: Callable[[], str | None]
+) -> Truth | None:
+    """What `report.truth` gives, to be held against the column `label`.
 
-    Of a boolean, true means `report.positive`. Where a table has two labels, false means the other one; where it
-    has more, each answer counts as positive or not.
+    Of a boolean, true means `report.positive`, or else the label that `highest` finds, and false the other label
+    where there are two; where there are more, each answer counts as that label or as none.
 
     Raises:
         ConfigError: it fails, or it is a boolean and nobody says what true means.
@@ -42,25 +46,33 @@ def find_truth(cursor: Cursor, table: ResultTable, report: Report, labels: list[
         return None
     if _kind(cursor, table, report.truth) != "BOOLEAN":
         return Truth(report.truth, "label", f"(({report.truth})::VARCHAR)")
-    positive = report.positive
+    positive = report.positive or highest()
     if positive is None:
         raise ConfigError(
-            f"{_AT} = {report.truth!r} gives true or false, and the label that true means is not known. Set "
+            f"report.truth = {report.truth!r} gives true or false, and which label true means is not known. Set "
             f"report.positive to one of: {', '.join(labels) or 'the labels of the model'}."
         )
-    others = [label for label in labels if label != positive]
-    named = others[0] if len(others) == 1 else f"not {positive}"
-    yes, no = literal(positive), literal(named)
-    answer = "label" if len(others) == 1 else f"CASE WHEN label = {yes} THEN {yes} ELSE {no} END"
-    return Truth(report.truth, answer, f"CASE ({report.truth}) WHEN true THEN {yes} WHEN false THEN {no} END")
+    if labels and report.positive and positive not in labels:
+        raise ConfigError(
+            f"report.positive = {positive!r} is no label of the table. Its labels are: {', '.join(labels[:20])}."
+        )
+    return _of_boolean(report.truth, positive, [label for label in labels if label != positive])
+
+
+def _of_boolean(declared: str, positive: str, others: Sequence[str]) -> Truth:
+    yes, no = literal(positive), literal(others[0] if len(others) == 1 else f"not {positive}")
+    answer = "label" if len(others) == 1 else f"if(label = {yes}, {yes}, {no})"
+    return Truth(declared, answer, f"if(({declared}) IS NULL, NULL, if({declared}, {yes}, {no}))")
 
 
 def _kind(cursor: Cursor, table: ResultTable, expression: str) -> str:
-    import _duckdb as duckdb
-
+    check_expression(expression, "report.truth")
     try:
-        found = cursor.execute(f"SELECT (\n{expression}\n) FROM {identifier(table.pipeline)} LIMIT 0").description
+        (asked,) = readable(cursor, f"SELECT ({expression}) FROM {identifier(table.pipeline)} LIMIT 0")
+        found = cursor.execute(asked).description
     except duckdb.Error as e:
         names = ", ".join(name for name, _ in table.shown)
-        raise ConfigError(f"{_AT} = {expression!r} fails: {e}. The table has the columns {names}.") from e
+        raise ConfigError(
+            f"report.truth = {expression!r} fails: {e}\nThe table has the columns {names}. Correct report.truth."
+        ) from e
     return str(found[0][1]) if found else ""
