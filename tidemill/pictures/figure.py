@@ -58,6 +58,11 @@ class Picture:
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
 
+    @property
+    def is_of_rows(self) -> bool:
+        """Whether single rows are in it."""
+        return self.figure.kind in ("table", "points", "spans", "texts")
+
     def column(self, name: str) -> list[Any]:
         place = self.columns.index(name)
         return [row[place] for row in self.rows]

@@ -21,6 +21,8 @@ from tidemill.pictures.families import FAMILIES, health
 from tidemill.pictures.figure import Figure, Picture, exact
 from tidemill.pictures.subject import Subject, count_rows
 from tidemill.pictures.truth import Truth, find_truth
+from tidemill.pictures.versions import Two
+from tidemill.pictures.versions import figures as of_versions
 from tidemill.planning import versions
 from tidemill.planning.versions import VersionSpec
 from tidemill.results.promotion import load_table
@@ -36,6 +38,8 @@ class Report:
     subject: Subject
     pictures: tuple[Picture, ...]
     made_at: datetime
+    against: str | None = None
+    """The version that is shown beside the promoted one."""
 
     def find(self, id: str) -> Picture | None:  # noqa: A002
         return next((picture for picture in self.pictures if picture.figure.id == id), None)
@@ -43,7 +47,7 @@ class Report:
     @property
     def main_pictures(self) -> list[Picture]:
         """Those that say most at a glance, of which none shows a single row."""
-        return [picture for picture in self.pictures if picture.figure.kind != "table" and picture.rows][:MOST_MAIN]
+        return [picture for picture in self.pictures if not picture.is_of_rows and picture.rows][:MOST_MAIN]
 
     def to_json(self) -> dict[str, Any]:
         """The figures for machines: what most ask for comes first."""
@@ -55,6 +59,7 @@ class Report:
                 "labels": self._labels(),
                 "truth": self._truth(),
                 "version": subject.table.version,
+                "against": self.against,
                 "revision": subject.revision,
                 "made_at": self.made_at,
                 "holds_texts": subject.with_texts,
@@ -79,10 +84,11 @@ class Report:
         }
 
 
-def make_report(pipeline: Pipeline, *, texts: bool = False) -> Report:
-    """
+def make_report(pipeline: Pipeline, *, texts: bool = False, against: str | None = None) -> Report:
+    """`against` is the beginning of a version's name, which is shown beside the promoted one.
+
     Raises:
-        LakeError: there is no lake, or the pipeline never ran.
+        LakeError: there is no lake, or the pipeline never ran, or has no such version.
         ConfigError: `report.truth` fails.
     """
     if not catalog_exists(pipeline.lake):
@@ -91,8 +97,9 @@ def make_report(pipeline: Pipeline, *, texts: bool = False) -> Report:
         lake.seal()
         cursor = lake.cursor()
         subject = find_subject(cursor, pipeline, texts=texts)
-        pictures = tuple(answered(cursor, figure) for figure in figures_of(cursor, subject))
-    return Report(subject, pictures, datetime.now(UTC))
+        two = None if against is None else Two.of(cursor, subject, against)
+        pictures = tuple(answered(cursor, figure) for figure in figures_of(cursor, subject, two))
+    return Report(subject, pictures, datetime.now(UTC), None if two is None else two.names[1])
 
 
 def find_subject(cursor: Cursor, pipeline: Pipeline, *, texts: bool) -> Subject:
@@ -114,7 +121,9 @@ def find_subject(cursor: Cursor, pipeline: Pipeline, *, texts: bool) -> Subject:
     )
 
 
-def figures_of(cursor: Cursor, subject: Subject) -> Iterator[Figure]:
+def figures_of(cursor: Cursor, subject: Subject, two: Two | None = None) -> Iterator[Figure]:
+    if two is not None:
+        yield from of_versions(subject, two)
     if subject.num_rows and subject.family in FAMILIES:
         yield from FAMILIES[subject.family](cursor, subject)
     yield from health.figures(subject)

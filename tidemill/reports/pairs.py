@@ -105,11 +105,9 @@ def pairs_query(a: ResultTable, b: ResultTable, shared: Shared) -> str:
         for comparison, pair in shared.columns
         for name, value in comparison.derived(pair).items()
     ]
-    joined = (
-        f"SELECT {', '.join([*results, *kept])}, a.shard_id AS _shard_id, a.row_number AS _row_number "
-        f"FROM lake.{identifier(a.name)} a JOIN lake.{identifier(b.name)} b USING (shard_id, row_number)"
-    )
-    return f"SELECT {', '.join(['*', *derived])} FROM ({joined})"
+    names = [*results, *kept, "a.shard_id AS _shard_id", "a.row_number AS _row_number"]
+    tables = f"lake.{identifier(a.name)} a JOIN lake.{identifier(b.name)} b USING (shard_id, row_number)"
+    return f"SELECT {', '.join(['*', *derived])}\nFROM (SELECT {', '.join(names)}\n  FROM {tables})"
 
 
 def different_pairs(shared: Shared) -> tuple[str, list[str]]:

@@ -43,6 +43,11 @@ def is_label(cursor: Cursor, subject: Subject, name: str) -> bool:
     return bool(0 < num_distinct <= min(MOST_LABELS, num_rows // 2)) and most <= LONGEST_LABEL
 
 
+def has_several(cursor: Cursor, subject: Subject, name: str) -> bool:
+    found = cursor.execute(f"SELECT count(DISTINCT {identifier(name)}) FROM {subject.view}").fetchall()
+    return bool(found[0][0] > 1)
+
+
 def of_field(cursor: Cursor, subject: Subject, name: str) -> Iterator[Figure]:
     """A property of a structured answer, as a label or as a number; of one that is a text only its length."""
     kind = subject.results[name]
@@ -85,7 +90,8 @@ def ends(cursor: Cursor, subject: Subject, text: str) -> Iterator[Figure]:
         tells="How many answers the model ended itself (stop), and how many were cut at max_new_tokens (length).",
     )
     yield ended
-    yield from over_all(cursor, subject, "finish_reason", section=ENDS)
+    if has_several(cursor, subject, "finish_reason"):
+        yield from over_all(cursor, subject, "finish_reason", section=ENDS)
     yield length_of(subject, text, section=ENDS, series="finish_reason")
     for name, told in (("num_new_tokens", "tokens of an answer"), ("num_prompt_tokens", "tokens of a prompt")):
         if name in subject.results:

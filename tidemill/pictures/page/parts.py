@@ -110,6 +110,8 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     if (truth := report.find("truth")) and truth.records()[0]["agreement"] is not None:
         yield "agreement", f"{truth.records()[0]['agreement']:.1%}"
     yield "version", subject.table.version
+    if report.against is not None:
+        yield "beside version", report.against
     yield "dataset revision", subject.revision[:12]
     yield "made at", _moment(report.made_at)
 
