@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from tidemill.lake import Cursor
 from tidemill.models.task import Family
 from tidemill.pictures.families import entities, labels, numbers, texts, vectors
-from tidemill.pictures.figure import Figure
-from tidemill.pictures.subject import Subject
+from tidemill.pictures.figures.figure import Figure
+from tidemill.pictures.figures.subject import Subject
 
 FAMILIES: Mapping[Family, Callable[[Cursor, Subject], Iterator[Figure]]] = {
     "labels": labels.figures,

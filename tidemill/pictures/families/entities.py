@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from tidemill.lake import Cursor
 from tidemill.lake.tables import identifier
-from tidemill.pictures.bins import binned
 from tidemill.pictures.families.labels import spread
 from tidemill.pictures.families.over import over_all
-from tidemill.pictures.figure import Axes, Figure
-from tidemill.pictures.sql import OTHERS_NOTE, laid_out, literal
-from tidemill.pictures.subject import Subject
+from tidemill.pictures.figures.bins import binned
+from tidemill.pictures.figures.figure import Axes, Figure
+from tidemill.pictures.figures.sql import OTHERS_NOTE, laid_out, literal
+from tidemill.pictures.figures.subject import Subject
 
 SECTION, WORDS, EXAMPLES = "Entities", "Frequent words", "Examples"
 NUM_TYPES, NUM_WORDS, NUM_EXAMPLES = 6, 15, 10

@@ -9,9 +9,9 @@ from tidemill.lake.tables import identifier
 from tidemill.pictures.families import maps
 from tidemill.pictures.families.over import over_all
 from tidemill.pictures.families.truth import figures_of_truth
-from tidemill.pictures.figure import Axes, Figure
-from tidemill.pictures.sql import OTHERS_NOTE, first, laid_out, named
-from tidemill.pictures.subject import Subject
+from tidemill.pictures.figures.figure import Axes, Figure
+from tidemill.pictures.figures.sql import OTHERS_NOTE, first, laid_out, named
+from tidemill.pictures.figures.subject import Subject
 
 SECTION, ROWS = "Labels", "Rows to look at"
 NUM_BINS = 20

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from tidemill.lake.tables import identifier
 from tidemill.pictures.families.numbers import histogram
-from tidemill.pictures.figure import Axes, Figure
-from tidemill.pictures.sql import MOST_SHOWN
-from tidemill.pictures.subject import Subject
+from tidemill.pictures.figures.figure import Axes, Figure
+from tidemill.pictures.figures.sql import MOST_SHOWN
+from tidemill.pictures.figures.subject import Subject
 
 SECTION = "Scores of all labels"
 NUM_STEPS = 10

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from tidemill.lake import Cursor
 from tidemill.lake.tables import identifier
-from tidemill.pictures.bins import binned
 from tidemill.pictures.families.over import unit_of
-from tidemill.pictures.figure import Axes, Figure
-from tidemill.pictures.sql import OTHERS_NOTE, bucket, first, named
-from tidemill.pictures.subject import Subject
+from tidemill.pictures.figures.bins import binned
+from tidemill.pictures.figures.figure import Axes, Figure
+from tidemill.pictures.figures.sql import OTHERS_NOTE, bucket, first, named
+from tidemill.pictures.figures.subject import Subject
 
 SECTION, ROWS = "Scores", "Rows to look at"
 NUM_ROWS = 10

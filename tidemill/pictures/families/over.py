@@ -7,9 +7,9 @@ from math import ceil
 
 from tidemill.lake import Cursor
 from tidemill.lake.tables import identifier
-from tidemill.pictures.figure import Axes, Figure
-from tidemill.pictures.sql import OTHERS_NOTE, bucket, first, named
-from tidemill.pictures.subject import Subject
+from tidemill.pictures.figures.figure import Axes, Figure
+from tidemill.pictures.figures.sql import OTHERS_NOTE, bucket, first, named
+from tidemill.pictures.figures.subject import Subject
 
 MOST_BUCKETS = 60
 UNITS = {"hour": 3600, "day": 86_400, "week": 7 * 86_400, "month": 30 * 86_400, "year": 365 * 86_400}

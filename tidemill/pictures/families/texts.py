@@ -11,9 +11,9 @@ from tidemill.models.comparing.texts import MOST_LABELS
 from tidemill.pictures.families.labels import spread
 from tidemill.pictures.families.numbers import histogram, mean_over_slice
 from tidemill.pictures.families.over import over_all
-from tidemill.pictures.figure import Axes, Figure
-from tidemill.pictures.sql import MOST_SHOWN
-from tidemill.pictures.subject import Subject
+from tidemill.pictures.figures.figure import Axes, Figure
+from tidemill.pictures.figures.sql import MOST_SHOWN
+from tidemill.pictures.figures.subject import Subject
 
 LABELS, ENDS, FIELDS, EXAMPLES = "Answers", "Lengths and ends", "Fields of answers", "Examples"
 OF_EVERY_ANSWER = ("finish_reason", "num_prompt_tokens", "num_new_tokens", "num_windows")

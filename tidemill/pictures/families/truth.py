@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tidemill.lake.tables import identifier
-from tidemill.pictures.figure import Axes, Figure
-from tidemill.pictures.sql import MOST_SHOWN, laid_out, named
-from tidemill.pictures.subject import Subject
-from tidemill.pictures.truth import Truth
+from tidemill.pictures.figures.figure import Axes, Figure
+from tidemill.pictures.figures.sql import MOST_SHOWN, laid_out, named
+from tidemill.pictures.figures.subject import Subject
+from tidemill.pictures.figures.truth import Truth
 
 SECTION, ROWS = "Against the truth", "Rows to look at"
 NUM_ROWS = 20

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from tidemill.lake import Cursor
 from tidemill.lake.tables import identifier
 from tidemill.pictures.families.numbers import histogram
-from tidemill.pictures.figure import Axes, Figure
-from tidemill.pictures.mapping import Mapped
-from tidemill.pictures.subject import Subject
+from tidemill.pictures.figures.figure import Axes, Figure
+from tidemill.pictures.figures.mapping import Mapped
+from tidemill.pictures.figures.subject import Subject
 
 SECTION = "Map"
 NUM_POINTS = 1500

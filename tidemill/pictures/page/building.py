@@ -8,10 +8,10 @@ import hashlib
 from importlib.resources import files
 
 from tidemill.errors import ConfigError
+from tidemill.pictures.figures.report import Report
 from tidemill.pictures.page import parts
 from tidemill.pictures.page.drawing import drawn
 from tidemill.pictures.page.escaping import json_in_script, text_in_html
-from tidemill.pictures.report import Report
 
 
 def page(report: Report) -> str:

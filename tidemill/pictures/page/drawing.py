@@ -7,11 +7,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tidemill.pictures.figure import Picture, exact
+from tidemill.pictures.figures.figure import Picture, exact
+from tidemill.pictures.figures.sql import OTHERS
 from tidemill.pictures.page.escaping import markup_free
 from tidemill.pictures.page.palette import COLOURS, GREY, LONGEST_TICK, PATTERNS
 from tidemill.pictures.page.points import points
-from tidemill.pictures.sql import OTHERS
 
 BAR_PIXELS, HEIGHT = 28, 320
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from tidemill.pictures.figure import Picture
+from tidemill.pictures.figures.figure import Picture
+from tidemill.pictures.figures.report import Report
 from tidemill.pictures.page import places, side_by_side
 from tidemill.pictures.page.escaping import text_in_html
-from tidemill.pictures.report import Report
 
 
 def head(report: Report) -> Iterator[str]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tidemill.pictures.figure import Picture
+from tidemill.pictures.figures.figure import Picture
 from tidemill.pictures.page.escaping import text_in_html
 from tidemill.pictures.page.palette import COLOURS
 

@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-from tidemill.pictures.figure import Picture
+from tidemill.pictures.figures.figure import Picture
 
 MOST_ROWS = 30
 WIDTH = 24

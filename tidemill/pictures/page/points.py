@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
-from tidemill.pictures.figure import Picture
+from tidemill.pictures.figures.figure import Picture
+from tidemill.pictures.figures.sql import OTHERS
 from tidemill.pictures.page.escaping import markup_free
 from tidemill.pictures.page.palette import COLOURS, GREY, MARKS
-from tidemill.pictures.sql import OTHERS
 
 HEIGHT, SIZE = 520, 7
 MOST_COLOURS = len(COLOURS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tidemill.pictures.figure import Picture
+from tidemill.pictures.figures.figure import Picture
 from tidemill.pictures.page.escaping import text_in_html
 
 

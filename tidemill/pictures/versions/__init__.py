@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tidemill.models.comparing import Comparison, Lists, Pair
-from tidemill.pictures.figure import Figure
-from tidemill.pictures.subject import Subject
+from tidemill.pictures.figures.figure import Figure
+from tidemill.pictures.figures.subject import Subject
 from tidemill.pictures.versions.elements import by_label
 from tidemill.pictures.versions.flips import flips, matrix
 from tidemill.pictures.versions.moved import by_slice, histogram

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tidemill.models.comparing import Lists, Pair
-from tidemill.pictures.figure import Axes, Figure
-from tidemill.pictures.sql import MOST_SHOWN
-from tidemill.pictures.subject import Subject
+from tidemill.pictures.figures.figure import Axes, Figure
+from tidemill.pictures.figures.sql import MOST_SHOWN
+from tidemill.pictures.figures.subject import Subject
 from tidemill.pictures.versions.two import Two
 
 

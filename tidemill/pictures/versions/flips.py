@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tidemill.models.comparing import Comparison, Pair
-from tidemill.pictures.figure import Axes, Figure
-from tidemill.pictures.sql import MOST_SHOWN, OTHERS_NOTE, first, named
-from tidemill.pictures.subject import Subject
+from tidemill.pictures.figures.figure import Axes, Figure
+from tidemill.pictures.figures.sql import MOST_SHOWN, OTHERS_NOTE, first, named
+from tidemill.pictures.figures.subject import Subject
 from tidemill.pictures.versions.two import PAIRS, Two
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from tidemill.lake.tables import identifier
 from tidemill.models.comparing import Comparison, Pair, Texts
-from tidemill.pictures.bins import binned
-from tidemill.pictures.figure import Axes, Figure
-from tidemill.pictures.sql import OTHERS_NOTE, first, named
-from tidemill.pictures.subject import Subject
+from tidemill.pictures.figures.bins import binned
+from tidemill.pictures.figures.figure import Axes, Figure
+from tidemill.pictures.figures.sql import OTHERS_NOTE, first, named
+from tidemill.pictures.figures.subject import Subject
 from tidemill.pictures.versions.two import PAIRS, Two
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from tidemill.lake.tables import identifier
 from tidemill.models.comparing import Comparison, Labels, Lists, Maps, Pair, Scores, Texts, Vectors
-from tidemill.pictures.figure import Axes, Figure
-from tidemill.pictures.subject import Subject
+from tidemill.pictures.figures.figure import Axes, Figure
+from tidemill.pictures.figures.subject import Subject
 from tidemill.pictures.versions.two import PAIRS, Two
 from tidemill.reports.pairs import different_pairs
 

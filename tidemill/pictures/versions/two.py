@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from tidemill.lake import Cursor
 from tidemill.models.comparing import Labels, Pair, Texts
 from tidemill.models.comparing.texts import MOST_LABELS
-from tidemill.pictures.subject import Subject
+from tidemill.pictures.figures.subject import Subject
 from tidemill.reports.pairs import Compared, TwoVersions, pairs_query
 
 PAIRS = "pairs"

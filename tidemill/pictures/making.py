@@ -1,9 +1,8 @@
-"""A report: every figure of a table, answered in one snapshot of its lake, through a connection that only reads."""
+"""Every figure of a table, answered in one snapshot of its lake through a connection that only reads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,72 +15,17 @@ from tidemill.lake.ducklake.reading import check_definitions, readable
 from tidemill.lake.pipelines import load_spec, load_state
 from tidemill.lake.tables import identifier
 from tidemill.models.tasks import find_task
-from tidemill.pictures.columns import look_at
 from tidemill.pictures.families import FAMILIES, health
-from tidemill.pictures.figure import Figure, Picture, exact
-from tidemill.pictures.subject import Subject, count_rows
-from tidemill.pictures.truth import Truth, find_truth
+from tidemill.pictures.figures.columns import look_at
+from tidemill.pictures.figures.figure import Figure, Picture
+from tidemill.pictures.figures.report import Report
+from tidemill.pictures.figures.subject import Subject, count_rows
+from tidemill.pictures.figures.truth import Truth, find_truth
 from tidemill.pictures.versions import Two
 from tidemill.pictures.versions import figures as of_versions
 from tidemill.planning import versions
 from tidemill.planning.versions import VersionSpec
 from tidemill.results.promotion import load_table
-
-MOST_MAIN = 4
-"""Pictures that are shown where there is no room for a page."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """A subject with its pictures, in the order in which they are shown."""
-
-    subject: Subject
-    pictures: tuple[Picture, ...]
-    made_at: datetime
-    against: str | None = None
-    """The version that is shown beside the promoted one."""
-
-    def find(self, id: str) -> Picture | None:  # noqa: A002
-        return next((picture for picture in self.pictures if picture.figure.id == id), None)
-
-    @property
-    def main_pictures(self) -> list[Picture]:
-        """Those that say most at a glance, of which none shows a single row."""
-        return [picture for picture in self.pictures if not picture.is_of_rows and picture.rows][:MOST_MAIN]
-
-    def to_json(self) -> dict[str, Any]:
-        """The figures for machines: what most ask for comes first."""
-        subject = self.subject
-        facts: dict[str, Any] = exact(
-            {
-                "pipeline": subject.pipeline.name,
-                "num_rows": subject.num_rows,
-                "labels": self._labels(),
-                "truth": self._truth(),
-                "version": subject.table.version,
-                "against": self.against,
-                "revision": subject.revision,
-                "made_at": self.made_at,
-                "holds_texts": subject.with_texts,
-                "notes": list(subject.notes),
-                "figures": [picture.to_json() for picture in self.pictures],
-            }
-        )
-        return facts
-
-    def _labels(self) -> dict[str, int]:
-        found = self.find("labels")
-        return {str(row["label"]): row["num_rows"] for row in found.records()} if found else {}
-
-    def _truth(self) -> dict[str, Any] | None:
-        agreement, by_label = self.find("truth"), self.find("truth-by-label")
-        if agreement is None or by_label is None:
-            return None
-        return {
-            **agreement.records()[0],
-            "expression": self.subject.truth.declared if self.subject.truth else None,
-            "labels": {str(row.pop("label")): row for row in by_label.records()},
-        }
 
 
 def make_report(pipeline: Pipeline, *, texts: bool = False, against: str | None = None) -> Report:

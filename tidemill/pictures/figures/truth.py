@@ -12,7 +12,7 @@ from tidemill.errors import ConfigError
 from tidemill.lake import Cursor, ResultTable
 from tidemill.lake.ducklake.reading import check_expression, readable
 from tidemill.lake.tables import identifier
-from tidemill.pictures.sql import literal
+from tidemill.pictures.figures.sql import literal
 
 
 @dataclass(frozen=True)

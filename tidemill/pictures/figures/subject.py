@@ -10,9 +10,9 @@ from tidemill.config import Pipeline
 from tidemill.lake import Cursor, ResultTable
 from tidemill.lake.tables import identifier
 from tidemill.models.task import Family
-from tidemill.pictures.columns import KeptColumns
-from tidemill.pictures.sql import laid_out
-from tidemill.pictures.truth import Truth
+from tidemill.pictures.figures.columns import KeptColumns
+from tidemill.pictures.figures.sql import laid_out
+from tidemill.pictures.figures.truth import Truth
 
 
 @dataclass(frozen=True)

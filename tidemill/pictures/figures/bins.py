@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tidemill.lake.tables import identifier
-from tidemill.pictures.sql import OTHERS, first, laid_out, named
+from tidemill.pictures.figures.sql import OTHERS, first, laid_out, named
 
 NUM_BINS = 20
 

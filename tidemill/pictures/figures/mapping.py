@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill.errors import ConfigError
-from tidemill.pictures.figure import Picture
+from tidemill.pictures.figures.figure import Picture
 
 Method = Literal["pca", "umap"]
 NUM_NEAREST = 3
