@@ -37,7 +37,7 @@ class Mapped:
         place = picture.columns.index(self.vector)
         vectors_NE = np.array([row[place] for row in picture.rows], dtype=np.float64)
         if not len(vectors_NE):
-            return replace(picture, columns=(*_without(picture.columns, place), "x", "y", "nearest"))
+            return replace(picture, columns=(*_without(picture.columns, place), "x", "y", "nearest (cosine)"))
         places_N2, told = plane(vectors_NE, self.method)
         nearest = self._nearest(picture, vectors_NE)
         rows = tuple(
@@ -45,7 +45,7 @@ class Mapped:
             for row, (x, y), near in zip(picture.rows, places_N2, nearest, strict=True)
         )
         figure = replace(picture.figure, notes=(*picture.figure.notes, told))
-        return Picture(figure, (*_without(picture.columns, place), "x", "y", "nearest"), rows)
+        return Picture(figure, (*_without(picture.columns, place), "x", "y", "nearest (cosine)"), rows)
 
     def _nearest(self, picture: Picture, vectors_NE: NDArray[np.float64]) -> list[str]:
         shown = self.texts[:1] or self.names

@@ -66,10 +66,11 @@ def _columns(picture: Picture, colours: Mapping[str, int]) -> Spec:
 
 
 def _histogram(picture: Picture, colours: Mapping[str, int]) -> Spec:
-    starts = sorted(set(picture.column(picture.figure.axes.x)))
-    width = min((b - a for a, b in itertools.pairwise(starts)), default=0.05)
+    width = _bin_width(picture)
+    # Bins of one whole number stand above it, others from where they begin.
+    offset = -0.5 if width == 1 and isinstance(width, int) else 0
     traces = [
-        {"type": "bar", "x": xs, "y": counts, "offset": 0, "width": width, **style}
+        {"type": "bar", "x": xs, "y": counts, "offset": offset, "width": width, **style}
         for xs, counts, style in _by_series(picture, colours, as_names=False)
     ]
     return {
@@ -81,6 +82,15 @@ def _histogram(picture: Picture, colours: Mapping[str, int]) -> Spec:
             "yaxis": {"title": {"text": _title(picture, "y")}, "rangemode": "tozero"},
         },
     }
+
+
+def _bin_width(picture: Picture) -> float:
+    start = picture.figure.axes.x
+    end = f"{start.removesuffix('_from')}_to"
+    if end in picture.columns:
+        return min(b - a for a, b in zip(picture.column(start), picture.column(end), strict=True))
+    starts = sorted(set(picture.column(start)))
+    return min((b - a for a, b in itertools.pairwise(starts)), default=0.05)
 
 
 def _heatmap(picture: Picture, colours: Mapping[str, int]) -> Spec:

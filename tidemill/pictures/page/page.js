@@ -42,7 +42,7 @@
   };
   const places = [...document.querySelectorAll(".picture")].filter((place) => specs[place.dataset.figure]);
   const coloured = ({ x, y, told }, { groups, numbers, ticks, told: named }) => {
-    const all = { type: "scatter", mode: "markers", hovertemplate: "%{text}<extra></extra>" };
+    const all = { type: "scatter", mode: "markers", hovertemplate: "%{text}<extra></extra>", hoverlabel: { align: "left" } };
     if (groups) {
       return groups.map(({ name, places, marker }) => ({
         ...all, name, marker, showlegend: groups.length > 1,

@@ -14,6 +14,10 @@ from tidemill.pictures.page import places, side_by_side
 from tidemill.pictures.page.escaping import text_in_html
 
 
+LONG = 40
+"""Characters of a cell that is given room, as it would else be a column of single words on a small screen."""
+
+
 def head(report: Report) -> Iterator[str]:
     subject = report.subject
     yield f"<header><h1>{text_in_html(subject.pipeline.name)}</h1>"
@@ -77,7 +81,7 @@ def _choice(picture: Picture) -> Iterator[str]:
 
 
 def table(picture: Picture) -> str:
-    head = "".join(f'<th scope="col">{text_in_html(name)}</th>' for name in picture.columns)
+    head = "".join(f'<th scope="col">{text_in_html(name.lstrip("_"))}</th>' for name in picture.columns)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in picture.rows)
     label = text_in_html(picture.figure.title)
     return (
@@ -95,7 +99,9 @@ def _cell(value: Any) -> str:
         return '<td class="null">NULL</td>'
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f'<td class="number">{_number(value)}</td>'
-    return f"<td>{text_in_html(str(value))}</td>"
+    text = str(value)
+    is_long = ' class="long"' if len(text) > LONG else ""
+    return f"<td{is_long}>{text_in_html(text)}</td>"
 
 
 def _number(value: float) -> str:
