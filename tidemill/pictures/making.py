@@ -13,6 +13,7 @@ from tidemill.errors import ConfigError, InputError, LakeError, RetryableError
 from tidemill.lake import Cursor, Lake, ResultTable, catalog_exists
 from tidemill.lake.ducklake.reading import check_definitions, readable
 from tidemill.lake.pipelines import load_spec, load_state
+from tidemill.lake.runs import last_fresh
 from tidemill.lake.tables import identifier
 from tidemill.models.tasks import find_task
 from tidemill.pictures.families import FAMILIES, health
@@ -25,7 +26,11 @@ from tidemill.pictures.versions import Two
 from tidemill.pictures.versions import figures as of_versions
 from tidemill.planning import versions
 from tidemill.planning.versions import VersionSpec
+from tidemill.reports.alerts import staleness
 from tidemill.results.promotion import load_table
+
+MOST_LABELS = 1000
+"""That are counted each, for machines."""
 
 
 def make_report(pipeline: Pipeline, *, texts: bool = False, against: str | None = None) -> Report:
@@ -52,16 +57,21 @@ def find_subject(cursor: Cursor, pipeline: Pipeline, *, texts: bool) -> Subject:
         raise LakeError(f"The lake has no pipeline {pipeline.name}, and nothing to show. Run it first: tidemill run.")
     spec = load_spec(cursor, pipeline.name, state.promoted_version) or {}
     table = _with_keys(load_table(cursor, pipeline.name, state.promoted_version), pipeline)
-    source = identifier(pipeline.name)
+    labels = _labels(cursor, table)
+    num_rows = count_rows(cursor, identifier(pipeline.name))
+    stale = staleness(cursor, pipeline)
     return Subject(
         pipeline=pipeline,
         table=table,
         family=find_task(spec.get("task", pipeline.model.task)).family,
         revision=state.target_revision,
-        num_rows=count_rows(cursor, source),
+        num_rows=num_rows,
         kept=look_at(cursor, table, frozenset(_columns_read(pipeline))),
-        truth=_truth(cursor, table, pipeline, spec),
+        labels=labels,
+        fresh_at=last_fresh(cursor, pipeline.name),
+        truth=_truth(cursor, table, pipeline, spec, list(labels)),
         with_texts=texts,
+        notes=(*([] if num_rows else ["The table has no rows yet."]), *([stale] if stale else [])),
     )
 
 
@@ -98,14 +108,16 @@ def _columns_read(pipeline: Pipeline) -> set[str]:
     return {name for source, name in pipeline.dataset.kept if source in read}
 
 
-def _truth(cursor: Cursor, table: ResultTable, pipeline: Pipeline, spec: dict[str, Any]) -> Truth | None:
+def _truth(
+    cursor: Cursor, table: ResultTable, pipeline: Pipeline, spec: dict[str, Any], labels: list[str]
+) -> Truth | None:
     if pipeline.report.truth is None:
         return None
     if "label" not in dict(table.results):
         raise ConfigError(
             f"report.truth gives labels, and {table.pipeline} has no column label. Leave report.truth out."
         )
-    return find_truth(cursor, table, pipeline.report, _labels(cursor, table), lambda: _highest_label(spec))
+    return find_truth(cursor, table, pipeline.report, labels, lambda: _highest_label(spec))
 
 
 def _highest_label(spec: dict[str, Any]) -> str | None:
@@ -117,6 +129,11 @@ def _highest_label(spec: dict[str, Any]) -> str | None:
     return str(names[max(names)]) if names else None
 
 
-def _labels(cursor: Cursor, table: ResultTable) -> list[str]:
-    asked = f"SELECT DISTINCT label FROM {identifier(table.pipeline)} WHERE label IS NOT NULL ORDER BY label LIMIT 1000"
-    return [str(label) for (label,) in cursor.execute(asked).fetchall()]
+def _labels(cursor: Cursor, table: ResultTable) -> dict[str, int]:
+    if "label" not in dict(table.results):
+        return {}
+    asked = (
+        f"SELECT label::VARCHAR, count(*) FROM {identifier(table.pipeline)} "
+        f"WHERE label IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {MOST_LABELS}"
+    )
+    return dict(cursor.execute(asked).fetchall())

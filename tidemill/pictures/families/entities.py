@@ -23,7 +23,7 @@ OWN = ("entity", "score", "word")
 
 def figures(cursor: Cursor, subject: Subject) -> Iterator[Figure]:
     entities = each_entity(subject)
-    yield spread(entities, "entity", section=SECTION, plural="entities")
+    yield spread(entities, "entity", section=SECTION, id="entities")
     yield from over_all(cursor, entities, "entity", section=SECTION)
     yield scores(entities)
     yield numbers(subject)
@@ -64,7 +64,7 @@ def scores(entities: Subject) -> Figure:
         sql=entities.sql(binned(entities.source, "score", "entity", unit=entities.unit)),
         kind="histogram",
         axes=Axes(x="score_from", y="num_entities", series="entity", x_title="score", y_title="entities"),
-        notes=(OTHERS_NOTE.format("types"),),
+        of_others=OTHERS_NOTE.format("types"),
     )
 
 
@@ -122,5 +122,4 @@ def examples(subject: Subject) -> Iterator[Figure]:
         """),
         kind="spans",
         axes=Axes(x=name, value="entities"),
-        holds_texts=True,
     )

@@ -30,12 +30,12 @@ def figures(cursor: Cursor, subject: Subject) -> Iterator[Figure]:
         yield sure_rows(subject)
 
 
-def spread(subject: Subject, value: str, *, section: str, plural: str = "") -> Figure:
-    of_value, plural = identifier(value), plural or f"{value}s"
+def spread(subject: Subject, value: str, *, section: str, id: str = "") -> Figure:  # noqa: A002
+    of_value = identifier(value)
     return Figure(
-        id=plural,
+        id=id or f"{value}s",
         section=section,
-        title=plural.capitalize(),
+        title=f"{subject.unit.capitalize()} by {value}",
         tells=f"How many {subject.unit} have each {value}.",
         sql=subject.sql(f"""
             WITH names AS {first(subject.source, of_value)}
@@ -46,7 +46,7 @@ def spread(subject: Subject, value: str, *, section: str, plural: str = "") -> F
         """),
         kind="bars",
         axes=Axes(x=value, y=f"num_{subject.unit}", x_title=value, y_title=subject.unit),
-        notes=(OTHERS_NOTE.format(plural),),
+        of_others=OTHERS_NOTE.format(f"values of {value}"),
     )
 
 
@@ -69,7 +69,8 @@ def scores(subject: Subject) -> Figure:
         """),
         kind="histogram",
         axes=Axes(x="score_from", series="label", x_title="score", y_title="rows"),
-        notes=(OTHERS_NOTE.format("labels"), "Rows without a score are left out."),
+        of_others=OTHERS_NOTE.format("labels"),
+        notes=("Rows without a score are left out.",),
     )
 
 

@@ -8,6 +8,7 @@ from tidemill.lake import Cursor
 from tidemill.lake.tables import identifier
 from tidemill.pictures.families.over import unit_of
 from tidemill.pictures.figures.bins import binned
+from tidemill.pictures.figures.columns import Moment
 from tidemill.pictures.figures.figure import Axes, Figure
 from tidemill.pictures.figures.sql import OTHERS_NOTE, bucket, first, named
 from tidemill.pictures.figures.subject import Subject
@@ -28,9 +29,9 @@ def figures(cursor: Cursor, subject: Subject) -> Iterator[Figure]:
 def of_number(cursor: Cursor, subject: Subject, name: str, *, section: str) -> Iterator[Figure]:
     """Its histogram, and its mean over dates and slices."""
     yield histogram(subject, name, section=section)
-    for moment, kind in subject.kept.moments:
+    for moment in subject.kept.moments:
         if unit := unit_of(cursor, subject, moment):
-            yield mean_over_moment(subject, name, moment, kind, unit, section=section)
+            yield mean_over_moment(subject, name, moment, unit, section=section)
     for slices in subject.kept.slices:
         yield mean_over_slice(subject, name, slices, section=section)
 
@@ -47,7 +48,7 @@ def histogram(
         sql=subject.sql(binned(subject.source, name, series, whole=whole, unit=subject.unit)),
         kind="histogram",
         axes=Axes(x=f"{name}_from", y=f"num_{subject.unit}", series=series, x_title=told, y_title=subject.unit),
-        notes=(OTHERS_NOTE.format(f"values of {series}"),) if series else (),
+        of_others=OTHERS_NOTE.format(f"values of {series}"),
     )
 
 
@@ -67,28 +68,28 @@ def mean_over_slice(subject: Subject, name: str, slices: str, *, section: str) -
         """),
         kind="bars",
         axes=Axes(x="_slice", y="_mean", x_title=slices, y_title=f"mean {name}"),
-        notes=(OTHERS_NOTE.format(f"values of {slices}"),),
+        of_others=OTHERS_NOTE.format(f"values of {slices}"),
     )
 
 
-def mean_over_moment(subject: Subject, name: str, moment: str, kind: str, unit: str, *, section: str) -> Figure:
+def mean_over_moment(subject: Subject, name: str, moment: Moment, unit: str, *, section: str) -> Figure:
     timezone = subject.pipeline.schedule.timezone
-    zone = timezone if kind == "TIMESTAMP WITH TIME ZONE" else "as written, without a time zone"
+    zone = timezone if moment.is_zoned else "as written, without a time zone"
     value = f"{subject.source}.{identifier(name)}"
     return Figure(
-        id=f"{name}-by-{moment}",
+        id=f"{name}-by-{moment.name}",
         section=section,
-        title=f"Mean {name} by {unit} of {moment}",
+        title=f"Mean {name} by {unit} of {moment.name}",
         tells=f"The mean {name} of the {subject.unit} of each {unit}.",
         sql=subject.sql(f"""
-            SELECT {bucket(moment, kind, unit, timezone)} AS _bucket, avg({value}) AS _mean,
+            SELECT {bucket(moment, unit, timezone)} AS _bucket, avg({value}) AS _mean,
               count(*) AS num_{subject.unit}
-            FROM {subject.source} WHERE isfinite({identifier(moment)}) AND isfinite({value}::DOUBLE)
+            FROM {subject.source} WHERE isfinite({moment.moment}) AND isfinite({value}::DOUBLE)
             GROUP BY _bucket ORDER BY _bucket
         """),
         kind="columns",
-        axes=Axes(x="_bucket", y="_mean", x_title=f"{moment} by {unit} ({zone})", y_title=f"mean {name}"),
-        notes=(f"Rows without {moment} are left out.",),
+        axes=Axes(x="_bucket", y="_mean", x_title=f"{moment.name} by {unit} ({zone})", y_title=f"mean {name}"),
+        notes=(f"Rows without {moment.name} are left out.",),
     )
 
 

@@ -56,7 +56,7 @@ def of_field(cursor: Cursor, subject: Subject, name: str) -> Iterator[Figure]:
         for slices in subject.kept.slices:
             yield mean_over_slice(subject, name, slices, section=FIELDS)
     elif kind == "BOOLEAN" or (kind in ("VARCHAR", *WHOLE) and is_label(cursor, subject, name)):
-        yield replace(spread(subject, name, section=FIELDS, plural=f"values of {name}"), id=f"{name}-values")
+        yield spread(subject, name, section=FIELDS, id=f"{name}-values")
         yield from over_all(cursor, subject, name, section=FIELDS)
     elif kind == "VARCHAR":
         yield length_of(subject, name, section=FIELDS)
@@ -85,7 +85,7 @@ def elements(cursor: Cursor, subject: Subject, name: str) -> Figure:
 
 def ends(cursor: Cursor, subject: Subject, text: str) -> Iterator[Figure]:
     ended = replace(
-        spread(subject, "finish_reason", section=ENDS, plural="finish_reasons"),
+        spread(subject, "finish_reason", section=ENDS),
         title="How answers ended",
         tells="How many answers the model ended itself (stop), and how many were cut at max_new_tokens (length).",
     )
@@ -127,5 +127,4 @@ def examples(subject: Subject, text: str) -> Iterator[Figure]:
         """),
         kind="texts",
         axes=Axes(columns=(*read, text)),
-        holds_texts=True,
     )

@@ -99,7 +99,7 @@ def agreement_by(subject: Subject, truth: Truth, name: str) -> Figure:
             ) ORDER BY agreement, _slice
         """),
         kind="bars",
-        axes=Axes(x="_slice", y="agreement", x_title=name, y_title="share of rows that agree"),
+        axes=Axes(x="_slice", y="agreement", x_title=name, y_title="share of rows that agree", is_share=True),
         notes=(f"The {MOST_SHOWN} values of {name} with the most rows.",),
     )
 

@@ -26,7 +26,7 @@ def figures(cursor: Cursor, subject: Subject) -> Iterator[Figure]:
 def on_a_plane(subject: Subject, name: str) -> Figure:
     vector = identifier(name)
     texts = subject.kept.texts if subject.with_texts else ()
-    colours = (*subject.kept.slices, *(moment for moment, _ in subject.kept.moments))
+    colours = (*subject.kept.slices, *(moment.name for moment in subject.kept.moments))
     names = dict.fromkeys((*subject.row_names, *colours))
     shown = ", ".join(identifier(column) for column in (*names, *texts))
     how = subject.pipeline.report.map
@@ -44,7 +44,6 @@ def on_a_plane(subject: Subject, name: str) -> Figure:
         kind="points",
         axes=Axes(x="x", y="y", columns=colours, x_title="first axis", y_title="second axis"),
         worked_out=Mapped(name, subject.row_names, tuple(texts), how),
-        holds_texts=bool(texts),
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tidemill.lake.tables import identifier
-from tidemill.pictures.figures.sql import OTHERS, first, laid_out, named
+from tidemill.pictures.figures.figure import OTHERS
+from tidemill.pictures.figures.sql import first, laid_out, named
 
 NUM_BINS = 20
 
@@ -29,8 +30,8 @@ def binned(source: str, number: str, series: str | None = None, *, whole: bool =
         WITH {names}
         bounds AS (SELECT min({value})::DOUBLE AS low, max({value})::DOUBLE AS high
           FROM {source} WHERE isfinite({value}::DOUBLE)),
-        shares AS (SELECT if(high > low, (high - low) / {NUM_BINS}, 0.1) AS share, pow(10, floor(log10(share))) AS power,
-            low, high FROM bounds),
+        shares AS (SELECT if(high > low, (high - low) / {NUM_BINS}, 0.1) AS share,
+            pow(10, floor(log10(share))) AS power, low, high FROM bounds),
         bins AS (SELECT {width} AS width, greatest(ceil(high / width) - 1, floor(low / width)) AS last FROM shares)
         SELECT {begin} AS {identifier(f"{number}_from")}, {end} AS {identifier(f"{number}_to")},
           {by}count(*) AS num_{unit}

@@ -14,6 +14,7 @@ coloured by any of `columns`; `spans` are the texts x with the places of `value`
 side by side; a `table` is not drawn.
 """
 
+OTHERS = "others"
 MOST_EXACT = 2**53
 """Whole numbers beyond it are rounded by a browser, and by most readers of JSON: they go there as text."""
 
@@ -29,6 +30,8 @@ class Axes:
     columns: tuple[str, ...] = ()
     x_title: str = ""
     y_title: str = ""
+    is_share: bool = False
+    """Whether `y` is a share, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class Figure:
     kind: Kind = "table"
     axes: Axes = Axes()
     notes: tuple[str, ...] = ()
-    holds_texts: bool = False
-    """Whether the answer may hold texts of rows: then it is asked for only with `--texts`."""
+    of_others: str = ""
+    """What is said where the answer counts some values together as `others`."""
     worked_out: Callable[[Picture], Picture] | None = None
     """What is made of the answer where SQL cannot make it, such as a map of vectors."""
 
@@ -70,6 +73,11 @@ class Picture:
     def records(self) -> list[dict[str, Any]]:
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        has_others = any(OTHERS in row for row in self.rows)
+        return (*([self.figure.of_others] if has_others and self.figure.of_others else ()), *self.figure.notes)
+
     def to_json(self) -> dict[str, Any]:
         figure = self.figure
         return {
@@ -77,7 +85,7 @@ class Picture:
             "section": figure.section,
             "title": figure.title,
             "tells": figure.tells,
-            "notes": list(figure.notes),
+            "notes": list(self.notes),
             "sql": figure.sql,
             "columns": list(self.columns),
             "rows": exact([list(row) for row in self.rows]),

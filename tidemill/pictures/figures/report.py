@@ -38,11 +38,12 @@ class Report:
             {
                 "pipeline": subject.pipeline.name,
                 "num_rows": subject.num_rows,
-                "labels": self._labels(),
+                "labels": dict(subject.labels),
                 "truth": self._truth(),
                 "version": subject.table.version,
                 "against": self.against,
                 "revision": subject.revision,
+                "fresh_at": subject.fresh_at,
                 "made_at": self.made_at,
                 "holds_texts": subject.with_texts,
                 "notes": list(subject.notes),
@@ -50,10 +51,6 @@ class Report:
             }
         )
         return facts
-
-    def _labels(self) -> dict[str, int]:
-        found = self.find("labels")
-        return {str(row["label"]): row["num_rows"] for row in found.records()} if found else {}
 
     def _truth(self) -> dict[str, Any] | None:
         agreement, by_label = self.find("truth"), self.find("truth-by-label")

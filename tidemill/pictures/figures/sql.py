@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from textwrap import dedent
 
-from tidemill.lake.tables import identifier
+from tidemill.pictures.figures.columns import Moment
+from tidemill.pictures.figures.figure import OTHERS
 
-OTHERS = "others"
 MOST_SHOWN = 12
 """Values of a column that a picture tells apart; the others are counted together."""
 OTHERS_NOTE = f'Of {{}}, the {MOST_SHOWN} most frequent are shown; all others are counted together as "{OTHERS}".'
+"""Said of a picture in which there are others."""
 
 
 def laid_out(query: str) -> str:
@@ -37,9 +38,8 @@ def first(source: str, expression: str) -> str:
     )
 
 
-def bucket(name: str, kind: str, unit: str, timezone: str) -> str:
+def bucket(moment: Moment, unit: str, timezone: str) -> str:
     """SQL: the bucket of a date or time as text. Moments with a time zone are told in `timezone`."""
-    column = identifier(name)
-    moment = f"timezone({literal(timezone)}, {column})" if kind == "TIMESTAMP WITH TIME ZONE" else column
+    local = f"timezone({literal(timezone)}, {moment.moment})" if moment.is_zoned else moment.moment
     form = {"hour": "%Y-%m-%d %H:00", "day": "%Y-%m-%d", "week": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}[unit]
-    return f"strftime(date_trunc({literal(unit)}, {moment}), {literal(form)})"
+    return f"strftime(date_trunc({literal(unit)}, {local}), {literal(form)})"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from textwrap import indent
 from typing import Self
 
@@ -34,9 +36,12 @@ class Subject:
     revision: str
     num_rows: int
     kept: KeptColumns
+    labels: Mapping[str, int] = field(default_factory=dict)
+    """Label → rows, the first thousand by rows; none where answers are no labels."""
+    fresh_at: datetime | None = None
     truth: Truth | None = None
     with_texts: bool = False
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
     counted: Counted | None = None
     """What figures count where that is not the table's rows."""
 
@@ -65,6 +70,10 @@ class Subject:
             return shown
         own = f"WITH {self.counted.name} AS (\n{indent(self.counted.query, '  ')}\n)"
         return f"{own},\n{shown.removeprefix('WITH ')}" if shown.startswith("WITH ") else f"{own}\n{shown}"
+
+    @property
+    def version(self) -> tuple[str, str]:
+        return self.table.pipeline, self.table.version
 
     @property
     def results(self) -> dict[str, str]:

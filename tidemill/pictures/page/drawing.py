@@ -7,8 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tidemill.pictures.figures.figure import Picture, exact
-from tidemill.pictures.figures.sql import OTHERS
+from tidemill.pictures.figures.figure import OTHERS, Picture, exact
 from tidemill.pictures.page.escaping import markup_free
 from tidemill.pictures.page.palette import COLOURS, GREY, LONGEST_TICK, PATTERNS
 from tidemill.pictures.page.points import points
@@ -36,8 +35,8 @@ def _bars(picture: Picture, colours: Mapping[str, int]) -> Spec:
         "layout": {
             "barmode": "stack",
             "height": 110 + BAR_PIXELS * len(names) + (40 if axes.series else 0),
-            "yaxis": {**_categories(names), "autorange": "reversed", "title": {"text": _title(picture, "x")}},
-            "xaxis": {"title": {"text": _title(picture, "y")}, "rangemode": "tozero"},
+            "yaxis": {**_categories(names), "autorange": "reversed"},
+            "xaxis": {"title": {"text": _title(picture, "y")}, "rangemode": "tozero", **_scale(picture)},
         },
     }
 
@@ -88,7 +87,8 @@ def _bin_width(picture: Picture) -> float:
     start = picture.figure.axes.x
     end = f"{start.removesuffix('_from')}_to"
     if end in picture.columns:
-        return min(b - a for a, b in zip(picture.column(start), picture.column(end), strict=True))
+        widths: list[float] = [b - a for a, b in zip(picture.column(start), picture.column(end), strict=True)]
+        return min(widths)
     starts = sorted(set(picture.column(start)))
     return min((b - a for a, b in itertools.pairwise(starts)), default=0.05)
 
@@ -156,6 +156,11 @@ def _style(name: str, number: int) -> Spec:
 def _categories(names: Sequence[str]) -> Spec:
     """Names are never read as times or numbers, and stand in SQL's order."""
     return {"type": "category", "categoryorder": "array", "categoryarray": list(dict.fromkeys(names))}
+
+
+def _scale(picture: Picture) -> Spec:
+    """Of shares in hundredths, which end at 1."""
+    return {"tickformat": ".0%", "range": [0, 1]} if picture.figure.axes.is_share else {}
 
 
 def _title(picture: Picture, axis: str) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from tidemill.pictures.figures.figure import Picture
 from tidemill.pictures.figures.report import Report
 from tidemill.pictures.page import places, side_by_side
 from tidemill.pictures.page.escaping import text_in_html
-
 
 LONG = 40
 """Characters of a cell that is given room, as it would else be a column of single words on a small screen."""
@@ -54,7 +53,7 @@ def figure(picture: Picture, place: str, colours: Mapping[str, int]) -> Iterator
         told = text_in_html(f"{shown.title}. {shown.tells} The table below has the numbers.")
         yield from _choice(picture)
         yield f'<div class="picture" role="img" aria-label="{told}" data-figure="{text_in_html(shown.id)}"></div>'
-    yield from (f'<p class="note">{text_in_html(note)}</p>' for note in shown.notes)
+    yield from (f'<p class="note">{text_in_html(note)}</p>' for note in picture.notes)
     if not picture.rows:
         yield '<p class="empty">There is nothing of this kind.</p>'
     elif shown.kind == "spans":
@@ -107,7 +106,7 @@ def _cell(value: Any) -> str:
 def _number(value: float) -> str:
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.4f}" if math.isfinite(value) else str(value)
+    return f"{value:,.4f}".rstrip("0").rstrip(".") if math.isfinite(value) else str(value)
 
 
 def _facts(report: Report) -> Iterator[tuple[str, str]]:
@@ -119,8 +118,9 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     if report.against is not None:
         yield "beside version", report.against
     yield "dataset revision", subject.revision[:12]
+    yield "up to date at", _moment(subject.fresh_at) if subject.fresh_at else "never"
     yield "made at", _moment(report.made_at)
 
 
 def _moment(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M} UTC"
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
-from tidemill.pictures.figures.figure import Picture
-from tidemill.pictures.figures.sql import OTHERS
+from tidemill.pictures.figures.figure import OTHERS, Picture
 from tidemill.pictures.page.escaping import markup_free
 from tidemill.pictures.page.palette import COLOURS, GREY, MARKS
 

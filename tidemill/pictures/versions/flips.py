@@ -28,7 +28,7 @@ def matrix(subject: Subject, two: Two, comparison: Comparison, pair: Pair) -> Fi
         """),
         kind="heatmap",
         axes=Axes(x="_second", y="_first", value="num_rows", x_title=two.names[1], y_title=two.names[0]),
-        notes=(OTHERS_NOTE.format(f"values of {pair.name}"),),
+        of_others=OTHERS_NOTE.format(f"values of {pair.name}"),
     )
 
 

@@ -50,5 +50,5 @@ def by_slice(subject: Subject, two: Two, comparison: Comparison, pair: Pair, nam
         """),
         kind="bars",
         axes=Axes(x="_slice", y="_distance", x_title=name, y_title=comparison.distance_called),
-        notes=(OTHERS_NOTE.format(f"values of {name}"),),
+        of_others=OTHERS_NOTE.format(f"values of {name}"),
     )

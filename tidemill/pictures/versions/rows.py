@@ -45,7 +45,6 @@ def farthest(subject: Subject, two: Two) -> Iterator[Figure]:
         kind="texts" if side_by_side else "table",
         axes=Axes(columns=tuple(written)),
         notes=() if side_by_side or not texts else ("The texts themselves are shown with --texts.",),
-        holds_texts=side_by_side or bool(subject.with_texts and subject.kept.texts),
     )
 
 
