@@ -70,7 +70,7 @@ def over_revision(subject: Subject, value: str, *, section: str) -> Figure:
         id=f"{value}-by-revision",
         section=section,
         title=f"{value.capitalize()} by dataset revision",
-        tells=f"Which share of the {subject.unit} that came with each dataset revision has which {value}, oldest first.",
+        tells=f"Which share of the {subject.unit} that each dataset revision brought has which {value}, oldest first.",
         sql=subject.sql(f"""
             WITH revisions AS {health.revisions(subject.table.pipeline, timezone)},
             names AS {first(subject.source, of_value)}
