@@ -63,7 +63,7 @@ def scores(subject: Subject) -> Figure:
             binned AS (SELECT label, low + (high - low) / {NUM_BINS} *
                 least(floor((score - low) / (high - low) * {NUM_BINS}), {NUM_BINS - 1}) AS _from
               FROM {subject.source}, bounds WHERE isfinite(score))
-            SELECT round(_from, 6) AS score_from, coalesce(names._name, 'others') AS label, count(*) AS num_rows
+            SELECT round(_from::DOUBLE, 6) AS score_from, coalesce(names._name, 'others') AS label, count(*) AS num_rows
             FROM binned LEFT JOIN names ON names._name = {named("label")}
             GROUP BY 1, names._name, names._place ORDER BY 1, names._place NULLS LAST
         """),

@@ -85,7 +85,7 @@ def mean_over_moment(subject: Subject, name: str, moment: Moment, unit: str, *, 
             SELECT {bucket(moment, unit, timezone)} AS _bucket, avg({value}) AS _mean,
               count(*) AS num_{subject.unit}
             FROM {subject.source} WHERE isfinite({moment.moment}) AND isfinite({value}::DOUBLE)
-            GROUP BY _bucket ORDER BY _bucket
+            GROUP BY 1 ORDER BY 1
         """),
         kind="columns",
         axes=Axes(x="_bucket", y="_mean", x_title=f"{moment.name} by {unit} ({zone})", y_title=f"mean {name}"),

@@ -109,8 +109,8 @@ def over_moment(subject: Subject, value: str, moment: Moment, unit: str, *, sect
             FROM {subject.source}
             LEFT JOIN names ON names._name = {named(of_value)}
             WHERE isfinite({moment.moment})
-            GROUP BY _bucket, names._name, names._place
-            ORDER BY _bucket, names._place NULLS LAST
+            GROUP BY 1, names._name, names._place
+            ORDER BY 1, names._place NULLS LAST
         """),
         kind="columns",
         axes=Axes(
@@ -131,10 +131,14 @@ def _several(cursor: Cursor, source: str, column: str) -> bool:
 
 
 def unit_of(cursor: Cursor, subject: Subject, moment: Moment) -> str | None:
-    """The smallest unit that makes few buckets of what is there; None where nothing is."""
+    """The smallest unit that makes few buckets of what is there, a day of what is all at midnight; None of nothing."""
     at = moment.moment
-    asked = f"SELECT epoch(max({at})) - epoch(min({at})) FROM {subject.view} WHERE isfinite({at})"
-    seconds = cursor.execute(asked).fetchall()[0][0]
+    asked = (
+        f"SELECT epoch(max({at})) - epoch(min({at})), bool_and(date_trunc('day', {at}) = {at}) "
+        f"FROM {subject.view} WHERE isfinite({at})"
+    )
+    ((seconds, are_days),) = cursor.execute(asked).fetchall()
     if seconds is None:
         return None
-    return next((unit for unit, size in UNITS.items() if ceil(seconds / size) <= MOST_BUCKETS), "year")
+    units = [unit for unit in UNITS if not (are_days and unit == "hour")]
+    return next((unit for unit in units if ceil(seconds / UNITS[unit]) <= MOST_BUCKETS), "year")

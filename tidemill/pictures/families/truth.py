@@ -95,7 +95,7 @@ def agreement_by(subject: Subject, truth: Truth, name: str) -> Figure:
               SELECT {named(identifier(name))} AS _slice, count(*) AS num_rows,
                 avg((_answer = _truth)::INT) AS agreement
               FROM {truth.compared(subject.source)}
-              GROUP BY _slice ORDER BY num_rows DESC, _slice LIMIT {MOST_SHOWN}
+              GROUP BY 1 ORDER BY num_rows DESC, 1 LIMIT {MOST_SHOWN}
             ) ORDER BY agreement, _slice
         """),
         kind="bars",

@@ -30,11 +30,11 @@ def named(expression: str) -> str:
 def first(source: str, expression: str) -> str:
     """SQL: a query of the `_name`s of the values with the most rows, and the `_place` of each, from 1.
 
-    What figures name begins with an underscore where a kept column could have the name as well.
+    What figures name begins with an underscore, and is grouped by its place, where a kept column may have any name.
     """
     return (
-        f"(SELECT {named(expression)} AS _name, row_number() OVER (ORDER BY count(*) DESC, _name) AS _place "
-        f"FROM {source} GROUP BY _name QUALIFY _place <= {MOST_SHOWN})"
+        f"(SELECT {named(expression)} AS _name, row_number() OVER (ORDER BY count(*) DESC, {named(expression)}) "
+        f"AS _place FROM {source} GROUP BY 1 QUALIFY _place <= {MOST_SHOWN})"
     )
 
 
