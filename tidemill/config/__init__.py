@@ -23,6 +23,7 @@ from tidemill.config.sections import (
     Lake,
     Limits,
     Model,
+    Report,
     Schedule,
     StageSchedule,
     Store,
@@ -50,6 +51,7 @@ class Pipeline(Section):
     alerts: Alerts = Alerts()
     lake: Lake = Field(default_factory=Lake)
     store: Store = Field(default_factory=Store)
+    report: Report = Report()
     limits: Limits = Limits()
     cost: Cost = Cost()
 
@@ -232,6 +234,7 @@ __all__ = [
     "LongText",
     "Model",
     "Pipeline",
+    "Report",
     "Schedule",
     "Section",
     "Stage",
