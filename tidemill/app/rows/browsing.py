@@ -1,9 +1,9 @@
 """Pages of a table, by SQL: what is read is a page of rows and the columns that a filter asks for.
 
-Without a filter, the ledger says in which shards a page lies. With one, shards are
-asked in the order of their files, more at a time as they prove quick, until a page is full
-or a bound of time has passed; then the page says how far it has looked, and the next one goes on
-from there. Sorted by score, a page is the rows after the last one's score and place.
+Shards are asked in the order of their files, one and then some at a time, until a page is
+full: of what is frequent it is at once. Of what is rare, the rest of the table is asked as a whole;
+where that is too large for it, a page says after a bound of time how far it has looked, and
+the next one goes on from there. Sorted by score, a page is the rows after the last one's score and place.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ Order = Literal["by file", "least score first", "highest score first"]
 PAGE_ROWS = 100
 SECONDS = 0.6
 """How long shards are asked for one page, before it says that there are more to ask."""
-FIRST_ROWS = 300_000
-"""Of how many rows shards are asked at first: in some tenths of a second, whatever the filter."""
+MOST_ONE_BY_ONE = 8
+"""So many shards are asked at a time, at first one: a page of what is frequent is full then."""
+MOST_AT_ONCE = 20_000_000
+"""Of a table of so many rows, what is left is asked as a whole, which takes a third of the time a row."""
 _DIRECTIONS = {"least score first": ("ASC", ">"), "highest score first": ("DESC", "<")}
 
 
@@ -72,11 +74,11 @@ def read_page(
         duckdb.Error: a value does not fit its column.
     """
     shards = in_source_order(cursor, table.pipeline, table.version)
-    condition, values = asked.to_sql(cursor, table)
+    condition = asked.to_sql(cursor, table)
     if order == "by file":
-        places, after, looked_at = _in_order(cursor, table, shards, condition, values, start, num_rows, seconds)
+        places, after, looked_at = _in_order(cursor, table, shards, condition, start, num_rows, seconds)
     else:
-        places, after = _by_score(cursor, table, condition, values, start, order, num_rows)
+        places, after = _by_score(cursor, table, condition, start, order, num_rows)
         looked_at = sum(shard.num_rows for shard in shards)
     columns = tuple(name for name, _ in (*table.kept, *table.results))
     by_place = rows_at(cursor, table, places, columns)
@@ -105,7 +107,7 @@ def rows_at(
     shown = ", ".join(map(identifier, columns))
     rows = cursor.execute(
         f"SELECT shard_id, row_number, {shown} FROM {identifier(table.name)} "
-        f"WHERE shard_id IN ({_listed({place.shard_id for place in places})}) AND row_number BETWEEN ? AND ? "
+        f"WHERE {_of_shards({place.shard_id for place in places})} AND row_number BETWEEN ? AND ? "
         "AND row_number IN (SELECT unnest(?::BIGINT[]))",
         [min(numbers), max(numbers), numbers],
     ).fetchall()
@@ -116,29 +118,28 @@ def _in_order(
     cursor: Cursor,
     table: ResultTable,
     shards: Sequence[DonePlace],
-    condition: str,
-    values: Sequence[object],
+    condition: tuple[str, list[object]],
     start: Start,
     num_rows: int,
     seconds: float,
 ) -> tuple[list[Place], Start | None, int]:
+    """The places, where the next page begins, and how many rows of the table were looked at until then."""
     began, at, places = time.monotonic(), start, list[Place]()
-    bound = FIRST_ROWS if condition != "true" else num_rows + 1
+    num_asked = 1
     while at.shard < len(shards):
-        group = _group(shards, at, bound)
-        asked_at = time.monotonic()
-        found = _matching(cursor, table, group, condition, values, at.row_number, num_rows + 1 - len(places))
-        places += found
-        at = Start(at.shard + len(group))
+        is_slow = time.monotonic() - began > seconds / 3
+        if is_slow and sum(shard.num_rows for shard in shards[at.shard :]) <= MOST_AT_ONCE:
+            num_asked = len(shards)
+        group = shards[at.shard : at.shard + num_asked]
+        places += _matching(cursor, table, group, condition, at.row_number, num_rows + 1 - len(places))
         if len(places) > num_rows:
-            kept, following = places[:num_rows], places[num_rows]
-            number = [shard.shard_id for shard in shards].index(following.shard_id)
-            return kept, Start(number, following.row_number - 1), _before(shards, number)
-        left = seconds - (time.monotonic() - began)
-        if left <= 0:
+            following = places[num_rows]
+            number = next(i for i, shard in enumerate(shards) if shard.shard_id == following.shard_id)
+            return places[:num_rows], Start(number, following.row_number - 1), _before(shards, number)
+        at = Start(at.shard + len(group))
+        if time.monotonic() - began > seconds:
             break
-        rate = sum(shard.num_rows for shard in group) / max(time.monotonic() - asked_at, 1e-3)
-        bound = max(bound, int(min(rate * left, 8 * max(bound, FIRST_ROWS))))
+        num_asked = min(2 * num_asked, MOST_ONE_BY_ONE)
     return places, at if at.shard < len(shards) else None, _before(shards, at.shard)
 
 
@@ -146,31 +147,39 @@ def _before(shards: Sequence[DonePlace], number: int) -> int:
     return sum(shard.num_rows for shard in shards[:number])
 
 
-def _group(shards: Sequence[DonePlace], at: Start, bound: int) -> Sequence[DonePlace]:
-    """The next shards, of about so many rows together; one at least."""
-    rows, stop = shards[at.shard].num_rows, at.shard + 1
-    while stop < len(shards) and rows < bound:
-        rows += shards[stop].num_rows
-        stop += 1
-    return shards[at.shard : stop]
-
-
 def _matching(
     cursor: Cursor,
     table: ResultTable,
     group: Sequence[DonePlace],
-    condition: str,
-    values: Sequence[object],
+    condition: tuple[str, list[object]],
     after: int,
     limit: int,
 ) -> list[Place]:
-    """The first places in a group of shards, after a row of the first one, for which the condition holds."""
-    ids = [shard.shard_id for shard in group]
+    """The first places in a group of shards, after a row of the first one, for which the condition holds.
+
+    DuckLake leaves out files for one shard, and for none of a list: a few shards are asked one by one, many as a whole.
+    """
+    holds, values = condition
+    name, given = identifier(table.name), list[object]()
+    if len(group) <= MOST_ONE_BY_ONE:
+        parts = []
+        for nth, shard in enumerate(group):
+            beyond = "AND row_number > ?" if nth == 0 else ""
+            parts.append(
+                f"SELECT {nth} AS nth, shard_id, row_number FROM {name} WHERE shard_id = ? {beyond} AND ({holds})"
+            )
+            given += [shard.shard_id, *([after] if nth == 0 else []), *values]
+        source = " UNION ALL ".join(parts)
+    else:
+        ids = [shard.shard_id for shard in group]
+        source = (
+            f"SELECT nth, shard_id, row_number FROM (SELECT shard_id, row_number FROM {name} WHERE {holds}) "
+            "JOIN (SELECT unnest(?::VARCHAR[]) AS shard_id, generate_subscripts(?::VARCHAR[], 1) AS nth) "
+            "USING (shard_id) WHERE nth > 1 OR row_number > ?"
+        )
+        given = [*values, ids, ids, after]
     rows = cursor.execute(
-        f"SELECT shard_id, row_number FROM {identifier(table.name)} WHERE shard_id IN ({_listed(ids)}) "
-        f"AND (shard_id <> ? OR row_number > ?) AND ({condition}) "
-        "ORDER BY list_position(?, shard_id), row_number LIMIT ?",
-        [ids[0], after, *values, ids, limit],
+        f"SELECT shard_id, row_number FROM ({source}) ORDER BY nth, row_number LIMIT ?", [*given, limit]
     ).fetchall()
     return [Place(*row) for row in rows]
 
@@ -178,19 +187,19 @@ def _matching(
 def _by_score(
     cursor: Cursor,
     table: ResultTable,
-    condition: str,
-    values: Sequence[object],
+    condition: tuple[str, list[object]],
     start: Start,
     order: Order,
     num_rows: int,
 ) -> tuple[list[Place], Start | None]:
+    holds, values = condition
     direction, beyond = _DIRECTIONS[order]
     onward, given = "score IS NOT NULL", list[object]()
     if start.place is not None:
         onward = f"(score {beyond} ? OR (score = ? AND (shard_id, row_number) > (?, ?)))"
         given = [start.score, start.score, *start.place]
     rows = cursor.execute(
-        f"SELECT score, shard_id, row_number FROM {identifier(table.name)} WHERE {onward} AND ({condition}) "
+        f"SELECT score, shard_id, row_number FROM {identifier(table.name)} WHERE {onward} AND ({holds}) "
         f"ORDER BY score {direction}, shard_id, row_number LIMIT ?",
         [*given, *values, num_rows + 1],
     ).fetchall()
@@ -199,6 +208,7 @@ def _by_score(
     return places, after
 
 
-def _listed(shard_ids: Sequence[str] | set[str]) -> str:
-    """SQL: as literals, by which DuckDB leaves out row groups."""
-    return ", ".join(f"'{shard_id}'" for shard_id in sorted(shard_ids))
+def _of_shards(shard_ids: set[str]) -> str:
+    """SQL: of one shard as an equality, by which files are left out."""
+    listed = ", ".join(f"'{shard_id}'" for shard_id in sorted(shard_ids))
+    return f"shard_id = {listed}" if len(shard_ids) == 1 else f"shard_id IN ({listed})"
