@@ -11,6 +11,7 @@ from tidemill.cli import (  # noqa: F401
     backfill,
     bench,
     housekeeping,
+    marking,
     operate,
     publishing,
     report,

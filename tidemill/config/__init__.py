@@ -101,6 +101,11 @@ def pipeline_of(raw: dict[str, Any], where: str) -> Pipeline:
         raise ConfigError(
             f"{where}: name = {pipeline.name!r} holds '__', which separates a table's name from its version."
         )
+    if pipeline.name.endswith("_marks"):
+        raise ConfigError(
+            f"{where}: name = {pipeline.name!r} ends with '_marks', by which a lake names the marks of a pipeline. "
+            "Give it another name."
+        )
     if problem := _problem_of_pairs(pipeline) or _problem_of_served(pipeline):
         raise ConfigError(f"{where}: {problem}")
     return pipeline

@@ -12,12 +12,16 @@ from typing import Any
 from tidemill.errors import ConfigError
 from tidemill.lake import Cursor, Lake, ResultTable
 from tidemill.lake.ledger import PATHS_OF_SHARDS
+from tidemill.lake.records.marks import MARKED
 from tidemill.lake.tables import identifier
 from tidemill.models.comparing import Labels, Lists, Maps, Scores, Texts, Vectors
 from tidemill.reports.pairs import Shared, TwoVersions, different_pairs, pairs_query
 
 GROUPS = tuple(kind.group for kind in (Labels, Texts, Scores, Lists, Vectors, Maps))
 """What a report has in any case, empty where there is nothing of the kind."""
+
+LABEL = "label"
+"""The result column that a mark says the right value of."""
 
 
 def compare_versions(
@@ -58,6 +62,7 @@ def compare_versions(
             "only_in": {table.version: _num_rows(cursor, table) - num_compared for table in (a, b)},
         },
         **overall,
+        "marks": _marks(cursor, a, shared),
         "examples": _examples(cursor, a, shared, num_examples),
         "by": by,
         "slices": list(_measure(cursor, shared, by)) if by else [],
@@ -86,6 +91,20 @@ def _measure(cursor: Cursor, shared: Shared, by: str | None = None) -> Iterator[
             facts = comparison.facts([next(left) for _ in some], num_rows)
             measured.setdefault(comparison.group, {})[pair.name] = facts
         yield {"value": found, **measured} if by else measured
+
+
+def _marks(cursor: Cursor, a: ResultTable, shared: Shared) -> dict[str, Any]:
+    """Of the rows that people marked, how many each version's label is right of."""
+    label = next((pair for comparison, pair in shared.columns if pair.name == LABEL), None)
+    if label is None:
+        return {"rows": 0, "right": {}}
+    sides = [f"count(*) FILTER ({side} = mark)" for side in (label.first, label.second)]
+    num_rows, *right = cursor.execute(
+        f"SELECT count(*), {', '.join(sides)} FROM pairs "
+        f"JOIN ({MARKED}) m ON m.shard_id = _shard_id AND m.row_number = _row_number",
+        [a.pipeline],
+    ).fetchall()[0]
+    return {"rows": num_rows, "right": dict(zip(("first", "second"), right, strict=True))}
 
 
 def _examples(cursor: Cursor, a: ResultTable, shared: Shared, num_examples: int) -> list[dict[str, Any]]:
