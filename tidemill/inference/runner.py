@@ -28,7 +28,6 @@ from tidemill.engines import Answer, Calibration, Engine, open_engine
 from tidemill.engines.contest.trial import Batch
 from tidemill.engines.devices import AUTO_TOKEN_BUDGET, WRITING_TOKEN_BUDGET, is_device_failure
 from tidemill.engines.probing.memory import is_out_of_memory
-from tidemill.engines.writing import open_writer
 from tidemill.errors import RunFailed, SequenceTooLong, Stopped, first_line
 from tidemill.inference.choosing.bounds import BoundedOpening
 from tidemill.inference.choosing.calibration import calibrated_budget
@@ -38,7 +37,6 @@ from tidemill.inference.exact import ExactEngine, is_exact
 from tidemill.inference.work import Every, Predictions, Work
 from tidemill.models.tasks import ModelTask, find_task
 from tidemill.models.tasks import task_options as options_of
-from tidemill.models.tasks.writing.task import WritingTask
 from tidemill.progress import StageProgress
 
 if TYPE_CHECKING:
@@ -125,12 +123,11 @@ class ModelRunner:
         config = load_config(folder, trust_remote_code=trust_remote_code, pad_token_id=pad_token_id)
         made_of = options_of(task, task_options)
         found = find_task(task)(config, made_of, all_scores=all_scores, pooling=pooling, is_pair=is_pair)
-        words = folder if tokenizer is None else tokenizer
-        found.decode_with(words, trust_remote_code=trust_remote_code)
+        found.decode_with(folder if tokenizer is None else tokenizer, trust_remote_code=trust_remote_code)
         load = partial(found.load, folder, trust_remote_code=trust_remote_code, pad_token_id=pad_token_id)
-        if isinstance(found, WritingTask):
-            writer = open_writer(folder, load=load, settings=found.settings, inference=inference, tokenizer=words)
-            return cls(writer, config, task=found, inference=inference)
+        own = found.open_engine(folder, load=load, inference=inference)
+        if own is not None:
+            return cls(own, config, task=found, inference=inference)
         open_as = partial(
             open_engine,
             folder,

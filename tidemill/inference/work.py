@@ -37,6 +37,11 @@ class Stats:
     num_in_float32: int = 0
     num_new_tokens: int | None = None
 
+    def plus(self, other: Stats) -> Stats:
+        """Of both; where nobody counts what one of them wrote, nobody does."""
+        pairs = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
+        return Stats(**{name: None if None in pair else sum(pair) for name, pair in pairs.items()})
+
     def shares(self, weights: Sequence[int], written: Sequence[int] | None = None) -> list[Stats]:
         """What falls to each of several parts by its weight; whole numbers, which add up to these.
 
