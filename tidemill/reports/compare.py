@@ -14,10 +14,11 @@ from tidemill.errors import ConfigError
 from tidemill.lake import Cursor, Lake, ResultTable
 from tidemill.lake.ledger import PATHS_OF_SHARDS
 from tidemill.lake.pipelines import load_spec
-from tidemill.lake.tables import identifier
+from tidemill.lake.tables import TEXT_HASH, existing_columns, identifier
 from tidemill.models.comparing import Comparison, Labels, Lists, Maps, Pair, Scores, Texts, Vectors, comparison_of
 from tidemill.models.tasks import MODEL_TASKS
 from tidemill.planning.versions import NUM_WINDOWS, VersionSpec
+from tidemill.reports.truth import held_against
 from tidemill.results.promotion import existing_state, find_version, load_table, standings
 
 GROUPS = tuple(kind.group for kind in (Labels, Texts, Scores, Lists, Vectors, Maps))
@@ -66,17 +67,25 @@ class Shared:
 
 
 def compare_versions(
-    lake: Lake, pipeline: str, first: str, second: str, *, by: str | None = None, num_examples: int = 5
+    lake: Lake,
+    pipeline: str,
+    first: str,
+    second: str,
+    *,
+    by: str | None = None,
+    num_examples: int = 5,
+    truth: str | None = None,
 ) -> dict[str, Any]:
     """Hold the second version against the first, over the rows that both have, in one snapshot.
 
     Each result column is compared as its model task says, or else by its type.
     Examples are rows whose answers are different ones; where there are only
     numbers, those that drifted most. Slices come with the least agreement first.
+    `truth` is SQL that says of rows what is right: see `reports.truth`.
 
     Raises:
         LakeError: there is no such pipeline or version.
-        ConfigError: `by` is not a key or kept column.
+        InputError: `by` is not a key or kept column, or `truth` cannot be held against the labels.
     """
     cursor = lake.cursor()
     cursor.execute("BEGIN")
@@ -98,6 +107,7 @@ def compare_versions(
     for comparison, pair in shared.columns:
         overall[comparison.group][pair.name] |= comparison.details(cursor, pair)
     num_compared = overall.pop("rows")
+    judged = {} if truth is None else {"truth": _judged(cursor, shared, truth, specs, (a, b), by)}
     report = {
         "pipeline": pipeline,
         "versions": [a.version, b.version],
@@ -108,6 +118,7 @@ def compare_versions(
             "only_in": {table.version: _num_rows(cursor, table) - num_compared for table in (a, b)},
         },
         **overall,
+        **judged,
         "examples": _examples(cursor, a, shared, num_examples),
         "by": by,
         "slices": list(_measure(cursor, shared, by)) if by else [],
@@ -122,6 +133,24 @@ def compare_versions(
     }
     cursor.execute("ROLLBACK")
     return report
+
+
+def _judged(
+    cursor: Cursor,
+    shared: Shared,
+    truth: str,
+    specs: tuple[VersionSpec, VersionSpec],
+    tables: tuple[ResultTable, ResultTable],
+    by: str | None,
+) -> dict[str, Any]:
+    labels = [pair for comparison, pair in shared.columns if isinstance(comparison, Labels)]
+    if not labels:
+        raise ConfigError("--truth is held against labels, and these versions have none in common. Leave it out.")
+    found = held_against(cursor, truth, labels[0], shared.kept, [spec.model for spec in specs], by)
+    versions = [table.version for table in tables]
+    for part in (found, *found.get("slices", [])):
+        part |= {name: dict(zip(versions, part[name], strict=True)) for name in ("accuracy", "f1")}
+    return found
 
 
 def _spec_of(cursor: Cursor, table: ResultTable) -> VersionSpec:
@@ -144,8 +173,10 @@ def _pair_rows(cursor: Cursor, a: ResultTable, b: ResultTable, shared: Shared) -
         for comparison, pair in shared.columns
         for name, value in comparison.derived(pair).items()
     ]
+    has_hashes = TEXT_HASH in dict(existing_columns(cursor, a.name))
     joined = (
-        f"SELECT {', '.join([*results, *kept])}, a.shard_id AS _shard_id, a.row_number AS _row_number "
+        f"SELECT {', '.join([*results, *kept])}, a.shard_id AS _shard_id, a.row_number AS _row_number, "
+        f"{f'a.{TEXT_HASH}' if has_hashes else 'NULL::UUID'} AS _text_hash "
         f"FROM lake.{identifier(a.name)} a JOIN lake.{identifier(b.name)} b USING (shard_id, row_number)"
     )
     cursor.execute(f"CREATE OR REPLACE TEMP VIEW pairs AS SELECT {', '.join(['*', *derived])} FROM ({joined})")
