@@ -14,20 +14,19 @@ import torch
 import transformers
 from torch import nn
 
-from tidemill.checkpoints.files import matching, refuse_weights
-from tidemill.checkpoints.loading import opening
-from tidemill.errors import InvariantBroken
 from tidemill.models.tasks.scores import labels_of
 from tidemill.training.examples.labels import PROBLEM_TYPES, Kind, Outputs, cleaned, kind_of, settle_outputs
+from tidemill.training.features import features_of
 from tidemill.training.loop.trainer import CarefulTrainer
 from tidemill.training.measures import classification as measuring
 from tidemill.training.measures.temperature import fitted_temperature
-from tidemill.training.tasks.heads import Head, copy_tokenizer, divide, features_of, last_layer
+from tidemill.training.tasks.batches import Padding, logits_of, stacked
+from tidemill.training.tasks.heads import Head, divide, last_layer
 from tidemill.training.tasks.learner import Lesson
-from tidemill.training.tasks.lora import merged, with_adapters
+from tidemill.training.tasks.models import load_model, merged, pad_id, with_adapters, write_checked
 
 NUM_CHECKED = 8
-TOLERANCE = 1e-3
+"""Rows by which a written model is held against the one in memory."""
 
 
 class Classification:
@@ -81,13 +80,15 @@ class Classification:
     def _both_features(self) -> tuple[Any, Any]:
         train, held_out = self._lesson.train, self._lesson.held_out
         pairs = None if train.pairs is None else [*train.pairs, *(held_out.pairs or [])]
-        found = features_of(self.model, self._lesson.base, [*train.texts, *held_out.texts], pairs, self._lesson.work)
+        found = features_of(
+            self.model, self._lesson.base, [*train.texts, *held_out.texts], pairs, self._lesson.work, self._lesson.tell
+        )
         return found[: len(train)], found[len(train) :]
 
     def trainer(self, arguments: Any) -> Any:
         collate: Any = stacked
         if self._features is None:
-            collate = Padding(_pad_id(self._lesson))
+            collate = Padding(pad_id(self._lesson))
         return CarefulTrainer(
             model=self._learning,
             args=arguments,
@@ -120,7 +121,7 @@ class Classification:
         found = {"majority": measuring.majority(self._train_labels, self._labels, self.outputs)}
         if self.outputs.of_base is not None:
             self.model = load_model(self._lesson, "AutoModelForSequenceClassification", self.outputs, 0)
-            whole = self._measures_of(logits_of(self.model, self._inputs, _pad_id(self._lesson)))
+            whole = self._measures_of(logits_of(self.model, self._inputs, pad_id(self._lesson)))
             found["base"] = {name: whole[name] for name in ("accuracy", "f1", "mean_absolute_error") if name in whole}
         return found
 
@@ -143,7 +144,7 @@ class Classification:
 
     def _logits(self) -> Any:
         if self._features is None:
-            return logits_of(self._learning or self.model, self._inputs, _pad_id(self._lesson))
+            return logits_of(self._learning or self.model, self._inputs, pad_id(self._lesson))
         layer = last_layer(self.model)[1] if self._learning is None else self._learning
         with torch.inference_mode():
             found = layer(torch.from_numpy(self._features[1]))
@@ -151,104 +152,6 @@ class Classification:
 
     def write(self, folder: Path) -> None:
         write_checked(self.model, self._lesson, folder, self._inputs, self._logits()[:NUM_CHECKED])
-
-
-def load_model(lesson: Lesson, auto_class: str, outputs: Outputs, seed: int) -> Any:
-    """The base in float32, whatever it is stored in, with outputs by name; those that are new have random weights."""
-    folder, spec = lesson.base.folder, lesson.base.spec
-    refuse_weights(matching(folder, ["*"]), str(folder))
-    names = dict(enumerate(outputs.names))
-    transformers.set_seed(seed)
-    with opening(f"The model in {folder}"):
-        model = getattr(transformers, auto_class).from_pretrained(
-            folder.absolute(),
-            num_labels=len(names),
-            dtype=torch.float32,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            trust_remote_code=spec.trust_remote_code,
-            local_files_only=True,
-        )
-    model.config.id2label, model.config.label2id = names, {name: i for i, name in names.items()}
-    model.config.problem_type = PROBLEM_TYPES[outputs.kind] if auto_class.endswith("SequenceClassification") else None
-    model.config.use_cache = False
-    if outputs.of_base is None:
-        layer = last_layer(model)[1]
-        nn.init.normal_(layer.weight, std=0.02)
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
-    if model.config.get_text_config().pad_token_id is None:
-        model.config.get_text_config().pad_token_id = _pad_id(lesson)
-    return model
-
-
-def logits_of(model: Any, inputs: dict[str, list[Any]], pad_id: int, *, batch_size: int = 32) -> Any:
-    """In order; batches are of rows alike in length."""
-    lengths = [len(ids) for ids in inputs["input_ids"]]
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    collate, found = Padding(pad_id), {}
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
-    with torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = collate([{name: values[row] for name, values in inputs.items()} for row in rows])
-            logits = model(**{name: value.to(device) for name, value in batch.items()}).logits.float().cpu().numpy()
-            found |= dict(zip(rows, logits, strict=True))
-    model.train(was_training)
-    return (
-        [found[row] for row in range(len(order))]
-        if logits.ndim == 3
-        else np.stack([found[row] for row in range(len(order))])
-    )
-
-
-def write_checked(model: Any, lesson: Lesson, folder: Path, inputs: dict[str, list[Any]], logits: Any) -> None:
-    """Write a model and its tokenizer, and see whether it answers the first rows as it does in memory."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model.eval().save_pretrained(folder)
-    copy_tokenizer(lesson.base.tokenizer, folder)
-    some = {name: values[: len(logits)] for name, values in inputs.items()}
-    with opening(f"The model in {folder}"):
-        afresh = type(model).from_pretrained(folder.absolute(), dtype=torch.float32, local_files_only=True)
-    again = logits_of(afresh, some, _pad_id(lesson))
-    apart = max(float(np.abs(ours - theirs).max()) for ours, theirs in zip(again, logits, strict=True))
-    if not apart <= TOLERANCE * max(1.0, max(float(np.abs(row).max()) for row in logits)):
-        raise InvariantBroken(
-            f"The model that was written does not answer as the one that was trained: logits differ by {apart:.4g}. "
-            "No folder is left. Try another method.type, and report this with the base's name."
-        )
-
-
-class Padding:
-    """Rows of tokens as one batch: as wide as its longest."""
-
-    def __init__(self, pad_id: int, *, label_pad: int | None = None) -> None:
-        self._pad_id, self._label_pad = pad_id, label_pad
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        width = max(len(row["input_ids"]) for row in rows)
-        batch = {"attention_mask": _padded([[1] * len(row["input_ids"]) for row in rows], width, 0)}
-        for name in rows[0]:
-            values = [row[name] for row in rows]
-            if name == "labels" and self._label_pad is None:
-                batch[name] = torch.as_tensor(np.stack(values))
-            else:
-                pad = {"input_ids": self._pad_id, "labels": self._label_pad or 0}.get(name, 0)
-                batch[name] = _padded(values, width, pad)
-        return batch
-
-
-def stacked(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    return {name: torch.as_tensor(np.stack([row[name] for row in rows])) for name in rows[0]}
-
-
-def _padded(rows: list[Any], width: int, pad: int) -> torch.Tensor:
-    return torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], dtype=torch.long)
-
-
-def _pad_id(lesson: Lesson) -> int:
-    return lesson.base.config.get_text_config().pad_token_id or 0
 
 
 def _kind_of_base(config: Any) -> Kind:
