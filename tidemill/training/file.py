@@ -18,6 +18,7 @@ from tidemill.places import placed
 
 Method = Literal["full", "head", "lora"]
 Task = Literal["text-classification", "token-classification", "sentence-similarity", "text-generation"]
+CLASSIFICATIONS = ("text-classification", "token-classification")
 Kind = Literal["auto", "single_label", "multi_label", "regression"]
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, lt=10)]
@@ -36,8 +37,9 @@ class Data(Dataset):
     """Whose rows `sql` asks for: pipeline files, or lakes' catalogs. Of several, the rows follow each other."""
     allow: Names = []
     """Folders whose files `sql` may read, such as those with the texts that a lake does not keep."""
-    label: str | None = "label"
-    """The column of what is to be learned: a label, a list of labels, a number, tags of words, or the text to write."""
+    label: str | None = None
+    """The column of what is to be learned: a label, a list of labels, a number, tags of words, or the text to write.
+    `label` of classifications; pairs and texts do without."""
     negative: str | None = None
     """Of sentence embeddings, the column of texts that are unlike: with `text_pair`, rows are triplets."""
     labels: dict[str, str] = {}
@@ -161,12 +163,18 @@ def load_training(path: str | Path, overrides: Overrides = ()) -> TrainingFile:
     raw = read_file(path, overrides)
     _place_lists(raw, Path(path).parent)
     try:
-        found = TrainingFile.model_validate(raw, context=SETTLED)
+        found = _with_label(TrainingFile.model_validate(raw, context=SETTLED))
     except ValidationError as e:
         raise ConfigError("\n".join(f"{path}: {line}" for line in explain(e, of=TrainingFile))) from e
     if problem := _problem_of_data(found.data) or _problem_of_base(found.base) or _problem_of_task(found):
         raise ConfigError(f"{path}: {problem}")
     return found
+
+
+def _with_label(file: TrainingFile) -> TrainingFile:
+    if file.data.label is not None or file.task not in CLASSIFICATIONS:
+        return file
+    return file.model_copy(update={"data": file.data.model_copy(update={"label": "label"})})
 
 
 def _place_lists(raw: dict[str, Any], folder: Path) -> None:
@@ -213,8 +221,8 @@ def _problem_of_task(file: TrainingFile) -> str | None:
         return f'data.text_pair gives a row two texts, and task = "{task}" reads one. Remove it.'
     if data.negative and task != "sentence-similarity":
         return 'data.negative is of task = "sentence-similarity". Remove it.'
-    if data.label is None and task in ("text-classification", "token-classification"):
-        return f'task = "{task}" learns labels. Set data.label to their column.'
+    if task == "sentence-similarity" and method == "lora":
+        return 'method.type = "lora" is not of task = "sentence-similarity". Set it to "full".'
     if file.kind != "auto" and task != "text-classification":
         return f'kind is of task = "text-classification", and not of "{task}". Remove it.'
     return None

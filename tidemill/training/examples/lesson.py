@@ -33,7 +33,7 @@ def make_lesson(
     apart = _split(file, table, texts, drop_duplicates=drop_duplicates)
     _refuse_few(apart, examples, num_null)
     train, held_out = (_rows(file, table, texts, indices) for indices in (apart.train, apart.held_out))
-    kind = table.schema.field(file.data.label).type if file.data.label in table.column_names else pa.null()
+    kind = table.schema.field(file.data.label).type if file.data.label else pa.null()
     lesson = Lesson(file, base, train, held_out, kind, work, tell)
     facts = {
         "train": len(train),
@@ -52,7 +52,7 @@ def make_lesson(
 def _without_nulls(file: TrainingFile, table: pa.Table) -> tuple[pa.Table, int]:
     """Rows that have a text and something to be learned."""
     data = file.data
-    needed = [*data.text, *data.text_pair, *filter(None, (data.label if _has_label(file) else None, data.negative))]
+    needed = [*data.text, *data.text_pair, *filter(None, (data.label, data.negative))]
     for name in needed:
         column_of(table, name, "data.label" if name == data.label else "data.text")
     sound = table.drop_null() if set(needed) == set(table.column_names) else _dropped(table, needed)
@@ -71,13 +71,6 @@ def _dropped(table: pa.Table, needed: Sequence[str]) -> pa.Table:
     for name in needed[1:]:
         keep = pc.and_(keep, pc.is_valid(table[name]))
     return table.filter(keep)
-
-
-def _has_label(file: TrainingFile) -> bool:
-    """Pairs and plain texts to go on with may do without."""
-    if file.task in ("text-classification", "token-classification"):
-        return True
-    return file.data.label is not None and "label" in file.data.model_fields_set
 
 
 def _texts(file: TrainingFile, table: pa.Table) -> list[Any]:
@@ -123,16 +116,16 @@ def _rows(file: TrainingFile, table: pa.Table, texts: list[Any], indices: list[i
         texts=[texts[i] for i in indices],
         pairs=texts_of(rows, data.text_pair, data.text_separator) if data.text_pair else None,  # type: ignore[arg-type]
         negatives=column_of(rows, data.negative, "data.negative") if data.negative else None,
-        labels=column_of(rows, data.label or "", "data.label") if _has_label(file) else [],
+        labels=column_of(rows, data.label, "data.label") if data.label else [],
         slices={name: column_of(rows, name, "data.slices") for name in data.slices},
     )
 
 
 def _contradictions(file: TrainingFile, table: pa.Table, texts: Sequence[Any]) -> dict[str, Any]:
     """How many texts have two labels, and which rows those of the first ones are."""
-    if not _has_label(file) or file.task in ("sentence-similarity", "text-generation"):
+    if not file.data.label or file.task in ("sentence-similarity", "text-generation"):
         return {"texts": 0, "rows": []}
-    labels = column_of(table, file.data.label or "", "data.label")
+    labels = column_of(table, file.data.label, "data.label")
     found = contradictions(_plain(texts), labels)
     keys = [source for source, _ in file.data.kept[: len(file.data.key)]]
     return {"texts": len(found), "rows": [[_row(table, keys, i, labels) for i in pair] for pair in found[:3]]}

@@ -66,7 +66,11 @@ def _of_dataset(file: TrainingFile) -> Examples:
     names = list(file.data.columns_read)
     pipeline = _pipeline_of(file, names)
     dataset = open_dataset(pipeline, JoinedText((), ""))
-    _, columns = settle_columns(pipeline, None, dataset, None, None)  # type: ignore[arg-type]
+    try:
+        _, columns = settle_columns(pipeline, None, dataset, None, None)  # type: ignore[arg-type]
+    except SchemaError as e:
+        # A pipeline is what reads, and a training file what is read.
+        raise SchemaError(str(e).replace("dataset.key or dataset.keep", "the section [data]")) from e
     dataset.use(columns)
     parts, num_unreadable = [], 0
     for source in dataset.files:

@@ -80,9 +80,8 @@ class Classification:
     def _both_features(self) -> tuple[Any, Any]:
         train, held_out = self._lesson.train, self._lesson.held_out
         pairs = None if train.pairs is None else [*train.pairs, *(held_out.pairs or [])]
-        found = features_of(
-            self.model, self._lesson.base, [*train.texts, *held_out.texts], pairs, self._lesson.work, self._lesson.tell
-        )
+        texts = [*train.texts, *held_out.texts]
+        found = features_of(self.model, self._lesson.base, texts, pairs, self._lesson.work, self._lesson.tell)
         return found[: len(train)], found[len(train) :]
 
     def trainer(self, arguments: Any) -> Any:

@@ -12,8 +12,9 @@ from typing import Any
 
 import datasets
 import numpy as np
-import sentence_transformers
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.evaluation import SentenceEvaluator
+from sentence_transformers.losses import CosineSimilarityLoss, MultipleNegativesRankingLoss
 from sentence_transformers.training_args import BatchSamplers
 
 from tidemill.checkpoints.files import matching, refuse_weights
@@ -45,7 +46,7 @@ class EmbeddingLearner:
         self.best_by = "spearman" if self._has_scores else "accuracy"
         # Another row's second text counts as wrong: none may be the same as one's own.
         sampler = BatchSamplers.BATCH_SAMPLER if self._has_scores else BatchSamplers.NO_DUPLICATES
-        self.arguments: dict[str, Any] = {"batch_sampler": sampler}
+        self.arguments: dict[str, Any] = {"batch_sampler": sampler, "label_names": None}
         self.model: Any = None
 
     @property
@@ -66,11 +67,11 @@ class EmbeddingLearner:
             self.model = SentenceTransformer(
                 str(folder.absolute()), device=None, model_kwargs={"dtype": "float32"}, local_files_only=True
             )
+        self.model.model_card_data.generate_widget_examples = False  # Nobody reads them, and they are computed.
         self.model.max_seq_length = min(self.model.max_seq_length or 512, self._lesson.base.max_length)
 
     def trainer(self, arguments: Any) -> Any:
-        losses = sentence_transformers.losses
-        loss = losses.CosineSimilarityLoss if self._has_scores else losses.MultipleNegativesRankingLoss
+        loss = CosineSimilarityLoss if self._has_scores else MultipleNegativesRankingLoss
         return CarefulSentenceTrainer(
             model=self.model,
             args=arguments,
@@ -124,7 +125,7 @@ class EmbeddingLearner:
             raise InvariantBroken(f"The model that was written gives other vectors than in memory: by {apart:.4g}.")
 
 
-class _Evaluator(sentence_transformers.evaluation.SentenceEvaluator):  # type: ignore[misc]
+class _Evaluator(SentenceEvaluator):
     def __init__(self, learner: EmbeddingLearner) -> None:
         super().__init__()
         self._learner = learner

@@ -86,7 +86,11 @@ def with_adapters(model: Any, method: MethodSection, task_type: str) -> Any:
     """With small matrices beside the model's own, which learn while those stay (LoRA); a head learns as a whole."""
     from peft import LoraConfig, TaskType, get_peft_model
 
-    whole = [name for name, _ in model.named_children() if name != model.base_model_prefix]
+    whole = [
+        name
+        for name, child in model.named_children()
+        if name != model.base_model_prefix and any(True for _ in child.parameters())
+    ]
     is_language_model = task_type == "CAUSAL_LM"
     facts: dict[str, Any] = {} if is_language_model else {"modules_to_save": whole}
     config = LoraConfig(
