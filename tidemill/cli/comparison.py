@@ -9,6 +9,7 @@ from tidemill.cli import render
 from tidemill.cli.cells import cell
 from tidemill.cli.side_by_side import side_by_side
 from tidemill.cli.table import terminal_width
+from tidemill.errors import counted
 
 MAX_LINES = 20
 
@@ -38,6 +39,9 @@ def comparison(report: Facts) -> str:
         lines += [line for group, name, facts in _columns(report) for line in TOLD[group][0](name, facts)]
     if "truth" in report:
         lines += truth_lines(report)
+    if marked := report["marks"]["rows"]:
+        right = (f"{count:,} ({count / marked:.2%})" for count in report["marks"]["right"].values())
+        lines.append(f"  right of {counted(marked, 'marked row')}: {' against '.join(right)}")
     if report["slices"]:
         lines += ["", *_slices(report)]
     if report["examples"]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli import backfill, bench, housekeeping, operate, sql, start, train, versions  # noqa: F401
+from tidemill.cli import backfill, bench, housekeeping, marking, operate, report, sql, start, train, versions  # noqa: F401
 from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, command, load, print_facts, say
 from tidemill.cli.help import EVERYDAY
 from tidemill.errors import counted

@@ -23,6 +23,7 @@ from tidemill.config.sections import (
     Lake,
     Limits,
     Model,
+    Report,
     Schedule,
     StageSchedule,
     Store,
@@ -50,6 +51,7 @@ class Pipeline(Section):
     alerts: Alerts = Alerts()
     lake: Lake = Field(default_factory=Lake)
     store: Store = Field(default_factory=Store)
+    report: Report = Report()
     limits: Limits = Limits()
     cost: Cost = Cost()
 
@@ -98,6 +100,11 @@ def pipeline_of(raw: dict[str, Any], where: str) -> Pipeline:
     if "__" in pipeline.name:
         raise ConfigError(
             f"{where}: name = {pipeline.name!r} holds '__', which separates a table's name from its version."
+        )
+    if pipeline.name.endswith("_marks"):
+        raise ConfigError(
+            f"{where}: name = {pipeline.name!r} ends with '_marks', by which a lake names the marks of a pipeline. "
+            "Give it another name."
         )
     if problem := _problem_of_pairs(pipeline) or _problem_of_served(pipeline):
         raise ConfigError(f"{where}: {problem}")
@@ -228,6 +235,7 @@ __all__ = [
     "LongText",
     "Model",
     "Pipeline",
+    "Report",
     "Schedule",
     "Section",
     "Stage",

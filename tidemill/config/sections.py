@@ -267,6 +267,16 @@ class Alerts(Section):
     """What is worth an alert."""
 
 
+class Report(Section):
+    truth: str | None = Field(default=None, min_length=1)
+    """An SQL expression over the table's columns that gives the label a row should have; NULL where nobody knows. Of a
+    boolean, true means `positive`. Such as `"rating > 0"`."""
+    positive: str | None = None
+    """The label that a boolean `truth` means by true; the one of the model's highest id if not given."""
+    path: Address | None = None
+    """Where each scheduled run writes the report: a file such as `reviews.html`, or an address such as S3's."""
+
+
 class Lake(Section):
     catalog: Annotated[str, AfterValidator(settled_catalog)] = Field(default_factory=default_catalog)
     """`sqlite:FILE`; where several machines write, `postgres:host=... dbname=...` or a `postgresql://` address."""

@@ -14,6 +14,7 @@ from tidemill.errors import ConfigError
 from tidemill.lake import Cursor, Lake, ResultTable
 from tidemill.lake.ledger import PATHS_OF_SHARDS
 from tidemill.lake.pipelines import load_spec
+from tidemill.lake.records.marks import MARKED
 from tidemill.lake.tables import TEXT_HASH, existing_columns, identifier
 from tidemill.models.comparing import Comparison, Labels, Lists, Maps, Pair, Scores, Texts, Vectors, comparison_of
 from tidemill.models.tasks import MODEL_TASKS
@@ -23,6 +24,9 @@ from tidemill.results.promotion import existing_state, find_version, load_table,
 
 GROUPS = tuple(kind.group for kind in (Labels, Texts, Scores, Lists, Vectors, Maps))
 """What a report has in any case, empty where there is nothing of the kind."""
+
+LABEL = "label"
+"""The result column that a mark says the right value of."""
 
 Compared = tuple[Comparison, Pair]
 
@@ -119,6 +123,7 @@ def compare_versions(
         },
         **overall,
         **judged,
+        "marks": _marks(cursor, a, shared),
         "examples": _examples(cursor, a, shared, num_examples),
         "by": by,
         "slices": list(_measure(cursor, shared, by)) if by else [],
@@ -201,6 +206,20 @@ def _measure(cursor: Cursor, shared: Shared, by: str | None = None) -> Iterator[
             facts = comparison.facts([next(left) for _ in some], num_rows)
             measured.setdefault(comparison.group, {})[pair.name] = facts
         yield {"value": found, **measured} if by else measured
+
+
+def _marks(cursor: Cursor, a: ResultTable, shared: Shared) -> dict[str, Any]:
+    """Of the rows that people marked, how many each version's label is right of."""
+    label = next((pair for comparison, pair in shared.columns if pair.name == LABEL), None)
+    if label is None:
+        return {"rows": 0, "right": {}}
+    sides = [f"count(*) FILTER ({side} = mark)" for side in (label.first, label.second)]
+    num_rows, *right = cursor.execute(
+        f"SELECT count(*), {', '.join(sides)} FROM pairs "
+        f"JOIN ({MARKED}) m ON m.shard_id = _shard_id AND m.row_number = _row_number",
+        [a.pipeline],
+    ).fetchall()[0]
+    return {"rows": num_rows, "right": dict(zip(("first", "second"), right, strict=True))}
 
 
 def _examples(cursor: Cursor, a: ResultTable, shared: Shared, num_examples: int) -> list[dict[str, Any]]:

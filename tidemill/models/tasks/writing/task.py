@@ -35,6 +35,7 @@ BETWEEN_WINDOWS = "\n"
 class WritingTask(ModelTask):
     """An answer is what the model wrote: its ids, and why it ended there."""
 
+    family = "texts"
     writes = True
     reads_files = (GENERATION_CONFIG,)
     comparisons = OF_WRITTEN
