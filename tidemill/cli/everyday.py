@@ -18,6 +18,7 @@ from tidemill.cli import (  # noqa: F401
     serving,
     sql,
     start,
+    train,
     versions,
 )
 from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, command, load, print_facts, say

@@ -13,9 +13,10 @@ from tidemill.errors import ConfigError
 from tidemill.lake import Cursor, Lake, ResultTable
 from tidemill.lake.ledger import PATHS_OF_SHARDS
 from tidemill.lake.records.marks import MARKED
-from tidemill.lake.tables import identifier
+from tidemill.lake.tables import TEXT_HASH, existing_columns, identifier
 from tidemill.models.comparing import Labels, Lists, Maps, Scores, Texts, Vectors
 from tidemill.reports.pairs import Shared, TwoVersions, different_pairs, pairs_query
+from tidemill.reports.truth import held_against
 
 GROUPS = tuple(kind.group for kind in (Labels, Texts, Scores, Lists, Vectors, Maps))
 """What a report has in any case, empty where there is nothing of the kind."""
@@ -25,17 +26,25 @@ LABEL = "label"
 
 
 def compare_versions(
-    lake: Lake, pipeline: str, first: str, second: str, *, by: str | None = None, num_examples: int = 5
+    lake: Lake,
+    pipeline: str,
+    first: str,
+    second: str,
+    *,
+    by: str | None = None,
+    num_examples: int = 5,
+    truth: str | None = None,
 ) -> dict[str, Any]:
     """Hold the second version against the first, over the rows that both have, in one snapshot.
 
     Each result column is compared as its model task says, or else by its type.
     Examples are rows whose answers are different ones; where there are only
     numbers, those that drifted most. Slices come with the least agreement first.
+    `truth` is SQL that says of rows what is right: see `reports.truth`.
 
     Raises:
         LakeError: there is no such pipeline or version.
-        ConfigError: `by` is not a key or kept column.
+        InputError: `by` is not a key or kept column, or `truth` cannot be held against the labels.
     """
     cursor = lake.cursor()
     cursor.execute("BEGIN")
@@ -46,12 +55,14 @@ def compare_versions(
             f"--by {by} is not a key or kept column of {pipeline}. Known: {', '.join(shared.kept) or 'none'}. "
             "Name the column in dataset.keep, and `tidemill run` puts it beside the predictions."
         )
+    text_hash = f"a.{TEXT_HASH}" if TEXT_HASH in dict(existing_columns(cursor, a.name)) else "NULL::UUID"
     # A view of this connection alone.
-    cursor.execute(f"CREATE OR REPLACE TEMP VIEW pairs AS {pairs_query(a, b, shared)}")
+    cursor.execute(f"CREATE OR REPLACE TEMP VIEW pairs AS {pairs_query(a, b, shared, text_hash=text_hash)}")
     overall = next(_measure(cursor, shared))
     for comparison, pair in shared.columns:
         overall[comparison.group][pair.name] |= comparison.details(cursor, pair)
     num_compared = overall.pop("rows")
+    judged = {} if truth is None else {"truth": _judged(cursor, versions, truth, by)}
     report = {
         "pipeline": pipeline,
         "versions": [a.version, b.version],
@@ -62,6 +73,7 @@ def compare_versions(
             "only_in": {table.version: _num_rows(cursor, table) - num_compared for table in (a, b)},
         },
         **overall,
+        **judged,
         "marks": _marks(cursor, a, shared),
         "examples": _examples(cursor, a, shared, num_examples),
         "by": by,
@@ -70,6 +82,18 @@ def compare_versions(
     }
     cursor.execute("ROLLBACK")
     return report
+
+
+def _judged(cursor: Cursor, versions: TwoVersions, truth: str, by: str | None) -> dict[str, Any]:
+    shared = versions.shared
+    labels = [pair for comparison, pair in shared.columns if isinstance(comparison, Labels)]
+    if not labels:
+        raise ConfigError("--truth is held against labels, and these versions have none in common. Leave it out.")
+    found = held_against(cursor, truth, labels[0], shared.kept, [spec.model for spec in versions.specs], by)
+    names = [versions.a.version, versions.b.version]
+    for part in (found, *found.get("slices", [])):
+        part |= {name: dict(zip(names, part[name], strict=True)) for name in ("accuracy", "f1")}
+    return found
 
 
 def _measure(cursor: Cursor, shared: Shared, by: str | None = None) -> Iterator[dict[str, Any]]:
