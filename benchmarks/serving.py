@@ -44,11 +44,14 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--rows", type=int, default=2_000)
     asked.add_argument("--seconds", type=float, default=15.0)
-    asked.add_argument("--writer", type=Path, default=None, help="a model that writes, with a chat template")
+    asked.add_argument(
+        "--writer", type=Path, default=None, help="a model that writes, with a chat template; alone with --rows 0"
+    )
     given = asked.parse_args()
     print(this_machine())
     with tempfile.TemporaryDirectory(prefix="tidemill-serving-") as folder:
-        of_rows(Path(folder), given.rows, given.seconds)
+        if given.rows:
+            of_rows(Path(folder), given.rows, given.seconds)
         if given.writer is not None:
             of_chats(Path(folder), given.writer, given.seconds)
 

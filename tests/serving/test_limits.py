@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -212,4 +213,4 @@ def test_tokenizers_leave_the_cpus_that_there_are_to_the_model(monkeypatch, cpus
 
     running.share_cpus()
 
-    assert running.os.environ.pop("RAYON_NUM_THREADS") == threads
+    assert os.environ.pop("RAYON_NUM_THREADS") == threads

@@ -47,6 +47,8 @@ class Form:
 
     preparer: Preparer
     runner: ModelRunner
+    reads_again: bool = False
+    """Whether what was written of a text's windows is read in rounds, until one answer is left."""
 
 
 class Call:
@@ -58,7 +60,7 @@ class Call:
         self.tokens: pa.Table | None = None
         """What the preparer made of the rows."""
         self.num_rows: int = rows.num_rows
-        self.row_weight = max(1.0, rows.nbytes / ROW_BYTES / max(1, rows.num_rows))
+        self.row_weight: float = max(1.0, rows.nbytes / ROW_BYTES / max(1, rows.num_rows))
         self.arrived = time.monotonic()
         self.done: Future[list[Record]] = Future()
         self._answers: list[Record | None] = [None] * self.num_rows

@@ -129,10 +129,19 @@ class WritingTask(ModelTask):
         self._tokenizer = folder, trust_remote_code
 
     def open_engine(self, folder: str | Path, *, load: Load, inference: Inference) -> Engine:
+        tokenizer, settings = self._ends_by
+        return open_writer(folder, load=load, settings=settings, inference=inference, tokenizer=tokenizer)
+
+    def engine_beside(self, engine: Any) -> Engine:
+        beside: Engine = engine.under(self._ends_by[1])
+        return beside
+
+    @property
+    def _ends_by(self) -> tuple[str | Path, Settings]:
+        """The tokenizer that reads what ends an answer, and the settings as an engine needs them."""
         assert self._tokenizer is not None, "what ends an answer is read by a tokenizer that somebody names"
         tokenizer, trust_remote_code = self._tokenizer
-        settings = replace(self.settings, trust_remote_code=trust_remote_code)
-        return open_writer(folder, load=load, settings=settings, inference=inference, tokenizer=tokenizer)
+        return tokenizer, replace(self.settings, trust_remote_code=trust_remote_code)
 
     def num_new_tokens(self, answers: pa.Array) -> int | None:
         total: int | None = pc.sum(answers.field("num_new_tokens")).as_py()
