@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from tidemill.serving.answering.calls import Call
+
+ALIKE = 0.75
+"""Of a batch's width, a row that is narrower is computed as padding for more than a quarter."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +26,9 @@ class Waiting:
 class Line:
     """One thread at a time. `budget` is asked when a batch is made: memory may have lowered it."""
 
-    def __init__(self, budget: Callable[[], int]) -> None:
-        self._budget = budget
+    def __init__(self, budget: Callable[[], int], *, worthwhile: float = math.inf) -> None:
+        """`worthwhile` tokens keep the engine as busy as more would; infinite where nothing is padded."""
+        self._budget, self._worthwhile = budget, worthwhile
         self._rows: list[Waiting] = []
         self._num_tokens = 0
         self.weight = 0.0
@@ -52,7 +57,8 @@ class Line:
     def take(self) -> list[Waiting]:
         """One batch: the oldest row, the next shorter ones, and where these leave room, longer ones.
 
-        A row that alone is more than the budget is a batch by itself.
+        A row that alone is more than the budget is a batch by itself. Once a batch has `worthwhile` tokens, none joins
+        that is much shorter, or would make it much wider: where padding is computed, two batches take less time.
         """
         self.drop()
         if not self._rows:
@@ -65,6 +71,8 @@ class Line:
             wider = max(width, row.width)
             if (num_items + row.num_items) * wider > budget:
                 break
+            if num_items * width >= self._worthwhile and min(width, row.width) < ALIKE * wider:
+                continue
             batch.append(row)
             num_items, width = num_items + row.num_items, wider
         self._leave(batch)

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from tidemill.errors import RunFailed, Stopped, first_line
 from tidemill.inference.rounds import predict_in_rounds
+from tidemill.inference.runner import ModelRunner
 from tidemill.inference.work import Predictions, Stats
 from tidemill.running.stages import with_texts
 from tidemill.serving.answering.calls import Busy, Call, Closing, Form, Record
@@ -30,6 +31,8 @@ MOST_CALLS_WRITTEN = 32
 """Calls whose answers a model writes side by side."""
 MOST_SECONDS = 600
 """After which a client that is refused may come again, at most."""
+WORTHWHILE_TOKENS = 256
+"""Of a batch on a CPU: with as many, what a batch takes beside its tokens is little."""
 STUCK_SECONDS = 60.0
 """So long nothing may move while rows wait, before the service says that it is not ready."""
 
@@ -55,7 +58,9 @@ class Workers:
         self.version, self._limits, self._watcher, self._known = version, limits, watcher, known
         self._changed = threading.Condition()
         self._arrived: deque[Call] = deque()
-        self._line = Line(partial(getattr, version.runner, "token_budget"))
+        self._line = Line(
+            partial(getattr, version.runner, "token_budget"), worthwhile=_worthwhile_tokens(version.runner)
+        )
         self._num_tokenizing = self._num_computing = 0
         self._is_closing = False
         self._moved = time.monotonic()
@@ -255,6 +260,12 @@ class Workers:
     def _note_rate(self, num_rows: int, seconds: float) -> None:
         rate = num_rows / max(seconds, 1e-6) * max(1, self._num_computing + 1)
         self._rate = rate if not self._rate else 0.8 * self._rate + 0.2 * rate
+
+
+def _worthwhile_tokens(runner: ModelRunner) -> float:
+    """A CPU takes as long for a token of a small batch as of a large one; a GPU is idle in a small one."""
+    engine = runner.engine
+    return WORTHWHILE_TOKENS if engine.pads and str(engine.facts()["device"]) == "cpu" else math.inf
 
 
 class _Watch:
