@@ -61,7 +61,18 @@ def make_app(
     app.add_exception_handler(HTTPException, _not_there)
     app.add_exception_handler(Exception, _broken)
     metrics.show(pipelines)
-    return Gate(app, token=token, hosts=hosts, observe=metrics.observe, is_ending=is_ending)
+
+    def seconds_until_room() -> int:
+        return min((pipeline.workers.seconds_until_room() for pipeline in pipelines.values()), default=0)
+
+    return Gate(
+        app,
+        token=token,
+        hosts=hosts,
+        observe=metrics.observe,
+        is_ending=is_ending,
+        seconds_until_room=seconds_until_room,
+    )
 
 
 async def _refused(request: Request, error: Any) -> Response:

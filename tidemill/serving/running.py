@@ -23,6 +23,8 @@ from tidemill.serving.answering.limits import Limits
 NEEDED = ("fastapi", "httptools", "prometheus_client", "uvicorn")
 TOKEN = "TIDEMILL_TOKEN"
 BACKLOG = 2_048
+KEEP_ALIVE_SECONDS = 75
+"""Longer than proxies keep a connection that is idle: who sends on one that the other has closed has lost a request."""
 SAME_MOMENT_SECONDS = 0.5
 """Whoever is asked by a group of processes may be asked twice in it."""
 
@@ -169,6 +171,7 @@ def _server(limits: Limits) -> Any:
             log_level="error",
             server_header=False,
             proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=int(limits.stop_seconds),
         )
     )

@@ -21,6 +21,7 @@ Record = dict[str, Any]
 ERROR = "error"
 ROW_BYTES = 8_192
 """A row of more text counts as several where rows wait: so many rows that wait are so much memory."""
+BUSY = "As many rows wait as may (--queue). Try again in {seconds} s."
 Told = Callable[[list[int]], None]
 """Given all ids that a model has written of a row so far."""
 
@@ -31,7 +32,7 @@ class Busy(TidemillError):
     retryable = True
 
     def __init__(self, seconds: int) -> None:
-        super().__init__(f"As many rows wait as may (--queue). Try again in {seconds} s.")
+        super().__init__(BUSY.format(seconds=seconds))
         self.seconds = seconds
 
 

@@ -84,6 +84,14 @@ class Workers:
         """Rows that are neither answered nor in the model."""
         return sum(call.num_rows for call in self._arrived) + len(self._line)
 
+    def seconds_until_room(self) -> int:
+        """After which a row more may wait; 0 where it may now."""
+        if self._line.weight < self._limits.queue_rows:
+            return 0
+        with self._changed:
+            self._line.drop()
+            return 0 if self._line.weight < self._limits.queue_rows else self._seconds_of_waiting()
+
     def is_stuck(self, now: float) -> bool:
         """Whether work waits and nothing moves."""
         with self._changed:
@@ -129,9 +137,14 @@ class Workers:
         """
         if self._is_full_with(call):
             self._line.drop()
+        seconds = self._seconds_of_waiting()
+        if self._is_full_with(call) or (self._rate and seconds > call.deadline - time.monotonic() + 1):
+            raise Busy(seconds)
+
+    def _seconds_of_waiting(self) -> int:
+        """How long the rows that wait now will take, by the rate of the last batches; at least a second."""
         seconds = self.num_waiting / self._rate if self._rate else 0.0
-        if self._is_full_with(call) or seconds > call.deadline - time.monotonic():
-            raise Busy(max(1, min(MOST_SECONDS, math.ceil(seconds))))
+        return max(1, min(MOST_SECONDS, math.ceil(seconds)))
 
     def _is_full_with(self, call: Call) -> bool:
         weight = self._line.weight + sum(each.num_rows * each.row_weight for each in self._arrived)
