@@ -59,6 +59,10 @@ class Process:
         self._process = _context.Process(target=_call, args=(self._answers, call, args), daemon=True)
         self._process.start()
 
+    @property
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
     def kill(self) -> bool:
         """SIGKILL; whether the process was still running."""
         running = self._process.is_alive()
