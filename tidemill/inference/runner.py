@@ -37,6 +37,7 @@ from tidemill.inference.exact import ExactEngine, is_exact
 from tidemill.inference.work import Every, Predictions, Work
 from tidemill.models.tasks import ModelTask, find_task
 from tidemill.models.tasks import task_options as options_of
+from tidemill.models.tasks.writing.task import WritingTask
 from tidemill.progress import StageProgress
 
 if TYPE_CHECKING:
