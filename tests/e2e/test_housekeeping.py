@@ -16,6 +16,7 @@ from tidemill.config import Pipeline
 from tidemill.lake import Lake
 from tidemill.lake.ducklake.connection import CATALOG
 from tidemill.results.retirement import remove_shards
+from tidemill.storage.conversions import conversion_folder, keep_conversion
 from tidemill.upkeep.housekeeping import DAY_SECONDS, collect_garbage, has_done_something
 
 ORPHAN = "ducklake-00000000-0000-7000-8000-000000000000.parquet"

@@ -16,7 +16,7 @@ from tidemill.cli.backfill import show_plan
 from tidemill.cli.comparison import comparison
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, CostReached
-from tidemill.inference import runner
+from tidemill.inference import opening, runner
 from tidemill.inference.written import keep_written
 from tidemill.lake import Lake
 from tidemill.models.tasks import MODEL_TASKS
@@ -128,6 +128,7 @@ def test_texts_are_made_again_of_what_was_written_and_the_model_writes_only_what
     run(pipeline)
     before = table_of(pipeline)
     monkeypatch.setitem(MODEL_TASKS, "toy-writer", LouderWriter)
+    monkeypatch.setattr(opening, "_loaded", {})
     (gone, *_) = sorted(Path(folder, "store", "written").iterdir())
     gone.unlink()
     selection = Selection(decode_again=True)

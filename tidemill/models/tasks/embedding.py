@@ -53,6 +53,7 @@ class Embedding(ModelTask):
     """An answer is an item's vector. Those of a row's windows become one as scores do, of length one if theirs is."""
 
     Options = EmbeddingOptions
+    options_of_texts = frozenset({"prompt", "prompt_name"})
     prompt: str = ""
     max_length: int | None = None
     """Of a text, where the model's folder says."""
