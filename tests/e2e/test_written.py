@@ -197,6 +197,19 @@ def test_a_run_that_reaches_its_cost_in_mid_shard_goes_on_where_it_was(folder, m
     assert problems_of(pipeline) == []
 
 
+def test_what_is_computed_is_shown_though_a_run_with_other_options_was_stopped_before_it_had_a_row(folder, monkeypatch):
+    def reach(limit: CostLimit) -> None:
+        raise CostReached("no more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CostLimit, "check_spent", reach)
+        assert run(writer(folder), max_cost=1000.0).num_shards == 0
+    other = writer(folder, model={"options": {"word": "other"}})
+    assert run(other).num_rows == 3 * NUM_ROWS
+    shown = query(other.lake, "SELECT count(*), bool_and(text LIKE 'other%') FROM reviews")
+    assert shown == [(3 * NUM_ROWS, True)]
+
+
 def test_what_is_written_is_kept_while_it_is_written(folder, monkeypatch):
     monkeypatch.setattr(runner, "KEPT_SECONDS", 0.0)
     kept: list[bool] = []

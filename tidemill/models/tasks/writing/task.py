@@ -208,7 +208,9 @@ class WritingTask(ModelTask):
     def _decode(self, ids: Sequence[int]) -> str:
         if self.is_served:
             return bytes(ids).decode(errors="replace")
-        text: str = self._decoder.decode(ids, skip_special_tokens=True)
+        # What has a form is read as it was written: a blank that is taken out makes another choice, or other JSON.
+        how = {} if self.form is None else {"clean_up_tokenization_spaces": False}
+        text: str = self._decoder.decode(ids, skip_special_tokens=True, **how)
         return text
 
     @functools.cached_property
