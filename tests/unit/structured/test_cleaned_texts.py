@@ -19,7 +19,7 @@ CHOICES = ["yes , of course", "no ."]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     PreTrainedTokenizerFast(
-        tokenizer_object=ALL["bytes"](), eos_token=END, clean_up_tokenization_spaces=True
+        tokenizer_object=ALL["pieces"](), eos_token=END, clean_up_tokenization_spaces=True
     ).save_pretrained(tmp_path)
     return tmp_path
 
