@@ -25,8 +25,8 @@ from tidemill.planning.cost_limit import CostLimit
 from tidemill.planning.plan import make_plan
 from tidemill.reports.compare import compare_versions
 from tidemill.reports.status import pipeline_status
-from tidemill.running import stages
 from tidemill.running.backfill_run import BackfillRun
+from tidemill.running.stages import predicting
 from tidemill.storage.store import Store
 from tidemill.upkeep.forget import forget
 
@@ -218,7 +218,7 @@ def test_what_is_written_is_kept_while_it_is_written(folder, monkeypatch):
         kept.append(rows is not None)
         keep_written(*args, rows=rows)
 
-    monkeypatch.setattr(stages, "keep_written", keep)
+    monkeypatch.setattr(predicting, "keep_written", keep)
     run(writer(folder, **ROW_BY_ROW))
     assert kept.count(True) > kept.count(False) == 3
 

@@ -44,7 +44,7 @@ from tidemill.running.in_flight import InFlight
 from tidemill.running.kept import rewrite_kept
 from tidemill.running.recording import Outcomes, Recording, RunResult
 from tidemill.running.stages import Reading
-from tidemill.running.workspace import Workspace, predictions_file
+from tidemill.running.stages.workspace import Workspace, predictions_file
 from tidemill.shards import small_together
 from tidemill.sources.dataset import Dataset, named
 from tidemill.storage.store import Store
