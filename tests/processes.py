@@ -42,6 +42,7 @@ _context.set_forkserver_preload(
         "transformers.models.bert.modeling_bert",
         "tests.pipelines",
         *modules_without_prefect(),
+        "tests.frozen",
     ]
 )
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import Items
+from tidemill.engines import Answer
 from tidemill.progress import StageProgress
 
 
@@ -133,6 +134,8 @@ class Work:
     resolved: dict[str, Any] = field(default_factory=dict)
     tell: Every = field(default_factory=Every)
     """Told of each batch."""
+    started: Callable[[Answer], object] = lambda _: None
+    """Given each batch that is on its way."""
 
     @classmethod
     def on(cls, prepared: pa.Table, *, deduplicate: bool) -> Work:

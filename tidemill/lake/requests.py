@@ -50,6 +50,12 @@ _OPEN = """
 """
 
 
+def requested(pipeline: str) -> str:
+    """SQL without parameters: a query of all that was asked for, at every version."""
+    columns = "version, shard_id, request_id, reason, requested_at"
+    return f"(SELECT {columns} FROM _requests WHERE pipeline = '{pipeline}')"
+
+
 def open_requests(cursor: Cursor, pipeline: str, version: str, **narrowed: Any) -> Iterator[Request]:
     """`open_pages`, request by request."""
     for page in open_pages(cursor, pipeline, version, **narrowed):

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 Column = TypeVar("Column", pa.Array, pa.Table)
 
+Family = Literal["labels", "entities", "vectors", "texts", "scores"]
+"""What kind of answer a row has, which says how a table of them is shown."""
+
 _TYPES_WITHOUT_A_COUNT = ("xlnet",)
 """Models that tell types of tokens apart, though their configuration counts none."""
 
@@ -134,6 +137,9 @@ class ModelTask(ABC):
 
     tags_of_others: ClassVar[frozenset[str]] = frozenset()
     """Tags on the Hub of models that have this task's head and were made for something else: none is proposed."""
+
+    family: ClassVar[Family] = "labels"
+    """How `report` shows a table of this task's answers; "labels" have a column `label`, and mostly a `score`."""
 
     comparisons: ClassVar[Mapping[str, Comparison]] = {}
     """How `compare` holds two versions' answers in a result column against each other, where its type does not say."""

@@ -52,6 +52,7 @@ class EmbeddingOptions(Section):
 class Embedding(ModelTask):
     """An answer is an item's vector. Those of a row's windows become one as scores do, of length one if theirs is."""
 
+    family = "vectors"
     Options = EmbeddingOptions
     options_of_texts = frozenset({"prompt", "prompt_name"})
     prompt: str = ""

@@ -40,6 +40,7 @@ BETWEEN_WINDOWS = "\n"
 class WritingTask(ModelTask):
     """An answer is what the model wrote: its ids, and why it ended there."""
 
+    family = "texts"
     writes = True
     reads_files = (GENERATION_CONFIG,)
     comparisons = OF_WRITTEN
@@ -205,6 +206,18 @@ class WritingTask(ModelTask):
         """What of the text that was written is the answer; or why there is none."""
         return text, None
 
+    def begun(self, ids: Sequence[int]) -> str:
+        """What is certain of the text of an answer that begins with these ids, as an engine gives them.
+
+        Left out is a letter that is half written, what may become a stop text, and what is thought before the answer.
+        """
+        text, _ = self._answer(self._decode(ids), LENGTH)
+        if text is None:
+            return ""
+        text = text.rstrip("\ufffd")
+        ends = [at for stop in self.options.stop if (at := text.find(stop)) >= 0]
+        return text[: min(ends)] if ends else text[: len(text) - _most_of_a_stop(text, self.options.stop)]
+
     def _decode(self, ids: Sequence[int]) -> str:
         if self.is_served:
             return bytes(ids).decode(errors="replace")
@@ -218,6 +231,16 @@ class WritingTask(ModelTask):
         assert self._tokenizer is not None, "texts are decoded by a tokenizer that somebody names"
         folder, trust_remote_code = self._tokenizer
         return load_whole(folder, trust_remote_code=trust_remote_code)
+
+
+def _most_of_a_stop(text: str, stops: Sequence[str]) -> int:
+    """How many letters at the end of the text may begin a stop text.
+
+    >>> _most_of_a_stop("one two #", ["##"])
+    1
+    """
+    lengths = (size for stop in stops for size in range(len(stop) - 1, 0, -1) if text.endswith(stop[:size]))
+    return max(lengths, default=0)
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:
