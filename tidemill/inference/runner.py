@@ -158,7 +158,7 @@ class ModelRunner:
         """The same model for a task that differs in options which need no other one. Both take their turns at it."""
         other = copy.copy(self)
         other._task, other.result_schema = task, task.schema
-        if isinstance(task, WritingTask):
+        if task.writes:
             other.engine = self.engine.under(task.settings)  # type: ignore[attr-defined]
         return other
 
