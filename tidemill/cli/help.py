@@ -9,7 +9,7 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 EVERYDAY, VERSIONS = "Every day", "Versions and backfills"
-SHARING = "Taking results elsewhere"
+SHARING = "Sharing and serving"
 SCHEDULES, UPKEEP = "Schedules", "Looking after a lake"
 GROUPS = (EVERYDAY, VERSIONS, SHARING, SCHEDULES, UPKEEP)
 OTHERS = "More commands"

@@ -52,6 +52,7 @@ class EmbeddingOptions(Section):
 class Embedding(ModelTask):
     """An answer is an item's vector. Those of a row's windows become one as scores do, of length one if theirs is."""
 
+    family = "vectors"
     Options = EmbeddingOptions
     prompt: str = ""
     max_length: int | None = None

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 class TextRanking(ModelTask):
     """An answer is one score: the sigmoid of the model's only output, or that output where the model says so."""
 
+    family = "scores"
     pipeline_tag = "text-ranking"
     auto_class = "AutoModelForSequenceClassification"
     made_for = "a cross-encoder, which has one output"

@@ -44,6 +44,7 @@ class TokenClassificationOptions(Section):
 class TokenClassification(ModelTask):
     """An answer is a list of one value a token: its best label, or where words are averaged its scores."""
 
+    family = "entities"
     pipeline_tag = "token-classification"
     auto_class = "AutoModelForTokenClassification"
     made_for = "a model that was fine-tuned to find entities"

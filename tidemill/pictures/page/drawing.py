@@ -1,0 +1,181 @@
+"""A picture as what Plotly draws: traces and a layout, which the page's script gives the colours of light or dark."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tidemill.pictures.figures.figure import OTHERS, Picture, exact
+from tidemill.pictures.page.escaping import markup_free
+from tidemill.pictures.page.palette import COLOURS, GREY, LONGEST_TICK, PATTERNS
+from tidemill.pictures.page.points import points
+
+BAR_PIXELS, HEIGHT = 28, 320
+
+Spec = dict[str, Any]
+
+
+def drawn(picture: Picture, colours: Mapping[str, int]) -> Spec | None:
+    """`colours` numbers the names that have one colour on the whole page. None of what is a table alone, or empty."""
+    draw = DRAWN.get(picture.figure.kind)
+    return draw(picture, colours) if draw and picture.rows else None
+
+
+def _bars(picture: Picture, colours: Mapping[str, int]) -> Spec:
+    axes = picture.figure.axes
+    traces = [
+        {"type": "bar", "orientation": "h", "y": names, "x": counts, **style}
+        for names, counts, style in _by_series(picture, colours)
+    ]
+    names = _names(picture.column(axes.x))
+    return {
+        "data": traces,
+        "layout": {
+            "barmode": "stack",
+            "height": 110 + BAR_PIXELS * len(names) + (40 if axes.series else 0),
+            "yaxis": {**_categories(names), "autorange": "reversed"},
+            "xaxis": {"title": {"text": _title(picture, "y")}, "rangemode": "tozero", **_scale(picture)},
+        },
+    }
+
+
+def _shares(picture: Picture, colours: Mapping[str, int]) -> Spec:
+    spec = _bars(picture, colours)
+    spec["layout"] |= {"barnorm": "percent"}
+    spec["layout"]["xaxis"] |= {"ticksuffix": " %"}
+    return spec
+
+
+def _columns(picture: Picture, colours: Mapping[str, int]) -> Spec:
+    traces = [
+        {"type": "bar", "x": names, "y": counts, **style} for names, counts, style in _by_series(picture, colours)
+    ]
+    names = _names(picture.column(picture.figure.axes.x))
+    return {
+        "data": traces,
+        "layout": {
+            "barmode": "stack",
+            "height": HEIGHT,
+            "xaxis": {**_categories(names), "title": {"text": _title(picture, "x")}},
+            "yaxis": {"title": {"text": _title(picture, "y")}, "rangemode": "tozero"},
+        },
+    }
+
+
+def _histogram(picture: Picture, colours: Mapping[str, int]) -> Spec:
+    width = _bin_width(picture)
+    # Bins of one whole number stand above it, others from where they begin.
+    offset = -0.5 if width == 1 and isinstance(width, int) else 0
+    traces = [
+        {"type": "bar", "x": xs, "y": counts, "offset": offset, "width": width, **style}
+        for xs, counts, style in _by_series(picture, colours, as_names=False)
+    ]
+    return {
+        "data": traces,
+        "layout": {
+            "barmode": "stack",
+            "height": HEIGHT,
+            "xaxis": {"title": {"text": _title(picture, "x")}},
+            "yaxis": {"title": {"text": _title(picture, "y")}, "rangemode": "tozero"},
+        },
+    }
+
+
+def _bin_width(picture: Picture) -> float:
+    start = picture.figure.axes.x
+    end = f"{start.removesuffix('_from')}_to"
+    if end in picture.columns:
+        widths: list[float] = [b - a for a, b in zip(picture.column(start), picture.column(end), strict=True)]
+        return min(widths)
+    starts = sorted(set(picture.column(start)))
+    return min((b - a for a, b in itertools.pairwise(starts)), default=0.05)
+
+
+def _heatmap(picture: Picture, colours: Mapping[str, int]) -> Spec:
+    axes = picture.figure.axes
+    found = {(row[axes.x], row[axes.y]): row[axes.value or ""] for row in picture.records()}
+    xs, ys = list(dict.fromkeys(picture.column(axes.x))), list(dict.fromkeys(picture.column(axes.y)))
+    return {
+        "data": [
+            {
+                "type": "heatmap",
+                "x": _names(xs),
+                "y": _names(ys),
+                "z": [[found.get((x, y), 0) for x in xs] for y in ys],
+                "colorscale": "Viridis",
+                "texttemplate": "%{z}" if len(xs) <= 12 else "",
+                "hovertemplate": "%{y}, %{x}: %{z}<extra></extra>",
+            }
+        ],
+        "layout": {
+            "height": 140 + 44 * len(ys),
+            "xaxis": {**_categories(_names(xs)), "title": {"text": _title(picture, "x")}},
+            "yaxis": {**_categories(_names(ys)), "autorange": "reversed", "title": {"text": _title(picture, "y")}},
+        },
+    }
+
+
+DRAWN: Mapping[str, Callable[[Picture, Mapping[str, int]], Spec]] = {
+    "bars": _bars,
+    "shares": _shares,
+    "columns": _columns,
+    "histogram": _histogram,
+    "heatmap": _heatmap,
+    "points": points,
+}
+
+
+def _by_series(
+    picture: Picture, colours: Mapping[str, int], *, as_names: bool = True
+) -> list[tuple[list[Any], list[Any], Spec]]:
+    """(x, y, style) of each series, in the order in which SQL has them."""
+    axes = picture.figure.axes
+    xs = picture.column(axes.x)
+    xs = [_name(x) for x in xs] if as_names else xs
+    ys = [_number(y) for y in picture.column(axes.y)]
+    if axes.series is None:
+        return [(xs, ys, {"marker": {"color": COLOURS[0]}, "showlegend": False, "name": ""})]
+    series = picture.column(axes.series)
+    found = []
+    names = sorted(dict.fromkeys(series), key=lambda one: colours.get(str(one), len(colours)))
+    for number, name in enumerate(names):
+        places = [place for place, one in enumerate(series) if one == name]
+        style = _style(str(name), colours.get(str(name), number))
+        found.append(([xs[place] for place in places], [ys[place] for place in places], style))
+    return found
+
+
+def _style(name: str, number: int) -> Spec:
+    colour = GREY if name == OTHERS else COLOURS[number % len(COLOURS)]
+    pattern = PATTERNS[number // len(COLOURS) % len(PATTERNS)] if name != OTHERS else ""
+    return {"name": _name(name), "marker": {"color": colour, "pattern": {"shape": pattern, "solidity": 0.4}}}
+
+
+def _categories(names: Sequence[str]) -> Spec:
+    """Names are never read as times or numbers, and stand in SQL's order."""
+    return {"type": "category", "categoryorder": "array", "categoryarray": list(dict.fromkeys(names))}
+
+
+def _scale(picture: Picture) -> Spec:
+    """Of shares in hundredths, which end at 1."""
+    return {"tickformat": ".0%", "range": [0, 1]} if picture.figure.axes.is_share else {}
+
+
+def _title(picture: Picture, axis: str) -> str:
+    axes = picture.figure.axes
+    return markup_free(getattr(axes, f"{axis}_title") or getattr(axes, axis))
+
+
+def _names(values: Sequence[Any]) -> list[str]:
+    return [_name(value) for value in dict.fromkeys(values)]
+
+
+def _name(value: Any) -> str:
+    text = str(value)
+    return markup_free(text if len(text) <= LONGEST_TICK else f"{text[: LONGEST_TICK - 1]}…")
+
+
+def _number(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else exact(value)
