@@ -113,7 +113,7 @@ def publish(
             assert model is not None
             propose = partial(propose_model, model, repository, public=public)
         try:
-            done = carried_out(propose, agree=partial(_agreed, yes=yes, as_json=as_json), tell=_tell)
+            done = carried_out(propose, agree=partial(_agreed, public=public, yes=yes, as_json=as_json), tell=_tell)
         except KeyboardInterrupt as e:
             raise Stopped("stopped. What was sent is not sent again; the same command goes on from there.") from e
     if done is None:
@@ -140,10 +140,12 @@ def _refuse_of_tables(**options: object) -> None:
         raise ConfigError(f"{shown} is of tables, and --model publishes a folder. Leave one of them out.")
 
 
-def _agreed(proposal: Proposal, *, yes: bool, as_json: bool) -> bool:
+def _agreed(proposal: Proposal, *, public: bool, yes: bool, as_json: bool) -> bool:
     facts = proposal.to_json()
     if not as_json:
         say(_proposed(facts))
+    if public and facts["private"]:
+        _tell(f"note: {facts['repository']} is private and stays so. Its settings on the Hub make it public.")
     return confirmed(f"Send this to {facts['url']}?", yes=yes)
 
 
@@ -182,6 +184,7 @@ def _origin(what: str, origin: dict[str, Any]) -> str:
 
 def _of_model(facts: dict[str, Any]) -> list[str]:
     lines = [f"model: {facts['architecture']}, licence: {facts['licence'] or 'not said'}"]
+    lines += [f"base: {facts['base']}, licence: {facts['base_licence'] or 'not said'}"] if facts["base"] else []
     return lines + ([f"left out: {', '.join(facts['left_out'])}"] if facts["left_out"] else [])
 
 

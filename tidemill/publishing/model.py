@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.errors import ModelError, counted
-from tidemill.publishing.licences import folder_licence
+from tidemill.publishing.licences import base_origin, folder_licence
 from tidemill.publishing.proposal import Proposal, make_shipment, visibility
 from tidemill.publishing.repositories.card import edited, metadata_of
 from tidemill.publishing.repositories.manifest import CARD, MANIFEST, Part, PublishedFile, read_manifest
@@ -103,13 +103,14 @@ def _config_of(folder: Path, files: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def _facts(config: Mapping[str, Any], files: Mapping[str, Path], folder: Path) -> dict[str, Any]:
-    labels = config.get("id2label") or {}
+    labels, base = config.get("id2label") or {}, _base(folder)
     architecture = next(iter(config.get("architectures") or ()), config.get("model_type") or "sentence-transformers")
     return {
         "architecture": str(architecture),
         "labels": [str(label) for label in labels.values()],
         "weights_bytes": sum(path.stat().st_size for name, path in files.items() if name.endswith(".safetensors")),
-        "base": _base(folder),
+        "base": base,
+        "base_licence": base_origin(base).licence if base else None,
     }
 
 
@@ -142,6 +143,6 @@ def _part(facts: Mapping[str, Any]) -> str:
             "",
             f"A {facts['architecture']}, {facts['weights_bytes']:,} bytes of weights in safetensors."
             + (f" Labels: {labels}." if labels else "")
-            + (f" Base: {facts['base']}." if facts["base"] else ""),
+            + (f" Base: {facts['base']}, licence: {facts['base_licence'] or 'not said'}." if facts["base"] else ""),
         ]
     )

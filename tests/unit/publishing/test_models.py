@@ -38,11 +38,12 @@ def card_of(hub, to: str) -> str:
 
 
 def test_the_model_that_is_read_back_answers_as_the_one_in_the_folder(hub, folder):
+    hub.add_model("org/base").commit({"README.md": b"---\nlicense: apache-2.0\n---\n"})
     done = publish_model(folder, "org/head")
 
     with tempfile.TemporaryDirectory() as cache:
         assert torch.equal(answers("org/head", cache_dir=cache), answers(folder))
-    assert (len(commits_of(hub, "models", "org/head")), done.facts["base"]) == (1, "org/base")
+    assert (len(commits_of(hub, "models", "org/head")), done.facts["base_licence"]) == (1, "apache-2.0")
     assert metadata_of(card_of(hub, "org/head"))["license"] == "mit"
     assert "Trained on reviews." in card_of(hub, "org/head")
 

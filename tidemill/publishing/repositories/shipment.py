@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tidemill.errors import SourceUnavailable, counted
-from tidemill.publishing.repositories.writing import Content, FileId, Head, HeadMoved, Repository
+from tidemill.publishing.repositories.writing import Content, FileId, Head, HeadMoved, Repository, tell_wait
 from tidemill.retry import backoff_seconds
 
 MOST_ATTEMPTS = 8
@@ -96,6 +96,8 @@ def _committed(
                 return str(now.sha)
             raise HeadMoved(f"{repository.id} on the Hub has a new commit.") from last
         asked = last.wait_seconds if isinstance(last, SourceUnavailable) else None
+        if asked:
+            tell_wait(asked)
         sleep(min(LONGEST_PAUSE_SECONDS, backoff_seconds(attempt)) if asked is None else asked)
     raise last
 

@@ -255,13 +255,16 @@ def _left_by_ctrl_c(call: Callable[[], T]) -> T:
     return cast("T", found)
 
 
+def tell_wait(seconds: float) -> None:
+    logger.warning(f"waiting {seconds:.0f} s: the Hub has had too many requests (429). Ctrl-C stops it.")
+
+
 class _Waits(logging.Handler):
     """Of what `huggingface_hub` says, how long a rate limit makes it wait."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if found := re.search(r"Rate limited\. Waiting ([\d.]+)s", record.getMessage()):
-            seconds = f"{float(found[1]):.0f} s"
-            logger.warning(f"waiting {seconds}: the Hub has had too many requests (429). Ctrl-C stops it.")
+            tell_wait(float(found[1]))
 
 
 @contextmanager
