@@ -44,7 +44,7 @@ def propose_model(folder: Path, repository: Repository, *, public: bool) -> Prop
     }
     facts = _facts(config, files, folder)
     card = read_card(repository, head)
-    is_edited = bool(card and manifest.parts) and FileId.of(card.encode()).blob != manifest.card
+    is_edited = bool(card) and FileId.of(card.encode()).blob != manifest.card
     part = Part(facts, {name: PublishedFile(str(found.sha256)[:16], found) for name, found in ids.items()})
     shipment = make_shipment(
         repository,
@@ -125,7 +125,7 @@ def _base(folder: Path) -> str | None:
 
 
 def _card(repository: Repository, there: str, folder: Path, facts: Mapping[str, Any], *, is_edited: bool) -> str:
-    """The folder's own card, until people edit it there: then theirs, with what is ours in it written anew."""
+    """The folder's own card, until people write one there: then theirs, with what is ours in it written anew."""
     text = there if is_edited else _own_card(folder) or there
     return edited(text, _part(facts), keys={}, absent=_absent(facts), title=repository.id.partition("/")[2])
 

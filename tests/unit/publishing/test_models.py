@@ -77,6 +77,17 @@ def test_a_card_that_people_edited_keeps_their_words_and_one_that_they_did_not_i
     assert card_of(hub, "org/card") == edited
 
 
+def test_a_card_that_was_there_before_stays(hub, folder):
+    repo = hub.add_model("org/described")
+    repo.private = True
+    repo.commit({"README.md": b"# Ours\n\nBy hand.\n"})
+
+    publish_model(folder, "org/described")
+
+    assert "# Ours\n\nBy hand.\n" in card_of(hub, "org/described")
+    assert publish_model(folder, "org/described").state == "unchanged"
+
+
 def test_states_of_training_pickles_hidden_files_and_links_elsewhere_stay_here(hub, folder, tmp_path):
     (tmp_path / "secret.txt").write_text("mine")
     (folder / "elsewhere.txt").symlink_to(tmp_path / "secret.txt")
