@@ -164,7 +164,7 @@ def test_a_clock_that_is_behind_leaves_nothing(made, monkeypatch):
     for folder in (made.lake.data, made.store.path):
         for path in Path(folder).rglob("*.*"):
             os.utime(path, (later, later))
-    assert len(forget(made, CONDITION).unreached) == 4
+    assert len(forget(made, CONDITION).unreached) == 5
     assert places_of(made, PERSON) == set()
 
     monkeypatch.setattr(forgetting, "UNPUBLISHED_SECONDS", DAY_SECONDS)
