@@ -37,7 +37,6 @@ from tidemill.inference.exact import ExactEngine, is_exact
 from tidemill.inference.work import Every, Predictions, Work
 from tidemill.models.tasks import ModelTask, find_task
 from tidemill.models.tasks import task_options as options_of
-from tidemill.models.tasks.writing.task import WritingTask
 from tidemill.progress import StageProgress
 
 if TYPE_CHECKING:
@@ -159,8 +158,7 @@ class ModelRunner:
         """The same model for a task that differs in options which need no other one. Both take their turns at it."""
         other = copy.copy(self)
         other._task, other.result_schema = task, task.schema
-        if task.writes:
-            other.engine = self.engine.under(task.settings)  # type: ignore[attr-defined]
+        other.engine = task.engine_beside(self.engine)
         return other
 
     @property

@@ -274,6 +274,14 @@ class ModelTask(ABC):
         """
         return None
 
+    def engine_beside(self, engine: Engine) -> Engine:
+        """`engine` has the model, opened for the same task under other options: the one that computes by these.
+
+        Raises:
+            ModelError: it cannot.
+        """
+        return engine
+
     def preparer(self, folder: str | Path, reading: Reading) -> Preparer:
         """Of the tokenizer in `folder`, for texts or for pairs of them.
 

@@ -138,6 +138,10 @@ class WritingTask(ModelTask):
         tokenizer, _ = self._tokenizer
         return open_writer(folder, load=load, settings=self.settings, inference=inference, tokenizer=tokenizer)
 
+    def engine_beside(self, engine: Any) -> Engine:
+        beside: Engine = engine.under(self.settings)
+        return beside
+
     def num_new_tokens(self, answers: pa.Array) -> int | None:
         total: int | None = pc.sum(answers.field("num_new_tokens")).as_py()
         return total

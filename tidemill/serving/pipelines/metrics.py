@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from tidemill.inference.work import Stats
 from tidemill.serving.answering.calls import ERROR, Record
-from tidemill.serving.pipeline import ServedPipeline
+from tidemill.serving.pipelines.pipeline import ServedPipeline
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

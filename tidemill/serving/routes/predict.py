@@ -12,7 +12,7 @@ from tidemill.serving.answering.calls import ERROR
 from tidemill.serving.http.answers import Answers
 from tidemill.serving.http.bodies import Asked, Bodies
 from tidemill.serving.http.said import Refusal, answer
-from tidemill.serving.pipeline import ServedPipeline, find_pipeline
+from tidemill.serving.pipelines.pipeline import ServedPipeline, find_pipeline
 
 
 class ToPredict(Asked):

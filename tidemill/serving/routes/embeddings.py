@@ -12,9 +12,9 @@ from pydantic import Field
 from tidemill.serving.answering.calls import ERROR, Record
 from tidemill.serving.http.answers import Answers
 from tidemill.serving.http.bodies import Asked, Bodies
-from tidemill.serving.http.routes.predict import described, named
 from tidemill.serving.http.said import Refusal, answer
-from tidemill.serving.pipeline import ServedPipeline
+from tidemill.serving.pipelines.pipeline import ServedPipeline
+from tidemill.serving.routes.predict import described, named
 
 EMBEDDING = "embedding"
 

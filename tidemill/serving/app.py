@@ -11,18 +11,18 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp
 
+from tidemill.serving.answering.limits import Limits
 from tidemill.serving.http.answers import Answers
 from tidemill.serving.http.bodies import Bodies
 from tidemill.serving.http.gate import BROKEN, Gate
-from tidemill.serving.http.routes.embeddings import embedding_routes
-from tidemill.serving.http.routes.operations import operation_routes
-from tidemill.serving.http.routes.page import page
-from tidemill.serving.http.routes.predict import predict_routes
-from tidemill.serving.http.routes.written import writing_routes
 from tidemill.serving.http.said import Refusal
-from tidemill.serving.limits import Limits
-from tidemill.serving.metrics import Metrics
-from tidemill.serving.pipeline import ServedPipeline
+from tidemill.serving.pipelines.metrics import Metrics
+from tidemill.serving.pipelines.pipeline import ServedPipeline
+from tidemill.serving.routes.embeddings import embedding_routes
+from tidemill.serving.routes.operations import operation_routes
+from tidemill.serving.routes.page import page
+from tidemill.serving.routes.predict import predict_routes
+from tidemill.serving.routes.written import writing_routes
 
 ABOUT = (
     "Predictions of {names}, by the version of each that is promoted.\n\n"
@@ -61,7 +61,18 @@ def make_app(
     app.add_exception_handler(HTTPException, _not_there)
     app.add_exception_handler(Exception, _broken)
     metrics.show(pipelines)
-    return Gate(app, token=token, hosts=hosts, observe=metrics.observe, is_ending=is_ending)
+
+    def seconds_until_room() -> int:
+        return min((pipeline.workers.seconds_until_room() for pipeline in pipelines.values()), default=0)
+
+    return Gate(
+        app,
+        token=token,
+        hosts=hosts,
+        observe=metrics.observe,
+        is_ending=is_ending,
+        seconds_until_room=seconds_until_room,
+    )
 
 
 async def _refused(request: Request, error: Any) -> Response:

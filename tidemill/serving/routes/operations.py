@@ -13,10 +13,10 @@ from fastapi import APIRouter, Request, Response
 
 from tidemill.errors import InputError, TidemillError
 from tidemill.serving.answering.records import shown
-from tidemill.serving.http.routes.predict import named
 from tidemill.serving.http.said import Refusal, answer
-from tidemill.serving.metrics import CONTENT_TYPE, Metrics
-from tidemill.serving.pipeline import ServedPipeline
+from tidemill.serving.pipelines.metrics import CONTENT_TYPE, Metrics
+from tidemill.serving.pipelines.pipeline import ServedPipeline
+from tidemill.serving.routes.predict import named
 
 
 def operation_routes(

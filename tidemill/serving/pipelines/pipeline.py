@@ -21,10 +21,10 @@ from tidemill.planning.versions import model_folder
 from tidemill.results.answers.by_key import rows_by_key
 from tidemill.results.promotion import existing_state
 from tidemill.serving.answering.calls import Call, Closing, Told
+from tidemill.serving.answering.limits import Limits
+from tidemill.serving.answering.reuse import Reuse
 from tidemill.serving.answering.version import Reading, ServedVersion
 from tidemill.serving.answering.workers import Watcher, Workers
-from tidemill.serving.limits import Limits
-from tidemill.serving.reuse import Reuse
 
 LOOK_SECONDS = 1.0
 """How often the lake is asked which version is promoted."""

@@ -18,11 +18,13 @@ from typing import Any
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, RunFailed
 from tidemill.machine import num_cpus
-from tidemill.serving.limits import Limits
+from tidemill.serving.answering.limits import Limits
 
 NEEDED = ("fastapi", "httptools", "prometheus_client", "uvicorn")
 TOKEN = "TIDEMILL_TOKEN"
 BACKLOG = 2_048
+KEEP_ALIVE_SECONDS = 75
+"""Longer than proxies keep a connection that is idle: who sends on one that the other has closed has lost a request."""
 SAME_MOMENT_SECONDS = 0.5
 """Whoever is asked by a group of processes may be asked twice in it."""
 
@@ -101,9 +103,9 @@ class Service:
             LakeError: there is no lake, or it does not have a pipeline.
             ModelError: a model cannot be loaded.
         """
-        from tidemill.serving.http.app import make_app
-        from tidemill.serving.metrics import Metrics
-        from tidemill.serving.pipeline import ServedPipeline
+        from tidemill.serving.app import make_app
+        from tidemill.serving.pipelines.metrics import Metrics
+        from tidemill.serving.pipelines.pipeline import ServedPipeline
 
         metrics, self.limits = Metrics(), limits
         self.pipelines = {
@@ -169,6 +171,7 @@ def _server(limits: Limits) -> Any:
             log_level="error",
             server_header=False,
             proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=int(limits.stop_seconds),
         )
     )
