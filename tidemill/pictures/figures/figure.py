@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["bars", "shares", "columns", "histogram", "heatmap", "points", "table"]
+Kind = Literal["bars", "pairs", "shares", "columns", "histogram", "heatmap", "points", "table"]
 """How rows are drawn: `bars` lie, `columns` stand, `shares` are bars to the whole of each x; all stacked by `series`.
+
+`pairs` are bars beside each other, one a series.
 
 A `heatmap` is by x and y, of `value`; `points` lie at numbers x and y; a `table` is not drawn.
 """
