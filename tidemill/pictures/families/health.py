@@ -36,7 +36,7 @@ def figures(subject: Subject) -> Iterator[Figure]:
         id="runs",
         section=SECTION,
         title="Runs",
-        tells=f"What ran last, the newest first: rows, speed, time and cost beside their estimates. Times are in {timezone}.",
+        tells=f"What ran last, the newest first: time and cost beside their estimates. Starts are in {timezone}.",
         sql=health.runs(name, timezone),
     )
     yield Figure(

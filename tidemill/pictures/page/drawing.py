@@ -45,9 +45,8 @@ def _bars(picture: Picture, colours: Mapping[str, int]) -> Spec:
 
 
 def _pairs(picture: Picture, colours: Mapping[str, int]) -> Spec:
-    spec = _bars(
-        picture, {name: number for number, name in enumerate(picture.column(picture.figure.axes.series or ""))}
-    )
+    names = dict.fromkeys(picture.column(picture.figure.axes.series or ""))
+    spec = _bars(picture, {name: number for number, name in enumerate(names)})
     spec["layout"] |= {"barmode": "group"}
     return spec
 
