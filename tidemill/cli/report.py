@@ -15,6 +15,7 @@ from tidemill.errors import counted
     EVERYDAY,
     "tidemill report reviews.toml -o reviews.html",
     "tidemill report reviews.toml --set 'report.truth=\"rating > 0\"' --json",
+    "tidemill report reviews.toml --against 310e0959",
     doing="making the report",
 )
 def report(
@@ -23,6 +24,10 @@ def report(
         str, typer.Option("--output", "-o", metavar="FILE", help="Where the page goes: a file, or an address of S3.")
     ] = "report.html",
     texts: Annotated[bool, typer.Option("--texts", help="Show kept texts of rows; the page says so.")] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="VERSION", help="Show a version beside the promoted one, as `compare` does."),
+    ] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
@@ -31,7 +36,7 @@ def report(
     from tidemill.pictures.page import page
     from tidemill.pictures.writing import write_page
 
-    found = make_report(load(pipeline, overrides), texts=texts)
+    found = make_report(load(pipeline, overrides), texts=texts, against=against)
     if as_json:
         print_facts(found.to_json(), str, as_json)
         return

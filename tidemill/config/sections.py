@@ -275,6 +275,8 @@ class Report(Section):
     boolean, true means `positive`. Such as `"rating > 0"`."""
     positive: str | None = None
     """The label that a boolean `truth` means by true; the one of the model's highest id if not given."""
+    map: Literal["pca", "umap"] = "pca"
+    """How vectors become a map: by the directions in which they differ most, or so that neighbours stay together."""
     path: Address | None = None
     """Where each scheduled run writes the report: a file such as `reviews.html`, or an address such as S3's."""
 

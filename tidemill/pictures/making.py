@@ -22,6 +22,8 @@ from tidemill.pictures.figures.figure import Figure, Picture
 from tidemill.pictures.figures.report import Report
 from tidemill.pictures.figures.subject import Subject, count_rows
 from tidemill.pictures.figures.truth import Truth, find_truth
+from tidemill.pictures.versions import Two
+from tidemill.pictures.versions import figures as of_versions
 from tidemill.planning import versions
 from tidemill.planning.versions import VersionSpec
 from tidemill.reports.alerts import staleness
@@ -31,10 +33,11 @@ MOST_LABELS = 1000
 """That are counted each, for machines."""
 
 
-def make_report(pipeline: Pipeline, *, texts: bool = False) -> Report:
-    """
+def make_report(pipeline: Pipeline, *, texts: bool = False, against: str | None = None) -> Report:
+    """`against` is the beginning of a version's name, which is shown beside the promoted one.
+
     Raises:
-        LakeError: there is no lake, or the pipeline never ran.
+        LakeError: there is no lake, or the pipeline never ran, or has no such version.
         ConfigError: `report.truth` fails.
     """
     if not catalog_exists(pipeline.lake):
@@ -43,8 +46,9 @@ def make_report(pipeline: Pipeline, *, texts: bool = False) -> Report:
         lake.seal()
         cursor = lake.cursor()
         subject = find_subject(cursor, pipeline, texts=texts)
-        pictures = tuple(answered(cursor, figure) for figure in figures_of(cursor, subject))
-    return Report(subject, pictures, datetime.now(UTC))
+        two = None if against is None else Two.of(cursor, subject, against)
+        pictures = tuple(answered(cursor, figure) for figure in figures_of(cursor, subject, two))
+    return Report(subject, pictures, datetime.now(UTC), None if two is None else two.names[1])
 
 
 def find_subject(cursor: Cursor, pipeline: Pipeline, *, texts: bool) -> Subject:
@@ -71,7 +75,9 @@ def find_subject(cursor: Cursor, pipeline: Pipeline, *, texts: bool) -> Subject:
     )
 
 
-def figures_of(cursor: Cursor, subject: Subject) -> Iterator[Figure]:
+def figures_of(cursor: Cursor, subject: Subject, two: Two | None = None) -> Iterator[Figure]:
+    if two is not None:
+        yield from of_versions(subject, two)
     if subject.num_rows and subject.family in FAMILIES:
         yield from FAMILIES[subject.family](cursor, subject)
     yield from health.figures(subject)
@@ -84,9 +90,10 @@ def answered(cursor: Cursor, figure: Figure) -> Picture:
         (statement,) = readable(cursor, figure.sql)
         result = cursor.execute(statement)
         names = tuple(column[0] for column in result.description or [])
-        return Picture(figure, names, tuple(result.fetchall()))
+        picture = Picture(figure, names, tuple(result.fetchall()))
     except duckdb.Error as e:
         raise InputError(f"The figure {figure.title!r} cannot be made: {e}") from e
+    return picture if figure.worked_out is None else figure.worked_out(picture)
 
 
 def _with_keys(table: ResultTable, pipeline: Pipeline) -> ResultTable:

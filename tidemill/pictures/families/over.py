@@ -9,7 +9,7 @@ from tidemill.lake import Cursor, health
 from tidemill.lake.tables import identifier
 from tidemill.pictures.figures.columns import Moment
 from tidemill.pictures.figures.figure import Axes, Figure
-from tidemill.pictures.figures.sql import MOST_SHOWN, OTHERS_NOTE, bucket, first, laid_out, named
+from tidemill.pictures.figures.sql import MOST_SHOWN, OTHERS_NOTE, bucket, first, named
 from tidemill.pictures.figures.subject import Subject
 
 MOST_BUCKETS = 60
@@ -18,10 +18,10 @@ UNITS = {"hour": 3600, "day": 86_400, "week": 7 * 86_400, "month": 30 * 86_400, 
 
 def over_all(cursor: Cursor, subject: Subject, value: str, *, section: str) -> Iterator[Figure]:
     """The values of a column over all that a table has: revisions and folders where it has several, dates, slices."""
-    if _several(cursor, subject.source, "dataset_revision"):
+    if _several(cursor, subject.view, "dataset_revision"):
         yield over_revision(subject, value, section=section)
     for moment in subject.kept.moments:
-        if unit := _unit(cursor, subject, moment):
+        if unit := unit_of(cursor, subject, moment):
             yield over_moment(subject, value, moment, unit, section=section)
     for name in subject.kept.slices:
         yield over_slice(subject, value, name, section=section)
@@ -44,12 +44,12 @@ def _shares(subject: Subject, value: str, source: str, slice_: str, called: str,
         id=f"{value}-by-{called}",
         section=section,
         title=f"{value.capitalize()} by {called}",
-        tells=f"Which share of the rows of each {called} has which {value}.",
-        sql=laid_out(f"""
+        tells=f"Which share of the {subject.unit} of each {called} has which {value}.",
+        sql=subject.sql(f"""
             WITH slices AS {first(source, slice_)},
             names AS {first(subject.source, of_value)}
             SELECT coalesce(slices._name, 'others') AS _slice, coalesce(names._name, 'others') AS {of_value},
-              count(*) AS num_rows
+              count(*) AS num_{subject.unit}
             FROM {source}
             LEFT JOIN slices ON slices._name = {named(slice_)}
             LEFT JOIN names ON names._name = {named(of_value)}
@@ -57,7 +57,9 @@ def _shares(subject: Subject, value: str, source: str, slice_: str, called: str,
             ORDER BY slices._place NULLS LAST, names._place NULLS LAST
         """),
         kind="shares",
-        axes=Axes(x="_slice", series=value, x_title=called, y_title="share of rows"),
+        axes=Axes(
+            x="_slice", y=f"num_{subject.unit}", series=value, x_title=called, y_title=f"share of {subject.unit}"
+        ),
         of_others=OTHERS_NOTE.format("either"),
     )
 
@@ -68,11 +70,12 @@ def over_revision(subject: Subject, value: str, *, section: str) -> Figure:
         id=f"{value}-by-revision",
         section=section,
         title=f"{value.capitalize()} by dataset revision",
-        tells=f"Which share of the rows that came with each revision of the dataset has which {value}, oldest first.",
-        sql=laid_out(f"""
+        tells=f"Which share of the {subject.unit} that each dataset revision brought has which {value}, oldest first.",
+        sql=subject.sql(f"""
             WITH revisions AS {health.revisions(subject.table.pipeline, timezone)},
             names AS {first(subject.source, of_value)}
-            SELECT revisions.name AS _revision, coalesce(names._name, 'others') AS {of_value}, count(*) AS num_rows
+            SELECT revisions.name AS _revision, coalesce(names._name, 'others') AS {of_value},
+              count(*) AS num_{subject.unit}
             FROM {subject.source}
             JOIN (FROM revisions ORDER BY number DESC LIMIT {MOST_SHOWN}) AS revisions ON revision = dataset_revision
             LEFT JOIN names ON names._name = {named(of_value)}
@@ -80,7 +83,12 @@ def over_revision(subject: Subject, value: str, *, section: str) -> Figure:
             ORDER BY number, names._place NULLS LAST
         """),
         kind="shares",
-        axes=Axes(x="_revision", series=value, y_title=f"share of rows (revisions by their time in {timezone})"),
+        axes=Axes(
+            x="_revision",
+            y=f"num_{subject.unit}",
+            series=value,
+            y_title=f"share of {subject.unit} (revisions by their time in {timezone})",
+        ),
         of_others=OTHERS_NOTE.format(f"{value}s"),
         notes=(f"The latest {MOST_SHOWN} revisions. A row counts at the one that brought it.",),
     )
@@ -93,11 +101,11 @@ def over_moment(subject: Subject, value: str, moment: Moment, unit: str, *, sect
         id=f"{value}-by-{moment.name}",
         section=section,
         title=f"{value.capitalize()} by {unit} of {moment.name}",
-        tells=f"How many rows of each {unit} have which {value}.",
-        sql=laid_out(f"""
+        tells=f"How many {subject.unit} of each {unit} have which {value}.",
+        sql=subject.sql(f"""
             WITH names AS {first(subject.source, of_value)}
             SELECT {bucket(moment, unit, timezone)} AS _bucket, coalesce(names._name, 'others') AS {of_value},
-              count(*) AS num_rows
+              count(*) AS num_{subject.unit}
             FROM {subject.source}
             LEFT JOIN names ON names._name = {named(of_value)}
             WHERE isfinite({moment.moment})
@@ -105,7 +113,13 @@ def over_moment(subject: Subject, value: str, moment: Moment, unit: str, *, sect
             ORDER BY 1, names._place NULLS LAST
         """),
         kind="columns",
-        axes=Axes(x="_bucket", series=value, x_title=f"{moment.name} by {unit} ({zone})", y_title="rows"),
+        axes=Axes(
+            x="_bucket",
+            y=f"num_{subject.unit}",
+            series=value,
+            x_title=f"{moment.name} by {unit} ({zone})",
+            y_title=subject.unit,
+        ),
         of_others=OTHERS_NOTE.format(f"{value}s"),
         notes=(f"Rows without {moment.name} are left out.",),
     )
@@ -116,12 +130,12 @@ def _several(cursor: Cursor, source: str, column: str) -> bool:
     return bool(found[0][0])
 
 
-def _unit(cursor: Cursor, subject: Subject, moment: Moment) -> str | None:
+def unit_of(cursor: Cursor, subject: Subject, moment: Moment) -> str | None:
     """The smallest unit that makes few buckets of what is there, a day of what is all at midnight; None of nothing."""
     at = moment.moment
     asked = (
         f"SELECT epoch(max({at})) - epoch(min({at})), bool_and(date_trunc('day', {at}) = {at}) "
-        f"FROM {subject.source} WHERE isfinite({at})"
+        f"FROM {subject.view} WHERE isfinite({at})"
     )
     ((seconds, are_days),) = cursor.execute(asked).fetchall()
     if seconds is None:

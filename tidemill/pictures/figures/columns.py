@@ -5,6 +5,7 @@ Keys are never slices, as each row has its own; neither are texts.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -39,6 +40,14 @@ class KeptColumns:
     texts: tuple[str, ...] = ()
     plain: tuple[str, ...] = ()
     """Those that may be shown beside a row: all but texts and what is nested."""
+
+    def without(self, names: Collection[str]) -> KeptColumns:
+        return KeptColumns(
+            tuple(name for name in self.slices if name not in names),
+            tuple(moment for moment in self.moments if moment.name not in names),
+            tuple(name for name in self.texts if name not in names),
+            tuple(name for name in self.plain if name not in names),
+        )
 
 
 class _Measured(NamedTuple):

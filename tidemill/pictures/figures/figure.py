@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["bars", "pairs", "shares", "columns", "histogram", "heatmap", "points", "table"]
+Kind = Literal["bars", "pairs", "shares", "columns", "histogram", "heatmap", "points", "spans", "texts", "table"]
 """How rows are drawn: `bars` lie, `columns` stand, `shares` are bars to the whole of each x; all stacked by `series`.
 
-`pairs` are bars beside each other, one a series.
-
-A `heatmap` is by x and y, of `value`; `points` lie at numbers x and y; a `table` is not drawn.
+`pairs` are bars beside each other, one a series. A `heatmap` is by x and y, of `value`; `points` lie at numbers x and y,
+coloured by any of `columns`; `spans` are the texts x with the places of `value` marked in them; `texts` are `columns`
+side by side; a `table` is not drawn.
 """
 
 OTHERS = "others"
@@ -27,6 +27,7 @@ class Axes:
     y: str = "num_rows"
     series: str | None = None
     value: str | None = None
+    columns: tuple[str, ...] = ()
     x_title: str = ""
     y_title: str = ""
     is_share: bool = False
@@ -48,6 +49,8 @@ class Figure:
     notes: tuple[str, ...] = ()
     of_others: str = ""
     """What is said where the answer counts some values together as `others`."""
+    worked_out: Callable[[Picture], Picture] | None = None
+    """What is made of the answer where SQL cannot make it, such as a map of vectors."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,11 @@ class Picture:
     figure: Figure
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
+
+    @property
+    def is_of_rows(self) -> bool:
+        """Whether single rows are in it."""
+        return self.figure.kind in ("table", "points", "spans", "texts")
 
     def column(self, name: str) -> list[Any]:
         place = self.columns.index(name)

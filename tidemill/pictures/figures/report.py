@@ -20,6 +20,8 @@ class Report:
     subject: Subject
     pictures: tuple[Picture, ...]
     made_at: datetime
+    against: str | None = None
+    """The version that is shown beside the promoted one."""
 
     def find(self, id: str) -> Picture | None:  # noqa: A002
         return next((picture for picture in self.pictures if picture.figure.id == id), None)
@@ -27,7 +29,7 @@ class Report:
     @property
     def main_pictures(self) -> list[Picture]:
         """Those that say most at a glance, of which none shows a single row."""
-        return [picture for picture in self.pictures if picture.figure.kind != "table" and picture.rows][:MOST_MAIN]
+        return [picture for picture in self.pictures if not picture.is_of_rows and picture.rows][:MOST_MAIN]
 
     def to_json(self) -> dict[str, Any]:
         """The figures for machines: what most ask for comes first."""
@@ -39,6 +41,7 @@ class Report:
                 "labels": dict(subject.labels),
                 "truth": self._truth(),
                 "version": subject.table.version,
+                "against": self.against,
                 "revision": subject.revision,
                 "fresh_at": subject.fresh_at,
                 "made_at": self.made_at,

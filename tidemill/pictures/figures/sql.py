@@ -9,7 +9,7 @@ from tidemill.pictures.figures.figure import OTHERS
 
 MOST_SHOWN = 12
 """Values of a column that a picture tells apart; the others are counted together."""
-OTHERS_NOTE = f'Of {{}}, the {MOST_SHOWN} with the most rows are shown; all others are counted together as "{OTHERS}".'
+OTHERS_NOTE = f'Of {{}}, the {MOST_SHOWN} most frequent are shown; all others are counted together as "{OTHERS}".'
 """Said of a picture in which there are others."""
 
 

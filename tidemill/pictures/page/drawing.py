@@ -9,12 +9,9 @@ from typing import Any
 
 from tidemill.pictures.figures.figure import OTHERS, Picture, exact
 from tidemill.pictures.page.escaping import markup_free
+from tidemill.pictures.page.palette import COLOURS, GREY, LONGEST_TICK, PATTERNS
+from tidemill.pictures.page.points import points
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C00", "#6A51A3")
-"""After Okabe and Ito, for people who tell few colours apart; without black and yellow, which one ground hides."""
-GREY = "#8A8A8A"
-PATTERNS = ("", "/", ".", "x")
-LONGEST_TICK = 28
 BAR_PIXELS, HEIGHT = 28, 320
 
 Spec = dict[str, Any]
@@ -75,10 +72,11 @@ def _columns(picture: Picture, colours: Mapping[str, int]) -> Spec:
 
 
 def _histogram(picture: Picture, colours: Mapping[str, int]) -> Spec:
-    starts = sorted(set(picture.column(picture.figure.axes.x)))
-    width = min((b - a for a, b in itertools.pairwise(starts)), default=0.05)
+    width = _bin_width(picture)
+    # Bins of one whole number stand above it, others from where they begin.
+    offset = -0.5 if width == 1 and isinstance(width, int) else 0
     traces = [
-        {"type": "bar", "x": xs, "y": counts, "offset": 0, "width": width, **style}
+        {"type": "bar", "x": xs, "y": counts, "offset": offset, "width": width, **style}
         for xs, counts, style in _by_series(picture, colours, as_names=False)
     ]
     return {
@@ -90,6 +88,16 @@ def _histogram(picture: Picture, colours: Mapping[str, int]) -> Spec:
             "yaxis": {"title": {"text": _title(picture, "y")}, "rangemode": "tozero"},
         },
     }
+
+
+def _bin_width(picture: Picture) -> float:
+    start = picture.figure.axes.x
+    end = f"{start.removesuffix('_from')}_to"
+    if end in picture.columns:
+        widths: list[float] = [b - a for a, b in zip(picture.column(start), picture.column(end), strict=True)]
+        return min(widths)
+    starts = sorted(set(picture.column(start)))
+    return min((b - a for a, b in itertools.pairwise(starts)), default=0.05)
 
 
 def _heatmap(picture: Picture, colours: Mapping[str, int]) -> Spec:
@@ -123,6 +131,7 @@ DRAWN: Mapping[str, Callable[[Picture, Mapping[str, int]], Spec]] = {
     "columns": _columns,
     "histogram": _histogram,
     "heatmap": _heatmap,
+    "points": points,
 }
 
 
@@ -138,15 +147,15 @@ def _by_series(
         return [(xs, ys, {"marker": {"color": COLOURS[0]}, "showlegend": False, "name": ""})]
     series = picture.column(axes.series)
     found = []
-    for name in sorted(dict.fromkeys(series), key=lambda one: colours.get(str(one), len(colours))):
+    names = sorted(dict.fromkeys(series), key=lambda one: colours.get(str(one), len(colours)))
+    for number, name in enumerate(names):
         places = [place for place, one in enumerate(series) if one == name]
-        style = _style(str(name), colours)
+        style = _style(str(name), colours.get(str(name), number))
         found.append(([xs[place] for place in places], [ys[place] for place in places], style))
     return found
 
 
-def _style(name: str, colours: Mapping[str, int]) -> Spec:
-    number = colours.get(name, 0)
+def _style(name: str, number: int) -> Spec:
     colour = GREY if name == OTHERS else COLOURS[number % len(COLOURS)]
     pattern = PATTERNS[number // len(COLOURS) % len(PATTERNS)] if name != OTHERS else ""
     return {"name": _name(name), "marker": {"color": colour, "pattern": {"shape": pattern, "solidity": 0.4}}}

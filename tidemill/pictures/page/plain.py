@@ -32,7 +32,7 @@ def bar(count: float | None, largest: float) -> str:
     >>> bar(3, 4), bar(0, 0)
     ('██████████████████', '')
     """
-    eighths = round((count or 0) / largest * WIDTH * 8) if largest else 0
+    eighths = round(max(count or 0, 0) / largest * WIDTH * 8) if largest > 0 else 0
     return ("█" * (eighths // 8) + EIGHTHS[eighths % 8]).strip()
 
 
