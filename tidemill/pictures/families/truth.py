@@ -37,7 +37,7 @@ def agreement(subject: Subject, truth: Truth) -> Figure:
         sql=laid_out(f"""
             SELECT count(*) AS num_rows, count(*) FILTER (_answer = _truth) AS num_agreeing,
               avg((_answer = _truth)::INT) AS agreement
-            FROM {truth.compared(subject.source)}
+            FROM {truth.compared}
         """),
     )
 
@@ -50,7 +50,7 @@ def confusion(subject: Subject, truth: Truth) -> Figure:
         tells="How many rows of each true label were given which label.",
         sql=laid_out(f"""
             WITH pairs AS (SELECT _truth, _answer, count(*) AS num_rows
-              FROM {truth.compared(subject.source)} GROUP BY ALL),
+              FROM {truth.compared} GROUP BY ALL),
             names AS (SELECT _name FROM (SELECT _truth AS _name, num_rows FROM pairs
                 UNION ALL SELECT _answer, num_rows FROM pairs)
               GROUP BY _name ORDER BY sum(num_rows) DESC, _name LIMIT {MOST_LABELS})
@@ -71,7 +71,7 @@ def by_label(subject: Subject, truth: Truth) -> Figure:
         tells="Precision: the share right of the rows given a label. Recall: the share found of those that should have "
         "it. F1: both in one number.",
         sql=laid_out(f"""
-            WITH compared AS (FROM {truth.compared(subject.source)}),
+            WITH compared AS (FROM {truth.compared}),
             given AS (SELECT _answer AS label, count(*) AS given, count(*) FILTER (_answer = _truth) AS hits
               FROM compared GROUP BY _answer),
             wanted AS (SELECT _truth AS label, count(*) AS num_rows FROM compared GROUP BY _truth)
@@ -94,7 +94,7 @@ def agreement_by(subject: Subject, truth: Truth, name: str) -> Figure:
             FROM (
               SELECT {named(identifier(name))} AS _slice, count(*) AS num_rows,
                 avg((_answer = _truth)::INT) AS agreement
-              FROM {truth.compared(subject.source)}
+              FROM {truth.compared}
               GROUP BY 1 ORDER BY num_rows DESC, 1 LIMIT {MOST_SHOWN}
             ) ORDER BY agreement, _slice
         """),
@@ -113,7 +113,7 @@ def differing_rows(subject: Subject, truth: Truth) -> Figure:
         tells=f"{NUM_ROWS} rows whose label is not the true one, those first of which the model was surest.",
         sql=laid_out(f"""
             SELECT {subject.row_columns}, label, _truth AS truth{score}
-            FROM {truth.compared(subject.source)} AND _answer <> _truth
+            FROM {truth.compared} AND _answer <> _truth
             ORDER BY {"score DESC NULLS LAST, " if score else ""}shard_id, row_number LIMIT {NUM_ROWS}
         """),
     )
