@@ -59,7 +59,7 @@ def confusion(subject: Subject, truth: Truth) -> Figure:
         """),
         kind="heatmap",
         axes=Axes(x="label", y="truth", value="num_rows", x_title="label of the model", y_title="true label"),
-        notes=(f"Of the labels, the {MOST_LABELS} with the most rows are shown.",),
+        notes=(f"The {MOST_LABELS} labels with the most rows.",) if len(subject.labels) > MOST_LABELS else (),
     )
 
 
@@ -80,7 +80,7 @@ def by_label(subject: Subject, truth: Truth) -> Figure:
               2 * coalesce(hits, 0) / (coalesce(given, 0) + coalesce(num_rows, 0)) AS f1
             FROM given FULL JOIN wanted USING (label) ORDER BY num_rows DESC, label LIMIT {MOST_LABELS}
         """),
-        notes=(f"Of the labels, the {MOST_LABELS} with the most rows are shown.",),
+        most=MOST_LABELS,
     )
 
 
@@ -100,19 +100,19 @@ def agreement_by(subject: Subject, truth: Truth, name: str) -> Figure:
         """),
         kind="bars",
         axes=Axes(x="_slice", y="agreement", x_title=name, y_title="share of rows that agree", is_share=True),
-        notes=(f"The {MOST_SHOWN} values of {name} with the most rows.",),
+        most=MOST_SHOWN,
     )
 
 
 def differing_rows(subject: Subject, truth: Truth) -> Figure:
-    score = ", score" if "score" in subject.results else ""
+    score = ["score"] if "score" in subject.results else []
     return Figure(
         id="differing-rows",
         section=ROWS,
         title="Rows that differ from the truth",
         tells=f"{NUM_ROWS} rows whose label is not the true one, those first of which the model was surest.",
         sql=laid_out(f"""
-            SELECT {subject.row_columns}, label, _truth AS truth{score}
+            SELECT {subject.row_columns("label", "_truth AS truth", *score)}
             FROM {truth.compared} AND _answer <> _truth
             ORDER BY {"score DESC NULLS LAST, " if score else ""}shard_id, row_number LIMIT {NUM_ROWS}
         """),
