@@ -7,10 +7,12 @@ from datetime import UTC, date, datetime, timedelta
 import pyarrow as pa
 import pytest
 
-from tests.lakes import commit_rows, lake_at
+from tests.lakes import PIPELINE, commit_rows, lake_at
 from tests.pipelines import make_pipeline, query
 from tests.unit.pictures.made import MARKUP, ids_of, made_pipeline, rows_of
 from tidemill.errors import InputError
+from tidemill.lake import Lake
+from tidemill.lake.records.marks import Place, set_marks
 from tidemill.pictures import make_report
 from tidemill.pictures.figures.figure import exact
 from tidemill.reports.query import reading
@@ -66,6 +68,20 @@ def test_slices_with_the_least_agreement_come_first(rated):
         (MARKUP, 1.0),
         ("a", 1.0),
     ]
+
+
+def test_marks_are_the_truth_where_no_other_is_set_and_may_be_named_by_one(tmp_path):
+    pipeline = made_pipeline(tmp_path, LABELS, human=["good"] * 6)
+    assert make_report(pipeline).to_json()["truth"] is None
+    with Lake(pipeline.lake) as lake:
+        places = lake.cursor().execute("SELECT shard_id, row_number FROM values ORDER BY id LIMIT 2").fetchall()
+        set_marks(lake, PIPELINE, {Place(*place): label for place, label in zip(places, LABELS, strict=False)}, who="a")
+        set_marks(lake, PIPELINE, {Place(*places[0]): "bad"}, who="b")
+    by_marks = make_report(pipeline).to_json()["truth"]
+    with_human = make_report(with_truth(pipeline, "coalesce(mark, human)")).to_json()["truth"]
+
+    assert (by_marks["expression"], by_marks["num_rows"], by_marks["agreement"]) == ("mark", 2, 0.5)
+    assert (with_human["num_rows"], with_human["num_agreeing"]) == (6, 4)
 
 
 def test_of_more_than_two_labels_a_text_names_each_and_a_boolean_tells_one_from_the_others(tmp_path):

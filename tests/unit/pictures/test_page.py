@@ -177,7 +177,8 @@ def test_in_markdown_names_are_text_and_counts_have_bars():
 
     assert "<b>" not in told
     assert "| &lt;b&gt;&#124;x&#96; |  | 4 | ████████████████████████ |" in told
-    assert "&#91;y&#93;&#40;http://z&#41;" in told
+    assert "&#91;y&#93;(http://z)" in told
+    assert "| x | label | num rows |  |" in told
 
 
 def test_a_page_takes_the_place_of_the_last_one_whole(tmp_path):
