@@ -52,7 +52,9 @@ def of_rows(num_rows: int) -> Section:
             subprocess.run(command, check=True, capture_output=True)
             took.append(time.perf_counter() - started)
         size, cpu = page.stat().st_size, (_cpu_seconds() - before) / NUM_TURNS
-    rows = [(f"{num_rows:,}", f"{min(took):.1f}", f"{max(took):.1f}", f"{cpu:.1f}", f"{size / 1e6:.2f}")]
+    rows: list[tuple[str, ...]] = [
+        (f"{num_rows:,}", f"{min(took):.1f}", f"{max(took):.1f}", f"{cpu:.1f}", f"{size / 1e6:.2f}")
+    ]
     conditions = f"{this_machine().processor}; {NUM_TURNS} times, each in a new process"
     return Section("A report of a made-up table", conditions, ("rows", "best s", "worst s", "CPU s", "MB"), rows)
 

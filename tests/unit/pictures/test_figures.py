@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from tests.lakes import PIPELINE, commit_rows, lake_at
 from tests.pipelines import make_pipeline, query
-from tests.unit.pictures.made import MARKUP, ids_of, made_pipeline, rows_of
+from tests.unit.pictures.made import MARKUP, ids_of, made_pipeline, rows_of, shown
 from tidemill.errors import InputError
 from tidemill.lake import Lake
 from tidemill.lake.records.marks import Place, set_marks
@@ -121,7 +122,7 @@ def test_the_first_labels_are_shown_and_the_others_counted_together(tmp_path):
 
     assert [(row["label"], row["num_rows"]) for row in (rows[0], rows[-1])] == [("007", 10), ("others", 488)]
     assert len(rows) == 13
-    assert "others" in report.find("labels").notes[0]
+    assert "others" in shown(report, "labels").notes[0]
     assert len(report.to_json()["labels"]) == 500
     assert max(len(picture.rows) for picture in report.pictures) < 300
 
@@ -130,7 +131,7 @@ def test_one_label_is_no_trouble_and_nobody_speaks_of_others(tmp_path):
     report = make_report(made_pipeline(tmp_path, ["only"] * 3))
 
     assert [(row["label"], row["percent"]) for row in rows_of(report, "labels")] == [("only", 100.0)]
-    assert report.find("labels").notes == ()
+    assert shown(report, "labels").notes == ()
 
 
 def test_rows_without_a_score_are_left_out_of_scores(tmp_path):
@@ -173,7 +174,7 @@ def test_times_are_put_in_buckets_of_the_schedules_time_zone(tmp_path):
     report = make_report(pipeline)
 
     assert [row["_bucket"] for row in rows_of(report, "label-by-at")] == [f"2026-03-0{day} 00:00" for day in (2, 3, 4)]
-    assert report.find("label-by-at").figure.axes.x_title == "at by hour (Europe/Berlin)"
+    assert shown(report, "label-by-at").figure.axes.x_title == "at by hour (Europe/Berlin)"
 
 
 @pytest.mark.parametrize(
@@ -189,12 +190,13 @@ def test_dates_are_put_in_few_buckets_and_rows_without_one_left_out(tmp_path, da
     report = make_report(made_pipeline(tmp_path, ["a", "b", "b"], at=dates))
 
     assert [row["_bucket"] for row in rows_of(report, "label-by-at")] == buckets
-    assert report.find("label-by-at").figure.axes.x_title.endswith("(as written, without a time zone)")
+    assert shown(report, "label-by-at").figure.axes.x_title.endswith("(as written, without a time zone)")
 
 
 def test_kept_columns_may_have_any_name(tmp_path):
     names = ["name", "place", "_slice", 'a "b"', "answer", "truth", "rows", "<b>"]
-    pipeline = made_pipeline(tmp_path, LABELS, **{name: ["x", "y"] * 3 for name in names})
+    kept: dict[str, Any] = {name: ["x", "y"] * 3 for name in names}
+    pipeline = made_pipeline(tmp_path, LABELS, **kept)
     report = make_report(with_truth(pipeline, '"a ""b""" = \'x\'', positive="good"))
 
     assert {f"label-by-{name}" for name in names} <= {picture.figure.id for picture in report.pictures}

@@ -20,8 +20,9 @@ from tidemill.pictures import make_report
 from tidemill.pictures.figures.figure import Axes, Figure, Picture
 from tidemill.pictures.figures.report import Report
 from tidemill.pictures.page import page
-from tidemill.pictures.page.drawing import COLOURS, GREY, drawn
+from tidemill.pictures.page.drawing import drawn
 from tidemill.pictures.page.escaping import json_in_script, markup_free
+from tidemill.pictures.page.palette import COLOURS, GREY
 from tidemill.pictures.page.plain import in_markdown
 from tidemill.pictures.writing import write_page
 
