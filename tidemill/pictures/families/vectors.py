@@ -49,7 +49,6 @@ def on_a_plane(subject: Subject, name: str) -> Figure:
 
 def lengths(subject: Subject, name: str) -> Figure:
     value = f"{identifier(name)}::DOUBLE[]"
-    counted = subject.counting(
-        "lengths", f"SELECT round(sqrt(list_inner_product({value}, {value})), 6) AS length FROM {subject.view}"
-    )
+    length = f"round(sqrt(list_inner_product({value}, {value})), 6) AS length"
+    counted = subject.counting("lengths", f"SELECT {length} FROM {subject.view} WHERE {identifier(name)} IS NOT NULL")
     return histogram(counted, "length", section=SECTION, told=f"length of {name}")
