@@ -6,7 +6,8 @@ in minutes: labels and scores are drawn at random, the same each time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,14 @@ DOMAINS = ("movie", "news", "product", "tweet")
 LABELS = ("NEGATIVE", "POSITIVE")
 
 
-def fill(home: Path, num_rows: int) -> Path:
+def fill(home: Path, num_rows: int, keep: Sequence[str] = ("domain", "rating")) -> Path:
     """Make the dataset, a pipeline file and its lake in `home`; returns the pipeline file."""
     write_dataset(home / "data", num_rows)
     path = home / "reviews.toml"
     path.write_text(
         f'name = "reviews"\n[dataset]\npath = "{home}/data/*.parquet"\ntext = "text"\nkey = ["id"]\n'
-        f'keep = ["domain", "rating"]\n[model]\npath = "{TINY_SENTIMENT}"\n'
+        f"keep = {json.dumps(list(keep))}\n"
+        f'[model]\npath = "{TINY_SENTIMENT}"\n'
         f'[lake]\ncatalog = "sqlite:{home}/lake.sqlite"\ndata = "{home}/lake"\n[store]\npath = "{home}/store"\n',
         encoding="utf-8",
     )

@@ -70,10 +70,7 @@ def has_chat_template(model: Path) -> bool:
 
 
 def compare(asked: Asked, num_rows: int, turns: int, batch_sizes: Sequence[int]) -> None:
-    texts = read_texts("reviews", num_rows)
-    for name, some in (("data", texts), ("first", texts[:1])):
-        (asked.home / name).mkdir()
-        pq.write_table(pa.table({"text": some}), asked.home / name / "texts.parquet")
+    write_texts(asked, read_texts("reviews", num_rows))
     by_tidemill(asked, "first")  # what it opens is counted apart, for each
     theirs = by_pipeline if asked.task == "text-generation" else by_generate
     called = "pipeline" if asked.task == "text-generation" else "generate"
@@ -82,6 +79,12 @@ def compare(asked: Asked, num_rows: int, turns: int, batch_sizes: Sequence[int])
     print(this_machine())
     print(f"{num_rows:,} reviews, {asked.task} by {asked.model.name}, at most {asked.new_tokens} new tokens")
     take_turns(contenders, turns, num_rows, "have the same text")
+
+
+def write_texts(asked: Asked, texts: Sequence[str]) -> None:
+    for name, some in (("data", texts), ("first", texts[:1])):
+        (asked.home / name).mkdir()
+        pq.write_table(pa.table({"text": some}), asked.home / name / "texts.parquet")
 
 
 def by_pipeline(asked: Asked, batch_size: int) -> Callable[[], list[str]]:

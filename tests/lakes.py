@@ -101,8 +101,20 @@ def kept_rows(spec: config.Lake, names: Sequence[str]) -> pa.Table:
         )
 
 
+NEW_IN_LAYOUT_7 = ("_marks", "_samples")
+
+
+def take_back_to_layout_6(cursor: Any) -> None:
+    """Without what people add to the tables, as a lake was before layout 7."""
+    for table in NEW_IN_LAYOUT_7:
+        cursor.execute(f"DROP TABLE {table}")
+    for (pipeline,) in cursor.execute("SELECT pipeline FROM _pipelines").fetchall():
+        cursor.execute(f'DROP VIEW "{pipeline}_marks"')
+
+
 def take_back_to_layout_5(cursor: Any) -> None:
     """Without counts of what models wrote, as ledger and runs were before layout 6."""
+    take_back_to_layout_6(cursor)
     for table in ("_ledger", "_runs"):
         cursor.execute(f"ALTER TABLE {table} DROP COLUMN num_new_tokens")
 

@@ -42,6 +42,25 @@ def has_done_shards(cursor: Cursor, pipeline: str, version: str) -> bool:
     return found is not None
 
 
+class DonePlace(NamedTuple):
+    """Where a shard's rows are from, and how many of them the version's table has."""
+
+    shard_id: str
+    path: str
+    num_rows: int
+
+
+def in_source_order(cursor: Cursor, pipeline: str, version: str) -> list[DonePlace]:
+    """The shards that a version's table has, file by file, as their rows follow each other."""
+    rows = cursor.execute(
+        "SELECT l.shard_id, l.path, l.num_rows FROM (SELECT * FROM _ledger WHERE (pipeline, version) = (?, ?)) l "
+        "LEFT JOIN (SELECT DISTINCT shard_id, first_row FROM _shards WHERE pipeline = ?) s USING (shard_id) "
+        "ORDER BY l.path, s.first_row, l.shard_id",
+        [pipeline, version, pipeline],
+    ).fetchall()
+    return [DonePlace(*row) for row in rows]
+
+
 def done_shards(cursor: Cursor, pipeline: str, version: str) -> dict[str, DoneShard]:
     rows = cursor.execute(
         "SELECT shard_id, path, content, kept, request_id, num_rows, num_quarantined FROM _ledger "

@@ -78,7 +78,7 @@ class RunRecord(RunFacts):
     estimated_cost: float | None = None
     num_dropped: int = 0
     """Shards computed in vain: someone else had committed them, or the dataset moved on."""
-    who: str = field(default_factory=lambda: os.environ.get("TIDEMILL_USER") or _user())
+    who: str = field(default_factory=lambda: user_name())
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
     worker: str = field(default_factory=worker_name)
@@ -200,6 +200,11 @@ def settle_forgets(cursor: Cursor, pipeline: str) -> None:
     cursor.execute(
         "UPDATE _runs SET state = 'done' WHERE pipeline = ? AND kind = 'forget' AND state <> 'done'", [pipeline]
     )
+
+
+def user_name() -> str:
+    """Who is at work: TIDEMILL_USER, or the system's name of the user."""
+    return os.environ.get("TIDEMILL_USER") or _user()
 
 
 def _user() -> str:

@@ -68,8 +68,17 @@ SYSTEM_TABLES = {
         pipeline VARCHAR, content VARCHAR, row_offset BIGINT, key_hash VARCHAR, who VARCHAR,
         forgotten_at TIMESTAMPTZ""",
     "_data_files": "file VARCHAR, num_bytes BIGINT, hash VARCHAR, shard_ids JSON, noted_at TIMESTAMPTZ",
+    "_marks": """
+        pipeline VARCHAR, shard_id VARCHAR, path VARCHAR, row_number BIGINT, key JSON, text_hash UUID, label VARCHAR,
+        who VARCHAR, marked_at TIMESTAMPTZ""",
+    "_samples": """
+        pipeline VARCHAR, place BIGINT, shard_id VARCHAR, path VARCHAR, row_number BIGINT, reason VARCHAR,
+        who VARCHAR, sampled_at TIMESTAMPTZ""",
 }
 """Name and columns of every system table; a pipeline's results lie in `<pipeline>__<version>`."""
+
+MARKS_SUFFIX = "_marks"
+"""A pipeline's view of its marks is named by it, so that no pipeline's own name may end so."""
 
 INLINED_ROWS = 50
 """So few rows of one insert into a system table stay in the catalog, until housekeeping makes a file of them."""
@@ -330,6 +339,14 @@ def point_view(cursor: Cursor, table: ResultTable) -> None:
     columns = ", ".join(_shown(name, kind) for name, kind in table.shown)
     cursor.execute(
         f"CREATE OR REPLACE VIEW {identifier(table.pipeline)} AS SELECT {columns} FROM {identifier(table.name)}"
+    )
+
+
+def point_marks(cursor: Cursor, pipeline: str) -> None:
+    """Let `<pipeline>_marks` show the pipeline's part of `_marks`."""
+    cursor.execute(
+        f"CREATE OR REPLACE VIEW {identifier(pipeline + MARKS_SUFFIX)} AS "
+        f"SELECT * EXCLUDE (pipeline) FROM _marks WHERE pipeline = '{pipeline}'"
     )
 
 

@@ -12,26 +12,39 @@ from typing import Any
 from tidemill.errors import ConfigError
 from tidemill.lake import Cursor, Lake, ResultTable
 from tidemill.lake.ledger import PATHS_OF_SHARDS
-from tidemill.lake.tables import identifier
+from tidemill.lake.records.marks import MARKED
+from tidemill.lake.tables import TEXT_HASH, existing_columns, identifier
 from tidemill.models.comparing import Labels, Lists, Maps, Scores, Texts, Vectors
 from tidemill.reports.pairs import Shared, TwoVersions, different_pairs, pairs_query
+from tidemill.reports.truth import held_against
 
 GROUPS = tuple(kind.group for kind in (Labels, Texts, Scores, Lists, Vectors, Maps))
 """What a report has in any case, empty where there is nothing of the kind."""
 
+LABEL = "label"
+"""The result column that a mark says the right value of."""
+
 
 def compare_versions(
-    lake: Lake, pipeline: str, first: str, second: str, *, by: str | None = None, num_examples: int = 5
+    lake: Lake,
+    pipeline: str,
+    first: str,
+    second: str,
+    *,
+    by: str | None = None,
+    num_examples: int = 5,
+    truth: str | None = None,
 ) -> dict[str, Any]:
     """Hold the second version against the first, over the rows that both have, in one snapshot.
 
     Each result column is compared as its model task says, or else by its type.
     Examples are rows whose answers are different ones; where there are only
     numbers, those that drifted most. Slices come with the least agreement first.
+    `truth` is SQL that says of rows what is right: see `reports.truth`.
 
     Raises:
         LakeError: there is no such pipeline or version.
-        ConfigError: `by` is not a key or kept column.
+        InputError: `by` is not a key or kept column, or `truth` cannot be held against the labels.
     """
     cursor = lake.cursor()
     cursor.execute("BEGIN")
@@ -42,12 +55,14 @@ def compare_versions(
             f"--by {by} is not a key or kept column of {pipeline}. Known: {', '.join(shared.kept) or 'none'}. "
             "Name the column in dataset.keep, and `tidemill run` puts it beside the predictions."
         )
+    text_hash = f"a.{TEXT_HASH}" if TEXT_HASH in dict(existing_columns(cursor, a.name)) else "NULL::UUID"
     # A view of this connection alone.
-    cursor.execute(f"CREATE OR REPLACE TEMP VIEW pairs AS {pairs_query(a, b, shared)}")
+    cursor.execute(f"CREATE OR REPLACE TEMP VIEW pairs AS {pairs_query(a, b, shared, text_hash=text_hash)}")
     overall = next(_measure(cursor, shared))
     for comparison, pair in shared.columns:
         overall[comparison.group][pair.name] |= comparison.details(cursor, pair)
     num_compared = overall.pop("rows")
+    judged = {} if truth is None else {"truth": _judged(cursor, versions, truth, by)}
     report = {
         "pipeline": pipeline,
         "versions": [a.version, b.version],
@@ -58,6 +73,8 @@ def compare_versions(
             "only_in": {table.version: _num_rows(cursor, table) - num_compared for table in (a, b)},
         },
         **overall,
+        **judged,
+        "marks": _marks(cursor, a, shared),
         "examples": _examples(cursor, a, shared, num_examples),
         "by": by,
         "slices": list(_measure(cursor, shared, by)) if by else [],
@@ -65,6 +82,18 @@ def compare_versions(
     }
     cursor.execute("ROLLBACK")
     return report
+
+
+def _judged(cursor: Cursor, versions: TwoVersions, truth: str, by: str | None) -> dict[str, Any]:
+    shared = versions.shared
+    labels = [pair for comparison, pair in shared.columns if isinstance(comparison, Labels)]
+    if not labels:
+        raise ConfigError("--truth is held against labels, and these versions have none in common. Leave it out.")
+    found = held_against(cursor, truth, labels[0], shared.kept, [spec.model for spec in versions.specs], by)
+    names = [versions.a.version, versions.b.version]
+    for part in (found, *found.get("slices", [])):
+        part |= {name: dict(zip(names, part[name], strict=True)) for name in ("accuracy", "f1")}
+    return found
 
 
 def _measure(cursor: Cursor, shared: Shared, by: str | None = None) -> Iterator[dict[str, Any]]:
@@ -86,6 +115,20 @@ def _measure(cursor: Cursor, shared: Shared, by: str | None = None) -> Iterator[
             facts = comparison.facts([next(left) for _ in some], num_rows)
             measured.setdefault(comparison.group, {})[pair.name] = facts
         yield {"value": found, **measured} if by else measured
+
+
+def _marks(cursor: Cursor, a: ResultTable, shared: Shared) -> dict[str, Any]:
+    """Of the rows that people marked, how many each version's label is right of."""
+    label = next((pair for comparison, pair in shared.columns if pair.name == LABEL), None)
+    if label is None:
+        return {"rows": 0, "right": {}}
+    sides = [f"count(*) FILTER ({side} = mark)" for side in (label.first, label.second)]
+    num_rows, *right = cursor.execute(
+        f"SELECT count(*), {', '.join(sides)} FROM pairs "
+        f"JOIN ({MARKED}) m ON m.shard_id = _shard_id AND m.row_number = _row_number",
+        [a.pipeline],
+    ).fetchall()[0]
+    return {"rows": num_rows, "right": dict(zip(("first", "second"), right, strict=True))}
 
 
 def _examples(cursor: Cursor, a: ResultTable, shared: Shared, num_examples: int) -> list[dict[str, Any]]:

@@ -60,6 +60,7 @@ class TwoVersions:
 
     a: ResultTable
     b: ResultTable
+    specs: tuple[VersionSpec, VersionSpec]
     shared: Shared
     promoted_version: str
     differences: tuple[str, ...]
@@ -88,14 +89,14 @@ class TwoVersions:
             if not by_name[version].is_complete
         ]
         differences = specs[0].differences(specs[1])
-        return cls(a, b, shared, state.promoted_version, tuple(differences), (*shared.notes, *lacking))
+        return cls(a, b, specs, shared, state.promoted_version, tuple(differences), (*shared.notes, *lacking))
 
 
-def pairs_query(a: ResultTable, b: ResultTable, shared: Shared) -> str:
+def pairs_query(a: ResultTable, b: ResultTable, shared: Shared, *, text_hash: str | None = None) -> str:
     """SQL: a row for each row that both versions have.
 
     Answers are `a.<column>` and `b.<column>`, beside the kept columns, what comparisons derive of the two,
-    `_shard_id` and `_row_number`.
+    `_shard_id` and `_row_number`, and `_text_hash` where `text_hash` is SQL of it.
     """
     results = [f"{side}.{identifier(name)} AS {identifier(f'{side}.{name}')}" for name in shared.names for side in "ab"]
     own = {name for name, _ in a.kept}
@@ -106,6 +107,8 @@ def pairs_query(a: ResultTable, b: ResultTable, shared: Shared) -> str:
         for name, value in comparison.derived(pair).items()
     ]
     names = [*results, *kept, "a.shard_id AS _shard_id", "a.row_number AS _row_number"]
+    if text_hash is not None:
+        names.append(f"{text_hash} AS _text_hash")
     tables = f"lake.{identifier(a.name)} a JOIN lake.{identifier(b.name)} b USING (shard_id, row_number)"
     return f"SELECT {', '.join(['*', *derived])}\nFROM (SELECT {', '.join(names)}\n  FROM {tables})"
 

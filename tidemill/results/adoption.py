@@ -20,6 +20,7 @@ from tidemill.lake.tables import (
     identifier,
     insert_records,
     is_shown,
+    point_marks,
     point_view,
 )
 from tidemill.results.retirement import retire_elsewhere
@@ -72,6 +73,7 @@ def adopt(lake: Lake, target: Target, adoption: Adoption) -> bool:
                 ],
             )
             point_view(cursor, target.table)
+            point_marks(cursor, target.pipeline)
         else:
             _promote_in_place_of_nothing(cursor, target)
         if current is not None and found != target.revision:

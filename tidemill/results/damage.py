@@ -11,7 +11,7 @@ from tidemill.lake.ducklake.connection import CATALOG, Cursor, Lake
 from tidemill.results.retirement import remove_shards
 from tidemill.results.verify import GONE, Damage
 
-IRREPLACEABLE = frozenset({"_layout", "_pipelines", "_versions", "_backfills", "_forgotten"})
+IRREPLACEABLE = frozenset({"_layout", "_pipelines", "_versions", "_backfills", "_forgotten", "_marks"})
 """System tables whose rows nothing else knows, and without which the others mean something else."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, LakeError, first_line
@@ -29,6 +30,8 @@ from tidemill.results.forgotten import key_hashes
 from tidemill.results.promotion import existing_state, load_table
 
 MAX_PATHS = 20
+BY_PLACE = ("_quarantine", "_marks", "_samples")
+"""The system tables that have rows of rows, by their shard and row number."""
 
 
 @dataclass
@@ -170,7 +173,14 @@ def take_out(cursor: Cursor, pipeline: Pipeline, condition: str, who: str) -> Er
         )
     for table in result_tables(cursor, pipeline.name):
         cursor.execute(f"DELETE FROM {identifier(table)} WHERE {at_their_places}")
-    cursor.execute(f"DELETE FROM _quarantine WHERE pipeline = ? AND {at_their_places}", [pipeline.name])
+    for table in BY_PLACE:
+        cursor.execute(f"DELETE FROM {table} WHERE pipeline = ? AND {at_their_places}", [pipeline.name])
+    # A mark whose row has left the table is known by its key alone.
+    hashes = pc.unique(forgotten["key_hash"].drop_null()).to_pylist()
+    cursor.execute(
+        "DELETE FROM _marks WHERE pipeline = ? AND sha256(key::VARCHAR) IN (SELECT unnest(?::VARCHAR[]))",
+        [pipeline.name, hashes],
+    )
     insert_rows(cursor, "_forgotten", forgotten)
     return erasure
 

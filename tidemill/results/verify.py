@@ -20,6 +20,7 @@ from tidemill.lake.data_files import DataFile, Noted, data_files, hash_of, noted
 from tidemill.lake.ducklake.connection import CATALOG, Cursor, Lake
 from tidemill.lake.listings import target_shards
 from tidemill.lake.pipelines import load_results, load_state
+from tidemill.lake.records.checks import marks_without_rows, problems_of_marks
 from tidemill.lake.tables import SYSTEM_TABLES, identifier, is_shown, result_tables, table_name
 from tidemill.results.soundness import kept_text, unsound_values
 
@@ -238,6 +239,14 @@ def _check_tables(cursor: Cursor, pipeline: str, found: Verification) -> None:
     found.is_listing_wrong = bool(listing)
     found.problems += listing
     found.notes += _pending(cursor)
+    _check_marks(cursor, pipeline, table_name(pipeline, state.promoted_version), found)
+
+
+def _check_marks(cursor: Cursor, pipeline: str, table: str, found: Verification) -> None:
+    damaged = {damage.file.table for damage in found.damages}
+    if not damaged & {"_marks", "_shards", "_forgotten"}:
+        found.problems += problems_of_marks(cursor, pipeline)
+        found.notes += [] if table in damaged else marks_without_rows(cursor, pipeline, table)
 
 
 def _name_listing(cursor: Cursor, pipeline: str, revision: str, *, copied: bool) -> None:

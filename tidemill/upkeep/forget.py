@@ -25,7 +25,7 @@ from tidemill.lake.ducklake.reading import check_condition
 from tidemill.lake.runs import RunRecord, record_run, settle_forgets, was_forget_interrupted
 from tidemill.lake.tables import limit_inlining, result_tables
 from tidemill.results.damage import set_aside
-from tidemill.results.erasure import Erasure, find_rows, take_out, write_anew
+from tidemill.results.erasure import BY_PLACE, Erasure, find_rows, take_out, write_anew
 from tidemill.results.forgotten import forgotten_contents
 from tidemill.results.promotion import existing_state
 from tidemill.results.verify import find_damages
@@ -90,11 +90,11 @@ def forget(pipeline: Pipeline, condition: str, *, why: str = "forget", history: 
 
         record = RunRecord(secrets.token_hex(6), pipeline.name, "forget", why=why)
         record_run(lake, record)
-        damages, _ = find_damages(lake.cursor(), {*result_tables(lake.cursor(), pipeline.name), "_quarantine"})
+        damages, _ = find_damages(lake.cursor(), {*result_tables(lake.cursor(), pipeline.name), *BY_PLACE})
         left = set_aside(lake, damages)
         erasure = write(functools.partial(take_out, pipeline=pipeline, condition=condition, who=record.who))
         erasure.unreached += _unread(pipeline, left)
-        for table in [*result_tables(lake.cursor(), pipeline.name), "_quarantine"]:
+        for table in [*result_tables(lake.cursor(), pipeline.name), *BY_PLACE]:
             write(functools.partial(write_anew, pipeline=pipeline.name, table=table))
         write(limit_inlining)
         note_files(lake)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.s3 import Bucket
 from tests.unit.pictures.made import MARKUP, made_pipeline
 from tidemill.errors import ConfigError
 from tidemill.pictures import make_report
@@ -188,6 +189,16 @@ def test_a_page_takes_the_place_of_the_last_one_whole(tmp_path):
     assert [found.name for found in tmp_path.iterdir()] == ["report.html"]
     with pytest.raises(ConfigError, match=r"cannot be written to .*/nowhere/report.html: No such file.*--output"):
         write_page("", str(tmp_path / "nowhere" / "report.html"), "--output")
+
+
+def test_a_page_may_go_to_s3_and_is_a_page_there(bucket: Bucket):
+    write_page("a page", bucket.address("pages/report.html"), "report.path")
+
+    assert bucket.get("pages/report.html") == b"a page"
+    kind = bucket.client.head_object(Bucket=bucket.name, Key="pages/report.html")["ContentType"]
+    assert kind == "text/html; charset=utf-8"
+    with pytest.raises(ConfigError, match=r"no bucket for s3://nowhere/report.html.*report.path"):
+        write_page("a page", "s3://nowhere/report.html", "report.path")
 
 
 def test_a_page_of_nothing_has_no_library(report: Report):

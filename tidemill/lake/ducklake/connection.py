@@ -30,7 +30,7 @@ from tidemill.lake.ducklake.catalog import (
 from tidemill.lake.ducklake.locks import open_lock
 from tidemill.places import is_s3, make_folder
 
-LAYOUT_VERSION = 6
+LAYOUT_VERSION = 7
 NUM_COMMIT_ATTEMPTS = 10
 SETTINGS = {
     "autoinstall_known_extensions": "false",

@@ -204,7 +204,7 @@ def _beside_the_lake(what: str) -> str:
     return f"`tidemill sql` reads the lake, and {what} reads files. Name their folder: --allow FOLDER."
 
 
-def check_condition(condition: str) -> None:
+def check_condition(condition: str, option: str = "--where") -> None:
     """
     Raises:
         ConfigError: it is not one expression: a statement, a subquery, several, or none.
@@ -213,12 +213,12 @@ def check_condition(condition: str) -> None:
         (text,) = parser.execute("SELECT json_serialize_sql(?)", [f"SELECT (\n{condition}\n)"]).fetchall()[0]
     parsed = json.loads(text)
     if parsed["error"]:
-        raise ConfigError(f"--where cannot be read as SQL: {parsed['error_message']}. {GIVE_ONE}")
+        raise ConfigError(f"{option} cannot be read as SQL: {parsed['error_message']}. {GIVE_ONE}")
     nodes = [statement["node"] for statement in parsed["statements"]]
     if len(nodes) != 1 or not _is_one_expression(nodes[0]):
-        raise ConfigError(f"--where is more than a condition: no statement and no subquery may be in it. {GIVE_ONE}")
+        raise ConfigError(f"{option} is more than a condition: no statement and no subquery may be in it. {GIVE_ONE}")
     if refused := _all(nodes[0], "function_name") & REFUSED_SCALARS:
-        raise ConfigError(f"--where calls {min(refused)}(), which prepares SQL of its own. {GIVE_ONE}")
+        raise ConfigError(f"{option} calls {min(refused)}(), which prepares SQL of its own. {GIVE_ONE}")
 
 
 def check_expression(expression: str, option: str) -> None:

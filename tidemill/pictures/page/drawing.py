@@ -41,6 +41,13 @@ def _bars(picture: Picture, colours: Mapping[str, int]) -> Spec:
     }
 
 
+def _pairs(picture: Picture, colours: Mapping[str, int]) -> Spec:
+    names = dict.fromkeys(picture.column(picture.figure.axes.series or ""))
+    spec = _bars(picture, {name: number for number, name in enumerate(names)})
+    spec["layout"] |= {"barmode": "group"}
+    return spec
+
+
 def _shares(picture: Picture, colours: Mapping[str, int]) -> Spec:
     spec = _bars(picture, colours)
     spec["layout"] |= {"barnorm": "percent"}
@@ -119,6 +126,7 @@ def _heatmap(picture: Picture, colours: Mapping[str, int]) -> Spec:
 
 DRAWN: Mapping[str, Callable[[Picture, Mapping[str, int]], Spec]] = {
     "bars": _bars,
+    "pairs": _pairs,
     "shares": _shares,
     "columns": _columns,
     "histogram": _histogram,

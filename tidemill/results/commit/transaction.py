@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from tidemill.lake.ducklake.connection import Cursor, Lake
 from tidemill.lake.listings import mark_cut
 from tidemill.lake.pipelines import Target
+from tidemill.lake.records.marks import carry_marks
 from tidemill.lake.runs import known_sum
 from tidemill.results.adoption import is_target
 from tidemill.results.commit.copying import write_copies
@@ -90,7 +91,7 @@ def _commit(
     removed = _retire_replaced(cursor, target, standing.outdated)
     if moved:
         gone = [shard for shard, path in _vanished(cursor, target) if path in moved]
-        remove_shards(cursor, target.pipeline, target.version, gone)
+        _retire(cursor, target, gone)
     return written, removed
 
 
@@ -135,9 +136,7 @@ def remove_vanished(lake: Lake, target: Target) -> int:
     def body(cursor: Cursor) -> int:
         if not is_target(cursor, target):
             return 0
-        return remove_shards(
-            cursor, target.pipeline, target.version, [shard_id for shard_id, _ in _vanished(cursor, target)]
-        )
+        return _retire(cursor, target, [shard_id for shard_id, _ in _vanished(cursor, target)])
 
     if not _vanished(lake.cursor(), target):
         return 0
@@ -177,8 +176,13 @@ def _retire_replaced(cursor: Cursor, target: Target, outdated: dict[str, list[st
         "WHERE s.pipeline = $pipeline AND s.path = f.path)",
         {"pipeline": target.pipeline, "version": target.version, "paths": sorted(outdated)},
     ).fetchall()
-    gone = [shard_id for (path,) in complete for shard_id in outdated[path]]
-    return remove_shards(cursor, target.pipeline, target.version, gone)
+    return _retire(cursor, target, [shard_id for (path,) in complete for shard_id in outdated[path]])
+
+
+def _retire(cursor: Cursor, target: Target, shard_ids: Sequence[str]) -> int:
+    """Remove shards of which other shards have the rows now, or none; returns rows removed."""
+    carry_marks(cursor, target.pipeline, target.version, shard_ids, [name for name, _ in target.table.keys])
+    return remove_shards(cursor, target.pipeline, target.version, shard_ids)
 
 
 def _vanished(cursor: Cursor, target: Target) -> list[tuple[str, str]]:

@@ -179,6 +179,29 @@ def to_layout_6(cursor: Cursor) -> list[str]:
     return [_add_columns(cursor, table, "num_new_tokens BIGINT") for table in ("_ledger", "_runs")]
 
 
+def to_layout_7(cursor: Cursor) -> list[str]:
+    """What people add to the tables: right labels, and which rows to label."""
+    changes = [_make_table(cursor, name, columns) for name, columns in NEW_IN_LAYOUT_7.items()]
+    for (pipeline,) in cursor.execute("SELECT pipeline FROM _pipelines ORDER BY ALL").fetchall():
+        view = f"{pipeline}_marks"
+        if existing_columns(cursor, view):
+            changes.append(f"{view} is a table of this lake, so the marks of {pipeline} are in _marks alone")
+            continue
+        cursor.execute(
+            f"CREATE VIEW {identifier(view)} AS SELECT * EXCLUDE (pipeline) FROM _marks WHERE pipeline = '{pipeline}'"
+        )
+        changes.append(f"new view {view}")
+    return changes
+
+
+NEW_IN_LAYOUT_7 = {
+    "_marks": "pipeline VARCHAR, shard_id VARCHAR, path VARCHAR, row_number BIGINT, key JSON, text_hash UUID, "
+    "label VARCHAR, who VARCHAR, marked_at TIMESTAMPTZ",
+    "_samples": "pipeline VARCHAR, place BIGINT, shard_id VARCHAR, path VARCHAR, row_number BIGINT, reason VARCHAR, "
+    "who VARCHAR, sampled_at TIMESTAMPTZ",
+}
+
+
 def _tables_of(cursor: Cursor, table: str) -> list[str]:
     """A version's table, and those into which its columns are being rewritten."""
     rows = cursor.execute(
@@ -224,7 +247,7 @@ def _drop_rewrites(cursor: Cursor, table: str) -> list[str]:
     return [f"dropped {name}: its columns are rewritten from the beginning" for (name,) in rows]
 
 
-STEPS: tuple[Step, ...] = (to_layout_2, to_layout_3, to_layout_4, to_layout_5, to_layout_6)
+STEPS: tuple[Step, ...] = (to_layout_2, to_layout_3, to_layout_4, to_layout_5, to_layout_6, to_layout_7)
 """The first takes a lake from layout 1 to 2, and so on."""
 
 

@@ -1,0 +1,214 @@
+"""Pages of a table, by SQL: what is read is a page of rows and the columns that a filter asks for.
+
+Shards are asked in the order of their files, one and then some at a time, until a page is
+full: of what is frequent it is at once. Of what is rare, the rest of the table is asked as a whole;
+where that is too large for it, a page says after a bound of time how far it has looked, and
+the next one goes on from there. Sorted by score, a page is the rows after the last one's score and place.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tidemill.app.rows.filters import Filter
+from tidemill.lake import Cursor, ResultTable
+from tidemill.lake.ledger import DonePlace, in_source_order
+from tidemill.lake.records.marks import Place, labels_at
+from tidemill.lake.tables import identifier
+
+Order = Literal["by file", "least score first", "highest score first"]
+PAGE_ROWS = 100
+SECONDS = 0.6
+"""How long shards are asked for one page, before it says that there are more to ask."""
+MOST_ONE_BY_ONE = 8
+"""So many shards are asked at a time, at first one: a page of what is frequent is full then."""
+MOST_AT_ONCE = 20_000_000
+"""Of a table of so many rows, what is left is asked as a whole, which takes a third of the time a row."""
+_DIRECTIONS = {"least score first": ("ASC", ">"), "highest score first": ("DESC", "<")}
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a page begins: at a row of the shard so far down the files, or after a row of such a score."""
+
+    shard: int = 0
+    row_number: int = -1
+    score: float | None = None
+    place: Place | None = None
+
+
+@dataclass(frozen=True)
+class Page:
+    """Rows of a table, `columns` of each, and where the next page begins, None at the end.
+
+    `num_looked_at` of the table's `num_rows` have been asked once this page was full.
+    """
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    places: list[Place]
+    paths: list[str]
+    marks: dict[Place, str]
+    next: Start | None
+    num_rows: int
+    num_looked_at: int
+    start: Start = field(default_factory=Start)
+
+
+def read_page(
+    cursor: Cursor,
+    table: ResultTable,
+    asked: Filter,
+    start: Start,
+    *,
+    order: Order = "by file",
+    num_rows: int = PAGE_ROWS,
+    seconds: float = SECONDS,
+) -> Page:
+    """
+    Raises:
+        ConfigError: the filter asks for a column that is not there, or is no condition.
+        duckdb.Error: a value does not fit its column.
+    """
+    shards = in_source_order(cursor, table.pipeline, table.version)
+    condition = asked.to_sql(cursor, table)
+    if order == "by file":
+        places, after, looked_at = _in_order(cursor, table, shards, condition, start, num_rows, seconds)
+    else:
+        places, after = _by_score(cursor, table, condition, start, order, num_rows)
+        looked_at = sum(shard.num_rows for shard in shards)
+    columns = tuple(name for name, _ in (*table.kept, *table.results))
+    by_place = rows_at(cursor, table, places, columns)
+    paths = {shard.shard_id: shard.path for shard in shards}
+    there = [place for place in places if place in by_place]
+    return Page(
+        columns,
+        [by_place[place] for place in there],
+        there,
+        [paths[place.shard_id] for place in there],
+        labels_at(cursor, table.pipeline, there),
+        after,
+        sum(shard.num_rows for shard in shards),
+        looked_at,
+        start,
+    )
+
+
+def rows_at(
+    cursor: Cursor, table: ResultTable, places: Sequence[Place], columns: Sequence[str]
+) -> dict[Place, tuple[Any, ...]]:
+    """These columns of the rows at some places."""
+    if not places:
+        return {}
+    numbers = [place.row_number for place in places]
+    shown = ", ".join(map(identifier, columns))
+    rows = cursor.execute(
+        f"SELECT shard_id, row_number, {shown} FROM {identifier(table.name)} "
+        f"WHERE {_of_shards({place.shard_id for place in places})} AND row_number BETWEEN ? AND ? "
+        "AND row_number IN (SELECT unnest(?::BIGINT[]))",
+        [min(numbers), max(numbers), numbers],
+    ).fetchall()
+    return {Place(shard_id, number): tuple(row) for shard_id, number, *row in rows}
+
+
+def _in_order(
+    cursor: Cursor,
+    table: ResultTable,
+    shards: Sequence[DonePlace],
+    condition: tuple[str, list[object]],
+    start: Start,
+    num_rows: int,
+    seconds: float,
+) -> tuple[list[Place], Start | None, int]:
+    """The places, where the next page begins, and how many rows of the table were looked at until then."""
+    began, at, places = time.monotonic(), start, list[Place]()
+    num_asked = 1
+    while at.shard < len(shards):
+        is_slow = time.monotonic() - began > seconds / 3
+        if is_slow and sum(shard.num_rows for shard in shards[at.shard :]) <= MOST_AT_ONCE:
+            num_asked = len(shards)
+        group = shards[at.shard : at.shard + num_asked]
+        places += _matching(cursor, table, group, condition, at.row_number, num_rows + 1 - len(places))
+        if len(places) > num_rows:
+            following = places[num_rows]
+            number = next(i for i, shard in enumerate(shards) if shard.shard_id == following.shard_id)
+            return places[:num_rows], Start(number, following.row_number - 1), _before(shards, number)
+        at = Start(at.shard + len(group))
+        if time.monotonic() - began > seconds:
+            break
+        num_asked = min(2 * num_asked, MOST_ONE_BY_ONE)
+    return places, at if at.shard < len(shards) else None, _before(shards, at.shard)
+
+
+def _before(shards: Sequence[DonePlace], number: int) -> int:
+    return sum(shard.num_rows for shard in shards[:number])
+
+
+def _matching(
+    cursor: Cursor,
+    table: ResultTable,
+    group: Sequence[DonePlace],
+    condition: tuple[str, list[object]],
+    after: int,
+    limit: int,
+) -> list[Place]:
+    """The first places in a group of shards, after a row of the first one, for which the condition holds.
+
+    DuckLake leaves out files for one shard, and for none of a list: a few shards are asked one by one, many as a whole.
+    """
+    holds, values = condition
+    name, given = identifier(table.name), list[object]()
+    if len(group) <= MOST_ONE_BY_ONE:
+        parts = []
+        for nth, shard in enumerate(group):
+            beyond = "AND row_number > ?" if nth == 0 else ""
+            parts.append(
+                f"SELECT {nth} AS nth, shard_id, row_number FROM {name} WHERE shard_id = ? {beyond} AND ({holds})"
+            )
+            given += [shard.shard_id, *([after] if nth == 0 else []), *values]
+        source = " UNION ALL ".join(parts)
+    else:
+        ids = [shard.shard_id for shard in group]
+        source = (
+            f"SELECT nth, shard_id, row_number FROM (SELECT shard_id, row_number FROM {name} WHERE {holds}) "
+            "JOIN (SELECT unnest(?::VARCHAR[]) AS shard_id, generate_subscripts(?::VARCHAR[], 1) AS nth) "
+            "USING (shard_id) WHERE nth > 1 OR row_number > ?"
+        )
+        given = [*values, ids, ids, after]
+    rows = cursor.execute(
+        f"SELECT shard_id, row_number FROM ({source}) ORDER BY nth, row_number LIMIT ?", [*given, limit]
+    ).fetchall()
+    return [Place(*row) for row in rows]
+
+
+def _by_score(
+    cursor: Cursor,
+    table: ResultTable,
+    condition: tuple[str, list[object]],
+    start: Start,
+    order: Order,
+    num_rows: int,
+) -> tuple[list[Place], Start | None]:
+    holds, values = condition
+    direction, beyond = _DIRECTIONS[order]
+    onward, given = "score IS NOT NULL", list[object]()
+    if start.place is not None:
+        onward = f"(score {beyond} ? OR (score = ? AND (shard_id, row_number) > (?, ?)))"
+        given = [start.score, start.score, *start.place]
+    rows = cursor.execute(
+        f"SELECT score, shard_id, row_number FROM {identifier(table.name)} WHERE {onward} AND ({holds}) "
+        f"ORDER BY score {direction}, shard_id, row_number LIMIT ?",
+        [*given, *values, num_rows + 1],
+    ).fetchall()
+    places = [Place(shard_id, number) for _, shard_id, number in rows[:num_rows]]
+    after = Start(score=rows[num_rows - 1][0], place=places[-1]) if len(rows) > num_rows else None
+    return places, after
+
+
+def _of_shards(shard_ids: set[str]) -> str:
+    """SQL: of one shard as an equality, by which files are left out."""
+    listed = ", ".join(f"'{shard_id}'" for shard_id in sorted(shard_ids))
+    return f"shard_id = {listed}" if len(shard_ids) == 1 else f"shard_id IN ({listed})"

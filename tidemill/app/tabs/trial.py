@@ -1,0 +1,71 @@
+"""Try: a row that somebody types, what the table would hold of it, and whether it is there already."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import gradio as gr
+
+from tidemill.app.rows import cells
+from tidemill.app.source import Source, shown_columns
+from tidemill.app.trying import LABELS, Tried, Trying
+from tidemill.config import Pipeline
+from tidemill.errors import TidemillError
+from tidemill.lake.ledger import PATHS_OF_SHARDS
+from tidemill.lake.tables import TEXT_HASH, identifier
+from tidemill.planning.versions import VersionSpec
+
+MOST_SAME = 5
+
+
+def build(pipeline: Pipeline, promoted: Callable[[], VersionSpec], source: Source | None = None) -> None:
+    """`promoted` says which version answers; without a `source`, nothing is looked up in a table."""
+    trying, spec = Trying(pipeline), promoted()
+    names = [*spec.text, *(spec.text_pair or ())]
+    gr.Markdown(f"Version `{spec.version}`, {spec.task}: a row as the table's model answers it, by the same options.")
+    boxes = [gr.Textbox(label=name, lines=4, max_lines=20, max_length=1_000_000) for name in names]
+    known = (spec.options or {}).get(LABELS)
+    labels = gr.Textbox(label="labels, one a line", value="\n".join(known), lines=4) if known else gr.State("")
+    button = gr.Button("Answer", variant="primary", elem_id="tm-try")
+    answer = gr.HTML(elem_id="tm-answer")
+
+    def tried(*values: str) -> str:
+        *texts, wanted = values
+        began = time.monotonic()
+        try:
+            version = promoted()
+            row = dict(zip(names, (text or "" for text in texts), strict=True))
+            found = trying.row(version, row, [line.strip() for line in wanted.splitlines() if line.strip()])
+            told = _told(found, time.monotonic() - began)
+            return told + (_in_table(source, version, found) if source is not None else "")
+        except TidemillError as e:
+            return cells.message(str(e), kind="problem")
+
+    button.click(tried, [*boxes, labels], answer, concurrency_limit=1, concurrency_id="model", api_visibility="private")
+
+
+def _told(found: Tried, seconds: float) -> str:
+    how = ", ".join(str(value) for value in found.facts.values() if value)
+    told = cells.message(f"{seconds:.2f} s, by {how}." if how else f"{seconds:.2f} s.")
+    if found.reason is not None:
+        return cells.message(f"The row would be in quarantine: {found.stage}: {found.reason}", kind="problem") + told
+    return cells.facts("The table would hold", list(found.results.items())) + told
+
+
+def _in_table(source: Source, promoted: VersionSpec, found: Tried) -> str:
+    if found.version != promoted.version:
+        return cells.message(
+            f"With these options it is version {found.version}, and not the table's {promoted.version}."
+        )
+    with source.open() as (cursor, table):
+        columns = shown_columns(table)
+        shown = ", ".join(f"t.{identifier(name)}" for name in columns)
+        rows = cursor.execute(
+            f"SELECT l.path, t.row_number, {shown} FROM {identifier(table.name)} t "
+            f"JOIN ({PATHS_OF_SHARDS}) l USING (shard_id) WHERE t.{TEXT_HASH} = ?::UUID LIMIT {MOST_SAME}",
+            [table.pipeline, table.version, found.text_hash],
+        ).fetchall()
+    if not rows:
+        return cells.message("No row of the table has this text.")
+    return cells.table("The table has this text already", ["file", "row", *columns], rows)
