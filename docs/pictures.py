@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ ROOT = Path(__file__).parent.parent
 TRUTH = ["--set", "report.truth=rating > 0"]
 SECOND = ["--set", "tokenizer.max_length=12"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+Run = Callable[..., str]
+"""Runs a command, and gives what it prints."""
 READY = "document.body.dataset.ready === 'yes'"
 
 
@@ -49,7 +51,13 @@ SHOTS = (
 PHONE_HEIGHT = 800
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def tidemill(*words: str) -> str:
+    """What a command prints. What it says on its way goes to the terminal."""
+    done = subprocess.run([sys.executable, "-m", "tidemill", *words], check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout
+
+
+def main(arguments: Sequence[str] | None = None, *, run: Run = tidemill) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", default="data/pipelines/reviews.toml", help="of the table that is shown")
     parser.add_argument("--vectors", help="a pipeline of vectors, whose map is shown too")
@@ -57,27 +65,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     asked.to.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tidemill-pictures-") as folder:
-        pages = dict(walk(asked.pipeline, asked.vectors, Path(folder)))
+        pages = dict(walk(run, asked.pipeline, asked.vectors, Path(folder)))
         for path in take(pages, asked.to):
             print(path)  # noqa: T201
 
 
-def walk(pipeline: str, vectors: str | None, folder: Path) -> Iterator[tuple[str, Path]]:
+def walk(run: Run, pipeline: str, vectors: str | None, folder: Path) -> Iterator[tuple[str, Path]]:
     """The commands of the walk; each page by its name."""
-    tidemill("run", pipeline, "--direct")
-    tidemill("backfill", pipeline, *SECOND, "--direct", "--yes")
+    run("run", pipeline, "--direct")
+    run("backfill", pipeline, *SECOND, "--direct", "--yes")
     newest = "SELECT version FROM _versions ORDER BY created_at DESC LIMIT 1"
-    version = json.loads(tidemill("sql", pipeline, newest, "--format", "json"))[0]["version"]
+    version = json.loads(run("sql", pipeline, newest, "--format", "json"))[0]["version"]
     of_pages: dict[str, list[str]] = {
         "reviews": ["report", pipeline, *TRUTH],
         "versions": ["report", pipeline, "--against", version],
     }
     if vectors is not None:
-        tidemill("run", vectors, "--direct")
+        run("run", vectors, "--direct")
         of_pages["notes"] = ["report", vectors]
     for name, words in of_pages.items():
         page = folder / f"{name}.html"
-        tidemill(*words, "-o", str(page))
+        run(*words, "-o", str(page))
         yield name, page
 
 
@@ -104,12 +112,6 @@ def taken(browser: Any, shot: Shot, page: Path, path: Path) -> Path:
         tab.screenshot(path=path)
     tab.close()
     return path
-
-
-def tidemill(*words: str) -> str:
-    """What a command prints. What it says on its way goes to the terminal."""
-    done = subprocess.run([sys.executable, "-m", "tidemill", *words], check=True, stdout=subprocess.PIPE, text=True)
-    return done.stdout
 
 
 if __name__ == "__main__":

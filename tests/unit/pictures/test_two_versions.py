@@ -20,7 +20,7 @@ from tidemill.pictures.page import page
 from tidemill.reports.compare import compare_versions
 
 NUM_ROWS = 20
-KEPT: dict[str, Any] = {"id": list(range(NUM_ROWS)), "name": [("a", None)[i % 2] for i in range(NUM_ROWS)]}
+KEPT: dict[str, Any] = {"id": list(range(NUM_ROWS)), "name": [("a", None, "b")[i % 3] for i in range(NUM_ROWS)]}
 SECRET = "Zebediah Quux"
 
 
@@ -76,7 +76,7 @@ def test_the_page_says_what_the_second_version_was_made_with_and_json_names_it(l
 
 
 def test_a_version_that_is_not_there_is_told(labelled):
-    with pytest.raises(LakeError, match="has no version ffff"):
+    with pytest.raises(LakeError, match="'ffff' names no version"):
         make_report(labelled, against="ffff")
 
 
@@ -164,4 +164,4 @@ def test_the_command_shows_a_version_beside_the_promoted_one(labelled, tmp_path)
     assert figures["label-flips"]["sql"].startswith("WITH pairs AS")
     missing = tidemill("report", path, "--against", "ffff", home=tmp_path)
     assert missing.returncode == 2
-    assert "no version ffff" in missing.stderr
+    assert "'ffff' names no version" in missing.stderr
