@@ -9,9 +9,9 @@ from typing import Any, Literal
 Kind = Literal["bars", "pairs", "shares", "columns", "histogram", "heatmap", "points", "spans", "texts", "table"]
 """How rows are drawn: `bars` lie, `columns` stand, `shares` are bars to the whole of each x; all stacked by `series`.
 
-`pairs` are bars beside each other, one a series. A `heatmap` is by x and y, of `value`; `points` lie at numbers x and y,
-coloured by any of `columns`; `spans` are the texts x with the places of `value` marked in them; `texts` are `columns`
-side by side; a `table` is not drawn.
+`pairs` are bars beside each other, one a series. A `heatmap` is by x and y, of `value`. `points` lie at numbers x and
+y, coloured by any of `columns`; `spans` are the texts x with the places of `value` marked in them; `texts` are
+`columns` side by side. A `table` is not drawn.
 """
 
 OTHERS = "others"
