@@ -21,7 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 TRUTH = ["--set", "report.truth=rating > 0"]
-SECOND = ["--set", "tokenizer.max_length=12"]
+SECOND = ["--set", "tokenizer.max_length=12", "--files", "*[0-3]-of-*"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 Run = Callable[..., str]
 """Runs a command, and gives what it prints."""

@@ -39,7 +39,7 @@ def test_the_walk_shows_each_picture_and_each_is_in_the_repository(command):
 
 @pytest.mark.skipif(find_browser() is None, reason="no browser (Debian: apt-get install chromium)")
 def test_the_command_goes_through_the_walk_and_takes_its_pictures(command, tmp_path):
-    write_parquet(tmp_path / "data" / "reviews.parquet", reviews(0, 60))
+    write_parquet(tmp_path / "data" / "reviews-0-of-1.parquet", reviews(0, 60))
     pipeline = write_toml(tmp_path, f"{tmp_path}/data/*.parquet")
     pipeline.write_text(pipeline.read_text().replace('keep = ["rating"]', 'keep = ["rating", "domain"]'))
 

@@ -31,7 +31,9 @@ def on_a_plane(subject: Subject, name: str) -> Figure:
     shown = ", ".join(identifier(column) for column in (*names, *texts))
     how = subject.pipeline.report.map
     is_sample = subject.num_rows > NUM_POINTS
-    which = f"{NUM_POINTS:,} rows, drawn by chance, the same ones each time" if is_sample else "all rows that have one"
+    which = (
+        f"{NUM_POINTS:,} rows, drawn by chance, the same ones each time" if is_sample else "all rows that have a vector"
+    )
     return Figure(
         id=f"{name}-map",
         section=SECTION,
