@@ -96,6 +96,7 @@ def test_a_schedule_makes_flow_runs_that_complete_and_show_what_they_did(deploye
     artifacts = {one.key: one for one in deployed.client.read_artifacts() if one.flow_run_id == flow_run.id}
     assert artifacts["scheduled-run-progress"].data == 100
     assert "| rows | 75 |" in str(artifacts["scheduled-run-result"].data)
+    assert "scheduled-run-report" in artifacts, log_of(deployed, flow_run)
     shown = str(artifacts["scheduled-run-report"].data)
     assert (f"`{page}`" in shown, "| POSITIVE | " in shown, "█" in shown) == (True, True, True), shown
     assert "<title>scheduled: report</title>" in page.read_text()

@@ -101,7 +101,7 @@ def rows_at(subject: Subject, name: str, which: str, order: str) -> Figure:
         title=f"The rows with the {which} {name}",
         tells=f"The {NUM_ROWS} rows with the {which} {name}.",
         sql=subject.sql(f"""
-            SELECT {subject.row_columns}, {value} FROM {subject.source} WHERE isfinite({value})
+            SELECT {subject.row_columns(value)} FROM {subject.source} WHERE isfinite({value})
             ORDER BY {value} {order}, shard_id, row_number LIMIT {NUM_ROWS}
         """),
     )
