@@ -15,7 +15,7 @@ from tidemill.lake.records.marks import MARKED, Place
 from tidemill.lake.records.samples import Picked, replace_sample
 from tidemill.lake.runs import user_name
 from tidemill.lake.tables import fields_in, identifier
-from tidemill.pictures.report import find_subject
+from tidemill.pictures.making import find_subject
 from tidemill.results.promotion import find_standing, load_table
 
 Way = Literal["unsure", "disagreeing", "random"]
@@ -62,7 +62,9 @@ def sample_rows(
             other = None
             if against is not None:
                 other = load_table(cursor, pipeline.name, find_standing(cursor, pipeline.name, against).version)
-            truth = (subject.truth.answer, subject.truth.truth) if subject.truth else None
+            # What is right by marks is marked already.
+            by_columns = subject.truth if subject.truth and not subject.truth.names_marks else None
+            truth = (by_columns.answer, by_columns.truth) if by_columns else None
             asked = [way for way in WAYS if way in ways]
             picking = Picking(num_rows, asked, by, truth, other, seed)
             picked = pick_rows(cursor, subject.table, picking)

@@ -372,6 +372,8 @@ class ModelRunner:
                 return []
         answers = self._task.answers(outputs[finite_B], lengths[finite_B])
         work.record(batch[finite_B], answers, num_padded=num_padded)
+        if new_tokens := self._task.num_new_tokens(answers):
+            work.progress.wrote(new_tokens)
         work.unpadded.update(batch[~finite_B].tolist())
         work.tell()
         return _one_by_one(batch[~finite_B])

@@ -111,6 +111,9 @@ class ModelTask(ABC):
     Options: ClassVar[type[Section]] = NoOptions
     """`[model.options]`. What is not at its default is part of the version."""
 
+    options_of_texts: ClassVar[frozenset[str]] = frozenset()
+    """Names of the options that say what is read of a text: under others of these its tokens are others."""
+
     takes_pairs: ClassVar[bool] = False
     """Whether a row may be two texts."""
 

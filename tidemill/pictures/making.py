@@ -111,9 +111,9 @@ def _columns_read(pipeline: Pipeline) -> set[str]:
 def _truth(
     cursor: Cursor, table: ResultTable, pipeline: Pipeline, spec: dict[str, Any], labels: list[str]
 ) -> Truth | None:
-    if pipeline.report.truth is None:
-        return None
     if "label" not in dict(table.results):
+        if pipeline.report.truth is None:
+            return None
         raise ConfigError(
             f"report.truth gives labels, and {table.pipeline} has no column label. Leave report.truth out."
         )

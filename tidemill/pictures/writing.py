@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from tidemill.errors import ConfigError
+from tidemill.places import is_s3
 
 
 def write_page(page: str, address: str, option: str) -> None:
@@ -34,5 +35,6 @@ def _write_elsewhere(page: str, address: str, option: str) -> None:
     from tidemill.storage.addresses import open_address, translated
 
     file_system, path = open_address(address, option, ConfigError)
-    with translated(address, option, ConfigError), file_system.open(path, "wb") as file:
+    kind = {"ContentType": "text/html; charset=utf-8"} if is_s3(address) else {}
+    with translated(address, option, ConfigError), file_system.open(path, "wb", **kind) as file:
         file.write(page.encode())

@@ -12,6 +12,7 @@ from tests.lakes import PIPELINE, commit_rows, lake_at
 from tests.pipelines import make_pipeline
 from tidemill.config import Pipeline
 from tidemill.pictures import Report, make_report
+from tidemill.pictures.figures.figure import Picture
 
 MARKUP = "<script>document.title='run'</script>"
 """What is text wherever it stands."""
@@ -35,10 +36,14 @@ def made_pipeline(
     return make_pipeline(folder, "nowhere", name=PIPELINE, dataset={"keep": list(kept)}, **(sections or {}))
 
 
-def rows_of(report: Report, id: str) -> list[dict[str, Any]]:  # noqa: A002
+def shown(report: Report, id: str) -> Picture:  # noqa: A002
     found = report.find(id)
     assert found is not None, f"{id} is none of {[picture.figure.id for picture in report.pictures]}"
-    return found.records()
+    return found
+
+
+def rows_of(report: Report, id: str) -> list[dict[str, Any]]:  # noqa: A002
+    return shown(report, id).records()
 
 
 def ids_of(pipeline: Pipeline, **options: Any) -> set[str]:

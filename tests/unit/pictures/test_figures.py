@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from tests.lakes import commit_rows, lake_at
+from tests.lakes import PIPELINE, commit_rows, lake_at
 from tests.pipelines import make_pipeline, query
-from tests.unit.pictures.made import MARKUP, ids_of, made_pipeline, rows_of
+from tests.unit.pictures.made import MARKUP, ids_of, made_pipeline, rows_of, shown
 from tidemill.errors import InputError
+from tidemill.lake import Lake
+from tidemill.lake.records.marks import Place, set_marks
 from tidemill.pictures import make_report
 from tidemill.pictures.figures.figure import exact
 from tidemill.reports.query import reading
@@ -68,6 +71,20 @@ def test_slices_with_the_least_agreement_come_first(rated):
     ]
 
 
+def test_marks_are_the_truth_where_no_other_is_set_and_may_be_named_by_one(tmp_path):
+    pipeline = made_pipeline(tmp_path, LABELS, human=["good"] * 6)
+    assert make_report(pipeline).to_json()["truth"] is None
+    with Lake(pipeline.lake) as lake:
+        places = lake.cursor().execute("SELECT shard_id, row_number FROM values ORDER BY id LIMIT 2").fetchall()
+        set_marks(lake, PIPELINE, {Place(*place): label for place, label in zip(places, LABELS, strict=False)}, who="a")
+        set_marks(lake, PIPELINE, {Place(*places[0]): "bad"}, who="b")
+    by_marks = make_report(pipeline).to_json()["truth"]
+    with_human = make_report(with_truth(pipeline, "coalesce(mark, human)")).to_json()["truth"]
+
+    assert (by_marks["expression"], by_marks["num_rows"], by_marks["agreement"]) == ("mark", 2, 0.5)
+    assert (with_human["num_rows"], with_human["num_agreeing"]) == (6, 4)
+
+
 def test_of_more_than_two_labels_a_text_names_each_and_a_boolean_tells_one_from_the_others(tmp_path):
     pipeline = made_pipeline(tmp_path, ["a", "b", "c"], human=["a", None, "odd"], is_a=[True, False, True])
     named = make_report(with_truth(pipeline, "human")).to_json()["truth"]
@@ -105,7 +122,7 @@ def test_the_first_labels_are_shown_and_the_others_counted_together(tmp_path):
 
     assert [(row["label"], row["num_rows"]) for row in (rows[0], rows[-1])] == [("007", 10), ("others", 488)]
     assert len(rows) == 13
-    assert "others" in report.find("labels").notes[0]
+    assert "others" in shown(report, "labels").notes[0]
     assert len(report.to_json()["labels"]) == 500
     assert max(len(picture.rows) for picture in report.pictures) < 300
 
@@ -114,7 +131,7 @@ def test_one_label_is_no_trouble_and_nobody_speaks_of_others(tmp_path):
     report = make_report(made_pipeline(tmp_path, ["only"] * 3))
 
     assert [(row["label"], row["percent"]) for row in rows_of(report, "labels")] == [("only", 100.0)]
-    assert report.find("labels").notes == ()
+    assert shown(report, "labels").notes == ()
 
 
 def test_rows_without_a_score_are_left_out_of_scores(tmp_path):
@@ -157,7 +174,7 @@ def test_times_are_put_in_buckets_of_the_schedules_time_zone(tmp_path):
     report = make_report(pipeline)
 
     assert [row["_bucket"] for row in rows_of(report, "label-by-at")] == [f"2026-03-0{day} 00:00" for day in (2, 3, 4)]
-    assert report.find("label-by-at").figure.axes.x_title == "at by hour (Europe/Berlin)"
+    assert shown(report, "label-by-at").figure.axes.x_title == "at by hour (Europe/Berlin)"
 
 
 @pytest.mark.parametrize(
@@ -173,12 +190,13 @@ def test_dates_are_put_in_few_buckets_and_rows_without_one_left_out(tmp_path, da
     report = make_report(made_pipeline(tmp_path, ["a", "b", "b"], at=dates))
 
     assert [row["_bucket"] for row in rows_of(report, "label-by-at")] == buckets
-    assert report.find("label-by-at").figure.axes.x_title.endswith("(as written, without a time zone)")
+    assert shown(report, "label-by-at").figure.axes.x_title.endswith("(as written, without a time zone)")
 
 
 def test_kept_columns_may_have_any_name(tmp_path):
     names = ["name", "place", "_slice", 'a "b"', "answer", "truth", "rows", "<b>"]
-    pipeline = made_pipeline(tmp_path, LABELS, **{name: ["x", "y"] * 3 for name in names})
+    kept: dict[str, Any] = {name: ["x", "y"] * 3 for name in names}
+    pipeline = made_pipeline(tmp_path, LABELS, **kept)
     report = make_report(with_truth(pipeline, '"a ""b""" = \'x\'', positive="good"))
 
     assert {f"label-by-{name}" for name in names} <= {picture.figure.id for picture in report.pictures}

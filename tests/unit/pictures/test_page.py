@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 
+from tests.s3 import Bucket
 from tests.unit.pictures.made import MARKUP, made_pipeline
 from tidemill.errors import ConfigError
 from tidemill.pictures import make_report
 from tidemill.pictures.figures.figure import Axes, Figure, Picture
 from tidemill.pictures.figures.report import Report
 from tidemill.pictures.page import page
-from tidemill.pictures.page.drawing import COLOURS, GREY, drawn
+from tidemill.pictures.page.drawing import drawn
 from tidemill.pictures.page.escaping import json_in_script, markup_free
+from tidemill.pictures.page.palette import COLOURS, GREY
 from tidemill.pictures.page.plain import in_markdown
 from tidemill.pictures.writing import write_page
 
@@ -119,13 +121,18 @@ def test_labels_that_look_like_markup_or_months_are_names_in_the_order_of_sql(re
 
     axis = spec["layout"]["yaxis"]
     assert axis["type"] == "category"
-    assert axis["categoryarray"] == [
-        "&lt;script&gt;document.title='run…",
-        "2024-01",
-        "2024-02",
-        markup_free(LINE_ENDS),
-        "&lt;b&gt;bold&lt;/b&gt;",
-    ]
+    assert axis["ticktext"][0] == "&lt;script&gt;document.title='run…"
+    assert (
+        axis["categoryarray"]
+        == axis["tickvals"]
+        == [
+            markup_free(MARKUP),
+            "2024-01",
+            "2024-02",
+            markup_free(LINE_ENDS),
+            "&lt;b&gt;bold&lt;/b&gt;",
+        ]
+    )
     assert "&lt;b&gt;bold&lt;/b&gt;" in spec["data"][0]["y"]
 
 
@@ -165,6 +172,21 @@ def test_labels_beyond_the_colours_have_patterns():
     assert len(looks) == 12
 
 
+def test_long_names_that_begin_alike_are_bars_of_their_own():
+    long = [f"{'the same beginning of a label ' * 3}{number}" for number in range(2)]
+    spec = drawn(picture_of("bars", [(name, "", 1) for name in long]), {})
+    assert spec is not None
+
+    assert spec["data"][0]["y"] == spec["layout"]["yaxis"]["categoryarray"] == long
+    assert max(map(len, spec["layout"]["yaxis"]["ticktext"])) == 28
+
+
+def test_bars_of_labels_have_the_labels_colours():
+    spec = drawn(picture_of("bars", [("b", "", 1), ("a", "", 1), ("others", "", 1)]), {"a": 0, "b": 1})
+    assert spec is not None
+    assert spec["data"][0]["marker"]["color"] == [COLOURS[1], COLOURS[0], GREY]
+
+
 def test_a_count_that_a_browser_would_round_goes_to_it_as_text():
     spec = drawn(picture_of("bars", [("a", "", 2**60)]), {})
     assert spec is not None
@@ -176,7 +198,8 @@ def test_in_markdown_names_are_text_and_counts_have_bars():
 
     assert "<b>" not in told
     assert "| &lt;b&gt;&#124;x&#96; |  | 4 | ████████████████████████ |" in told
-    assert "&#91;y&#93;&#40;http://z&#41;" in told
+    assert "&#91;y&#93;(http://z)" in told
+    assert "| x | label | num rows |  |" in told
 
 
 def test_a_page_takes_the_place_of_the_last_one_whole(tmp_path):
@@ -188,6 +211,16 @@ def test_a_page_takes_the_place_of_the_last_one_whole(tmp_path):
     assert [found.name for found in tmp_path.iterdir()] == ["report.html"]
     with pytest.raises(ConfigError, match=r"cannot be written to .*/nowhere/report.html: No such file.*--output"):
         write_page("", str(tmp_path / "nowhere" / "report.html"), "--output")
+
+
+def test_a_page_may_go_to_s3_and_is_a_page_there(bucket: Bucket):
+    write_page("a page", bucket.address("pages/report.html"), "report.path")
+
+    assert bucket.get("pages/report.html") == b"a page"
+    kind = bucket.client.head_object(Bucket=bucket.name, Key="pages/report.html")["ContentType"]
+    assert kind == "text/html; charset=utf-8"
+    with pytest.raises(ConfigError, match=r"no bucket for s3://nowhere/report.html.*report.path"):
+        write_page("a page", "s3://nowhere/report.html", "report.path")
 
 
 def test_a_page_of_nothing_has_no_library(report: Report):

@@ -96,7 +96,7 @@ def sure_rows(subject: Subject) -> Figure:
 
 def _rows_by_score(subject: Subject, order: str) -> str:
     return laid_out(f"""
-        SELECT {subject.row_columns}, label, score
+        SELECT {subject.row_columns("label", "score")}
         FROM {subject.source} WHERE isfinite(score)
         ORDER BY score {order}, shard_id, row_number LIMIT {NUM_ROWS}
     """)

@@ -48,7 +48,7 @@ def histogram(
         sql=subject.sql(binned(subject.source, name, series, whole=whole, unit=subject.unit)),
         kind="histogram",
         axes=Axes(x=f"{name}_from", y=f"num_{subject.unit}", series=series, x_title=told, y_title=subject.unit),
-        of_others=OTHERS_NOTE.format(f"values of {series}"),
+        of_others=OTHERS_NOTE.format(f"values of {series}") if series else "",
     )
 
 
@@ -101,7 +101,7 @@ def rows_at(subject: Subject, name: str, which: str, order: str) -> Figure:
         title=f"The rows with the {which} {name}",
         tells=f"The {NUM_ROWS} rows with the {which} {name}.",
         sql=subject.sql(f"""
-            SELECT {subject.row_columns}, {value} FROM {subject.source} WHERE isfinite({value})
+            SELECT {subject.row_columns(value)} FROM {subject.source} WHERE isfinite({value})
             ORDER BY {value} {order}, shard_id, row_number LIMIT {NUM_ROWS}
         """),
     )

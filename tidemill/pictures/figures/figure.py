@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["bars", "shares", "columns", "histogram", "heatmap", "points", "spans", "texts", "table"]
+Kind = Literal["bars", "pairs", "shares", "columns", "histogram", "heatmap", "points", "spans", "texts", "table"]
 """How rows are drawn: `bars` lie, `columns` stand, `shares` are bars to the whole of each x; all stacked by `series`.
 
-A `heatmap` is by x and y, of `value`; `points` lie at numbers x and y,
-coloured by any of `columns`; `spans` are the texts x with the places of `value` marked in them; `texts` are `columns`
-side by side; a `table` is not drawn.
+`pairs` are bars beside each other, one a series. A `heatmap` is by x and y, of `value`; `points` lie at numbers x and
+y, coloured by any of `columns`; `spans` are the texts x with the places of `value` marked in them; `texts` are
+`columns` side by side; a `table` is not drawn.
 """
 
 OTHERS = "others"
@@ -49,6 +49,8 @@ class Figure:
     notes: tuple[str, ...] = ()
     of_others: str = ""
     """What is said where the answer counts some values together as `others`."""
+    most: int | None = None
+    """Lines that the answer has at most; where it has as many, it is said that there may be more."""
     worked_out: Callable[[Picture], Picture] | None = None
     """What is made of the answer where SQL cannot make it, such as a map of vectors."""
 
@@ -75,8 +77,10 @@ class Picture:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        has_others = any(OTHERS in row for row in self.rows)
-        return (*([self.figure.of_others] if has_others and self.figure.of_others else ()), *self.figure.notes)
+        figure = self.figure
+        of_others = figure.of_others if any(OTHERS in row for row in self.rows) else ""
+        of_most = f"The first {figure.most} by rows; there may be more." if len(self.rows) == figure.most else ""
+        return tuple(filter(None, (of_others, of_most, *figure.notes)))
 
     def to_json(self) -> dict[str, Any]:
         figure = self.figure

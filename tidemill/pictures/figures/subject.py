@@ -86,12 +86,11 @@ class Subject:
         keys = tuple(name for name, _ in self.table.keys)
         return keys or ("shard_id", "row_number")
 
-    @property
-    def row_columns(self) -> str:
-        """SQL: the columns that are shown of a single row before its answer: what names it, and what was kept."""
+    def row_columns(self, *answer: str) -> str:
+        """SQL: what is shown of a single row: what names it, its answer, and behind that, what was kept."""
         shown = {*self.kept.plain, *(self.kept.texts if self.with_texts else ())}
-        kept = [name for name, _ in self.table.kept if name in shown]
-        return ", ".join(map(identifier, dict.fromkeys((*self.row_names, *kept))))
+        kept = [identifier(name) for name, _ in self.table.kept if name in shown]
+        return ", ".join(dict.fromkeys((*map(identifier, self.row_names), *answer, *kept)))
 
     @property
     def text_column(self) -> str | None:

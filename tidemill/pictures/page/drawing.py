@@ -29,7 +29,7 @@ def _bars(picture: Picture, colours: Mapping[str, int]) -> Spec:
         {"type": "bar", "orientation": "h", "y": names, "x": counts, **style}
         for names, counts, style in _by_series(picture, colours)
     ]
-    names = _names(picture.column(axes.x))
+    names = list(dict.fromkeys(picture.column(axes.x)))
     return {
         "data": traces,
         "layout": {
@@ -39,6 +39,13 @@ def _bars(picture: Picture, colours: Mapping[str, int]) -> Spec:
             "xaxis": {"title": {"text": _title(picture, "y")}, "rangemode": "tozero", **_scale(picture)},
         },
     }
+
+
+def _pairs(picture: Picture, colours: Mapping[str, int]) -> Spec:
+    names = dict.fromkeys(picture.column(picture.figure.axes.series or ""))
+    spec = _bars(picture, {name: number for number, name in enumerate(names)})
+    spec["layout"] |= {"barmode": "group"}
+    return spec
 
 
 def _shares(picture: Picture, colours: Mapping[str, int]) -> Spec:
@@ -52,13 +59,12 @@ def _columns(picture: Picture, colours: Mapping[str, int]) -> Spec:
     traces = [
         {"type": "bar", "x": names, "y": counts, **style} for names, counts, style in _by_series(picture, colours)
     ]
-    names = _names(picture.column(picture.figure.axes.x))
     return {
         "data": traces,
         "layout": {
             "barmode": "stack",
             "height": HEIGHT,
-            "xaxis": {**_categories(names), "title": {"text": _title(picture, "x")}},
+            "xaxis": {**_categories(picture.column(picture.figure.axes.x)), "title": {"text": _title(picture, "x")}},
             "yaxis": {"title": {"text": _title(picture, "y")}, "rangemode": "tozero"},
         },
     }
@@ -101,8 +107,8 @@ def _heatmap(picture: Picture, colours: Mapping[str, int]) -> Spec:
         "data": [
             {
                 "type": "heatmap",
-                "x": _names(xs),
-                "y": _names(ys),
+                "x": [_name(x) for x in xs],
+                "y": [_name(y) for y in ys],
                 "z": [[found.get((x, y), 0) for x in xs] for y in ys],
                 "colorscale": "Viridis",
                 "texttemplate": "%{z}" if len(xs) <= 12 else "",
@@ -111,14 +117,15 @@ def _heatmap(picture: Picture, colours: Mapping[str, int]) -> Spec:
         ],
         "layout": {
             "height": 140 + 44 * len(ys),
-            "xaxis": {**_categories(_names(xs)), "title": {"text": _title(picture, "x")}},
-            "yaxis": {**_categories(_names(ys)), "autorange": "reversed", "title": {"text": _title(picture, "y")}},
+            "xaxis": {**_categories(xs), "title": {"text": _title(picture, "x")}},
+            "yaxis": {**_categories(ys), "autorange": "reversed", "title": {"text": _title(picture, "y")}},
         },
     }
 
 
 DRAWN: Mapping[str, Callable[[Picture, Mapping[str, int]], Spec]] = {
     "bars": _bars,
+    "pairs": _pairs,
     "shares": _shares,
     "columns": _columns,
     "histogram": _histogram,
@@ -136,7 +143,7 @@ def _by_series(
     xs = [_name(x) for x in xs] if as_names else xs
     ys = [_number(y) for y in picture.column(axes.y)]
     if axes.series is None:
-        return [(xs, ys, {"marker": {"color": COLOURS[0]}, "showlegend": False, "name": ""})]
+        return [(xs, ys, {"marker": {"color": _own_colours(picture, colours)}, "showlegend": False, "name": ""})]
     series = picture.column(axes.series)
     found = []
     names = sorted(dict.fromkeys(series), key=lambda one: colours.get(str(one), len(colours)))
@@ -147,15 +154,29 @@ def _by_series(
     return found
 
 
+def _own_colours(picture: Picture, colours: Mapping[str, int]) -> str | list[str]:
+    """Of bars that are labels, each its own; else one for all."""
+    names = [str(name) for name in picture.column(picture.figure.axes.x)]
+    if not names or not set(names) <= {*colours, OTHERS} or len(names) > len(COLOURS):
+        return COLOURS[0]
+    return [GREY if name == OTHERS else COLOURS[colours[name] % len(COLOURS)] for name in names]
+
+
 def _style(name: str, number: int) -> Spec:
     colour = GREY if name == OTHERS else COLOURS[number % len(COLOURS)]
     pattern = PATTERNS[number // len(COLOURS) % len(PATTERNS)] if name != OTHERS else ""
-    return {"name": _name(name), "marker": {"color": colour, "pattern": {"shape": pattern, "solidity": 0.4}}}
+    return {"name": _short(name), "marker": {"color": colour, "pattern": {"shape": pattern, "solidity": 0.4}}}
 
 
-def _categories(names: Sequence[str]) -> Spec:
-    """Names are never read as times or numbers, and stand in SQL's order."""
-    return {"type": "category", "categoryorder": "array", "categoryarray": list(dict.fromkeys(names))}
+def _categories(values: Sequence[Any]) -> Spec:
+    """Names are never read as times or numbers, and stand in SQL's order. Long ones are cut where they are written."""
+    named = {_name(value): _short(value) for value in values}
+    axis = {"type": "category", "categoryorder": "array", "categoryarray": list(named)}
+    return axis if all(_name(value) == _short(value) for value in values) else axis | _ticks(named)
+
+
+def _ticks(named: Mapping[str, str]) -> Spec:
+    return {"tickmode": "array", "tickvals": list(named), "ticktext": list(named.values())}
 
 
 def _scale(picture: Picture) -> Spec:
@@ -168,11 +189,11 @@ def _title(picture: Picture, axis: str) -> str:
     return markup_free(getattr(axes, f"{axis}_title") or getattr(axes, axis))
 
 
-def _names(values: Sequence[Any]) -> list[str]:
-    return [_name(value) for value in dict.fromkeys(values)]
-
-
 def _name(value: Any) -> str:
+    return markup_free(str(value))
+
+
+def _short(value: Any) -> str:
     text = str(value)
     return markup_free(text if len(text) <= LONGEST_TICK else f"{text[: LONGEST_TICK - 1]}…")
 

@@ -118,7 +118,7 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     if report.against is not None:
         yield "beside version", report.against
     yield "dataset revision", subject.revision[:12]
-    yield "up to date at", _moment(subject.fresh_at) if subject.fresh_at else "never"
+    yield "last up to date", _moment(subject.fresh_at) if subject.fresh_at else "never"
     yield "made at", _moment(report.made_at)
 
 

@@ -10,6 +10,7 @@ from tidemill.pictures.figures.figure import Picture
 
 MOST_ROWS = 30
 WIDTH = 24
+MARKUP = "|\\`*[]~"
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
@@ -17,7 +18,7 @@ def in_markdown(picture: Picture) -> str:
     figure, axes = picture.figure, picture.figure.axes
     counts = picture.column(axes.value or axes.y)
     largest = max((count for count in counts if count is not None), default=0)
-    header = [name.lstrip("_") for name in picture.columns]
+    header = [name.strip("_").replace("_", " ") for name in picture.columns]
     lines = [f"### {_cell(figure.title)}", _cell(figure.tells), "", _line([*map(_cell, header), ""])]
     lines.append(_line(["---"] * (len(header) + 1)))
     for row, count in list(zip(picture.rows, counts, strict=True))[:MOST_ROWS]:
@@ -41,7 +42,9 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _cell(value: Any) -> str:
-    """A value as Markdown shows it letter by letter: names come from data, and may be markup or end a cell."""
+    """A value of which nothing is markup, nor ends a cell. Prefect's pages show entities as they are written: no more
+    letters are escaped than have to be, and the underscore of a label is none of them.
+    """
     text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-    escaped = html.escape(" ".join(text.split()))
-    return "".join(f"&#{ord(letter)};" if letter in "|\\`*_[]~!#()" else letter for letter in escaped)
+    escaped = html.escape(" ".join(text.split()), quote=False)
+    return "".join(f"&#{ord(letter)};" if letter in MARKUP else letter for letter in escaped)
