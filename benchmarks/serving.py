@@ -82,8 +82,8 @@ def of_rows(folder: Path, num_rows: int, seconds: float) -> None:
         theirs = ask("FastAPI + pipeline, saturated", url, one, CLIENTS)
     of_run = saturated.rate * tokens_a_row / batch, by_32.rate * 32 * tokens_a_row / batch
     print(
-        f"Saturated, serve has {of_run[0]:.2f} of a run's tokens/s by a row each, {of_run[1]:.2f} by 32. Beside FastAPI "
-        f"and pipeline it has {ratio(saturated.rate, theirs.rate):.2f} times the requests/s, and a p99 that is "
+        f"Saturated, serve has {of_run[0]:.2f} of a run's tokens/s by a row each, {of_run[1]:.2f} by 32. Beside "
+        f"FastAPI and pipeline it has {ratio(saturated.rate, theirs.rate):.2f} times the requests/s, and a p99 that is "
         f"{ratio(saturated.p99, theirs.p99):.2f} times as long. At half, p99 is {half.p99:.0f} ms. Flooded, it answers "
         f"{ratio(flooded.rate, saturated.rate):.2f} of the saturated rate, and refuses "
         f"{flooded.refused / flooded.seconds:.0f} requests/s."
