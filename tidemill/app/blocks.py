@@ -45,4 +45,8 @@ def theme() -> Any:
 
     import gradio as gr  # isort: skip
 
-    return gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    base = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    # Gradio's lighter blue under the pointer has too little contrast to white.
+    return base.set(
+        button_primary_background_fill_hover="*primary_700", button_primary_background_fill_hover_dark="*primary_700"
+    )

@@ -67,6 +67,7 @@ def read_page(
     order: Order = "by file",
     num_rows: int = PAGE_ROWS,
     seconds: float = SECONDS,
+    most_at_once: int = MOST_AT_ONCE,
 ) -> Page:
     """
     Raises:
@@ -76,7 +77,7 @@ def read_page(
     shards = in_source_order(cursor, table.pipeline, table.version)
     condition = asked.to_sql(cursor, table)
     if order == "by file":
-        places, after, looked_at = _in_order(cursor, table, shards, condition, start, num_rows, seconds)
+        places, after, looked_at = _in_order(cursor, table, shards, condition, start, num_rows, (seconds, most_at_once))
     else:
         places, after = _by_score(cursor, table, condition, start, order, num_rows)
         looked_at = sum(shard.num_rows for shard in shards)
@@ -121,14 +122,15 @@ def _in_order(
     condition: tuple[str, list[object]],
     start: Start,
     num_rows: int,
-    seconds: float,
+    bounds: tuple[float, int],
 ) -> tuple[list[Place], Start | None, int]:
     """The places, where the next page begins, and how many rows of the table were looked at until then."""
+    seconds, most_at_once = bounds
     began, at, places = time.monotonic(), start, list[Place]()
     num_asked = 1
     while at.shard < len(shards):
         is_slow = time.monotonic() - began > seconds / 3
-        if is_slow and sum(shard.num_rows for shard in shards[at.shard :]) <= MOST_AT_ONCE:
+        if is_slow and sum(shard.num_rows for shard in shards[at.shard :]) <= most_at_once:
             num_asked = len(shards)
         group = shards[at.shard : at.shard + num_asked]
         places += _matching(cursor, table, group, condition, at.row_number, num_rows + 1 - len(places))

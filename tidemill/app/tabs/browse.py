@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from html import escape
 from typing import Any, get_args
 
 import _duckdb as duckdb
@@ -12,15 +11,15 @@ import gradio as gr
 
 from tidemill.app.rows import cells
 from tidemill.app.rows.browsing import Order, Page, Start, read_page, rows_at
-from tidemill.app.rows.filters import Filter, Operator
+from tidemill.app.rows.filters import ANY, Filter, Operator, filter_of
+from tidemill.app.rows.pages import cut, shown_page, told
 from tidemill.app.source import Source, has, shown_columns
-from tidemill.errors import TidemillError, counted
+from tidemill.errors import ConfigError, TidemillError, counted
 from tidemill.lake import Lake
 from tidemill.lake.records.marks import Place, labels_at, set_marks
 from tidemill.lake.records.samples import num_picked, to_mark
 
 MOST_KEYS = 9
-ANY = "any"
 ON_CLICK = """
 element.addEventListener('click', (event) => {
   const opened = event.target.closest('button[data-place]');
@@ -58,10 +57,10 @@ def build(source: Source, labels: list[str], who: str) -> None:
     with gr.Row():
         search = gr.Textbox(label="search in texts", elem_id="tm-search", scale=3)
         label = gr.Dropdown(
-            label="label", choices=[ANY, *labels], value=ANY, visible=labelled, elem_id="tm-label", scale=1
+            label="label is", choices=[ANY, *labels], value=ANY, visible=labelled, elem_id="tm-label", scale=1
         )
-        least = gr.Number(label="score from", value=None, visible=scored, elem_id="tm-least", scale=1)
-        most = gr.Number(label="score to", value=None, visible=scored, elem_id="tm-most", scale=1)
+        least = gr.Textbox(label="score from", visible=scored, elem_id="tm-least", scale=1)
+        most = gr.Textbox(label="score to", visible=scored, elem_id="tm-most", scale=1)
     with gr.Accordion("More filters", open=False):
         with gr.Row():
             column = gr.Dropdown(label="column", choices=[ANY, *kinds], value=ANY)
@@ -80,7 +79,6 @@ def build(source: Source, labels: list[str], who: str) -> None:
         with gr.Column(scale=3, min_width=300):
             shown = gr.HTML(elem_id="tm-rows", js_on_load=ON_CLICK)
         with gr.Column(scale=2, min_width=300):
-            row = gr.HTML(cells.message("Open a row to see it whole and to mark it."), elem_id="tm-row")
             buttons = []
             with gr.Row():
                 for number, name in enumerate(labels[:MOST_KEYS], 1):
@@ -93,6 +91,7 @@ def build(source: Source, labels: list[str], who: str) -> None:
             with gr.Row():
                 set_other = gr.Button("Mark as that", size="sm", elem_id="tm-mark-other")
                 unset = gr.Button("Take the mark back", size="sm", elem_id="tm-unmark")
+            row = gr.HTML(cells.message("Open a row to see it whole and to mark it."), elem_id="tm-row")
 
     filters = [search, label, least, most, column, operator, value, condition, order]
     table_out = [standing, shown]
@@ -125,7 +124,10 @@ class _Browsing:
 
     def first(self, standing: Standing, *values: Any) -> tuple[Standing, str]:
         *given, order = values
-        standing = replace(standing, asked=filter_of(*given), order=order, before=())
+        try:
+            standing = replace(standing, asked=filter_of(*given), order=order, before=())
+        except ConfigError as e:
+            return standing, cells.message(str(e), kind="problem")
         return self._turn(standing, Start())
 
     def next(self, standing: Standing) -> tuple[Standing, str]:
@@ -154,13 +156,13 @@ class _Browsing:
             there = rows_at(cursor, table, [row.place for row in left], ["row_number"])
         left = [row for row in left if row.place in there]
         if not left:
-            told = f"All {counted(total, 'row')} of the sample are marked." if total else "No rows were picked."
-            told = f"{told} Pick rows: tidemill sample {self._source.pipeline.name}.toml"
-            return replace(standing, place=None, in_queue=False), _page_of(standing), cells.message(told)
+            done = f"All {counted(total, 'row')} of the sample are marked." if total else "No rows were picked."
+            done = f"{done} Pick rows: tidemill sample {self._source.pipeline.name}.toml"
+            return replace(standing, place=None, in_queue=False), _page_of(standing), cells.message(done)
         first = left[0]
         standing = replace(standing, place=first.place, in_queue=True)
-        told = cells.message(f"{len(left):,} of {total:,} to mark. Why this one: {first.reason}")
-        return standing, _page_of(standing), told + self._row(standing)
+        why = cells.message(f"{len(left):,} of {total:,} to mark. Why this one: {first.reason}")
+        return standing, _page_of(standing), why + self._row(standing)
 
     def mark(
         self, standing: Standing, who: str, label: str | None, take_back: bool = False
@@ -196,10 +198,10 @@ class _Browsing:
             with self._source.open() as (cursor, table):
                 page = read_page(cursor, table, standing.asked, start, order=standing.order)
         except (TidemillError, duckdb.Error) as e:
-            told = str(e).replace("--where", "The SQL condition")
-            return replace(standing, page=None, before=()), cells.message(told, kind="problem")
-        told = f"{_told(page, standing)} {time.monotonic() - began:.2f} s."
-        return replace(standing, page=_cut(page)), shown_page(page, told)
+            problem = str(e).replace("--where", "The SQL condition")
+            return replace(standing, page=None, before=()), cells.message(problem, kind="problem")
+        said = f"{told(page, standing.asked)} {time.monotonic() - began:.2f} s."
+        return replace(standing, page=cut(page)), shown_page(page, said)
 
     def _with_marks(self, standing: Standing) -> Standing:
         if standing.page is None:
@@ -224,62 +226,5 @@ class _Browsing:
         return marked + cells.facts("The row", whole) + cells.facts("Where it is from", rest)
 
 
-def filter_of(
-    search: str,
-    label: str | None,
-    least: float | None,
-    most: float | None,
-    column: str | None,
-    operator: Operator,
-    value: str,
-    condition: str,
-) -> Filter:
-    return Filter(
-        None if label in (None, ANY) else label,
-        least,
-        most,
-        (search or "").strip(),
-        None if column in (None, ANY) else column,
-        operator,
-        value or "",
-        condition or "",
-    )
-
-
-def _told(page: Page, standing: Standing) -> str:
-    """How many rows there are, and how far they were looked at."""
-    if not page.num_rows:
-        return "The table has no rows."
-    found = counted(len(page.rows), "row")
-    if standing.asked.is_empty:
-        return f"{found} of {page.num_rows:,}."
-    if page.next is None:
-        return f"{found}, to the end of {page.num_rows:,}." if page.rows else f"None of {page.num_rows:,} rows."
-    if len(page.rows) == 0 and page.num_looked_at < page.num_rows:
-        return f"None of the first {page.num_looked_at:,} rows of {page.num_rows:,}: the next page goes on from there."
-    return f"{found}; {page.num_looked_at:,} of {page.num_rows:,} looked at."
-
-
-def _cut(page: Page) -> Page:
-    """The page as it stays with the visitor: no more of a text than is shown."""
-    return replace(page, rows=[tuple(cells.cut_text(v) if isinstance(v, str) else v for v in row) for row in page.rows])
-
-
 def _page_of(standing: Standing) -> str:
-    return shown_page(standing.page, _told(standing.page, standing)) if standing.page is not None else ""
-
-
-def shown_page(page: Page, told: str) -> str:
-    if not page.rows:
-        return cells.message(told)
-    openers = [
-        f'<button type="button" class="tm-open" data-place="{escape(place.shard_id)}/{place.row_number}" '
-        f'aria-label="open row {place.row_number} of {escape(path)}">{place.row_number}</button>'
-        for place, path in zip(page.places, page.paths, strict=True)
-    ]
-    rows = [
-        (page.marks.get(place), path, *row) if page.marks else (path, *row)
-        for place, path, row in zip(page.places, page.paths, page.rows, strict=True)
-    ]
-    columns = [*(["mark"] if page.marks else []), "file", *page.columns]
-    return cells.table(told, columns, rows, first=openers)
+    return shown_page(standing.page, told(standing.page, standing.asked)) if standing.page is not None else ""
