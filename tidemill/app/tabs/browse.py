@@ -75,7 +75,7 @@ def build(source: Source, labels: list[str], who: str) -> None:
         back = gr.Button("Previous page", elem_id="tm-back")
         on = gr.Button("Next page", elem_id="tm-next")
         queue = gr.Button("Next row to mark", elem_id="tm-queue")
-    with gr.Row(equal_height=False):
+    with gr.Row(equal_height=False, elem_id="tm-panes"):
         with gr.Column(scale=3, min_width=300):
             shown = gr.HTML(elem_id="tm-rows", js_on_load=ON_CLICK)
         with gr.Column(scale=2, min_width=300):
