@@ -48,6 +48,7 @@ _context.set_forkserver_preload(
         "transformers.models.bert.modeling_bert",
         "tests.pipelines",
         *modules_without_prefect(),
+        "tests.frozen",
     ]
 )
 
@@ -63,6 +64,10 @@ class Process:
         self._answers = _context.SimpleQueue()
         self._process = _context.Process(target=_call, args=(self._answers, call, args), daemon=True)
         self._process.start()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
 
     def kill(self) -> bool:
         """SIGKILL; whether the process was still running."""

@@ -101,6 +101,8 @@ def test_what_nobody_needs_is_named_first_and_then_removed(tmp_path):
     let_days_pass(pipeline, 2)
     with Lake(pipeline.lake) as lake:
         lake.write(lambda cursor: cursor.execute(f"CREATE TABLE {table}__0badcafe AS FROM {table}"), message="rewrite")
+    keep_conversion("unused", lambda folder: folder.mkdir())
+    os.utime(conversion_folder("unused"), (0, 0))
     before, files, listed = table_of(pipeline), parquet_files(pipeline), count_of(pipeline, "_files")
 
     looked = collect_garbage(pipeline, dry_run=True)
@@ -111,6 +113,7 @@ def test_what_nobody_needs_is_named_first_and_then_removed(tmp_path):
     assert looked["abandoned_tables"] == [f"{table}__{kept}"]
     assert looked["left_over_rows"] == {"_shards": 1, "_files": 1, "_revisions": 1}
     assert looked["store_files"] == 10
+    assert (looked["conversions"], conversion_folder("unused").exists()) == (1, False)
     assert {**looked, "dry_run": False, "seconds": 0} == {**done, "seconds": 0}
     assert not has_done_something(again)
     assert {path.parent.name for path in Path(pipeline.store.path).rglob("*.arrow")} == {"rows", "tokens"}

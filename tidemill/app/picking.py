@@ -15,7 +15,7 @@ from tidemill.lake.records.marks import MARKED, Place
 from tidemill.lake.records.samples import Picked, replace_sample
 from tidemill.lake.runs import user_name
 from tidemill.lake.tables import fields_in, identifier
-from tidemill.pictures.report import find_subject
+from tidemill.pictures.making import find_subject
 from tidemill.results.promotion import find_standing, load_table
 
 Way = Literal["unsure", "disagreeing", "random"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     VERSIONS,
     "tidemill backfill reviews.toml --since 2026-01-01",
     "tidemill backfill reviews.toml --model-revision v2 --max-cost 5",
+    "tidemill backfill emails.toml --model-path models/spam",
     doing="reading the lake",
 )
 def backfill(
@@ -36,10 +39,16 @@ def backfill(
     model_revision: Annotated[
         str | None, typer.Option(metavar="REV", help="With this revision of the model, as a version of its own.")
     ] = None,
+    model_path: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="With the model of this folder, as a version of its own.")
+    ] = None,
     version: Annotated[
         str | None, typer.Option(metavar="VERSION", help="A version that the lake has, as it was made.")
     ] = None,
     quarantined: Annotated[bool, typer.Option("--quarantined", help="Only the rows in quarantine, again.")] = False,
+    decode_again: Annotated[
+        bool, typer.Option("--decode-again", help="Only make texts again of the tokens that the store has kept.")
+    ] = False,
     max_cost: Annotated[
         float | None, typer.Option(metavar="COST", min=0, help="Stop before the shard that would pass it.")
     ] = None,
@@ -54,15 +63,19 @@ def backfill(
 
     if version and model_revision:
         raise ConfigError("--version names a version that is there, --model-revision asks for another. Give one.")
+    if model_path and (version or model_revision):
+        raise ConfigError("--model-path asks for the model of a folder. Give no --version and no --model-revision.")
     if model_revision:
         overrides = [*(overrides or ()), f'model.revision="{model_revision}"']
+    if model_path:
+        overrides = [*(overrides or ()), *_of_folder(model_path)]
     loaded = load(pipeline, overrides)
     if model_revision:
         _refuse_revision_of_folder(loaded, model_revision)
     if max_cost is not None and loaded.cost.per_hour is None:
         raise ConfigError("--max-cost needs a price. Set cost.per_hour to what an hour of the device costs.")
     ids = tuple(part.strip() for part in shards.split(",") if part.strip()) if shards else ()
-    selection = Selection(files, ids, since, until, quarantined, version)
+    selection = Selection(files, ids, since, until, quarantined, version, decode_again)
     made = _plan(loaded, selection)
     if as_json:
         print_facts(made.to_json(), str, as_json)
@@ -83,6 +96,16 @@ def backfill(
     if not confirmed(f"Compute {counted(made.num_shards, 'shard')}?", yes=yes):
         return
     _end(_carry_out(loaded, made, max_cost, direct=direct))
+
+
+def _of_folder(path: str) -> list[str]:
+    """What makes a pipeline's model that of a folder, with the tokenizer that lies there."""
+    folder = Path(path).absolute()
+    if not folder.is_dir():
+        from tidemill.errors import ConfigError
+
+        raise ConfigError(f"--model-path {path}: there is no such folder. `tidemill train` makes one.")
+    return [f"model.path={json.dumps(str(folder))}", 'model.revision="main"']
 
 
 def _refuse_revision_of_folder(loaded: Pipeline, revision: str) -> None:
@@ -157,6 +180,7 @@ def show_plan(facts: dict[str, Any]) -> str:
     why = {
         "again": "compute again",
         "missing": "compute what the version lacks",
+        "decoded again": "make texts again of what was written",
         "quarantined": "try quarantined rows again",
     }[facts["reason"]]
     if facts["resumes"]:

@@ -37,6 +37,8 @@ def comparison(report: Facts) -> str:
     ]
     if rows["compared"]:
         lines += [line for group, name, facts in _columns(report) for line in TOLD[group][0](name, facts)]
+    if "truth" in report:
+        lines += truth_lines(report)
     if marked := report["marks"]["rows"]:
         right = (f"{count:,} ({count / marked:.2%})" for count in report["marks"]["right"].values())
         lines.append(f"  right of {counted(marked, 'marked row')}: {' against '.join(right)}")
@@ -46,6 +48,29 @@ def comparison(report: Facts) -> str:
         lines += ["", _heading(report), *_examples(report)]
     lines += [f"note: {note}" for note in report["notes"]]
     return "\n".join(lines)
+
+
+def truth_lines(report: Facts) -> list[str]:
+    """Both versions against what people say is right."""
+    truth, apart = report["truth"], report["truth"]["difference"]
+    left_out = f"; {truth['learned']:,} that a model learned from are left out" if truth["learned"] else ""
+    lines = [f"  against the truth, on {truth['rows']:,} rows{left_out}:"]
+    lines += [
+        f"    {version}: accuracy {truth['accuracy'][version]:.4f}, macro F1 {truth['f1'][version]:.4f}"
+        for version in dict.fromkeys(report["versions"])
+    ]
+    lines.append(
+        f"    difference {apart['value']:+.4f} ({apart['low']:+.4f} to {apart['high']:+.4f}); only the first is right "
+        f"on {truth['only_first_right']:,}, only the second on {truth['only_second_right']:,}; "
+        f"McNemar p = {truth['p_value']:.2g}"
+    )
+    if truth["never_said"]:
+        lines.append(f"    neither version ever says {', '.join(truth['never_said'][:8])}")
+    for part in truth.get("slices", [])[:MAX_LINES]:
+        shares = " → ".join(f"{part['accuracy'][version]:.4f}" for version in report["versions"])
+        told = f"    {part['value']}: {shares} on {part['rows']:,} rows, McNemar p = {part['p_value']:.2g}"
+        lines.append(told)
+    return lines
 
 
 def _columns(part: Facts) -> Iterator[tuple[str, str, Facts]]:

@@ -12,6 +12,7 @@ from tidemill.errors import counted
 
 if TYPE_CHECKING:
     from tidemill import config
+    from tidemill.config import Pipeline
     from tidemill.lake import Lake
 
 NUM_EXAMPLES = 5
@@ -21,7 +22,21 @@ Version = Annotated[
 ]
 
 
-@command(VERSIONS, "tidemill compare reviews.toml promoted 310e0959 --by domain", doing="comparing every row")
+Truth = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SQL",
+        help="What is right: a query with key columns and the label, or an expression over kept columns.",
+    ),
+]
+
+
+@command(
+    VERSIONS,
+    "tidemill compare reviews.toml promoted 310e0959 --by domain",
+    "tidemill compare emails.toml promoted 310e0959 --truth spam_or_ham",
+    doing="comparing every row",
+)
 def compare(
     pipeline: PipelineFile,
     first: Version,
@@ -32,31 +47,50 @@ def compare(
     examples: Annotated[
         int, typer.Option("--examples", "--show", metavar="N", min=0, help="How many rows that differ to show.")
     ] = NUM_EXAMPLES,
+    truth: Truth = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Hold two versions against each other, row by row: which answers differ, how far numbers drifted."""
     from tidemill.cli.comparison import comparison
-    from tidemill.lake import Lake
-    from tidemill.reports.compare import compare_versions
 
     loaded = load(pipeline, overrides)
-    with Lake(loaded.lake, read_only=True, scans=True) as lake:
-        report = compare_versions(lake, loaded.name, first, second, by=by, num_examples=examples)
+    report = _compared(loaded, first, second, by=by, num_examples=examples, truth=truth)
     print_facts(report, comparison, as_json)
 
 
-@command(VERSIONS, "tidemill promote reviews.toml 310e0959", doing="reading the lake")
-def promote(pipeline: PipelineFile, version: Version, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def _compared(loaded: Pipeline, first: str, second: str, *, truth: str | None, **options: Any) -> dict[str, Any]:
+    from tidemill.lake import Lake
+    from tidemill.reports.compare import compare_versions
+
+    with Lake(loaded.lake, read_only=True, scans=True) as lake:
+        if truth is not None:
+            lake.seal()
+        return compare_versions(lake, loaded.name, first, second, truth=truth, **options)
+
+
+@command(
+    VERSIONS,
+    "tidemill promote reviews.toml 310e0959",
+    "tidemill promote emails.toml 310e0959 --truth spam_or_ham",
+    doing="reading the lake",
+)
+def promote(
+    pipeline: PipelineFile, version: Version, truth: Truth = None, overrides: Overrides = None, as_json: AsJson = False
+) -> None:
     """Let the pipeline's table show another version, all at once. One that is not complete is refused."""
     from tidemill.results import promotion
 
     loaded = load(pipeline, overrides)
+    judged: dict[str, Any] = {}
+    if truth is not None:
+        compared = _compared(loaded, promotion.PROMOTED, version, num_examples=0, truth=truth)
+        judged = {"versions": compared["versions"], "truth": compared["truth"]}
     with _existing_lake(loaded.lake) as lake:
         done = promotion.promote(lake, loaded.name, version)
     incomplete = done.state == "incomplete"
     completed_by = f"tidemill backfill {pipeline} --version {done.version}" if incomplete else None
-    print_facts({**done.to_json(), "completed_by": completed_by}, _promotion, as_json)
+    print_facts({**done.to_json(), "completed_by": completed_by, **judged}, _promotion, as_json)
     if incomplete:
         raise typer.Exit(1)
 
@@ -104,11 +138,14 @@ def _promotion(facts: dict[str, Any]) -> str:
             f"{name}: {version} is not promoted, for it is incomplete: {facts['standing']['lacking']}. "
             f"Complete it: {facts['completed_by']}"
         )
+    from tidemill.cli.comparison import truth_lines
+
     rows = counted(facts["standing"]["rows"], "row")
-    return (
+    told = (
         f"{name}: {version} is promoted, in place of {facts['previous_version']}; {rows}. "
         f"To swap back, promote {facts['previous_version']}."
     )
+    return "\n".join([told, *(truth_lines(facts) if "truth" in facts else ())])
 
 
 def _dropped(facts: dict[str, Any]) -> str:

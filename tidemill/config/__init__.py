@@ -96,7 +96,7 @@ def pipeline_of(raw: dict[str, Any], where: str) -> Pipeline:
     try:
         pipeline = Pipeline.model_validate(raw, context=SETTLED)
     except ValidationError as e:
-        raise ConfigError("\n".join(f"{where}: {line}" for line in _explain(e))) from e
+        raise ConfigError("\n".join(f"{where}: {line}" for line in explain(e, of=Pipeline))) from e
     if "__" in pipeline.name:
         raise ConfigError(
             f"{where}: name = {pipeline.name!r} holds '__', which separates a table's name from its version."
@@ -172,16 +172,17 @@ def section_of(kind: type[Kind], raw: Mapping[str, Any], where: str, *, owner: s
     try:
         return kind.model_validate(dict(raw))
     except ValidationError as e:
-        raise ConfigError("\n".join(_explain(e, prefix=f"{where}."))) from e
+        raise ConfigError("\n".join(explain(e, of=Pipeline, prefix=f"{where}."))) from e
 
 
-def _explain(error: ValidationError, prefix: str = "") -> Iterator[str]:
+def explain(error: ValidationError, *, of: type[Section], prefix: str = "") -> Iterator[str]:
+    """What is wrong with a file, a line each; `of` has the keys that it may have."""
     problems = error.errors()
     for problem in problems[:MOST_PROBLEMS]:
         dotted = prefix + _cut(".".join(str(part) for part in problem["loc"]))
         match problem["type"]:
             case "extra_forbidden":
-                yield f"unknown key {dotted}.{_nearest(dotted)}"
+                yield f"unknown key {dotted}.{_nearest(dotted, of)}"
             case "missing":
                 yield f"{dotted} is missing."
             case _:
@@ -197,8 +198,8 @@ def _cut(key: str) -> str:
     return key if len(key) <= 100 else f"{key[:97]}..."
 
 
-def _nearest(dotted: str) -> str:
-    known = list(known_keys(Pipeline))
+def _nearest(dotted: str, model: type[Section]) -> str:
+    known = list(known_keys(model))
     by_last = {key.rpartition(".")[2]: key for key in known}
     if near := difflib.get_close_matches(dotted, known, n=1, cutoff=0.6):
         return f" Did you mean {near[0]}?"
@@ -244,6 +245,7 @@ __all__ = [
     "Tokenizer",
     "Truncation",
     "Workers",
+    "explain",
     "known_keys",
     "load_pipeline",
     "pipeline_of",

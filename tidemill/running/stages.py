@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from tidemill.encoding import windowing as windows
 from tidemill.encoding.text_hashes import row_hashes
+from tidemill.inference.rounds import Keep, predict_in_rounds
 from tidemill.inference.unchanged import predict_others
 from tidemill.inference.work import Predictions, Stats
 from tidemill.inference.written import (
@@ -410,13 +411,18 @@ def _predict(workspace: Workspace, items: Sequence[Tokenized]) -> Iterator[tuple
     if workspace.writes:
         prepared = with_written(prepared, _written_before(workspace, inputs, files))
 
-    def compute(left: pa.Table) -> Predictions:
+    def predict(rows: pa.Table, keep: Keep) -> Predictions:
         return workspace.runner.predict(
-            left,
+            rows,
             should_stop=workspace.should_stop,
-            keep=lambda so_far: keep_written(workspace.store, files, so_far, rows=left[PLACE]),
-            progress=workspace.telling(label_of([item.ingested.request for item in items]), "infer", left.num_rows),
+            keep=keep,
+            progress=workspace.telling(label_of([item.ingested.request for item in items]), "infer", rows.num_rows),
         )
+
+    def compute(left: pa.Table) -> Predictions:
+        if workspace.reads_again:
+            return _predict_in_rounds(workspace, inputs, left, predict)
+        return predict(left, lambda so_far: keep_written(workspace.store, files, so_far, rows=left[PLACE]))
 
     predictions = predict_others(prepared, answers, lambda left: decode_others(left, workspace.decoder, compute))
     if predictions.written is not None:
@@ -456,6 +462,21 @@ def _predict(workspace: Workspace, items: Sequence[Tokenized]) -> Iterator[tuple
         yield shard.item, table.append_column(TEXT_HASH, shard.hashes), facts
 
 
+def _predict_in_rounds(
+    workspace: Workspace, inputs: Sequence[_Inputs], left: pa.Table, predict: Callable[[pa.Table, Keep], Predictions]
+) -> Predictions:
+    """Of rows whose windows' answers are read again: what was begun before goes on, and is kept meanwhile."""
+    files = [ShardFile(workspace.begun_file(shard.request.shard), shard.row_numbers) for shard in inputs]
+    return predict_in_rounds(
+        left,
+        workspace.decoder,
+        preparer=workspace.preparer,
+        predict=predict,
+        begun=_one_array(_written_before(workspace, inputs, files).take(left[PLACE])),
+        keep=lambda so_far: keep_written(workspace.store, files, so_far, rows=left[PLACE]),
+    )
+
+
 def _written_before(workspace: Workspace, inputs: Sequence[_Inputs], files: Sequence[ShardFile]) -> pa.ChunkedArray:
     """What the model wrote of the shards' rows, null where the store has none; of what is asked for again, nothing."""
     requests = [shard.request for shard in inputs]
@@ -466,7 +487,7 @@ def _written_before(workspace: Workspace, inputs: Sequence[_Inputs], files: Sequ
     if any(each is not None for each in found):
         with workspace.lake.reached():
             ids = [request.request_id for request in requests]
-            again = asked_again(workspace.lake.cursor(), workspace.target, ids)
+            again = asked_again(workspace.lake.cursor(), workspace.target, ids, of_ids=True)
         found = [None if id_ in again else each for id_, each in zip(ids, found, strict=True)]
     return together(files, found)
 

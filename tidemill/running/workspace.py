@@ -16,11 +16,11 @@ from tidemill.lake import Lake
 from tidemill.lake.ducklake.claims import Claims
 from tidemill.lake.pipelines import Target, load_state
 from tidemill.lake.requests import Request, still_open
-from tidemill.models.tasks import ModelTask, Preparer, find_task
+from tidemill.models.tasks import ModelTask, Preparer
 from tidemill.planning.columns import kept_fingerprint, read_columns
 from tidemill.planning.estimates import Rate, measured_rate
 from tidemill.planning.version_tables import Version, load_version
-from tidemill.planning.versions import items_per_row
+from tidemill.planning.versions import items_per_row, reads_again, writes
 from tidemill.progress import Progress, Quiet, StageProgress
 from tidemill.results.answers.former import Former
 from tidemill.results.commit import CommitQueue, Outcome
@@ -178,7 +178,12 @@ class Workspace:
     @property
     def writes(self) -> bool:
         """Whether the model writes its answers: then their ids stay in the store."""
-        return find_task(self.spec.task).writes
+        return writes(self.spec)
+
+    @property
+    def reads_again(self) -> bool:
+        """Whether the model reads what it wrote of a text's windows again."""
+        return reads_again(self.spec)
 
     def decoder(self) -> ModelTask:
         """The model task, to make rows of what was written before; the model is not opened for it."""
@@ -216,6 +221,10 @@ class Workspace:
     def written_file(self, shard: Shard) -> StoreFile:
         """By all that it was made of, whoever asked for it: other pipelines' versions of the same name find it."""
         return StoreFile("written", fingerprint(self.tokens_file(shard).fingerprint, self.spec.version))
+
+    def begun_file(self, shard: Shard) -> StoreFile:
+        """Of rows that have no answer yet, for what was written of them will be read again."""
+        return StoreFile("written", fingerprint(self.written_file(shard).fingerprint, "begun"))
 
     def predictions_file(self, request: Request) -> StoreFile:
         return predictions_file(self.target.pipeline, self.target.version, request.shard.shard_id, request.request_id)

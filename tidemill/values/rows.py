@@ -121,7 +121,7 @@ def stored(values: pa.ChunkedArray) -> pa.ChunkedArray:
 def build_rows(
     first_row: int, table: pa.Table, columns: Columns, types: Mapping[str, pa.DataType], problems: Problems
 ) -> pa.Table:
-    """The table of rows from the source columns, one row a record, text columns as strings or bytes.
+    """The table of rows from the source columns, one row a record, text columns as strings or bytes if there are any.
 
     `types` are what kept columns become; one that is missing stays as it is.
     `problems` are the rows already known to be malformed.
@@ -132,7 +132,7 @@ def build_rows(
     problems = dict(problems)
     read = _parts(table, columns, problems) if columns.as_parts else _texts(table, columns, problems)
     kept = [_kept_column(table, name, types.get(name), problems) for name, _ in columns.kept]
-    reason = _reasons(read, problems)
+    reason = _reasons(table.num_rows, read, problems)
     if problems or (columns.pair and reason.null_count < len(reason)):
         read = {name: pc.if_else(reason.is_null(), text, pa.scalar(None, text.type)) for name, text in read.items()}
     numbers = _row_numbers(first_row, table.num_rows)
@@ -145,6 +145,7 @@ def _texts(table: pa.Table, columns: Columns, problems: Problems) -> dict[str, p
     return {
         name: decoded(_joined([table[part] for part in parts], columns.separator), name, problems)
         for name, parts in texts.items()
+        if parts
     }
 
 
@@ -368,9 +369,9 @@ def excerpt(value: object) -> str:
     return text if len(text) <= _EXCERPT_LENGTH else text[:_EXCERPT_LENGTH] + "…"
 
 
-def _reasons(texts: Mapping[str, pa.ChunkedArray], problems: Problems) -> pa.Array:
+def _reasons(num_rows: int, texts: Mapping[str, pa.ChunkedArray], problems: Problems) -> pa.Array:
     """Why rows cannot be used: what is known of them, else which text is null."""
-    reasons = pa.nulls(len(texts["text"]), pa.string())
+    reasons = pa.nulls(num_rows, pa.string())
     for name, text in reversed([*texts.items()]):
         if text.null_count:
             reasons = pc.if_else(one_array(text.is_null()), pa.scalar(f"{name} is null"), reasons)

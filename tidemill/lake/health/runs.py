@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tidemill.lake.requests import requested
+
 MOST_RUNS = 30
 MOST_LATE = 20
 
@@ -22,7 +24,7 @@ def shards_by_state(pipeline: str, version: str) -> str:
     return (
         f"WITH listed AS (SELECT shard_id FROM _target_shards WHERE pipeline = '{pipeline}'),\n"
         f"done AS (SELECT shard_id FROM _ledger WHERE (pipeline, version) = ('{pipeline}', '{version}')),\n"
-        f"asked AS (SELECT shard_id FROM _requests WHERE (pipeline, version) = ('{pipeline}', '{version}'))\n"
+        f"asked AS (SELECT shard_id FROM {requested(pipeline)} WHERE version = '{version}')\n"
         "SELECT CASE WHEN listed.shard_id IS NULL THEN 'outdated' WHEN done.shard_id IS NOT NULL THEN 'done'\n"
         "  WHEN asked.shard_id IS NOT NULL THEN 'asked for' ELSE 'missing' END AS state, count(*) AS num_shards\n"
         "FROM listed FULL JOIN done USING (shard_id) LEFT JOIN asked USING (shard_id)\n"
@@ -34,8 +36,8 @@ def late_shards(pipeline: str) -> str:
     """Requests that no commit answered yet, those first that wait longest."""
     return (
         "SELECT strftime(requested_at, '%Y-%m-%d %H:%M:%S') AS requested_at, version, path, r.shard_id, reason\n"
-        "FROM _requests r LEFT JOIN (SELECT shard_id, path FROM _target_shards "
-        f"WHERE pipeline = '{pipeline}') USING (shard_id)\n"
-        f"WHERE r.pipeline = '{pipeline}' AND NOT EXISTS (FROM _ledger l WHERE l.request_id = r.request_id)\n"
+        f"FROM {requested(pipeline)} AS r\n"
+        f"LEFT JOIN (SELECT shard_id, path FROM _target_shards WHERE pipeline = '{pipeline}') USING (shard_id)\n"
+        "WHERE NOT EXISTS (FROM _ledger l WHERE l.request_id = r.request_id)\n"
         f"ORDER BY r.requested_at, r.shard_id LIMIT {MOST_LATE}"
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tidemill.lake import health
-from tidemill.pictures.figure import Axes, Figure
-from tidemill.pictures.subject import Subject
+from tidemill.pictures.figures.figure import Axes, Figure
+from tidemill.pictures.figures.subject import Subject
 
 SECTION = "Health"
 

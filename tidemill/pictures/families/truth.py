@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tidemill.lake.tables import identifier
-from tidemill.pictures.figure import Axes, Figure
-from tidemill.pictures.sql import MOST_SHOWN, laid_out, named
-from tidemill.pictures.subject import Subject
-from tidemill.pictures.truth import Truth
+from tidemill.pictures.figures.figure import Axes, Figure
+from tidemill.pictures.figures.sql import MOST_SHOWN, laid_out, named
+from tidemill.pictures.figures.subject import Subject
+from tidemill.pictures.figures.truth import Truth
 
 SECTION, ROWS = "Against the truth", "Rows to look at"
 NUM_ROWS = 20
@@ -95,11 +95,11 @@ def agreement_by(subject: Subject, truth: Truth, name: str) -> Figure:
               SELECT {named(identifier(name))} AS _slice, count(*) AS num_rows,
                 avg((_answer = _truth)::INT) AS agreement
               FROM {truth.compared(subject.source)}
-              GROUP BY _slice ORDER BY num_rows DESC, _slice LIMIT {MOST_SHOWN}
+              GROUP BY 1 ORDER BY num_rows DESC, 1 LIMIT {MOST_SHOWN}
             ) ORDER BY agreement, _slice
         """),
         kind="bars",
-        axes=Axes(x="_slice", y="agreement", x_title=name, y_title="share of rows that agree"),
+        axes=Axes(x="_slice", y="agreement", x_title=name, y_title="share of rows that agree", is_share=True),
         notes=(f"The {MOST_SHOWN} values of {name} with the most rows.",),
     )
 

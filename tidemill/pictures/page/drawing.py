@@ -7,15 +7,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tidemill.pictures.figure import Picture, exact
+from tidemill.pictures.figures.figure import OTHERS, Picture, exact
 from tidemill.pictures.page.escaping import markup_free
-from tidemill.pictures.sql import OTHERS
+from tidemill.pictures.page.palette import COLOURS, GREY, LONGEST_TICK, PATTERNS
+from tidemill.pictures.page.points import points
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C00", "#6A51A3")
-"""After Okabe and Ito, for people who tell few colours apart; without black and yellow, which one ground hides."""
-GREY = "#8A8A8A"
-PATTERNS = ("", "/", ".", "x")
-LONGEST_TICK = 28
 BAR_PIXELS, HEIGHT = 28, 320
 
 Spec = dict[str, Any]
@@ -39,8 +35,8 @@ def _bars(picture: Picture, colours: Mapping[str, int]) -> Spec:
         "layout": {
             "barmode": "stack",
             "height": 110 + BAR_PIXELS * len(names) + (40 if axes.series else 0),
-            "yaxis": {**_categories(names), "autorange": "reversed", "title": {"text": _title(picture, "x")}},
-            "xaxis": {"title": {"text": _title(picture, "y")}, "rangemode": "tozero"},
+            "yaxis": {**_categories(names), "autorange": "reversed"},
+            "xaxis": {"title": {"text": _title(picture, "y")}, "rangemode": "tozero", **_scale(picture)},
         },
     }
 
@@ -69,10 +65,11 @@ def _columns(picture: Picture, colours: Mapping[str, int]) -> Spec:
 
 
 def _histogram(picture: Picture, colours: Mapping[str, int]) -> Spec:
-    starts = sorted(set(picture.column(picture.figure.axes.x)))
-    width = min((b - a for a, b in itertools.pairwise(starts)), default=0.05)
+    width = _bin_width(picture)
+    # Bins of one whole number stand above it, others from where they begin.
+    offset = -0.5 if width == 1 and isinstance(width, int) else 0
     traces = [
-        {"type": "bar", "x": xs, "y": counts, "offset": 0, "width": width, **style}
+        {"type": "bar", "x": xs, "y": counts, "offset": offset, "width": width, **style}
         for xs, counts, style in _by_series(picture, colours, as_names=False)
     ]
     return {
@@ -84,6 +81,16 @@ def _histogram(picture: Picture, colours: Mapping[str, int]) -> Spec:
             "yaxis": {"title": {"text": _title(picture, "y")}, "rangemode": "tozero"},
         },
     }
+
+
+def _bin_width(picture: Picture) -> float:
+    start = picture.figure.axes.x
+    end = f"{start.removesuffix('_from')}_to"
+    if end in picture.columns:
+        widths: list[float] = [b - a for a, b in zip(picture.column(start), picture.column(end), strict=True)]
+        return min(widths)
+    starts = sorted(set(picture.column(start)))
+    return min((b - a for a, b in itertools.pairwise(starts)), default=0.05)
 
 
 def _heatmap(picture: Picture, colours: Mapping[str, int]) -> Spec:
@@ -116,6 +123,7 @@ DRAWN: Mapping[str, Callable[[Picture, Mapping[str, int]], Spec]] = {
     "columns": _columns,
     "histogram": _histogram,
     "heatmap": _heatmap,
+    "points": points,
 }
 
 
@@ -131,15 +139,15 @@ def _by_series(
         return [(xs, ys, {"marker": {"color": COLOURS[0]}, "showlegend": False, "name": ""})]
     series = picture.column(axes.series)
     found = []
-    for name in sorted(dict.fromkeys(series), key=lambda one: colours.get(str(one), len(colours))):
+    names = sorted(dict.fromkeys(series), key=lambda one: colours.get(str(one), len(colours)))
+    for number, name in enumerate(names):
         places = [place for place, one in enumerate(series) if one == name]
-        style = _style(str(name), colours)
+        style = _style(str(name), colours.get(str(name), number))
         found.append(([xs[place] for place in places], [ys[place] for place in places], style))
     return found
 
 
-def _style(name: str, colours: Mapping[str, int]) -> Spec:
-    number = colours.get(name, 0)
+def _style(name: str, number: int) -> Spec:
     colour = GREY if name == OTHERS else COLOURS[number % len(COLOURS)]
     pattern = PATTERNS[number // len(COLOURS) % len(PATTERNS)] if name != OTHERS else ""
     return {"name": _name(name), "marker": {"color": colour, "pattern": {"shape": pattern, "solidity": 0.4}}}
@@ -148,6 +156,11 @@ def _style(name: str, colours: Mapping[str, int]) -> Spec:
 def _categories(names: Sequence[str]) -> Spec:
     """Names are never read as times or numbers, and stand in SQL's order."""
     return {"type": "category", "categoryorder": "array", "categoryarray": list(dict.fromkeys(names))}
+
+
+def _scale(picture: Picture) -> Spec:
+    """Of shares in hundredths, which end at 1."""
+    return {"tickformat": ".0%", "range": [0, 1]} if picture.figure.axes.is_share else {}
 
 
 def _title(picture: Picture, axis: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,11 @@ class TextGeneration(WritingTask):
     @classmethod
     def check_columns(cls, options: Any, columns: tuple[str, ...]) -> None:
         prompt_of(options, columns)
+
+    def begun(self, ids: Sequence[int]) -> str:
+        text = super().begun(ids)
+        # What may be the beginning of a thought is not the answer's.
+        return "" if THINKING.startswith(text.strip()) else text
 
     def _answer(self, text: str, finish: int) -> tuple[str | None, str | None]:
         # A server mostly keeps apart what was thought.

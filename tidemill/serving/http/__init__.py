@@ -1,0 +1,1 @@
+"""The service as HTTP: who is let in, what a body may be, and what answers look like."""

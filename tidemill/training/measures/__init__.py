@@ -1,0 +1,1 @@
+"""How good a model is on rows that it did not learn from, with how sure that is."""

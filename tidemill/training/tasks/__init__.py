@@ -1,0 +1,1 @@
+"""What can be learned: a module a model task, and what methods share."""
