@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 
 from tests.processes import wait_until
-from tidemill.app.serving import Address, App, make_app
+from tidemill.app.server.serving import Address, App, make_app
 from tidemill.config import Pipeline
 
 

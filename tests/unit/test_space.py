@@ -79,7 +79,7 @@ def test_the_folder_says_what_a_space_on_the_hub_needs_with_exact_pins(space):
 def test_the_folder_has_no_rows_no_other_rooms_and_no_place_of_this_machine(space, pipeline):
     rooms = {path.name for path in (space / "tidemill").iterdir()}
     assert not rooms & set(LEFT_OUT)
-    assert (space / "tidemill" / "app" / "app.css").exists()
+    assert (space / "tidemill" / "app" / "server" / "app.css").exists()
     facts = (space / "space.json").read_text()
     assert pipeline.lake.data not in facts
     assert "row.jsonl" in facts

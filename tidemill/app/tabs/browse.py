@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, get_args
 
 import _duckdb as duckdb
@@ -50,26 +51,8 @@ class Standing:
 
 
 def build(source: Source, labels: list[str], who: str) -> None:
-    tab = _Browsing(source)
-    with source.open() as (_, table):
-        kinds, scored, labelled = dict(table.shown), has(table, "score"), has(table, "label")
-    standing = gr.State(Standing())
-    with gr.Row():
-        search = gr.Textbox(label="search in texts", elem_id="tm-search", scale=3)
-        label = gr.Dropdown(
-            label="label is", choices=[ANY, *labels], value=ANY, visible=labelled, elem_id="tm-label", scale=1
-        )
-        least = gr.Textbox(label="score from", visible=scored, elem_id="tm-least", scale=1)
-        most = gr.Textbox(label="score to", visible=scored, elem_id="tm-most", scale=1)
-    with gr.Accordion("More filters", open=False):
-        with gr.Row():
-            column = gr.Dropdown(label="column", choices=[ANY, *kinds], value=ANY)
-            operator = gr.Dropdown(label="compared", choices=list(get_args(Operator)), value="is")
-            value = gr.Textbox(label="with")
-        condition = gr.Textbox(label="SQL condition", placeholder="rating < 0 AND label = 'POSITIVE'")
-        order = gr.Dropdown(
-            label="order", choices=list(get_args(Order)) if scored else ["by file"], value="by file", elem_id="tm-order"
-        )
+    tab, standing = _Browsing(source), gr.State(Standing())
+    filters = _filters(source, labels)
     with gr.Row():
         show = gr.Button("Show rows", variant="primary", elem_id="tm-show")
         back = gr.Button("Previous page", elem_id="tm-back")
@@ -79,39 +62,61 @@ def build(source: Source, labels: list[str], who: str) -> None:
         with gr.Column(scale=3, min_width=300):
             shown = gr.HTML(elem_id="tm-rows", js_on_load=ON_CLICK)
         with gr.Column(scale=2, min_width=300):
-            buttons = []
-            with gr.Row():
-                for number, name in enumerate(labels[:MOST_KEYS], 1):
-                    buttons.append(gr.Button(f"{number} {name}", elem_id=f"tm-mark-{number}", min_width=80, size="sm"))
-            with gr.Row():
-                other = gr.Dropdown(
-                    label="another label", choices=labels, value=None, allow_custom_value=True, elem_id="tm-other"
-                )
-                marker = gr.Textbox(label="marked by", value=who, elem_id="tm-who")
-            with gr.Row():
-                set_other = gr.Button("Mark as that", size="sm", elem_id="tm-mark-other")
-                unset = gr.Button("Take the mark back", size="sm", elem_id="tm-unmark")
+            marking, marker, other = _marking_buttons(labels, who)
             row = gr.HTML(cells.message("Open a row to see it whole and to mark it."), elem_id="tm-row")
-
-    filters = [search, label, least, most, column, operator, value, condition, order]
-    table_out = [standing, shown]
-    row_out = [standing, shown, row]
-    private: dict[str, Any] = {"api_visibility": "private"}
-    show.click(tab.first, [standing, *filters], table_out, **private)
-    search.submit(tab.first, [standing, *filters], table_out, **private)
-    on.click(tab.next, standing, table_out, **private)
-    back.click(tab.previous, standing, table_out, **private)
-    queue.click(tab.next_to_mark, standing, row_out, **private)
-    shown.select(tab.opened, standing, row_out, **private)
-    for name, button in zip(labels, buttons, strict=False):
-        button.click(_marking(tab, name), [standing, marker], row_out, **private)
-    set_other.click(tab.mark, [standing, marker, other], row_out, **private)
-    unset.click(_marking(tab, None), [standing, marker], row_out, **private)
+    table_out, row_out = [standing, shown], [standing, shown, row]
+    show.click(tab.first, [standing, *filters], table_out, api_visibility="private")
+    filters[0].submit(tab.first, [standing, *filters], table_out, api_visibility="private")
+    on.click(tab.next, standing, table_out, api_visibility="private")
+    back.click(tab.previous, standing, table_out, api_visibility="private")
+    queue.click(tab.next_to_mark, standing, row_out, api_visibility="private")
+    shown.select(tab.opened, standing, row_out, api_visibility="private")
+    for button, act in marking:
+        button.click(act(tab), [standing, marker, other], row_out, api_visibility="private")
 
 
-def _marking(tab: _Browsing, label: str | None) -> Any:
-    def mark(standing: Standing, who: str) -> tuple[Standing, str, str]:
-        return tab.mark(standing, who, label, take_back=label is None)
+def _filters(source: Source, labels: list[str]) -> list[Any]:
+    """The fields of the form, as `filter_of` takes them, and the order."""
+    with source.open() as (_, table):
+        kinds, scored, labelled = dict(table.shown), has(table, "score"), has(table, "label")
+    choices = [ANY, *labels]
+    with gr.Row():
+        search = gr.Textbox(label="search in texts", elem_id="tm-search", scale=3)
+        label = gr.Dropdown(label="label is", choices=choices, value=ANY, visible=labelled, elem_id="tm-label", scale=1)
+        least = gr.Textbox(label="score from", visible=scored, elem_id="tm-least", scale=1)
+        most = gr.Textbox(label="score to", visible=scored, elem_id="tm-most", scale=1)
+    with gr.Accordion("More filters", open=False):
+        with gr.Row():
+            column = gr.Dropdown(label="column", choices=[ANY, *kinds], value=ANY)
+            operator = gr.Dropdown(label="compared", choices=list(get_args(Operator)), value="is")
+            value = gr.Textbox(label="with")
+        condition = gr.Textbox(label="SQL condition", placeholder="rating < 0 AND label = 'POSITIVE'")
+        orders = list(get_args(Order)) if scored else ["by file"]
+        order = gr.Dropdown(label="order", choices=orders, value="by file", elem_id="tm-order")
+    return [search, label, least, most, column, operator, value, condition, order]
+
+
+def _marking_buttons(labels: list[str], who: str) -> tuple[list[tuple[Any, Any]], Any, Any]:
+    """Buttons with what each does, who marks, and another label than the buttons have."""
+    found = []
+    with gr.Row():
+        for number, name in enumerate(labels[:MOST_KEYS], 1):
+            button = gr.Button(f"{number} {name}", elem_id=f"tm-mark-{number}", min_width=80, size="sm")
+            found.append((button, partial(_as_label, name)))
+    with gr.Row():
+        other = gr.Dropdown(
+            label="another label", choices=labels, value=None, allow_custom_value=True, elem_id="tm-other"
+        )
+        marker = gr.Textbox(label="marked by", value=who, elem_id="tm-who")
+    with gr.Row():
+        found.append((gr.Button("Mark as that", size="sm", elem_id="tm-mark-other"), lambda tab: tab.mark))
+        found.append((gr.Button("Take the mark back", size="sm", elem_id="tm-unmark"), lambda tab: tab.take_back))
+    return found, marker, other
+
+
+def _as_label(label: str, tab: _Browsing) -> Any:
+    def mark(standing: Standing, who: str, _: str | None) -> tuple[Standing, str, str]:
+        return tab.mark(standing, who, label)
 
     return mark
 
@@ -164,33 +169,33 @@ class _Browsing:
         why = cells.message(f"{len(left):,} of {total:,} to mark. Why this one: {first.reason}")
         return standing, _page_of(standing), why + self._row(standing)
 
-    def mark(
-        self, standing: Standing, who: str, label: str | None, take_back: bool = False
-    ) -> tuple[Standing, str, str]:
-        name, given = (who or "").strip(), (label or "").strip()
-        problem = (
-            "Open a row first."
-            if standing.place is None
-            else "Say who marks: fill in `marked by`."
-            if not name
-            else "Choose a label first."
-            if not given and not take_back
-            else None
-        )
-        if problem:
-            return standing, _page_of(standing), cells.message(problem, kind="problem") + self._row(standing)
-        assert standing.place is not None
+    def mark(self, standing: Standing, who: str, label: str | None) -> tuple[Standing, str, str]:
+        given = (label or "").strip()
+        if not given:
+            return self._refused(standing, "Choose a label first.")
+        return self._write(standing, who, given)
+
+    def take_back(self, standing: Standing, who: str, _: str | None) -> tuple[Standing, str, str]:
+        return self._write(standing, who, None)
+
+    def _write(self, standing: Standing, who: str, label: str | None) -> tuple[Standing, str, str]:
+        name, pipeline = (who or "").strip(), self._source.pipeline
+        if standing.place is None:
+            return self._refused(standing, "Open a row first.")
+        if not name:
+            return self._refused(standing, "Say who marks: fill in `marked by`.")
         try:
-            pipeline = self._source.pipeline
             with Lake(pipeline.lake) as lake:
-                labels = {standing.place: None if take_back else given}
-                set_marks(lake, pipeline.name, labels, keys=self._source.keys, who=name)
+                set_marks(lake, pipeline.name, {standing.place: label}, keys=self._source.keys, who=name)
         except TidemillError as e:
-            return standing, _page_of(standing), cells.message(str(e), kind="problem")
+            return self._refused(standing, str(e))
         standing = self._with_marks(standing)
-        if standing.in_queue and not take_back:
+        if standing.in_queue and label is not None:
             return self.next_to_mark(standing)
         return standing, _page_of(standing), self._row(standing)
+
+    def _refused(self, standing: Standing, why: str) -> tuple[Standing, str, str]:
+        return standing, _page_of(standing), cells.message(why, kind="problem") + self._row(standing)
 
     def _turn(self, standing: Standing, start: Start) -> tuple[Standing, str]:
         began = time.monotonic()

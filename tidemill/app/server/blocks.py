@@ -46,7 +46,10 @@ def theme() -> Any:
     import gradio as gr  # isort: skip
 
     base = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    # Gradio's lighter blue under the pointer has too little contrast to white.
+    # White on Gradio's own blue has too little contrast.
     return base.set(
-        button_primary_background_fill_hover="*primary_700", button_primary_background_fill_hover_dark="*primary_700"
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_700",
     )

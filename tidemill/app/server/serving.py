@@ -90,7 +90,7 @@ def make_app(pipeline: Pipeline, address: Address, *, log: Callable[[str], None]
 
 
 def _mounted(source: Any, address: Address, who: str) -> Any:
-    from tidemill.app import blocks
+    from tidemill.app.server import blocks
     from tidemill.app.tabs import browse
     from tidemill.app.tabs.report import Pages
 
