@@ -24,7 +24,9 @@ def running_proxy(port: int, path: str) -> Iterator[str]:
 
         def _ask(self, body: bytes | None) -> None:
             if not self.path.startswith(path):
-                self.send_error(404)
+                # A browser asks for the host's icon at its root, whatever page it shows.
+                self.send_response(204 if self.path == "/favicon.ico" else 404)
+                self.end_headers()
                 return
             headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
             upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=600)

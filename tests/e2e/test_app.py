@@ -94,13 +94,17 @@ class Visit:
             name, _, value = headers["cookie"].partition("=")
             self.context.add_cookies([{"name": name, "value": value, "url": origin}])
         self.page, self.wrong = self.context.new_page(), list[str]()
-        self.page.on("console", lambda said: self.wrong.append(said.text) if said.type == "error" else None)
+        self.page.on("console", self._said)
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.on("request", self._asked)
         self.page.on(
             "response", lambda got: self.wrong.append(f"{got.status} {got.url}") if got.status >= 400 else None
         )
         self.page.goto(origin)
+
+    def _said(self, message: Any) -> None:
+        if message.type == "error":
+            self.wrong.append(f"{message.text} {message.location['url']}")
 
     def _asked(self, request: Any) -> None:
         parts = urlsplit(request.url)

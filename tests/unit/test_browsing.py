@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -150,15 +151,22 @@ def test_a_long_text_is_cut_in_a_page_and_whole_in_its_row():
     assert cells.cell([0.5] * 384).startswith("[0.5, 0.5, 0.5, 0.5, … 384")
 
 
-def test_rows_are_picked_unsure_and_at_random_of_each_slice_in_turn(table):
-    picked = pick_rows(table.cursor, table.table, Picking(8, by="domain"))
-    assert [row.reason.partition(":")[0] for row in picked[::2]] == ["unsure"] * 4
-    assert [row.place.row_number for row in picked[::2]] == [0, 1, 2, 4]
-    slices = [row.reason.removeprefix("random of domain = ") for row in picked[1::2]]
-    assert sorted(slices[:2]) == ["news", "tweet"]
-    assert picked == pick_rows(table.cursor, table.table, Picking(8, by="domain"))
-    assert picked != pick_rows(table.cursor, table.table, Picking(8, by="domain", seed=1))
-    assert len({row.place for row in picked}) == len(picked)
+def test_rows_are_picked_once_the_unsure_first_in_turn_with_those_at_random(table):
+    picked = pick_rows(table.cursor, table.table, Picking(8))
+    unsure = [row.place.row_number for row in picked if row.reason.startswith("unsure")]
+    assert picked[0].reason == "unsure: 0.5"
+    assert unsure[:3] == [0, 1, 2]
+    assert {row.reason for row in picked} > {"random"}
+    assert len({row.place for row in picked}) == len(picked) == 8
+
+
+def test_at_random_there_are_as_many_rows_of_each_slice_and_the_same_ones_again(table):
+    asked = Picking(8, ["random"], by="domain")
+    picked = pick_rows(table.cursor, table.table, asked)
+    slices = [row.reason.removeprefix("random of domain = ") for row in picked]
+    assert [sorted(slices[i : i + 2]) for i in (0, 2, 4, 6)] == [["news", "tweet"]] * 4
+    assert picked == pick_rows(table.cursor, table.table, asked)
+    assert picked != pick_rows(table.cursor, table.table, replace(asked, seed=1))
 
 
 def test_rows_that_disagree_with_the_truth_come_with_the_surest_first(table):

@@ -15,8 +15,6 @@ from typing import Any
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError
 
-NO_ICON = '<link rel="icon" href="data:,">'
-"""Or a browser asks for one at the root of the host, which is a proxy's."""
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 INSTALL = "The app needs Gradio, which is not installed: pip install 'tidemill[app]'."
 
@@ -129,7 +127,6 @@ def _mounted(source: Any, address: Address, who: str) -> Any:
         theme=blocks.theme(),
         css=blocks.STYLE.read_text(encoding="utf-8"),
         js=browse.KEYS,
-        head=NO_ICON,
     )
 
 
