@@ -98,7 +98,7 @@ def _filters(source: Source, labels: list[str]) -> list[Any]:
 
 def _marking_buttons(labels: list[str], who: str) -> tuple[list[tuple[Any, Any]], Any, Any]:
     """Buttons with what each does, who marks, and another label than the buttons have."""
-    found = []
+    found: list[tuple[Any, Any]] = []
     with gr.Row():
         for number, name in enumerate(labels[:MOST_KEYS], 1):
             button = gr.Button(f"{number} {name}", elem_id=f"tm-mark-{number}", min_width=80, size="sm")
