@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from tidemill.app.guard.gate import Gate
+from tidemill.app.server.serving import Address
 
 HOST = "127.0.0.1:7860"
 JSON = {"content-type": "application/json"}
@@ -140,3 +141,17 @@ def test_a_page_below_a_root_path_redirects_there_and_its_cookie_is_of_it():
     answer = client(root="/reviews").get("/?token=open-sesame")
     assert answer.headers["location"] == "/reviews/"
     assert "path=/reviews" in answer.headers["set-cookie"].lower()
+
+
+@pytest.mark.parametrize(
+    ("options", "public", "path"),
+    [
+        ({}, "http://127.0.0.1:7860", ""),
+        ({"hosts": ("data.example.org",), "root": "/reviews/"}, "http://data.example.org/reviews", "/reviews"),
+        ({"root": "https://data.example.org/reviews"}, "https://data.example.org/reviews", "/reviews"),
+    ],
+)
+def test_the_printed_address_is_the_one_that_a_browser_asks_for(options, public, path):
+    address = Address(**options)
+    assert (address.public, address.path) == (public, path)
+    assert public.partition("://")[2].partition("/")[0] in address.own_hosts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -52,10 +53,12 @@ def bounded(pipeline: Pipeline, text: str, seconds: float = MOST_SECONDS) -> Ite
 
 
 def export_rows(pipeline: Pipeline, text: str, kind: str) -> Path:
-    """Write all rows of a query into a file of its own folder, which Gradio copies to where it serves from."""
+    """Write all rows of a query into a file in a folder of its own."""
     if kind not in FORMATS:
         raise InputError(f"{kind} is no format. Formats: {', '.join(FORMATS)}.")
-    path = Path(tempfile.mkdtemp(prefix="tidemill-export-")) / f"{pipeline.name}.{kind}"
+    # Where Gradio serves from, so that it goes with the app.
+    folder = tempfile.mkdtemp(prefix="export-", dir=os.environ.get("GRADIO_TEMP_DIR"))
+    path = Path(folder) / f"{pipeline.name}.{kind}"
     with bounded(pipeline, text) as cursor:
         _WRITERS[kind](cursor, path)
     return path
