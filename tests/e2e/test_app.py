@@ -183,7 +183,8 @@ def test_every_tab_works_by_keyboard_and_asks_nobody_outside(browser, served, co
     visit.check()
 
     visit.press("#tm-queue", "#tm-row .tm-facts")
-    left = 2 if is_proxied else 3
+    [(num_marks,)] = query(served.pipeline.lake, "SELECT count(*) FROM reviews_marks")
+    left = 3 - num_marks
     page.get_by_text(f"{left} of 3 to mark.").wait_for()
     page.keyboard.press("2")
     page.get_by_text(f"{left - 1} of 3 to mark.").wait_for()
