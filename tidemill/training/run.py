@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -45,12 +46,21 @@ def train(
         CostReached: what it may cost is reached; a checkpoint is there.
         PlaceUnusable: no space, or no right to write.
     """
+    from tidemill.training.records import refuse_lake
+
     refuse_missing_packages(file)
     base, examples = find_base(file), read_examples(file)
     identity = _identity(file, base, examples, drop_duplicates=drop_duplicates)
     if (done := _done_before(folder, identity)) is not None:
         return done
-    with usable(folder, "-o"), silence(), _work_folder(folder, identity, restart=restart) as work:
+    refuse_lake(file)
+    with (
+        usable(folder, "-o"),
+        silence(),
+        warnings.catch_warnings(),
+        _work_folder(folder, identity, restart=restart) as work,
+    ):
+        warnings.simplefilter("ignore")  # Libraries warn those who call them, which a user does not.
         return _trained(file, base, examples, folder, work, identity, drop_duplicates=drop_duplicates, tell=tell)
 
 
@@ -79,7 +89,7 @@ def _trained(
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
     from tidemill.training.card import write_card
-    from tidemill.training.records import keep_texts, remember
+    from tidemill.training.records import identity_of, keep_texts, remember
     from tidemill.training.tasks.choosing import open_learner
 
     started_at, started = datetime.now(UTC), time.monotonic()
@@ -111,8 +121,16 @@ def _trained(
         "baselines": baselines,
         "temperature": temperature,
         "calibration_error_before": before.get("calibration_error"),
-        "settings": best["settings_shown"],
-        "trials": [{key: trial[key] for key in ("number", "settings_shown", "history", "score")} for trial in trials],
+        "best_trial": best["number"],
+        "trials": [
+            {
+                "number": trial["number"],
+                "settings": vars(trial["settings"]),
+                "score": trial["score"],
+                "history": trial["history"],
+            }
+            for trial in trials
+        ],
         "started_at": started_at.isoformat(),
         "seconds": seconds,
         "cost": None if file.cost.per_hour is None else seconds / 3600 * file.cost.per_hour,
@@ -125,8 +143,9 @@ def _trained(
     write_card(unpublished, report)
     (unpublished / REPORT).write_text(json.dumps(report, indent=2, default=str), encoding="utf-8")
     unpublished.rename(folder)
-    keep_texts(folder, lesson)
-    remember(file, report)
+    model = identity_of(folder)
+    keep_texts(model, lesson)
+    remember(file, report, model)
     return report
 
 
@@ -146,7 +165,6 @@ def _run_trials(file: TrainingFile, learner: Any, work: Path, tell: Callable[[st
             {
                 "number": number,
                 "settings": settings,
-                "settings_shown": vars(settings),
                 "history": told.history,
                 "score": (max if learner.greater_is_better else min)(scores) if scores else None,
                 "seconds_before": told.seconds_before,

@@ -53,7 +53,7 @@ class Telling(TrainerCallback):
         self._told.seconds = self._spent_before + now - self._started
         if len(self._steps) == FIRST_STEPS:
             self._estimate(state.max_steps - state.global_step)
-        elif now - self._last_line >= SECONDS_BETWEEN and state.global_step < state.max_steps:
+        elif len(self._steps) > FIRST_STEPS and now - self._last_line >= SECONDS_BETWEEN:
             self._last_line = now
             self._tell(self._line(state))
         if self._would_pass_cost() and state.global_step < state.max_steps:
