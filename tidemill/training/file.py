@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from tidemill.config import SETTLED, Dataset, Section, Subfolder, explain
 from tidemill.config import Cost as PipelineCost
 from tidemill.config import Lake as LakeSection
-from tidemill.config.values import Address, Cron, ModelPath, Names, TimeZone, _placed_dataset
+from tidemill.config.values import Address, ModelPath, Names, _placed_dataset
 from tidemill.errors import ConfigError
 from tidemill.pipeline_file import Overrides, read_file
 from tidemill.places import placed
@@ -116,20 +116,6 @@ class Grid(Section):
     weight_decay: list[Annotated[float, Field(ge=0)]] = []
 
 
-class Retraining(Section):
-    cron: Cron | None = None
-    """When to look whether there are rows enough."""
-    timezone: TimeZone = "UTC"
-    pool: str = "tidemill"
-    """The work pool that trains."""
-    min_new_rows: Positive = 100
-    """Rows to learn from that the last training had not, before there is another."""
-    pipeline: str | None = None
-    """The pipeline file whose table the new model is computed for, beside the promoted version."""
-    promote_if: str | None = None
-    """A comparison such as `"f1 > current + 0.01"`: the new version is promoted if it holds, and never without one."""
-
-
 class Cost(PipelineCost):
     max_cost: float | None = Field(default=None, ge=0)
     """Stop before the step that would pass it."""
@@ -148,7 +134,6 @@ class TrainingFile(Section):
     base: Base
     method: MethodSection = MethodSection()
     grid: Grid = Grid()
-    schedule: Retraining = Retraining()
     cost: Cost = Cost()
     lake: LakeSection = Field(default_factory=LakeSection)
 
@@ -179,14 +164,12 @@ def _with_label(file: TrainingFile) -> TrainingFile:
 
 def _place_lists(raw: dict[str, Any], folder: Path) -> None:
     """Settle the paths that `pipeline_file` does not know, from the file's folder on."""
-    data, schedule = raw.get("data"), raw.get("schedule")
+    data = raw.get("data")
     if isinstance(data, dict):
         for key in ("lakes", "allow"):
             if isinstance(found := data.get(key), str | list):
                 names = [found] if isinstance(found, str) else found
                 data[key] = [_placed_lake(name, folder) if isinstance(name, str) else name for name in names]
-    if isinstance(schedule, dict) and isinstance(pipeline := schedule.get("pipeline"), str):
-        schedule["pipeline"] = placed(pipeline, folder)
 
 
 def _placed_lake(name: str, folder: Path) -> str:

@@ -25,7 +25,7 @@ from tidemill.training.file import TrainingFile
 
 REPORT = "training.json"
 """In the folder of a trained model: what `tidemill train` told of it."""
-NO_PART = {"cost", "lake", "schedule"}
+NO_PART = {"cost", "lake"}
 """Sections that say nothing of what comes out."""
 PACKAGES = {"full": ("accelerate",), "head": ("accelerate",), "lora": ("accelerate", "peft")}
 
@@ -62,6 +62,14 @@ def train(
     ):
         warnings.simplefilter("ignore")  # Libraries warn those who call them, which a user does not.
         return _trained(file, base, examples, folder, work, identity, drop_duplicates=drop_duplicates, tell=tell)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Libraries warn those who call them, which a user does not."""
+    with silence(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def refuse_missing_packages(file: TrainingFile) -> None:
@@ -135,7 +143,7 @@ def _trained(
         "seconds": seconds,
         "cost": None if file.cost.per_hour is None else seconds / 3600 * file.cost.per_hour,
         "currency": file.cost.currency if file.cost.per_hour is not None else None,
-        "declared": file.model_dump(mode="json", exclude_defaults=True, exclude={"lake", "schedule"}),
+        "declared": file.model_dump(mode="json", exclude_defaults=True, exclude={"lake"}),
     }
     unpublished = work / "model"
     shutil.rmtree(unpublished, ignore_errors=True)

@@ -34,14 +34,6 @@ def training_of(cursor: Cursor, model: str) -> dict[str, Any] | None:
     return {"name": found[0], "metrics": json.loads(found[1]), "held_out": found[2]} if found else None
 
 
-def last_training(cursor: Cursor, name: str) -> dict[str, Any] | None:
-    """Of this name: how many rows it learned from, and into which folder it went."""
-    found = cursor.execute(
-        "SELECT num_rows, folder, metrics FROM _trainings WHERE name = ? AND is_best ORDER BY finished_at DESC", [name]
-    ).fetchone()
-    return {"num_rows": found[0], "folder": found[1], "metrics": json.loads(found[2])} if found else None
-
-
 def _user() -> str:
     try:
         return os.environ.get("TIDEMILL_USER") or getpass.getuser()

@@ -13,9 +13,9 @@ from typing import Any
 import datasets
 import numpy as np
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from sentence_transformers.evaluation import SentenceEvaluator
-from sentence_transformers.losses import CosineSimilarityLoss, MultipleNegativesRankingLoss
-from sentence_transformers.training_args import BatchSamplers
+from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
+from sentence_transformers.sentence_transformer.losses import CosineSimilarityLoss, MultipleNegativesRankingLoss
+from sentence_transformers.sentence_transformer.training_args import BatchSamplers
 
 from tidemill.checkpoints.files import matching, refuse_weights
 from tidemill.checkpoints.loading import opening
