@@ -89,6 +89,7 @@ class MethodSection(Section):
     batch_size: Positive | None = None
     """Rows a step: 16, and 64 of a head."""
     weight_decay: float = Field(default=0.01, ge=0)
+    """By how much weights are drawn to zero."""
     warmup: float = Field(default=0.06, ge=0, lt=1)
     """The share of the steps in which the learning rate rises."""
     max_length: Positive | None = None
@@ -100,9 +101,11 @@ class MethodSection(Section):
     evaluate_steps: Positive | None = None
     """Evaluate, and write a checkpoint, every so many steps; after each epoch if not given."""
     lora_rank: Positive = 8
+    """Of `lora`, the rank of its matrices."""
     lora_alpha: Positive = 16
+    """Of `lora`: what its matrices give is multiplied by this over the rank."""
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Of `lora`: the rank of its matrices, what they are scaled by, and how much of them is left out at random."""
+    """Of `lora`, how much of what goes into its matrices is left out at random."""
     calibrate: bool = True
     """Divide the temperature that fits the held-out rows into the last layer's weights."""
 
@@ -111,9 +114,13 @@ class Grid(Section):
     """Each combination is a trial, and the best one is kept."""
 
     learning_rate: list[Rate] = []
+    """Values of `method.learning_rate` to try."""
     epochs: list[Annotated[float, Field(gt=0)]] = []
+    """Values of `method.epochs` to try."""
     batch_size: list[Positive] = []
+    """Values of `method.batch_size` to try."""
     weight_decay: list[Annotated[float, Field(ge=0)]] = []
+    """Values of `method.weight_decay` to try."""
 
 
 class Cost(PipelineCost):

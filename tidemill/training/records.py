@@ -63,7 +63,7 @@ def remember(file: TrainingFile, report: dict[str, Any], model: str) -> None:
         "baselines": report["baselines"],
         "temperature": report["temperature"],
     }
-    others = {"is_best": False, "model": None, "baselines": {}, "temperature": None}
+    others: dict[str, Any] = {"is_best": False, "model": None, "baselines": {}, "temperature": None}
     rows = [
         {
             **common,
