@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.config import Pipeline
-from tidemill.training.file import Data, TrainingFile
+from tidemill.training.given.file import Data, TrainingFile
 
 PAGE = Path(__file__).with_name("pipeline-file.md")
 TRAINING_PAGE = Path(__file__).with_name("training.md")

@@ -155,12 +155,12 @@ def test_tags_of_words_are_learned_by_each_method(tmp_path, method):
 
 def test_pairs_never_meet_their_own_second_text_of_another_row_in_a_batch(tmp_path):
     """It would count as a wrong answer to the very same question."""
-    from tidemill.training.base import find_base
     from tidemill.training.examples.lesson import make_lesson
     from tidemill.training.examples.reading import read_examples
+    from tidemill.training.given.base import find_base
     from tidemill.training.loop.fitting import _arguments
+    from tidemill.training.loop.learner import Settings
     from tidemill.training.tasks.embeddings import EmbeddingLearner
-    from tidemill.training.tasks.learner import Settings
 
     model = save_embedder(tmp_path / "base")
     rows = pa.table({"text": TEXTS, "other": [f"answer {i % 6}" for i in range(len(TEXTS))]})
@@ -261,7 +261,7 @@ def poisoned(base: Path, folder: Path) -> Path:
 def test_losses_that_are_not_finite_are_never_left_out_of_a_mean(tmp_path, base):
     """As Transformers does by default, so that the best model is chosen without them."""
     from tidemill.training.loop.fitting import _arguments
-    from tidemill.training.tasks.learner import Settings
+    from tidemill.training.loop.learner import Settings
 
     class Nothing:
         num_rows, best_by, greater_is_better, arguments = 10, "f1", True, {}
@@ -319,7 +319,7 @@ def test_a_training_that_is_done_is_not_done_again_and_another_one_does_not_take
 
 
 def test_what_the_encoder_makes_of_a_text_is_computed_once_for_all_trainings(tmp_path, base, monkeypatch):
-    from tidemill.training import features
+    from tidemill.training.tasks import features
 
     options: dict[str, Any] = {"method": {"type": "head", "epochs": 1}}
     trained(tmp_path / "few", ROWS.slice(0, 40), base, **options)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tests.processes import Process
 from tests.trainings import labelled, save_base, write_training
 from tidemill.errors import ConfigError
-from tidemill.training.file import load_training
+from tidemill.training.given.file import load_training
 from tidemill.training.loop.checkpoints import checkpoints, is_whole, newest_whole
 from tidemill.training.run import train
 

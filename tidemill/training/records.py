@@ -14,8 +14,8 @@ from tidemill.encoding.text_hashes import row_hashes
 from tidemill.lake import Lake, ensure_system_tables
 from tidemill.lake.records.trainings import record_trainings
 from tidemill.sources.hashes import hash_folder
-from tidemill.training.file import TrainingFile
-from tidemill.training.tasks.learner import Lesson
+from tidemill.training.examples.rows import Lesson
+from tidemill.training.given.file import TrainingFile
 
 
 def identity_of(folder: Path) -> str:

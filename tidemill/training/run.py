@@ -18,10 +18,10 @@ from tidemill.checkpoints.loading import silence
 from tidemill.errors import ConfigError, counted
 from tidemill.fingerprints import fingerprint
 from tidemill.places import usable
-from tidemill.training.base import BaseModel, find_base
 from tidemill.training.examples.lesson import make_lesson
 from tidemill.training.examples.reading import Examples, read_examples
-from tidemill.training.file import TrainingFile
+from tidemill.training.given.base import BaseModel, find_base
+from tidemill.training.given.file import TrainingFile
 
 REPORT = "training.json"
 """In the folder of a trained model: what `tidemill train` told of it."""
@@ -158,7 +158,7 @@ def _trained(
 
 
 def _run_trials(file: TrainingFile, learner: Any, work: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    from tidemill.training.tasks.learner import Settings
+    from tidemill.training.loop.learner import Settings
 
     grid = {name: values for name, values in file.grid.model_dump().items() if values}
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from tidemill.training.file import Cost
+from tidemill.training.given.file import Cost
 from tidemill.training.loop.telling import FIRST_STEPS, Telling, Told, interval
 
 

@@ -18,10 +18,10 @@ from transformers import (
 
 from tidemill.checkpoints.loading import silence
 from tidemill.errors import CostReached, PlaceUnusable, RunFailed, TidemillError, first_line
-from tidemill.training.file import Cost
+from tidemill.training.given.file import Cost
 from tidemill.training.loop.checkpoints import newest_whole, settle_best
+from tidemill.training.loop.learner import Learner, Settings
 from tidemill.training.loop.telling import Telling, Told, history_of
-from tidemill.training.tasks.learner import Learner, Settings
 
 SECONDS = "seconds"
 NUM_LOGGED = 50

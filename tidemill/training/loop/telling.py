@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from tidemill.training.file import Cost
+from tidemill.training.given.file import Cost
 
 FIRST_STEPS = 6
 """After so many steps the rest is estimated, the first one left out: what it allocates is there afterwards."""

@@ -20,9 +20,9 @@ from sentence_transformers.sentence_transformer.training_args import BatchSample
 from tidemill.checkpoints.files import matching, refuse_weights
 from tidemill.checkpoints.loading import opening
 from tidemill.errors import InvariantBroken
+from tidemill.training.examples.rows import Lesson, Rows
 from tidemill.training.loop.trainer import Careful
 from tidemill.training.measures.intervals import bootstrap, measured
-from tidemill.training.tasks.learner import Lesson, Rows
 
 NUM_CHECKED, TOLERANCE = 8, 1e-3
 MOST_RANKED = 2_000
