@@ -74,6 +74,11 @@ SYSTEM_TABLES = {
     "_samples": """
         pipeline VARCHAR, place BIGINT, shard_id VARCHAR, path VARCHAR, row_number BIGINT, reason VARCHAR,
         who VARCHAR, sampled_at TIMESTAMPTZ""",
+    "_trainings": """
+        training_id VARCHAR, name VARCHAR, task VARCHAR, method VARCHAR, base VARCHAR, base_model VARCHAR,
+        folder VARCHAR, model VARCHAR, trial BIGINT, is_best BOOLEAN, settings JSON, metrics JSON, baselines JSON,
+        data JSON, num_rows BIGINT, num_held_out BIGINT, temperature DOUBLE, seed BIGINT, started_at TIMESTAMPTZ,
+        finished_at TIMESTAMPTZ, seconds DOUBLE, cost DOUBLE, currency VARCHAR, who VARCHAR""",
 }
 """Name and columns of every system table; a pipeline's results lie in `<pipeline>__<version>`."""
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from tidemill.training.base import BaseModel
-from tidemill.training.file import MethodSection, TrainingFile
+from tidemill.training.given.file import MethodSection
 
 HEAD_EPOCHS, EPOCHS = 60.0, 3.0
 HEAD_BATCH, BATCH = 64, 16
@@ -42,35 +41,6 @@ class Settings:
             "seed": seed,
         }
         return cls(**{**declared, **trial})
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of one side: texts, what is to be learned of each, and what the measures are told apart by."""
-
-    texts: list[Any]
-    pairs: list[str] | None
-    negatives: list[str] | None
-    labels: list[Any]
-    slices: Mapping[str, list[Any]]
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What is learned, of what, and from where on."""
-
-    file: TrainingFile
-    base: BaseModel
-    train: Rows
-    held_out: Rows
-    label_type: Any
-    """The Arrow type of the column of labels."""
-    work: Path
-    """A folder of the training's own, removed when it is done."""
-    tell: Callable[[str], None]
 
 
 class Learner(Protocol):

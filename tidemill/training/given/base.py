@@ -20,7 +20,7 @@ from tidemill.models.tasks import Reading, find_task
 from tidemill.planning import versions
 from tidemill.planning.versions import VersionSpec
 from tidemill.results.promotion import existing_state
-from tidemill.training.file import TrainingFile
+from tidemill.training.given.file import TrainingFile
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError
@@ -33,7 +34,20 @@ class Address:
     @property
     def own_hosts(self) -> list[str]:
         end = "" if self.port == 80 else f":{self.port}"
-        return [*(f"{name}{end}" for name in LOOPBACK), *(host.lower() for host in self.hosts)]
+        named = [*self.hosts, *filter(None, [urlsplit(self.root).netloc])]
+        return [*(f"{name}{end}" for name in LOOPBACK), *(host.lower() for host in named)]
+
+    @property
+    def public(self) -> str:
+        """What a browser asks for: at the proxy, where there is one."""
+        if "://" in self.root:
+            return self.root.rstrip("/")
+        return f"http://{self.hosts[0] if self.hosts else f'127.0.0.1:{self.port}'}{self.root.rstrip('/')}"
+
+    @property
+    def path(self) -> str:
+        """Below which the app is there."""
+        return urlsplit(self.public).path
 
 
 @dataclass(frozen=True)
@@ -70,14 +84,13 @@ def make_app(pipeline: Pipeline, address: Address, *, log: Callable[[str], None]
     folder = tempfile.mkdtemp(prefix="tidemill-app-")
     os.environ["GRADIO_TEMP_DIR"] = folder
     token = secrets.token_urlsafe(24) if address.has_token else None
-    path = address.root if address.root.startswith("/") else ""
     asgi = Gate(
         _mounted(source, address, user_name()),
         hosts=address.own_hosts,
         token=token,
         cookie=f"tidemill_app_{address.port}",
         proxies=address.proxies,
-        root=path,
+        root=address.path,
         log=log,
     )
 
@@ -86,11 +99,11 @@ def make_app(pipeline: Pipeline, address: Address, *, log: Callable[[str], None]
         shutil.rmtree(folder, ignore_errors=True)
 
     query = f"?{TOKEN}={token}" if token else ""
-    return App(asgi, f"http://127.0.0.1:{address.port}/{query}", close)
+    return App(asgi, f"{address.public}/{query}", close)
 
 
 def _mounted(source: Any, address: Address, who: str) -> Any:
-    from tidemill.app import blocks
+    from tidemill.app.server import blocks
     from tidemill.app.tabs import browse
     from tidemill.app.tabs.report import Pages
 

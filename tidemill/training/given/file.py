@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from tidemill.config import SETTLED, Dataset, Section, Subfolder, explain
 from tidemill.config import Cost as PipelineCost
 from tidemill.config import Lake as LakeSection
-from tidemill.config.values import Address, Cron, ModelPath, Names, TimeZone, _placed_dataset
+from tidemill.config.values import Address, ModelPath, Names, _placed_dataset
 from tidemill.errors import ConfigError
 from tidemill.pipeline_file import Overrides, read_file
 from tidemill.places import placed
@@ -89,6 +89,7 @@ class MethodSection(Section):
     batch_size: Positive | None = None
     """Rows a step: 16, and 64 of a head."""
     weight_decay: float = Field(default=0.01, ge=0)
+    """By how much weights are drawn to zero."""
     warmup: float = Field(default=0.06, ge=0, lt=1)
     """The share of the steps in which the learning rate rises."""
     max_length: Positive | None = None
@@ -100,9 +101,11 @@ class MethodSection(Section):
     evaluate_steps: Positive | None = None
     """Evaluate, and write a checkpoint, every so many steps; after each epoch if not given."""
     lora_rank: Positive = 8
+    """Of `lora`, the rank of its matrices."""
     lora_alpha: Positive = 16
+    """Of `lora`: what its matrices give is multiplied by this over the rank."""
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Of `lora`: the rank of its matrices, what they are scaled by, and how much of them is left out at random."""
+    """Of `lora`, how much of what goes into its matrices is left out at random."""
     calibrate: bool = True
     """Divide the temperature that fits the held-out rows into the last layer's weights."""
 
@@ -111,23 +114,13 @@ class Grid(Section):
     """Each combination is a trial, and the best one is kept."""
 
     learning_rate: list[Rate] = []
+    """Values of `method.learning_rate` to try."""
     epochs: list[Annotated[float, Field(gt=0)]] = []
+    """Values of `method.epochs` to try."""
     batch_size: list[Positive] = []
+    """Values of `method.batch_size` to try."""
     weight_decay: list[Annotated[float, Field(ge=0)]] = []
-
-
-class Retraining(Section):
-    cron: Cron | None = None
-    """When to look whether there are rows enough."""
-    timezone: TimeZone = "UTC"
-    pool: str = "tidemill"
-    """The work pool that trains."""
-    min_new_rows: Positive = 100
-    """Rows to learn from that the last training had not, before there is another."""
-    pipeline: str | None = None
-    """The pipeline file whose table the new model is computed for, beside the promoted version."""
-    promote_if: str | None = None
-    """A comparison such as `"f1 > current + 0.01"`: the new version is promoted if it holds, and never without one."""
+    """Values of `method.weight_decay` to try."""
 
 
 class Cost(PipelineCost):
@@ -148,7 +141,6 @@ class TrainingFile(Section):
     base: Base
     method: MethodSection = MethodSection()
     grid: Grid = Grid()
-    schedule: Retraining = Retraining()
     cost: Cost = Cost()
     lake: LakeSection = Field(default_factory=LakeSection)
 
@@ -179,14 +171,12 @@ def _with_label(file: TrainingFile) -> TrainingFile:
 
 def _place_lists(raw: dict[str, Any], folder: Path) -> None:
     """Settle the paths that `pipeline_file` does not know, from the file's folder on."""
-    data, schedule = raw.get("data"), raw.get("schedule")
+    data = raw.get("data")
     if isinstance(data, dict):
         for key in ("lakes", "allow"):
             if isinstance(found := data.get(key), str | list):
                 names = [found] if isinstance(found, str) else found
                 data[key] = [_placed_lake(name, folder) if isinstance(name, str) else name for name in names]
-    if isinstance(schedule, dict) and isinstance(pipeline := schedule.get("pipeline"), str):
-        schedule["pipeline"] = placed(pipeline, folder)
 
 
 def _placed_lake(name: str, folder: Path) -> str:

@@ -21,7 +21,7 @@ from tidemill.fingerprints import fingerprint
 from tidemill.inference.runner import ModelRunner
 from tidemill.models.tasks import Reading, find_task
 from tidemill.places import home, make_folders, published
-from tidemill.training.base import BaseModel
+from tidemill.training.given.base import BaseModel
 from tidemill.training.tasks.heads import Features, last_layer
 from tidemill.training.tasks.models import copy_tokenizer
 
