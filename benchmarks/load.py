@@ -35,7 +35,7 @@ function done(summary, latency, requests)
     latency:percentile(50) / 1e3, latency:percentile(99) / 1e3))
 end
 """
-PAUSES = "function delay() return math.floor(-math.log(1 - math.random()) * %f) end"
+PAUSES = "function delay() return math.min(4000, math.floor(-math.log(1 - math.random()) * %f)) end"
 """In milliseconds, as of clients that know nothing of each other."""
 THREADS = 1
 

@@ -44,11 +44,14 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--rows", type=int, default=2_000)
     asked.add_argument("--seconds", type=float, default=15.0)
-    asked.add_argument("--writer", type=Path, default=None, help="a model that writes, with a chat template")
+    asked.add_argument(
+        "--writer", type=Path, default=None, help="a model that writes, with a chat template; alone with --rows 0"
+    )
     given = asked.parse_args()
     print(this_machine())
     with tempfile.TemporaryDirectory(prefix="tidemill-serving-") as folder:
-        of_rows(Path(folder), given.rows, given.seconds)
+        if given.rows:
+            of_rows(Path(folder), given.rows, given.seconds)
         if given.writer is not None:
             of_chats(Path(folder), given.writer, given.seconds)
 
@@ -71,16 +74,22 @@ def of_rows(folder: Path, num_rows: int, seconds: float) -> None:
     with tidemill_serve(folder, pipeline) as url:
         saturated = ask("tidemill serve, saturated, a row each", url, one, CLIENTS)
         by_32 = ask("tidemill serve, saturated, 32 rows each", url, many, 8)
-        half = ask("tidemill serve, half of that, a row each", url, one, CLIENTS, saturated.rate / 2)
+        half = ask(
+            "tidemill serve, half of that, a row each",
+            url,
+            one,
+            max(4, min(CLIENTS, int(saturated.rate))),
+            saturated.rate / 2,
+        )
     with tidemill_serve(folder, pipeline, "--queue", "256", "--max-rows", "256") as url:
         flooded = ask(f"tidemill serve, --queue 256, {MANY_CLIENTS} clients", url, one, MANY_CLIENTS)
     with plain(MODEL, "text-classification") as url:
         theirs = ask("FastAPI + pipeline, saturated", url, one, CLIENTS)
     print(
         f"Saturated, serve has {saturated.rate * tokens_a_row / batch:.2f} of a run's tokens/s by a row each, "
-        f"{by_32.rate * 32 * tokens_a_row / batch:.2f} by 32; {saturated.rate / theirs.rate:.2f} times the requests/s "
-        f"of FastAPI + pipeline, p99 {saturated.p99 / theirs.p99:.2f} times as long. At half, p99 is {half.p99:.0f} "
-        f"ms. Flooded, {flooded.rate / saturated.rate:.2f} of the saturated rate is answered, and "
+        f"{by_32.rate * 32 * tokens_a_row / batch:.2f} by 32; {ratio(saturated.rate, theirs.rate):.2f} times the requests/s "
+        f"of FastAPI + pipeline, p99 {ratio(saturated.p99, theirs.p99):.2f} times as long. At half, p99 is {half.p99:.0f} "
+        f"ms. Flooded, {ratio(flooded.rate, saturated.rate):.2f} of the saturated rate is answered, and "
         f"{flooded.refused / flooded.seconds:.0f} requests/s are refused."
     )
 
@@ -109,7 +118,14 @@ def of_chats(folder: Path, writer: Path, seconds: float) -> None:
         ask("FastAPI + pipeline, prompts", url)
     ours, *others = found.values()
     best = max(others, key=lambda other: other.rate)
-    print(f"serve has {ours.rate / best.rate:.2f} times the requests/s of the best, p99 {ours.p99 / best.p99:.2f}.")
+    print(
+        f"serve has {ratio(ours.rate, best.rate):.2f} times the requests/s of the best, p99 {ratio(ours.p99, best.p99):.2f}."
+    )
+
+
+def ratio(one: float, other: float) -> float:
+    """No number where the other answered nothing."""
+    return one / other if other else float("nan")
 
 
 def write_pipeline(folder: Path, texts: Sequence[str], *, name: str = "reviews", model: str = "") -> Path:

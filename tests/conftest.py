@@ -18,6 +18,8 @@ from tests.hub.server import Faults, HubServer
 if TYPE_CHECKING:
     from tests.s3 import Bucket, S3Server
 
+pytest_plugins = ["tests.costs"]
+
 # huggingface_hub reads its environment when it is imported, so the Hub is there before any test is collected.
 SERVER = HubServer()
 for name in [name for name in os.environ if name.startswith("HF_")]:

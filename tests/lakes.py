@@ -101,7 +101,7 @@ def kept_rows(spec: config.Lake, names: Sequence[str]) -> pa.Table:
         )
 
 
-NEW_IN_LAYOUT_7 = ("_marks", "_samples")
+NEW_IN_LAYOUT_7 = ("_marks", "_samples", "_trainings")
 
 
 def take_back_to_layout_6(cursor: Any) -> None:

@@ -24,10 +24,12 @@ ENTITY = pa.struct(
 )
 
 
-def made_table(folder: Path, task: str, kept: dict[str, Any], results: pa.Table, **sections: Any) -> Pipeline:
-    """A pipeline whose table has these kept columns beside these results; its text is the column `text`, its key `id`.
+def made_table(
+    folder: Path, task: str, kept: dict[str, Any], results: pa.Table, *, dataset_text: str = "text", **sections: Any
+) -> Pipeline:
+    """A pipeline whose table has these kept columns beside these results. Its key is `id`.
 
-    Rows lie in shards of at most 100.
+    The model reads the column `dataset_text`. Rows lie in shards of at most 100.
     """
     columns = pa.table(kept)
     sizes = [min(100, columns.num_rows - first) for first in range(0, columns.num_rows, 100)]
@@ -37,7 +39,7 @@ def made_table(folder: Path, task: str, kept: dict[str, Any], results: pa.Table,
         "name": PIPELINE,
         "dataset": {
             "path": f"{folder}/none/*.parquet",
-            "text": "text",
+            "text": dataset_text,
             "key": ["id"],
             "keep": [name for name in columns.column_names if name != "id"],
         },

@@ -22,10 +22,16 @@ T = TypeVar("T")
 
 
 def modules_without_prefect() -> list[str]:
-    """Every module of the engine and of the commands that do not ask a Prefect server."""
+    """Every module of the engine and of the commands that neither ask a Prefect server nor open Gradio."""
     names = [module.name for module in pkgutil.walk_packages(tidemill.__path__, "tidemill.") if not module.ispkg]
-    asking = ("tidemill.flows.", "tidemill.tasks.", "tidemill.cli.backfill", "tidemill.cli.operate")
-    return [name for name in names if not name.startswith(asking)]
+    elsewhere = (
+        "tidemill.flows.",
+        "tidemill.tasks.",
+        "tidemill.cli.backfill",
+        "tidemill.cli.operate",
+        "tidemill.app.tabs",
+    )
+    return [name for name in names if not name.startswith(elsewhere)]
 
 
 _context = multiprocessing.get_context("forkserver")

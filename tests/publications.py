@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from tests.hub.repo import Commit
 from tests.hub.server import HubServer
 from tests.pipelines import make_pipeline, reviews, run, write_parquet
 from tidemill.config import Pipeline
@@ -59,15 +60,19 @@ def read_back(to: str, config: str | None = None, split: str = "train") -> list[
 
 def rows_there(hub: HubServer, to: str) -> list[dict[str, Any]]:
     """The rows of the data files of the head, as they lie there."""
-    files = hub.repos["datasets", to].at("main").files
+    files = head_of(hub, "datasets", to).files
     contents = [b"".join(files[path].pieces(0, files[path].size)) for path in sorted(files) if path.startswith("data/")]
     return [row for content in contents for row in pq.read_table(io.BytesIO(content)).to_pylist()]
 
 
 def commits_of(hub: HubServer, kind: str, to: str) -> list[str]:
     """Their titles, oldest first, less the one that a repository begins with."""
+    return [commit.message for commit in head_of(hub, kind, to).history()][-2::-1]
+
+
+def head_of(hub: HubServer, kind: str, to: str) -> Commit:
     repo = hub.repos[kind, to]
-    return [commit.message for commit in repo.at("main").history()][-2::-1]
+    return repo.commits[repo.branches["main"]]
 
 
 def objects_sent(hub: HubServer) -> int:

@@ -12,8 +12,8 @@ import httpx
 
 from tests.processes import PATIENCE_SECONDS
 from tidemill.config import Pipeline
-from tidemill.serving.http.running import Service, address_of, listen
-from tidemill.serving.limits import Limits
+from tidemill.serving.answering.limits import Limits
+from tidemill.serving.running import Service, address_of, listen
 
 TOKEN = "a-token-of-the-tests"
 AUTHORIZED = {"authorization": f"Bearer {TOKEN}"}

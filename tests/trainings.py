@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tests.checkpoints import save_checkpoint
 from tests.pipelines import reviews, write_parquet
-from tidemill.training.file import TrainingFile, load_training
+from tidemill.training.given.file import TrainingFile, load_training
 
 
 def labelled(num_rows: int, start: int = 0) -> pa.Table:

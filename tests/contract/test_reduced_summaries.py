@@ -165,9 +165,10 @@ def test_what_was_kept_before_a_stop_is_all_that_the_next_attempt_need_not_write
 def together(kept: list[Predictions], num_rows: int) -> pa.Array | None:
     """As the store has it: of each row what was kept last."""
     last: list[Any] = [None] * num_rows
-    for each in kept:
-        last = [new or old for new, old in zip(each.written.to_pylist(), last, strict=True)]
-    return pa.array(last, kept[0].written.type) if kept else None
+    written = [each.written for each in kept if each.written is not None]
+    for each in written:
+        last = [new or old for new, old in zip(each.to_pylist(), last, strict=True)]
+    return pa.array(last, written[0].type) if written else None
 
 
 def test_a_text_whose_summaries_get_no_shorter_is_in_quarantine_and_says_what_to_change(folder):

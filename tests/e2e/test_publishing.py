@@ -92,7 +92,7 @@ def test_ctrl_c_stops_the_wait_that_a_rate_limit_asks_for(hub, computed):
         rest = publishing.stderr.read()
         assert publishing.wait(PATIENCE_SECONDS) == 1
 
-    assert told == "tidemill: waiting 3601 s: the Hub has had too many requests (429). Ctrl-C stops it.\n"
+    assert told == "waiting 3601 s: the Hub has had too many requests (429). Ctrl-C stops it.\n"
     assert rest.startswith("tidemill: stopped.")
     assert commits_of(hub, "datasets", "typed/limited") == []
 

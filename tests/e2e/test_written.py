@@ -16,7 +16,7 @@ from tidemill.cli.backfill import show_plan
 from tidemill.cli.comparison import comparison
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, CostReached
-from tidemill.inference import runner
+from tidemill.inference import opening, runner
 from tidemill.inference.written import keep_written
 from tidemill.lake import Lake
 from tidemill.models.tasks import MODEL_TASKS
@@ -25,8 +25,8 @@ from tidemill.planning.cost_limit import CostLimit
 from tidemill.planning.plan import make_plan
 from tidemill.reports.compare import compare_versions
 from tidemill.reports.status import pipeline_status
-from tidemill.running import stages
 from tidemill.running.backfill_run import BackfillRun
+from tidemill.running.stages import predicting
 from tidemill.storage.store import Store
 from tidemill.upkeep.forget import forget
 
@@ -128,6 +128,7 @@ def test_texts_are_made_again_of_what_was_written_and_the_model_writes_only_what
     run(pipeline)
     before = table_of(pipeline)
     monkeypatch.setitem(MODEL_TASKS, "toy-writer", LouderWriter)
+    monkeypatch.setattr(opening, "_loaded", {})
     (gone, *_) = sorted(Path(folder, "store", "written").iterdir())
     gone.unlink()
     selection = Selection(decode_again=True)
@@ -196,6 +197,19 @@ def test_a_run_that_reaches_its_cost_in_mid_shard_goes_on_where_it_was(folder, m
     assert problems_of(pipeline) == []
 
 
+def test_what_is_computed_is_shown_though_a_run_with_other_options_was_stopped_before_it_had_a_row(folder, monkeypatch):
+    def reach(limit: CostLimit) -> None:
+        raise CostReached("no more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CostLimit, "check_spent", reach)
+        assert run(writer(folder), max_cost=1000.0).num_shards == 0
+    other = writer(folder, model={"options": {"word": "other"}})
+    assert run(other).num_rows == 3 * NUM_ROWS
+    shown = query(other.lake, "SELECT count(*), bool_and(text LIKE 'other%') FROM reviews")
+    assert shown == [(3 * NUM_ROWS, True)]
+
+
 def test_what_is_written_is_kept_while_it_is_written(folder, monkeypatch):
     monkeypatch.setattr(runner, "KEPT_SECONDS", 0.0)
     kept: list[bool] = []
@@ -204,7 +218,7 @@ def test_what_is_written_is_kept_while_it_is_written(folder, monkeypatch):
         kept.append(rows is not None)
         keep_written(*args, rows=rows)
 
-    monkeypatch.setattr(stages, "keep_written", keep)
+    monkeypatch.setattr(predicting, "keep_written", keep)
     run(writer(folder, **ROW_BY_ROW))
     assert kept.count(True) > kept.count(False) == 3
 

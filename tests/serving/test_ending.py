@@ -57,8 +57,8 @@ class Command:
             assert line, self.stderr
             said += line
         self.said = said
-        self.address = re.search(r"Serving at (http://\S+?)\. ", said)[1]
-        self.token = re.search(r"Token: (\S+)", said)[1]
+        [self.address] = re.findall(r"Serving at (http://\S+?)\. ", said)
+        [self.token] = re.findall(r"Token: (\S+)", said)
 
     @property
     def stderr(self) -> str:
@@ -202,7 +202,7 @@ def test_a_version_for_which_memory_has_no_room_leaves_the_one_before_in_service
     )
     with serving(pipeline) as served:
         first = served.pipeline().version.name
-        monkeypatch.setattr("tidemill.serving.pipeline.memory_bytes", lambda: (10**9, 10))
+        monkeypatch.setattr("tidemill.serving.pipelines.pipeline.memory_bytes", lambda: (10**9, 10))
         with Lake(pipeline.lake) as lake:
             promote(lake, pipeline.name, second)
         wait_until(lambda: served.pipeline().trouble is not None)

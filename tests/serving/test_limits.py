@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -14,8 +15,9 @@ import pytest
 from tests.processes import wait_until
 from tests.services import AUTHORIZED, TOKEN, serving
 from tidemill.errors import ConfigError, RunFailed
+from tidemill.serving import running
+from tidemill.serving.answering.limits import Limits
 from tidemill.serving.answering.workers import STUCK_SECONDS
-from tidemill.serving.limits import Limits
 
 
 @contextmanager
@@ -185,3 +187,30 @@ def read_all(connection: socket.socket) -> bytes:
 def tokens_computed(served) -> float:
     lines = served.client.get("/metrics").text.splitlines()
     return next(float(line.split()[-1]) for line in lines if line.startswith("tidemill_tokens_total"))
+
+
+def test_what_the_service_has_is_waited_for_no_longer_than_it_may(reviewed):
+    with serving(reviewed) as found:
+        workers = found.pipeline().workers
+        with ThreadPoolExecutor(1) as pool:
+            with busy(found):
+                answer = pool.submit(found.predict, "begun")
+                wait_until(lambda: workers._num_computing == 1)
+                workers.close()
+                is_ended = workers.join(0.0)
+                refused = found.client.post("/predict", json={"inputs": "too late"})
+            begun = answer.result()
+
+        assert (is_ended, refused.status_code) == (False, 503)
+        assert begun["label"]
+        assert workers.join(60.0)
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(1, "1"), (2, "1"), (16, "4")])
+def test_tokenizers_leave_the_cpus_that_there_are_to_the_model(monkeypatch, cpus, threads):
+    monkeypatch.setattr(running, "num_cpus", lambda: cpus)
+    monkeypatch.delenv("RAYON_NUM_THREADS", raising=False)
+
+    running.share_cpus()
+
+    assert os.environ.pop("RAYON_NUM_THREADS") == threads

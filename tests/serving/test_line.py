@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -29,8 +30,8 @@ def waiting(of: Call, *widths: int, num_items: int = 1) -> list[Waiting]:
 FORM = Form(SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
 
 
-def line_of(*rows: Waiting, budget: int = 100) -> Line:
-    line = Line(lambda: budget)
+def line_of(*rows: Waiting, budget: int = 100, worthwhile: float = math.inf) -> Line:
+    line = Line(lambda: budget, worthwhile=worthwhile)
     line.put(list(rows))
     return line
 
@@ -48,6 +49,13 @@ def test_the_oldest_goes_first_and_takes_the_shorter_ones_that_are_nearest_with_
 
 def test_room_that_is_left_goes_to_longer_ones():
     assert widths(line_of(*waiting(call(3), 10, 20, 60)).take()) == [10, 20]
+
+
+def test_a_batch_that_is_worthwhile_takes_none_that_would_be_mostly_padding():
+    rows = waiting(call(6), 20, 18, 19, 5, 40, 21)
+
+    assert widths(line_of(*rows, budget=1_000, worthwhile=50).take()) == [20, 19, 18, 21]
+    assert len(line_of(*rows, budget=1_000, worthwhile=500).take()) == 6
 
 
 def test_a_text_above_the_budget_runs_alone():

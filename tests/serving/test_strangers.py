@@ -9,7 +9,7 @@ import pytest
 
 from tests.services import AUTHORIZED, TOKEN
 from tidemill.errors import ConfigError
-from tidemill.serving.http.running import listen, token_of_the_environment
+from tidemill.serving.running import listen, token_of_the_environment
 
 
 @pytest.mark.parametrize(

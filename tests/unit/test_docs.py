@@ -157,9 +157,10 @@ def test_the_tables_of_the_pipeline_files_keys_are_those_that_make_docs_writes(m
     keys = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(keys)
 
-    page = keys.PAGE.read_text()
+    page, training = keys.PAGE.read_text(), keys.TRAINING_PAGE.read_text()
 
     assert keys.page_with_tables(page) == page
+    assert keys.training_page_with_tables(training) == training
 
 
 @pytest.mark.parametrize("table", SYSTEM_TABLES)

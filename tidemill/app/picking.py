@@ -91,8 +91,10 @@ def pick_rows(cursor: Cursor, table: ResultTable, picking: Picking) -> list[Pick
             raise ConfigError(problem)
     found = [_rows(cursor, table, _QUERIES[way](table, picking)) for way in ways]
     in_turn = (row for row in chain.from_iterable(zip_longest(*found)) if row is not None)
-    by_place = {row.place: row for row in reversed(list(in_turn))}
-    return list(reversed(by_place.values()))[: picking.num_rows]
+    by_place: dict[Place, Picked] = {}
+    for row in in_turn:
+        by_place.setdefault(row.place, row)
+    return list(by_place.values())[: picking.num_rows]
 
 
 def _missing(table: ResultTable, picking: Picking, way: Way) -> str | None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tidemill.publishing.proposal import Proposal
 
 MOST_SHOWN = 10
+DEFAULT = "default"
+"""What `datasets` calls the config of a dataset that has one."""
 
 Query = Annotated[
     str | None, typer.Option("--query", metavar="SQL", help="What this gives, in place of the promoted table.")
@@ -73,7 +75,7 @@ def publish(
         Path | None, typer.Option(metavar="FOLDER", help="Publish this model, in place of a pipeline's table.")
     ] = None,
     query: Query = None,
-    config: Annotated[str, typer.Option(metavar="NAME", help="As which config of the dataset.")] = "default",
+    config: Annotated[str, typer.Option(metavar="NAME", help="As which config of the dataset.")] = DEFAULT,
     split: Annotated[
         str | None, typer.Option(metavar="NAME", help="As which split; the pipeline's dataset.split if not given.")
     ] = None,
@@ -89,10 +91,13 @@ def publish(
     """Publish the promoted table as a dataset on the Hub, or a model. Says what it would send first, and asks."""
     from tempfile import TemporaryDirectory
 
+    from tidemill.errors import Stopped
     from tidemill.publishing.proposal import carried_out
     from tidemill.publishing.repositories.writing import Repository
 
     loaded = _what_to_publish(pipeline, model, to, overrides)
+    if loaded is None:
+        _refuse_of_tables(query=query, split=split, config=None if config == DEFAULT else config, text=with_text)
     repository = Repository("dataset" if loaded is not None else "model", to)
     repository.check_token()
     with TemporaryDirectory(prefix="tidemill-") as folder:
@@ -107,7 +112,10 @@ def publish(
 
             assert model is not None
             propose = partial(propose_model, model, repository, public=public)
-        done = carried_out(propose, agree=partial(_agreed, yes=yes, as_json=as_json), tell=_tell)
+        try:
+            done = carried_out(propose, agree=partial(_agreed, public=public, yes=yes, as_json=as_json), tell=_tell)
+        except KeyboardInterrupt as e:
+            raise Stopped("stopped. What was sent is not sent again; the same command goes on from there.") from e
     if done is None:
         raise typer.Exit(1)
     print_facts(done.to_json(), _published, as_json)
@@ -124,10 +132,20 @@ def _what_to_publish(pipeline: str | None, model: Path | None, to: str, override
     return load(pipeline, overrides) if pipeline is not None else None
 
 
-def _agreed(proposal: Proposal, *, yes: bool, as_json: bool) -> bool:
+def _refuse_of_tables(**options: object) -> None:
+    from tidemill.errors import ConfigError
+
+    if given := next((name for name, value in options.items() if value is not None), None):
+        shown = "--with-text" if given == "text" else f"--{given}"
+        raise ConfigError(f"{shown} is of tables, and --model publishes a folder. Leave one of them out.")
+
+
+def _agreed(proposal: Proposal, *, public: bool, yes: bool, as_json: bool) -> bool:
     facts = proposal.to_json()
     if not as_json:
         say(_proposed(facts))
+    if public and facts["private"]:
+        _tell(f"note: {facts['repository']} is private and stays so. Its settings on the Hub make it public.")
     return confirmed(f"Send this to {facts['url']}?", yes=yes)
 
 
@@ -166,6 +184,7 @@ def _origin(what: str, origin: dict[str, Any]) -> str:
 
 def _of_model(facts: dict[str, Any]) -> list[str]:
     lines = [f"model: {facts['architecture']}, licence: {facts['licence'] or 'not said'}"]
+    lines += [f"base: {facts['base']}, licence: {facts['base_licence'] or 'not said'}"] if facts["base"] else []
     return lines + ([f"left out: {', '.join(facts['left_out'])}"] if facts["left_out"] else [])
 
 

@@ -51,8 +51,8 @@ def serve(
     up and printed.
     """
     from tidemill.errors import ConfigError
-    from tidemill.serving.http import running
-    from tidemill.serving.limits import Limits
+    from tidemill.serving import running
+    from tidemill.serving.answering.limits import Limits
 
     running.require_packages()
     limits = Limits(

@@ -36,7 +36,7 @@ def train(
     """Train a model on rows that people labelled. Stopped or killed, the same command goes on."""
     from tidemill.cli.live import live_progress
     from tidemill.errors import ConfigError
-    from tidemill.training.file import load_training
+    from tidemill.training.given.file import load_training
     from tidemill.training.run import train as carry_out
 
     if max_cost is not None:

@@ -88,11 +88,21 @@ def promote(
         judged = {"versions": compared["versions"], "truth": compared["truth"]}
     with _existing_lake(loaded.lake) as lake:
         done = promotion.promote(lake, loaded.name, version)
+        if trained := _training_of(lake.cursor(), loaded.name, done.version):
+            judged["training"] = trained
     incomplete = done.state == "incomplete"
     completed_by = f"tidemill backfill {pipeline} --version {done.version}" if incomplete else None
     print_facts({**done.to_json(), "completed_by": completed_by, **judged}, _promotion, as_json)
     if incomplete:
         raise typer.Exit(1)
+
+
+def _training_of(cursor: Any, pipeline: str, version: str) -> dict[str, Any] | None:
+    """What the version's model came to when it was trained, if this lake knows."""
+    from tidemill.lake.pipelines import load_spec
+    from tidemill.lake.records.trainings import training_of
+
+    return training_of(cursor, (load_spec(cursor, pipeline, version) or {}).get("model", ""))
 
 
 @command(VERSIONS, "tidemill drop reviews.toml 310e0959", doing="reading the lake")
@@ -145,7 +155,20 @@ def _promotion(facts: dict[str, Any]) -> str:
         f"{name}: {version} is promoted, in place of {facts['previous_version']}; {rows}. "
         f"To swap back, promote {facts['previous_version']}."
     )
-    return "\n".join([told, *(truth_lines(facts) if "truth" in facts else ())])
+    return "\n".join([told, *_trained(facts), *(truth_lines(facts) if "truth" in facts else ())])
+
+
+def _trained(facts: dict[str, Any]) -> list[str]:
+    if "training" not in facts:
+        return []
+    training = facts["training"]
+    measures = [
+        f"{name.replace('_', ' ')} {value['value']:.4f} ({value['low']:.4f} to {value['high']:.4f})"
+        for name, value in training["metrics"].items()
+        if isinstance(value, dict) and "low" in value
+    ]
+    held_out = counted(training["held_out"], "held-out row")
+    return [f"  its model is of the training {training['name']}: {', '.join(measures)} on {held_out}"]
 
 
 def _dropped(facts: dict[str, Any]) -> str:

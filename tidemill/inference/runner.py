@@ -158,8 +158,7 @@ class ModelRunner:
         """The same model for a task that differs in options which need no other one. Both take their turns at it."""
         other = copy.copy(self)
         other._task, other.result_schema = task, task.schema
-        if isinstance(task, WritingTask):
-            other.engine = self.engine.under(task.settings)  # type: ignore[attr-defined]
+        other.engine = task.engine_beside(self.engine)
         return other
 
     @property
@@ -373,6 +372,8 @@ class ModelRunner:
                 return []
         answers = self._task.answers(outputs[finite_B], lengths[finite_B])
         work.record(batch[finite_B], answers, num_padded=num_padded)
+        if new_tokens := self._task.num_new_tokens(answers):
+            work.progress.wrote(new_tokens)
         work.unpadded.update(batch[~finite_B].tolist())
         work.tell()
         return _one_by_one(batch[~finite_B])

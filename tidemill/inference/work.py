@@ -40,7 +40,8 @@ class Stats:
     def plus(self, other: Stats) -> Stats:
         """Of both; where nobody counts what one of them wrote, nobody does."""
         pairs = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
-        return Stats(**{name: None if None in pair else sum(pair) for name, pair in pairs.items()})
+        sums: dict[str, Any] = {name: None if None in pair else sum(pair) for name, pair in pairs.items()}
+        return Stats(**sums)
 
     def shares(self, weights: Sequence[int], written: Sequence[int] | None = None) -> list[Stats]:
         """What falls to each of several parts by its weight; whole numbers, which add up to these.

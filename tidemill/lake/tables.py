@@ -74,6 +74,11 @@ SYSTEM_TABLES = {
     "_samples": """
         pipeline VARCHAR, place BIGINT, shard_id VARCHAR, path VARCHAR, row_number BIGINT, reason VARCHAR,
         who VARCHAR, sampled_at TIMESTAMPTZ""",
+    "_trainings": """
+        training_id VARCHAR, name VARCHAR, task VARCHAR, method VARCHAR, base VARCHAR, base_model VARCHAR,
+        folder VARCHAR, model VARCHAR, trial BIGINT, is_best BOOLEAN, settings JSON, metrics JSON, baselines JSON,
+        data JSON, num_rows BIGINT, num_held_out BIGINT, temperature DOUBLE, seed BIGINT, started_at TIMESTAMPTZ,
+        finished_at TIMESTAMPTZ, seconds DOUBLE, cost DOUBLE, currency VARCHAR, who VARCHAR""",
 }
 """Name and columns of every system table; a pipeline's results lie in `<pipeline>__<version>`."""
 
@@ -357,9 +362,17 @@ def _shown(name: str, kind: str) -> str:
 
 
 def is_shown(cursor: Cursor, view: str, table: str) -> bool:
-    """Whether the view shows all columns of the result table that a view has."""
+    """Whether the view shows the result table, with all columns of it that a view has."""
     columns = [column for column in existing_columns(cursor, table) if column[0] != TEXT_HASH]
-    return bool(columns) and _kept(existing_columns(cursor, view)) == _kept(columns)
+    has_all = bool(columns) and _kept(existing_columns(cursor, view)) == _kept(columns)
+    return has_all and _shows(cursor, view, table)
+
+
+def _shows(cursor: Cursor, view: str, table: str) -> bool:
+    found = cursor.execute(
+        "SELECT sql FROM duckdb_views() WHERE database_name = 'lake' AND view_name = ?", [view]
+    ).fetchone()
+    return found is not None and re.search(rf"\b{re.escape(table)}\b", found[0]) is not None
 
 
 def _kept(columns: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -111,6 +111,9 @@ class ModelTask(ABC):
     Options: ClassVar[type[Section]] = NoOptions
     """`[model.options]`. What is not at its default is part of the version."""
 
+    options_of_texts: ClassVar[frozenset[str]] = frozenset()
+    """Names of the options that say what is read of a text: under others of these its tokens are others."""
+
     takes_pairs: ClassVar[bool] = False
     """Whether a row may be two texts."""
 
@@ -270,6 +273,14 @@ class ModelTask(ABC):
             ConfigError: there is no such device, or the engine is not installed.
         """
         return None
+
+    def engine_beside(self, engine: Engine) -> Engine:
+        """`engine` has the model, opened for the same task under other options: the one that computes by these.
+
+        Raises:
+            ModelError: it cannot.
+        """
+        return engine
 
     def preparer(self, folder: str | Path, reading: Reading) -> Preparer:
         """Of the tokenizer in `folder`, for texts or for pairs of them.

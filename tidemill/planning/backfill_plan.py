@@ -402,4 +402,8 @@ def _tokenizes_alike(a: VersionSpec, b: VersionSpec) -> bool:
     mine, theirs = (
         (s.tokenizer, s.max_length, s.overlap, s.text, s.text_separator, s.text_pair, s.truncation) for s in (a, b)
     )
-    return mine == theirs and versions.items_per_row(a) == versions.items_per_row(b)
+    return (
+        mine == theirs
+        and versions.items_per_row(a) == versions.items_per_row(b)
+        and versions.options_of_texts(a) == versions.options_of_texts(b)
+    )

@@ -426,6 +426,18 @@ def items_per_row(spec: VersionSpec) -> int:
     return find_task(spec.task).items_per_row(task_options(spec.task, spec.options or {}))
 
 
+def options_of_texts(spec: VersionSpec) -> dict[str, Any]:
+    """Of the version's options those that say what is read of a text, such as a prompt.
+
+    Raises:
+        ConfigError: there is no such task.
+    """
+    from tidemill.models.tasks import find_task
+
+    read = find_task(spec.task).options_of_texts
+    return {name: value for name, value in (spec.options or {}).items() if name in read}
+
+
 def writes(spec: VersionSpec) -> bool:
     """Whether the version's model writes its answers token by token.
 

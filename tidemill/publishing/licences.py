@@ -69,6 +69,11 @@ def model_origin(path: str, identity: str) -> Origin:
     return Origin("model", f"a local folder ({Path(path).name})", revision=identity, licence=folder_licence(Path(path)))
 
 
+def base_origin(name: str) -> Origin:
+    """Of the model that another one was trained from, by what its card calls that."""
+    return _on_hub("model", name, None) if is_hub_id(name, of="model") and "/" in name else Origin("model", name)
+
+
 def folder_licence(folder: Path) -> str | None:
     """What a model's folder says in its card; None where it has none."""
     card = folder / "README.md"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from tidemill.errors import counted
@@ -53,26 +54,58 @@ def _origin(origin: Origin) -> dict[str, Any]:
 
 def pipeline_text(name: str, spec: Mapping[str, Any], dataset: Mapping[str, Any], source: Origin, model: Origin) -> str:
     """A pipeline file that computes the same rows, less what is of one machine."""
-    lines = [f"name = {_toml(name)}", "", "[dataset]"]
-    lines += [f"path = {_toml(source.repo or source.name)}"]
-    lines += [f"revision = {_toml(source.revision)}"] if source.repo and source.revision else []
-    lines += [f"{key} = {_toml(dataset[key])}" for key in ("config", "split", "key", "keep") if dataset.get(key)]
-    lines += [f"text = {_toml(list(spec['text']))}"]
-    lines += [f"text_pair = {_toml(list(spec['text_pair']))}"] if spec.get("text_pair") else []
-    lines += ["", "[model]", f"task = {_toml(spec['task'])}", f"path = {_toml(model.repo or model.name)}"]
-    lines += [f"revision = {_toml(model.revision)}"] if model.repo and model.revision else []
-    lines += [f"options = {_inline(spec['options'])}"] if spec.get("options") else []
-    lines += ["", "[tokenizer]", f"max_length = {_toml(spec['max_length'])}", f"long_text = {_toml(spec['long_text'])}"]
+    sections = {
+        "dataset": {
+            **_place_of(source),
+            **{key: dataset[key] for key in ("config", "split", "key", "keep") if dataset.get(key)},
+            "text": spec["text"],
+            "text_separator": spec["text_separator"],
+            "text_pair": spec.get("text_pair"),
+        },
+        "model": {
+            "task": spec["task"],
+            **_place_of(model),
+            "subfolder": spec["model"].partition("/")[2],
+            "all_scores": spec["all_scores"] or None,
+            "trust_remote_code": spec["trust_remote_code"] or None,
+            "pad_token_id": spec.get("pad_token_id"),
+            "options": spec.get("options"),
+        },
+        "tokenizer": {
+            **_tokenizer_of(spec),
+            **{key: spec.get(key) for key in ("max_length", "long_text", "overlap", "aggregate", "truncation")},
+        },
+        "inference": {"dtype": spec["dtype"]},
+    }
+    lines = [f"name = {_toml(name)}"]
+    for section, keys in sections.items():
+        lines += [
+            "",
+            f"[{section}]",
+            *(f"{key} = {_toml(value)}" for key, value in keys.items() if value not in (None, "")),
+        ]
     return "\n".join(lines)
 
 
+def _place_of(origin: Origin) -> dict[str, Any]:
+    return {"path": origin.repo or origin.name, "revision": origin.revision if origin.repo else None}
+
+
+def _tokenizer_of(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the tokenizer is, if it is not the model's own."""
+    kind, _, commit = spec["tokenizer"].partition(":")
+    if spec["tokenizer"] == spec["model"]:
+        return {}
+    if kind != "commit":
+        return {"path": f"a local folder ({PurePath(spec['tokenizer_path']).name})"}
+    revision, _, subfolder = commit.partition("/")
+    return {"path": spec["tokenizer_path"], "revision": revision, "subfolder": subfolder}
+
+
 def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False)
-
-
-def _inline(options: Mapping[str, Any]) -> str:
-    given = {key: _inline(value) if isinstance(value, Mapping) else _toml(value) for key, value in options.items()}
-    return "{ " + ", ".join(f"{key} = {value}" for key, value in given.items()) + " }"
 
 
 def card_part(parts: Mapping[str, Mapping[str, Any]]) -> str:

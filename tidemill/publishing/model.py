@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.errors import ModelError, counted
-from tidemill.publishing.licences import folder_licence
+from tidemill.publishing.licences import base_origin, folder_licence
 from tidemill.publishing.proposal import Proposal, make_shipment, visibility
 from tidemill.publishing.repositories.card import edited, metadata_of
 from tidemill.publishing.repositories.manifest import CARD, MANIFEST, Part, PublishedFile, read_manifest
@@ -44,7 +44,7 @@ def propose_model(folder: Path, repository: Repository, *, public: bool) -> Prop
     }
     facts = _facts(config, files, folder)
     card = read_card(repository, head)
-    is_edited = bool(card and manifest.parts) and FileId.of(card.encode()).blob != manifest.card
+    is_edited = bool(card) and FileId.of(card.encode()).blob != manifest.card
     part = Part(facts, {name: PublishedFile(str(found.sha256)[:16], found) for name, found in ids.items()})
     shipment = make_shipment(
         repository,
@@ -103,13 +103,14 @@ def _config_of(folder: Path, files: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def _facts(config: Mapping[str, Any], files: Mapping[str, Path], folder: Path) -> dict[str, Any]:
-    labels = config.get("id2label") or {}
+    labels, base = config.get("id2label") or {}, _base(folder)
     architecture = next(iter(config.get("architectures") or ()), config.get("model_type") or "sentence-transformers")
     return {
         "architecture": str(architecture),
         "labels": [str(label) for label in labels.values()],
         "weights_bytes": sum(path.stat().st_size for name, path in files.items() if name.endswith(".safetensors")),
-        "base": _base(folder),
+        "base": base,
+        "base_licence": base_origin(base).licence if base else None,
     }
 
 
@@ -124,7 +125,7 @@ def _base(folder: Path) -> str | None:
 
 
 def _card(repository: Repository, there: str, folder: Path, facts: Mapping[str, Any], *, is_edited: bool) -> str:
-    """The folder's own card, until people edit it there: then theirs, with what is ours in it written anew."""
+    """The folder's own card, until people write one there: then theirs, with what is ours in it written anew."""
     text = there if is_edited else _own_card(folder) or there
     return edited(text, _part(facts), keys={}, absent=_absent(facts), title=repository.id.partition("/")[2])
 
@@ -142,6 +143,6 @@ def _part(facts: Mapping[str, Any]) -> str:
             "",
             f"A {facts['architecture']}, {facts['weights_bytes']:,} bytes of weights in safetensors."
             + (f" Labels: {labels}." if labels else "")
-            + (f" Base: {facts['base']}." if facts["base"] else ""),
+            + (f" Base: {facts['base']}, licence: {facts['base_licence'] or 'not said'}." if facts["base"] else ""),
         ]
     )

@@ -98,13 +98,12 @@ def make_shipment(
         )
     deletions = sorted(path for path in before.files if path not in part.files)
     card_bytes = card.encode()
-    card_id = FileId.of(card_bytes)
     parts = {**manifest.parts, name: part}
     is_card_there = _is_there(card_bytes, there.get(CARD)) if card_is_news else CARD in there
     if part.to_json() == before.to_json() and not contents and is_card_there:
         return Shipment({}, (), message)
-    new = Manifest(parts, card_id.blob).to_bytes()
-    own = {CARD: card_bytes, MANIFEST: new}
+    manifest = Manifest(parts, FileId.of(card_bytes).blob if card_is_news else None)
+    own = {CARD: card_bytes, MANIFEST: manifest.to_bytes()}
     changed = {path: content for path, content in own.items() if not _is_there(content, there.get(path))}
     return Shipment({**contents, **changed}, deletions, message)
 

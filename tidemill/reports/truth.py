@@ -20,6 +20,8 @@ from tidemill.models.comparing import Pair
 from tidemill.models.comparing.significance import difference, macro_f1, mcnemar
 
 STATEMENT = re.compile(r"\s*(\(\s*)*(select|with|from)\b", re.IGNORECASE)
+PLACE = ("shard_id", "row_number")
+"""What names a row where a query gives both: marks do."""
 NAMES = ("truth", "label")
 """What the column of right answers is called; else it is the last one."""
 
@@ -49,7 +51,7 @@ def _name_judged(
         "CREATE OR REPLACE TEMP TABLE learned AS SELECT unnest(?::UUID[]) AS _text_hash",
         [[text.hex() for text in learned]],
     )
-    value = identifier(by) if by else "NULL"
+    value = f"pairs.{identifier(by)}" if by else "NULL"
     columns = (
         f"{answer.first}::VARCHAR AS first, {answer.second}::VARCHAR AS second, {value} AS slice, "
         "_text_hash IN (FROM learned) AS is_learned"
@@ -57,7 +59,11 @@ def _name_judged(
     if STATEMENT.match(truth):
         keys, right = _query_columns(cursor, truth, kept)
         using = ", ".join(map(identifier, keys))
-        source = f"SELECT {columns}, t._truth::VARCHAR AS truth FROM pairs JOIN truths t USING ({using})"
+        # The place of a row is there in any case, under a name that no kept column has.
+        same = " AND ".join(
+            f"pairs.{identifier(f'_{name}' if name in PLACE else name)} = t.{identifier(name)}" for name in keys
+        )
+        source = f"SELECT {columns}, t._truth::VARCHAR AS truth FROM pairs JOIN truths t ON {same}"
         cursor.execute(
             f"CREATE OR REPLACE TEMP TABLE truths AS SELECT {using}, {identifier(right)} AS _truth FROM ({truth})"
         )
@@ -76,7 +82,7 @@ def _query_columns(cursor: Cursor, truth: str, kept: Sequence[str]) -> tuple[lis
         raise ConfigError("--truth is several statements. Give one query.")
     names = [column[0] for column in cursor.execute(f"SELECT * FROM ({truth}) LIMIT 0").description or []]
     right = next((name for name in NAMES if name in names), names[-1])
-    keys = [name for name in names if name != right and name in kept]
+    keys = list(PLACE) if set(PLACE) <= set(names) else [name for name in names if name != right and name in kept]
     if not keys:
         raise ConfigError(
             f"--truth gives {', '.join(names)}: none of them but {right} is a key or kept column of both tables, so "

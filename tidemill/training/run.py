@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,14 +18,14 @@ from tidemill.checkpoints.loading import silence
 from tidemill.errors import ConfigError, counted
 from tidemill.fingerprints import fingerprint
 from tidemill.places import usable
-from tidemill.training.base import BaseModel, find_base
 from tidemill.training.examples.lesson import make_lesson
 from tidemill.training.examples.reading import Examples, read_examples
-from tidemill.training.file import TrainingFile
+from tidemill.training.given.base import BaseModel, find_base
+from tidemill.training.given.file import TrainingFile
 
 REPORT = "training.json"
 """In the folder of a trained model: what `tidemill train` told of it."""
-NO_PART = {"cost", "lake", "schedule"}
+NO_PART = {"cost", "lake"}
 """Sections that say nothing of what comes out."""
 PACKAGES = {"full": ("accelerate",), "head": ("accelerate",), "lora": ("accelerate", "peft")}
 
@@ -45,13 +46,30 @@ def train(
         CostReached: what it may cost is reached; a checkpoint is there.
         PlaceUnusable: no space, or no right to write.
     """
+    from tidemill.training.records import refuse_lake
+
     refuse_missing_packages(file)
     base, examples = find_base(file), read_examples(file)
     identity = _identity(file, base, examples, drop_duplicates=drop_duplicates)
     if (done := _done_before(folder, identity)) is not None:
         return done
-    with usable(folder, "-o"), silence(), _work_folder(folder, identity, restart=restart) as work:
+    refuse_lake(file)
+    with (
+        usable(folder, "-o"),
+        silence(),
+        warnings.catch_warnings(),
+        _work_folder(folder, identity, restart=restart) as work,
+    ):
+        warnings.simplefilter("ignore")  # Libraries warn those who call them, which a user does not.
         return _trained(file, base, examples, folder, work, identity, drop_duplicates=drop_duplicates, tell=tell)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Libraries warn those who call them, which a user does not."""
+    with silence(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def refuse_missing_packages(file: TrainingFile) -> None:
@@ -79,7 +97,7 @@ def _trained(
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
     from tidemill.training.card import write_card
-    from tidemill.training.records import keep_texts, remember
+    from tidemill.training.records import identity_of, keep_texts, remember
     from tidemill.training.tasks.choosing import open_learner
 
     started_at, started = datetime.now(UTC), time.monotonic()
@@ -111,13 +129,21 @@ def _trained(
         "baselines": baselines,
         "temperature": temperature,
         "calibration_error_before": before.get("calibration_error"),
-        "settings": best["settings_shown"],
-        "trials": [{key: trial[key] for key in ("number", "settings_shown", "history", "score")} for trial in trials],
+        "best_trial": best["number"],
+        "trials": [
+            {
+                "number": trial["number"],
+                "settings": vars(trial["settings"]),
+                "score": trial["score"],
+                "history": trial["history"],
+            }
+            for trial in trials
+        ],
         "started_at": started_at.isoformat(),
         "seconds": seconds,
         "cost": None if file.cost.per_hour is None else seconds / 3600 * file.cost.per_hour,
         "currency": file.cost.currency if file.cost.per_hour is not None else None,
-        "declared": file.model_dump(mode="json", exclude_defaults=True, exclude={"lake", "schedule"}),
+        "declared": file.model_dump(mode="json", exclude_defaults=True, exclude={"lake"}),
     }
     unpublished = work / "model"
     shutil.rmtree(unpublished, ignore_errors=True)
@@ -125,13 +151,14 @@ def _trained(
     write_card(unpublished, report)
     (unpublished / REPORT).write_text(json.dumps(report, indent=2, default=str), encoding="utf-8")
     unpublished.rename(folder)
-    keep_texts(folder, lesson)
-    remember(file, report)
+    model = identity_of(folder)
+    keep_texts(model, lesson)
+    remember(file, report, model)
     return report
 
 
 def _run_trials(file: TrainingFile, learner: Any, work: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    from tidemill.training.tasks.learner import Settings
+    from tidemill.training.loop.learner import Settings
 
     grid = {name: values for name, values in file.grid.model_dump().items() if values}
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
@@ -146,7 +173,6 @@ def _run_trials(file: TrainingFile, learner: Any, work: Path, tell: Callable[[st
             {
                 "number": number,
                 "settings": settings,
-                "settings_shown": vars(settings),
                 "history": told.history,
                 "score": (max if learner.greater_is_better else min)(scores) if scores else None,
                 "seconds_before": told.seconds_before,

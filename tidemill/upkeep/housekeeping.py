@@ -35,7 +35,7 @@ from tidemill.masking import message_of
 from tidemill.places import catalog_with_options
 from tidemill.planning.version_tables import load_version
 from tidemill.retry import retrying
-from tidemill.running.workspace import Workspace
+from tidemill.running.stages.workspace import Workspace
 from tidemill.storage.conversions import remove_conversions, unused_conversions
 from tidemill.storage.store import REMADE, Store
 

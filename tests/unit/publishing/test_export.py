@@ -17,6 +17,7 @@ from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, InputError, LakeError
 from tidemill.lake import Lake
 from tidemill.publishing.export import export
+from tidemill.results.promotion import existing_state
 
 VIEW = f'"{PIPELINE}"'
 KEPT = pa.table(
@@ -44,10 +45,6 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
             "model": {"path": str(MODEL)},
         }
     )
-
-
-def ids(rows: list[tuple[object, ...]]) -> list[object]:
-    return sorted(row[0] for row in rows)
 
 
 def read(file: Path) -> list[tuple[object, ...]]:
@@ -148,17 +145,14 @@ def test_a_pipeline_that_never_ran_has_nothing_to_export(pipeline, tmp_path):
 
 def test_a_commit_in_the_middle_is_not_half_in_the_file(pipeline, tmp_path, monkeypatch):
     """Another writer commits between two reads of the same export: both see the first snapshot."""
-    from tidemill.publishing import export as module
-
-    count = module.existing_state
 
     def commit_meanwhile(cursor, name):
-        found = count(cursor, name)
+        found = existing_state(cursor, name)
         with Lake(pipeline.lake) as writer:
             writer.write(lambda c: c.execute(f"INSERT INTO {TABLE} SELECT * FROM {TABLE} LIMIT 1"), message="more")
         return found
 
-    monkeypatch.setattr(module, "existing_state", commit_meanwhile)
+    monkeypatch.setattr("tidemill.publishing.export.existing_state", commit_meanwhile)
     try:
         assert export(pipeline, tmp_path / "v.parquet").num_rows == 3
     finally:

@@ -9,6 +9,7 @@ from tests.pipelines import query
 from tests.publications import ROWS, commits_of, objects_sent, publish, rows_there, table_of_files
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, InputError, SourceUnavailable
+from tidemill.publishing.repositories.shipment import Shipment, send
 from tidemill.publishing.repositories.writing import Repository
 
 
@@ -24,7 +25,7 @@ def assert_whole(hub, pipeline, to):
     assert found == query(pipeline.lake, "SELECT id, label FROM reviews ORDER BY id")
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [*range(2), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 40))])
 def test_a_fifth_of_the_requests_may_fail(hub, pipeline, seed):
     kinds: list[FaultKind] = ["429", "503", "cut", "reset", "late", "lost"]
     hub.faults = Faults(rate=0.2, seed=seed, kinds=kinds, retry_after=0)
@@ -99,6 +100,19 @@ def test_a_rate_limit_is_announced(hub, pipeline, caplog):
 
     said = [record.getMessage() for record in caplog.records if record.name == "tidemill"]
     assert said == ["waiting 62 s: the Hub has had too many requests (429). Ctrl-C stops it."]
+
+
+def test_a_rate_limit_of_the_commit_itself_is_announced_and_waited_for(hub, pipeline, caplog):
+    """`huggingface_hub` asks for a commit once, and does not wait by itself."""
+    waited: list[float] = []
+    hub.faults = Faults(script=[Failure("/commit/", "429", 1, "POST")], retry_after=61)
+    repository = Repository("dataset", "org/limited-commit")
+
+    send(repository, Shipment({"a.txt": b"a"}, (), "one"), None, private=True, sleep=waited.append)
+
+    said = [record.getMessage() for record in caplog.records if record.name == "tidemill"]
+    assert said == ["waiting 61 s: the Hub has had too many requests (429). Ctrl-C stops it."]
+    assert (waited, commits_of(hub, "datasets", "org/limited-commit")) == ([61], ["one"])
 
 
 def test_what_somebody_changed_there_is_told_and_nothing_is_sent(hub, pipeline):

@@ -38,11 +38,12 @@ def card_of(hub, to: str) -> str:
 
 
 def test_the_model_that_is_read_back_answers_as_the_one_in_the_folder(hub, folder):
+    hub.add_model("org/base").commit({"README.md": b"---\nlicense: apache-2.0\n---\n"})
     done = publish_model(folder, "org/head")
 
     with tempfile.TemporaryDirectory() as cache:
         assert torch.equal(answers("org/head", cache_dir=cache), answers(folder))
-    assert (len(commits_of(hub, "models", "org/head")), done.facts["base"]) == (1, "org/base")
+    assert (len(commits_of(hub, "models", "org/head")), done.facts["base_licence"]) == (1, "apache-2.0")
     assert metadata_of(card_of(hub, "org/head"))["license"] == "mit"
     assert "Trained on reviews." in card_of(hub, "org/head")
 
@@ -74,6 +75,17 @@ def test_a_card_that_people_edited_keeps_their_words_and_one_that_they_did_not_i
     publish_model(folder, "org/card")
 
     assert card_of(hub, "org/card") == edited
+
+
+def test_a_card_that_was_there_before_stays(hub, folder):
+    repo = hub.add_model("org/described")
+    repo.private = True
+    repo.commit({"README.md": b"# Ours\n\nBy hand.\n"})
+
+    publish_model(folder, "org/described")
+
+    assert "# Ours\n\nBy hand.\n" in card_of(hub, "org/described")
+    assert publish_model(folder, "org/described").state == "unchanged"
 
 
 def test_states_of_training_pickles_hidden_files_and_links_elsewhere_stay_here(hub, folder, tmp_path):

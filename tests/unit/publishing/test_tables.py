@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+
 import pytest
 
 from tests.pipelines import make_pipeline, query, reviews, run, write_parquet
@@ -9,6 +11,7 @@ from tests.publications import ROWS, commits_of, objects_sent, publish, read_bac
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, InputError, LakeError
 from tidemill.lake import Lake
+from tidemill.planning.versions import declared
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +158,13 @@ def test_a_table_that_is_not_complete_is_not_published(hub, tmp_path):
 
     with pytest.raises(LakeError, match=r"is not complete: 1 shard missing\. Complete it with `tidemill run`"):
         publish(pipeline, "org/incomplete")
+
+
+def test_the_pipeline_file_in_the_card_is_the_same_version(hub, tmp_path):
+    tokenizer = {"max_length": 64, "long_text": "windows", "overlap": 8}
+    pipeline = table_of_files(tmp_path, 1, tokenizer=tokenizer, model={"all_scores": True})
+    done = publish(pipeline, "org/again")
+
+    facts = tomllib.loads(done.facts["pipeline_file"])
+    facts["model"]["path"], facts["dataset"]["path"] = pipeline.model.path, pipeline.dataset.path
+    assert declared(Pipeline.model_validate(facts)).version == done.facts["version"]

@@ -23,7 +23,11 @@ OWN = ("entity", "score", "word")
 
 def figures(cursor: Cursor, subject: Subject) -> Iterator[Figure]:
     entities = each_entity(subject)
-    yield spread(entities, "entity", section=SECTION, id="entities")
+    yield replace(
+        spread(entities, "entity", section=SECTION, id="entities"),
+        title="Entities by type",
+        tells="How many entities the model found of each type.",
+    )
     yield from over_all(cursor, entities, "entity", section=SECTION)
     yield scores(entities)
     yield numbers(subject)

@@ -48,7 +48,7 @@ def histogram(
         sql=subject.sql(binned(subject.source, name, series, whole=whole, unit=subject.unit)),
         kind="histogram",
         axes=Axes(x=f"{name}_from", y=f"num_{subject.unit}", series=series, x_title=told, y_title=subject.unit),
-        of_others=OTHERS_NOTE.format(f"values of {series}"),
+        of_others=OTHERS_NOTE.format(f"values of {series}") if series else "",
     )
 
 

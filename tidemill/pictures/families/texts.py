@@ -19,6 +19,7 @@ LABELS, ENDS, FIELDS, EXAMPLES = "Answers", "Lengths and ends", "Fields of answe
 OF_EVERY_ANSWER = ("finish_reason", "num_prompt_tokens", "num_new_tokens", "num_windows")
 NUM_EXAMPLES, LONGEST_SHOWN = 8, 2000
 LONGEST_LABEL = 60
+CUT = f"Texts are shown up to {LONGEST_SHOWN:,} characters."
 WHOLE = ("INTEGER", "BIGINT")
 
 
@@ -127,4 +128,5 @@ def examples(subject: Subject, text: str) -> Iterator[Figure]:
         """),
         kind="texts",
         axes=Axes(columns=(*read, text)),
+        notes=(CUT,),
     )

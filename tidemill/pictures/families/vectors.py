@@ -31,7 +31,9 @@ def on_a_plane(subject: Subject, name: str) -> Figure:
     shown = ", ".join(identifier(column) for column in (*names, *texts))
     how = subject.pipeline.report.map
     is_sample = subject.num_rows > NUM_POINTS
-    which = f"{NUM_POINTS:,} rows, drawn by chance, the same ones each time" if is_sample else "all rows that have one"
+    which = (
+        f"{NUM_POINTS:,} rows, drawn by chance, the same ones each time" if is_sample else "all rows that have a vector"
+    )
     return Figure(
         id=f"{name}-map",
         section=SECTION,
@@ -49,7 +51,6 @@ def on_a_plane(subject: Subject, name: str) -> Figure:
 
 def lengths(subject: Subject, name: str) -> Figure:
     value = f"{identifier(name)}::DOUBLE[]"
-    counted = subject.counting(
-        "lengths", f"SELECT round(sqrt(list_inner_product({value}, {value})), 6) AS length FROM {subject.view}"
-    )
+    length = f"round(sqrt(list_inner_product({value}, {value})), 6) AS length"
+    counted = subject.counting("lengths", f"SELECT {length} FROM {subject.view} WHERE {identifier(name)} IS NOT NULL")
     return histogram(counted, "length", section=SECTION, told=f"length of {name}")

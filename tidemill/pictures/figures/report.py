@@ -38,7 +38,7 @@ class Report:
             {
                 "pipeline": subject.pipeline.name,
                 "num_rows": subject.num_rows,
-                "labels": dict(subject.labels),
+                "labels": dict(subject.labels) or self._written_labels(),
                 "truth": self._truth(),
                 "version": subject.table.version,
                 "against": self.against,
@@ -51,6 +51,11 @@ class Report:
             }
         )
         return facts
+
+    def _written_labels(self) -> dict[str, int]:
+        """Where a model wrote one of few answers, how many rows have which."""
+        found = self.find("labels")
+        return {str(name): num_rows for name, num_rows, *_ in found.rows} if found else {}
 
     def _truth(self) -> dict[str, Any] | None:
         agreement, by_label = self.find("truth"), self.find("truth-by-label")

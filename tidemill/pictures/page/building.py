@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import hashlib
 from importlib.resources import files
@@ -64,6 +65,7 @@ def _hash(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
+@functools.cache
 def _packed(library: str) -> str:
     return base64.b64encode(gzip.compress(library.encode(), 9, mtime=0)).decode() if library else ""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tidemill.lake.tables import identifier
 from tidemill.models.comparing import Comparison, Labels, Lists, Maps, Pair, Scores, Texts, Vectors
@@ -44,8 +44,16 @@ def farthest(subject: Subject, two: Two) -> Iterator[Figure]:
         """),
         kind="texts" if side_by_side else "table",
         axes=Axes(columns=tuple(written)),
-        notes=() if side_by_side or not texts else ("The texts themselves are shown with --texts.",),
+        notes=_notes(texts, side_by_side=side_by_side),
     )
+
+
+def _notes(texts: Sequence[Pair], *, side_by_side: bool) -> tuple[str, ...]:
+    if not texts:
+        return ()
+    if side_by_side:
+        return (f"Texts are shown up to {LONGEST_SHOWN:,} characters.",)
+    return ("The texts themselves are shown with --texts.",)
 
 
 def _row(subject: Subject, two: Two) -> str:

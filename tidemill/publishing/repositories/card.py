@@ -94,7 +94,7 @@ def _dumped(key: str, value: Any) -> list[str]:
 
     if value is None:
         return []
-    return yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, width=1000).splitlines()
+    return str(yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, width=1000)).splitlines()
 
 
 def _with_part(body: str, part: str) -> str:

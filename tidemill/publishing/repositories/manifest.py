@@ -57,7 +57,7 @@ class Part:
 class Manifest:
     parts: Mapping[str, Part] = field(default_factory=dict)
     card: str | None = None
-    """Git's name of the card as it was sent; another one was edited since."""
+    """Git's name of a model's card that was the folder's own; None where people had written one in the repository."""
 
     def to_bytes(self) -> bytes:
         parts = {name: part.to_json() for name, part in sorted(self.parts.items())}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tidemill.errors import SourceUnavailable, counted
-from tidemill.publishing.repositories.writing import Content, FileId, Head, HeadMoved, Repository
+from tidemill.publishing.repositories.writing import Content, FileId, Head, HeadMoved, Repository, tell_wait
 from tidemill.retry import backoff_seconds
 
 MOST_ATTEMPTS = 8
@@ -63,10 +63,9 @@ def send(
         CommitOperationAdd(path, content if isinstance(content, bytes) else str(content))
         for path, content in shipment.additions.items()
     ]
-    for batch in _batches(additions):
-        repository.upload(batch)
-        sent = additions.index(batch[-1]) + 1
-        tell(f"sent {sent:,} of {counted(len(additions), 'file')}")
+    for start in range(0, len(additions), FILES_AT_ONCE):
+        repository.upload(batch := additions[start : start + FILES_AT_ONCE])
+        tell(f"sent {start + len(batch):,} of {counted(len(additions), 'file')}")
     operations = [*additions, *(CommitOperationDelete(path, is_folder=False) for path in shipment.deletions)]
     return _committed(repository, shipment, operations, head, sleep)
 
@@ -76,11 +75,6 @@ def _made(repository: Repository) -> Head:
     if made is None:
         raise SourceUnavailable(f"{repository.id} was made on the Hub, and is not there yet. Publish again.")
     return made
-
-
-def _batches(additions: list[object]) -> Iterator[list[object]]:
-    for start in range(0, len(additions), FILES_AT_ONCE):
-        yield additions[start : start + FILES_AT_ONCE]
 
 
 def _committed(
@@ -99,9 +93,11 @@ def _committed(
         now = repository.head()
         if now is not None and now.sha != head.sha:
             if is_done(shipment, now):
-                return now.sha
-            raise HeadMoved(f"{repository.id} on the Hub has a new commit, {now.sha[:12]}.") from last
+                return str(now.sha)
+            raise HeadMoved(f"{repository.id} on the Hub has a new commit.") from last
         asked = last.wait_seconds if isinstance(last, SourceUnavailable) else None
+        if asked:
+            tell_wait(asked)
         sleep(min(LONGEST_PAUSE_SECONDS, backoff_seconds(attempt)) if asked is None else asked)
     raise last
 

@@ -34,6 +34,8 @@ Content = bytes | Path
 READ_BYTES = 2**20
 REPO_ID = re.compile(r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9_])?/[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?")
 WRITE_TOKEN = "Set HF_TOKEN to one with the right to write, or log in: `hf auth login`."
+LEFT_BEHIND = threading.Event()
+"""Whether a thread was left that may wait for long yet."""
 MOVED = 412
 CONFLICT = 409
 
@@ -75,9 +77,9 @@ def _pieces(content: Content) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class Head:
-    """The latest commit of a repository: its files by path."""
+    """The latest commit of a repository, None where there is none at all: its files by path."""
 
-    sha: str
+    sha: str | None
     files: Mapping[str, FileId]
     is_private: bool
 
@@ -131,11 +133,11 @@ class Repository:
                 file.rfilename: FileId(file.lfs.sha256 if file.lfs else None, str(file.blob_id))
                 for file in info.siblings or []
             }
-            return Head(str(info.sha), files, bool(info.private))
+            return Head(info.sha, files, bool(info.private))
 
         return ask_hub(look_up)
 
-    def read(self, path: str, sha: str) -> bytes:
+    def read(self, path: str, sha: str | None) -> bytes:
         """A small file at a commit."""
 
         def fetch() -> bytes:
@@ -167,7 +169,7 @@ class Repository:
             )
         )
 
-    def commit(self, operations: list[Any], *, message: str, parent: str) -> str:
+    def commit(self, operations: list[Any], *, message: str, parent: str | None) -> str:
         """One commit on top of `parent`; asked once, for after an unclear answer only the head tells what was done.
 
         Raises:
@@ -243,10 +245,18 @@ def _left_by_ctrl_c(call: Callable[[], T]) -> T:
             answers.put((None, e))
 
     threading.Thread(target=answer, daemon=True).start()
-    found, error = answers.get()
+    try:
+        found, error = answers.get()
+    except KeyboardInterrupt:
+        LEFT_BEHIND.set()
+        raise
     if error is not None:
         raise error
     return cast("T", found)
+
+
+def tell_wait(seconds: float) -> None:
+    logger.warning(f"waiting {seconds:.0f} s: the Hub has had too many requests (429). Ctrl-C stops it.")
 
 
 class _Waits(logging.Handler):
@@ -254,8 +264,7 @@ class _Waits(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if found := re.search(r"Rate limited\. Waiting ([\d.]+)s", record.getMessage()):
-            seconds = f"{float(found[1]):.0f} s"
-            logger.warning(f"waiting {seconds}: the Hub has had too many requests (429). Ctrl-C stops it.")
+            tell_wait(float(found[1]))
 
 
 @contextmanager

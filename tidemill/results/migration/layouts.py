@@ -199,6 +199,10 @@ NEW_IN_LAYOUT_7 = {
     "label VARCHAR, who VARCHAR, marked_at TIMESTAMPTZ",
     "_samples": "pipeline VARCHAR, place BIGINT, shard_id VARCHAR, path VARCHAR, row_number BIGINT, reason VARCHAR, "
     "who VARCHAR, sampled_at TIMESTAMPTZ",
+    "_trainings": "training_id VARCHAR, name VARCHAR, task VARCHAR, method VARCHAR, base VARCHAR, base_model VARCHAR, "
+    "folder VARCHAR, model VARCHAR, trial BIGINT, is_best BOOLEAN, settings JSON, metrics JSON, baselines JSON, "
+    "data JSON, num_rows BIGINT, num_held_out BIGINT, temperature DOUBLE, seed BIGINT, started_at TIMESTAMPTZ, "
+    "finished_at TIMESTAMPTZ, seconds DOUBLE, cost DOUBLE, currency VARCHAR, who VARCHAR",
 }
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ Record = dict[str, Any]
 ERROR = "error"
 ROW_BYTES = 8_192
 """A row of more text counts as several where rows wait: so many rows that wait are so much memory."""
+BUSY = "As many rows wait as may (--queue). Try again in {seconds} s."
 Told = Callable[[list[int]], None]
 """Given all ids that a model has written of a row so far."""
 
@@ -30,7 +32,7 @@ class Busy(TidemillError):
     retryable = True
 
     def __init__(self, seconds: int) -> None:
-        super().__init__(f"As many rows wait as may (--queue). Try again in {seconds} s.")
+        super().__init__(BUSY.format(seconds=seconds))
         self.seconds = seconds
 
 
@@ -46,6 +48,8 @@ class Form:
 
     preparer: Preparer
     runner: ModelRunner
+    reads_again: bool = False
+    """Whether what was written of a text's windows is read in rounds, until one answer is left."""
 
 
 class Call:
@@ -56,8 +60,8 @@ class Call:
         self.rows, self.form, self.deadline, self.told = rows, form, deadline, told
         self.tokens: pa.Table | None = None
         """What the preparer made of the rows."""
-        self.num_rows = rows.num_rows
-        self.row_weight = max(1.0, rows.nbytes / ROW_BYTES / max(1, rows.num_rows))
+        self.num_rows: int = rows.num_rows
+        self.row_weight: float = max(1.0, rows.nbytes / ROW_BYTES / max(1, rows.num_rows))
         self.arrived = time.monotonic()
         self.done: Future[list[Record]] = Future()
         self._answers: list[Record | None] = [None] * self.num_rows
@@ -68,7 +72,7 @@ class Call:
     @property
     def is_over(self) -> bool:
         """Whether nobody waits for it: its client left, it failed, or it is too late."""
-        return self._is_gone or self.done.done() or time.monotonic() >= self.deadline
+        return self._is_gone or time.monotonic() >= self.deadline or self.done.done()
 
     def leave(self) -> None:
         """Its client is gone, or waits no longer: its rows need not be computed."""
@@ -80,10 +84,10 @@ class Call:
                 self._num_left -= self._answers[row] is None
                 self._answers[row] = answer
             is_whole = self._num_left == 0
-        if is_whole and not self.done.done():
-            self.done.set_result([answer for answer in self._answers if answer is not None])
+        if is_whole:
+            with suppress(InvalidStateError):  # It failed, or its client left a moment ago.
+                self.done.set_result([answer for answer in self._answers if answer is not None])
 
     def fail(self, error: BaseException) -> None:
-        with self._lock:
-            if not self.done.done():
-                self.done.set_exception(error)
+        with suppress(InvalidStateError):
+            self.done.set_exception(error)

@@ -15,13 +15,15 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from tidemill.errors import RunFailed, Stopped, first_line
+from tidemill.inference.rounds import predict_in_rounds
+from tidemill.inference.runner import ModelRunner
 from tidemill.inference.work import Predictions, Stats
 from tidemill.running.stages import with_texts
 from tidemill.serving.answering.calls import Busy, Call, Closing, Form, Record
+from tidemill.serving.answering.limits import Limits
 from tidemill.serving.answering.line import Line, Waiting
 from tidemill.serving.answering.records import records_of
 from tidemill.serving.answering.version import ServedVersion, sizes_of
-from tidemill.serving.limits import Limits
 
 TOGETHER_BYTES = 2**20
 """Of texts that are tokenized together, so that a long call does not keep the next one waiting for long."""
@@ -29,6 +31,8 @@ MOST_CALLS_WRITTEN = 32
 """Calls whose answers a model writes side by side."""
 MOST_SECONDS = 600
 """After which a client that is refused may come again, at most."""
+WORTHWHILE_TOKENS = 256
+"""Of a batch on a CPU: with as many, what a batch takes beside its tokens is little."""
 STUCK_SECONDS = 60.0
 """So long nothing may move while rows wait, before the service says that it is not ready."""
 
@@ -54,7 +58,9 @@ class Workers:
         self.version, self._limits, self._watcher, self._known = version, limits, watcher, known
         self._changed = threading.Condition()
         self._arrived: deque[Call] = deque()
-        self._line = Line(partial(getattr, version.runner, "token_budget"))
+        self._line = Line(
+            partial(getattr, version.runner, "token_budget"), worthwhile=_worthwhile_tokens(version.runner)
+        )
         self._num_tokenizing = self._num_computing = 0
         self._is_closing = False
         self._moved = time.monotonic()
@@ -77,6 +83,14 @@ class Workers:
     def num_waiting(self) -> int:
         """Rows that are neither answered nor in the model."""
         return sum(call.num_rows for call in self._arrived) + len(self._line)
+
+    def seconds_until_room(self) -> int:
+        """After which a row more may wait; 0 where it may now."""
+        if self._line.weight < self._limits.queue_rows:
+            return 0
+        with self._changed:
+            self._line.drop()
+            return 0 if self._line.weight < self._limits.queue_rows else self._seconds_of_waiting()
 
     def is_stuck(self, now: float) -> bool:
         """Whether work waits and nothing moves."""
@@ -121,12 +135,20 @@ class Workers:
         Raises:
             Busy: the call would not fit what may wait, or wait for longer than its client does.
         """
-        self._line.drop()
-        weight = self._line.weight + sum(each.num_rows * each.row_weight for each in self._arrived)
-        is_full = weight and weight + call.num_rows * call.row_weight > self._limits.queue_rows
+        if self._is_full_with(call):
+            self._line.drop()
+        seconds = self._seconds_of_waiting()
+        if self._is_full_with(call) or (self._rate and seconds > call.deadline - time.monotonic() + 1):
+            raise Busy(seconds)
+
+    def _seconds_of_waiting(self) -> int:
+        """How long the rows that wait now will take, by the rate of the last batches; at least a second."""
         seconds = self.num_waiting / self._rate if self._rate else 0.0
-        if is_full or seconds > call.deadline - time.monotonic():
-            raise Busy(max(1, min(MOST_SECONDS, math.ceil(seconds))))
+        return max(1, min(MOST_SECONDS, math.ceil(seconds)))
+
+    def _is_full_with(self, call: Call) -> bool:
+        weight = self._line.weight + sum(each.num_rows * each.row_weight for each in self._arrived)
+        return weight > 0 and weight + call.num_rows * call.row_weight > self._limits.queue_rows
 
     def _tokenize(self) -> None:
         while calls := self._next_calls():
@@ -184,7 +206,6 @@ class Workers:
         """Rows to compute together; none where there will be no more."""
         with self._changed:
             while True:
-                self._line.drop()
                 is_last = self._is_closing and not self._arrived and not self._num_tokenizing
                 seconds = self._seconds_to_wait() if len(self._line) else None
                 if seconds is not None and (is_last or seconds <= 0):
@@ -203,32 +224,39 @@ class Workers:
             return 0.0
         if self._num_computing:
             return 1.0
-        return next(iter(self._line)).since + self._limits.wait_seconds - time.monotonic()
+        return self._line.oldest.since + self._limits.wait_seconds - time.monotonic()
 
     def _answer(self, batch: list[Waiting]) -> None:
-        calls = list(dict.fromkeys(row.call for row in batch))
-        form, rows, tokens = _table_of(batch)
-        prepared = with_texts(tokens, rows, form.preparer.reads)
-        watch = _Watch(calls)
-        started = time.monotonic()
-
-        def predict(left: pa.Table) -> Predictions:
-            return form.runner.predict(left, should_stop=watch.should_stop, started=watch.started)
-
+        calls, started = list(dict.fromkeys(row.call for row in batch)), time.monotonic()
         try:
-            if self._known is None or form is not self.version.plain:
-                found, num_reused = predict(prepared), 0
-            else:
-                found, num_reused = self._known(rows, prepared, predict)
-            records = records_of(rows, tokens, found)
+            records, found, num_reused = self._records(batch, _Watch(calls))
+            self._watcher.computed(found.stats, self.version.runner.token_budget, time.monotonic() - started)
+            self._watcher.answered(records, num_reused)
+            _settle(batch, records)
         except Stopped:
             return
         except Exception as e:  # noqa: BLE001
             self._fail(calls, e)
-            return
-        self._watcher.computed(found.stats, form.runner.token_budget, time.monotonic() - started)
-        self._watcher.answered(records, num_reused)
-        _settle(batch, records)
+
+    def _records(self, batch: list[Waiting], watch: _Watch) -> tuple[list[Record], Predictions, int]:
+        """The batch's answers, how they were computed, and how many of them the table had."""
+        form, rows, tokens = _table_of(batch)
+        prepared = with_texts(tokens, rows, form.preparer.reads)
+
+        def predict(left: pa.Table) -> Predictions:
+            if form.reads_again:
+                task = form.runner.task
+                return predict_in_rounds(left, lambda: task, preparer=form.preparer, predict=lambda rows, _: once(rows))
+            return once(left)
+
+        def once(left: pa.Table) -> Predictions:
+            return form.runner.predict(left, should_stop=watch.should_stop, started=watch.started)
+
+        if self._known is None or form is not self.version.plain:
+            found, num_reused = predict(prepared), 0
+        else:
+            found, num_reused = self._known(rows, prepared, predict)
+        return records_of(rows, tokens, found), found, num_reused
 
     def _fail(self, calls: Iterable[Call], error: Exception) -> None:
         self._say_failed("A batch failed", error)
@@ -245,6 +273,12 @@ class Workers:
     def _note_rate(self, num_rows: int, seconds: float) -> None:
         rate = num_rows / max(seconds, 1e-6) * max(1, self._num_computing + 1)
         self._rate = rate if not self._rate else 0.8 * self._rate + 0.2 * rate
+
+
+def _worthwhile_tokens(runner: ModelRunner) -> float:
+    """A CPU takes as long for a token of a small batch as of a large one; a GPU is idle in a small one."""
+    engine = runner.engine
+    return WORTHWHILE_TOKENS if engine.pads and str(engine.facts()["device"]) == "cpu" else math.inf
 
 
 class _Watch:

@@ -1,1 +1,1 @@
-"""The service as HTTP: who is let in, what a body may be, and what answers look like."""
+"""What is around every route: who is let in, what a body may be, how long an answer is waited for, and its form."""

@@ -13,10 +13,10 @@ from starlette.requests import Request
 
 from tidemill.errors import InputError, RunFailed, TidemillError, counted
 from tidemill.serving.answering.calls import Busy, Call, Closing, Record, Told
+from tidemill.serving.answering.limits import Limits
 from tidemill.serving.answering.version import Reading
 from tidemill.serving.http.said import Refusal
-from tidemill.serving.limits import Limits
-from tidemill.serving.pipeline import ServedPipeline
+from tidemill.serving.pipelines.pipeline import ServedPipeline
 
 TIMEOUT_HEADER = "x-timeout-seconds"
 """By which a client may wait for less than the service lets it."""

@@ -10,8 +10,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
+from tidemill.serving.answering.limits import Limits
 from tidemill.serving.http.said import Refusal
-from tidemill.serving.limits import Limits
 
 ROOM_BYTES = 256 * 2**20
 """Of all bodies that are on their way at one time."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tidemill.serving.limits import Limits
+from tidemill.serving.answering.limits import Limits
 
 OWN_FILES = 256
 """That the service has open beside connections."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tidemill.serving.answering.calls import BUSY
 from tidemill.serving.http.said import Refusal
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -44,9 +45,15 @@ class Gate:
         hosts: Sequence[str],
         observe: Observe,
         is_ending: Callable[[], bool] = lambda: False,
+        seconds_until_room: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`hosts` are names by which it may be asked beside those of loopback and its own IP address."""
+        """`hosts` are names by which it may be asked beside those of loopback and its own IP address.
+
+        While `seconds_until_room` says so many, nobody is let in who would have to wait: a flood costs little, and
+        whoever asks how the service is still gets an answer.
+        """
         self._app, self._observe, self._is_ending = app, observe, is_ending
+        self._seconds_until_room = seconds_until_room
         self._token = _digest(token.encode())
         self._hosts = frozenset([*LOOPBACK, *(host.lower() for host in hosts)])
 
@@ -96,6 +103,9 @@ class Gate:
                 headers={"www-authenticate": "Bearer"},
                 code="invalid_api_key",
             )
+
+        if scope["method"] == "POST" and (seconds := self._seconds_until_room()):
+            raise Refusal(429, BUSY.format(seconds=seconds), headers={"retry-after": str(seconds)})
 
     def _is_own(self, host: str, scope: Scope) -> bool:
         """Whether a `Host` names this service: a page's own name never does, whatever address it is bound to."""

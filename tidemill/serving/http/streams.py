@@ -15,7 +15,7 @@ from tidemill.serving.answering.calls import ERROR, Call, Record
 from tidemill.serving.answering.version import Reading
 from tidemill.serving.http.answers import Answers, late, result_of
 from tidemill.serving.http.said import Refusal
-from tidemill.serving.pipeline import ServedPipeline
+from tidemill.serving.pipelines.pipeline import ServedPipeline
 
 DONE = b"data: [DONE]\n\n"
 

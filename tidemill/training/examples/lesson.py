@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 
 from tidemill.errors import ConfigError, counted
-from tidemill.training.base import BaseModel
 from tidemill.training.examples.reading import Examples, column_of, texts_of
+from tidemill.training.examples.rows import Lesson, Rows
 from tidemill.training.examples.splitting import Split, contradictions, num_duplicates, split
-from tidemill.training.file import TrainingFile
-from tidemill.training.tasks.learner import Lesson, Rows
+from tidemill.training.given.base import BaseModel
+from tidemill.training.given.file import TrainingFile
 
 FEWEST_TRAIN, FEWEST_HELD_OUT = 8, 2
 

@@ -16,7 +16,7 @@ from tidemill.formats import KEPT_PREFIX
 from tidemill.planning.columns import settle_columns
 from tidemill.reports.query import find_lake, reading
 from tidemill.sources.dataset import open_dataset
-from tidemill.training.file import Data, TrainingFile
+from tidemill.training.given.file import Data, TrainingFile
 from tidemill.values.columns import JoinedText
 
 

@@ -18,12 +18,12 @@ from transformers import (
 
 from tidemill.checkpoints.loading import silence
 from tidemill.errors import CostReached, PlaceUnusable, RunFailed, TidemillError, first_line
-from tidemill.training.file import Cost
+from tidemill.training.given.file import Cost
 from tidemill.training.loop.checkpoints import newest_whole, settle_best
-from tidemill.training.loop.telling import Telling, Told
-from tidemill.training.tasks.learner import Learner, Settings
+from tidemill.training.loop.learner import Learner, Settings
+from tidemill.training.loop.telling import Telling, Told, history_of
 
-TOLD = "told.json"
+SECONDS = "seconds"
 NUM_LOGGED = 50
 """Times in a training that its loss is looked at."""
 
@@ -65,6 +65,7 @@ def fit(
                     f"Out of memory with method.batch_size = {settings.batch_size}. Lower it, or method.max_length."
                 ) from e
             raise
+    told.history = history_of(trainer.state.log_history)
     if told.is_cost_reached:
         raise CostReached(
             f"Stopped at step {trainer.state.global_step:,} of {trainer.state.max_steps:,}: the next one would pass "
@@ -122,22 +123,20 @@ def _resumed(folder: Path, tell: Callable[[str], None]) -> str | None:
 
 
 def _told_before(folder: Path) -> Told:
-    """What a process that was killed had found out, as far as its last checkpoint."""
+    """With the seconds that processes before this one spent until their last checkpoint."""
     try:
-        facts = json.loads((folder / TOLD).read_text(encoding="utf-8"))
-        return Told(history=facts["history"], seconds_before=facts["seconds"])
-    except (OSError, ValueError, KeyError):
+        return Told(seconds_before=float((folder / SECONDS).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
         return Told()
 
 
 class _Keeping(TrainerCallback):
-    """Keeps beside the checkpoints what was told until then."""
+    """Keeps beside the checkpoints what was spent until then."""
 
     def __init__(self, folder: Path, told: Told) -> None:
-        self._path, self._told = folder / TOLD, told
+        self._path, self._told = folder / SECONDS, told
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        kept = [found for found in self._told.history if found["step"] <= state.global_step]
         written = self._path.with_suffix(".partial")
-        written.write_text(json.dumps({"history": kept, "seconds": self._told.seconds}), encoding="utf-8")
+        written.write_text(str(self._told.seconds), encoding="utf-8")
         written.replace(self._path)

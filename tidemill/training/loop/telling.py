@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from tidemill.training.file import Cost
+from tidemill.training.given.file import Cost
 
 FIRST_STEPS = 6
 """After so many steps the rest is estimated, the first one left out: what it allocates is there afterwards."""
@@ -53,7 +53,7 @@ class Telling(TrainerCallback):
         self._told.seconds = self._spent_before + now - self._started
         if len(self._steps) == FIRST_STEPS:
             self._estimate(state.max_steps - state.global_step)
-        elif now - self._last_line >= SECONDS_BETWEEN and state.global_step < state.max_steps:
+        elif len(self._steps) > FIRST_STEPS and now - self._last_line >= SECONDS_BETWEEN:
             self._last_line = now
             self._tell(self._line(state))
         if self._would_pass_cost() and state.global_step < state.max_steps:
@@ -64,12 +64,7 @@ class Telling(TrainerCallback):
         self._loss = (logs or {}).get("loss", self._loss)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
-        found = {
-            name.removeprefix("eval_"): value
-            for name, value in (metrics or {}).items()
-            if name.startswith("eval_") and not name.endswith(("runtime", "_per_second", "preparation_time"))
-        }
-        self._told.history.append({"step": state.global_step, "epoch": state.epoch, "train_loss": self._loss, **found})
+        found = _measures(metrics or {})
         shown = ", ".join(f"{name} {value:.4g}" for name, value in found.items() if isinstance(value, float))
         self._tell(f"epoch {state.epoch:.3g}, step {state.global_step:,} of {state.max_steps:,}: {shown}")
         self._last_step = self._clock()  # Evaluating is no part of the next step.
@@ -94,6 +89,20 @@ class Telling(TrainerCallback):
             return False
         next_step = max(self._steps[-5:])
         return (self._told.seconds + next_step) / 3600 * self._cost.per_hour > self._cost.max_cost
+
+
+def history_of(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What each evaluation found, of the log that checkpoints keep."""
+    evaluated = [entry for entry in log if any(name.startswith("eval_") for name in entry)]
+    return [{"step": entry["step"], "epoch": entry["epoch"], **_measures(entry)} for entry in evaluated]
+
+
+def _measures(logged: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name.removeprefix("eval_"): value
+        for name, value in logged.items()
+        if name.startswith("eval_") and not name.endswith(("runtime", "_per_second", "preparation_time"))
+    }
 
 
 def interval(seconds: list[float]) -> tuple[float, float]:

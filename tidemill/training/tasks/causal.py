@@ -12,9 +12,9 @@ import transformers
 
 from tidemill.checkpoints.files import matching, refuse_weights
 from tidemill.checkpoints.loading import opening
+from tidemill.training.examples.rows import Lesson, Rows
 from tidemill.training.loop.trainer import CarefulTrainer
 from tidemill.training.tasks.batches import IGNORED, Inputs, Padding, logits_of
-from tidemill.training.tasks.learner import Lesson, Rows
 from tidemill.training.tasks.models import merged, pad_id, with_adapters, write_checked
 
 NUM_CHECKED = 4

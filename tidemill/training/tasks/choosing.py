@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tidemill.training.tasks.learner import Learner, Lesson
+from tidemill.training.examples.rows import Lesson
+from tidemill.training.loop.learner import Learner
 
 
 def open_learner(lesson: Lesson) -> Learner:

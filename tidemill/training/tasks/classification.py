@@ -16,13 +16,13 @@ from torch import nn
 
 from tidemill.models.tasks.scores import labels_of
 from tidemill.training.examples.labels import PROBLEM_TYPES, Kind, Outputs, cleaned, kind_of, settle_outputs
-from tidemill.training.features import features_of
+from tidemill.training.examples.rows import Lesson
 from tidemill.training.loop.trainer import CarefulTrainer
 from tidemill.training.measures import classification as measuring
 from tidemill.training.measures.temperature import fitted_temperature
 from tidemill.training.tasks.batches import Padding, logits_of, stacked
+from tidemill.training.tasks.features import features_of
 from tidemill.training.tasks.heads import Head, divide, last_layer
-from tidemill.training.tasks.learner import Lesson
 from tidemill.training.tasks.models import load_model, merged, pad_id, with_adapters, write_checked
 
 NUM_CHECKED = 8

@@ -13,16 +13,16 @@ from typing import Any
 import datasets
 import numpy as np
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from sentence_transformers.evaluation import SentenceEvaluator
-from sentence_transformers.losses import CosineSimilarityLoss, MultipleNegativesRankingLoss
-from sentence_transformers.training_args import BatchSamplers
+from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
+from sentence_transformers.sentence_transformer.losses import CosineSimilarityLoss, MultipleNegativesRankingLoss
+from sentence_transformers.sentence_transformer.training_args import BatchSamplers
 
 from tidemill.checkpoints.files import matching, refuse_weights
 from tidemill.checkpoints.loading import opening
 from tidemill.errors import InvariantBroken
+from tidemill.training.examples.rows import Lesson, Rows
 from tidemill.training.loop.trainer import Careful
 from tidemill.training.measures.intervals import bootstrap, measured
-from tidemill.training.tasks.learner import Lesson, Rows
 
 NUM_CHECKED, TOLERANCE = 8, 1e-3
 MOST_RANKED = 2_000

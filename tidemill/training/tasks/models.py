@@ -15,10 +15,10 @@ from tidemill.checkpoints.files import MODEL_FILES, matching, refuse_weights
 from tidemill.checkpoints.loading import opening
 from tidemill.errors import InvariantBroken
 from tidemill.training.examples.labels import PROBLEM_TYPES, Outputs
-from tidemill.training.file import MethodSection
+from tidemill.training.examples.rows import Lesson
+from tidemill.training.given.file import MethodSection
 from tidemill.training.tasks.batches import Inputs, logits_of
 from tidemill.training.tasks.heads import last_layer
-from tidemill.training.tasks.learner import Lesson
 
 TOLERANCE = 1e-3
 """Between logits of one model, in the unit of the largest."""

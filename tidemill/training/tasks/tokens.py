@@ -15,13 +15,13 @@ import transformers
 from tidemill.checkpoints.loading import opening
 from tidemill.models.tasks.scores import labels_of
 from tidemill.training.examples.labels import settle_outputs
+from tidemill.training.examples.rows import Lesson, Rows
 from tidemill.training.examples.tags import OUTSIDE, marked, tags_of_tokens
 from tidemill.training.loop.trainer import CarefulTrainer
 from tidemill.training.measures import entities as measuring
 from tidemill.training.measures.temperature import fitted_temperature
 from tidemill.training.tasks.batches import IGNORED, Inputs, Padding, logits_of
 from tidemill.training.tasks.heads import divide, last_layer
-from tidemill.training.tasks.learner import Lesson, Rows
 from tidemill.training.tasks.models import load_model, merged, pad_id, with_adapters, write_checked
 
 NUM_CHECKED = 8

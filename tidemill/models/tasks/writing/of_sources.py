@@ -23,6 +23,7 @@ class TextToText(WritingTask):
     pipeline_tag = "text2text-generation"
     auto_class = "AutoModelForSeq2SeqLM"
     Options = SourceOptions
+    options_of_texts = frozenset({"prefix", "src_lang", "tgt_lang"})
     heads = ("ForConditionalGeneration", "MTModel", "MarianMTModel")
 
     def preparer(self, folder: str | Path, reading: Reading) -> Preparer:

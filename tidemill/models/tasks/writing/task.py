@@ -79,8 +79,13 @@ class WritingTask(ModelTask):
         grammar = Grammar.of(self.options.choices or (), self.options.json_schema)
         return None if grammar is None else AnswerSchema.of(grammar, taken=self._of_text.names)
 
-    @functools.cached_property
+    @property
     def settings(self) -> Settings:
+        trusts = self._tokenizer is not None and self._tokenizer[1]
+        return replace(self._settings, trust_remote_code=trusts)
+
+    @functools.cached_property
+    def _settings(self) -> Settings:
         return Settings.of(
             self.config.name_or_path,
             self.config,
@@ -130,9 +135,12 @@ class WritingTask(ModelTask):
 
     def open_engine(self, folder: str | Path, *, load: Load, inference: Inference) -> Engine:
         assert self._tokenizer is not None, "what ends an answer is read by a tokenizer that somebody names"
-        tokenizer, trust_remote_code = self._tokenizer
-        settings = replace(self.settings, trust_remote_code=trust_remote_code)
-        return open_writer(folder, load=load, settings=settings, inference=inference, tokenizer=tokenizer)
+        tokenizer, _ = self._tokenizer
+        return open_writer(folder, load=load, settings=self.settings, inference=inference, tokenizer=tokenizer)
+
+    def engine_beside(self, engine: Any) -> Engine:
+        beside: Engine = engine.under(self.settings)
+        return beside
 
     def num_new_tokens(self, answers: pa.Array) -> int | None:
         total: int | None = pc.sum(answers.field("num_new_tokens")).as_py()
@@ -221,7 +229,9 @@ class WritingTask(ModelTask):
     def _decode(self, ids: Sequence[int]) -> str:
         if self.is_served:
             return bytes(ids).decode(errors="replace")
-        text: str = self._decoder.decode(ids, skip_special_tokens=True)
+        # What has a form is read as it was written: a blank that is taken out makes another choice, or other JSON.
+        how = {} if self.form is None else {"clean_up_tokenization_spaces": False}
+        text: str = self._decoder.decode(ids, skip_special_tokens=True, **how)
         return text
 
     @functools.cached_property

@@ -24,6 +24,7 @@ class TextGeneration(WritingTask):
     pipeline_tag = "text-generation"
     auto_class = "AutoModelForCausalLM"
     Options = TextGenerationOptions
+    options_of_texts = frozenset({"prompt", "system_prompt", "date", "thinking"})
     reads_parts = True
     heads = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
     may_be_served = True

@@ -1,0 +1,1 @@
+"""What a training is given: its file, and the model that it begins with."""
