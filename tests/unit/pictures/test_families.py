@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.commands import tidemill
 from tests.made_tables import ENTITY, made_table
 from tests.unit.pictures.made import MARKUP, rows_of
 from tidemill.config import Pipeline
@@ -244,3 +245,21 @@ def test_a_table_of_nulls_alone_makes_a_page(tmp_path: Path, task: str, results:
 
     for texts in (False, True):
         assert "There is nothing of this kind." in page(make_report(pipeline, texts=texts))
+
+
+@pytest.mark.parametrize(
+    ("method", "absent", "told"),
+    [("pca", "sklearn", 'pip install "tidemill[report]"'), ("umap", "umap", 'pip install "tidemill[umap]"')],
+)
+def test_a_map_whose_library_is_missing_says_what_to_install(tmp_path, method, absent, told):
+    results = pa.table({"embedding": vectors_of(NUM_ROWS)})
+    pipeline = made_table(tmp_path / "lake", "sentence-similarity", KEPT, results)
+    path = tmp_path / "values.toml"
+    path.write_text(
+        f'name = "values"\n[dataset]\npath = "{tmp_path}/none"\ntext = "text"\nkey = ["id"]\n'
+        f'[model]\ntask = "sentence-similarity"\npath = "{tmp_path}/model"\n[report]\nmap = "{method}"\n'
+        f'[lake]\ncatalog = "{pipeline.lake.catalog}"\ndata = "{pipeline.lake.data}"\n'
+    )
+    done = tidemill("report", path, "-o", tmp_path / "page.html", home=tmp_path / "home", absent=[absent])
+
+    assert (done.returncode, told in done.stderr) == (2, True), done.stderr
