@@ -11,7 +11,7 @@ PINNED := $(BIN)/pip install --quiet --no-require-hashes -c constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage postgres browser soak lint lint-docker docs site constraints bench bench-full clean
+.PHONY: help setup demo test coverage postgres browser soak lint lint-docker docs pictures site constraints bench bench-full clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -77,6 +77,9 @@ lint-docker: setup  ## hadolint on the Dockerfile, and compose's own check of it
 
 docs: setup  ## the tables of docs/pipeline-file.md, from the code
 	$(BIN)/python docs/keys.py
+
+pictures: setup  ## the pictures of docs/see.md, from a real browser
+	$(BIN)/python docs/pictures.py
 
 site: setup  ## the docs as a site, in build/site; a link that leads nowhere is an error
 	$(PINNED) -e '.[docs]'

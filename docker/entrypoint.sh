@@ -4,7 +4,7 @@
 set -eu
 
 for name in PGPASSWORD PREFECT_SERVER_DATABASE_PASSWORD PREFECT_SERVER_API_AUTH_STRING PREFECT_API_AUTH_STRING \
-    AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY HF_TOKEN ${TIDEMILL_SECRETS:-}; do
+    AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY HF_TOKEN TIDEMILL_TOKEN ${TIDEMILL_SECRETS:-}; do
     eval "file=\${${name}_FILE:-}"
     [ -n "$file" ] || continue
     if [ ! -s "$file" ] || [ ! -r "$file" ]; then

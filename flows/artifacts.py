@@ -50,6 +50,9 @@ class Artifacts:
             self.progress(100.0)
         self.facts(_facts(self._pipeline, result))
 
+    def report(self, markdown: str) -> None:
+        self._create("report", "markdown", markdown, "The report's main pictures, and where the whole page is.")
+
     def facts(self, facts: dict[str, Any]) -> None:
         rows = [f"| {name.replace('_', ' ')} | {_shown(value)} |" for name, value in facts.items()]
         self._create("result", "markdown", "\n".join(["| | |", "|---|---|", *rows]), "What the run did.")

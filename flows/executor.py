@@ -14,7 +14,7 @@ from tidemill.flows.stopping import tell_when_stopping
 from tidemill.progress import Progress
 from tidemill.running import stages
 from tidemill.running.executor import Call
-from tidemill.running.workspace import Workspace
+from tidemill.running.stages.workspace import Workspace
 from tidemill.tasks import cut, infer, ingest, materialize, tokenize
 from tidemill.tasks.settings import with_retries
 

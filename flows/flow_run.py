@@ -26,6 +26,7 @@ from tidemill.flows.due import name_scheduled
 from tidemill.flows.failures import failed, in_one_line, record_failure, record_unread, tell_errors_plainly
 from tidemill.flows.names import pipeline_resource
 from tidemill.flows.progress import Logged, Shown
+from tidemill.flows.report import leave_report
 from tidemill.flows.stopping import stopping_gently
 from tidemill.flows.webhooks import with_webhook
 from tidemill.lake import Lake, catalog_exists
@@ -34,6 +35,7 @@ from tidemill.masking import message_of
 from tidemill.pipeline_file import overridden
 from tidemill.progress import Progress
 from tidemill.reports.alerts import Kind, alert, recovery, staleness
+from tidemill.reports.changes import what_changed
 from tidemill.running.recording import RunResult
 from tidemill.running.run import Run
 
@@ -146,6 +148,8 @@ def carry_out(
         artifacts.result(result)
         if result.state == "done":
             _emit_finished(pipeline, result)
+            if around.deployed and kind == "run":
+                leave_report(pipeline, artifacts, logger)
             if afterwards is not None:
                 afterwards(around)
     except Exception as e:  # noqa: BLE001 — whatever it is, the flow run ends by it.
@@ -242,17 +246,16 @@ class Teller:
 
     def _ended(self, result: RunResult) -> None:
         facts = {"run_id": result.run_id, "rows": result.num_rows, "shards": result.num_shards}
+        changed = self._changed(result)
         if result.state == "failed":
-            self._failed(
-                result.notes[0] if result.notes else f"Failed: {counted(len(result.failures), 'file')}.", **facts
-            )
+            why = result.notes[0] if result.notes else f"Failed: {counted(len(result.failures), 'file')}."
+            self._failed(_joined(why, changed), **facts)
         elif message := result.stopped_at_cost:
-            self._send("max_cost", f"{self._pipeline.name}: {message}", **facts)
-        elif result.state == "done" and self._failed_before():
-            with Lake(self._pipeline.lake, read_only=True) as lake:
-                recovered = recovery(lake.cursor(), self._pipeline, result.num_rows)
-            if recovered:
-                self._send("recovered", recovered, **facts)
+            self._send("max_cost", _joined(f"{self._pipeline.name}: {message}", changed), **facts)
+        elif result.state == "done" and (recovered := self._recovered(result)):
+            self._send("recovered", _joined(recovered, changed), **facts)
+        elif changed:
+            self._send("changed", f"{self._pipeline.name}: {changed}", **facts)
 
     def _failed(self, message: str, **facts: Any) -> None:
         self._send("failed", f"{self._pipeline.name} failed: {message}", **facts)
@@ -264,6 +267,19 @@ class Teller:
             return None
         with Lake(self._pipeline.lake, read_only=True) as lake:
             return staleness(lake.cursor(), self._pipeline)
+
+    def _recovered(self, result: RunResult) -> str | None:
+        if not self._failed_before():
+            return None
+        with Lake(self._pipeline.lake, read_only=True) as lake:
+            return recovery(lake.cursor(), self._pipeline, result.num_rows)
+
+    def _changed(self, result: RunResult) -> str | None:
+        """What the rows that this run committed changed, where somebody is told of it."""
+        if self._pipeline.alerts.webhook is None or not result.num_rows or result.kind != "run":
+            return None
+        with Lake(self._pipeline.lake, read_only=True, scans=True) as lake:
+            return what_changed(lake.cursor(), self._pipeline.name, result.revision)
 
     def _failed_before(self) -> bool:
         """Whether the flow run of this deployment that ended last did not end well."""
@@ -279,3 +295,7 @@ class Teller:
     def _send(self, kind: Kind, text: str, **facts: Any) -> None:
         if wrong := alert(with_webhook(self._pipeline), kind, text, flow_run_id=str(self._flow_run.id), **facts):
             self._logger.warning(wrong)
+
+
+def _joined(*sentences: str | None) -> str:
+    return " ".join(filter(None, sentences))

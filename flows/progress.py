@@ -53,6 +53,9 @@ class Shown:
     def worked(self, label: str, stage: str, *, done: int, total: int, rows: int) -> None:
         self._inner.worked(label, stage, done=done, total=total, rows=rows)
 
+    def wrote(self, tokens: int) -> None:
+        self._inner.wrote(tokens)
+
     def planned(self, expected: Expected) -> None:
         self._inner.planned(expected)
         self._rows_expected = expected.num_rows

@@ -6,7 +6,7 @@ from prefect import task
 
 from tidemill.running import stages
 from tidemill.running.stages import Predicted, Tokenized
-from tidemill.running.workspace import Workspace
+from tidemill.running.stages.workspace import Workspace
 from tidemill.tasks.settings import TASK
 
 

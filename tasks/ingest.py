@@ -7,7 +7,7 @@ from prefect import task
 from tidemill.lake.requests import Request
 from tidemill.running import stages
 from tidemill.running.stages import Ingested
-from tidemill.running.workspace import Workspace
+from tidemill.running.stages.workspace import Workspace
 from tidemill.tasks.settings import TASK
 
 

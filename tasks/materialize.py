@@ -7,7 +7,7 @@ from prefect import task
 from tidemill.results.commit import Outcome
 from tidemill.running import stages
 from tidemill.running.stages import Held, Predicted
-from tidemill.running.workspace import Workspace
+from tidemill.running.stages.workspace import Workspace
 from tidemill.shards import Shard
 from tidemill.tasks.settings import TASK
 

@@ -35,7 +35,7 @@ def write_toml(folder: Path, dataset: str, *, name: str = "reviews", extra: str 
 def environment(home: Path, *, hub: str | None = None, **extra: str) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PREFECT_"))}
     own = {"TIDEMILL_HOME": str(home), "HF_HOME": str(home / "hf"), "PYTHONPATH": str(ROOT)}
-    own |= {"HF_ENDPOINT": hub} if hub else {"HF_HUB_OFFLINE": "1"}
+    own |= {"HF_ENDPOINT": hub, "HF_HUB_DISABLE_XET": "1"} if hub else {"HF_HUB_OFFLINE": "1"}
     return {**inherited, **own, **extra}
 
 
@@ -74,7 +74,8 @@ def tidemill(
     Those of other commands were imported with the tests' Hub and its cache.
     """
     words, where, own = list(map(str, args)), cwd or home.parent, environment(home, hub=hub, **extra)
-    if hub not in (None, os.environ["HF_ENDPOINT"]) or any(name.startswith(READ_AT_IMPORT) for name in extra):
+    at_import = [name for name in extra if name.startswith(READ_AT_IMPORT) and name != "HF_TOKEN"]
+    if hub not in (None, os.environ["HF_ENDPOINT"]) or at_import:
         return subprocess.run(
             [*TIDEMILL, *words],
             env=own,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -17,11 +18,15 @@ from tests.hub.server import Faults, HubServer
 if TYPE_CHECKING:
     from tests.s3 import Bucket, S3Server
 
+pytest_plugins = ["tests.costs"]
+
 # huggingface_hub reads its environment when it is imported, so the Hub is there before any test is collected.
 SERVER = HubServer()
 for name in [name for name in os.environ if name.startswith("HF_")]:
     del os.environ[name]
 os.environ["HF_ENDPOINT"] = SERVER.url
+# With Xet, huggingface_hub sends large files by a protocol that no small server speaks.
+os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="tidemill-tests-")
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 # Several test processes share the cores: threads that spin while they wait would take them from each other.
@@ -29,6 +34,13 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 # Examples may take any time: others may keep all cores busy.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _modules_are_no_garbage() -> None:
+    """A million objects of imported modules take half a second to look through, and each model opened has it done."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -22,10 +22,16 @@ T = TypeVar("T")
 
 
 def modules_without_prefect() -> list[str]:
-    """Every module of the engine and of the commands that do not ask a Prefect server."""
+    """Every module of the engine and of the commands that neither ask a Prefect server nor open Gradio."""
     names = [module.name for module in pkgutil.walk_packages(tidemill.__path__, "tidemill.") if not module.ispkg]
-    asking = ("tidemill.flows.", "tidemill.tasks.", "tidemill.cli.backfill", "tidemill.cli.operate")
-    return [name for name in names if not name.startswith(asking)]
+    elsewhere = (
+        "tidemill.flows.",
+        "tidemill.tasks.",
+        "tidemill.cli.backfill",
+        "tidemill.cli.operate",
+        "tidemill.app.tabs",
+    )
+    return [name for name in names if not name.startswith(elsewhere)]
 
 
 _context = multiprocessing.get_context("forkserver")
@@ -42,6 +48,7 @@ _context.set_forkserver_preload(
         "transformers.models.bert.modeling_bert",
         "tests.pipelines",
         *modules_without_prefect(),
+        "tests.frozen",
     ]
 )
 
@@ -57,6 +64,10 @@ class Process:
         self._answers = _context.SimpleQueue()
         self._process = _context.Process(target=_call, args=(self._answers, call, args), daemon=True)
         self._process.start()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
 
     def kill(self) -> bool:
         """SIGKILL; whether the process was still running."""

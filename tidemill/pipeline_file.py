@@ -22,7 +22,10 @@ from tidemill.masking import shown_override
 from tidemill.places import default_catalog, default_data, placed, placed_source, settled_catalog
 
 SECTIONS = frozenset(
-    ["name", "dataset", "tokenizer", "model", "inference", "schedule", "alerts", "lake", "store", "limits", "cost"]
+    [
+        *("name", "dataset", "tokenizer", "model", "inference", "schedule", "alerts", "lake", "store", "report"),
+        *("limits", "cost"),
+    ]
 )
 Overrides = Sequence[str] | Mapping[str, object]
 """`key.path=value`, its value as in TOML or a bare string; or values by `key.path`."""
@@ -33,6 +36,7 @@ PATHS: dict[str, Callable[[str, Path], str]] = {
     "lake.catalog": lambda catalog, folder: _placed_catalog(catalog, folder),
     "lake.data": lambda path, folder: path if "://" in path else placed(path, folder),
     "store.path": lambda path, folder: path if "://" in path else placed(path, folder),
+    "report.path": lambda path, folder: path if "://" in path else placed(path, folder),
     # Of a training file, which is read by the same rules.
     "data.path": lambda path, folder: placed_source(path, folder, of="dataset"),
     "base.path": lambda path, folder: placed_source(path, folder, of="model"),

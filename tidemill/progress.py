@@ -35,6 +35,9 @@ class Progress(Protocol):
         are longest first, so that rows would tell too little at first, and too much at the end.
         """
 
+    def wrote(self, tokens: int) -> None:
+        """A model that writes has written so many tokens; told after every batch."""
+
     def committed(self, path: str, *, shards: int, rows: int, tokens: int, quarantined: int) -> None:
         """Shards' rows are visible."""
 
@@ -61,6 +64,9 @@ class Quiet:
         return
 
     def worked(self, label: str, stage: str, *, done: int, total: int, rows: int) -> None:
+        return
+
+    def wrote(self, tokens: int) -> None:
         return
 
     def committed(self, path: str, *, shards: int, rows: int, tokens: int, quarantined: int) -> None:
@@ -90,3 +96,6 @@ class StageProgress:
 
     def worked(self, done: int, total: int) -> None:
         self.progress.worked(self.label, self.stage, done=done, total=total, rows=self.rows)
+
+    def wrote(self, tokens: int) -> None:
+        self.progress.wrote(tokens)

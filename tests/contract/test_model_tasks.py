@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -24,6 +25,11 @@ from tidemill.inference.runner import ModelRunner
 from tidemill.models.tasks import MODEL_TASKS, find_task
 
 TEXTS = [*reviews(30), "", "a", "naïve café 電影 😀", "the film " * 300]
+
+
+@functools.cache
+def answers_of(task, folder, **options):
+    return ask_pipeline(task, folder, TEXTS, **options)
 
 
 def ask_pipeline(task, folder, texts, **options):
@@ -55,7 +61,7 @@ def test_every_model_task_has_checkpoints_in_this_suite():
 @pytest.mark.parametrize("engine", ["torch", "auto"])
 def test_labels_and_scores_are_those_of_the_pipeline(checkpoint, engine):
     task, folder = checkpoint
-    answers = ask_pipeline(task, folder, TEXTS)
+    answers = answers_of(task, folder)
 
     ours = ask_tidemill(task, folder, TEXTS, engine=engine)
 
@@ -65,7 +71,7 @@ def test_labels_and_scores_are_those_of_the_pipeline(checkpoint, engine):
 
 def test_all_scores_are_those_of_the_pipeline(checkpoint):
     task, folder = checkpoint
-    answers = ask_pipeline(task, folder, TEXTS, top_k=None)
+    answers = answers_of(task, folder, top_k=None)
 
     ours = ask_tidemill(task, folder, TEXTS, all_scores=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -321,11 +320,13 @@ def written(pipeline: Pipeline) -> list[Path]:
 def watch(pipeline: Pipeline, stop: Path) -> list[list[int]]:
     """The sorted numbers of rows a shard, as a reader saw them until `stop` was there."""
     seen: set[tuple[int, ...]] = set()
-    while not stop.exists():
-        with Lake(pipeline.lake, read_only=True) as lake:
-            rows = lake.cursor().execute("SELECT count(*) FROM reviews GROUP BY shard_id ORDER BY ALL").fetchall()
+
+    def look() -> bool:
+        rows = query(pipeline.lake, "SELECT count(*) FROM reviews GROUP BY shard_id ORDER BY ALL")
         seen.add(tuple(count for (count,) in rows))
-        time.sleep(0.1)
+        return stop.exists()
+
+    wait_until(look)
     return [list(counts) for counts in seen]
 
 

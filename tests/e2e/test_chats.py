@@ -73,6 +73,23 @@ def test_chats_are_answered_and_what_is_none_is_quarantined(tmp_path, model):
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.parametrize("has_template", [True, False])
+def test_a_column_of_texts_that_holds_chats_in_a_later_file_is_answered_row_by_row(tmp_path, model, has_template):
+    if not has_template:
+        (model / "chat_template.jinja").unlink()
+    pipeline = chats(tmp_path, model)
+    pipeline = pipeline.model_copy(update={"limits": pipeline.limits.model_copy(update={"max_quarantine": 1.0})})
+    texts = {"id": [90, 91], "messages": ["one two", "three"]}
+    write_parquet(tmp_path / "data" / "0.parquet", pa.table(texts))
+
+    assert run(pipeline).state == "done"
+
+    assert {row["id"] for row in table_of(pipeline).values()} == {90, 91, *([0, 1, 2] if has_template else [])}
+    reasons = [reason for (reason,) in query(pipeline.lake, "SELECT reason FROM _quarantine ORDER BY row_number")]
+    assert [("chat template" in reason) for reason in reasons] == ([False] if has_template else [True] * 3 + [False])
+    assert problems_of(pipeline) == []
+
+
 @pytest.mark.parametrize(("template", "says"), [("", "need a chat template"), (DATED, r"Set model\.options\.date")])
 def test_a_model_that_cannot_take_chats_is_refused_before_anything_is_written(tmp_path, model, template, says):
     write_chat(model, "chatml", template=template)

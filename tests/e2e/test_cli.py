@@ -173,8 +173,8 @@ def wait_for_line(running: subprocess.Popen[str], start: str) -> None:
 
 
 def test_ctrl_c_stops_a_run_and_the_next_one_goes_on(tmp_path):
-    for i in range(12):
-        write_parquet(tmp_path / "data" / f"{i:02}.parquet", reviews(40 * i, 40))
+    for i in range(4):
+        write_parquet(tmp_path / "data" / f"{i:02}.parquet", reviews(40 * i, 20))
     pipeline, home = write_toml(tmp_path, f"{tmp_path}/data/*", extra=ONE_BY_ONE), tmp_path / "home"
     running = start_run(pipeline, home, PYTHONPATH=held_after(1, tmp_path / "held"))
     wait_for_line(running, "shard 1/")
@@ -184,9 +184,9 @@ def test_ctrl_c_stops_a_run_and_the_next_one_goes_on(tmp_path):
     assert "goes on from there" in out + err
     assert "Traceback" not in err
     committed = answer("status", pipeline, home=home)
-    assert 0 < committed["shards"]["done"] < 12
+    assert 0 < committed["shards"]["done"] < 4
     assert committed["runs"][0]["state"] == "stopped"
-    assert answer("run", pipeline, "--direct", home=home)["num_shards"] == 12 - committed["shards"]["done"]
+    assert answer("run", pipeline, "--direct", home=home)["num_shards"] == 4 - committed["shards"]["done"]
 
 
 def test_help_imports_nothing_heavy():
@@ -219,7 +219,7 @@ def test_the_engine_runs_where_prefect_is_not_installed(tmp_path):
 
 
 def test_a_killed_run_is_completed_by_the_command_line(tmp_path):
-    for i in range(8):
+    for i in range(4):
         write_parquet(tmp_path / "data" / f"{i:02}.parquet", reviews(40 * i, 20))
     pipeline, home = write_toml(tmp_path, f"{tmp_path}/data/*", extra=ONE_BY_ONE), tmp_path / "home"
     running = start_run(pipeline, home, PYTHONPATH=held_after(2, tmp_path / "held"))
@@ -227,5 +227,5 @@ def test_a_killed_run_is_completed_by_the_command_line(tmp_path):
     running.kill()
     running.communicate()
     assert answer("run", pipeline, "--direct", home=home)["state"] == "done"
-    assert answer("sql", pipeline, "SELECT count(*) AS n FROM reviews", home=home) == [{"n": 160}]
+    assert answer("sql", pipeline, "SELECT count(*) AS n FROM reviews", home=home) == [{"n": 80}]
     assert tidemill("verify", pipeline, home=home).returncode == 0

@@ -10,16 +10,23 @@ import pytest
 
 from tests.earlier import ARCHIVES, expected, pipeline_over, quarantined, rows_of, unpack
 from tests.pipelines import problems_of, reviews, run, write_parquet
+from tests.prepared import Prepared
 from tidemill.planning.plan import make_plan
 from tidemill.results.migration.layouts import migrate
 
 
-@pytest.fixture(params=ARCHIVES, ids=[archive.name.partition(".")[0] for archive in ARCHIVES])
-def left(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module", params=ARCHIVES, ids=[archive.name.partition(".")[0] for archive in ARCHIVES])
+def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    folder = tmp_path_factory.mktemp("left")
+    unpack(request.param, folder)
+    migrate(pipeline_over(folder, folder, "reviews").lake)
+    return Prepared(folder)
+
+
+@pytest.fixture
+def left(migrated: Prepared) -> Path:
     """The folder into which it was unpacked, which is not where it was made."""
-    unpack(request.param, tmp_path)
-    migrate(pipeline_over(tmp_path, tmp_path, "reviews").lake)
-    return tmp_path
+    return migrated.put_back()
 
 
 def test_a_run_computes_nothing_and_the_rows_are_the_same(left):

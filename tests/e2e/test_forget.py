@@ -18,6 +18,7 @@ import pytest
 from tests.commands import answer, tidemill, write_toml
 from tests.holding import Transaction
 from tests.pipelines import make_pipeline, problems_of, quarantine_of, query, reviews, run, table_of, write_parquet
+from tests.prepared import Prepared
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, LakeLocked
 from tidemill.lake import Lake
@@ -52,10 +53,27 @@ def make_lake(tmp_path: Path, **lake: str) -> Pipeline:
     return made
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Prepared, Pipeline]:
+    folder = tmp_path_factory.mktemp("made")
+    made = make_lake(folder)
+    return Prepared(folder), made
+
+
+@pytest.fixture
+def made(prepared: tuple[Prepared, Pipeline]) -> Pipeline:
+    """A person is in its lake, whose catalog is SQLite's."""
+    lake, pipeline = prepared
+    lake.put_back()
+    return pipeline
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def pipeline(tmp_path: Path, request: pytest.FixtureRequest) -> Pipeline:
-    is_postgres = request.param == "postgres"
-    return make_lake(tmp_path, **({"catalog": request.getfixturevalue("postgres_catalog")} if is_postgres else {}))
+    if request.param == "postgres":
+        return make_lake(tmp_path, catalog=request.getfixturevalue("postgres_catalog"))
+    found: Pipeline = request.getfixturevalue("made")
+    return found
 
 
 def add_version(pipeline: Pipeline, version: str = "0badcafe") -> None:
@@ -139,15 +157,14 @@ def test_a_forgotten_person_is_nowhere(pipeline):
     ]
 
 
-def test_a_clock_that_is_behind_leaves_nothing(tmp_path, monkeypatch):
+def test_a_clock_that_is_behind_leaves_nothing(made, monkeypatch):
     """Every file was written later than it is now. Only one that is being written now is not reached, and told."""
-    made = make_lake(tmp_path)
     leave_behind(made)
     later = time.time() + 10 * DAY_SECONDS
     for folder in (made.lake.data, made.store.path):
         for path in Path(folder).rglob("*.*"):
             os.utime(path, (later, later))
-    assert len(forget(made, CONDITION).unreached) == 4
+    assert len(forget(made, CONDITION).unreached) == 5
     assert places_of(made, PERSON) == set()
 
     monkeypatch.setattr(forgetting, "UNPUBLISHED_SECONDS", DAY_SECONDS)
@@ -246,9 +263,9 @@ def test_a_key_that_another_row_has_is_not_forgotten_with_it(tmp_path):
     assert len(table_of(pipeline)) == 35
 
 
-def test_rows_that_left_the_table_are_erased_from_the_past(tmp_path):
-    pipeline = make_lake(tmp_path)
-    write_parquet(tmp_path / "data" / "a.parquet", reviews(0, 60))
+def test_rows_that_left_the_table_are_erased_from_the_past(made):
+    pipeline = made
+    write_parquet(Path(pipeline.dataset.path).parent / "a.parquet", reviews(0, 60))
     run(pipeline)
     collect_garbage(pipeline, dry_run=False)
     assert places_of(pipeline, PERSON)

@@ -12,10 +12,12 @@ import pytest
 from tests.commands import answer, tidemill, write_toml
 from tests.holding import Transaction
 from tests.pipelines import make_pipeline, problems_of, query, reviews, run, table_of, write_parquet
+from tests.prepared import Prepared
 from tidemill.config import Pipeline
 from tidemill.lake import Lake
 from tidemill.lake.ducklake.connection import CATALOG
 from tidemill.results.retirement import remove_shards
+from tidemill.storage.conversions import conversion_folder, keep_conversion
 from tidemill.upkeep.housekeeping import DAY_SECONDS, collect_garbage, has_done_something
 
 ORPHAN = "ducklake-00000000-0000-7000-8000-000000000000.parquet"
@@ -29,6 +31,20 @@ def make_lake(tmp_path: Path, **lake: Any) -> Pipeline:
     run(pipeline)
     write_parquet(tmp_path / "data" / "part-3.parquet", reviews(400, 70))
     run(pipeline)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Prepared, Pipeline]:
+    folder = tmp_path_factory.mktemp("made")
+    pipeline = make_lake(folder)
+    return Prepared(folder), pipeline
+
+
+@pytest.fixture
+def made(prepared: tuple[Prepared, Pipeline]) -> Pipeline:
+    lake, pipeline = prepared
+    lake.put_back()
     return pipeline
 
 
@@ -55,8 +71,10 @@ def count_of(pipeline: Pipeline, table: str) -> int:
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_an_open_insert_and_an_open_reader_are_left_alone(kind, tmp_path, request):
-    catalog = {"catalog": request.getfixturevalue("postgres_catalog")} if kind == "postgres" else {}
-    pipeline = make_lake(tmp_path, **catalog)
+    if kind == "postgres":
+        pipeline = make_lake(tmp_path, catalog=request.getfixturevalue("postgres_catalog"))
+    else:
+        pipeline = request.getfixturevalue("made")
     table = query(pipeline.lake, "SELECT 'reviews__' || promoted_version FROM _pipelines")[0][0]
     assert collect_garbage(pipeline, dry_run=False)["merged_files"] == {table: 4}
     written = next(Path(pipeline.lake.data).rglob("ducklake-*.parquet"))
@@ -86,14 +104,14 @@ def test_an_open_insert_and_an_open_reader_are_left_alone(kind, tmp_path, reques
     assert run(pipeline).num_shards == 0
 
 
-def test_what_nobody_needs_is_named_first_and_then_removed(tmp_path):
+def test_what_nobody_needs_is_named_first_and_then_removed(made):
     """A listing of a revision that left no row, an abandoned rewrite, and store files; not those of an open request."""
-    pipeline = make_lake(tmp_path)
+    pipeline = made
     [(version, kept, shard)] = query(
         pipeline.lake, "SELECT version, kept, shard_id FROM _ledger WHERE path = 'part-0.parquet'"
     )
     table = f"reviews__{version}"
-    write_parquet(tmp_path / "data" / "part-3.parquet", reviews(600, 30))
+    write_parquet(Path(pipeline.dataset.path).parent / "part-3.parquet", reviews(600, 30))
     run(pipeline)
     with Lake(pipeline.lake) as lake:
         lake.write(lambda cursor: cursor.execute(f"CREATE TABLE {table}__{kept} AS FROM {table}"), message="rewrite")
@@ -101,6 +119,8 @@ def test_what_nobody_needs_is_named_first_and_then_removed(tmp_path):
     let_days_pass(pipeline, 2)
     with Lake(pipeline.lake) as lake:
         lake.write(lambda cursor: cursor.execute(f"CREATE TABLE {table}__0badcafe AS FROM {table}"), message="rewrite")
+    keep_conversion("unused", lambda folder: folder.mkdir())
+    os.utime(conversion_folder("unused"), (0, 0))
     before, files, listed = table_of(pipeline), parquet_files(pipeline), count_of(pipeline, "_files")
 
     looked = collect_garbage(pipeline, dry_run=True)
@@ -111,6 +131,7 @@ def test_what_nobody_needs_is_named_first_and_then_removed(tmp_path):
     assert looked["abandoned_tables"] == [f"{table}__{kept}"]
     assert looked["left_over_rows"] == {"_shards": 1, "_files": 1, "_revisions": 1}
     assert looked["store_files"] == 10
+    assert (looked["conversions"], conversion_folder("unused").exists()) == (1, False)
     assert {**looked, "dry_run": False, "seconds": 0} == {**done, "seconds": 0}
     assert not has_done_something(again)
     assert {path.parent.name for path in Path(pipeline.store.path).rglob("*.arrow")} == {"rows", "tokens"}
@@ -118,9 +139,9 @@ def test_what_nobody_needs_is_named_first_and_then_removed(tmp_path):
     assert (run(pipeline).num_shards, len(table_of(pipeline)), problems_of(pipeline)) == (1, 210, [])
 
 
-def test_files_in_a_folder_that_two_lakes_share_are_no_orphans(tmp_path):
-    pipeline = make_lake(tmp_path)
-    other = make_pipeline(tmp_path / "other", f"{tmp_path}/data/*", lake={"data": pipeline.lake.data})
+def test_files_in_a_folder_that_two_lakes_share_are_no_orphans(made, tmp_path):
+    pipeline = made
+    other = make_pipeline(tmp_path / "other", pipeline.dataset.path, lake={"data": pipeline.lake.data})
     run(other)
     let_days_pass(pipeline, 3)
 

@@ -31,7 +31,7 @@ from tidemill.planning.backfill_plan import Selection, plan_backfill, request_ba
 from tidemill.running import stages
 from tidemill.running.executor import Call, Future, ThreadExecutor
 from tidemill.running.stage_run import StageRun
-from tidemill.running.workspace import Workspace
+from tidemill.running.stages.workspace import Workspace
 
 NUM_ROWS = 12
 

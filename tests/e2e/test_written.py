@@ -5,24 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from tests.pipelines import make_pipeline, problems_of, query, reviews, run, table_of, write_parquet
-from tests.toy_tasks import REFUSED, toys
+from tests.toy_tasks import REFUSED, ToyWriter, toys
 from tidemill.cli import render
+from tidemill.cli.backfill import show_plan
 from tidemill.cli.comparison import comparison
 from tidemill.config import Pipeline
-from tidemill.errors import CostReached
-from tidemill.inference import runner
+from tidemill.errors import ConfigError, CostReached
+from tidemill.inference import opening, runner
 from tidemill.inference.written import keep_written
 from tidemill.lake import Lake
+from tidemill.models.tasks import MODEL_TASKS
 from tidemill.planning.backfill_plan import Selection, plan_backfill, request_backfill
 from tidemill.planning.cost_limit import CostLimit
 from tidemill.planning.plan import make_plan
 from tidemill.reports.compare import compare_versions
 from tidemill.reports.status import pipeline_status
-from tidemill.running import stages
 from tidemill.running.backfill_run import BackfillRun
+from tidemill.running.stages import predicting
 from tidemill.storage.store import Store
 from tidemill.upkeep.forget import forget
 
@@ -111,6 +115,47 @@ def test_ids_outlive_the_commit_and_are_decoded_without_the_model(folder):
     assert written_files(folder) == set()
 
 
+class LouderWriter(ToyWriter):
+    """As a later release might make texts of the same ids."""
+
+    def rows(self, answers: pa.ListArray, prepared: pa.Table) -> tuple[pa.Table, pa.StringArray]:
+        table, reason = super().rows(answers, prepared)
+        return table.set_column(0, "text", pc.utf8_upper(table["text"])), reason
+
+
+def test_texts_are_made_again_of_what_was_written_and_the_model_writes_only_what_is_gone(folder, monkeypatch):
+    pipeline = writer(folder)
+    run(pipeline)
+    before = table_of(pipeline)
+    monkeypatch.setitem(MODEL_TASKS, "toy-writer", LouderWriter)
+    monkeypatch.setattr(opening, "_loaded", {})
+    (gone, *_) = sorted(Path(folder, "store", "written").iterdir())
+    gone.unlink()
+    selection = Selection(decode_again=True)
+    with Lake(pipeline.lake) as lake:
+        plan = plan_backfill(pipeline, lake, selection)
+        backfill_id = request_backfill(lake, plan)
+    assert "make texts again of what was written: 3 shards" in show_plan(plan.to_json())
+
+    made = BackfillRun(pipeline, backfill_id).execute()
+
+    assert (made.state, made.num_rows, made.num_unchanged) == ("done", 3 * NUM_ROWS, 2 * NUM_ROWS)
+    assert query(pipeline.lake, COUNTS)[0][1] == 1
+    texts = {place: row["text"] for place, row in table_of(pipeline).items()}
+    assert texts == {place: row["text"].upper() for place, row in before.items()}
+    assert problems_of(pipeline) == []
+
+
+def test_texts_are_made_again_only_of_a_model_that_writes_and_of_rows_that_have_answers(folder):
+    pipeline, other = writer(folder), make_pipeline(folder / "labels", f"{folder}/data/*")
+    for each in (pipeline, other):
+        run(each)
+    with Lake(other.lake) as lake, pytest.raises(ConfigError, match=r"--decode-again.*writes none\. Leave it out"):
+        plan_backfill(other, lake, Selection(decode_again=True))
+    with Lake(pipeline.lake) as lake, pytest.raises(ConfigError, match="one of --decode-again and --quarantined"):
+        plan_backfill(pipeline, lake, Selection(decode_again=True, quarantined=True))
+
+
 def test_rows_that_were_refused_are_computed_again_alone_and_the_others_keep_their_ids(folder, monkeypatch):
     pipeline = writer(folder, limits={"max_quarantine": 1.0})
     monkeypatch.setenv(REFUSED, "the")
@@ -152,6 +197,19 @@ def test_a_run_that_reaches_its_cost_in_mid_shard_goes_on_where_it_was(folder, m
     assert problems_of(pipeline) == []
 
 
+def test_what_is_computed_is_shown_though_a_run_with_other_options_was_stopped_before_it_had_a_row(folder, monkeypatch):
+    def reach(limit: CostLimit) -> None:
+        raise CostReached("no more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CostLimit, "check_spent", reach)
+        assert run(writer(folder), max_cost=1000.0).num_shards == 0
+    other = writer(folder, model={"options": {"word": "other"}})
+    assert run(other).num_rows == 3 * NUM_ROWS
+    shown = query(other.lake, "SELECT count(*), bool_and(text LIKE 'other%') FROM reviews")
+    assert shown == [(3 * NUM_ROWS, True)]
+
+
 def test_what_is_written_is_kept_while_it_is_written(folder, monkeypatch):
     monkeypatch.setattr(runner, "KEPT_SECONDS", 0.0)
     kept: list[bool] = []
@@ -160,7 +218,7 @@ def test_what_is_written_is_kept_while_it_is_written(folder, monkeypatch):
         kept.append(rows is not None)
         keep_written(*args, rows=rows)
 
-    monkeypatch.setattr(stages, "keep_written", keep)
+    monkeypatch.setattr(predicting, "keep_written", keep)
     run(writer(folder, **ROW_BY_ROW))
     assert kept.count(True) > kept.count(False) == 3
 

@@ -17,7 +17,7 @@ from tidemill.lake.pipelines import Target
 from tidemill.planning.columns import kept_fingerprint
 from tidemill.results.adoption import adopt
 from tidemill.running.run import Run, adoption_of
-from tidemill.running.workspace import predictions_file
+from tidemill.running.stages.workspace import predictions_file
 from tidemill.storage.store import Store
 
 SEED = 7

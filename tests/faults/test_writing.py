@@ -28,6 +28,7 @@ from tests.versions import compute_version
 from tidemill.cli.comparison import comparison
 from tidemill.config import Pipeline
 from tidemill.lake import Lake
+from tidemill.planning.backfill_plan import Selection, plan_backfill
 from tidemill.reports.compare import compare_versions
 from tidemill.results.promotion import promote
 
@@ -129,6 +130,16 @@ def test_a_row_without_a_prompt_is_in_quarantine_alone_and_computed_once_it_has_
     assert (result.num_quarantined, result.num_unchanged) == (0, NUM_ROWS - 1)
     assert quarantine_of(pipeline) == {}
     assert problems_of(pipeline) == []
+
+
+def test_tokens_that_were_counted_under_another_prompt_are_not_taken_for_this_one_s(folder):
+    same = writer(folder, max_new_tokens=NUM_NEW - 1)
+    longer = writer(folder, prompt="the king of the house of the king of the house, {text}")
+    with Lake(same.lake, read_only=True) as lake:
+        counted = query(same.lake, "SELECT sum(num_tokens)::BIGINT FROM _ledger")[0][0]
+        tokens = [plan_backfill(each, lake, Selection()).estimate.num_tokens for each in (same, longer)]
+    assert tokens[0] == counted
+    assert tokens[1] != counted
 
 
 def test_another_prompt_is_another_version_and_both_are_shown_side_by_side(folder):

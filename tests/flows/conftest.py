@@ -31,9 +31,12 @@ from tidemill.flows.password import read_password
 from tidemill.running.run import RunResult
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prefect_home() -> Iterator[Path]:
-    """The folder of a stack as `tidemill up` starts it: a server, and a worker for the pool `tidemill`."""
+    """The folder of a stack as `tidemill up` starts it: a server, and a worker for the pool `tidemill`.
+
+    It ends with the tests of flows: a server that nobody asks computes, too.
+    """
     with tempfile.TemporaryDirectory(prefix="tidemill-stack-") as folder:
         started = stack.start(Path(folder), port=free_port(), pools=["tidemill"], flow_runs=3)
         try:
@@ -43,7 +46,7 @@ def prefect_home() -> Iterator[Path]:
             assert stack.processes(started.stack_id) == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prefect_settings(prefect_home: Path) -> dict[Setting, str]:
     """What clients of that server need."""
     started = stack.running(prefect_home)
@@ -57,7 +60,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(prefect_settings: dict[Setting, str]) -> tuple[str, str]:
     """The address at which a browser opens it, and its password."""
     return prefect_settings[PREFECT_API_URL].removesuffix("/api"), prefect_settings[PREFECT_API_AUTH_STRING]

@@ -75,7 +75,10 @@ def num_committed(pipeline: Pipeline) -> int:
 
 
 def test_a_schedule_makes_flow_runs_that_complete_and_show_what_they_did(deployed: Deployed, tmp_path):
-    pipeline = small(tmp_path, "scheduled", schedule={"cron": "0 2 * * *"}, cost={"per_hour": 1.0})
+    page = tmp_path / "page" / "report.html"
+    page.parent.mkdir()
+    own: dict[str, Any] = {"schedule": {"cron": "0 2 * * *"}, "cost": {"per_hour": 1.0}, "report": {"path": str(page)}}
+    pipeline = small(tmp_path, "scheduled", **own)
     deployed.deploy(pipeline)
     found = eventually(lambda: deployed.flow_runs("run", pipeline), bool)
     assert all(one.auto_scheduled for one in found)
@@ -93,6 +96,10 @@ def test_a_schedule_makes_flow_runs_that_complete_and_show_what_they_did(deploye
     artifacts = {one.key: one for one in deployed.client.read_artifacts() if one.flow_run_id == flow_run.id}
     assert artifacts["scheduled-run-progress"].data == 100
     assert "| rows | 75 |" in str(artifacts["scheduled-run-result"].data)
+    assert "scheduled-run-report" in artifacts, log_of(deployed, flow_run)
+    shown = str(artifacts["scheduled-run-report"].data)
+    assert (f"`{page}`" in shown, "| POSITIVE | " in shown, "█" in shown) == (True, True, True), shown
+    assert "<title>scheduled: report</title>" in page.read_text()
     where = str(artifacts["scheduled-run-data"].data)
     assert (str(tmp_path) in where, "tidemill sql" in where, "file://" in where) == (True, True, False)
 

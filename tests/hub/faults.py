@@ -7,10 +7,25 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 FaultKind = Literal[
-    "429", "503", "cut", "reset", "whole", "short", "long", "elsewhere", "endless", "stall", "trickle", "expired"
+    "429",
+    "503",
+    "cut",
+    "reset",
+    "whole",
+    "short",
+    "long",
+    "elsewhere",
+    "endless",
+    "stall",
+    "trickle",
+    "expired",
+    "late",
+    "lost",
 ]
 """`cut` to `reset` break off. Then: the whole file for a range, fewer bytes, more, another range than was asked for;
-bytes without an end, none after the head, one at a time. `expired` is a signed address that is not taken any more."""
+bytes without an end, none after the head, one at a time. `expired` is a signed address that is not taken any more.
+Of what writes all of these fail before anything is done, but for two: what is `late` is done and answered 503, what is
+`lost` is done and never answered."""
 
 
 @dataclass
@@ -24,6 +39,8 @@ class Request:
     status: int = 0
     body_bytes: int = 0
     fault: FaultKind | None = None
+    received_bytes: int = 0
+    """Body bytes of the request."""
     authorized: bool = False
     """Whether a credential came with it."""
 

@@ -205,6 +205,7 @@ class Repo:
             "likes": 0,
             "tags": [],
             "siblings": siblings,
+            **({"cardData": card} if (card := _card_of(commit)) else {}),
             **self.info,
         }
 
@@ -249,7 +250,10 @@ def _told_by_files(commit: Commit) -> dict[str, Any]:
 def _card_of(commit: Commit) -> dict[str, Any]:
     blob = commit.files.get("README.md")
     _, _, rest = _text_of(blob).partition("---\n") if blob else ("", "", "")
-    return yaml.safe_load(rest.partition("\n---")[0]) or {}
+    try:
+        return yaml.safe_load(rest.partition("\n---")[0]) or {}
+    except yaml.YAMLError:
+        return {}
 
 
 def _json_of(commit: Commit, name: str) -> dict[str, Any]:

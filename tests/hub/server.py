@@ -2,7 +2,8 @@
 
 Point `HF_ENDPOINT` at `HubServer.url` before `huggingface_hub` is imported. It
 answers what `huggingface_hub`, `datasets` and `transformers` ask to read a
-repository; nothing can be uploaded and nothing is offered through Xet.
+repository, and to write one; nothing is offered or taken through Xet, so whoever
+writes has to set `HF_HUB_DISABLE_XET=1`.
 
     with HubServer() as hub:
         reviews = hub.add_dataset("org/reviews")
@@ -28,6 +29,7 @@ from urllib.parse import SplitResult, parse_qs, quote, unquote, urlencode, urlsp
 
 from tests.hub.faults import Failure, FaultKind, Faults, Request
 from tests.hub.repo import PIECE_BYTES, Commit, Repo, RepoKind, files_in
+from tests.hub.uploads import Denied, Uploads, writes
 
 __all__ = ["Failure", "Faults", "HubServer", "Repo", "Request", "files_in"]
 
@@ -121,9 +123,11 @@ class HubServer:
         self.redirect_lfs = False
         self.faults = Faults()
         self.repos: dict[tuple[str, str], Repo] = {}
+        self.uploads = Uploads(lambda: self.url, self.repos, self._add)
         self.closed = False
         self._log: list[Request] = []
         self._lock = threading.Lock()
+        self.writing = threading.Lock()
         self._listener = _Listener((host, port), self)
         self.port = int(self._listener.server_address[1])
         self.url = f"http://{host}:{self.port}"
@@ -154,6 +158,10 @@ class HubServer:
         """Requests since the last `reset`, in the order in which their answers began."""
         with self._lock:
             return list(self._log)
+
+    def bytes_received(self) -> int:
+        """Bytes of Git LFS objects that were sent here."""
+        return sum(request.received_bytes for request in self.log if request.method == "PUT")
 
     def bytes_sent(self, prefix: str = "") -> int:
         """Body bytes of the answers to paths that begin with `prefix`."""
@@ -196,7 +204,7 @@ class _Connection(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         hub = self.server.hub
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self._body()
         if hub.closed:
             self.close_connection = True
             return
@@ -204,19 +212,26 @@ class _Connection(BaseHTTPRequestHandler):
         path = unquote(target.path)
         authorized = "Authorization" in self.headers
         request = Request(self.command, path, target.query, self.headers.get("Range"), authorized=authorized)
-        answer = self._answer(target, body)
-        request.fault = self._possible_fault(hub.draw_fault(request), answer)
+        request.received_bytes = len(body)
+        fault = hub.draw_fault(request)
+        if writes(self.command, path):
+            request.fault = "503" if fault == "cut" else fault
+            undone = fault not in (None, "late", "lost")
+            answer = Refused(503, "Service Unavailable").answer if undone else self._written(target, body)
+        else:
+            answer = self._answer(target, body)
+            request.fault = self._possible_fault(fault, answer)
         if request.fault == "whole":
             del self.headers["Range"]
             answer = self._answer(target, body)
         if request.fault == "429":
             headers = hub.faults.rate_limit_headers()
             answer = Refused(429, "Too Many Requests", headers=headers).answer
-        elif request.fault == "503":
+        elif request.fault in ("503", "late"):
             answer = Refused(503, "Service Unavailable").answer
         elif request.fault == "expired":
             answer = Refused(403, "Request has expired").answer
-        elif request.fault == "reset":
+        elif request.fault in ("reset", "lost"):
             hub.record(request)
             self._reset()
             return
@@ -224,6 +239,32 @@ class _Connection(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815
     do_POST = do_GET  # noqa: N815
+    do_PUT = do_GET  # noqa: N815
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        pieces = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            pieces.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(pieces)
+
+    def _written(self, target: SplitResult, body: bytes) -> Answer:
+        path = unquote(target.path)
+        try:
+            self._check_credential()
+            # Where large files go, the address is signed, and no credential comes along.
+            if "Authorization" not in self.headers and not path.startswith("/lfs/"):
+                raise Refused(401, "Invalid username or password.")
+            with self.server.hub.writing:
+                status, content, headers = self.server.hub.uploads.answer(target.path, target.query, body)
+        except Refused as refused:
+            return refused.answer
+        except Denied as denied:
+            return Refused(denied.status, denied.message, code=denied.code).answer
+        return json_answer(content, status=status, headers=headers)
 
     def _possible_fault(self, fault: FaultKind | None, answer: Answer) -> FaultKind | None:
         uncuttable = self.command == "HEAD" or answer.num_bytes < 2
@@ -294,7 +335,7 @@ class _Connection(BaseHTTPRequestHandler):
     def _whoami(self) -> Answer:
         if "Authorization" not in self.headers:
             raise Refused(401, "Invalid username or password.")
-        token = {"type": "access_token", "accessToken": {"displayName": "test", "role": "read"}}
+        token = {"type": "access_token", "accessToken": {"displayName": "test", "role": "write"}}
         return json_answer({"type": "user", "name": "tester", "orgs": [], "auth": token})
 
     def _repo(self, kind: str, repo_id: str, *, signed: bool = False) -> Repo:

@@ -215,3 +215,23 @@ def test_few_different_texts_are_counted_as_labels_and_many_are_not():
 
     assert few.details["confusion"][0] == {"first": "yes", "second": "no", "rows": 3}
     assert many.details == apart.details == {"confusion": []}
+
+
+@pytest.mark.parametrize(
+    ("kind", "comparison", "rows", "moved"),
+    [
+        ("FLOAT", None, [(0.25, 0.75), (None, 0.5)], [0.5, None]),
+        ("VARCHAR", Texts(), [("a film", "a good film"), ("same", "same")], [5, None]),
+        ("FLOAT[]", None, [([1.0, 0.0], [0.0, 1.0]), ([1.0], [1.0, 2.0])], [0.0, None]),
+        ("MAP(VARCHAR, FLOAT)", None, [({"a": 0.25, "b": 0.5}, {"a": 0.5, "b": 0.5})], [0.25]),
+        (ENTITIES, None, [([ANNA, BERLIN], [ANNA]), ([], [])], [2 / 3, None]),
+        ("VARCHAR", None, [("a", "b")], None),
+    ],
+)
+def test_how_far_a_pair_moved_is_one_number_and_null_where_it_has_none(kind, comparison, rows, moved):
+    pairs = Pairs(kind, rows, comparison)
+    sql = pairs.comparison.moved(pairs.pair)
+
+    found = sql and [value for (value,) in pairs.one(sql, "ORDER BY _row_number")]
+    assert found == (moved and [value if value is None else pytest.approx(value) for value in moved])
+    assert bool(pairs.comparison.moved_called) == (sql is not None)

@@ -80,7 +80,7 @@ def test_a_pipeline_that_is_written_out_with_its_defaults_can_be_read_again(tmp_
 
 
 def test_every_key_has_a_docstring_but_sections():
-    sections = {"dataset", "tokenizer", "model", "inference", "schedule", "alerts", "lake", "store", "limits", "cost"}
+    sections = SECTIONS - {"name"}
     fields = dict(_fields(Pipeline))
     assert set(known_keys(Pipeline)) == set(fields)
     assert [key for key, field in fields.items() if not field.description and key not in sections] == []

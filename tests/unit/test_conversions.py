@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
 import pytest
 from transformers import GenerationConfig
 
 from tidemill.engines.probing.conversion import CannotConvert
-from tidemill.engines.writing.converted.kept import conversion_folder, is_kept, keep_conversion
 from tidemill.engines.writing.generation.settings import Settings
 from tidemill.engines.writing.holding import (
     CHANGE_NOTHING,
@@ -14,6 +18,13 @@ from tidemill.engines.writing.holding import (
     ctranslate2_options,
     least_new_tokens,
     probed_settings,
+)
+from tidemill.storage.conversions import (
+    conversion_folder,
+    is_kept,
+    keep_conversion,
+    remove_conversions,
+    unused_conversions,
 )
 
 
@@ -63,6 +74,53 @@ def test_one_whose_sums_say_nothing_of_it_is_none(sums):
     (conversion_folder("a") / "sums.json").write_text(sums)
 
     assert not is_kept("a")
+
+
+def aged(name: str, days: float) -> Path:
+    """A conversion that was last used so many days ago."""
+    keep_conversion(name, write)
+    then = time.time() - days * 86_400
+    os.utime(conversion_folder(name), (then, then))
+    return conversion_folder(name)
+
+
+def names(found: Iterable[Path]) -> list[str]:
+    return [folder.name for folder in found]
+
+
+def test_what_nobody_has_used_for_a_month_may_go_and_what_somebody_uses_may_not():
+    aged("old", 40)
+    aged("used again", 40)
+    aged("young", 20)
+    assert is_kept("used again")
+    found = unused_conversions(max_bytes=10**9, min_age_seconds=86_400)
+    assert names(found) == ["old"]
+    assert found[conversion_folder("old")] == sum(file.stat().st_size for file in conversion_folder("old").iterdir())
+
+    remove_conversions(found)
+    assert [is_kept(name) for name in ("old", "used again", "young")] == [False, True, True]
+
+
+def test_of_more_than_fits_the_longest_unused_may_go_first_and_none_of_today():
+    one = sum(file.stat().st_size for file in aged("a", 3).iterdir())
+    aged("b", 2)
+    keep_conversion("today", write)
+    assert names(unused_conversions(max_bytes=2 * one, min_age_seconds=86_400)) == ["a"]
+    assert names(unused_conversions(max_bytes=0, min_age_seconds=86_400)) == ["a", "b"]
+    assert unused_conversions(max_bytes=3 * one, min_age_seconds=86_400) == {}
+
+
+def test_what_a_killed_process_has_begun_may_go_after_a_day():
+    keep_conversion("a", write)
+    begun, just_begun = (conversion_folder(f".{name}.partial") for name in ("begun", "just-begun"))
+    write(begun)
+    write(just_begun)
+    os.utime(begun, (time.time() - 2 * 86_400,) * 2)
+    assert names(unused_conversions(max_bytes=10**9, min_age_seconds=86_400)) == [begun.name]
+
+
+def test_nothing_may_go_where_nothing_was_converted():
+    assert unused_conversions(max_bytes=0, min_age_seconds=0) == {}
 
 
 def test_nothing_is_left_of_one_that_fails(house):

@@ -35,7 +35,7 @@ def option(service: dict[str, Any], name: str) -> str:
 
 
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
-@pytest.mark.parametrize("profile", ["gpu", "cli", "demo"])
+@pytest.mark.parametrize("profile", ["gpu", "cli", "demo", "serve"])
 def test_compose_finds_nothing_wrong_in_its_file(profile):
     command = ["docker-compose", "--file", str(DOCKER / "compose.yaml"), "--profile", profile, "config", "--quiet"]
 
@@ -70,10 +70,10 @@ def test_a_gpu_has_one_worker_that_runs_one_flow_run_at_a_time():
     assert gpu["image"] != SERVICES["worker-cpu"]["image"]
 
 
-def test_only_the_servers_port_is_published_and_on_loopback_alone():
+def test_only_the_servers_ports_are_published_and_on_loopback_alone():
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
 
-    assert published == {"prefect-server": ["127.0.0.1:4200:4200"]}
+    assert published == {"prefect-server": ["127.0.0.1:4200:4200"], "serve": ["127.0.0.1:8321:8321"]}
 
 
 def test_images_of_others_are_pinned_to_a_release():

@@ -24,7 +24,7 @@ from tidemill.lake.requests import Request
 from tidemill.planning.plan import make_plan
 from tidemill.planning.version_tables import Version
 from tidemill.planning.versions import VersionSpec, declared
-from tidemill.running.workspace import Workspace
+from tidemill.running.stages.workspace import Workspace
 from tidemill.shards import Shard
 
 MODEL = ROOT / "data" / "models" / "tiny-sentiment"

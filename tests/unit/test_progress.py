@@ -55,6 +55,17 @@ def test_rows_move_with_batches_long_before_a_commit(meter, clock):
     assert meter.share == 0.5
 
 
+def test_what_a_model_writes_is_counted_beside_what_it_reads(meter, clock):
+    infer(meter, clock, [0, 1_000, 2_000, 3_000], every=2.0)
+    assert "new token" not in meter.text(78)
+    meter.wrote(1_200)
+    meter.wrote(34)
+    assert meter.text(78) == "300/1,000 rows  500 tokens/s  1,234 new tokens  ~15 s left"
+    meter.planned(expected())
+    infer(meter, clock, [0, 100], every=1.0)
+    assert "new token" not in meter.text(78)
+
+
 def test_there_is_no_time_left_until_there_is_a_measure(meter, clock):
     assert meter.seconds_left() is None
     infer(meter, clock, [0, 100, 200], every=1.0)

@@ -27,7 +27,7 @@ from tidemill.running.executor import ThreadExecutor
 from tidemill.running.recording import Outcomes, Recording
 from tidemill.running.run import Run
 from tidemill.running.stage_run import StageRun
-from tidemill.running.workspace import reopen
+from tidemill.running.stages.workspace import reopen
 from tidemill.upkeep.housekeeping import collect_garbage
 
 ROWS, NUM_FILES = 8, 6

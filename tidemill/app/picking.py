@@ -15,7 +15,7 @@ from tidemill.lake.records.marks import MARKED, Place
 from tidemill.lake.records.samples import Picked, replace_sample
 from tidemill.lake.runs import user_name
 from tidemill.lake.tables import fields_in, identifier
-from tidemill.pictures.report import find_subject
+from tidemill.pictures.making import find_subject
 from tidemill.results.promotion import find_standing, load_table
 
 Way = Literal["unsure", "disagreeing", "random"]
@@ -62,7 +62,9 @@ def sample_rows(
             other = None
             if against is not None:
                 other = load_table(cursor, pipeline.name, find_standing(cursor, pipeline.name, against).version)
-            truth = (subject.truth.answer, subject.truth.truth) if subject.truth else None
+            # What is right by marks is marked already.
+            by_columns = subject.truth if subject.truth and not subject.truth.names_marks else None
+            truth = (by_columns.answer, by_columns.truth) if by_columns else None
             asked = [way for way in WAYS if way in ways]
             picking = Picking(num_rows, asked, by, truth, other, seed)
             picked = pick_rows(cursor, subject.table, picking)
@@ -89,8 +91,10 @@ def pick_rows(cursor: Cursor, table: ResultTable, picking: Picking) -> list[Pick
             raise ConfigError(problem)
     found = [_rows(cursor, table, _QUERIES[way](table, picking)) for way in ways]
     in_turn = (row for row in chain.from_iterable(zip_longest(*found)) if row is not None)
-    by_place = {row.place: row for row in reversed(list(in_turn))}
-    return list(reversed(by_place.values()))[: picking.num_rows]
+    by_place: dict[Place, Picked] = {}
+    for row in in_turn:
+        by_place.setdefault(row.place, row)
+    return list(by_place.values())[: picking.num_rows]
 
 
 def _missing(table: ResultTable, picking: Picking, way: Way) -> str | None:

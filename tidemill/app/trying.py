@@ -23,7 +23,19 @@ from tidemill.sources.dataset import open_dataset
 
 MAX_CHARACTERS = 1_000_000
 LABELS = "candidate_labels"
-OF_READING = ("type", "delimiter", "quote", "escape", "encoding", "config", "split", "revision", "key", "keep")
+OF_READING = (
+    "type",
+    "delimiter",
+    "quote",
+    "escape",
+    "encoding",
+    "config",
+    "split",
+    "revision",
+    "key",
+    "keep",
+    "text_pair",
+)
 """Keys of [dataset] that say where the table's rows are, and how files are read; a typed row has neither."""
 
 
@@ -74,7 +86,7 @@ class Trying:
         row = {name: _parsed(value, spec) for name, value in values.items()}
         file.write_text(json.dumps(row) + "\n", encoding="utf-8")
         own = self._pipeline.dataset.model_dump(exclude_unset=True, exclude=set(OF_READING))
-        texts = {"text": list(spec.text), "text_pair": list(spec.text_pair) if spec.text_pair else None}
+        texts = {"text": list(spec.text), **({"text_pair": list(spec.text_pair)} if spec.text_pair else {})}
         section = type(self._pipeline.dataset).model_validate({**own, **texts, "path": str(file)})
         dataset = open_dataset(self._pipeline.model_copy(update={"dataset": section}), spec.joined_text)
         dataset.use(read_columns(dataset, (), 0))

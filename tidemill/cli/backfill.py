@@ -46,6 +46,9 @@ def backfill(
         str | None, typer.Option(metavar="VERSION", help="A version that the lake has, as it was made.")
     ] = None,
     quarantined: Annotated[bool, typer.Option("--quarantined", help="Only the rows in quarantine, again.")] = False,
+    decode_again: Annotated[
+        bool, typer.Option("--decode-again", help="Only make texts again of the tokens that the store has kept.")
+    ] = False,
     max_cost: Annotated[
         float | None, typer.Option(metavar="COST", min=0, help="Stop before the shard that would pass it.")
     ] = None,
@@ -72,7 +75,7 @@ def backfill(
     if max_cost is not None and loaded.cost.per_hour is None:
         raise ConfigError("--max-cost needs a price. Set cost.per_hour to what an hour of the device costs.")
     ids = tuple(part.strip() for part in shards.split(",") if part.strip()) if shards else ()
-    selection = Selection(files, ids, since, until, quarantined, version)
+    selection = Selection(files, ids, since, until, quarantined, version, decode_again)
     made = _plan(loaded, selection)
     if as_json:
         print_facts(made.to_json(), str, as_json)
@@ -177,6 +180,7 @@ def show_plan(facts: dict[str, Any]) -> str:
     why = {
         "again": "compute again",
         "missing": "compute what the version lacks",
+        "decoded again": "make texts again of what was written",
         "quarantined": "try quarantined rows again",
     }[facts["reason"]]
     if facts["resumes"]:

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli import backfill, bench, housekeeping, marking, operate, report, sql, start, train, versions  # noqa: F401
+from tidemill.cli import (  # noqa: F401
+    backfill,
+    bench,
+    housekeeping,
+    marking,
+    operate,
+    publishing,
+    report,
+    serving,
+    sql,
+    start,
+    train,
+    versions,
+)
 from tidemill.cli.common import AsJson, Overrides, PipelineFile, app, command, load, print_facts, say
 from tidemill.cli.help import EVERYDAY
 from tidemill.errors import counted

@@ -9,8 +9,9 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 EVERYDAY, VERSIONS = "Every day", "Versions and backfills"
+SHARING = "Sharing and serving"
 SCHEDULES, UPKEEP = "Schedules", "Looking after a lake"
-GROUPS = (EVERYDAY, VERSIONS, SCHEDULES, UPKEEP)
+GROUPS = (EVERYDAY, VERSIONS, SHARING, SCHEDULES, UPKEEP)
 OTHERS = "More commands"
 """Of commands that name no group."""
 IN_ORDER = ("init", "plan", "run", "sql", "status", "verify", "doctor")

@@ -70,6 +70,9 @@ class LineProgress(Quiet):
     def worked(self, label: str, stage: str, *, done: int, total: int, rows: int) -> None:
         self.meter.worked(label, stage, done=done, total=total, rows=rows)
 
+    def wrote(self, tokens: int) -> None:
+        self.meter.wrote(tokens)
+
     def committed(self, path: str, *, shards: int, rows: int, tokens: int, quarantined: int) -> None:
         meter = self.meter
         meter.committed(shards=shards, rows=rows, tokens=tokens, quarantined=quarantined)
@@ -148,6 +151,9 @@ class LiveProgress(Quiet):
 
     def worked(self, label: str, stage: str, *, done: int, total: int, rows: int) -> None:
         self.meter.worked(label, stage, done=done, total=total, rows=rows)
+
+    def wrote(self, tokens: int) -> None:
+        self.meter.wrote(tokens)
 
     def committed(self, path: str, *, shards: int, rows: int, tokens: int, quarantined: int) -> None:
         self.meter.committed(shards=shards, rows=rows, tokens=tokens, quarantined=quarantined)

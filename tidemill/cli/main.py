@@ -22,6 +22,8 @@ PLAIN_FORMATS: dict[tuple[str, ...], str] = {
 }
 """What may follow the query of `tidemill sql` without a parser, and how it prints then."""
 STOPPED = "stopped. What was committed stays; the same command goes on from there."
+WITH_THREADS = ("tidemill.flows.local", "tidemill.publishing.repositories.writing")
+"""What may leave threads behind that nothing interrupts."""
 SAME_MOMENT_SECONDS = 0.5
 SHOW_CURSOR = "\x1b[?25h"
 
@@ -106,8 +108,7 @@ def _say_stopped() -> NoReturn:
 
 
 def _end_if_threads_wait(code: int) -> None:
-    local = sys.modules.get("tidemill.flows.local")
-    if local is not None and local.LEFT_BEHIND.is_set():
+    if any(name in sys.modules and sys.modules[name].LEFT_BEHIND.is_set() for name in WITH_THREADS):
         _end(code)
 
 

@@ -53,7 +53,7 @@ def sample(
 @command(
     EVERYDAY,
     "tidemill app reviews.toml",
-    "tidemill app reviews.toml --port 8000 --host data.example.org --root-path /reviews",
+    "tidemill app reviews.toml --host data.example.org --root-path /reviews",
     "tidemill app reviews.toml --export space",
 )
 def app(
@@ -70,7 +70,7 @@ def app(
         list[str] | None,
         typer.Option("--proxy", metavar="ADDRESS", help="Whose forwarded headers count; may be repeated."),
     ] = None,
-    token: Annotated[bool, typer.Option("--token/--no-token", help="Ask for the token in the address.")] = True,
+    no_token: Annotated[bool, typer.Option("--no-token", help="Let in whoever reaches the port.")] = False,
     access_log: Annotated[bool, typer.Option("--access-log", help="Print a line a request.")] = False,
     export: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write a Space that runs by itself, and start nothing.")
@@ -80,7 +80,7 @@ def app(
 ) -> None:
     """Try the model, look at the table's rows, and mark their right labels: an app on this machine, in a browser."""
     loaded = load(pipeline, overrides)
-    from tidemill.app import serving
+    from tidemill.app.server import serving
 
     serving.check_installed()
     if export is not None:
@@ -89,7 +89,7 @@ def app(
 
         print_facts(export_space(loaded, export).to_json(), told, as_json)
         return
-    address = serving.Address(port, serving.hosts_of(host or ()), root_path, tuple(proxy or ()), token)
+    address = serving.Address(port, serving.hosts_of(host or ()), root_path, tuple(proxy or ()), not no_token)
     made = serving.make_app(loaded, address, log=serving.log_to_stderr if access_log else None)
     print_facts({"pipeline": loaded.name, "url": made.url}, _serving, as_json)
     sys.stdout.flush()

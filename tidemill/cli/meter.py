@@ -45,7 +45,7 @@ class Meter:
 
     def _start_over(self) -> None:
         self._planned_at = self._clock()
-        self.shards = self.rows = self.tokens = self.quarantined = 0
+        self.shards = self.rows = self.tokens = self.quarantined = self.new_tokens = 0
         self._working: dict[str, _Shard] = {}
         self._in_the_model: set[str] = set()
         """Shards that were in mid-inference when something else was begun."""
@@ -81,6 +81,10 @@ class Meter:
                 self._tokens_before += total
                 self._rows_computed += rows
             self._measure()
+
+    def wrote(self, tokens: int) -> None:
+        with self._lock:
+            self.new_tokens += tokens
 
     def committed(self, *, shards: int, rows: int, tokens: int, quarantined: int) -> None:
         with self._lock:
@@ -166,7 +170,8 @@ class Meter:
         )
         speed = f"{rate:,.0f} tokens/s" if rate is not None else ""
         last = f"~{duration(left)} left" if left is not None else self._elapsed()
-        return [part for part in (f"{self._num_rows():,}{known} rows", shards, speed, last) if part]
+        new = counted(self.new_tokens, "new token") if self.new_tokens else ""
+        return [part for part in (f"{self._num_rows():,}{known} rows", shards, speed, new, last) if part]
 
     def _tokenization(self) -> list[str]:
         found = [one for one in self._working.values() if one.stage == "tokenize"]

@@ -42,7 +42,7 @@ MOST_PROBLEMS = 20
 
 class Pipeline(Section):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")
-    """Names the table: a lower-case letter, then letters, digits and underscores."""
+    """Names the table: a lower-case letter, then letters, digits and underscores; not `_marks` at its end."""
     dataset: Dataset
     tokenizer: Tokenizer = Tokenizer()
     model: Model

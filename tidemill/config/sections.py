@@ -263,8 +263,10 @@ class Alerts(Section):
     """How old the last success of a run may be: `status` warns, and a deployed pipeline alerts. Such as "26 h"."""
     webhook: str | None = None
     """Where an alert is sent by HTTP POST, as JSON with a field `text`; `$NAME` is taken from the environment."""
-    on: list[Literal["failed", "stale", "max_cost", "recovered"]] = ["failed", "stale", "max_cost", "recovered"]
-    """What is worth an alert."""
+    on: list[Literal["failed", "stale", "max_cost", "recovered", "changed"]] = [
+        *("failed", "stale", "max_cost", "recovered", "changed")
+    ]
+    """What is worth an alert; `changed`: labels' shares of the new rows moved by more than their usual spread."""
 
 
 class Report(Section):
@@ -273,6 +275,8 @@ class Report(Section):
     boolean, true means `positive`. Such as `"rating > 0"`."""
     positive: str | None = None
     """The label that a boolean `truth` means by true; the one of the model's highest id if not given."""
+    map: Literal["pca", "umap"] = "pca"
+    """How vectors become a map: by the directions in which they differ most, or so that neighbours stay together."""
     path: Address | None = None
     """Where each scheduled run writes the report: a file such as `reviews.html`, or an address such as S3's."""
 

@@ -262,20 +262,28 @@ def open_openvino(
         if is_int8:
             model, weights = _smoothed(model, identity, calibration, is_rewritten=is_rewritten)
         converted = _convert(model, truth.example(company))
-        reference = OpenVinoEngine(converted, dtype="float32", is_rewritten=is_rewritten, company=company)
-        require_same(truth, reference.answer, company)
         num_bytes = 2 * sum(parameter.numel() for parameter in model.parameters()) + ACTIVATION_BYTES
+        most_graphs = min(MOST_GRAPHS, GRAPHS_BYTES // num_bytes)
+        reference = OpenVinoEngine(
+            converted,
+            dtype="float32",
+            is_rewritten=is_rewritten,
+            most_graphs=most_graphs if dtype == "float32" else 0,
+            company=company,
+        )
+        require_same(truth, reference.answer, company)
+        if dtype == "float32":
+            return reference
         engine = OpenVinoEngine(
             with_int8_weights(converted, weights) if is_int8 else converted,
             dtype=dtype,
             head=head_names(model),
             is_rewritten=is_rewritten,
-            most_graphs=min(MOST_GRAPHS, GRAPHS_BYTES // num_bytes),
+            most_graphs=most_graphs,
             reference=reference if is_int8 else None,
             company=company,
         )
-        if dtype != "float32":
-            require_finite(truth, engine.answer, company)
+        require_finite(truth, engine.answer, company)
     return engine
 
 

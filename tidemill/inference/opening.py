@@ -13,7 +13,7 @@ from tidemill.config import Inference
 from tidemill.encoding.pooling import Pooling
 from tidemill.engines.calibration_texts import calibration_texts
 from tidemill.inference.runner import ModelRunner
-from tidemill.models.tasks import ModelTask, Preparer, Reading
+from tidemill.models.tasks import ModelTask, Preparer, Reading, find_task, task_options
 from tidemill.models.tasks.writing.text_generation import TextGeneration
 from tidemill.planning import versions
 from tidemill.planning.versions import VersionSpec
@@ -87,6 +87,23 @@ def load_runner(spec: VersionSpec, inference: Inference) -> ModelRunner:
             _loaded.clear()
             _loaded[key] = _load(spec, inference)
         return _loaded[key]
+
+
+def varied_runner(runner: ModelRunner, spec: VersionSpec, inference: Inference) -> ModelRunner:
+    """The model of `runner` under the options of `spec`, which need no other model.
+
+    Raises:
+        ModelError: no model of this configuration can do the task under them.
+    """
+    if is_served(spec.model):
+        return _ask_for(spec, inference_of(spec, inference))
+    options = task_options(spec.task, spec.options or {})
+    is_pair = spec.text_pair is not None
+    task = find_task(spec.task)(
+        versions.config_of(spec), options, all_scores=spec.all_scores, pooling=pooling_of(spec), is_pair=is_pair
+    )
+    task.decode_with(versions.tokenizer_folder(spec), trust_remote_code=spec.trust_remote_code)
+    return runner.under(task)
 
 
 def inference_of(spec: VersionSpec, declared: Inference) -> Inference:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 import time
@@ -12,7 +13,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,6 @@ from tidemill.engines import Answer, Calibration, Engine, open_engine
 from tidemill.engines.contest.trial import Batch
 from tidemill.engines.devices import AUTO_TOKEN_BUDGET, WRITING_TOKEN_BUDGET, is_device_failure
 from tidemill.engines.probing.memory import is_out_of_memory
-from tidemill.engines.writing import open_writer
 from tidemill.errors import RunFailed, SequenceTooLong, Stopped, first_line
 from tidemill.inference.choosing.bounds import BoundedOpening
 from tidemill.inference.choosing.calibration import calibrated_budget
@@ -37,7 +37,6 @@ from tidemill.inference.exact import ExactEngine, is_exact
 from tidemill.inference.work import Every, Predictions, Work
 from tidemill.models.tasks import ModelTask, find_task
 from tidemill.models.tasks import task_options as options_of
-from tidemill.models.tasks.writing.task import WritingTask
 from tidemill.progress import StageProgress
 
 if TYPE_CHECKING:
@@ -124,12 +123,11 @@ class ModelRunner:
         config = load_config(folder, trust_remote_code=trust_remote_code, pad_token_id=pad_token_id)
         made_of = options_of(task, task_options)
         found = find_task(task)(config, made_of, all_scores=all_scores, pooling=pooling, is_pair=is_pair)
-        words = folder if tokenizer is None else tokenizer
-        found.decode_with(words, trust_remote_code=trust_remote_code)
+        found.decode_with(folder if tokenizer is None else tokenizer, trust_remote_code=trust_remote_code)
         load = partial(found.load, folder, trust_remote_code=trust_remote_code, pad_token_id=pad_token_id)
-        if isinstance(found, WritingTask):
-            writer = open_writer(folder, load=load, settings=found.settings, inference=inference, tokenizer=words)
-            return cls(writer, config, task=found, inference=inference)
+        own = found.open_engine(folder, load=load, inference=inference)
+        if own is not None:
+            return cls(own, config, task=found, inference=inference)
         open_as = partial(
             open_engine,
             folder,
@@ -156,6 +154,26 @@ class ModelRunner:
             opening=bounded.facts(),
         )
 
+    def under(self, task: ModelTask) -> Self:
+        """The same model for a task that differs in options which need no other one. Both take their turns at it."""
+        other = copy.copy(self)
+        other._task, other.result_schema = task, task.schema
+        other.engine = task.engine_beside(self.engine)
+        return other
+
+    @property
+    def task(self) -> ModelTask:
+        return self._task
+
+    @property
+    def joins(self) -> bool:
+        """Whether rows of several calls of `predict` are computed together, if these are made at the same time."""
+        return getattr(self.engine, "joins", False)
+
+    def widths(self, lengths: Indices) -> Indices:
+        """What items of so many tokens count in a batch, if they are its longest."""
+        return self._widths(lengths) + self._task.num_written
+
     @property
     def resolved(self) -> dict[str, Any]:
         """What `auto` came to, for lineage; `token_budget` as it is now, after any halving."""
@@ -170,6 +188,7 @@ class ModelRunner:
         should_stop: Callable[[], bool] = lambda: False,
         progress: StageProgress = NOBODY,
         keep: Callable[[Predictions], None] = lambda _: None,
+        started: Callable[[Answer], object] = lambda _: None,
     ) -> Predictions:
         """Predict every row that has token ids.
 
@@ -183,6 +202,9 @@ class ModelRunner:
         `keep` is given what a model that writes has made until then, every few minutes and when it is stopped: rows
         that are not through have neither an answer nor a reason.
 
+        `started` is given each batch that is on its way. A batch of a model that writes may have `so_far`, the ids of
+        each of its items, which `should_stop` is a moment to read: it is asked after each token.
+
         Raises:
             SequenceTooLong: a row is longer than the declared token budget.
             Stopped: `should_stop` said so.
@@ -190,6 +212,7 @@ class ModelRunner:
             LimitExceeded: int8 drifts too far.
         """
         work = Work.on(prepared, deduplicate=self._inference.deduplicate)
+        work.started = started
         self._refuse_unfit(work)
         work.begin(progress)
         if self._task.writes:
@@ -349,6 +372,8 @@ class ModelRunner:
                 return []
         answers = self._task.answers(outputs[finite_B], lengths[finite_B])
         work.record(batch[finite_B], answers, num_padded=num_padded)
+        if new_tokens := self._task.num_new_tokens(answers):
+            work.progress.wrote(new_tokens)
         work.unpadded.update(batch[~finite_B].tolist())
         work.tell()
         return _one_by_one(batch[~finite_B])
@@ -387,7 +412,10 @@ class ModelRunner:
 
     def _start(self, work: Work, batch: Indices, should_stop: Callable[[], bool]) -> Answer | Exception:
         inputs = work.items.collate(batch, pad_id=self._pad_id, width=self._width(work, batch))
-        return self._guarded(lambda: self.engine.submit(inputs, should_stop=should_stop))
+        answer = self._guarded(lambda: self.engine.submit(inputs, should_stop=should_stop))
+        if not isinstance(answer, Exception):
+            work.started(answer)
+        return answer
 
     def _finish(self, answer: Answer | Exception) -> Outputs | Exception:
         return answer if isinstance(answer, Exception) else self._guarded(answer.result)

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import Items
+from tidemill.engines import Answer
 from tidemill.progress import StageProgress
 
 
@@ -35,6 +36,12 @@ class Stats:
     oom_halvings: int = 0
     num_in_float32: int = 0
     num_new_tokens: int | None = None
+
+    def plus(self, other: Stats) -> Stats:
+        """Of both; where nobody counts what one of them wrote, nobody does."""
+        pairs = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
+        sums: dict[str, Any] = {name: None if None in pair else sum(pair) for name, pair in pairs.items()}
+        return Stats(**sums)
 
     def shares(self, weights: Sequence[int], written: Sequence[int] | None = None) -> list[Stats]:
         """What falls to each of several parts by its weight; whole numbers, which add up to these.
@@ -128,6 +135,8 @@ class Work:
     resolved: dict[str, Any] = field(default_factory=dict)
     tell: Every = field(default_factory=Every)
     """Told of each batch."""
+    started: Callable[[Answer], object] = lambda _: None
+    """Given each batch that is on its way."""
 
     @classmethod
     def on(cls, prepared: pa.Table, *, deduplicate: bool) -> Work:

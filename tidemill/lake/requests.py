@@ -27,6 +27,8 @@ ONLY_QUARANTINED = "quarantined"
 """The reason of a request that asks for a shard's quarantined rows alone."""
 AGAIN = "again"
 """The reason of one that asks for a shard to be computed, whatever is known of it."""
+DECODED_AGAIN = "decoded again"
+"""The reason of one that asks for what a model wrote of a shard to be decoded, whatever became of it before."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,12 @@ _OPEN = """
         AND l.request_id = r.request_id
     WHERE r.pipeline = $pipeline AND l.shard_id IS NULL
 """
+
+
+def requested(pipeline: str) -> str:
+    """SQL without parameters: a query of all that was asked for, at every version."""
+    columns = "version, shard_id, request_id, reason, requested_at"
+    return f"(SELECT {columns} FROM _requests WHERE pipeline = '{pipeline}')"
 
 
 def open_requests(cursor: Cursor, pipeline: str, version: str, **narrowed: Any) -> Iterator[Request]:
@@ -239,12 +247,16 @@ def request_ids(cursor: Cursor, target: Target, shard_ids: Sequence[str]) -> dic
     return dict(rows)
 
 
-def asked_again(cursor: Cursor, target: Target, ids: Sequence[str]) -> set[str]:
-    """Those of the requests, by their ids, that want their shards computed whatever is known of them."""
+def asked_again(cursor: Cursor, target: Target, ids: Sequence[str], *, of_ids: bool = False) -> set[str]:
+    """Those of the requests, by their ids, that want their shards computed whatever is known of them.
+
+    Also those that want only what was written to be decoded: for them it is known `of_ids` what that was.
+    """
+    reasons = [AGAIN] if of_ids else [AGAIN, DECODED_AGAIN]
     rows = cursor.execute(
-        "SELECT request_id FROM _requests WHERE pipeline = ? AND version = ? AND reason = ? "
-        "AND request_id IN (SELECT unnest(?::VARCHAR[]))",
-        [target.pipeline, target.version, AGAIN, list(ids)],
+        "SELECT request_id FROM _requests WHERE pipeline = ? AND version = ? "
+        "AND reason IN (SELECT unnest(?::VARCHAR[])) AND request_id IN (SELECT unnest(?::VARCHAR[]))",
+        [target.pipeline, target.version, reasons, list(ids)],
     ).fetchall()
     return {request_id for (request_id,) in rows}
 
@@ -260,7 +272,7 @@ def ask_for_backfill(
 ) -> None:
     """Ask for shards that may be done already. One that somebody asked for and nobody did keeps its request.
 
-    Where its shard is to be computed whatever is known of it, that is its reason from now on.
+    Where its shard is to be computed or decoded whatever is known of it, that is its reason from now on.
     """
     where = "pipeline = $pipeline AND version = $version AND shard_id IN (SELECT unnest($shards::VARCHAR[]))"
     facts = {"pipeline": pipeline, "version": version, "shards": list(shard_ids)}
@@ -269,7 +281,8 @@ def ask_for_backfill(
     cursor.execute(f"DELETE FROM _requests WHERE {where} AND ({is_done} OR reason = '{ONLY_QUARANTINED}')", facts)
     cursor.execute(
         "UPDATE _requests SET backfill_id = $backfill, "
-        f"reason = CASE WHEN $reason = '{AGAIN}' THEN $reason ELSE reason END WHERE {where}",
+        f"reason = CASE WHEN $reason IN ('{AGAIN}', '{DECODED_AGAIN}') AND reason <> '{AGAIN}' THEN $reason "
+        f"ELSE reason END WHERE {where}",
         facts | {"backfill": backfill_id, "reason": reason},
     )
     _insert(cursor, pipeline, version, shard_ids, [reason] * len(shard_ids), now, backfill_id=backfill_id)

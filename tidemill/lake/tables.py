@@ -362,9 +362,17 @@ def _shown(name: str, kind: str) -> str:
 
 
 def is_shown(cursor: Cursor, view: str, table: str) -> bool:
-    """Whether the view shows all columns of the result table that a view has."""
+    """Whether the view shows the result table, with all columns of it that a view has."""
     columns = [column for column in existing_columns(cursor, table) if column[0] != TEXT_HASH]
-    return bool(columns) and _kept(existing_columns(cursor, view)) == _kept(columns)
+    has_all = bool(columns) and _kept(existing_columns(cursor, view)) == _kept(columns)
+    return has_all and _shows(cursor, view, table)
+
+
+def _shows(cursor: Cursor, view: str, table: str) -> bool:
+    found = cursor.execute(
+        "SELECT sql FROM duckdb_views() WHERE database_name = 'lake' AND view_name = ?", [view]
+    ).fetchone()
+    return found is not None and re.search(rf"\b{re.escape(table)}\b", found[0]) is not None
 
 
 def _kept(columns: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

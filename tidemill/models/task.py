@@ -6,7 +6,7 @@ Shapes: B items of a batch, T tokens of the longest, C outputs of the model.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tidemill.checkpoints.loading import load_weights
-from tidemill.config import LongText, Section, Truncation
+from tidemill.config import Inference, LongText, Section, Truncation
 from tidemill.encoding.items import IDS, MASK, TYPES, Outputs
 from tidemill.encoding.pooling import Pooling
 from tidemill.errors import ModelError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from tidemill.encoding.batching import Indices
+    from tidemill.engines import Engine, Load
 
 
 Column = TypeVar("Column", pa.Array, pa.Table)
@@ -110,6 +111,9 @@ class ModelTask(ABC):
     Options: ClassVar[type[Section]] = NoOptions
     """`[model.options]`. What is not at its default is part of the version."""
 
+    options_of_texts: ClassVar[frozenset[str]] = frozenset()
+    """Names of the options that say what is read of a text: under others of these its tokens are others."""
+
     takes_pairs: ClassVar[bool] = False
     """Whether a row may be two texts."""
 
@@ -191,6 +195,15 @@ class ModelTask(ABC):
         """How many items a row has, or where that depends on its text how many at least."""
         return 1
 
+    @classmethod
+    def reads_again(cls, options: Any) -> bool:
+        """Whether the model reads what it wrote of a row's windows once more, until it has written one answer."""
+        return False
+
+    def joined(self, answers: Sequence[Mapping[str, Any]]) -> str:
+        """Of a task that reads again: what it reads then, of the answers of a row's windows."""
+        raise NotImplementedError
+
     def named_item(self, number: int, count: int) -> str:
         """What the row's item of that number, from 1, is called where it is why the row has no answer."""
         return f"{'part' if self.pooling is None else 'window'} {number} of {count}"
@@ -249,6 +262,25 @@ class ModelTask(ABC):
             pad_token_id=pad_token_id,
         )
         return model
+
+    def open_engine(self, folder: str | Path, *, load: Load, inference: Inference) -> Engine | None:
+        """The engine of a model that not every engine can compute, as `inference` means it; `load` loads the model.
+
+        None where any engine may.
+
+        Raises:
+            ModelError: the model cannot be loaded, or not by the engine that is asked for.
+            ConfigError: there is no such device, or the engine is not installed.
+        """
+        return None
+
+    def engine_beside(self, engine: Engine) -> Engine:
+        """`engine` has the model, opened for the same task under other options: the one that computes by these.
+
+        Raises:
+            ModelError: it cannot.
+        """
+        return engine
 
     def preparer(self, folder: str | Path, reading: Reading) -> Preparer:
         """Of the tokenizer in `folder`, for texts or for pairs of them.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tidemill.config import Pipeline
-from tidemill.pictures.report import Report, make_report
+from tidemill.pictures.figures.report import Report
+from tidemill.pictures.making import make_report
 
 __all__ = ["Report", "make_report", "report_page"]
 

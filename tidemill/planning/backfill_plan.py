@@ -23,7 +23,7 @@ from tidemill.lake.backfills import insert_backfill, load_backfill, open_backfil
 from tidemill.lake.ledger import counted_tokens, done_shards, quarantined_rows
 from tidemill.lake.listings import num_unread_files, query_of_shards, target_shards
 from tidemill.lake.pipelines import load_state, recorded_versions
-from tidemill.lake.requests import AGAIN, ONLY_QUARANTINED, ask_for_backfill, open_requests
+from tidemill.lake.requests import AGAIN, DECODED_AGAIN, ONLY_QUARANTINED, ask_for_backfill, open_requests
 from tidemill.lake.runs import RunRecord
 from tidemill.lake.tables import shown_type
 from tidemill.planning import versions
@@ -39,6 +39,8 @@ from tidemill.results.retirement import retire_elsewhere
 from tidemill.results.verify import find_damages
 from tidemill.shards import Shard
 from tidemill.sources.dataset import reopen_dataset, settle_first
+
+IDS_LEFT_OUT = "what the store has of these rows is only decoded: the estimate is for those of which it has nothing."
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Selection:
     until: str | None = None
     quarantined: bool = False
     version: str | None = None
+    decode_again: bool = False
+    """Only make texts again of what a model wrote, as far as the store has it."""
 
     def to_json(self) -> dict[str, Any]:
         """What was given, version aside."""
@@ -127,6 +131,8 @@ def plan_backfill(pipeline: Pipeline, lake: Lake, selection: Selection, *, devic
     if state is None:
         raise LakeError(f"{pipeline.name} has no table yet, so there is nothing past. `tidemill run` makes it.")
     version = _version(pipeline, cursor, state, selection)
+    if selection.decode_again:
+        _require_ids(version.spec, selection)
     name = version.spec.version
     listed = target_shards(cursor, pipeline.name, state.target_revision)
     done = done_shards(cursor, pipeline.name, name)
@@ -137,6 +143,8 @@ def plan_backfill(pipeline: Pipeline, lake: Lake, selection: Selection, *, devic
         notes += left_out
     notes += _unread_note(cursor, pipeline)
     shards, reason = _wanted(selected, done, selection, again=name == state.promoted_version)
+    if reason == DECODED_AGAIN:
+        notes.append(IDS_LEFT_OUT)
     resumes = open_backfill_of(cursor, pipeline.name, name, selection.to_json())
     if resumes:
         # None is left if it was killed after its last commit: then it is only to be closed.
@@ -214,6 +222,23 @@ def tranches(lake: Lake, backfill_id: str, size: int) -> list[list[str]]:
     pipeline, version = asked["pipeline"], asked["version"]
     ids = [request.shard.shard_id for request in open_requests(cursor, pipeline, version, backfill_id=backfill_id)]
     return [ids[i : i + size] for i in range(0, len(ids), size)]
+
+
+def _require_ids(spec: VersionSpec, selection: Selection) -> None:
+    """
+    Raises:
+        ConfigError: the version's model writes nothing, or the rows that are selected have nothing that it wrote.
+    """
+    if not versions.writes(spec):
+        raise ConfigError(
+            f'--decode-again makes texts of what a model wrote, and model.task = "{spec.task}" writes none. Leave it '
+            "out."
+        )
+    if selection.quarantined:
+        raise ConfigError(
+            "--decode-again makes texts of what a model wrote, and of rows in quarantine nothing is kept. Leave out "
+            "one of --decode-again and --quarantined."
+        )
 
 
 def _version(pipeline: Pipeline, cursor: Cursor, state: PipelineState, selection: Selection) -> Version:
@@ -319,6 +344,8 @@ def _wanted(
 ) -> tuple[list[Shard], str]:
     if selection.quarantined:
         return list(selected), ONLY_QUARANTINED
+    if selection.decode_again:
+        return [shard for shard in selected if shard.shard_id in done], DECODED_AGAIN
     missing = [shard for shard in selected if shard.shard_id not in done]
     if missing and not again:
         return missing, "missing"
@@ -375,4 +402,8 @@ def _tokenizes_alike(a: VersionSpec, b: VersionSpec) -> bool:
     mine, theirs = (
         (s.tokenizer, s.max_length, s.overlap, s.text, s.text_separator, s.text_pair, s.truncation) for s in (a, b)
     )
-    return mine == theirs and versions.items_per_row(a) == versions.items_per_row(b)
+    return (
+        mine == theirs
+        and versions.items_per_row(a) == versions.items_per_row(b)
+        and versions.options_of_texts(a) == versions.options_of_texts(b)
+    )

@@ -426,6 +426,40 @@ def items_per_row(spec: VersionSpec) -> int:
     return find_task(spec.task).items_per_row(task_options(spec.task, spec.options or {}))
 
 
+def options_of_texts(spec: VersionSpec) -> dict[str, Any]:
+    """Of the version's options those that say what is read of a text, such as a prompt.
+
+    Raises:
+        ConfigError: there is no such task.
+    """
+    from tidemill.models.tasks import find_task
+
+    read = find_task(spec.task).options_of_texts
+    return {name: value for name, value in (spec.options or {}).items() if name in read}
+
+
+def writes(spec: VersionSpec) -> bool:
+    """Whether the version's model writes its answers token by token.
+
+    Raises:
+        ConfigError: there is no such task.
+    """
+    from tidemill.models.tasks import find_task
+
+    return find_task(spec.task).writes
+
+
+def reads_again(spec: VersionSpec) -> bool:
+    """Whether the version's model reads what it wrote of a text's windows again.
+
+    Raises:
+        ConfigError: there is no such task, or it has no such option.
+    """
+    from tidemill.models.tasks import find_task, task_options
+
+    return find_task(spec.task).reads_again(task_options(spec.task, spec.options or {}))
+
+
 def config_of(spec: VersionSpec) -> PretrainedConfig:
     """The configuration of the version's model, of which its weights are no part; a served one has nothing in it.
 
@@ -448,9 +482,7 @@ def most_new_tokens(spec: VersionSpec) -> float | None:
     Raises:
         ModelError: the model's configuration cannot be read.
     """
-    from tidemill.models.tasks import find_task
-
-    if not find_task(spec.task).writes:
+    if not writes(spec):
         return None
     if spec.aggregate is not None:
         return math.inf

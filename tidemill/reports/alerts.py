@@ -1,4 +1,4 @@
-"""Tell someone: a failure, a stale table, a run that stopped at its cost, a recovery.
+"""Tell someone: a failure, a stale table, a run that stopped at its cost, a recovery, labels that moved.
 
 An alert is JSON with a field `text`, sent by HTTP POST, which is what chat
 services take. A webhook that fails fails nothing: it is told, and that is all.
@@ -18,7 +18,7 @@ from tidemill.errors import ConfigError, counted
 from tidemill.lake import Cursor
 from tidemill.lake.runs import last_fresh, num_quarantined_by_failed
 
-Kind = Literal["failed", "stale", "max_cost", "recovered"]
+Kind = Literal["failed", "stale", "max_cost", "recovered", "changed"]
 ANSWER_SECONDS = 10.0
 
 

@@ -22,7 +22,7 @@ from tidemill.progress import Expected, Progress
 from tidemill.running.executor import Executor, ThreadExecutor
 from tidemill.running.in_flight import InFlight
 from tidemill.running.recording import Recording, RunResult
-from tidemill.running.workspace import Workspace, reopen
+from tidemill.running.stages.workspace import Workspace, reopen
 from tidemill.shards import Shard
 
 MAX_ROUNDS = 4

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from tidemill.progress import Progress
 from tidemill.retry import retrying
-from tidemill.running.workspace import Workspace
+from tidemill.running.stages.workspace import Workspace
 
 Call = Callable[..., Any]
 """A function of `stages`, which takes the workspace first."""

@@ -19,7 +19,7 @@ from tidemill.running import stages
 from tidemill.running.executor import Executor, Future
 from tidemill.running.recording import Outcomes
 from tidemill.running.stages import Held, Predicted, label_of, paths_of
-from tidemill.running.workspace import Workspace
+from tidemill.running.stages.workspace import Workspace
 from tidemill.shards import TOGETHER_BYTES, Shard
 
 STORE_BYTES_PER_TEXT_BYTE = 3

@@ -15,7 +15,7 @@ from tidemill.lake.pipelines import load_kept
 from tidemill.planning.plan import Plan
 from tidemill.results.rewrite import finish_rewrite, renew_shard, rewrite_shard, rewritten_shards, start_rewrite
 from tidemill.retry import retrying
-from tidemill.running.workspace import Workspace
+from tidemill.running.stages.workspace import Workspace
 from tidemill.shards import Shard
 
 

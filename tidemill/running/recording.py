@@ -29,7 +29,7 @@ from tidemill.progress import Progress, Quiet
 from tidemill.results.commit import Outcome
 from tidemill.retry import retrying
 from tidemill.running.executor import Executor
-from tidemill.running.workspace import Tally, Workspace
+from tidemill.running.stages.workspace import Tally, Workspace
 from tidemill.shards import Shard
 
 T = TypeVar("T")

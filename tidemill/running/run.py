@@ -21,6 +21,7 @@ from tidemill.errors import (
     FAILS_ALONE,
     FileChanged,
     LimitExceeded,
+    ModelError,
     RunFailed,
     ShardGone,
     TidemillError,
@@ -43,7 +44,7 @@ from tidemill.running.in_flight import InFlight
 from tidemill.running.kept import rewrite_kept
 from tidemill.running.recording import Outcomes, Recording, RunResult
 from tidemill.running.stages import Reading
-from tidemill.running.workspace import Workspace, predictions_file
+from tidemill.running.stages.workspace import Workspace, predictions_file
 from tidemill.shards import small_together
 from tidemill.sources.dataset import Dataset, named
 from tidemill.storage.store import Store
@@ -406,7 +407,9 @@ def _open_for_the_first_time(plan: Plan, dataset: Dataset) -> None:
     """Find out before anything is written whether the version can be computed here at all."""
     preparer = load_preparer(plan.spec)
     if plan.spec.joined_text.as_parts and _has_chats(plan, dataset):
-        preparer.prepare(pa.table({"text": [A_CHAT]}))
+        (reason,) = preparer.prepare(pa.table({"text": [A_CHAT]}))["reason"].to_pylist()
+        if reason is not None:
+            raise ModelError(reason)
     if is_served(plan.spec.model):
         load_runner(plan.spec, plan.pipeline.inference)
     else:

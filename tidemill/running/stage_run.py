@@ -38,7 +38,7 @@ from tidemill.running.kept import rewrite_kept
 from tidemill.running.recording import Recording, RunResult
 from tidemill.running.run import adoption_of, read_on, refuse_removal
 from tidemill.running.stages import Held, Ingested, Predicted, Reading, Tokenized, label_of, paths_of, predicted_before
-from tidemill.running.workspace import Workspace, reopen
+from tidemill.running.stages.workspace import Workspace, reopen
 from tidemill.shards import TOGETHER_BYTES, small_together
 from tidemill.sources.dataset import Dataset
 from tidemill.storage.store import StoreFile

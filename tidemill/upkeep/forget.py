@@ -129,6 +129,7 @@ def out_of_reach(pipeline: Pipeline) -> list[str]:
         "that reads their shard again puts its text into the store, though never into a table",
         f"backups and copies of the lake, the store or their disks{archives}",
         "other pipelines and other lakes over the same dataset: forget there too",
+        "files that were exported, and datasets that were published: publish again, and squash the history on the Hub",
         "what a process that is running now holds in memory",
     ]
 

@@ -35,7 +35,8 @@ from tidemill.masking import message_of
 from tidemill.places import catalog_with_options
 from tidemill.planning.version_tables import load_version
 from tidemill.retry import retrying
-from tidemill.running.workspace import Workspace
+from tidemill.running.stages.workspace import Workspace
+from tidemill.storage.conversions import remove_conversions, unused_conversions
 from tidemill.storage.store import REMADE, Store
 
 T = TypeVar("T")
@@ -178,6 +179,18 @@ def remove_store_files(work: Housekeeping) -> Facts:
     return {"store_files": len(files), "store_bytes": sum(files.values())}
 
 
+def remove_conversions_unused(work: Housekeeping) -> Facts:
+    """Models that were converted for an engine and that nobody has used for a month, or that exceed the store's bound.
+
+    They are this machine's, for all lakes and pipelines.
+    """
+    most = int(work.pipeline.store.max_bytes)
+    found = unused_conversions(max_bytes=most, min_age_seconds=work.min_age_seconds)
+    if not work.dry_run:
+        remove_conversions(found)
+    return {"conversions": len(found), "conversion_bytes": sum(found.values())}
+
+
 def remove_claim_files(work: Housekeeping) -> Facts:
     """What killed runs left of their claims, beside a SQLite catalog."""
     return {"claim_files": remove_left_over(work.lake.spec, dry_run=work.dry_run)}
@@ -200,6 +213,7 @@ STEPS: tuple[Step, ...] = (
     remove_old_files,
     remove_orphans,
     remove_store_files,
+    remove_conversions_unused,
     remove_claim_files,
     note_data_files,
 )

@@ -1,7 +1,7 @@
 """Pages of a table, by SQL: what is read is a page of rows and the columns that a filter asks for.
 
 Shards are asked in the order of their files, one and then some at a time, until a page is
-full: of what is frequent it is at once. Of what is rare, the rest of the table is asked as a whole;
+full: of what is frequent it is at once. Of what is rare in the first one, the rest of the table is asked as a whole;
 where that is too large for it, a page says after a bound of time how far it has looked, and
 the next one goes on from there. Sorted by score, a page is the rows after the last one's score and place.
 """
@@ -67,6 +67,7 @@ def read_page(
     order: Order = "by file",
     num_rows: int = PAGE_ROWS,
     seconds: float = SECONDS,
+    most_at_once: int = MOST_AT_ONCE,
 ) -> Page:
     """
     Raises:
@@ -76,7 +77,7 @@ def read_page(
     shards = in_source_order(cursor, table.pipeline, table.version)
     condition = asked.to_sql(cursor, table)
     if order == "by file":
-        places, after, looked_at = _in_order(cursor, table, shards, condition, start, num_rows, seconds)
+        places, after, looked_at = _in_order(cursor, table, shards, condition, start, num_rows, (seconds, most_at_once))
     else:
         places, after = _by_score(cursor, table, condition, start, order, num_rows)
         looked_at = sum(shard.num_rows for shard in shards)
@@ -103,14 +104,15 @@ def rows_at(
     """These columns of the rows at some places."""
     if not places:
         return {}
-    numbers = [place.row_number for place in places]
-    shown = ", ".join(map(identifier, columns))
-    rows = cursor.execute(
-        f"SELECT shard_id, row_number, {shown} FROM {identifier(table.name)} "
-        f"WHERE {_of_shards({place.shard_id for place in places})} AND row_number BETWEEN ? AND ? "
-        "AND row_number IN (SELECT unnest(?::BIGINT[]))",
-        [min(numbers), max(numbers), numbers],
-    ).fetchall()
+    numbers, shards = [place.row_number for place in places], sorted({place.shard_id for place in places})
+    asked = f"SELECT shard_id, row_number, {', '.join(map(identifier, columns))} FROM {identifier(table.name)} WHERE "
+    among = " AND row_number BETWEEN ? AND ? AND row_number IN (SELECT unnest(?::BIGINT[]))"
+    of_each = [f"{asked} shard_id = '{shard}' {among}" for shard in shards]
+    if len(shards) > MOST_ONE_BY_ONE:
+        listed = ", ".join(f"'{shard}'" for shard in shards)
+        of_each = [f"{asked} shard_id IN ({listed}) {among}"]
+    values = [min(numbers), max(numbers), numbers]
+    rows = cursor.execute(" UNION ALL ".join(of_each), values * len(of_each)).fetchall()
     return {Place(shard_id, number): tuple(row) for shard_id, number, *row in rows}
 
 
@@ -121,14 +123,15 @@ def _in_order(
     condition: tuple[str, list[object]],
     start: Start,
     num_rows: int,
-    seconds: float,
+    bounds: tuple[float, int],
 ) -> tuple[list[Place], Start | None, int]:
     """The places, where the next page begins, and how many rows of the table were looked at until then."""
+    seconds, most_at_once = bounds
     began, at, places = time.monotonic(), start, list[Place]()
     num_asked = 1
     while at.shard < len(shards):
-        is_slow = time.monotonic() - began > seconds / 3
-        if is_slow and sum(shard.num_rows for shard in shards[at.shard :]) <= MOST_AT_ONCE:
+        is_rare = at.shard > start.shard and 4 * len(places) < num_rows
+        if is_rare and sum(shard.num_rows for shard in shards[at.shard :]) <= most_at_once:
             num_asked = len(shards)
         group = shards[at.shard : at.shard + num_asked]
         places += _matching(cursor, table, group, condition, at.row_number, num_rows + 1 - len(places))
@@ -206,9 +209,3 @@ def _by_score(
     places = [Place(shard_id, number) for _, shard_id, number in rows[:num_rows]]
     after = Start(score=rows[num_rows - 1][0], place=places[-1]) if len(rows) > num_rows else None
     return places, after
-
-
-def _of_shards(shard_ids: set[str]) -> str:
-    """SQL: of one shard as an equality, by which files are left out."""
-    listed = ", ".join(f"'{shard_id}'" for shard_id in sorted(shard_ids))
-    return f"shard_id = {listed}" if len(shard_ids) == 1 else f"shard_id IN ({listed})"

@@ -11,6 +11,8 @@ from tidemill.lake.ducklake.reading import check_condition, check_is_boolean
 from tidemill.lake.tables import identifier
 
 Operator = Literal["is", "is not", "contains", "at least", "at most", "is empty"]
+ANY = "any"
+"""What stands for no label or column."""
 _COMPARED = {"is": "=", "is not": "<>", "at least": ">=", "at most": "<="}
 
 
@@ -79,3 +81,37 @@ class Filter:
 def text_columns(table: ResultTable) -> list[str]:
     """The columns that are searched: texts, but for what Tidemill itself says of a row."""
     return [name for name, kind in (*table.kept, *table.results) if kind == "VARCHAR" and name != "label"]
+
+
+def filter_of(
+    search: str,
+    label: str | None,
+    least: str,
+    most: str,
+    column: str | None,
+    operator: Operator,
+    value: str,
+    condition: str,
+) -> Filter:
+    """What the fields of a form say.
+
+    Raises:
+        ConfigError: a score is no number.
+    """
+    return Filter(
+        None if label in (None, ANY) else label,
+        _score(least),
+        _score(most),
+        (search or "").strip(),
+        None if column in (None, ANY) else column,
+        operator,
+        value or "",
+        condition or "",
+    )
+
+
+def _score(written: str) -> float | None:
+    try:
+        return float(written) if (written or "").strip() else None
+    except ValueError:
+        raise ConfigError(f"A score is a number, and {written!r} is none. Write one such as 0.5.") from None

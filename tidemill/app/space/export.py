@@ -7,13 +7,15 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tidemill.app.source import Source
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, counted
+from tidemill.models.tasks import find_task
 from tidemill.planning.versions import VersionSpec, is_local, model_folder, tokenizer_folder
 
 PACKAGES = (
@@ -21,8 +23,8 @@ PACKAGES = (
     *("orjson", "pyarrow", "pydantic", "safetensors", "tokenizers", "torch", "transformers", "xxhash", "zstandard"),
 )
 """What a row that is tried needs of all that Tidemill stands on."""
-OF_TASKS = {"sentencepiece": "sentencepiece", "llguidance": "llguidance", "ctranslate2": "ctranslate2"}
-"""What some models need beside, where it is installed."""
+OF_WRITERS = ("ctranslate2", "llguidance")
+"""What models that write may need beside."""
 LEFT_OUT = ("flows", "tasks", "cli", "api", "proposing", "diagnosis", "upkeep", "__pycache__")
 """Rooms of Tidemill that a Space has no use for."""
 ENTRY = '''"""Answers with the model of the table {name}, and shows the report of it. Run it: python app.py"""
@@ -34,7 +36,7 @@ from tidemill.app.space.running import launch
 launch(Path(__file__).parent)
 '''
 README = """---
-title: {title}
+title: "{title}"
 sdk: gradio
 sdk_version: {gradio}
 python_version: "{python}"
@@ -94,15 +96,12 @@ def export(pipeline: Pipeline, folder: Path, *, texts: bool = False) -> Exported
     return Exported(str(folder), spec.version, len(files), sum(path.stat().st_size for path in files), holds_model)
 
 
-def requirements() -> list[str]:
-    """Each package at the version that is installed here."""
-    pins = [f"{name}=={version(name).partition('+')[0]}" for name in PACKAGES]
-    for name in OF_TASKS.values():
-        try:
-            pins.append(f"{name}=={version(name)}")
-        except PackageNotFoundError:
-            continue
-    return pins
+def requirements(spec: VersionSpec, engine: str) -> list[str]:
+    """Each package at the version that is installed here; those that only some models need, where they are."""
+    more = ["sentencepiece", *(OF_WRITERS if find_task(spec.task).writes else ())]
+    more += ["openvino"] if engine == "openvino" else []
+    installed = [name for name in more if find_spec(name) is not None]
+    return [f"{name}=={version(name).partition('+')[0]}" for name in (*PACKAGES, *installed)]
 
 
 def _write_model(spec: VersionSpec, folder: Path) -> bool:
@@ -141,7 +140,9 @@ def _write_texts(pipeline: Pipeline, spec: VersionSpec, folder: Path) -> None:
     }
     (folder / "app.py").write_text(ENTRY.format(**told), encoding="utf-8")
     (folder / "README.md").write_text(README.format(**told), encoding="utf-8")
-    (folder / "requirements.txt").write_text("\n".join(requirements()) + "\n", encoding="utf-8")
+    (folder / "requirements.txt").write_text(
+        "\n".join(requirements(spec, pipeline.inference.engine)) + "\n", encoding="utf-8"
+    )
     facts = {"name": pipeline.name, "version": spec.to_json(), "pipeline": _settings(pipeline, spec)}
     (folder / "space.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 

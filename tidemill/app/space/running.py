@@ -22,7 +22,7 @@ def open_space(folder: Path) -> tuple[Pipeline, VersionSpec]:
     paths = {"model_path": folder / "model", "tokenizer_path": folder / "tokenizer"}
     if not paths["tokenizer_path"].exists():
         paths["tokenizer_path"] = paths["model_path"]
-    own = {
+    own: dict[str, Any] = {
         name: str(path)
         for name, path in paths.items()
         if not told["version"][name.removesuffix("_path")].startswith("commit:")
@@ -52,7 +52,7 @@ def build(folder: Path) -> Any:
 
 def launch(folder: Path) -> None:
     """Answer at GRADIO_SERVER_NAME and GRADIO_SERVER_PORT, or at a free port of this machine alone."""
-    from tidemill.app.blocks import STYLE, theme
+    from tidemill.app.server.blocks import STYLE, theme
 
     port = os.environ.get("GRADIO_SERVER_PORT")
     build(folder).launch(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from html import escape
+from functools import partial
 from typing import Any, get_args
 
 import _duckdb as duckdb
@@ -12,15 +12,15 @@ import gradio as gr
 
 from tidemill.app.rows import cells
 from tidemill.app.rows.browsing import Order, Page, Start, read_page, rows_at
-from tidemill.app.rows.filters import Filter, Operator
+from tidemill.app.rows.filters import ANY, Filter, Operator, filter_of
+from tidemill.app.rows.pages import cut, shown_page, told
 from tidemill.app.source import Source, has, shown_columns
-from tidemill.errors import TidemillError, counted
+from tidemill.errors import ConfigError, TidemillError, counted
 from tidemill.lake import Lake
 from tidemill.lake.records.marks import Place, labels_at, set_marks
 from tidemill.lake.records.samples import num_picked, to_mark
 
 MOST_KEYS = 9
-ANY = "any"
 ON_CLICK = """
 element.addEventListener('click', (event) => {
   const opened = event.target.closest('button[data-place]');
@@ -51,68 +51,72 @@ class Standing:
 
 
 def build(source: Source, labels: list[str], who: str) -> None:
-    tab = _Browsing(source)
+    tab, standing = _Browsing(source), gr.State(Standing())
+    filters = _filters(source, labels)
+    with gr.Row():
+        show = gr.Button("Show rows", variant="primary", elem_id="tm-show")
+        back = gr.Button("Previous page", elem_id="tm-back")
+        on = gr.Button("Next page", elem_id="tm-next")
+        queue = gr.Button("Next row to mark", elem_id="tm-queue")
+    with gr.Row(equal_height=False, elem_id="tm-panes"):
+        with gr.Column(scale=3, min_width=300):
+            shown = gr.HTML(elem_id="tm-rows", js_on_load=ON_CLICK)
+        with gr.Column(scale=2, min_width=300):
+            marking, marker, other = _marking_buttons(labels, who)
+            row = gr.HTML(cells.message("Open a row to see it whole and to mark it."), elem_id="tm-row")
+    table_out, row_out = [standing, shown], [standing, shown, row]
+    show.click(tab.first, [standing, *filters], table_out, api_visibility="private")
+    filters[0].submit(tab.first, [standing, *filters], table_out, api_visibility="private")
+    on.click(tab.next, standing, table_out, api_visibility="private")
+    back.click(tab.previous, standing, table_out, api_visibility="private")
+    queue.click(tab.next_to_mark, standing, row_out, api_visibility="private")
+    shown.select(tab.opened, standing, row_out, api_visibility="private")
+    for button, act in marking:
+        button.click(act(tab), [standing, marker, other], row_out, api_visibility="private")
+
+
+def _filters(source: Source, labels: list[str]) -> list[Any]:
+    """The fields of the form, as `filter_of` takes them, and the order."""
     with source.open() as (_, table):
         kinds, scored, labelled = dict(table.shown), has(table, "score"), has(table, "label")
-    standing = gr.State(Standing())
+    choices = [ANY, *labels]
     with gr.Row():
         search = gr.Textbox(label="search in texts", elem_id="tm-search", scale=3)
-        label = gr.Dropdown(
-            label="label", choices=[ANY, *labels], value=ANY, visible=labelled, elem_id="tm-label", scale=1
-        )
-        least = gr.Number(label="score from", value=None, visible=scored, elem_id="tm-least", scale=1)
-        most = gr.Number(label="score to", value=None, visible=scored, elem_id="tm-most", scale=1)
+        label = gr.Dropdown(label="label is", choices=choices, value=ANY, visible=labelled, elem_id="tm-label", scale=1)
+        least = gr.Textbox(label="score from", visible=scored, elem_id="tm-least", scale=1)
+        most = gr.Textbox(label="score to", visible=scored, elem_id="tm-most", scale=1)
     with gr.Accordion("More filters", open=False):
         with gr.Row():
             column = gr.Dropdown(label="column", choices=[ANY, *kinds], value=ANY)
             operator = gr.Dropdown(label="compared", choices=list(get_args(Operator)), value="is")
             value = gr.Textbox(label="with")
         condition = gr.Textbox(label="SQL condition", placeholder="rating < 0 AND label = 'POSITIVE'")
-        order = gr.Dropdown(
-            label="order", choices=list(get_args(Order)) if scored else ["by file"], value="by file", elem_id="tm-order"
-        )
+        orders = list(get_args(Order)) if scored else ["by file"]
+        order = gr.Dropdown(label="order", choices=orders, value="by file", elem_id="tm-order")
+    return [search, label, least, most, column, operator, value, condition, order]
+
+
+def _marking_buttons(labels: list[str], who: str) -> tuple[list[tuple[Any, Any]], Any, Any]:
+    """Buttons with what each does, who marks, and another label than the buttons have."""
+    found: list[tuple[Any, Any]] = []
     with gr.Row():
-        show = gr.Button("Show rows", variant="primary", elem_id="tm-show")
-        back = gr.Button("Previous page", elem_id="tm-back")
-        on = gr.Button("Next page", elem_id="tm-next")
-        queue = gr.Button("Next row to mark", elem_id="tm-queue")
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=3, min_width=300):
-            shown = gr.HTML(elem_id="tm-rows", js_on_load=ON_CLICK)
-        with gr.Column(scale=2, min_width=300):
-            row = gr.HTML(cells.message("Open a row to see it whole and to mark it."), elem_id="tm-row")
-            buttons = []
-            with gr.Row():
-                for number, name in enumerate(labels[:MOST_KEYS], 1):
-                    buttons.append(gr.Button(f"{number} {name}", elem_id=f"tm-mark-{number}", min_width=80, size="sm"))
-            with gr.Row():
-                other = gr.Dropdown(
-                    label="another label", choices=labels, value=None, allow_custom_value=True, elem_id="tm-other"
-                )
-                marker = gr.Textbox(label="marked by", value=who, elem_id="tm-who")
-            with gr.Row():
-                set_other = gr.Button("Mark as that", size="sm", elem_id="tm-mark-other")
-                unset = gr.Button("Take the mark back", size="sm", elem_id="tm-unmark")
-
-    filters = [search, label, least, most, column, operator, value, condition, order]
-    table_out = [standing, shown]
-    row_out = [standing, shown, row]
-    private: dict[str, Any] = {"api_visibility": "private"}
-    show.click(tab.first, [standing, *filters], table_out, **private)
-    search.submit(tab.first, [standing, *filters], table_out, **private)
-    on.click(tab.next, standing, table_out, **private)
-    back.click(tab.previous, standing, table_out, **private)
-    queue.click(tab.next_to_mark, standing, row_out, **private)
-    shown.select(tab.opened, standing, row_out, **private)
-    for name, button in zip(labels, buttons, strict=False):
-        button.click(_marking(tab, name), [standing, marker], row_out, **private)
-    set_other.click(tab.mark, [standing, marker, other], row_out, **private)
-    unset.click(_marking(tab, None), [standing, marker], row_out, **private)
+        for number, name in enumerate(labels[:MOST_KEYS], 1):
+            button = gr.Button(f"{number} {name}", elem_id=f"tm-mark-{number}", min_width=80, size="sm")
+            found.append((button, partial(_as_label, name)))
+    with gr.Row():
+        other = gr.Dropdown(
+            label="another label", choices=labels, value=None, allow_custom_value=True, elem_id="tm-other"
+        )
+        marker = gr.Textbox(label="marked by", value=who, elem_id="tm-who")
+    with gr.Row():
+        found.append((gr.Button("Mark as that", size="sm", elem_id="tm-mark-other"), lambda tab: tab.mark))
+        found.append((gr.Button("Take the mark back", size="sm", elem_id="tm-unmark"), lambda tab: tab.take_back))
+    return found, marker, other
 
 
-def _marking(tab: _Browsing, label: str | None) -> Any:
-    def mark(standing: Standing, who: str) -> tuple[Standing, str, str]:
-        return tab.mark(standing, who, label, take_back=label is None)
+def _as_label(label: str, tab: _Browsing) -> Any:
+    def mark(standing: Standing, who: str, _: str | None) -> tuple[Standing, str, str]:
+        return tab.mark(standing, who, label)
 
     return mark
 
@@ -125,7 +129,10 @@ class _Browsing:
 
     def first(self, standing: Standing, *values: Any) -> tuple[Standing, str]:
         *given, order = values
-        standing = replace(standing, asked=filter_of(*given), order=order, before=())
+        try:
+            standing = replace(standing, asked=filter_of(*given), order=order, before=())
+        except ConfigError as e:
+            return standing, cells.message(str(e), kind="problem")
         return self._turn(standing, Start())
 
     def next(self, standing: Standing) -> tuple[Standing, str]:
@@ -154,41 +161,41 @@ class _Browsing:
             there = rows_at(cursor, table, [row.place for row in left], ["row_number"])
         left = [row for row in left if row.place in there]
         if not left:
-            told = f"All {counted(total, 'row')} of the sample are marked." if total else "No rows were picked."
-            told = f"{told} Pick rows: tidemill sample {self._source.pipeline.name}.toml"
-            return replace(standing, place=None, in_queue=False), _page_of(standing), cells.message(told)
+            done = f"All {counted(total, 'row')} of the sample are marked." if total else "No rows were picked."
+            done = f"{done} Pick rows: tidemill sample {self._source.pipeline.name}.toml"
+            return replace(standing, place=None, in_queue=False), _page_of(standing), cells.message(done)
         first = left[0]
         standing = replace(standing, place=first.place, in_queue=True)
-        told = cells.message(f"{len(left):,} of {total:,} to mark. Why this one: {first.reason}")
-        return standing, _page_of(standing), told + self._row(standing)
+        why = cells.message(f"{len(left):,} of {total:,} to mark. Why this one: {first.reason}")
+        return standing, _page_of(standing), why + self._row(standing)
 
-    def mark(
-        self, standing: Standing, who: str, label: str | None, take_back: bool = False
-    ) -> tuple[Standing, str, str]:
-        name, given = (who or "").strip(), (label or "").strip()
-        problem = (
-            "Open a row first."
-            if standing.place is None
-            else "Say who marks: fill in `marked by`."
-            if not name
-            else "Choose a label first."
-            if not given and not take_back
-            else None
-        )
-        if problem:
-            return standing, _page_of(standing), cells.message(problem, kind="problem") + self._row(standing)
-        assert standing.place is not None
+    def mark(self, standing: Standing, who: str, label: str | None) -> tuple[Standing, str, str]:
+        given = (label or "").strip()
+        if not given:
+            return self._refused(standing, "Choose a label first.")
+        return self._write(standing, who, given)
+
+    def take_back(self, standing: Standing, who: str, _: str | None) -> tuple[Standing, str, str]:
+        return self._write(standing, who, None)
+
+    def _write(self, standing: Standing, who: str, label: str | None) -> tuple[Standing, str, str]:
+        name, pipeline = (who or "").strip(), self._source.pipeline
+        if standing.place is None:
+            return self._refused(standing, "Open a row first.")
+        if not name:
+            return self._refused(standing, "Say who marks: fill in `marked by`.")
         try:
-            pipeline = self._source.pipeline
             with Lake(pipeline.lake) as lake:
-                labels = {standing.place: None if take_back else given}
-                set_marks(lake, pipeline.name, labels, keys=self._source.keys, who=name)
+                set_marks(lake, pipeline.name, {standing.place: label}, keys=self._source.keys, who=name)
         except TidemillError as e:
-            return standing, _page_of(standing), cells.message(str(e), kind="problem")
+            return self._refused(standing, str(e))
         standing = self._with_marks(standing)
-        if standing.in_queue and not take_back:
+        if standing.in_queue and label is not None:
             return self.next_to_mark(standing)
         return standing, _page_of(standing), self._row(standing)
+
+    def _refused(self, standing: Standing, why: str) -> tuple[Standing, str, str]:
+        return standing, _page_of(standing), cells.message(why, kind="problem") + self._row(standing)
 
     def _turn(self, standing: Standing, start: Start) -> tuple[Standing, str]:
         began = time.monotonic()
@@ -196,10 +203,10 @@ class _Browsing:
             with self._source.open() as (cursor, table):
                 page = read_page(cursor, table, standing.asked, start, order=standing.order)
         except (TidemillError, duckdb.Error) as e:
-            told = str(e).replace("--where", "The SQL condition")
-            return replace(standing, page=None, before=()), cells.message(told, kind="problem")
-        told = f"{_told(page, standing)} {time.monotonic() - began:.2f} s."
-        return replace(standing, page=_cut(page)), shown_page(page, told)
+            problem = str(e).replace("--where", "The SQL condition")
+            return replace(standing, page=None, before=()), cells.message(problem, kind="problem")
+        said = f"{told(page, standing.asked)} {time.monotonic() - began:.2f} s."
+        return replace(standing, page=cut(page)), shown_page(page, said)
 
     def _with_marks(self, standing: Standing) -> Standing:
         if standing.page is None:
@@ -224,62 +231,5 @@ class _Browsing:
         return marked + cells.facts("The row", whole) + cells.facts("Where it is from", rest)
 
 
-def filter_of(
-    search: str,
-    label: str | None,
-    least: float | None,
-    most: float | None,
-    column: str | None,
-    operator: Operator,
-    value: str,
-    condition: str,
-) -> Filter:
-    return Filter(
-        None if label in (None, ANY) else label,
-        least,
-        most,
-        (search or "").strip(),
-        None if column in (None, ANY) else column,
-        operator,
-        value or "",
-        condition or "",
-    )
-
-
-def _told(page: Page, standing: Standing) -> str:
-    """How many rows there are, and how far they were looked at."""
-    if not page.num_rows:
-        return "The table has no rows."
-    found = counted(len(page.rows), "row")
-    if standing.asked.is_empty:
-        return f"{found} of {page.num_rows:,}."
-    if page.next is None:
-        return f"{found}, to the end of {page.num_rows:,}." if page.rows else f"None of {page.num_rows:,} rows."
-    if len(page.rows) == 0 and page.num_looked_at < page.num_rows:
-        return f"None of the first {page.num_looked_at:,} rows of {page.num_rows:,}: the next page goes on from there."
-    return f"{found}; {page.num_looked_at:,} of {page.num_rows:,} looked at."
-
-
-def _cut(page: Page) -> Page:
-    """The page as it stays with the visitor: no more of a text than is shown."""
-    return replace(page, rows=[tuple(cells.cut_text(v) if isinstance(v, str) else v for v in row) for row in page.rows])
-
-
 def _page_of(standing: Standing) -> str:
-    return shown_page(standing.page, _told(standing.page, standing)) if standing.page is not None else ""
-
-
-def shown_page(page: Page, told: str) -> str:
-    if not page.rows:
-        return cells.message(told)
-    openers = [
-        f'<button type="button" class="tm-open" data-place="{escape(place.shard_id)}/{place.row_number}" '
-        f'aria-label="open row {place.row_number} of {escape(path)}">{place.row_number}</button>'
-        for place, path in zip(page.places, page.paths, strict=True)
-    ]
-    rows = [
-        (page.marks.get(place), path, *row) if page.marks else (path, *row)
-        for place, path, row in zip(page.places, page.paths, page.rows, strict=True)
-    ]
-    columns = [*(["mark"] if page.marks else []), "file", *page.columns]
-    return cells.table(told, columns, rows, first=openers)
+    return shown_page(standing.page, told(standing.page, standing.asked)) if standing.page is not None else ""

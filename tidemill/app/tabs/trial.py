@@ -24,9 +24,13 @@ def build(pipeline: Pipeline, promoted: Callable[[], VersionSpec], source: Sourc
     trying, spec = Trying(pipeline), promoted()
     names = [*spec.text, *(spec.text_pair or ())]
     gr.Markdown(f"Version `{spec.version}`, {spec.task}: a row as the table's model answers it, by the same options.")
-    boxes = [gr.Textbox(label=name, lines=4, max_lines=20, max_length=1_000_000) for name in names]
+    boxes = [gr.Textbox(label=f"column {name}", lines=4, max_lines=20, max_length=1_000_000) for name in names]
     known = (spec.options or {}).get(LABELS)
-    labels = gr.Textbox(label="labels, one a line", value="\n".join(known), lines=4) if known else gr.State("")
+    labels = (
+        gr.Textbox(label="labels to choose from, one a line", value="\n".join(known), lines=4)
+        if known
+        else gr.State("")
+    )
     button = gr.Button("Answer", variant="primary", elem_id="tm-try")
     answer = gr.HTML(elem_id="tm-answer")
 

@@ -24,6 +24,8 @@ def build(source: Source) -> None:
         names = [standing.version for standing in standings(cursor, table.pipeline)]
         promoted, kept = table.version, [name for name, _ in table.kept]
     other = next((name for name in reversed(names) if name != promoted), promoted)
+    if len(names) == 1:
+        gr.Markdown("The table has one version. A changed model or option makes another: `tidemill backfill`.")
     with gr.Row():
         first = gr.Dropdown(label="first version", choices=names, value=promoted, elem_id="tm-first")
         second = gr.Dropdown(label="second version", choices=names, value=other, elem_id="tm-second")

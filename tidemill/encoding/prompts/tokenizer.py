@@ -178,7 +178,10 @@ class PromptTokenizer:
             NoPrompt: it has none, or a text of the row might become a control token in it.
         """
         self._refuse_roles(messages)
-        prompt = self._chat.rendered(messages)
+        try:
+            prompt = self._chat.rendered(messages)
+        except ModelError as e:  # Another row's prompt may be none of messages.
+            raise NoPrompt(str(e)) from e
         if not prompt.text:
             raise NoPrompt("the prompt is empty")
         if prompt.spans is None:

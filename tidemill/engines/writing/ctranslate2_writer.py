@@ -30,7 +30,6 @@ from tidemill.engines.contest.finding import library_versions
 from tidemill.engines.devices import device_name, resolve_device, use_all_cpus
 from tidemill.engines.probing.conversion import CannotConvert, converting
 from tidemill.engines.writing.converted.conversion import convert, require_known
-from tidemill.engines.writing.converted.kept import conversion_folder, is_kept, keep_conversion
 from tidemill.engines.writing.converted.probe import Probe, alone, probe_rows
 from tidemill.engines.writing.generation.settings import Settings
 from tidemill.engines.writing.generation.written import LENGTH, STOP, Written, failed, outputs_of
@@ -39,6 +38,7 @@ from tidemill.engines.writing.torch_writer import TorchWriter
 from tidemill.errors import Stopped
 from tidemill.fingerprints import fingerprint
 from tidemill.machine import num_cpus, processor
+from tidemill.storage.conversions import conversion_folder, is_kept, keep_conversion
 from tidemill.storage.kept import keep, read_kept
 
 DIFFERS = "converted, it does not write what it writes in torch"
@@ -211,7 +211,12 @@ def _exact(
 def _asked(folder: str | Path, model: Any, settings: Settings, device: torch.device, tokenizer: str | Path) -> Probe:
     """What torch writes of the probe's rows; the model is on the CPU afterwards."""
     probed = probed_settings(settings)
-    rows = probe_rows(model.config, tokenizer, num_new_tokens=probed.max_new_tokens)
+    rows = probe_rows(
+        model.config,
+        tokenizer,
+        num_new_tokens=probed.max_new_tokens,
+        trust_remote_code=settings.trust_remote_code,
+    )
     inference = options.Inference(engine="torch", device=str(device), dtype="float32")
     writer = TorchWriter.open(
         folder,

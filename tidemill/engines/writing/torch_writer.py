@@ -55,6 +55,11 @@ class _Batch:
             raise self.error
         return outputs_of([row.written() for row in self.rows])
 
+    @property
+    def so_far(self) -> list[list[int]]:
+        """The ids of each row until now. One that is written again, alone, begins again with the same ids."""
+        return [row.ids for row in self.rows]
+
     def _is_done(self) -> bool:
         return self.error is not None or all(row.finish is not None for row in self.rows)
 
@@ -69,13 +74,21 @@ class TorchWriter:
     """Why another engine, which `auto` prefers, does not compute the model."""
 
     def __init__(
-        self, model: Any, device: torch.device, settings: Settings, *, tokenizer: str | Path, most_tokens: int | None
+        self,
+        model: Any,
+        device: torch.device,
+        settings: Settings,
+        *,
+        tokenizer: str | Path,
+        most_tokens: int | None,
+        beside: TorchWriter | None = None,
     ) -> None:
-        """`most_tokens` are all positions that the decoder has, where that is bounded."""
+        """`most_tokens` are all positions that the decoder has, where that is bounded. `beside` has the same model."""
         self.model, self.device, self.settings, self._most_tokens = model, device, settings, most_tokens
         # What Transformers fills in from here is then what is meant, too.
-        model.generation_config = copy.deepcopy(settings.generation)
-        self._lock = threading.Lock()
+        model.generation_config = self._generation = copy.deepcopy(settings.generation)
+        self._tokenizer, self._beside = tokenizer, beside
+        self._lock: threading.Lock = threading.Lock() if beside is None else beside._lock
         self._batches: list[_Batch] = []
         self._ends = Ends(settings, tokenizer)
         self._start = _start_of(settings) if settings.is_encoder_decoder else None
@@ -84,6 +97,7 @@ class TorchWriter:
             self._alone = Whole(model, settings, choice.alone(), self._ends)
             self._loop = self._open_loop(choice)
         self._is_whole = isinstance(self._loop, WholeLoop)
+        self.joins = isinstance(self._loop, CausalLoop)
         self.company = EQUAL_LENGTHS if self._is_whole else ANY_LENGTHS
         self.depth = 1 if self._is_whole else DEPTH
 
@@ -119,6 +133,24 @@ class TorchWriter:
         move_to(model, device, folder)
         return cls(model, device, settings, tokenizer=tokenizer, most_tokens=max_positions(model.config))
 
+    def under(self, settings: Settings) -> TorchWriter:
+        """The same model, that writes as these say. Batches of both take turns."""
+        refuse_unheld(settings)
+        with self._lock:
+            return TorchWriter(
+                self.model,
+                self.device,
+                settings,
+                tokenizer=self._tokenizer,
+                most_tokens=self._most_tokens,
+                beside=self,
+            )
+
+    def make_room(self, num_tokens: int) -> None:
+        """Let rows of several batches be written side by side, as many as have so many tokens in all."""
+        if isinstance(self._loop, CausalLoop):
+            self._loop.room = num_tokens
+
     def submit(self, inputs: Arrays, *, should_stop: Callable[[], bool] = never) -> _Batch:
         batch = _Batch(self, [self._row(prompt) for prompt in _prompts(inputs)], should_stop)
         with self._lock:
@@ -132,6 +164,7 @@ class TorchWriter:
         with self._lock, self._current(), torch.inference_mode():
             if batch not in self._batches:
                 return
+            self.model.generation_config = self._generation
             if batch.should_stop():
                 self._leave(batch, Stopped(STOPPED))
                 return
@@ -188,7 +221,7 @@ class TorchWriter:
     def _open_loop(self, choice: Choice) -> Loop:
         if (self.settings.generation.num_beams or 1) > 1:
             return WholeLoop(self.model, self.settings, Beams(self.model, self.settings, self._ends).write)
-        if (open_loop := self._opener()) is not None and self._is_same(open_loop):
+        if (open_loop := self._opener()) is not None and self._holds(open_loop):
             return open_loop(choice, self._ends)
         return WholeLoop(self.model, self.settings, Whole(self.model, self.settings, choice, self._ends).write)
 
@@ -200,6 +233,12 @@ class TorchWriter:
         if self.settings.is_encoder_decoder:
             return lambda choice, ends: Seq2SeqLoop(self.model, layout.num_layers, choice, ends, self.device)
         return lambda choice, ends: CausalLoop(self.model, layout, choice, ends, self.device)
+
+    def _holds(self, open_loop: Callable[[Any, Any], Loop]) -> bool:
+        """Whether the model may go through the loop; of one that went through it before, nobody asks again."""
+        if self._beside is not None and not self._beside._is_whole:
+            return True
+        return self._is_same(open_loop)
 
     def _is_same(self, open_loop: Callable[[Any, Any], Loop]) -> bool:
         return is_same(

@@ -221,6 +221,21 @@ def check_condition(condition: str, option: str = "--where") -> None:
         raise ConfigError(f"{option} calls {min(refused)}(), which prepares SQL of its own. {GIVE_ONE}")
 
 
+def check_expression(expression: str, option: str) -> None:
+    """
+    Raises:
+        ConfigError: it is not one expression, which may hold a subquery: a statement, several, or none.
+    """
+    with duckdb.connect() as parser:
+        (text,) = parser.execute("SELECT json_serialize_sql(?)", [f"SELECT ({expression})"]).fetchall()[0]
+    parsed = json.loads(text)
+    if parsed["error"]:
+        raise ConfigError(f"{option} = {expression!r} cannot be read as SQL: {parsed['error_message']}.")
+    nodes = [statement["node"] for statement in parsed["statements"]]
+    if len(nodes) != 1 or not _is_one_item(nodes[0]):
+        raise ConfigError(f'{option} = {expression!r} is more than one expression. Give one, such as "rating > 0".')
+
+
 def check_is_boolean(cursor: Cursor, source: str, condition: str) -> None:
     """
     Raises:
@@ -234,12 +249,15 @@ def check_is_boolean(cursor: Cursor, source: str, condition: str) -> None:
 
 
 def _is_one_expression(node: dict[str, Any]) -> bool:
+    return _is_one_item(node) and "SUBQUERY" not in _all(node["select_list"][0], "class")
+
+
+def _is_one_item(node: dict[str, Any]) -> bool:
     return (
         node["type"] == "SELECT_NODE"
         and len(node["select_list"]) == 1
         and node["from_table"]["type"] == "EMPTY"
         and not any(node[clause] for clause in OTHER_CLAUSES)
-        and "SUBQUERY" not in _all(node["select_list"][0], "class")
     )
 
 

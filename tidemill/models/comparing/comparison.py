@@ -34,6 +34,10 @@ class Pair:
 class Comparison(ABC):
     group: ClassVar[str]
     """The key under which a report has it."""
+    distance_called: ClassVar[str]
+    """What `distance` is, in words."""
+    moved_called: ClassVar[str] = ""
+    """What `moved` is, in words."""
 
     def derived(self, pair: Pair) -> dict[str, str]:
         """What is worked out of a pair's two answers once: name → SQL of `pair.first` and `pair.second`."""
@@ -55,6 +59,11 @@ class Comparison(ABC):
     def distance(self, pair: Pair) -> str:
         """An SQL aggregate that grows with how far apart the answers are: slices come in its order, the greatest
         first."""
+
+    def moved(self, pair: Pair) -> str | None:
+        """SQL: a number that says how far the two answers are from each other. None where they only are the same or
+        not; NULL where this pair has no such number."""
+        return None
 
     def order(self, pair: Pair) -> str:
         """SQL of a pair to order examples by, if they have an order."""

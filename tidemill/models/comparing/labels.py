@@ -11,6 +11,7 @@ from tidemill.models.comparing.comparison import Comparison, Pair
 
 class Labels(Comparison):
     group = "labels"
+    distance_called = "share of rows that flipped"
 
     def measures(self, pair: Pair) -> list[str]:
         return [f"count(*) FILTER ({self.differs(pair)})"]

@@ -21,6 +21,7 @@ class Lists(Comparison):
     """Elements are the same if the fields in `by` are; without it, all that hold no scores."""
 
     group = "lists"
+    distance_called, moved_called = "share that only one of both found", "share of a row's elements that both found"
     by: tuple[str, ...] = ()
 
     def derived(self, pair: Pair) -> dict[str, str]:
@@ -56,6 +57,10 @@ class Lists(Comparison):
         both, found = f"sum({pair.derived('both')})", _found(pair, "sum({})")
         return f"CASE WHEN {found} > 0 THEN 1 - 2 * {both} / {found} ELSE 0 END"
 
+    def moved(self, pair: Pair) -> str:
+        found = _found(pair, "{}")
+        return f"CASE WHEN {found} > 0 THEN 2 * {pair.derived('both')} / {found} END"
+
     def order(self, pair: Pair) -> str:
         return f"{pair.derived('both')} / {_found(pair, '{}')}, {_found(pair, '{}')} DESC"
 
@@ -72,20 +77,23 @@ class Lists(Comparison):
 
     def details(self, cursor: Cursor, pair: Pair) -> dict[str, Any]:
         """The same counts by label, the least agreement first; and how far scores drifted of what both found."""
-        fields, by = fields_in(pair.kind), self._by(pair)
-        label = next((name for name in by if fields[name] == "varchar"), None)
-        score = next((name for name, kind in fields.items() if kind in FLOATS), None)
-        cursor.execute(f"CREATE OR REPLACE TEMP TABLE matched AS {self._matched(pair, label, score)}")
+        cursor.execute(f"CREATE OR REPLACE TEMP TABLE matched AS {self.matched(pair)}")
         found = {
-            "by": list(by),
-            "labels": _by_label(cursor) if label else [],
-            "score": _drift(cursor) if score else None,
+            "by": list(self._by(pair)),
+            "labels": _by_label(cursor) if self.label_of(pair) else [],
+            "score": _drift(cursor) if _score_of(pair) else None,
         }
         cursor.execute("DROP TABLE matched")
         return found
 
-    def _matched(self, pair: Pair, label: str | None, score: str | None) -> str:
-        """A query: every element that either version found, once, with its label and its score in each."""
+    def label_of(self, pair: Pair) -> str | None:
+        """The field that says what an element is, if one does."""
+        fields = fields_in(pair.kind)
+        return next((name for name in self._by(pair) if fields.get(name) == "varchar"), None)
+
+    def matched(self, pair: Pair) -> str:
+        """A query of `pairs`: every element that either version found, once, with its label and its score in each."""
+        label, score = self.label_of(pair), _score_of(pair)
 
         def found(side: str) -> str:
             elements = f"SELECT _shard_id, _row_number, unnest({side}) AS x FROM pairs"
@@ -115,6 +123,10 @@ class Lists(Comparison):
         by = self._by(pair)
         named = ", ".join(f"{identifier(name)} := {element}.{identifier(name)}" for name in by)
         return f"struct_pack({named})" if by else element
+
+
+def _score_of(pair: Pair) -> str | None:
+    return next((name for name, kind in fields_in(pair.kind).items() if kind in FLOATS), None)
 
 
 def _field(name: str | None) -> str:

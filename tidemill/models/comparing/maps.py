@@ -11,6 +11,7 @@ from tidemill.models.comparing.scores import ABSOLUTE_QUANTILES
 
 class Maps(Comparison):
     group = "maps"
+    distance_called, moved_called = "mean of the largest drift of a row", "largest drift of a row"
 
     def derived(self, pair: Pair) -> dict[str, str]:
         first, second = (f"map_extract_value({side}, key)::DOUBLE" for side in (pair.first, pair.second))
@@ -33,6 +34,9 @@ class Maps(Comparison):
 
     def distance(self, pair: Pair) -> str:
         return f"avg({pair.derived('drift')})"
+
+    def moved(self, pair: Pair) -> str:
+        return pair.derived("drift")
 
     def order(self, pair: Pair) -> str:
         return f"{pair.derived('drift')} DESC"

@@ -13,6 +13,7 @@ SIGNED_QUANTILES = {"p05": 0.05, "p50": 0.5, "p95": 0.95}
 
 class Scores(Comparison):
     group = "scores"
+    distance_called, moved_called = "mean absolute drift", "drift, second minus first"
 
     def measures(self, pair: Pair) -> list[str]:
         drift = _drift(pair)
@@ -32,6 +33,9 @@ class Scores(Comparison):
 
     def distance(self, pair: Pair) -> str:
         return f"avg(abs({_drift(pair)}))"
+
+    def moved(self, pair: Pair) -> str:
+        return _drift(pair)
 
     def order(self, pair: Pair) -> str:
         return f"abs({_drift(pair)}) DESC"

@@ -16,6 +16,7 @@ MOST_LABELS = 20
 
 class Texts(Comparison):
     group = "texts"
+    distance_called, moved_called = "share of rows with another text", "characters more in the second"
 
     def measures(self, pair: Pair) -> list[str]:
         lengths = ", ".join(f"avg(length({side}))" for side in (pair.first, pair.second))
@@ -35,6 +36,10 @@ class Texts(Comparison):
 
     def distance(self, pair: Pair) -> str:
         return f"count(*) FILTER ({self.differs(pair)}) / count(*)"
+
+    def moved(self, pair: Pair) -> str:
+        """How many characters longer the second is, of texts that differ."""
+        return f"CASE WHEN {self.differs(pair)} THEN length({pair.second}) - length({pair.first}) END"
 
     def details(self, cursor: Cursor, pair: Pair) -> dict[str, Any]:
         """From which to which, of texts that are labels; none of others."""

@@ -12,6 +12,7 @@ QUANTILES = {"p01": 0.01, "p05": 0.05, "p10": 0.1, "p50": 0.5}
 
 class Vectors(Comparison):
     group = "vectors"
+    distance_called, moved_called = "mean distance, one minus the cosine", "cosine of the two vectors"
 
     def derived(self, pair: Pair) -> dict[str, str]:
         # In float32 the sums of some hundred products would differ from 1 in the seventh digit.
@@ -37,6 +38,9 @@ class Vectors(Comparison):
 
     def distance(self, pair: Pair) -> str:
         return f"1 - avg(coalesce({pair.derived('cosine')}, -1))"
+
+    def moved(self, pair: Pair) -> str:
+        return pair.derived("cosine")
 
     def order(self, pair: Pair) -> str:
         return f"{pair.derived('cosine')} NULLS FIRST"

@@ -54,6 +54,7 @@ class Embedding(ModelTask):
 
     family = "vectors"
     Options = EmbeddingOptions
+    options_of_texts = frozenset({"prompt", "prompt_name"})
     prompt: str = ""
     max_length: int | None = None
     """Of a text, where the model's folder says."""

@@ -102,6 +102,7 @@ class ZeroShotClassification(ModelTask):
     auto_class = "AutoModelForSequenceClassification"
     made_for = "a model of natural language inference"
     Options = ZeroShotOptions
+    options_of_texts = frozenset({"candidate_labels", "hypothesis_template"})
     takes_windows = False
 
     def __init__(self, config: PretrainedConfig, options: ZeroShotOptions | None = None, **how: Any) -> None:

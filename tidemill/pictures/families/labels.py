@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 from tidemill.lake import Cursor
 from tidemill.lake.tables import identifier
+from tidemill.pictures.families import maps
 from tidemill.pictures.families.over import over_all
 from tidemill.pictures.families.truth import figures_of_truth
-from tidemill.pictures.figure import Axes, Figure
-from tidemill.pictures.sql import OTHERS_NOTE, first, laid_out, named
-from tidemill.pictures.subject import Subject
+from tidemill.pictures.figures.figure import Axes, Figure
+from tidemill.pictures.figures.sql import OTHERS_NOTE, first, laid_out, named
+from tidemill.pictures.figures.subject import Subject
 
 SECTION, ROWS = "Labels", "Rows to look at"
 NUM_BINS = 20
@@ -22,29 +23,30 @@ def figures(cursor: Cursor, subject: Subject) -> Iterator[Figure]:
     yield from over_all(cursor, subject, "label", section=SECTION)
     if "score" in subject.results:
         yield scores(subject)
+    yield from maps.figures(subject)
     yield from figures_of_truth(subject)
     if "score" in subject.results:
         yield unsure_rows(subject)
         yield sure_rows(subject)
 
 
-def spread(subject: Subject, value: str, *, section: str) -> Figure:
+def spread(subject: Subject, value: str, *, section: str, id: str = "") -> Figure:  # noqa: A002
     of_value = identifier(value)
     return Figure(
-        id=f"{value}s",
+        id=id or f"{value}s",
         section=section,
-        title=f"{value.capitalize()}s",
-        tells=f"How many rows have each {value}.",
-        sql=laid_out(f"""
+        title=f"{subject.unit.capitalize()} by {value}",
+        tells=f"How many {subject.unit} have each {value}.",
+        sql=subject.sql(f"""
             WITH names AS {first(subject.source, of_value)}
-            SELECT coalesce(names._name, 'others') AS {of_value}, count(*) AS num_rows,
+            SELECT coalesce(names._name, 'others') AS {of_value}, count(*) AS num_{subject.unit},
               round(100 * count(*) / sum(count(*)) OVER (), 2) AS percent
             FROM {subject.source} LEFT JOIN names ON names._name = {named(of_value)}
             GROUP BY names._name, names._place ORDER BY names._place NULLS LAST
         """),
         kind="bars",
-        axes=Axes(x=value, x_title=value, y_title="rows"),
-        notes=(OTHERS_NOTE.format(f"{value}s"),),
+        axes=Axes(x=value, y=f"num_{subject.unit}", x_title=value, y_title=subject.unit),
+        of_others=OTHERS_NOTE.format(f"values of {value}"),
     )
 
 
@@ -61,13 +63,14 @@ def scores(subject: Subject) -> Figure:
             binned AS (SELECT label, low + (high - low) / {NUM_BINS} *
                 least(floor((score - low) / (high - low) * {NUM_BINS}), {NUM_BINS - 1}) AS _from
               FROM {subject.source}, bounds WHERE isfinite(score))
-            SELECT round(_from, 6) AS score_from, coalesce(names._name, 'others') AS label, count(*) AS num_rows
+            SELECT round(_from::DOUBLE, 6) AS score_from, coalesce(names._name, 'others') AS label, count(*) AS num_rows
             FROM binned LEFT JOIN names ON names._name = {named("label")}
             GROUP BY 1, names._name, names._place ORDER BY 1, names._place NULLS LAST
         """),
         kind="histogram",
         axes=Axes(x="score_from", series="label", x_title="score", y_title="rows"),
-        notes=(OTHERS_NOTE.format("labels"), "Rows without a score are left out."),
+        of_others=OTHERS_NOTE.format("labels"),
+        notes=("Rows without a score are left out.",),
     )
 
 
@@ -93,7 +96,7 @@ def sure_rows(subject: Subject) -> Figure:
 
 def _rows_by_score(subject: Subject, order: str) -> str:
     return laid_out(f"""
-        SELECT {subject.row_columns}, label, score
+        SELECT {subject.row_columns("label", "score")}
         FROM {subject.source} WHERE isfinite(score)
         ORDER BY score {order}, shard_id, row_number LIMIT {NUM_ROWS}
     """)

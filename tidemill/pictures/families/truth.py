@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tidemill.lake.tables import identifier
-from tidemill.pictures.figure import Axes, Figure
-from tidemill.pictures.sql import MOST_SHOWN, laid_out, named
-from tidemill.pictures.subject import Subject
-from tidemill.pictures.truth import Truth
+from tidemill.pictures.figures.figure import Axes, Figure
+from tidemill.pictures.figures.sql import MOST_SHOWN, laid_out, named
+from tidemill.pictures.figures.subject import Subject
+from tidemill.pictures.figures.truth import Truth
 
 SECTION, ROWS = "Against the truth", "Rows to look at"
 NUM_ROWS = 20
@@ -37,7 +37,7 @@ def agreement(subject: Subject, truth: Truth) -> Figure:
         sql=laid_out(f"""
             SELECT count(*) AS num_rows, count(*) FILTER (_answer = _truth) AS num_agreeing,
               avg((_answer = _truth)::INT) AS agreement
-            FROM {truth.compared(subject.source)}
+            FROM {truth.compared}
         """),
     )
 
@@ -50,7 +50,7 @@ def confusion(subject: Subject, truth: Truth) -> Figure:
         tells="How many rows of each true label were given which label.",
         sql=laid_out(f"""
             WITH pairs AS (SELECT _truth, _answer, count(*) AS num_rows
-              FROM {truth.compared(subject.source)} GROUP BY ALL),
+              FROM {truth.compared} GROUP BY ALL),
             names AS (SELECT _name FROM (SELECT _truth AS _name, num_rows FROM pairs
                 UNION ALL SELECT _answer, num_rows FROM pairs)
               GROUP BY _name ORDER BY sum(num_rows) DESC, _name LIMIT {MOST_LABELS})
@@ -59,7 +59,7 @@ def confusion(subject: Subject, truth: Truth) -> Figure:
         """),
         kind="heatmap",
         axes=Axes(x="label", y="truth", value="num_rows", x_title="label of the model", y_title="true label"),
-        notes=(f"Of the labels, the {MOST_LABELS} with the most rows are shown.",),
+        notes=(f"The {MOST_LABELS} labels with the most rows.",) if len(subject.labels) > MOST_LABELS else (),
     )
 
 
@@ -71,7 +71,7 @@ def by_label(subject: Subject, truth: Truth) -> Figure:
         tells="Precision: the share right of the rows given a label. Recall: the share found of those that should have "
         "it. F1: both in one number.",
         sql=laid_out(f"""
-            WITH compared AS (FROM {truth.compared(subject.source)}),
+            WITH compared AS (FROM {truth.compared}),
             given AS (SELECT _answer AS label, count(*) AS given, count(*) FILTER (_answer = _truth) AS hits
               FROM compared GROUP BY _answer),
             wanted AS (SELECT _truth AS label, count(*) AS num_rows FROM compared GROUP BY _truth)
@@ -80,7 +80,7 @@ def by_label(subject: Subject, truth: Truth) -> Figure:
               2 * coalesce(hits, 0) / (coalesce(given, 0) + coalesce(num_rows, 0)) AS f1
             FROM given FULL JOIN wanted USING (label) ORDER BY num_rows DESC, label LIMIT {MOST_LABELS}
         """),
-        notes=(f"Of the labels, the {MOST_LABELS} with the most rows are shown.",),
+        most=MOST_LABELS,
     )
 
 
@@ -94,26 +94,26 @@ def agreement_by(subject: Subject, truth: Truth, name: str) -> Figure:
             FROM (
               SELECT {named(identifier(name))} AS _slice, count(*) AS num_rows,
                 avg((_answer = _truth)::INT) AS agreement
-              FROM {truth.compared(subject.source)}
-              GROUP BY _slice ORDER BY num_rows DESC, _slice LIMIT {MOST_SHOWN}
+              FROM {truth.compared}
+              GROUP BY 1 ORDER BY num_rows DESC, 1 LIMIT {MOST_SHOWN}
             ) ORDER BY agreement, _slice
         """),
         kind="bars",
-        axes=Axes(x="_slice", y="agreement", x_title=name, y_title="share of rows that agree"),
-        notes=(f"The {MOST_SHOWN} values of {name} with the most rows.",),
+        axes=Axes(x="_slice", y="agreement", x_title=name, y_title="share of rows that agree", is_share=True),
+        most=MOST_SHOWN,
     )
 
 
 def differing_rows(subject: Subject, truth: Truth) -> Figure:
-    score = ", score" if "score" in subject.results else ""
+    score = ["score"] if "score" in subject.results else []
     return Figure(
         id="differing-rows",
         section=ROWS,
         title="Rows that differ from the truth",
         tells=f"{NUM_ROWS} rows whose label is not the true one, those first of which the model was surest.",
         sql=laid_out(f"""
-            SELECT {subject.row_columns}, label, _truth AS truth{score}
-            FROM {truth.compared(subject.source)} AND _answer <> _truth
+            SELECT {subject.row_columns("label", "_truth AS truth", *score)}
+            FROM {truth.compared} AND _answer <> _truth
             ORDER BY {"score DESC NULLS LAST, " if score else ""}shard_id, row_number LIMIT {NUM_ROWS}
         """),
     )

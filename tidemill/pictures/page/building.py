@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import hashlib
 from importlib.resources import files
 
 from tidemill.errors import ConfigError
+from tidemill.pictures.figures.report import Report
 from tidemill.pictures.page import parts
 from tidemill.pictures.page.drawing import drawn
 from tidemill.pictures.page.escaping import json_in_script, text_in_html
-from tidemill.pictures.report import Report
 
 
 def page(report: Report) -> str:
@@ -33,7 +34,7 @@ def page(report: Report) -> str:
             *parts.head(report),
             parts.navigation(report),
             "<main>",
-            *parts.sections(report),
+            *parts.sections(report, colours),
             "</main>",
             f'<script type="application/json" id="figures">{json_in_script(specs)}</script>',
             f'<script type="text/plain" id="library">{_packed(library)}</script>',
@@ -55,15 +56,16 @@ def policy(*scripts: str) -> str:
 
 
 def colours_of(report: Report) -> dict[str, int]:
-    """Label → the number of its colour, the same in all pictures: by the rows that it has."""
-    found = report.find("labels")
-    return {str(label): number for number, label in enumerate(found.column("label"))} if found else {}
+    """Label or type → the number of its colour, the same in all pictures: by how often it occurs."""
+    found = report.find("labels") or report.find("entities")
+    return {str(row[0]): number for number, row in enumerate(found.rows)} if found else {}
 
 
 def _hash(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
+@functools.cache
 def _packed(library: str) -> str:
     return base64.b64encode(gzip.compress(library.encode(), 9, mtime=0)).decode() if library else ""
 

@@ -7,15 +7,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tidemill.pictures.figure import Picture, exact
+from tidemill.pictures.figures.figure import OTHERS, Picture, exact
 from tidemill.pictures.page.escaping import markup_free
-from tidemill.pictures.sql import OTHERS
+from tidemill.pictures.page.palette import COLOURS, GREY, LONGEST_TICK, PATTERNS
+from tidemill.pictures.page.points import points
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C00", "#6A51A3")
-"""After Okabe and Ito, for people who tell few colours apart; without black and yellow, which one ground hides."""
-GREY = "#8A8A8A"
-PATTERNS = ("", "/", ".", "x")
-LONGEST_TICK = 28
 BAR_PIXELS, HEIGHT = 28, 320
 
 Spec = dict[str, Any]
@@ -33,16 +29,23 @@ def _bars(picture: Picture, colours: Mapping[str, int]) -> Spec:
         {"type": "bar", "orientation": "h", "y": names, "x": counts, **style}
         for names, counts, style in _by_series(picture, colours)
     ]
-    names = _names(picture.column(axes.x))
+    names = list(dict.fromkeys(picture.column(axes.x)))
     return {
         "data": traces,
         "layout": {
             "barmode": "stack",
             "height": 110 + BAR_PIXELS * len(names) + (40 if axes.series else 0),
-            "yaxis": {**_categories(names), "autorange": "reversed", "title": {"text": _title(picture, "x")}},
-            "xaxis": {"title": {"text": _title(picture, "y")}, "rangemode": "tozero"},
+            "yaxis": {**_categories(names), "autorange": "reversed"},
+            "xaxis": {"title": {"text": _title(picture, "y")}, "rangemode": "tozero", **_scale(picture)},
         },
     }
+
+
+def _pairs(picture: Picture, colours: Mapping[str, int]) -> Spec:
+    names = dict.fromkeys(picture.column(picture.figure.axes.series or ""))
+    spec = _bars(picture, {name: number for number, name in enumerate(names)})
+    spec["layout"] |= {"barmode": "group"}
+    return spec
 
 
 def _shares(picture: Picture, colours: Mapping[str, int]) -> Spec:
@@ -56,23 +59,23 @@ def _columns(picture: Picture, colours: Mapping[str, int]) -> Spec:
     traces = [
         {"type": "bar", "x": names, "y": counts, **style} for names, counts, style in _by_series(picture, colours)
     ]
-    names = _names(picture.column(picture.figure.axes.x))
     return {
         "data": traces,
         "layout": {
             "barmode": "stack",
             "height": HEIGHT,
-            "xaxis": {**_categories(names), "title": {"text": _title(picture, "x")}},
+            "xaxis": {**_categories(picture.column(picture.figure.axes.x)), "title": {"text": _title(picture, "x")}},
             "yaxis": {"title": {"text": _title(picture, "y")}, "rangemode": "tozero"},
         },
     }
 
 
 def _histogram(picture: Picture, colours: Mapping[str, int]) -> Spec:
-    starts = sorted(set(picture.column(picture.figure.axes.x)))
-    width = min((b - a for a, b in itertools.pairwise(starts)), default=0.05)
+    width = _bin_width(picture)
+    # Bins of one whole number stand above it, others from where they begin.
+    offset = -0.5 if width == 1 and isinstance(width, int) else 0
     traces = [
-        {"type": "bar", "x": xs, "y": counts, "offset": 0, "width": width, **style}
+        {"type": "bar", "x": xs, "y": counts, "offset": offset, "width": width, **style}
         for xs, counts, style in _by_series(picture, colours, as_names=False)
     ]
     return {
@@ -86,6 +89,16 @@ def _histogram(picture: Picture, colours: Mapping[str, int]) -> Spec:
     }
 
 
+def _bin_width(picture: Picture) -> float:
+    start = picture.figure.axes.x
+    end = f"{start.removesuffix('_from')}_to"
+    if end in picture.columns:
+        widths: list[float] = [b - a for a, b in zip(picture.column(start), picture.column(end), strict=True)]
+        return min(widths)
+    starts = sorted(set(picture.column(start)))
+    return min((b - a for a, b in itertools.pairwise(starts)), default=0.05)
+
+
 def _heatmap(picture: Picture, colours: Mapping[str, int]) -> Spec:
     axes = picture.figure.axes
     found = {(row[axes.x], row[axes.y]): row[axes.value or ""] for row in picture.records()}
@@ -94,8 +107,8 @@ def _heatmap(picture: Picture, colours: Mapping[str, int]) -> Spec:
         "data": [
             {
                 "type": "heatmap",
-                "x": _names(xs),
-                "y": _names(ys),
+                "x": [_name(x) for x in xs],
+                "y": [_name(y) for y in ys],
                 "z": [[found.get((x, y), 0) for x in xs] for y in ys],
                 "colorscale": "Viridis",
                 "texttemplate": "%{z}" if len(xs) <= 12 else "",
@@ -104,18 +117,20 @@ def _heatmap(picture: Picture, colours: Mapping[str, int]) -> Spec:
         ],
         "layout": {
             "height": 140 + 44 * len(ys),
-            "xaxis": {**_categories(_names(xs)), "title": {"text": _title(picture, "x")}},
-            "yaxis": {**_categories(_names(ys)), "autorange": "reversed", "title": {"text": _title(picture, "y")}},
+            "xaxis": {**_categories(xs), "title": {"text": _title(picture, "x")}},
+            "yaxis": {**_categories(ys), "autorange": "reversed", "title": {"text": _title(picture, "y")}},
         },
     }
 
 
 DRAWN: Mapping[str, Callable[[Picture, Mapping[str, int]], Spec]] = {
     "bars": _bars,
+    "pairs": _pairs,
     "shares": _shares,
     "columns": _columns,
     "histogram": _histogram,
     "heatmap": _heatmap,
+    "points": points,
 }
 
 
@@ -128,26 +143,45 @@ def _by_series(
     xs = [_name(x) for x in xs] if as_names else xs
     ys = [_number(y) for y in picture.column(axes.y)]
     if axes.series is None:
-        return [(xs, ys, {"marker": {"color": COLOURS[0]}, "showlegend": False, "name": ""})]
+        return [(xs, ys, {"marker": {"color": _own_colours(picture, colours)}, "showlegend": False, "name": ""})]
     series = picture.column(axes.series)
     found = []
-    for name in sorted(dict.fromkeys(series), key=lambda one: colours.get(str(one), len(colours))):
+    names = sorted(dict.fromkeys(series), key=lambda one: colours.get(str(one), len(colours)))
+    for number, name in enumerate(names):
         places = [place for place, one in enumerate(series) if one == name]
-        style = _style(str(name), colours)
+        style = _style(str(name), colours.get(str(name), number))
         found.append(([xs[place] for place in places], [ys[place] for place in places], style))
     return found
 
 
-def _style(name: str, colours: Mapping[str, int]) -> Spec:
-    number = colours.get(name, 0)
+def _own_colours(picture: Picture, colours: Mapping[str, int]) -> str | list[str]:
+    """Of bars that are labels, each its own; else one for all."""
+    names = [str(name) for name in picture.column(picture.figure.axes.x)]
+    if not names or not set(names) <= {*colours, OTHERS} or len(names) > len(COLOURS):
+        return COLOURS[0]
+    return [GREY if name == OTHERS else COLOURS[colours[name] % len(COLOURS)] for name in names]
+
+
+def _style(name: str, number: int) -> Spec:
     colour = GREY if name == OTHERS else COLOURS[number % len(COLOURS)]
     pattern = PATTERNS[number // len(COLOURS) % len(PATTERNS)] if name != OTHERS else ""
-    return {"name": _name(name), "marker": {"color": colour, "pattern": {"shape": pattern, "solidity": 0.4}}}
+    return {"name": _short(name), "marker": {"color": colour, "pattern": {"shape": pattern, "solidity": 0.4}}}
 
 
-def _categories(names: Sequence[str]) -> Spec:
-    """Names are never read as times or numbers, and stand in SQL's order."""
-    return {"type": "category", "categoryorder": "array", "categoryarray": list(dict.fromkeys(names))}
+def _categories(values: Sequence[Any]) -> Spec:
+    """Names are never read as times or numbers, and stand in SQL's order. Long ones are cut where they are written."""
+    named = {_name(value): _short(value) for value in values}
+    axis = {"type": "category", "categoryorder": "array", "categoryarray": list(named)}
+    return axis if all(_name(value) == _short(value) for value in values) else axis | _ticks(named)
+
+
+def _ticks(named: Mapping[str, str]) -> Spec:
+    return {"tickmode": "array", "tickvals": list(named), "ticktext": list(named.values())}
+
+
+def _scale(picture: Picture) -> Spec:
+    """Of shares in hundredths, which end at 1."""
+    return {"tickformat": ".0%", "range": [0, 1]} if picture.figure.axes.is_share else {}
 
 
 def _title(picture: Picture, axis: str) -> str:
@@ -155,11 +189,11 @@ def _title(picture: Picture, axis: str) -> str:
     return markup_free(getattr(axes, f"{axis}_title") or getattr(axes, axis))
 
 
-def _names(values: Sequence[Any]) -> list[str]:
-    return [_name(value) for value in dict.fromkeys(values)]
-
-
 def _name(value: Any) -> str:
+    return markup_free(str(value))
+
+
+def _short(value: Any) -> str:
     text = str(value)
     return markup_free(text if len(text) <= LONGEST_TICK else f"{text[: LONGEST_TICK - 1]}…")
 

@@ -41,9 +41,23 @@
     };
   };
   const places = [...document.querySelectorAll(".picture")].filter((place) => specs[place.dataset.figure]);
+  const coloured = ({ x, y, told }, { groups, numbers, ticks, told: named }) => {
+    const all = { type: "scatter", mode: "markers", hovertemplate: "%{text}<extra></extra>", hoverlabel: { align: "left" } };
+    if (groups) {
+      return groups.map(({ name, places, marker }) => ({
+        ...all, name, marker, showlegend: groups.length > 1,
+        x: places.map((i) => x[i]), y: places.map((i) => y[i]), text: places.map((i) => told[i]) }));
+    }
+    const colorbar = { tickvals: ticks, ticktext: named, orientation: "h", thickness: 10, y: 1 };
+    return [{ ...all, x, y, text: told, marker: { size: 7, color: numbers, colorscale: "Viridis", colorbar } }];
+  };
+  const config = { displayModeBar: false, responsive: true };
   for (const place of places) {
-    const { data, layout } = specs[place.dataset.figure];
-    await Plotly.newPlot(place, data, dressed(layout), { displayModeBar: false, responsive: true });
+    const { data, layout, points, choices } = specs[place.dataset.figure];
+    const choice = document.querySelector(`select[data-figure="${CSS.escape(place.dataset.figure)}"]`);
+    const traces = () => points ? coloured(points, choices[choice ? choice.value : Object.keys(choices)[0]]) : data;
+    choice?.addEventListener("change", () => Plotly.react(place, traces(), dressed(layout), config));
+    await Plotly.newPlot(place, traces(), dressed(layout), config);
     document.body.dataset.drawn = String(Number(document.body.dataset.drawn || 0) + 1);
   }
   const redress = () => places.forEach((place) => Plotly.relayout(place, dressed(specs[place.dataset.figure].layout)));

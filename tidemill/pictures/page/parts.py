@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-from tidemill.pictures.figure import Picture
+from tidemill.pictures.figures.figure import Picture
+from tidemill.pictures.figures.report import Report
+from tidemill.pictures.page import places, side_by_side
 from tidemill.pictures.page.escaping import text_in_html
-from tidemill.pictures.report import Report
+
+LONG = 40
+"""Characters of a cell that is given room, as it would else be a column of single words on a small screen."""
 
 
 def head(report: Report) -> Iterator[str]:
@@ -32,25 +36,30 @@ def navigation(report: Report) -> str:
     return f'<nav aria-label="Sections"><ul>{links}</ul></nav>'
 
 
-def sections(report: Report) -> Iterator[str]:
+def sections(report: Report, colours: Mapping[str, int]) -> Iterator[str]:
     for name in dict.fromkeys(picture.figure.section for picture in report.pictures):
         yield f'<section id="{anchor(name)}"><h2>{text_in_html(name)}</h2>'
         pictures = (picture for picture in report.pictures if picture.figure.section == name)
         for number, picture in enumerate(pictures):
-            yield from figure(picture, f"{anchor(name)}-{number}")
+            yield from figure(picture, f"{anchor(name)}-{number}", colours)
         yield "</section>"
 
 
-def figure(picture: Picture, place: str) -> Iterator[str]:
+def figure(picture: Picture, place: str, colours: Mapping[str, int]) -> Iterator[str]:
     shown = picture.figure
-    is_drawn = shown.kind != "table" and bool(picture.rows)
+    is_drawn = shown.kind not in ("table", "spans", "texts") and bool(picture.rows)
     yield f'<article id="{place}"><h3>{text_in_html(shown.title)}</h3><p>{text_in_html(shown.tells)}</p>'
     if is_drawn:
         told = text_in_html(f"{shown.title}. {shown.tells} The table below has the numbers.")
+        yield from _choice(picture)
         yield f'<div class="picture" role="img" aria-label="{told}" data-figure="{text_in_html(shown.id)}"></div>'
-    yield from (f'<p class="note">{text_in_html(note)}</p>' for note in shown.notes)
+    yield from (f'<p class="note">{text_in_html(note)}</p>' for note in picture.notes)
     if not picture.rows:
         yield '<p class="empty">There is nothing of this kind.</p>'
+    elif shown.kind == "spans":
+        yield places.examples(picture, colours)
+    elif shown.kind == "texts":
+        yield side_by_side.examples(picture)
     elif is_drawn:
         yield f"<details><summary>Table</summary>{table(picture)}</details>"
     else:
@@ -61,8 +70,17 @@ def figure(picture: Picture, place: str) -> Iterator[str]:
     )
 
 
+def _choice(picture: Picture) -> Iterator[str]:
+    """By which column the points of a map are coloured."""
+    names = picture.figure.axes.columns if picture.figure.kind == "points" else ()
+    if names:
+        options = "".join(f"<option>{text_in_html(name)}</option>" for name in names)
+        of = text_in_html(picture.figure.id)
+        yield f'<label class="choice">Colour by <select data-figure="{of}">{options}</select></label>'
+
+
 def table(picture: Picture) -> str:
-    head = "".join(f'<th scope="col">{text_in_html(name)}</th>' for name in picture.columns)
+    head = "".join(f'<th scope="col">{text_in_html(name.lstrip("_"))}</th>' for name in picture.columns)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in picture.rows)
     label = text_in_html(picture.figure.title)
     return (
@@ -80,13 +98,15 @@ def _cell(value: Any) -> str:
         return '<td class="null">NULL</td>'
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f'<td class="number">{_number(value)}</td>'
-    return f"<td>{text_in_html(str(value))}</td>"
+    text = str(value)
+    is_long = ' class="long"' if len(text) > LONG else ""
+    return f"<td{is_long}>{text_in_html(text)}</td>"
 
 
 def _number(value: float) -> str:
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.4f}" if math.isfinite(value) else str(value)
+    return f"{value:,.4f}".rstrip("0").rstrip(".") if math.isfinite(value) else str(value)
 
 
 def _facts(report: Report) -> Iterator[tuple[str, str]]:
@@ -95,9 +115,12 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     if (truth := report.find("truth")) and truth.records()[0]["agreement"] is not None:
         yield "agreement", f"{truth.records()[0]['agreement']:.1%}"
     yield "version", subject.table.version
+    if report.against is not None:
+        yield "beside version", report.against
     yield "dataset revision", subject.revision[:12]
+    yield "last up to date", _moment(subject.fresh_at) if subject.fresh_at else "never"
     yield "made at", _moment(report.made_at)
 
 
 def _moment(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M} UTC"
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

@@ -95,7 +95,7 @@ def known_commit(kind: str, repo: str, revision: str) -> str | None:
 
 
 @functools.cache
-def _bound_answers() -> None:
+def bound_answers() -> None:
     """Bound what `huggingface_hub` is answered, whichever client it makes."""
     import huggingface_hub
     from huggingface_hub.utils import _http
@@ -108,7 +108,7 @@ def _bound_answers() -> None:
 
 @contextmanager
 def translated(kind: str, repo: str, revision: str) -> Iterator[None]:
-    _bound_answers()
+    bound_answers()
     try:
         yield
     except TidemillError:
@@ -128,7 +128,7 @@ def meaning(error: Exception, kind: str, repo: str, revision: str) -> TidemillEr
 
     wrong: type[InputError] = DatasetError if kind == "dataset" else ModelError
     what = f"The {kind} {repo}"
-    for e in _chain(error):
+    for e in chain(error):
         match e:
             case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError():
                 if is_offline():
@@ -145,24 +145,24 @@ def meaning(error: Exception, kind: str, repo: str, revision: str) -> TidemillEr
                     f"{what} does not exist or is private. {_not_local(repo)}Check {kind}.path; if private, {LOG_IN}"
                 )
             case errors.HFValidationError():
-                return wrong(f"{kind}.path = {repo!r} is neither a local path nor a Hub id: {_line(e)}")
+                return wrong(f"{kind}.path = {repo!r} is neither a local path nor a Hub id: {line_of(e)}")
             case errors.HfHubHTTPError():
                 return _http_meaning(e, wrong, what)
             case ConnectionError() if is_offline():
                 return wrong(_offline_message(kind, repo, revision))
             case httpx.TransportError() | ConnectionError() | TimeoutError():
-                return SourceUnavailable(f"{what} cannot be reached: {_line(e)}")
+                return SourceUnavailable(f"{what} cannot be reached: {line_of(e)}")
     match error:
         case errors.LocalEntryNotFoundError():
-            return SourceUnavailable(f"{what} cannot be reached: {_line(error)}")
+            return SourceUnavailable(f"{what} cannot be reached: {line_of(error)}")
         case datasets.exceptions.DatasetNotFoundError() if "gated" in str(error):
             return wrong(f"{what} is gated. Accept its conditions on its page on the Hub, then {LOG_IN}")
         case datasets.exceptions.DatasetNotFoundError():
-            return wrong(f"{what} does not exist or may not be read: {_line(error)} Check {kind}.path; {LOG_IN}")
+            return wrong(f"{what} does not exist or may not be read: {line_of(error)} Check {kind}.path; {LOG_IN}")
         case (
             datasets.exceptions.DataFilesNotFoundError() | datasets.data_files.EmptyDatasetError() | FileNotFoundError()
         ):
-            return wrong(f"{what} has no data files that can be read: {_line(error)}")
+            return wrong(f"{what} has no data files that can be read: {line_of(error)}")
     return None
 
 
@@ -170,13 +170,13 @@ def _http_meaning(error: Any, wrong: type[InputError], what: str) -> TidemillErr
     response = error.response
     status = response.status_code if response is not None else 0
     if status == ASKED_TO_WAIT or status >= 500 or status == 0:
-        return SourceUnavailable(f"{what}: the Hub answered {status}.", wait_seconds=_asked_wait(response))
+        return SourceUnavailable(f"{what}: the Hub answered {status}.", wait_seconds=asked_wait(response))
     if status in (401, 403):
         return wrong(f"{what} may not be read (the Hub answered {status}). To read it, {LOG_IN}")
-    return wrong(f"{what}: the Hub answered {status}: {_line(error)}")
+    return wrong(f"{what}: the Hub answered {status}: {line_of(error)}")
 
 
-def _asked_wait(response: Any) -> float | None:
+def asked_wait(response: Any) -> float | None:
     """Seconds that the server asks for: `Retry-After`, or the reset of the Hub's `RateLimit` header."""
     if response is None:
         return None
@@ -186,14 +186,14 @@ def _asked_wait(response: Any) -> float | None:
     return float(found[1]) if found and response.status_code == ASKED_TO_WAIT else None
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def chain(error: BaseException) -> Iterator[BaseException]:
     current: BaseException | None = error
     while current is not None:
         yield current
         current = current.__cause__ or current.__context__
 
 
-def _line(error: BaseException) -> str:
+def line_of(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 

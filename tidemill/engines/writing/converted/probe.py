@@ -30,7 +30,9 @@ Write = Callable[[Arrays], Outputs]
 Row = Sequence[int]
 
 
-def probe_rows(config: Any, tokenizer: str | Path, *, num_new_tokens: int) -> list[Row]:
+def probe_rows(
+    config: Any, tokenizer: str | Path, *, num_new_tokens: int, trust_remote_code: bool = False
+) -> list[Row]:
     """Texts as the tokenizer makes them, where it can, and drawn ids; the last row is the longest that is taken.
 
     A decoder's positions have to do for its `num_new_tokens` too.
@@ -43,7 +45,7 @@ def probe_rows(config: Any, tokenizer: str | Path, *, num_new_tokens: int) -> li
     draw = np.random.default_rng(0)
     lengths = [*(length for length in DRAWN_LENGTHS if length < longest), longest]
     drawn = [draw.integers(vocabulary // 10, vocabulary, length).tolist() for length in lengths]
-    return [*_of_texts(tokenizer, longest), *drawn]
+    return [*_of_texts(tokenizer, longest, trust_remote_code=trust_remote_code), *drawn]
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,12 @@ def _batch(write: Write, rows: Sequence[Row]) -> list[list[int]]:
     return [[int(value) for value in row if value >= 0] for row in outputs]
 
 
-def _of_texts(tokenizer: str | Path, longest: int) -> list[Row]:
+def _of_texts(tokenizer: str | Path, longest: int, *, trust_remote_code: bool) -> list[Row]:
     texts = pa.array(calibration_texts()[:NUM_TEXTS])
     try:
-        found = TextTokenizer.load(tokenizer, max_length=longest, long_text="truncate")
+        found = TextTokenizer.load(
+            tokenizer, max_length=longest, long_text="truncate", trust_remote_code=trust_remote_code
+        )
         rows = found.prepare(pa.table({"text": texts}))["token_ids"].to_pylist()
     except ModelError:
         return []  # Whoever needs the tokenizer says what is wrong with it.

@@ -78,6 +78,8 @@ class CausalLoop:
             layout.numbers_a_token * model.dtype.itemsize
         )
         self._of_prefill = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+        self.room = 0
+        """Tokens of the slots that rows of several batches may have together, where one batch has fewer."""
         self._forget()
 
     def _forget(self) -> None:
@@ -91,6 +93,10 @@ class CausalLoop:
     def put(self, rows: Sequence[Row]) -> None:
         self._waiting.extend(rows)
         self._most_tokens = max(self._most_tokens, len(rows) * max(row.most_tokens for row in rows))
+        if self.room > self._most_tokens:
+            at_hand = [*self._active, *self._waiting]
+            wanted = len(at_hand) * max(row.most_tokens for row in at_hand)
+            self._most_tokens = max(self._most_tokens, min(self.room, wanted))
 
     def drop(self, rows: Sequence[Row]) -> None:
         gone = set(map(id, rows))

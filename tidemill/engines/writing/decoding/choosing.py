@@ -181,7 +181,12 @@ def _matchers(model: Any, settings: Settings, tokenizer: str | Path) -> Matchers
     if settings.grammar is None:
         return None
     num_logits = model.get_output_embeddings().weight.shape[0]
-    return settings.grammar.matcher(tokenizer, end_ids=settings.end_ids, num_logits=num_logits)
+    return settings.grammar.matcher(
+        tokenizer,
+        end_ids=settings.end_ids,
+        num_logits=num_logits,
+        trust_remote_code=settings.trust_remote_code,
+    )
 
 
 def refuse_unheld(settings: Settings) -> None:

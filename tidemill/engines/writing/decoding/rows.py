@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tidemill.checkpoints.loading import opening
+from tidemill.checkpoints.fast_tokenizer import load_whole
 from tidemill.engines.writing.generation.settings import Settings
 from tidemill.engines.writing.generation.written import FAILED, LENGTH, STOP, Written, failed
 
@@ -86,7 +86,8 @@ class Ends:
         self._forced = _forced_ends(settings.generation)
         self._stop = settings.stop
         self._window = max((len(text.encode()) for text in settings.stop), default=0) + _TOKENS_BEFORE
-        self.tokenizer = _load_tokenizer(tokenizer) if settings.stop else None
+        trusted = settings.trust_remote_code
+        self.tokenizer = load_whole(tokenizer, trust_remote_code=trusted) if settings.stop else None
 
     def look_at(self, row: Row) -> None:
         """Give the row its `finish`, if what it wrote last ends it."""
@@ -121,10 +122,3 @@ class Ends:
 def _forced_ends(generation: GenerationConfig) -> frozenset[int]:
     forced = getattr(generation, "forced_eos_token_id", None)
     return frozenset() if forced is None else frozenset([forced] if isinstance(forced, int) else forced)
-
-
-def _load_tokenizer(folder: str | Path) -> Any:
-    from transformers import AutoTokenizer
-
-    with opening(f"The tokenizer in {folder}"):
-        return AutoTokenizer.from_pretrained(Path(folder).absolute(), local_files_only=True)

@@ -48,6 +48,8 @@ class Settings:
     is_encoder_decoder: bool = False
     end_ids: frozenset[int] = frozenset()
     grammar: Grammar | None = None
+    trust_remote_code: bool = False
+    """Whether code in the tokenizer's folder may run."""
 
     @classmethod
     def of(

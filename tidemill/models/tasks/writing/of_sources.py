@@ -11,7 +11,7 @@ from typing import Any
 
 from tidemill.errors import ModelError
 from tidemill.models.task import Preparer, Reading
-from tidemill.models.tasks.writing.options import SourceOptions, TranslationOptions
+from tidemill.models.tasks.writing.options import SourceOptions, SummarizationOptions, TranslationOptions
 from tidemill.models.tasks.writing.task import WritingTask
 
 USUAL_LENGTH = 512
@@ -23,6 +23,7 @@ class TextToText(WritingTask):
     pipeline_tag = "text2text-generation"
     auto_class = "AutoModelForSeq2SeqLM"
     Options = SourceOptions
+    options_of_texts = frozenset({"prefix", "src_lang", "tgt_lang"})
     heads = ("ForConditionalGeneration", "MTModel", "MarianMTModel")
 
     def preparer(self, folder: str | Path, reading: Reading) -> Preparer:
@@ -52,7 +53,20 @@ class TextToText(WritingTask):
 
 class Summarization(TextToText):
     pipeline_tag = "summarization"
+    Options = SummarizationOptions
     text_column = "summary_text"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.options.reduce and self.pooling is None:
+            raise ModelError(
+                "model.options.reduce = true summarises the summaries of a text's windows, and no text is read in "
+                'windows. Set tokenizer.long_text = "windows", or leave it out.'
+            )
+
+    @classmethod
+    def reads_again(cls, options: SummarizationOptions) -> bool:
+        return options.reduce
 
 
 class Translation(TextToText):

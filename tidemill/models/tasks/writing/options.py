@@ -94,6 +94,12 @@ class SourceOptions(WritingOptions):
     """What is put before each text; what config.json's task_specific_params says of the task if not given."""
 
 
+class SummarizationOptions(SourceOptions):
+    reduce: bool = False
+    """Summarise what was written of a text's windows again, until one summary is left. Without it the windows'
+    summaries follow each other."""
+
+
 class TranslationOptions(SourceOptions):
     src_lang: str | None = None
     """The language of the texts, by the model's own code, such as "eng_Latn"."""

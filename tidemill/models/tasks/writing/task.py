@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +17,7 @@ from tidemill.checkpoints.fast_tokenizer import load_whole
 from tidemill.checkpoints.served import is_served
 from tidemill.encoding.batching import Indices
 from tidemill.encoding.items import Outputs
+from tidemill.engines.writing import open_writer
 from tidemill.engines.writing.generation.settings import GENERATION_CONFIG, Settings
 from tidemill.engines.writing.generation.written import ANSWER, FAILED, LENGTH, STOP, answers_of
 from tidemill.errors import ModelError
@@ -26,6 +28,9 @@ from tidemill.structured import AnswerSchema, Grammar
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+    from tidemill.config import Inference
+    from tidemill.engines import Engine, Load
 
 FINISHES = {STOP: "stop", LENGTH: "length"}
 BETWEEN_WINDOWS = "\n"
@@ -74,8 +79,13 @@ class WritingTask(ModelTask):
         grammar = Grammar.of(self.options.choices or (), self.options.json_schema)
         return None if grammar is None else AnswerSchema.of(grammar, taken=self._of_text.names)
 
-    @functools.cached_property
+    @property
     def settings(self) -> Settings:
+        trusts = self._tokenizer is not None and self._tokenizer[1]
+        return replace(self._settings, trust_remote_code=trusts)
+
+    @functools.cached_property
+    def _settings(self) -> Settings:
         return Settings.of(
             self.config.name_or_path,
             self.config,
@@ -123,6 +133,15 @@ class WritingTask(ModelTask):
     def decode_with(self, folder: str | Path, *, trust_remote_code: bool = False) -> None:
         self._tokenizer = folder, trust_remote_code
 
+    def open_engine(self, folder: str | Path, *, load: Load, inference: Inference) -> Engine:
+        assert self._tokenizer is not None, "what ends an answer is read by a tokenizer that somebody names"
+        tokenizer, _ = self._tokenizer
+        return open_writer(folder, load=load, settings=self.settings, inference=inference, tokenizer=tokenizer)
+
+    def engine_beside(self, engine: Any) -> Engine:
+        beside: Engine = engine.under(self.settings)
+        return beside
+
     def num_new_tokens(self, answers: pa.Array) -> int | None:
         total: int | None = pc.sum(answers.field("num_new_tokens")).as_py()
         return total
@@ -130,8 +149,14 @@ class WritingTask(ModelTask):
     def answers(self, outputs: Outputs, lengths: Indices) -> pa.Array:
         return answers_of(outputs.astype(np.int32, copy=False))
 
+    def joined(self, answers: Sequence[Mapping[str, Any]]) -> str:
+        return BETWEEN_WINDOWS.join(self._text(each["ids"], each["finish"])[0] or "" for each in answers)
+
     def rows(self, answers: pa.ListArray, prepared: pa.Table) -> tuple[pa.Table, pa.StringArray]:
-        """Of a row in windows the texts follow each other, a line each, and the counts are of all of them."""
+        """Of a row in windows the texts follow each other, a line each; of one that was read again it is the last.
+
+        The counts are of all that was written.
+        """
         made = [self._row(row) for row in answers.to_pylist()]
         values = list(zip(*made, strict=True)) or [()] * len(self._types)
         *results, reasons = (pa.array(each, kind) for each, kind in zip(values, self._types, strict=True))
@@ -152,14 +177,21 @@ class WritingTask(ModelTask):
         if written is None:
             return (*nothing, None)
         texts = []
-        for each in written:
+        told = self._told(written)
+        for each in told:
             text, reason = self._text(each["ids"], each["finish"])
             if text is None:
                 return (*nothing, reason)
             texts.append(text)
-        finish = LENGTH if any(each["finish"] == LENGTH for each in written) else STOP
+        finish = LENGTH if any(each["finish"] == LENGTH for each in told) else STOP
         counts = (_sum(each[name] for each in written) for name in ("num_prompt_tokens", "num_new_tokens"))
         return (BETWEEN_WINDOWS.join(texts), FINISHES[finish], *counts, None)
+
+    def _told(self, written: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """Of what was written, that which is the answer, or why there is none."""
+        if not self.reads_again(self.options):
+            return written
+        return [*(each for each in written[:-1] if each["finish"] == FAILED), *written[-1:]]
 
     def drift(self, ours: pa.Array, theirs: pa.Array) -> NDArray[np.float32]:
         """1 where another text was written, else 0."""
@@ -182,10 +214,24 @@ class WritingTask(ModelTask):
         """What of the text that was written is the answer; or why there is none."""
         return text, None
 
+    def begun(self, ids: Sequence[int]) -> str:
+        """What is certain of the text of an answer that begins with these ids, as an engine gives them.
+
+        Left out is a letter that is half written, what may become a stop text, and what is thought before the answer.
+        """
+        text, _ = self._answer(self._decode(ids), LENGTH)
+        if text is None:
+            return ""
+        text = text.rstrip("\ufffd")
+        ends = [at for stop in self.options.stop if (at := text.find(stop)) >= 0]
+        return text[: min(ends)] if ends else text[: len(text) - _most_of_a_stop(text, self.options.stop)]
+
     def _decode(self, ids: Sequence[int]) -> str:
         if self.is_served:
             return bytes(ids).decode(errors="replace")
-        text: str = self._decoder.decode(ids, skip_special_tokens=True)
+        # What has a form is read as it was written: a blank that is taken out makes another choice, or other JSON.
+        how = {} if self.form is None else {"clean_up_tokenization_spaces": False}
+        text: str = self._decoder.decode(ids, skip_special_tokens=True, **how)
         return text
 
     @functools.cached_property
@@ -193,6 +239,16 @@ class WritingTask(ModelTask):
         assert self._tokenizer is not None, "texts are decoded by a tokenizer that somebody names"
         folder, trust_remote_code = self._tokenizer
         return load_whole(folder, trust_remote_code=trust_remote_code)
+
+
+def _most_of_a_stop(text: str, stops: Sequence[str]) -> int:
+    """How many letters at the end of the text may begin a stop text.
+
+    >>> _most_of_a_stop("one two #", ["##"])
+    1
+    """
+    lengths = (size for stop in stops for size in range(len(stop) - 1, 0, -1) if text.endswith(stop[:size]))
+    return max(lengths, default=0)
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ class TextGeneration(WritingTask):
     pipeline_tag = "text-generation"
     auto_class = "AutoModelForCausalLM"
     Options = TextGenerationOptions
+    options_of_texts = frozenset({"prompt", "system_prompt", "date", "thinking"})
     reads_parts = True
     heads = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
     may_be_served = True
@@ -60,6 +62,11 @@ class TextGeneration(WritingTask):
     @classmethod
     def check_columns(cls, options: Any, columns: tuple[str, ...]) -> None:
         prompt_of(options, columns)
+
+    def begun(self, ids: Sequence[int]) -> str:
+        text = super().begun(ids)
+        # What may be the beginning of a thought is not the answer's.
+        return "" if THINKING.startswith(text.strip()) else text
 
     def _answer(self, text: str, finish: int) -> tuple[str | None, str | None]:
         # A server mostly keeps apart what was thought.

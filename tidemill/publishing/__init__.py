@@ -1,0 +1,1 @@
+"""Results and models, taken elsewhere: to files, and to repositories on the Hub."""

@@ -1,0 +1,179 @@
+"""A version opened to answer calls: its model, its texts' preparer, and what a call may ask beside its texts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tidemill.config import Pipeline
+from tidemill.encoding.items import TOKEN_IDS
+from tidemill.encoding.windowing import are_windows
+from tidemill.errors import InputError
+from tidemill.inference.opening import load_preparer, load_runner, varied_runner
+from tidemill.models.tasks import find_task, task_options
+from tidemill.planning.version_tables import Version
+from tidemill.planning.versions import VersionSpec, reads_again
+from tidemill.serving.answering.calls import Form
+
+MOST_FORMS = 32
+"""Options of calls that are kept opened, those that were asked for last."""
+OF_A_CALL: Mapping[str, tuple[str, ...]] = {
+    "zero-shot-classification": ("candidate_labels", "hypothesis_template", "multi_label"),
+    "token-classification": ("aggregation_strategy", "ignore_labels"),
+    **dict.fromkeys(
+        ("text-generation", "summarization", "translation", "text2text-generation"),
+        ("max_new_tokens", "stop", "do_sample", "temperature", "top_p", "top_k", "seed"),
+    ),
+}
+"""Of each model task, the options that need no other model: a call may say them in `parameters`."""
+
+Reading = Literal["prompt", "messages"]
+"""What a client of OpenAI's gives: it is the whole prompt, whatever the pipeline makes of its own texts."""
+PROMPTS_AS_THEY_ARE: Mapping[Reading | None, dict[str, Any]] = {
+    "prompt": {"prompt": None, "system_prompt": None, "date": None, "thinking": False},
+    "messages": {"prompt": None},
+}
+
+logger = logging.getLogger("tidemill")
+
+
+class ServedVersion:
+    """A version of a pipeline, with its model on the device. Threads may share it."""
+
+    def __init__(self, pipeline: Pipeline, version: Version) -> None:
+        self.pipeline, self.spec, self.table = pipeline, version.spec, version.table
+        self.name = version.spec.version
+        self.writes = find_task(self.spec.task).writes
+        declared = pipeline.inference.token_budget
+        # A text beyond the budget that is declared is computed alone here, where a run would refuse it.
+        runner = load_runner(self.spec, pipeline.inference.model_copy(update={"token_budget": "auto"}))
+        if declared != "auto":
+            runner.token_budget = declared
+        self.runner = runner
+        self._forms: OrderedDict[str, Form] = OrderedDict()
+        self._opening = threading.Lock()
+        self.plain = Form(load_preparer(self.spec), runner, reads_again(self.spec))
+        """By the version's own options."""
+
+    @property
+    def may_vary(self) -> tuple[str, ...]:
+        """The options that a call may say."""
+        return OF_A_CALL.get(self.spec.task, ())
+
+    def is_open(self, parameters: Mapping[str, Any], reading: Reading | None = None) -> bool:
+        """Whether `form` has it at hand."""
+        return (not parameters and reading is None) or _key(parameters, reading) in self._forms
+
+    def form(self, parameters: Mapping[str, Any], reading: Reading | None = None) -> Form:
+        """The version under a call's own options; with `reading`, a row is one prompt or chat, as it is.
+
+        Raises:
+            InputError: the task has no such option, or not with such a value, or a call cannot change it.
+        """
+        if not parameters and reading is None:
+            return self.plain
+        key = _key(parameters, reading)
+        with self._opening:
+            if key not in self._forms:
+                self._forms[key] = self._open(parameters, reading)
+            self._forms.move_to_end(key)
+            if len(self._forms) > MOST_FORMS:
+                self._forms.popitem(last=False)
+            return self._forms[key]
+
+    def _open(self, parameters: Mapping[str, Any], reading: Reading | None) -> Form:
+        for name in parameters:
+            if name not in self.may_vary:
+                known = ", ".join(self.may_vary) or "none"
+                raise InputError(
+                    f"parameters.{name[:60]}: {self.spec.task} takes no such option in a request. It takes: {known}."
+                )
+        spec = self._varied({**parameters, **PROMPTS_AS_THEY_ARE.get(reading, {})})
+        if reading is not None:
+            spec = replace(spec, text=(reading,))
+        runner = varied_runner(self.runner, spec, self.pipeline.inference)
+        return Form(load_preparer(spec), runner, reads_again(spec))
+
+    def _varied(self, parameters: Mapping[str, Any]) -> VersionSpec:
+        options = task_options(self.spec.task, {**(self.spec.options or {}), **parameters})
+        return replace(self.spec, options=options.model_dump(mode="json", exclude_defaults=True) or None)
+
+    def rows(self, inputs: Sequence[Any], reading: Reading | None = None) -> pa.Table:
+        """The table of rows that the version reads, of a client's inputs: a text each, or an object of columns; with
+        `reading`, a prompt or a list of messages each.
+
+        Raises:
+            InputError: an input is of another shape; the message names its place.
+        """
+        texts = [
+            self._texts(value, place) if reading is None else (_parts([value]), None)
+            for place, value in enumerate(inputs)
+        ]
+        columns = {"row_number": pa.array(range(len(inputs)), pa.int64())}
+        columns["text"] = pa.array([text for text, _ in texts], pa.string())
+        if self.spec.text_pair is not None:
+            columns["text_pair"] = pa.array([pair for _, pair in texts], pa.string())
+        columns["reason"] = pa.nulls(len(inputs), pa.string())
+        return pa.table(columns)
+
+    def _texts(self, value: Any, place: int) -> tuple[str, str | None]:
+        pair, columns = self.spec.text_pair, self.spec.text
+        if isinstance(value, str) and pair is None and (len(columns) == 1 or not self._as_parts):
+            return (_parts([value]) if self._as_parts else value), None
+        if isinstance(value, list) and self._as_parts and len(columns) == 1:
+            return _parts([value]), None
+        if isinstance(value, Mapping) and set(value) == {"text", "text_pair"} and pair is not None:
+            value = {columns[0]: value["text"], pair[0]: value["text_pair"]}
+        if not isinstance(value, Mapping) or set(value) != {*columns, *(pair or ())}:
+            raise InputError(f"inputs[{place}] {self._wanted}")
+        return self._joined(value, columns, place), None if pair is None else self._joined(value, pair, place)
+
+    def _joined(self, value: Mapping[str, Any], columns: Sequence[str], place: int) -> str:
+        cells = [value[name] for name in columns]
+        if self._as_parts:
+            return _parts(cells)
+        if not all(isinstance(cell, str) for cell in cells):
+            raise InputError(f"inputs[{place}] {self._wanted}")
+        return self.spec.text_separator.join(cells)
+
+    @property
+    def _as_parts(self) -> bool:
+        return self.spec.joined_text.as_parts
+
+    @property
+    def _wanted(self) -> str:
+        """What an input has to be."""
+        columns = (*self.spec.text, *(self.spec.text_pair or ()))
+        if len(columns) == 1:
+            also = ", or a list of messages" if self._as_parts else ""
+            return f"is not a text{also}, or an object with a text for {columns[0]}."
+        return f"is not an object with a text for each of {', '.join(columns)}."
+
+
+def _key(parameters: Mapping[str, Any], reading: Reading | None) -> str:
+    return f"{reading} {json.dumps(parameters, sort_keys=True)}"
+
+
+def sizes_of(form: Form, tokens: pa.Table) -> tuple[list[int], list[int]]:
+    """How many items each row has, and what a batch is padded to if its longest item is the longest; 0 without any."""
+    column = tokens[TOKEN_IDS].combine_chunks()
+    column = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
+    if not are_windows(column):
+        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+        return [1] * len(lengths), form.runner.widths(lengths.astype(np.int64)).tolist()
+    of_items = [[len(item) for item in row] if row else [0] for row in (each.values for each in column)]
+    return [len(row) for row in of_items], form.runner.widths(np.array([max(row) for row in of_items])).tolist()
+
+
+def _parts(cells: Sequence[Any]) -> str:
+    return orjson.dumps(cells).decode()
