@@ -64,6 +64,11 @@ def train(
         return _trained(file, base, examples, folder, work, identity, drop_duplicates=drop_duplicates, tell=tell)
 
 
+def folder_of(file: TrainingFile, parent: Path) -> Path:
+    """A folder in `parent` for what comes of the file, the rows and the base as they are now, and of nothing else."""
+    return parent / _identity(file, find_base(file), read_examples(file), drop_duplicates=True)[:12]
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Libraries warn those who call them, which a user does not."""
@@ -285,4 +290,4 @@ def _listed(facts: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
-__all__ = ["REPORT", "refuse_missing_packages", "train"]
+__all__ = ["REPORT", "folder_of", "refuse_missing_packages", "train"]
