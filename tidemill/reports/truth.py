@@ -107,7 +107,8 @@ def _name_judged(cursor: Cursor, judge: Judge, answer: Pair, kept: Sequence[str]
     as_label, as_right = _meaning(cursor, judge, answer, source)
     cursor.execute(
         "CREATE OR REPLACE TEMP TABLE judged AS "
-        f"SELECT {as_label('_first')} AS first, {as_label('_second')} AS second, slice, is_learned, {as_right('_right')} AS truth FROM ({source}) WHERE _right IS NOT NULL"
+        f"SELECT {as_label('_first')} AS first, {as_label('_second')} AS second, slice, "
+        f"is_learned, {as_right('_right')} AS truth FROM ({source}) WHERE _right IS NOT NULL"
     )
 
 
