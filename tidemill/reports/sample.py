@@ -33,12 +33,17 @@ def sample(pipeline: Pipeline, num_rows: int) -> list[dict[str, Any]]:
     preparer, runner = load_preparer(spec), load_runner(spec, pipeline.inference)
     found: list[dict[str, Any]] = []
     for path, rows in _first_rows(dataset, plan.readable, num_rows):
-        tokens = preparer.prepare(rows)
-        predicted = _predict(spec, preparer, runner, with_texts(tokens, rows, preparer.reads))
-        results = with_reasons(rows, tokens, predicted.columns, predicted.reason)
+        results = answers_to(rows, spec, preparer, runner)
         for row, result in zip(_records(rows.drop_columns(["reason"])), _records(results), strict=True):
             found.append({"path": path, **{name.removeprefix(KEPT_PREFIX): v for name, v in row.items()}, **result})
     return found
+
+
+def answers_to(rows: pa.Table, spec: VersionSpec, preparer: Preparer, runner: ModelRunner) -> pa.Table:
+    """What a version's table would hold of rows, or the stage and the reason why not."""
+    tokens = preparer.prepare(rows)
+    predicted = _predict(spec, preparer, runner, with_texts(tokens, rows, preparer.reads))
+    return with_reasons(rows, tokens, predicted.columns, predicted.reason)
 
 
 def _predict(spec: VersionSpec, preparer: Preparer, runner: ModelRunner, prepared: pa.Table) -> Predictions:
