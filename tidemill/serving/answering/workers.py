@@ -17,7 +17,7 @@ import pyarrow as pa
 from tidemill.errors import RunFailed, Stopped, first_line
 from tidemill.inference.runner import ModelRunner
 from tidemill.inference.work import Predictions, Stats
-from tidemill.running.stages import with_texts
+from tidemill.running.stages.reasons import with_texts
 from tidemill.serving.answering.calls import Busy, Call, Closing, Form, Record
 from tidemill.serving.answering.limits import Limits
 from tidemill.serving.answering.line import Line, Waiting
