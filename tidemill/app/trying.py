@@ -69,7 +69,7 @@ class Trying:
         with self._lock, tempfile.TemporaryDirectory(prefix="tidemill-try-") as folder:
             rows = self._read(spec, values, Path(folder))
             preparer, runner = load_preparer(spec), load_runner(spec, self._pipeline.inference)
-            (found,) = answers_to(rows, spec, preparer, runner).to_pylist(maps_as_pydicts="strict")
+            (found,) = answers_to(rows, preparer, runner).to_pylist(maps_as_pydicts="strict")
             (text_hash,) = row_hashes(rows).to_pylist()
         stage, reason, _ = (found.pop(name) for name in ("stage", "reason", "row_number"))
         facts = {name: runner.resolved.get(name) for name in ("engine", "device", "dtype")}
