@@ -102,6 +102,7 @@ def _trained(
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
     from tidemill.training.card import write_card
+    from tidemill.training.given.licences import licences_of
     from tidemill.training.records import identity_of, keep_texts, remember
     from tidemill.training.tasks.choosing import open_learner
 
@@ -128,6 +129,7 @@ def _trained(
         "seed": file.seed,
         "base": {"path": base.spec.model_path, "model": base.spec.model, "max_length": base.max_length},
         "data": examples.source,
+        "licences": licences_of(file, base, examples),
         "rows": rows,
         "notes": list(learner.notes),
         "metrics": measures,
