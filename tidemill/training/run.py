@@ -46,6 +46,7 @@ def train(
         CostReached: what it may cost is reached; a checkpoint is there.
         PlaceUnusable: no space, or no right to write.
     """
+    from tidemill.training.loop.space import writing_weights
     from tidemill.training.records import refuse_lake
 
     refuse_missing_packages(file)
@@ -56,6 +57,7 @@ def train(
     refuse_lake(file)
     with (
         usable(folder, "-o"),
+        writing_weights(),
         silence(),
         warnings.catch_warnings(),
         _work_folder(folder, identity, restart=restart) as work,
@@ -67,14 +69,6 @@ def train(
 def folder_of(file: TrainingFile, parent: Path) -> Path:
     """A folder in `parent` for what comes of the file, the rows and the base as they are now, and of nothing else."""
     return parent / _identity(file, find_base(file), read_examples(file), drop_duplicates=True)[:12]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Libraries warn those who call them, which a user does not."""
-    with silence(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def refuse_missing_packages(file: TrainingFile) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tidemill.errors import TidemillError
-from tidemill.publishing.licences import dataset_origin, model_origin
+from tidemill.publishing.licences import Origin, dataset_origin, model_origin
+from tidemill.sources.hub.asking import impatient
 from tidemill.training.examples.reading import Examples
 from tidemill.training.given.base import BaseModel
 from tidemill.training.given.file import TrainingFile
@@ -11,21 +14,17 @@ from tidemill.training.given.file import TrainingFile
 
 def licences_of(file: TrainingFile, base: BaseModel, examples: Examples) -> dict[str, str | None]:
     """None of what says none, and of a query's rows: whoever wrote the query knows what it reads."""
+    revision = str(examples.source.get("revision") or "")
     return {
-        "data": _of_data(file, str(examples.source.get("revision") or "")) if file.data.path else None,
-        "base": _of_base(base),
+        "data": _said(lambda: dataset_origin({"path": file.data.path}, revision)) if file.data.path else None,
+        "base": _said(lambda: model_origin(base.spec.model_path, base.spec.model)),
     }
 
 
-def _of_data(file: TrainingFile, revision: str) -> str | None:
+def _said(origin: Callable[[], Origin]) -> str | None:
+    """The training is done by now, and a Hub that does not answer takes nothing from it."""
     try:
-        return dataset_origin({"path": file.data.path}, revision).licence
-    except TidemillError:  # The training is done by now, and a Hub that does not answer takes nothing from it.
-        return None
-
-
-def _of_base(base: BaseModel) -> str | None:
-    try:
-        return model_origin(base.spec.model_path, base.spec.model).licence
+        with impatient():
+            return origin().licence
     except TidemillError:
         return None
