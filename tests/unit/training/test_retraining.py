@@ -9,7 +9,7 @@ from tests.pipelines import make_pipeline, query
 from tests.trainings import save_base
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, RunFailed
-from tidemill.training import retraining
+from tidemill.running.backfill_run import BackfillRun
 from tidemill.training.retraining import is_better, retrain
 
 
@@ -83,7 +83,7 @@ def test_enough_marks_train_once_and_what_comes_of_it_is_promoted_only_where_pro
 def test_a_backfill_that_failed_is_gone_on_with_though_no_mark_is_new(tmp_path, base, monkeypatch):
     pipeline = marked(tmp_path, base)
     with monkeypatch.context() as patched:
-        patched.setattr(retraining.BackfillRun, "execute", interrupted)
+        patched.setattr(BackfillRun, "execute", interrupted)
         with pytest.raises(RunFailed, match="the worker ended"):
             retrain(pipeline)
 
