@@ -79,6 +79,17 @@ def stage_alone(stage, pipeline):
     return subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
+def test_openvino_finds_no_package_that_sends_usage_statistics_whichever_module_is_first():
+    script = (
+        "import sys; import tidemill.engines.openvino_attention\n"
+        "print('openvino' in sys.modules, sys.modules['openvino_telemetry'])"
+    )
+
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert found.stdout == "True None\n"
+
+
 @pytest.mark.parametrize("name", tidemill.lake.__all__)
 def test_what_the_lake_names_can_be_used(name):
     assert getattr(tidemill.lake, name) is not None
