@@ -1,4 +1,4 @@
-"""Training from new marks as a flow: it looks whether enough are there, and promotes only where `promote_if` says so."""
+"""Training from new marks as a flow: it looks whether enough are there, and promotes only as `promote_if` says."""
 
 from __future__ import annotations
 
