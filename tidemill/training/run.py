@@ -96,7 +96,7 @@ def _trained(
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
     from tidemill.training.card import write_card
-    from tidemill.training.given.licences import licences_of
+    from tidemill.training.licences import licences_of
     from tidemill.training.records import identity_of, keep_texts, remember
     from tidemill.training.tasks.choosing import open_learner
 
