@@ -57,7 +57,7 @@ def test_without_a_training_file_nothing_can_be_trained(tmp_path):
         retrain(make_pipeline(tmp_path, "unread"))
 
 
-def test_enough_marks_train_once_and_what_comes_of_it_is_promoted_only_where_promote_if_says_so(tmp_path, base):
+def test_enough_marks_train_once_and_nothing_is_promoted_unasked(tmp_path, base):
     pipeline = marked(tmp_path, base)
     first = promoted(pipeline)
 
@@ -72,14 +72,20 @@ def test_enough_marks_train_once_and_what_comes_of_it_is_promoted_only_where_pro
     assert computed.truth["rows"] + computed.truth["learned"] == 60
     assert (again.state, again.new_marks, promoted(pipeline)) == ("too few marks", 0, first)
 
-    mark(pipeline, 3)
-    never = retrain(with_retrain(pipeline, every_marks=3, promote_if="f1 > current + 1"))
+
+@pytest.mark.soak
+def test_what_was_trained_is_promoted_only_where_promote_if_says_so(tmp_path, base):
+    pipeline = marked(tmp_path, base)
+    first = promoted(pipeline)
+
+    never = retrain(with_retrain(pipeline, promote_if="f1 > current + 1"))
     assert (never.state, promoted(pipeline)) == ("computed, and not promoted: not f1 > current + 1", first)
     mark(pipeline, 3)
     always = retrain(with_retrain(pipeline, every_marks=3, promote_if="accuracy >= current - 1"))
     assert (always.state, promoted(pipeline)) == ("promoted", always.version)
 
 
+@pytest.mark.soak
 def test_a_backfill_that_failed_is_gone_on_with_though_no_mark_is_new(tmp_path, base, monkeypatch):
     pipeline = marked(tmp_path, base)
     with monkeypatch.context() as patched:
