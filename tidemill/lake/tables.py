@@ -176,6 +176,10 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def literal(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
 @functools.cache
 def duckdb_type(arrow_type: pa.DataType) -> str:
     """The DuckDB type that holds what `lake_type` says of an Arrow type, without loss.
