@@ -23,8 +23,9 @@ from tests.commands import tidemill, write_toml  # noqa: E402
 from tests.pipelines import make_pipeline, query, reviews, run, write_parquet  # noqa: E402
 from tests.processes import PATIENCE_SECONDS  # noqa: E402
 from tests.proxy import running_proxy  # noqa: E402
+from tests.versions import compute_version  # noqa: E402
 from tidemill.app.picking import sample_rows  # noqa: E402
-from tidemill.config import Pipeline  # noqa: E402
+from tidemill.config import Pipeline, Tokenizer  # noqa: E402
 
 HOSTILE = "<script>alert('text')</script> A dull film."
 IS_LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -192,8 +193,13 @@ def test_every_tab_works_by_keyboard_in_light_and_dark_and_asks_nobody_outside(
     page.get_by_text(f"{left - 1} of 3 to mark.").wait_for()
     visit.check()
 
+    shorter = served.pipeline.model_copy(update={"tokenizer": Tokenizer(max_length=16)})
+    other = compute_version(shorter)
     visit.tab("Versions")
-    assert "rows compared" in visit.press("#tm-compare", "#tm-comparison .tm-facts")
+    page.wait_for_function("name => document.querySelector('#tm-second input').value === name", arg=other)
+    compared = visit.press("#tm-compare", "#tm-comparison .tm-facts")
+    assert f"against {other}" in compared
+    assert "rows compared" in compared
     visit.check()
 
     visit.tab("SQL")

@@ -135,6 +135,7 @@ def test_a_version_that_is_made_and_promoted_while_the_app_is_open_is_offered_an
     assert page.source.promoted().version != seen
     assert page.source.promoted().version in page.open_tab("try", seen)[0]
     assert "neither" in shown_rows(page)
+    assert "None of 3 rows." in shown_rows(page, label="good")
 
 
 def test_a_row_is_marked_with_the_label_that_stands_on_the_key(page):
