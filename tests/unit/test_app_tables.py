@@ -85,7 +85,7 @@ def versions_offered(page: OpenedPage) -> tuple[str, dict[str, str], str, str]:
     ],
     ids=["empty", "one label", "500 labels", "NULLs", "entities", "embeddings", "texts"],
 )
-def test_every_tab_answers_over_any_table(task, results, tmp_path):
+def test_rows_a_typed_row_and_two_versions_are_answered_over_any_table(task, results, tmp_path):
     [column, *_] = results.column_names
     num_rows = results.num_rows
     with opened_page(table_in(tmp_path, task, results, **{column: column})) as page:
