@@ -178,7 +178,7 @@ def test_a_truth_that_is_true_or_false_means_the_positive_label_and_the_other(tw
 
 
 def test_a_positive_label_that_no_row_has_is_refused_with_those_there_are(two):
-    with pytest.raises(ConfigError, match="report.positive to one of: NEGATIVE, POSITIVE"):
+    with pytest.raises(ConfigError, match=r"report\.positive to one of: NEGATIVE, POSITIVE"):
         compared(two, truth="rating > 0", positive="GOOD")
 
 

@@ -303,7 +303,7 @@ def ensure_system_tables(lake: Lake) -> None:
             cursor.execute("INSERT INTO _layout VALUES (?)", [LAYOUT_VERSION])
 
     if not lake.is_laid_out and not _has_layout(lake.cursor()):
-        DataFolder(lake).mark()
+        DataFolder(lake).leave_owner_file()
         lake.write(create, message="create the system tables")
         lake.write(finish, message="create the lake")
 

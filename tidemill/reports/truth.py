@@ -106,8 +106,9 @@ def _name_judged(cursor: Cursor, judge: Judge, answer: Pair, kept: Sequence[str]
         source = f"SELECT {columns}, (\n{truth}\n) AS _right FROM pairs"
     as_label, as_right = _meaning(cursor, judge, answer, source)
     cursor.execute(
-        f"CREATE OR REPLACE TEMP TABLE judged AS SELECT {as_label('_first')} AS first, {as_label('_second')} AS second, "
-        f"slice, is_learned, {as_right('_right')} AS truth FROM ({source}) WHERE _right IS NOT NULL"
+        "CREATE OR REPLACE TEMP TABLE judged AS "
+        f"SELECT {as_label('_first')} AS first, {as_label('_second')} AS second, slice, "
+        f"is_learned, {as_right('_right')} AS truth FROM ({source}) WHERE _right IS NOT NULL"
     )
 
 

@@ -111,8 +111,8 @@ def _heatmap(picture: Picture, colours: Mapping[str, int]) -> Spec:
                 "y": [_name(y) for y in ys],
                 "z": [[found.get((x, y), 0) for x in xs] for y in ys],
                 "colorscale": "Viridis",
-                "texttemplate": "%{z}" if len(xs) <= 12 else "",
-                "hovertemplate": "%{y}, %{x}: %{z}<extra></extra>",
+                "texttemplate": "%{z:,}" if len(xs) <= 12 else "",
+                "hovertemplate": "%{y}, %{x}: %{z:,}<extra></extra>",
             }
         ],
         "layout": {
