@@ -31,8 +31,9 @@ MOST_CALLS_WRITTEN = 32
 """Calls whose answers a model writes side by side."""
 MOST_SECONDS = 600
 """After which a client that is refused may come again, at most."""
-WORTHWHILE_TOKENS = 256
-"""Of a batch on a CPU: with as many, what a batch takes beside its tokens is little."""
+BATCH_COST_TOKENS = 40
+"""What a batch on a CPU costs beside its tokens: as much as so many more. Measured with small encoders, where it is
+largest."""
 STUCK_SECONDS = 60.0
 """So long nothing may move while rows wait, before the service says that it is not ready."""
 
@@ -59,7 +60,7 @@ class Workers:
         self._changed = threading.Condition()
         self._arrived: deque[Call] = deque()
         self._line = Line(
-            partial(getattr, version.runner, "token_budget"), worthwhile=_worthwhile_tokens(version.runner)
+            partial(getattr, version.runner, "token_budget"), batch_cost=_batch_cost(version.runner)
         )
         self._num_tokenizing = self._num_computing = 0
         self._is_closing = False
@@ -275,10 +276,10 @@ class Workers:
         self._rate = rate if not self._rate else 0.8 * self._rate + 0.2 * rate
 
 
-def _worthwhile_tokens(runner: ModelRunner) -> float:
-    """A CPU takes as long for a token of a small batch as of a large one; a GPU is idle in a small one."""
+def _batch_cost(runner: ModelRunner) -> float:
+    """In tokens. A CPU takes as long for a token of a small batch as of a large one; a GPU is idle in a small one."""
     engine = runner.engine
-    return WORTHWHILE_TOKENS if engine.pads and str(engine.facts()["device"]) == "cpu" else math.inf
+    return BATCH_COST_TOKENS if engine.pads and str(engine.facts()["device"]) == "cpu" else math.inf
 
 
 class _Watch:
