@@ -7,25 +7,40 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from tidemill.serving.answering.calls import Call
 
 
 @dataclass(frozen=True, eq=False)
+class Prepared:
+    """Rows of calls that were tokenized together, as a run's rows, and what was made of them."""
+
+    rows: pa.Table
+    tokens: pa.Table
+
+
+@dataclass(frozen=True, eq=False)
 class Waiting:
-    """A row of a call that is tokenized: how many items it has, how wide the longest is, and since when it waits."""
+    """A row of a call that is tokenized: how many items it has, how wide the longest is, and since when it waits.
+
+    It is the one at `place` of what was `prepared`.
+    """
 
     call: Call
     row: int
     num_items: int
     width: int
     since: float = 0.0
+    prepared: Prepared | None = None
+    place: int = 0
 
 
 class Line:
     """One thread at a time. `budget` is asked when a batch is made: memory may have lowered it."""
 
     def __init__(self, budget: Callable[[], int], *, batch_cost: float = math.inf) -> None:
-        """A batch costs as much as `batch_cost` tokens beside its own; infinite where fewer batches are always better."""
+        """A batch costs `batch_cost` tokens beside its own; infinite where fewer batches always cost less."""
         self._budget, self._batch_cost = budget, batch_cost
         self._rows: list[Waiting] = []
         self._num_tokens = 0

@@ -21,9 +21,9 @@ from tidemill.inference.work import Predictions, Stats
 from tidemill.running.stages import with_texts
 from tidemill.serving.answering.calls import Busy, Call, Closing, Form, Record
 from tidemill.serving.answering.limits import Limits
-from tidemill.serving.answering.line import Line, Waiting
+from tidemill.serving.answering.line import Line, Prepared, Waiting
 from tidemill.serving.answering.records import records_of
-from tidemill.serving.answering.version import ServedVersion, sizes_of
+from tidemill.serving.answering.version import ServedVersion, rows_of, sizes_of
 
 TOGETHER_BYTES = 2**20
 """Of texts that are tokenized together, so that a long call does not keep the next one waiting for long."""
@@ -59,9 +59,7 @@ class Workers:
         self.version, self._limits, self._watcher, self._known = version, limits, watcher, known
         self._changed = threading.Condition()
         self._arrived: deque[Call] = deque()
-        self._line = Line(
-            partial(getattr, version.runner, "token_budget"), batch_cost=_batch_cost(version.runner)
-        )
+        self._line = Line(partial(getattr, version.runner, "token_budget"), batch_cost=_batch_cost(version.runner))
         self._num_tokenizing = self._num_computing = 0
         self._is_closing = False
         self._moved = time.monotonic()
@@ -170,7 +168,7 @@ class Workers:
             num_bytes = 0
             while self._arrived and num_bytes < TOGETHER_BYTES:
                 calls.append(self._arrived.popleft())
-                num_bytes += calls[-1].rows.nbytes
+                num_bytes += calls[-1].num_bytes
             self._num_tokenizing = len(calls)
         return calls
 
@@ -300,28 +298,27 @@ class _Watch:
 
 
 def _prepared(form: Form, calls: list[Call]) -> list[Waiting]:
-    """The calls' rows, which wait for the model from now on; each call keeps what was made of its own."""
-    rows = pa.concat_tables([call.rows for call in calls]).combine_chunks()
-    tokens = form.preparer.prepare(rows).combine_chunks()
-    num_items, widths = sizes_of(form, tokens)
-    now, found, start = time.monotonic(), [], 0
-    for call in calls:
-        call.tokens = tokens.slice(start, call.num_rows)
-        sizes = zip(num_items[start : start + call.num_rows], widths[start : start + call.num_rows], strict=True)
-        found += [Waiting(call, row, count, width, now) for row, (count, width) in enumerate(sizes)]
-        start += call.num_rows
-    return found
+    """The calls' rows, which wait for the model from now on."""
+    rows = rows_of([texts for call in calls for texts in call.texts])
+    together = Prepared(rows, form.preparer.prepare(rows).combine_chunks())
+    of_calls = ((call, row) for call in calls for row in range(call.num_rows))
+    now, sizes = time.monotonic(), zip(*sizes_of(form, together.tokens), strict=True)
+    return [
+        Waiting(call, row, num_items, width, now, together, place)
+        for place, ((call, row), (num_items, width)) in enumerate(zip(of_calls, sizes, strict=True))
+    ]
 
 
 def _table_of(batch: list[Waiting]) -> tuple[Form, pa.Table, pa.Table]:
-    """The rows of a batch and what was made of them, those of each call together, in the batch's order within it."""
-    batch.sort(key=lambda row: id(row.call))
+    """The rows of a batch and what was made of them, in the batch's order, which puts beside each other what was
+    prepared together."""
+    batch.sort(key=lambda row: id(row.prepared))
     rows, tokens = [], []
-    for call, of_call in groupby(batch, key=lambda row: row.call):
-        places = pa.array([row.row for row in of_call])
-        assert call.tokens is not None, "what waits for the model is tokenized"
-        rows.append(call.rows.take(places))
-        tokens.append(call.tokens.take(places))
+    for prepared, of_it in groupby(batch, key=lambda row: row.prepared):
+        assert prepared is not None, "what waits for the model is tokenized"
+        places = pa.array([row.place for row in of_it])
+        rows.append(prepared.rows.take(places))
+        tokens.append(prepared.tokens.take(places))
     return batch[0].call.form, pa.concat_tables(rows).combine_chunks(), pa.concat_tables(tokens).combine_chunks()
 
 
