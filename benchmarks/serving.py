@@ -77,23 +77,19 @@ def of_rows(folder: Path, corpus: str, num_rows: int, seconds: float) -> None:
     with tidemill_serve(folder, pipeline) as url:
         saturated = ask("tidemill serve, saturated, a row each", url, one, CLIENTS)
         by_32 = ask("tidemill serve, saturated, 32 rows each", url, many, 8)
-        half = ask(
-            "tidemill serve, half of that, a row each",
-            url,
-            one,
-            max(4, min(CLIENTS, int(saturated.rate))),
-            saturated.rate / 2,
-        )
+        few = max(4, min(CLIENTS, int(saturated.rate)))
+        half = ask("tidemill serve, half of that, a row each", url, one, few, saturated.rate / 2)
     with tidemill_serve(folder, pipeline, "--queue", "256", "--max-rows", "256") as url:
         flooded = ask(f"tidemill serve, --queue 256, {MANY_CLIENTS} clients", url, one, MANY_CLIENTS)
     with plain(MODEL, "text-classification") as url:
         theirs = ask("FastAPI + pipeline, saturated", url, one, CLIENTS)
+    of_run = saturated.rate * tokens_a_row / batch, by_32.rate * 32 * tokens_a_row / batch
     print(
-        f"Saturated, serve has {saturated.rate * tokens_a_row / batch:.2f} of a run's tokens/s by a row each, "
-        f"{by_32.rate * 32 * tokens_a_row / batch:.2f} by 32; {ratio(saturated.rate, theirs.rate):.2f} times the "
-        f"requests/s of FastAPI + pipeline, p99 {ratio(saturated.p99, theirs.p99):.2f} times as long. At half, p99 is "
-        f"{half.p99:.0f} ms. Flooded, {ratio(flooded.rate, saturated.rate):.2f} of the saturated rate is answered, and "
-        f"{flooded.refused / flooded.seconds:.0f} requests/s are refused."
+        f"Saturated, serve has {of_run[0]:.2f} of a run's tokens/s by a row each, {of_run[1]:.2f} by 32. Beside "
+        f"FastAPI and pipeline it has {ratio(saturated.rate, theirs.rate):.2f} times the requests/s, and a p99 that is "
+        f"{ratio(saturated.p99, theirs.p99):.2f} times as long. At half, p99 is {half.p99:.0f} ms. Flooded, it answers "
+        f"{ratio(flooded.rate, saturated.rate):.2f} of the saturated rate, and refuses "
+        f"{flooded.refused / flooded.seconds:.0f} requests/s."
     )
 
 
@@ -121,10 +117,8 @@ def of_chats(folder: Path, writer: Path, seconds: float) -> None:
         ask("FastAPI + pipeline, prompts", url)
     ours, *others = found.values()
     best = max(others, key=lambda other: other.rate)
-    print(
-        f"serve has {ratio(ours.rate, best.rate):.2f} times the requests/s of the best, "
-        f"p99 {ratio(ours.p99, best.p99):.2f}."
-    )
+    rates, waits = ratio(ours.rate, best.rate), ratio(ours.p99, best.p99)
+    print(f"serve has {rates:.2f} times the requests/s of the best other, and a p99 that is {waits:.2f} times as long.")
 
 
 def ratio(one: float, other: float) -> float:

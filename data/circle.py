@@ -11,6 +11,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,8 +50,8 @@ data = "{folder}/lake"
 """
 
 
-def main() -> None:
-    options = parsed()
+def main(words: Sequence[str]) -> None:
+    options = parsed(words)
     folder = Path(options.folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     facts = {"files": options.files, "base": options.base, "folder": folder, "length": options.max_length}
@@ -75,7 +76,7 @@ def main() -> None:
     run("sql", pipeline, "SELECT label, spam_or_ham, count(*) AS rows FROM spam GROUP BY ALL ORDER BY ALL")
 
 
-def parsed() -> argparse.Namespace:
+def parsed(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--files", default=str(ROOT / "data/emails/*.parquet"), help="the e-mails")
     parser.add_argument("--base", default=str(ROOT / "data/models/tiny-sentiment"), help="the model to begin with")
@@ -83,7 +84,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--few", type=int, default=200, help="labels of the first model")
     parser.add_argument("--many", type=int, default=1200, help="labels of the second one")
     parser.add_argument("--max-length", type=int, default=128, help="tokens of a text")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def written(path: Path, template: str, facts: dict[str, object]) -> Path:
@@ -95,16 +96,21 @@ def run(*args: object) -> None:
     """Run one command of Tidemill; the first that fails ends the circle with its exit code."""
     words = list(map(str, args))
     say("\n$ tidemill " + " ".join(f'"{word}"' if " " in word else word for word in words) + "\n")
-    done = subprocess.run([sys.executable, "-m", "tidemill.cli.main", *words], cwd=ROOT, check=False)
+    done = tidemill(words)
     if done.returncode != 0:
         say(f"\nThe circle stops here: `tidemill {words[0]}` ended with exit code {done.returncode}.")
         sys.exit(done.returncode)
 
 
 def facts_of(*args: object) -> dict[str, list[dict[str, str]]]:
-    command = [sys.executable, "-m", "tidemill.cli.main", *map(str, args), "--json"]
-    found: dict[str, list[dict[str, str]]] = json.loads(subprocess.check_output(command, cwd=ROOT))
+    found: dict[str, list[dict[str, str]]] = json.loads(tidemill([*map(str, args), "--json"], asked=True).stdout)
     return found
+
+
+def tidemill(words: Sequence[str], *, asked: bool = False) -> subprocess.CompletedProcess[str]:
+    """A command as it is typed; where it is `asked`, its output is for this script."""
+    command = [sys.executable, "-m", "tidemill.cli.main", *words]
+    return subprocess.run(command, cwd=ROOT, check=asked, text=True, stdout=subprocess.PIPE if asked else None)
 
 
 def say(text: str) -> None:
@@ -112,4 +118,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""The app, served on a free port of loopback for the length of a block, in a thread of this process."""
+"""The app: served on a free port of loopback, in a thread of this process; and its page without a server."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import uvicorn
 
 from tests.processes import wait_until
+from tidemill.app.server import blocks
 from tidemill.app.server.serving import Address, App, make_app
+from tidemill.app.source import Source
+from tidemill.app.tabs.report import Pages
 from tidemill.config import Pipeline
 
 
@@ -43,3 +46,37 @@ def running_app(pipeline: Pipeline, address: Address, lines: list[str]) -> Itera
 
 def address_at(port: int, **options: Any) -> Address:
     return replace(Address(port=port), **options)
+
+
+@dataclass(frozen=True)
+class OpenedPage:
+    """The app's page, whose buttons are pressed without a browser."""
+
+    source: Source
+    blocks: Any
+
+    def press(self, elem_id: str, *values: Any) -> Any:
+        """What the function behind a button gives for these values of its inputs."""
+        return self._behind(elem_id, "click")(*values)
+
+    def open_tab(self, name: str, *values: Any) -> Any:
+        """What is read again when somebody opens a tab."""
+        [tab] = [each for each in self.blocks.blocks.values() if getattr(each, "id", None) == name]
+        return self._of(tab._id, "select")(*values)
+
+    def _behind(self, elem_id: str, event: str) -> Any:
+        [block] = [each for each in self.blocks.blocks.values() if getattr(each, "elem_id", None) == elem_id]
+        return self._of(block._id, event)
+
+    def _of(self, block_id: int, event: str) -> Any:
+        [found] = [each.fn for each in self.blocks.fns.values() if (block_id, event) in each.targets]
+        return found
+
+
+@contextmanager
+def opened_page(pipeline: Pipeline) -> Iterator[OpenedPage]:
+    source = Source(pipeline)
+    try:
+        yield OpenedPage(source, blocks.build(source, Pages(), who="ann"))
+    finally:
+        source.close()

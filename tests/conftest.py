@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,8 @@ os.environ["HF_ENDPOINT"] = SERVER.url
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="tidemill-tests-")
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
+# As the engines have it, for tests that import OpenVINO before them: none sends usage statistics.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 # Several test processes share the cores: threads that spin while they wait would take them from each other.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 # Examples may take any time: others may keep all cores busy.

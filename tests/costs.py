@@ -6,14 +6,14 @@ those of a server that still runs included; what a session shares is its first u
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 import psutil
 import pytest
 
-seconds_by_file: Counter[str] = Counter()
+seconds_by_file: dict[str, float] = defaultdict(float)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,11 +52,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Of a process of xdist's, when it ends."""
-    seconds_by_file.update(getattr(node, "workeroutput", {}).get("costs", {}))
+    for path, seconds in getattr(node, "workeroutput", {}).get("costs", {}).items():
+        seconds_by_file[path] += seconds
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if seconds_by_file:
         terminalreporter.section(f"CPU seconds: {sum(seconds_by_file.values()):.0f}")
-    for path, seconds in seconds_by_file.most_common():
+    for path, seconds in sorted(seconds_by_file.items(), key=lambda found: -found[1]):
         terminalreporter.write_line(f"{seconds:8.1f}  {path}")

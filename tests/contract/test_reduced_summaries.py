@@ -11,6 +11,8 @@ import pytest
 
 from tests.encoder_decoders import write_encoder_decoder
 from tests.pipelines import make_pipeline, problems_of, quarantine_of, query, reviews, run, table_of
+from tests.services import serving
+from tidemill.app.trying import Trying
 from tidemill.config import Pipeline
 from tidemill.errors import CostReached, ModelError, Stopped
 from tidemill.inference.opening import load_decoder, load_preparer, load_runner
@@ -18,6 +20,7 @@ from tidemill.inference.rounds import predict_in_rounds
 from tidemill.inference.work import Predictions
 from tidemill.planning.cost_limit import CostLimit
 from tidemill.planning.plan import make_plan
+from tidemill.reports.bottleneck import find_bottleneck
 from tidemill.reports.sample import sample
 
 NUM_NEW, MAX_LENGTH = 3, 24
@@ -83,10 +86,19 @@ def of_table(pipeline: Pipeline) -> list[tuple[str, int, int]]:
     return [tuple(row[name] for name in names) for _, row in sorted(table_of(pipeline).items())]
 
 
-def test_the_windows_summaries_are_summarised_until_one_is_left(folder):
+@pytest.fixture(scope="module")
+def wanted(folder: Path) -> list[tuple[str, int, int, int]]:
+    return [by_generate(folder, text) for text in TEXTS]
+
+
+@pytest.fixture(scope="module")
+def summarised(folder: Path) -> tuple[Pipeline, Any]:
     pipeline = summaries(folder, "one")
-    result = run(pipeline)
-    wanted = [by_generate(folder, text) for text in TEXTS]
+    return pipeline, run(pipeline)
+
+
+def test_the_windows_summaries_are_summarised_until_one_is_left(summarised, wanted):
+    pipeline, result = summarised
     assert of_table(pipeline) == [each[:3] for each in wanted]
     assert {rounds for *_, rounds in wanted} >= {1, 2, 3}
     assert {number: reason for (_, number), reason in quarantine_of(pipeline).items()} == {
@@ -96,7 +108,30 @@ def test_the_windows_summaries_are_summarised_until_one_is_left(folder):
     assert query(pipeline.lake, "SELECT sum(num_new_tokens)::BIGINT FROM _ledger") == [(result.num_new_tokens,)]
     assert problems_of(pipeline) == []
     assert run(pipeline).num_shards == 0
-    assert [row["summary_text"] for row in sample(pipeline, len(TEXTS))] == [each[0] for each in wanted]
+
+
+def test_a_sample_a_typed_row_and_the_service_answer_as_the_table(summarised, wanted):
+    pipeline, _ = summarised
+    spec = make_plan(pipeline, None)[0].spec
+    expected = [each[0] for each in wanted]
+    assert [row["summary_text"] for row in sample(pipeline, len(TEXTS))] == expected
+    assert [Trying(pipeline).row(spec, {"text": text}).results["summary_text"] for text in TEXTS] == expected
+    with serving(pipeline) as served:
+        assert [row["summary_text"] for row in served.predict(TEXTS)] == expected
+
+
+def test_bench_measures_what_the_model_reads_in_all_rounds(summarised, wanted):
+    facts = find_bottleneck(summarised[0], num_rows=len(TEXTS))
+    infer = next(stage for stage in facts["stages"] if stage["stage"] == "infer")
+    assert infer["tokens_per_second"] * infer["seconds"] == pytest.approx(sum(each[1] for each in wanted))
+    assert infer["tokens_per_second"] * infer["seconds"] > facts["num_tokens"]
+
+
+def test_a_first_round_is_never_taken_for_the_answers(opened):
+    _, preparer, runner = opened
+    prepared = preparer.prepare(pa.table({"text": TEXTS}))
+    with pytest.raises(TypeError, match="give its preparer"):
+        runner.predict(prepared)
 
 
 def test_a_run_that_was_stopped_between_rounds_goes_on_and_answers_the_same(folder, monkeypatch):
@@ -139,7 +174,7 @@ def test_what_was_kept_before_a_stop_is_all_that_the_next_attempt_need_not_write
         if len(calls) == num_calls:
             raise Stopped("enough")
         calls.append(rows.num_rows)
-        return runner.predict(rows)
+        return runner.predict_round(rows)
 
     def attempt(most: int, begun: pa.Array | None) -> Predictions:
         nonlocal num_calls

@@ -12,6 +12,8 @@ from tests.chats import DATED, write_chat
 from tests.pipelines import make_pipeline, problems_of, query, run, table_of, write_parquet
 from tidemill.config import Pipeline
 from tidemill.errors import ModelError
+from tidemill.lake import Lake
+from tidemill.planning.plan import make_plan
 
 CHATS = [
     [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "one"}],
@@ -88,6 +90,26 @@ def test_a_column_of_texts_that_holds_chats_in_a_later_file_is_answered_row_by_r
     reasons = [reason for (reason,) in query(pipeline.lake, "SELECT reason FROM _quarantine ORDER BY row_number")]
     assert [("chat template" in reason) for reason in reasons] == ([False] if has_template else [True] * 3 + [False])
     assert problems_of(pipeline) == []
+
+
+TOLD = "'messages' holds texts in 0.parquet, and chats in a.parquet: chats go through the model's chat template"
+
+
+def test_a_plan_tells_which_files_hold_chats_where_others_hold_texts(tmp_path, model):
+    pipeline = chats(tmp_path, model)
+    (tmp_path / "data" / "a.parquet").rename(tmp_path / "a.parquet")
+    write_parquet(tmp_path / "data" / "0.parquet", pa.table({"id": [90, 91], "messages": ["one two", "three"]}))
+    assert make_plan(pipeline, None)[0].notes == ()
+    run(pipeline)
+
+    (tmp_path / "a.parquet").rename(tmp_path / "data" / "a.parquet")
+    (before,) = make_plan(pipeline, None)[0].notes
+    with Lake(pipeline.lake, read_only=True) as lake:
+        (told,) = make_plan(pipeline, lake)[0].notes
+
+    assert before == told
+    assert told.startswith(TOLD)
+    assert "Narrow dataset.path" in told
 
 
 @pytest.mark.parametrize(("template", "says"), [("", "need a chat template"), (DATED, r"Set model\.options\.date")])

@@ -56,8 +56,8 @@ def take_back_to_layout_1(pipeline: Pipeline) -> None:
 
     with Lake(pipeline.lake) as lake:
         lake.write(body, message="as layout 1 was")
-    for mark in Path(pipeline.lake.data).glob("tidemill-lake-*"):
-        mark.unlink()
+    for owner_file in Path(pipeline.lake.data).glob("tidemill-lake-*"):
+        owner_file.unlink()
 
 
 def columns_of(pipeline: Pipeline) -> dict[str, set[tuple[str, str]]]:

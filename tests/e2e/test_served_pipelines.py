@@ -21,6 +21,7 @@ from tidemill.engines.writing.endpoint.pace import Pace
 from tidemill.errors import RunFailed
 from tidemill.lake import Lake
 from tidemill.planning.backfill_plan import Selection
+from tidemill.planning.plan import make_plan
 from tidemill.reports.compare import compare_versions
 from tidemill.reports.status import pipeline_status
 from tidemill.results.promotion import promote
@@ -147,3 +148,23 @@ def test_a_server_that_keeps_to_no_schema_fills_no_column_with_what_is_not_of_it
     assert {reason.partition(" at ")[0] for _, reason in quarantine_of(pipeline).values()} == {
         "the answer is not as model.options.json_schema says"
     }
+
+
+def test_what_a_server_writes_around_a_choice_is_counted_and_planned(tmp_path):
+    # As llama.cpp writes it: of 23 tokens, 2 are the choice.
+    around = '{\n\n"answer"\n\n:\n\n"negative"\n\n}'
+    said = completion(around, chat=False) | {"usage": {"prompt_tokens": 55, "completion_tokens": 23}}
+    with ChatServer(answer=lambda _: said) as server:
+        options = {"choices": ["positive", "negative"], "max_new_tokens": 4}
+        pipeline = over(server, tmp_path, options=options)
+        before = make_plan(pipeline, None)[0].to_json()
+        result = run(pipeline)
+        assert (result.num_rows, result.num_new_tokens) == (2 * NUM_ROWS, 2 * NUM_ROWS * 23)
+        assert sorted(server.prompts) == sorted(texts())
+        most = max(asked.body["max_tokens"] for asked in server.asked if asked.method == "POST")
+        write_parquet(tmp_path / "data" / "2.parquet", reviews(200, NUM_ROWS))
+        with Lake(pipeline.lake, read_only=True) as lake:
+            told = make_plan(pipeline, lake)[0].to_json()
+    assert {(row["text"], row["num_new_tokens"]) for row in table_of(pipeline).values()} == {("negative", 23)}
+    assert before["new_tokens_high"] == 2 * NUM_ROWS * most
+    assert told["new_tokens_low"] <= told["new_tokens"] == NUM_ROWS * 23 <= told["new_tokens_high"] <= NUM_ROWS * most

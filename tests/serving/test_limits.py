@@ -41,16 +41,19 @@ def test_a_queue_that_is_full_answers_429_and_says_when_to_come_again(narrow):
         with busy(narrow):
             first = pool.submit(narrow.predict, "taken by the model")
             wait_until(lambda: workers._num_computing == 1)
-            waiting = [pool.submit(narrow.predict, ["one", "two"]) for _ in range(2)]
+            waiting = [pool.submit(narrow.predict, ["one", "two", "three"])]
+            wait_until(lambda: workers.num_waiting == 3)
+            refused = [narrow.client.post("/predict", json={"inputs": ["no", "room"]})]
+            waiting.append(pool.submit(narrow.predict, ["the last that may wait"]))
             wait_until(lambda: workers.num_waiting == 4)
-            refused = narrow.client.post("/predict", json={"inputs": "one too many"})
+            refused.append(narrow.client.post("/predict", json={"inputs": "one too many"}))
             alive = narrow.client.get("/health"), narrow.client.get("/ready")
         answers = [first.result(), *(each.result() for each in waiting)]
 
-    assert refused.status_code == 429
-    assert int(refused.headers["retry-after"]) >= 1
+    assert [each.status_code for each in refused] == [429, 429]
+    assert all(int(each.headers["retry-after"]) >= 1 for each in refused)
     assert [each.status_code for each in alive] == [200, 200]
-    assert [len(answer) for answer in answers[1:]] == [2, 2]
+    assert [len(answer) for answer in answers[1:]] == [3, 1]
 
 
 def test_the_rows_of_a_client_that_left_leave_the_queue_and_are_not_computed(narrow):

@@ -164,9 +164,9 @@ def empty(spec: config.Lake, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["whole", "drop", "delete"])
-@pytest.mark.parametrize("old_mark", [False, True])
-def test_an_emptied_catalog_beside_data_is_refused_and_not_begun_anew(spec, how, old_mark):
-    if old_mark:
+@pytest.mark.parametrize("old_owner_file", [False, True])
+def test_an_emptied_catalog_beside_data_is_refused_and_not_begun_anew(spec, how, old_owner_file):
+    if old_owner_file:
         next(Path(spec.data).glob("tidemill-lake-*")).write_text("what\ndata of a lake\n")
     empty(spec, how)
 

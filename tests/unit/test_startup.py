@@ -13,6 +13,7 @@ from tests.pipelines import ROOT, reviews, run, write_parquet
 from tidemill.config import Lake as Section
 from tidemill.config import load_pipeline
 from tidemill.lake import Lake
+from tidemill.running.stage_run import StageRun
 
 
 @pytest.mark.parametrize("options", [[], ["--format", "csv"]])
@@ -53,6 +54,40 @@ def test_nothing_to_do_is_found_out_without_a_library_of_models(tmp_path):
     )
 
     assert [line for line in found.stdout.splitlines() if line.startswith("[")] == ["[]"] * 3
+
+
+def test_stages_of_a_known_version_that_compute_nothing_import_no_library_of_models(tmp_path):
+    write_parquet(tmp_path / "data" / "0.parquet", reviews(0, 4))
+    file = write_toml(tmp_path, f"{tmp_path}/data/*")
+    pipeline = load_pipeline(file)
+    run(pipeline)
+    write_parquet(tmp_path / "data" / "1.parquet", reviews(4, 4))
+
+    assert stage_alone("ingest", file) == "1 []\n"
+    assert [StageRun(pipeline, stage).execute().num_shards for stage in ("tokenize", "infer")] == [1, 1]
+    assert stage_alone("materialize", file) == "1 []\n"
+
+
+def stage_alone(stage, pipeline):
+    """What a process that does one stage prints: the number of shards, and what it imported of libraries of models."""
+    heavy = ["datasets", "openvino", "safetensors", "tokenizers", "torch", "transformers"]
+    script = (
+        "import sys; from tidemill.config import load_pipeline; from tidemill.running.stage_run import StageRun\n"
+        f"done = StageRun(load_pipeline('{pipeline}'), '{stage}').execute()\n"
+        f"print(done.num_shards, [name for name in {heavy} if name in sys.modules])"
+    )
+    return subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_openvino_finds_no_package_that_sends_usage_statistics_whichever_module_is_first():
+    script = (
+        "import sys; import tidemill.engines.openvino_attention\n"
+        "print('openvino' in sys.modules, sys.modules['openvino_telemetry'])"
+    )
+
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert found.stdout == "True None\n"
 
 
 @pytest.mark.parametrize("name", tidemill.lake.__all__)

@@ -18,7 +18,7 @@ from tidemill.errors import ConfigError
 from tidemill.inference.opening import load_preparer, load_runner
 from tidemill.planning.columns import read_columns
 from tidemill.planning.versions import VersionSpec
-from tidemill.running.stages import with_reasons, with_texts
+from tidemill.reports.sample import answers_to
 from tidemill.sources.dataset import open_dataset
 
 MAX_CHARACTERS = 1_000_000
@@ -69,10 +69,7 @@ class Trying:
         with self._lock, tempfile.TemporaryDirectory(prefix="tidemill-try-") as folder:
             rows = self._read(spec, values, Path(folder))
             preparer, runner = load_preparer(spec), load_runner(spec, self._pipeline.inference)
-            prepared = preparer.prepare(rows)
-            predicted = runner.predict(with_texts(prepared, rows, preparer.reads))
-            results = with_reasons(rows, prepared, predicted.columns, predicted.reason)
-            (found,) = results.to_pylist(maps_as_pydicts="strict")
+            (found,) = answers_to(rows, preparer, runner).to_pylist(maps_as_pydicts="strict")
             (text_hash,) = row_hashes(rows).to_pylist()
         stage, reason, _ = (found.pop(name) for name in ("stage", "reason", "row_number"))
         facts = {name: runner.resolved.get(name) for name in ("engine", "device", "dtype")}

@@ -66,7 +66,9 @@ def _compared(loaded: Pipeline, first: str, second: str, *, truth: str | None, *
     with Lake(loaded.lake, read_only=True, scans=True) as lake:
         if truth is not None:
             lake.seal()
-        return compare_versions(lake, loaded.name, first, second, truth=truth, **options)
+        return compare_versions(
+            lake, loaded.name, first, second, truth=truth, positive=loaded.report.positive, **options
+        )
 
 
 @command(

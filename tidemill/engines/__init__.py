@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     import torch
 
     from tidemill.engines.probing.truth import Truth
+
+# Where OpenVINO finds the package for that, it asks in the middle of a run for leave to send usage statistics, or sends
+# them. It looks once, when it is imported, which every module below this one may be the first to do.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 Calibration = Callable[[], pa.Table]
 """Prepared rows in which int8 sees which activations are large, and by which 16 bits are held against float32."""

@@ -11,7 +11,6 @@ Shapes: B rows of a batch, T tokens of the longest, C outputs.
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,8 +18,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import openvino as ov
 import torch
 from numpy.typing import NDArray
+from openvino import properties
+from openvino.properties import hint as hints
 from torch import Tensor, nn
 
 from tidemill.checkpoints.loading import silence
@@ -29,6 +31,9 @@ from tidemill.encoding.items import IDS, MASK, TYPES, Arrays, Items, Outputs
 from tidemill.engines import Answer, Calibration, never
 from tidemill.engines.devices import device_name
 from tidemill.engines.int8.smoothing import NUM_TEXTS, smoothed
+from tidemill.engines.int8.weights import GROUP, quantizes_activations, with_int8_weights
+from tidemill.engines.openvino_attention import with_attention_spelled_out
+from tidemill.engines.precision.graphs import without_head
 from tidemill.engines.precision.heads import head_names
 from tidemill.engines.probing.company import facts_of
 from tidemill.engines.probing.conversion import (
@@ -43,17 +48,6 @@ from tidemill.engines.probing.truth import Truth, outputs_of
 from tidemill.errors import first_line
 from tidemill.fingerprints import fingerprint
 from tidemill.machine import num_cpus
-
-# Where it finds the package for that, it asks in the middle of a run for leave to send usage statistics.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-
-import openvino as ov  # noqa: E402
-from openvino import properties  # noqa: E402
-from openvino.properties import hint as hints  # noqa: E402
-
-from tidemill.engines.int8.weights import GROUP, quantizes_activations, with_int8_weights  # noqa: E402
-from tidemill.engines.openvino_attention import with_attention_spelled_out  # noqa: E402
-from tidemill.engines.precision.graphs import without_head  # noqa: E402
 
 if TYPE_CHECKING:
     from openvino import CompiledModel, InferRequest, Model

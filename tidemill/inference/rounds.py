@@ -116,7 +116,7 @@ def predict_in_rounds(
     begun: pa.Array | None = None,
     keep: Keep = lambda _: None,
 ) -> Predictions:
-    """One value a row, as `ModelRunner.predict` gives it, of texts that are read in windows and then in rounds.
+    """One value a row, as `ModelRunner.predict_round` gives it, of texts that are read in windows and then in rounds.
 
     `predict` computes rows, and is told whom it has to give what it has until then. `begun` has what was written of
     each row before, as `keep` was given it; null where nothing was. A row fails whose texts do not get shorter.

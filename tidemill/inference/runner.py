@@ -34,8 +34,9 @@ from tidemill.inference.choosing.calibration import calibrated_budget
 from tidemill.inference.choosing.choice import Choice, evenly
 from tidemill.inference.drift import Measured, measure_drift
 from tidemill.inference.exact import ExactEngine, is_exact
+from tidemill.inference.rounds import predict_in_rounds
 from tidemill.inference.work import Every, Predictions, Work
-from tidemill.models.tasks import ModelTask, find_task
+from tidemill.models.tasks import ModelTask, Preparer, find_task
 from tidemill.models.tasks import task_options as options_of
 from tidemill.progress import StageProgress
 
@@ -166,6 +167,11 @@ class ModelRunner:
         return self._task
 
     @property
+    def reads_again(self) -> bool:
+        """Whether what is written of a row's windows is read in rounds, until one answer is left."""
+        return self._task.reads_again(self._task.options)
+
+    @property
     def joins(self) -> bool:
         """Whether rows of several calls of `predict` are computed together, if these are made at the same time."""
         return getattr(self.engine, "joins", False)
@@ -185,12 +191,42 @@ class ModelRunner:
         self,
         prepared: pa.Table,
         *,
+        preparer: Preparer | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         progress: StageProgress = NOBODY,
         keep: Callable[[Predictions], None] = lambda _: None,
         started: Callable[[Answer], object] = lambda _: None,
     ) -> Predictions:
-        """Predict every row that has token ids.
+        """The answers of every row that has token ids, in as many rounds as the task takes; else as `predict_round`.
+
+        `preparer` makes rows of what was written, as it made `prepared`.
+
+        Raises:
+            TypeError: the task reads again what it wrote, and there is no `preparer`: the first round holds no answer.
+        """
+        predict = partial(self.predict_round, should_stop=should_stop, progress=progress, started=started)
+        if not self.reads_again:
+            return predict(prepared, keep=keep)
+        if preparer is None:
+            raise TypeError("The model reads again what it wrote of a text's windows: give its preparer.")
+        return predict_in_rounds(
+            prepared,
+            lambda: self._task,
+            preparer=preparer,
+            predict=lambda rows, keep: predict(rows, keep=keep),
+            keep=keep,
+        )
+
+    def predict_round(
+        self,
+        prepared: pa.Table,
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+        progress: StageProgress = NOBODY,
+        keep: Callable[[Predictions], None] = lambda _: None,
+        started: Callable[[Answer], object] = lambda _: None,
+    ) -> Predictions:
+        """Predict every row that has token ids; of a task that reads again what it wrote, one round of it.
 
         Where a row is a list of items, those of all rows are batched together, and
         the task makes their answers the row's; one that fails fails its row.

@@ -176,6 +176,10 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def literal(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
 @functools.cache
 def duckdb_type(arrow_type: pa.DataType) -> str:
     """The DuckDB type that holds what `lake_type` says of an Arrow type, without loss.
@@ -299,7 +303,7 @@ def ensure_system_tables(lake: Lake) -> None:
             cursor.execute("INSERT INTO _layout VALUES (?)", [LAYOUT_VERSION])
 
     if not lake.is_laid_out and not _has_layout(lake.cursor()):
-        DataFolder(lake).mark()
+        DataFolder(lake).leave_owner_file()
         lake.write(create, message="create the system tables")
         lake.write(finish, message="create the lake")
 

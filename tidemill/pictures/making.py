@@ -9,7 +9,7 @@ from typing import Any
 import _duckdb as duckdb  # As tidemill.lake.ducklake.connection does.
 
 from tidemill.config import Pipeline
-from tidemill.errors import ConfigError, InputError, LakeError, RetryableError
+from tidemill.errors import ConfigError, InputError, LakeError
 from tidemill.lake import Cursor, Lake, ResultTable, catalog_exists
 from tidemill.lake.ducklake.reading import check_definitions, readable
 from tidemill.lake.pipelines import load_spec, load_state
@@ -24,9 +24,9 @@ from tidemill.pictures.figures.subject import Subject, count_rows
 from tidemill.pictures.figures.truth import Truth, find_truth
 from tidemill.pictures.versions import Two
 from tidemill.pictures.versions import figures as of_versions
-from tidemill.planning import versions
 from tidemill.planning.versions import VersionSpec
 from tidemill.reports.alerts import staleness
+from tidemill.reports.truth import highest_label
 from tidemill.results.promotion import load_table
 
 MOST_LABELS = 1000
@@ -117,16 +117,7 @@ def _truth(
         raise ConfigError(
             f"report.truth gives labels, and {table.pipeline} has no column label. Leave report.truth out."
         )
-    return find_truth(cursor, table, pipeline.report, labels, lambda: _highest_label(spec))
-
-
-def _highest_label(spec: dict[str, Any]) -> str | None:
-    """The label of the model's highest id; None where its configuration is not at hand."""
-    try:
-        names = versions.config_of(VersionSpec.from_json(spec)).id2label
-    except (InputError, RetryableError):
-        return None
-    return str(names[max(names)]) if names else None
+    return find_truth(cursor, table, pipeline.report, labels, lambda: highest_label(VersionSpec.from_json(spec)))
 
 
 def _labels(cursor: Cursor, table: ResultTable) -> dict[str, int]:

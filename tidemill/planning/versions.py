@@ -486,9 +486,18 @@ def most_new_tokens(spec: VersionSpec) -> float | None:
         return None
     if spec.aggregate is not None:
         return math.inf
-    if declared := (spec.options or {}).get("max_new_tokens"):
-        return int(declared)
-    return task_of(spec, config_of(spec)).num_written
+    declared = (spec.options or {}).get("max_new_tokens")
+    most = int(declared) if declared else task_of(spec, config_of(spec)).num_written
+    return most + _tokens_around(spec)
+
+
+def _tokens_around(spec: VersionSpec) -> int:
+    """Tokens beside a choice: a server writes it in an object, and counts that too."""
+    if not is_served(spec.model) or not (spec.options or {}).get("choices"):
+        return 0
+    from tidemill.engines.writing.endpoint.protocol import TOKENS_AROUND_A_CHOICE
+
+    return TOKENS_AROUND_A_CHOICE
 
 
 def _refuse_weights(spec: VersionSpec) -> None:

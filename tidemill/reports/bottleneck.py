@@ -27,11 +27,13 @@ from tidemill.encoding.items import Items
 from tidemill.engines import Answer
 from tidemill.errors import InputError
 from tidemill.inference.opening import load_preparer, load_runner
+from tidemill.inference.rounds import Keep, predict_in_rounds
 from tidemill.inference.runner import ModelRunner
 from tidemill.inference.work import Predictions
 from tidemill.lake import Lake
 from tidemill.lake.ledger import seconds_by_stage
 from tidemill.machine import num_cpus
+from tidemill.models.tasks import Preparer
 from tidemill.planning.plan import make_plan
 from tidemill.planning.versions import VersionSpec
 from tidemill.running.run import Run
@@ -65,8 +67,8 @@ def find_bottleneck(pipeline: Pipeline, *, num_rows: int) -> dict[str, Any]:
     """
     plan, dataset = make_plan(pipeline, None)
     started = time.perf_counter()
-    rows, num_read = _read(dataset, plan.readable, num_rows)
-    ingest_seconds = (time.perf_counter() - started) * rows.num_rows / max(1, num_read)
+    rows, num_rows_read = _read(dataset, plan.readable, num_rows)
+    ingest_seconds = (time.perf_counter() - started) * rows.num_rows / max(1, num_rows_read)
     if rows.num_rows == 0:
         raise InputError(f"The dataset {pipeline.dataset.path} has no rows with text to measure.")
     started = time.perf_counter()
@@ -75,19 +77,20 @@ def find_bottleneck(pipeline: Pipeline, *, num_rows: int) -> dict[str, Any]:
 
     tokenize_seconds, tokens = _timed(lambda: preparer.prepare(rows))
     prepared = with_texts(tokens, rows, preparer.reads)
-    runner.predict(prepared)  # calibrates, and compiles what comes up often
-    infer_seconds, predictions = _timed_alone(lambda: runner.predict(prepared))
-    bare_seconds, _ = _timed(lambda: _bare_loop(runner, prepared, pipeline.inference))
+    rounds = _warm_up(runner, prepared, preparer)
+    infer_seconds, predictions = _timed_alone(lambda: runner.predict(prepared, preparer=preparer))
+    bare_seconds, _ = _timed(lambda: _bare_loop(runner, rounds, pipeline.inference))
     whole = _run_whole(pipeline, plan.spec, rows)
 
     num_tokens = windows.num_tokens(prepared["token_ids"])
+    num_read = sum(windows.num_tokens(each["token_ids"]) for each in rounds)
     stages = [
-        StageSpeed(name, seconds, _rate(rows.num_rows, seconds), _rate(num_tokens, seconds))
-        for name, seconds in (
-            ("ingest", ingest_seconds),
-            ("tokenize", tokenize_seconds),
-            ("infer", infer_seconds),
-            ("materialize", whole["materialize_seconds"]),
+        StageSpeed(name, seconds, _rate(rows.num_rows, seconds), _rate(tokens, seconds))
+        for name, seconds, tokens in (
+            ("ingest", ingest_seconds, num_tokens),
+            ("tokenize", tokenize_seconds, num_tokens),
+            ("infer", infer_seconds, num_read),
+            ("materialize", whole["materialize_seconds"], num_tokens),
         )
     ]
     slowest = max(stages, key=lambda each: each.seconds)
@@ -127,17 +130,33 @@ def _read(dataset: Dataset, files: Sequence[SourceFile], num_rows: int) -> tuple
     return (pa.concat_tables(parts) if parts else pa.table({"text": pa.array([], pa.string())})), num_read
 
 
-def _bare_loop(runner: ModelRunner, prepared: pa.Table, inference: Inference) -> None:
+def _warm_up(runner: ModelRunner, prepared: pa.Table, preparer: Preparer) -> list[pa.Table]:
+    """Calibrate, and compile what comes up often; returns what the model reads: the rows, and those of later rounds."""
+    rounds: list[pa.Table] = []
+
+    def predict(rows: pa.Table, _: Keep) -> Predictions:
+        rounds.append(rows)
+        return runner.predict_round(rows)
+
+    if runner.reads_again:
+        predict_in_rounds(prepared, lambda: runner.task, preparer=preparer, predict=predict)
+    else:
+        predict(prepared, lambda _: None)
+    return rounds
+
+
+def _bare_loop(runner: ModelRunner, rounds: Sequence[pa.Table], inference: Inference) -> None:
     """The same batches through the engine, as many on their way as it takes, and nothing else."""
-    items = Items.of(prepared, deduplicate=inference.deduplicate)
-    budget = max(runner.token_budget, int(items.lengths.max(initial=1)))
-    started: deque[Answer] = deque()
-    for batch in plan_batches(items.lengths, token_budget=budget, company=runner.engine.company):
-        if len(started) >= runner.engine.depth:
-            started.popleft().result()
-        started.append(runner.engine.submit(items.collate(batch, pad_id=0)))
-    for answer in started:
-        answer.result()
+    for prepared in rounds:
+        items = Items.of(prepared, deduplicate=inference.deduplicate)
+        budget = max(runner.token_budget, int(items.lengths.max(initial=1)))
+        started: deque[Answer] = deque()
+        for batch in plan_batches(items.lengths, token_budget=budget, company=runner.engine.company):
+            if len(started) >= runner.engine.depth:
+                started.popleft().result()
+            started.append(runner.engine.submit(items.collate(batch, pad_id=0)))
+        for answer in started:
+            answer.result()
 
 
 def _run_whole(pipeline: Pipeline, spec: VersionSpec, rows: pa.Table) -> dict[str, Any]:

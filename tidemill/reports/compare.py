@@ -16,7 +16,7 @@ from tidemill.lake.records.marks import MARKED
 from tidemill.lake.tables import TEXT_HASH, existing_columns, identifier
 from tidemill.models.comparing import Labels, Lists, Maps, Scores, Texts, Vectors
 from tidemill.reports.pairs import Shared, TwoVersions, different_pairs, pairs_query
-from tidemill.reports.truth import held_against
+from tidemill.reports.truth import Judge, held_against, highest_label
 
 GROUPS = tuple(kind.group for kind in (Labels, Texts, Scores, Lists, Vectors, Maps))
 """What a report has in any case, empty where there is nothing of the kind."""
@@ -34,13 +34,15 @@ def compare_versions(
     by: str | None = None,
     num_examples: int = 5,
     truth: str | None = None,
+    positive: str | None = None,
 ) -> dict[str, Any]:
     """Hold the second version against the first, over the rows that both have, in one snapshot.
 
     Each result column is compared as its model task says, or else by its type.
     Examples are rows whose answers are different ones; where there are only
     numbers, those that drifted most. Slices come with the least agreement first.
-    `truth` is SQL that says of rows what is right: see `reports.truth`.
+    `truth` is SQL that says of rows what is right, see `reports.truth`; of a boolean, true means `positive`, or else
+    the label of the models' highest id.
 
     Raises:
         LakeError: there is no such pipeline or version.
@@ -62,7 +64,7 @@ def compare_versions(
     for comparison, pair in shared.columns:
         overall[comparison.group][pair.name] |= comparison.details(cursor, pair)
     num_compared = overall.pop("rows")
-    judged = {} if truth is None else {"truth": _judged(cursor, versions, truth, by)}
+    judged = {} if truth is None else {"truth": _judged(cursor, versions, truth, positive, by)}
     report = {
         "pipeline": pipeline,
         "versions": [a.version, b.version],
@@ -84,12 +86,17 @@ def compare_versions(
     return report
 
 
-def _judged(cursor: Cursor, versions: TwoVersions, truth: str, by: str | None) -> dict[str, Any]:
+def _judged(cursor: Cursor, versions: TwoVersions, truth: str, positive: str | None, by: str | None) -> dict[str, Any]:
     shared = versions.shared
     labels = [pair for comparison, pair in shared.columns if isinstance(comparison, Labels)]
     if not labels:
         raise ConfigError("--truth is held against labels, and these versions have none in common. Leave it out.")
-    found = held_against(cursor, truth, labels[0], shared.kept, [spec.model for spec in versions.specs], by)
+    judge = Judge(
+        truth,
+        [spec.model for spec in versions.specs],
+        lambda: positive or next(filter(None, map(highest_label, versions.specs)), None),
+    )
+    found = held_against(cursor, judge, labels[0], shared.kept, by)
     names = [versions.a.version, versions.b.version]
     for part in (found, *found.get("slices", [])):
         part |= {name: dict(zip(names, part[name], strict=True)) for name in ("accuracy", "f1")}

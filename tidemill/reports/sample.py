@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,13 +9,10 @@ import pyarrow as pa
 
 from tidemill.config import Pipeline
 from tidemill.formats import KEPT_PREFIX
-from tidemill.inference.opening import load_decoder, load_preparer, load_runner
-from tidemill.inference.rounds import predict_in_rounds
+from tidemill.inference.opening import load_preparer, load_runner
 from tidemill.inference.runner import ModelRunner
-from tidemill.inference.work import Predictions
 from tidemill.models.tasks import Preparer
 from tidemill.planning.plan import make_plan
-from tidemill.planning.versions import VersionSpec, reads_again
 from tidemill.running.stages import with_reasons, with_texts
 from tidemill.shards import SourceFile
 from tidemill.sources.dataset import Dataset
@@ -33,19 +29,17 @@ def sample(pipeline: Pipeline, num_rows: int) -> list[dict[str, Any]]:
     preparer, runner = load_preparer(spec), load_runner(spec, pipeline.inference)
     found: list[dict[str, Any]] = []
     for path, rows in _first_rows(dataset, plan.readable, num_rows):
-        tokens = preparer.prepare(rows)
-        predicted = _predict(spec, preparer, runner, with_texts(tokens, rows, preparer.reads))
-        results = with_reasons(rows, tokens, predicted.columns, predicted.reason)
+        results = answers_to(rows, preparer, runner)
         for row, result in zip(_records(rows.drop_columns(["reason"])), _records(results), strict=True):
             found.append({"path": path, **{name.removeprefix(KEPT_PREFIX): v for name, v in row.items()}, **result})
     return found
 
 
-def _predict(spec: VersionSpec, preparer: Preparer, runner: ModelRunner, prepared: pa.Table) -> Predictions:
-    if not reads_again(spec):
-        return runner.predict(prepared)
-    decoder = functools.partial(load_decoder, spec)
-    return predict_in_rounds(prepared, decoder, preparer=preparer, predict=lambda rows, _: runner.predict(rows))
+def answers_to(rows: pa.Table, preparer: Preparer, runner: ModelRunner) -> pa.Table:
+    """What a version's table would hold of rows, or the stage and the reason why not."""
+    tokens = preparer.prepare(rows)
+    predicted = runner.predict(with_texts(tokens, rows, preparer.reads), preparer=preparer)
+    return with_reasons(rows, tokens, predicted.columns, predicted.reason)
 
 
 def _records(table: pa.Table) -> list[dict[str, Any]]:

@@ -6,18 +6,20 @@ Rows whose text either model learned from are left out, as far as this machine k
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import _duckdb as duckdb  # As tidemill.lake.ducklake.connection does.
 
 from tidemill.checkpoints.learned import learned_texts
-from tidemill.errors import ConfigError, InputError
+from tidemill.errors import ConfigError, InputError, RetryableError
 from tidemill.lake import Cursor
 from tidemill.lake.ducklake.reading import check_condition, check_definitions, readable
-from tidemill.lake.tables import identifier
+from tidemill.lake.tables import identifier, literal
 from tidemill.models.comparing import Pair
 from tidemill.models.comparing.significance import difference, macro_f1, mcnemar
+from tidemill.planning.versions import VersionSpec, config_of
 
 STATEMENT = re.compile(r"\s*(\(\s*)*(select|with|from)\b", re.IGNORECASE)
 PLACE = ("shard_id", "row_number")
@@ -26,34 +28,65 @@ NAMES = ("truth", "label")
 """What the column of right answers is called; else it is the last one."""
 
 
-def held_against(
-    cursor: Cursor, truth: str, answer: Pair, kept: Sequence[str], models: Sequence[str], by: str | None
-) -> dict[str, Any]:
-    """What the view `pairs` has of two versions, against `truth`: a query with key columns and the right answer, or an
-    expression over key and kept columns. `models` are the versions' models, by their identities.
+@dataclass(frozen=True)
+class Judge:
+    """`truth` is a query with key columns and the right answer, or an expression over key and kept columns.
+
+    `models` are the versions' models, by their identities. Where `truth` gives true and false, `positive` finds the
+    label that true means.
+    """
+
+    truth: str
+    models: Sequence[str]
+    positive: Callable[[], str | None]
+
+
+def labels_of_boolean(positive: str, labels: Sequence[str]) -> tuple[Callable[[str], str], Callable[[str], str]]:
+    """SQL of an answer, and of the right one by a boolean: true means `positive`, false the other label where there are
+    two. Where there are more, each answer counts as `positive` or as none.
+    """
+    others = [label for label in labels if label != positive]
+    yes, no = literal(positive), literal(others[0] if len(others) == 1 else f"not {positive}")
+
+    def said(answer: str) -> str:
+        return answer if len(others) == 1 else f"if({answer} IS NULL, NULL, if({answer} = {yes}, {yes}, {no}))"
+
+    return said, lambda truth: f"if(({truth}) IS NULL, NULL, if({truth}, {yes}, {no}))"
+
+
+def highest_label(spec: VersionSpec) -> str | None:
+    """The label of the model's highest id; None where its configuration is not at hand."""
+    try:
+        names = config_of(spec).id2label
+    except (InputError, RetryableError):
+        return None
+    return str(names[max(names)]) if names else None
+
+
+def held_against(cursor: Cursor, judge: Judge, answer: Pair, kept: Sequence[str], by: str | None) -> dict[str, Any]:
+    """What the view `pairs` has of two versions, against what is right.
 
     Raises:
         InputError: the SQL is wrong, does more than read, or names no row.
     """
     try:
-        _name_judged(cursor, truth, answer, kept, models, by)
+        _name_judged(cursor, judge, answer, kept, by)
         return _measured(cursor, by)
     except duckdb.Error as e:
         raise InputError(f"--truth: {e}") from e
 
 
-def _name_judged(
-    cursor: Cursor, truth: str, answer: Pair, kept: Sequence[str], models: Sequence[str], by: str | None
-) -> None:
+def _name_judged(cursor: Cursor, judge: Judge, answer: Pair, kept: Sequence[str], by: str | None) -> None:
     """Make the table `judged`: both answers, the right one, and whether a model learned from the row's text."""
-    learned = sorted({text for model in models for text in learned_texts(model)})
+    truth = judge.truth
+    learned = sorted({text for model in judge.models for text in learned_texts(model)})
     cursor.execute(
         "CREATE OR REPLACE TEMP TABLE learned AS SELECT unnest(?::UUID[]) AS _text_hash",
         [[text.hex() for text in learned]],
     )
     value = f"pairs.{identifier(by)}" if by else "NULL"
     columns = (
-        f"{answer.first}::VARCHAR AS first, {answer.second}::VARCHAR AS second, {value} AS slice, "
+        f"{answer.first}::VARCHAR AS _first, {answer.second}::VARCHAR AS _second, {value} AS slice, "
         "_text_hash IN (FROM learned) AS is_learned"
     )
     if STATEMENT.match(truth):
@@ -63,15 +96,42 @@ def _name_judged(
         same = " AND ".join(
             f"pairs.{identifier(f'_{name}' if name in PLACE else name)} = t.{identifier(name)}" for name in keys
         )
-        source = f"SELECT {columns}, t._truth::VARCHAR AS truth FROM pairs JOIN truths t ON {same}"
+        source = f"SELECT {columns}, t._truth AS _right FROM pairs JOIN truths t ON {same}"
         cursor.execute(
             f"CREATE OR REPLACE TEMP TABLE truths AS SELECT {using}, {identifier(right)} AS _truth FROM ({truth})"
         )
         _refuse_repeated(cursor, using)
     else:
         check_condition(truth, option="--truth")
-        source = f"SELECT {columns}, (\n{truth}\n)::VARCHAR AS truth FROM pairs"
-    cursor.execute(f"CREATE OR REPLACE TEMP TABLE judged AS FROM ({source}) WHERE truth IS NOT NULL")
+        source = f"SELECT {columns}, (\n{truth}\n) AS _right FROM pairs"
+    as_label, as_right = _meaning(cursor, judge, answer, source)
+    cursor.execute(
+        "CREATE OR REPLACE TEMP TABLE judged AS "
+        f"SELECT {as_label('_first')} AS first, {as_label('_second')} AS second, slice, "
+        f"is_learned, {as_right('_right')} AS truth FROM ({source}) WHERE _right IS NOT NULL"
+    )
+
+
+def _meaning(
+    cursor: Cursor, judge: Judge, answer: Pair, source: str
+) -> tuple[Callable[[str], str], Callable[[str], str]]:
+    """SQL of an answer, and of the right one, as labels."""
+    asked = cursor.execute(f"SELECT _right FROM ({source}) LIMIT 0").description or []
+    if str(asked[0][1]) != "BOOLEAN":
+        return str, lambda right: f"{right}::VARCHAR"
+    either = f"SELECT {answer.first} AS label FROM pairs UNION SELECT {answer.second} FROM pairs"
+    rows = cursor.execute(f"SELECT label::VARCHAR FROM ({either}) WHERE label IS NOT NULL ORDER BY label").fetchall()
+    labels = [label for (label,) in rows]
+    positive = judge.positive()
+    if positive is None or (labels and positive not in labels):
+        raise ConfigError(
+            f"--truth gives true or false, and true means the label {positive}, which no row has. Set report.positive "
+            f"to one of: {', '.join(labels[:20])}."
+            if positive
+            else "--truth gives true or false, and which label true means is not known. Set report.positive to one of: "
+            f"{', '.join(labels[:20])}."
+        )
+    return labels_of_boolean(positive, labels)
 
 
 def _query_columns(cursor: Cursor, truth: str, kept: Sequence[str]) -> tuple[list[str], str]:

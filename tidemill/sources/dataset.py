@@ -13,6 +13,7 @@ import glob
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +67,7 @@ from tidemill.sources.listing import (
 )
 from tidemill.sources.local_files import list_folder, list_pattern, local_base
 from tidemill.values.columns import HEAD_BYTES, JoinedText
+from tidemill.values.text_kinds import TextKinds
 
 MAX_OPEN_READERS = 64
 MAX_OPEN_TEXTS = 256
@@ -95,6 +97,7 @@ class Dataset:
         """The local files that have the text and key columns, by their address."""
         self._alike: dict[tuple[str, str], dict[str, None]] = {}
         self._misfits: dict[tuple[str, pa.DataType], dict[str, None]] = {}
+        self._kinds = TextKinds()
         self._left_out, self._notes = listing.left_out, listing.notes
         self.shard_bytes = int(spec.shard_bytes)
         formats = {self._format(file): file for file in self.files}
@@ -115,7 +118,7 @@ class Dataset:
         without_rows = [LeftOut(empty, "empty")] if empty else []
         others = [called_otherwise(*names, list(paths)) for names, paths in self._alike.items()]
         misfits = [not_given_back(*column, list(paths)) for column, paths in self._misfits.items()]
-        return list(map(str, (*self._left_out, *without_rows, *others, *misfits, *self._notes)))
+        return list(map(str, (*self._left_out, *without_rows, *others, *misfits, *self._kinds.notes, *self._notes)))
 
     def columns(
         self,
@@ -247,7 +250,18 @@ class Dataset:
             if name not in schema.names and (other := alike(name, schema.names)) is not None:
                 self._alike.setdefault((name, other), {})[file.path] = None
         self._checked.add(file.url)
+        self._look_at_texts(file, schema)
         return schema
+
+    def _look_at_texts(self, file: SourceFile, schema: pa.Schema) -> None:
+        """What the file's columns of texts hold; beside a file that has come, the first one's are looked at too."""
+        if not self._columns.as_parts:
+            return
+        first = self.files[0]
+        if first.path not in self._kinds and file != first and is_local(first):
+            with suppress(*FAILS_ALONE):  # Whoever reads its rows is told.
+                self._kinds.look(first.path, self.reader(first).schema(), self._columns.texts)
+        self._kinds.look(file.path, schema, self._columns.texts)
 
     def _settled(self, shown: Mapping[pa.Schema, Sequence[SourceFile]]) -> pa.Schema:
         """The schema of all files; a column is text where its type does not give back what a file's head shows."""
@@ -297,6 +311,7 @@ class Dataset:
                 self._note_misfits(file)
             return
         schema = self.reader(file).schema()
+        self._look_at_texts(file, schema)
         for source, expected in kept:
             if schema.names.count(source) == 1:
                 check_type(source, schema.field(source).type, expected, file.path, declared=source in self._spec.types)

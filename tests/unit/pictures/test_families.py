@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.commands import tidemill
 from tests.made_tables import ENTITY, made_table
 from tests.unit.pictures.made import MARKUP, rows_of
 from tidemill.config import Pipeline
@@ -186,14 +187,15 @@ def test_answers_that_rows_share_are_labels(tmp_path):
 
 
 def test_a_score_alone_has_its_spread_and_its_mean_over_slices_and_rows_without_one_do_not_count(tmp_path):
-    scores = [None, float("nan"), *(i / 10 - 1 for i in range(2, NUM_ROWS))]
+    known = [i / 10 - 1 for i in range(2, NUM_ROWS)]
+    scores = [None, float("nan"), *known]
     pipeline = made_table(tmp_path, "text-ranking", KEPT, pa.table({"score": pa.array(scores, pa.float32())}))
 
     report = make_report(pipeline)
     check_sql(report, pipeline)
     assert sum(row["num_rows"] for row in rows_of(report, "score-histogram")) == NUM_ROWS - 2
     means = {row["_slice"]: row["_mean"] for row in rows_of(report, "score-by-name")}
-    assert means["NULL"] == pytest.approx(np.mean(scores[4::3]))
+    assert means["NULL"] == pytest.approx(np.mean(known[2::3]))
     assert rows_of(report, "highest-score")[0]["id"] == NUM_ROWS - 1
     assert rows_of(report, "lowest-score")[0]["id"] == 2
 
@@ -243,3 +245,21 @@ def test_a_table_of_nulls_alone_makes_a_page(tmp_path: Path, task: str, results:
 
     for texts in (False, True):
         assert "There is nothing of this kind." in page(make_report(pipeline, texts=texts))
+
+
+@pytest.mark.parametrize(
+    ("method", "absent", "told"),
+    [("pca", "sklearn", 'pip install "tidemill[report]"'), ("umap", "umap", 'pip install "tidemill[umap]"')],
+)
+def test_a_map_whose_library_is_missing_says_what_to_install(tmp_path, method, absent, told):
+    results = pa.table({"embedding": vectors_of(NUM_ROWS)})
+    pipeline = made_table(tmp_path / "lake", "sentence-similarity", KEPT, results)
+    path = tmp_path / "values.toml"
+    path.write_text(
+        f'name = "values"\n[dataset]\npath = "{tmp_path}/none"\ntext = "text"\nkey = ["id"]\n'
+        f'[model]\ntask = "sentence-similarity"\npath = "{tmp_path}/model"\n[report]\nmap = "{method}"\n'
+        f'[lake]\ncatalog = "{pipeline.lake.catalog}"\ndata = "{pipeline.lake.data}"\n'
+    )
+    done = tidemill("report", path, "-o", tmp_path / "page.html", home=tmp_path / "home", absent=[absent])
+
+    assert (done.returncode, told in done.stderr) == (2, True), done.stderr

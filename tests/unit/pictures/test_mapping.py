@@ -35,8 +35,10 @@ def test_few_vectors_equal_ones_and_those_of_one_dimension_have_places(vectors):
 def test_the_nearest_are_by_cosine_and_none_is_its_own():
     near = nearest_of(np.array([[1.0, 0.0], [5.0, 0.1], [0.0, 1.0], [0.0, 0.0]]))
 
-    assert near[0][0] == (1, pytest.approx(0.9998, abs=1e-4))
-    assert all(one not in [other for other, _ in others] for one, others in enumerate(near))
+    other, cosine = near[0][0]
+    assert other == 1
+    assert cosine == pytest.approx(0.9998, abs=1e-4)
+    assert all(one not in [place for place, _ in others] for one, others in enumerate(near))
     assert nearest_of(np.ones((1, 3))) == [[]]
 
 

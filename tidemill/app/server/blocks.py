@@ -13,6 +13,8 @@ STYLE = Path(__file__).with_name("app.css")
 def build(source: Source, pages: Any, *, who: str, root: str = "") -> Any:
     """A Gradio Blocks. Nothing of it asks an outside address: no font, no script, no telemetry.
 
+    What a tab offers is read when the page or the tab is opened: versions and promotions come while the app is there.
+
     Raises:
         InputError: the table's version cannot be read.
     """
@@ -25,12 +27,12 @@ def build(source: Source, pages: Any, *, who: str, root: str = "") -> Any:
     with gr.Blocks(title=f"{name} – Tidemill", analytics_enabled=False, fill_width=True) as blocks:
         gr.Markdown(f"# {name}")
         with gr.Tabs():
-            with gr.Tab("Try", id="try"):
-                trial.build(source.pipeline, source.promoted, source)
-            with gr.Tab("Browse", id="browse"):
-                browse.build(source, source.labels(), who)
-            with gr.Tab("Versions", id="versions"):
-                versions.build(source)
+            with gr.Tab("Try", id="try") as tab:
+                trial.build(source.pipeline, source.promoted, source, opened=[blocks.load, tab.select])
+            with gr.Tab("Browse", id="browse") as tab:
+                browse.build(source, who, opened=[blocks.load, tab.select])
+            with gr.Tab("Versions", id="versions") as tab:
+                versions.build(source, opened=[blocks.load, tab.select])
             with gr.Tab("SQL", id="sql"):
                 statements.build(source)
             with gr.Tab("Report", id="report"):

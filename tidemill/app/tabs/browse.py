@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, get_args
@@ -50,9 +51,44 @@ class Standing:
     in_queue: bool = False
 
 
-def build(source: Source, labels: list[str], who: str) -> None:
-    tab, standing = _Browsing(source), gr.State(Standing())
-    filters = _filters(source, labels)
+@dataclass(frozen=True)
+class _Offered:
+    """What the table can be asked for, and its rows be marked as, in the order of most rows."""
+
+    labels: list[str]
+    columns: list[str]
+    has_label: bool
+    has_score: bool
+
+    @staticmethod
+    def of(source: Source) -> _Offered:
+        labels = source.labels()
+        with source.open() as (_, table):
+            return _Offered(labels, [name for name, _ in table.shown], has(table, "label"), has(table, "score"))
+
+    @property
+    def options(self) -> dict[str, dict[str, Any]]:
+        """What of the tab's parts depends on it, by their names."""
+        orders = list(get_args(Order)) if self.has_score else ["by file"]
+        return {
+            "tm-label": {"choices": [ANY, *self.labels], "visible": self.has_label},
+            "tm-least": {"visible": self.has_score},
+            "tm-most": {"visible": self.has_score},
+            "tm-column": {"choices": [ANY, *self.columns]},
+            "tm-order": {"choices": orders},
+            "tm-other": {"choices": self.labels},
+            **{f"tm-mark-{number}": self._key(number) for number in range(1, MOST_KEYS + 1)},
+        }
+
+    def _key(self, number: int) -> dict[str, Any]:
+        there = self.labels[number - 1 : number]
+        return {"value": f"{number} {there[0]}" if there else "", "visible": bool(there)}
+
+
+def build(source: Source, who: str, opened: Sequence[Any]) -> None:
+    """`who` marks, unless the field says another; at the events `opened`, what the table offers is read again."""
+    tab, standing, options = _Browsing(source), gr.State(Standing()), _Offered.of(source).options
+    filters = _filters(options)
     with gr.Row():
         show = gr.Button("Show rows", variant="primary", elem_id="tm-show")
         back = gr.Button("Previous page", elem_id="tm-back")
@@ -62,7 +98,10 @@ def build(source: Source, labels: list[str], who: str) -> None:
         with gr.Column(scale=3, min_width=300):
             shown = gr.HTML(elem_id="tm-rows", js_on_load=ON_CLICK)
         with gr.Column(scale=2, min_width=300):
-            marking, marker, other = _marking_buttons(labels, who)
+            keys, other, marker = _marking_fields(options, who)
+            with gr.Row():
+                as_other = gr.Button("Mark as that", size="sm", elem_id="tm-mark-other")
+                take_back = gr.Button("Take the mark back", size="sm", elem_id="tm-unmark")
             row = gr.HTML(cells.message("Open a row to see it whole and to mark it."), elem_id="tm-row")
     table_out, row_out = [standing, shown], [standing, shown, row]
     show.click(tab.first, [standing, *filters], table_out, api_visibility="private")
@@ -71,54 +110,52 @@ def build(source: Source, labels: list[str], who: str) -> None:
     back.click(tab.previous, standing, table_out, api_visibility="private")
     queue.click(tab.next_to_mark, standing, row_out, api_visibility="private")
     shown.select(tab.opened, standing, row_out, api_visibility="private")
-    for button, act in marking:
-        button.click(act(tab), [standing, marker, other], row_out, api_visibility="private")
+    for key in keys:
+        key.click(tab.mark_by_key, [standing, marker, key], row_out, api_visibility="private")
+    as_other.click(tab.mark, [standing, marker, other], row_out, api_visibility="private")
+    take_back.click(tab.take_back, [standing, marker], row_out, api_visibility="private")
+    followers = [each for each in (*filters, *keys, other) if each.elem_id in options]
+    gr.on(
+        opened, partial(_offers, source, followers), None, followers, api_visibility="private", show_progress="hidden"
+    )
 
 
-def _filters(source: Source, labels: list[str]) -> list[Any]:
+def _offers(source: Source, followers: list[Any]) -> list[Any]:
+    try:
+        options = _Offered.of(source).options
+    except TidemillError:  # Whatever is pressed then says why.
+        return [gr.skip() for _ in followers]
+    return [type(each)(**options[each.elem_id]) for each in followers]
+
+
+def _filters(options: dict[str, dict[str, Any]]) -> list[Any]:
     """The fields of the form, as `filter_of` takes them, and the order."""
-    with source.open() as (_, table):
-        kinds, scored, labelled = dict(table.shown), has(table, "score"), has(table, "label")
-    choices = [ANY, *labels]
     with gr.Row():
         search = gr.Textbox(label="search in texts", elem_id="tm-search", scale=3)
-        label = gr.Dropdown(label="label is", choices=choices, value=ANY, visible=labelled, elem_id="tm-label", scale=1)
-        least = gr.Textbox(label="score from", visible=scored, elem_id="tm-least", scale=1)
-        most = gr.Textbox(label="score to", visible=scored, elem_id="tm-most", scale=1)
+        label = gr.Dropdown(label="label is", value=ANY, elem_id="tm-label", scale=1, **options["tm-label"])
+        least = gr.Textbox(label="score from", elem_id="tm-least", scale=1, **options["tm-least"])
+        most = gr.Textbox(label="score to", elem_id="tm-most", scale=1, **options["tm-most"])
     with gr.Accordion("More filters", open=False):
         with gr.Row():
-            column = gr.Dropdown(label="column", choices=[ANY, *kinds], value=ANY)
+            column = gr.Dropdown(label="column", value=ANY, elem_id="tm-column", **options["tm-column"])
             operator = gr.Dropdown(label="compared", choices=list(get_args(Operator)), value="is")
             value = gr.Textbox(label="with")
         condition = gr.Textbox(label="SQL condition", placeholder="rating < 0 AND label = 'POSITIVE'")
-        orders = list(get_args(Order)) if scored else ["by file"]
-        order = gr.Dropdown(label="order", choices=orders, value="by file", elem_id="tm-order")
+        order = gr.Dropdown(label="order", value="by file", elem_id="tm-order", **options["tm-order"])
     return [search, label, least, most, column, operator, value, condition, order]
 
 
-def _marking_buttons(labels: list[str], who: str) -> tuple[list[tuple[Any, Any]], Any, Any]:
-    """Buttons with what each does, who marks, and another label than the buttons have."""
-    found: list[tuple[Any, Any]] = []
+def _marking_fields(options: dict[str, dict[str, Any]], who: str) -> tuple[list[Any], Any, Any]:
+    """A button for each key, another label than those, and who marks."""
+    names = [f"tm-mark-{number}" for number in range(1, MOST_KEYS + 1)]
     with gr.Row():
-        for number, name in enumerate(labels[:MOST_KEYS], 1):
-            button = gr.Button(f"{number} {name}", elem_id=f"tm-mark-{number}", min_width=80, size="sm")
-            found.append((button, partial(_as_label, name)))
+        keys = [gr.Button(elem_id=name, min_width=80, size="sm", **options[name]) for name in names]
     with gr.Row():
         other = gr.Dropdown(
-            label="another label", choices=labels, value=None, allow_custom_value=True, elem_id="tm-other"
+            label="another label", value=None, allow_custom_value=True, elem_id="tm-other", **options["tm-other"]
         )
         marker = gr.Textbox(label="marked by", value=who, elem_id="tm-who")
-    with gr.Row():
-        found.append((gr.Button("Mark as that", size="sm", elem_id="tm-mark-other"), lambda tab: tab.mark))
-        found.append((gr.Button("Take the mark back", size="sm", elem_id="tm-unmark"), lambda tab: tab.take_back))
-    return found, marker, other
-
-
-def _as_label(label: str, tab: _Browsing) -> Any:
-    def mark(standing: Standing, who: str, _: str | None) -> tuple[Standing, str, str]:
-        return tab.mark(standing, who, label)
-
-    return mark
+    return keys, other, marker
 
 
 class _Browsing:
@@ -175,7 +212,11 @@ class _Browsing:
             return self._refused(standing, "Choose a label first.")
         return self._write(standing, who, given)
 
-    def take_back(self, standing: Standing, who: str, _: str | None) -> tuple[Standing, str, str]:
+    def mark_by_key(self, standing: Standing, who: str, key: str) -> tuple[Standing, str, str]:
+        """`key` is what stands on a button: its number, and the label that the visitor saw there."""
+        return self.mark(standing, who, key.partition(" ")[2])
+
+    def take_back(self, standing: Standing, who: str) -> tuple[Standing, str, str]:
         return self._write(standing, who, None)
 
     def _write(self, standing: Standing, who: str, label: str | None) -> tuple[Standing, str, str]:

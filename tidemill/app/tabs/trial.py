@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import gradio as gr
 
@@ -19,18 +20,21 @@ from tidemill.planning.versions import VersionSpec
 MOST_SAME = 5
 
 
-def build(pipeline: Pipeline, promoted: Callable[[], VersionSpec], source: Source | None = None) -> None:
-    """`promoted` says which version answers; without a `source`, nothing is looked up in a table."""
+def build(
+    pipeline: Pipeline,
+    promoted: Callable[[], VersionSpec],
+    source: Source | None = None,
+    opened: Sequence[Any] = (),
+) -> None:
+    """`promoted` says which version answers, and is asked anew for each row and at the events `opened`.
+
+    Without a `source`, nothing is looked up in a table.
+    """
     trying, spec = Trying(pipeline), promoted()
-    names = [*spec.text, *(spec.text_pair or ())]
-    gr.Markdown(f"Version `{spec.version}`, {spec.task}: a row as the table's model answers it, by the same options.")
+    names = columns_read(spec)
+    heading, standing = gr.Markdown(_heading(spec)), gr.State(spec.version)
     boxes = [gr.Textbox(label=f"column {name}", lines=4, max_lines=20, max_length=1_000_000) for name in names]
-    known = (spec.options or {}).get(LABELS)
-    labels = (
-        gr.Textbox(label="labels to choose from, one a line", value="\n".join(known), lines=4)
-        if known
-        else gr.State("")
-    )
+    labels = gr.Textbox(label="labels to choose from, one a line", lines=4, elem_id="tm-labels", **_choice(spec))
     button = gr.Button("Answer", variant="primary", elem_id="tm-try")
     answer = gr.HTML(elem_id="tm-answer")
 
@@ -39,6 +43,8 @@ def build(pipeline: Pipeline, promoted: Callable[[], VersionSpec], source: Sourc
         began = time.monotonic()
         try:
             version = promoted()
+            if columns_read(version) != names:
+                return cells.message(_reads_others(version), kind="problem")
             row = dict(zip(names, (text or "" for text in texts), strict=True))
             found = trying.row(version, row, [line.strip() for line in wanted.splitlines() if line.strip()])
             told = _told(found, time.monotonic() - began)
@@ -46,7 +52,41 @@ def build(pipeline: Pipeline, promoted: Callable[[], VersionSpec], source: Sourc
         except TidemillError as e:
             return cells.message(str(e), kind="problem")
 
+    def followed(seen: str) -> list[Any]:
+        """What somebody typed stays, until another version is promoted."""
+        try:
+            version = promoted()
+        except TidemillError as e:
+            return [str(e), gr.skip(), gr.skip()]
+        if version.version == seen:
+            return [gr.skip(), gr.skip(), gr.skip()]
+        return [_heading(version), version.version, gr.Textbox(**_choice(version))]
+
     button.click(tried, [*boxes, labels], answer, concurrency_limit=1, concurrency_id="model", api_visibility="private")
+    if opened:
+        shown = [heading, standing, labels]
+        gr.on(opened, followed, standing, shown, api_visibility="private", show_progress="hidden")
+
+
+def columns_read(spec: VersionSpec) -> list[str]:
+    return [*spec.text, *(spec.text_pair or ())]
+
+
+def _heading(spec: VersionSpec) -> str:
+    return f"Version `{spec.version}`, {spec.task}: a row as the table's model answers it, by the same options."
+
+
+def _choice(spec: VersionSpec) -> dict[str, Any]:
+    """The labels that the version chooses from, where it is given them."""
+    known = (spec.options or {}).get(LABELS, ())
+    return {"value": "\n".join(known), "visible": bool(known)}
+
+
+def _reads_others(spec: VersionSpec) -> str:
+    return (
+        f"Version {spec.version}, which was promoted since, reads other columns: {', '.join(columns_read(spec))}. "
+        "Start `tidemill app` again."
+    )
 
 
 def _told(found: Tried, seconds: float) -> str:

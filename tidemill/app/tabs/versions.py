@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -19,19 +20,22 @@ MOST_LINES = 50
 Facts = dict[str, Any]
 
 
-def build(source: Source) -> None:
-    with source.open() as (cursor, table):
-        names = [standing.version for standing in standings(cursor, table.pipeline)]
-        promoted, kept = table.version, [name for name, _ in table.kept]
-    other = next((name for name in reversed(names) if name != promoted), promoted)
-    if len(names) == 1:
-        gr.Markdown("The table has one version. A changed model or option makes another: `tidemill backfill`.")
+ONE_VERSION = "The table has one version. A changed model or option makes another: `tidemill backfill`."
+
+
+def build(source: Source, opened: Sequence[Any]) -> None:
+    """`opened` are the events at which the versions are read again."""
+    note = gr.Markdown()
     with gr.Row():
-        first = gr.Dropdown(label="first version", choices=names, value=promoted, elem_id="tm-first")
-        second = gr.Dropdown(label="second version", choices=names, value=other, elem_id="tm-second")
-        by = gr.Dropdown(label="by slice", choices=[NO_SLICES, *kept], value=NO_SLICES, elem_id="tm-by")
+        first = gr.Dropdown(label="first version", elem_id="tm-first")
+        second = gr.Dropdown(label="second version", elem_id="tm-second")
+        by = gr.Dropdown(label="by slice", choices=[NO_SLICES], value=NO_SLICES, elem_id="tm-by")
     button = gr.Button("Compare", variant="primary", elem_id="tm-compare")
     found = gr.HTML(elem_id="tm-comparison")
+    shown = [note, first, second, by]
+    gr.on(
+        opened, partial(_offered, source), [first, second, by], shown, api_visibility="private", show_progress="hidden"
+    )
 
     def compared(one: str, another: str, column: str) -> str:
         by_column = None if column == NO_SLICES else column
@@ -45,6 +49,26 @@ def build(source: Source) -> None:
     button.click(
         compared, [first, second, by], found, concurrency_id="compare", concurrency_limit=1, api_visibility="private"
     )
+
+
+def _offered(source: Source, one: str | None, another: str | None, by: str | None) -> list[Any]:
+    """What there is to choose from now. What somebody chose stays chosen while it is there."""
+    try:
+        with source.open() as (cursor, table):
+            names = [standing.version for standing in standings(cursor, table.pipeline)]
+            promoted, slices = table.version, [NO_SLICES, *(name for name, _ in table.kept)]
+    except TidemillError as e:
+        return [str(e), gr.skip(), gr.skip(), gr.skip()]
+    first = one if one in names else promoted
+    others = [name for name in names if name != first]
+    second = another if another in others else (others or names)[-1]
+    choices = [(f"{name} (promoted)" if name == promoted else name, name) for name in names]
+    return [
+        "" if others else ONE_VERSION,
+        gr.Dropdown(choices=choices, value=first),
+        gr.Dropdown(choices=choices, value=second),
+        gr.Dropdown(choices=slices, value=by if by in slices else NO_SLICES),
+    ]
 
 
 def told(report: Facts) -> Iterator[str]:

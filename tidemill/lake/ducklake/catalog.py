@@ -11,7 +11,7 @@ from typing import Protocol
 
 from tidemill.errors import LakeError, LakeLocked
 from tidemill.lake.ducklake import postgres
-from tidemill.lake.ducklake.marks import marks_in
+from tidemill.lake.ducklake.owner_files import owner_files_in
 from tidemill.masking import shown_catalog, split_conninfo
 
 BUSY_SECONDS = 30
@@ -94,8 +94,8 @@ def _refuse_emptied(spec: LakeSpec) -> None:
     """
     if spec.catalog.startswith("sqlite:") and _identity(spec) is None:
         return
-    marks = marks_in(data_path(spec))
-    own = set(marks) if spec.catalog.startswith("sqlite:") else _own_marks(spec, marks)
+    found = owner_files_in(data_path(spec))
+    own = set(found) if spec.catalog.startswith("sqlite:") else _own_files(spec, found)
     if own:
         raise LakeError(
             f"The catalog {shown(spec)} is there but holds no lake, and {data_path(spec)} holds the data of one "
@@ -104,9 +104,9 @@ def _refuse_emptied(spec: LakeSpec) -> None:
         )
 
 
-def _own_marks(spec: LakeSpec, marks: Mapping[str, str | None]) -> set[str]:
-    identity = catalog_identity(spec) if marks else ""
-    return {name for name, catalog in marks.items() if catalog in (None, identity)}
+def _own_files(spec: LakeSpec, found: Mapping[str, str | None]) -> set[str]:
+    identity = catalog_identity(spec) if found else ""
+    return {name for name, catalog in found.items() if catalog in (None, identity)}
 
 
 def catalog_identity(spec: LakeSpec) -> str:

@@ -1,7 +1,7 @@
-"""The folder in which a lake keeps its Parquet files, as files: to mark, to measure and to remove them.
+"""The folder in which a lake keeps its Parquet files, as files: whose they are, how large, and to remove them.
 
 DuckLake takes any Parquet file there that its catalog does not know for one
-left behind by a killed writer. So every lake leaves a mark, and nothing is
+left behind by a killed writer. So every lake leaves an owner file, and nothing is
 taken for an orphan where another lake has left one, or whose name is not of
 DuckLake's making.
 """
@@ -16,7 +16,7 @@ from functools import cached_property
 from tidemill.errors import LakeError
 from tidemill.lake.ducklake.catalog import catalog_identity
 from tidemill.lake.ducklake.connection import CATALOG, Lake
-from tidemill.lake.ducklake.marks import MARK
+from tidemill.lake.ducklake.owner_files import PREFIX
 from tidemill.storage.addresses import open_address, translated
 
 WRITTEN_BY_DUCKLAKE = re.compile(r"ducklake-[0-9a-f-]{36}(-delete)?\.parquet")
@@ -26,18 +26,18 @@ class DataFolder:
     def __init__(self, lake: Lake) -> None:
         self._root, self._cursor, self._spec = lake.data, lake.cursor(), lake.spec
         uuid = self._cursor.execute(f"SELECT schema_uuid FROM {CATALOG}.ducklake_schema ORDER BY schema_id LIMIT 1")
-        self._mark = f"{MARK}{uuid.fetchall()[0][0]}"
+        self._own = f"{PREFIX}{uuid.fetchall()[0][0]}"
 
-    def mark(self) -> None:
+    def leave_owner_file(self) -> None:
         """Say that this lake keeps its data here."""
-        if self._mark not in self._marks():
-            quoted = f"{self._root}/{self._mark}".replace("'", "''")
+        if self._own not in self._owner_files():
+            quoted = f"{self._root}/{self._own}".replace("'", "''")
             says = catalog_identity(self._spec).replace("'", "''")
             self._cursor.execute(f"COPY (SELECT '{says}' AS catalog) TO '{quoted}' (FORMAT csv, HEADER)")
 
     def is_shared(self) -> bool:
         """Whether another lake keeps its data here too."""
-        return bool(self._marks() - {self._mark})
+        return bool(self._owner_files() - {self._own})
 
     def num_bytes(self, paths: Iterable[str]) -> int:
         """Of those of the files that are there."""
@@ -55,8 +55,8 @@ class DataFolder:
         with translated(self._root, "lake.data", LakeError):
             return {_name(path): int(info["size"]) for path, info in file_system.find(root, detail=True).items()}
 
-    def _marks(self) -> set[str]:
-        found = self._cursor.execute("SELECT file FROM glob(?)", [f"{glob.escape(self._root)}/{MARK}*"]).fetchall()
+    def _owner_files(self) -> set[str]:
+        found = self._cursor.execute("SELECT file FROM glob(?)", [f"{glob.escape(self._root)}/{PREFIX}*"]).fetchall()
         return {_name(path) for (path,) in found}
 
 

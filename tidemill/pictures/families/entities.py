@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tidemill.lake import Cursor
-from tidemill.lake.tables import identifier
+from tidemill.lake.tables import identifier, literal
 from tidemill.pictures.families.labels import spread
 from tidemill.pictures.families.over import over_all
 from tidemill.pictures.figures.bins import binned
 from tidemill.pictures.figures.figure import Axes, Figure
-from tidemill.pictures.figures.sql import OTHERS_NOTE, laid_out, literal
+from tidemill.pictures.figures.sql import OTHERS_NOTE, laid_out
 from tidemill.pictures.figures.subject import Subject
 
 SECTION, WORDS, EXAMPLES = "Entities", "Frequent words", "Examples"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from textwrap import dedent
 
+from tidemill.lake.tables import literal
 from tidemill.pictures.figures.columns import Moment
 from tidemill.pictures.figures.figure import OTHERS
 
@@ -16,10 +17,6 @@ OTHERS_NOTE = f'Of {{}}, the {MOST_SHOWN} most frequent are shown; all others ar
 def laid_out(query: str) -> str:
     """A query as it is shown and run, without the margin that it has in a program."""
     return dedent(query).strip()
-
-
-def literal(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
 
 
 def named(expression: str) -> str:

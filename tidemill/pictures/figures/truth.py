@@ -13,7 +13,7 @@ from tidemill.errors import ConfigError
 from tidemill.lake import Cursor, ResultTable
 from tidemill.lake.ducklake.reading import check_expression, readable
 from tidemill.lake.tables import MARKS_SUFFIX, existing_columns, identifier
-from tidemill.pictures.figures.sql import literal
+from tidemill.reports.truth import labels_of_boolean
 
 MARK = "mark"
 """What an expression calls the label that a person gave the row."""
@@ -71,13 +71,8 @@ def find_truth(
         raise ConfigError(
             f"report.positive = {positive!r} is no label of the table. Its labels are: {', '.join(labels[:20])}."
         )
-    return _of_boolean(declared, positive, [label for label in labels if label != positive], source)
-
-
-def _of_boolean(declared: str, positive: str, others: Sequence[str], source: str) -> Truth:
-    yes, no = literal(positive), literal(others[0] if len(others) == 1 else f"not {positive}")
-    answer = "label" if len(others) == 1 else f"if(label = {yes}, {yes}, {no})"
-    return Truth(declared, answer, f"if(({declared}) IS NULL, NULL, if({declared}, {yes}, {no}))", source)
+    said, right = labels_of_boolean(positive, labels)
+    return Truth(declared, said("label"), right(declared), source)
 
 
 def _has_marks(cursor: Cursor, table: ResultTable) -> bool:

@@ -34,7 +34,7 @@ def _bars(picture: Picture, colours: Mapping[str, int]) -> Spec:
         "data": traces,
         "layout": {
             "barmode": "stack",
-            "height": 110 + BAR_PIXELS * len(names) + (40 if axes.series else 0),
+            "height": 110 + BAR_PIXELS * len(names) + _legend(picture),
             "yaxis": {**_categories(names), "autorange": "reversed"},
             "xaxis": {"title": {"text": _title(picture, "y")}, "rangemode": "tozero", **_scale(picture)},
         },
@@ -63,7 +63,7 @@ def _columns(picture: Picture, colours: Mapping[str, int]) -> Spec:
         "data": traces,
         "layout": {
             "barmode": "stack",
-            "height": HEIGHT,
+            "height": HEIGHT + _legend(picture),
             "xaxis": {**_categories(picture.column(picture.figure.axes.x)), "title": {"text": _title(picture, "x")}},
             "yaxis": {"title": {"text": _title(picture, "y")}, "rangemode": "tozero"},
         },
@@ -82,7 +82,7 @@ def _histogram(picture: Picture, colours: Mapping[str, int]) -> Spec:
         "data": traces,
         "layout": {
             "barmode": "stack",
-            "height": HEIGHT,
+            "height": HEIGHT + _legend(picture),
             "xaxis": {"title": {"text": _title(picture, "x")}},
             "yaxis": {"title": {"text": _title(picture, "y")}, "rangemode": "tozero"},
         },
@@ -111,8 +111,8 @@ def _heatmap(picture: Picture, colours: Mapping[str, int]) -> Spec:
                 "y": [_name(y) for y in ys],
                 "z": [[found.get((x, y), 0) for x in xs] for y in ys],
                 "colorscale": "Viridis",
-                "texttemplate": "%{z}" if len(xs) <= 12 else "",
-                "hovertemplate": "%{y}, %{x}: %{z}<extra></extra>",
+                "texttemplate": "%{z:,}" if len(xs) <= 12 else "",
+                "hovertemplate": "%{y}, %{x}: %{z:,}<extra></extra>",
             }
         ],
         "layout": {
@@ -152,6 +152,12 @@ def _by_series(
         style = _style(str(name), colours.get(str(name), number))
         found.append(([xs[place] for place in places], [ys[place] for place in places], style))
     return found
+
+
+def _legend(picture: Picture) -> int:
+    """Pixels that the names of the series take."""
+    series = picture.figure.axes.series
+    return 20 + 20 * math.ceil(len(set(picture.column(series))) / 4) if series else 0
 
 
 def _own_colours(picture: Picture, colours: Mapping[str, int]) -> str | list[str]:
@@ -194,8 +200,9 @@ def _name(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = str(value)
-    return markup_free(text if len(text) <= LONGEST_TICK else f"{text[: LONGEST_TICK - 1]}…")
+    """A name with its beginning and its end, of which either may be what tells it from others."""
+    text, half = str(value), LONGEST_TICK // 2
+    return markup_free(text if len(text) <= LONGEST_TICK else f"{text[:half]}…{text[1 - half :]}")
 
 
 def _number(value: Any) -> Any:

@@ -30,12 +30,14 @@
   };
   const dressed = (layout) => {
     const of = colours();
-    const axis = (given) => ({ automargin: true, gridcolor: of("--line"), linecolor: of("--line"), zerolinecolor: of("--line"), fixedrange: true, ...given });
+    const axis = (given = {}) => ({ automargin: true, gridcolor: of("--line"), linecolor: of("--line"), zerolinecolor: of("--line"), fixedrange: true, ...given,
+      // Without it a title lies over long names of categories.
+      ...(given.title && { title: { standoff: 14, ...given.title } }) });
     return {
       ...layout,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: of("--ink"), family: "system-ui, sans-serif", size: 12 },
-      margin: { l: 8, r: 12, t: 12, b: 8 },
+      margin: { l: 8, r: 28, t: 12, b: 8 },
       legend: { orientation: "h", yref: "container", y: 1, yanchor: "top", traceorder: "normal" },
       xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis),
     };

@@ -6,8 +6,11 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from tidemill.config import Pipeline
+from tidemill.masking import masked
 from tidemill.pictures.figures.figure import Picture
 from tidemill.pictures.figures.report import Report
 from tidemill.pictures.page import places, side_by_side
@@ -20,6 +23,7 @@ LONG = 40
 def head(report: Report) -> Iterator[str]:
     subject = report.subject
     yield f"<header><h1>{text_in_html(subject.pipeline.name)}</h1>"
+    yield f"<p>{text_in_html(_made_of(subject.pipeline))}</p>"
     if subject.with_texts:
         yield '<p class="warning">This page holds texts of rows. Give it to nobody who may not read them.</p>'
     yield '<dl class="facts">'
@@ -28,6 +32,16 @@ def head(report: Report) -> Iterator[str]:
     yield "</dl>"
     yield from (f'<p class="note">{text_in_html(note)}</p>' for note in subject.notes)
     yield "</header>"
+
+
+def _made_of(pipeline: Pipeline) -> str:
+    """Whose predictions these are, and of what. Of a path on this machine only its end, as the page goes to others."""
+    model, dataset = (masked(_end(path)) for path in (pipeline.model.path, pipeline.dataset.path))
+    return f"{pipeline.model.task} by {model}, over {dataset}."
+
+
+def _end(path: str) -> str:
+    return "/".join(Path(path).parts[-2:]) if Path(path).is_absolute() else path
 
 
 def navigation(report: Report) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from tidemill.lake.tables import literal
 from tidemill.models.comparing import Comparison, Pair
 from tidemill.pictures.figures.figure import Figure
-from tidemill.pictures.figures.sql import literal
 from tidemill.pictures.figures.subject import Subject
 from tidemill.pictures.versions.two import PAIRS, Two
 

@@ -276,7 +276,7 @@ def migrate(spec: config.Lake, *, steps: Sequence[Step] = STEPS) -> Migration:
             cursor.execute("UPDATE _layout SET layout_version = ?", [LAYOUT_VERSION])
             return Migration(layout, LAYOUT_VERSION, tuple(changes))
 
-        DataFolder(lake).mark()
+        DataFolder(lake).leave_owner_file()
         # Before a table is changed: DuckLake makes its place in the catalog anew by the limit that it has then.
         lake.write(limit_inlining, message="limit inlining")
         done = lake.write(body, message=f"migrate from layout {found} to {LAYOUT_VERSION}")

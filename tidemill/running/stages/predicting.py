@@ -119,7 +119,7 @@ def _compute(
     """Have the model compute rows of the shards; what it writes is kept in `files` meanwhile."""
 
     def predict(rows: pa.Table, keep: Keep) -> Predictions:
-        return workspace.runner.predict(
+        return workspace.runner.predict_round(
             rows,
             should_stop=workspace.should_stop,
             keep=keep,

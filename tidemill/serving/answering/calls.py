@@ -48,8 +48,6 @@ class Form:
 
     preparer: Preparer
     runner: ModelRunner
-    reads_again: bool = False
-    """Whether what was written of a text's windows is read in rounds, until one answer is left."""
 
 
 class Call:

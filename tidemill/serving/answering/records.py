@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from tidemill.inference.work import Predictions
-from tidemill.running.stages import with_reasons
+from tidemill.running.stages.reasons import with_reasons
 from tidemill.serving.answering.calls import ERROR, Record
 
 LARGEST_EXACT = 2**53

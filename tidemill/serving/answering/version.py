@@ -22,7 +22,7 @@ from tidemill.errors import InputError
 from tidemill.inference.opening import load_preparer, load_runner, varied_runner
 from tidemill.models.tasks import find_task, task_options
 from tidemill.planning.version_tables import Version
-from tidemill.planning.versions import VersionSpec, reads_again
+from tidemill.planning.versions import VersionSpec
 from tidemill.serving.answering.calls import Form, Texts
 
 MOST_FORMS = 32
@@ -62,7 +62,7 @@ class ServedVersion:
         self.runner = runner
         self._forms: OrderedDict[str, Form] = OrderedDict()
         self._opening = threading.Lock()
-        self.plain = Form(load_preparer(self.spec), runner, reads_again(self.spec))
+        self.plain = Form(load_preparer(self.spec), runner)
         """By the version's own options."""
 
     @property
@@ -102,7 +102,7 @@ class ServedVersion:
         if reading is not None:
             spec = replace(spec, text=(reading,))
         runner = varied_runner(self.runner, spec, self.pipeline.inference)
-        return Form(load_preparer(spec), runner, reads_again(spec))
+        return Form(load_preparer(spec), runner)
 
     def _varied(self, parameters: Mapping[str, Any]) -> VersionSpec:
         options = task_options(self.spec.task, {**(self.spec.options or {}), **parameters})

@@ -15,10 +15,9 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from tidemill.errors import RunFailed, Stopped, first_line
-from tidemill.inference.rounds import predict_in_rounds
 from tidemill.inference.runner import ModelRunner
 from tidemill.inference.work import Predictions, Stats
-from tidemill.running.stages import with_texts
+from tidemill.running.stages.reasons import with_texts
 from tidemill.serving.answering.calls import Busy, Call, Closing, Form, Record
 from tidemill.serving.answering.limits import Limits
 from tidemill.serving.answering.line import Line, Prepared, Waiting
@@ -243,13 +242,9 @@ class Workers:
         prepared = with_texts(tokens, rows, form.preparer.reads)
 
         def predict(left: pa.Table) -> Predictions:
-            if form.reads_again:
-                task = form.runner.task
-                return predict_in_rounds(left, lambda: task, preparer=form.preparer, predict=lambda rows, _: once(rows))
-            return once(left)
-
-        def once(left: pa.Table) -> Predictions:
-            return form.runner.predict(left, should_stop=watch.should_stop, started=watch.started)
+            return form.runner.predict(
+                left, preparer=form.preparer, should_stop=watch.should_stop, started=watch.started
+            )
 
         if self._known is None or form is not self.version.plain:
             found, num_reused = predict(prepared), 0

@@ -18,7 +18,7 @@ from tidemill.serving.pipelines.pipeline import ServedPipeline, find_pipeline
 class ToPredict(Asked):
     inputs: str | dict[str, Any] | list[Any]
     """A row, or a list of rows: a text each, or an object of the columns that the model reads."""
-    parameters: dict[str, Any] = Field(default={})
+    parameters: dict[str, Any] = Field(default_factory=dict)
     """Options of the model task, for this request."""
     pipeline: str | None = None
     """Which pipeline's model answers; not needed where one is served."""

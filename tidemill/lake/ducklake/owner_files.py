@@ -1,4 +1,4 @@
-"""The mark that a lake leaves where its data lies: a small file, named after the lake, which says what its catalog is.
+"""The owner file that a lake leaves where its data lies: its name is the lake's, and it says what the catalog is.
 
 It outlives the catalog, so that an emptied catalog is told from one that never held a lake.
 """
@@ -10,25 +10,25 @@ from pathlib import Path
 
 from tidemill.errors import LakeError
 
-MARK = "tidemill-lake-"
+PREFIX = "tidemill-lake-"
 
 
-def marks_in(data: str) -> dict[str, str | None]:
-    """Name of each mark in a data folder → the catalog that it says; None of one that an older Tidemill left."""
+def owner_files_in(data: str) -> dict[str, str | None]:
+    """Name of each owner file in a data folder → the catalog that it says; None of one that an older Tidemill left."""
     if "://" in data:
-        return _marks_at(data)
+        return _owner_files_at(data)
     folder = Path(data)
-    names = [path.name for path in folder.iterdir() if path.name.startswith(MARK)] if folder.is_dir() else []
+    names = [path.name for path in folder.iterdir() if path.name.startswith(PREFIX)] if folder.is_dir() else []
     return {name: _catalog((folder / name).read_text(encoding="utf-8")) for name in names}
 
 
-def _marks_at(address: str) -> dict[str, str | None]:
+def _owner_files_at(address: str) -> dict[str, str | None]:
     from tidemill.storage.addresses import open_address, translated
 
     file_system, root = open_address(address, "lake.data", LakeError)
     with translated(address, "lake.data", LakeError):
         try:
-            paths = [path for path in file_system.ls(root, detail=False) if _name(path).startswith(MARK)]
+            paths = [path for path in file_system.ls(root, detail=False) if _name(path).startswith(PREFIX)]
         except FileNotFoundError:
             return {}
         return {_name(path): _catalog(file_system.cat_file(path).decode()) for path in paths}
