@@ -2,20 +2,37 @@
 
 A head is trained on a few labelled e-mails and computes a table. Then one is
 trained on more of them, computed beside it, held against it on e-mails that
-neither has met, and promoted. Every step is a command that can be typed.
+neither has met, and promoted. With `--share OWNER` table and model go to the
+Hub and are read back by the libraries that everyone has. At the end a service
+answers. Every step is a command that can be typed; what comes back from each
+place has to be what the table says.
 """
 
 from __future__ import annotations
 
 import argparse
+import glob
 import json
+import os
+import re
+import secrets
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARE_HELD_OUT = 0.2
+TOLERANCE = 0.02
+"""How far scores may be from the table's: it may have been computed in 16 bits."""
+
+Texts = dict[str, str]
+Said = dict[str, tuple[str, float]]
+"""By an e-mail's id: its text; its label and the score of that."""
 
 TRAINING = """name = "spam"
 [data]
@@ -69,11 +86,21 @@ def main(words: Sequence[str]) -> None:
     run("train", many, "-o", folder / "many")
     say("Computed beside the first, and held against it on e-mails that neither learned from:")
     run("backfill", pipeline, "--model-path", folder / "many", "--yes", "--direct")
-    versions = [version["version"] for version in facts_of("status", pipeline)["versions"]]
+    versions = [version["version"] for version in asked("status", pipeline)["versions"]]
     run("compare", pipeline, versions[0], versions[-1], "--truth", "spam_or_ham", "--examples", "0")
     say("Shown from now on:")
     run("promote", pipeline, versions[-1], "--truth", "spam_or_ham")
     run("sql", pipeline, "SELECT label, spam_or_ham, count(*) AS rows FROM spam GROUP BY ALL ORDER BY ALL")
+
+    rows = asked("sql", pipeline, f"SELECT id, label, score FROM spam ORDER BY id LIMIT {options.asked}")
+    texts = texts_of(options.files, {row["id"] for row in rows})
+    table = said_of(rows, texts)
+    if options.share:
+        say("On the Hub, the table as a dataset and the model, and read back from there into an empty folder:")
+        share(pipeline, folder / "many", options.share, table, texts, options.max_length)
+    say("Asked over HTTP:")
+    with served(pipeline) as (address, token):
+        hold("The service", answers(address, token, texts), table)
 
 
 def parsed(words: Sequence[str]) -> argparse.Namespace:
@@ -83,6 +110,8 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--folder", default=str(ROOT / ".tidemill/circle"), help="where everything is put")
     parser.add_argument("--few", type=int, default=200, help="labels of the first model")
     parser.add_argument("--many", type=int, default=1200, help="labels of the second one")
+    parser.add_argument("--share", metavar="OWNER", help="whose repositories on the Hub get table and model")
+    parser.add_argument("--asked", type=int, default=200, help="e-mails that model and service are asked about")
     parser.add_argument("--max-length", type=int, default=128, help="tokens of a text")
     return parser.parse_args(words)
 
@@ -102,15 +131,99 @@ def run(*args: object) -> None:
         sys.exit(done.returncode)
 
 
-def facts_of(*args: object) -> dict[str, list[dict[str, str]]]:
-    found: dict[str, list[dict[str, str]]] = json.loads(tidemill([*map(str, args), "--json"], asked=True).stdout)
-    return found
+def asked(*args: object) -> Any:
+    return json.loads(tidemill([*map(str, args), "--json"], asked=True).stdout)
 
 
 def tidemill(words: Sequence[str], *, asked: bool = False) -> subprocess.CompletedProcess[str]:
     """A command as it is typed; where it is `asked`, its output is for this script."""
     command = [sys.executable, "-m", "tidemill.cli.main", *words]
     return subprocess.run(command, cwd=ROOT, check=asked, text=True, stdout=subprocess.PIPE if asked else None)
+
+
+def texts_of(files: str, keys: Set[str]) -> Texts:
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(sorted(glob.glob(files)), columns=["id", "text"]).to_pylist()
+    return {row["id"]: row["text"] for row in rows if row["id"] in keys}
+
+
+def said_of(rows: Sequence[dict[str, Any]], texts: Texts) -> Said:
+    return {row["id"]: (row["label"], row["score"]) for row in rows if row["id"] in texts}
+
+
+def share(pipeline: Path, model: Path, owner: str, table: Said, texts: Texts, max_length: int) -> None:
+    import datasets
+
+    run("publish", pipeline, "--to", f"{owner}/spam-table", "--yes")
+    run("publish", "--model", model, "--to", f"{owner}/spam", "--yes")
+    with tempfile.TemporaryDirectory() as empty:
+        rows = datasets.load_dataset(f"{owner}/spam-table", split="train", cache_dir=empty)
+        hold("`datasets.load_dataset`", said_of(rows.to_list(), texts), table)
+        hold("`from_pretrained`", predictions(f"{owner}/spam", empty, texts, max_length), table)
+
+
+def predictions(model: str, cache: str, texts: Texts, max_length: int) -> Said:
+    """By Transformers alone, as anyone would ask a model of the Hub."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model, cache_dir=cache)
+    loaded = AutoModelForSequenceClassification.from_pretrained(model, cache_dir=cache).eval()
+    found: Said = {}
+    for key, text in texts.items():
+        inputs = tokenizer(text, truncation=True, max_length=max_length, return_tensors="pt")
+        with torch.inference_mode():
+            score, label = loaded(**inputs).logits.softmax(-1)[0].max(-1)
+        found[key] = loaded.config.id2label[int(label)], float(score)
+    return found
+
+
+@contextmanager
+def served(pipeline: Path) -> Iterator[tuple[str, str]]:
+    """`tidemill serve` on a port that is free; its address and its token."""
+    token = secrets.token_urlsafe()
+    command = [sys.executable, "-m", "tidemill.cli.main", "serve", str(pipeline), "--port", "0"]
+    say(f"\n$ tidemill serve {pipeline} --port 0\n")
+    environment = {**os.environ, "TIDEMILL_TOKEN": token}
+    service = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE)
+    try:
+        yield listening(service), token
+    finally:
+        service.terminate()
+        service.wait()
+
+
+def listening(service: subprocess.Popen[str]) -> str:
+    for line in service.stdout or ():
+        say(line.rstrip())
+        if found := re.match(r"Serving at (\S+)\. ", line):
+            return found[1]
+    raise SystemExit(f"The circle stops here: `tidemill serve` ended with exit code {service.wait()}.")
+
+
+def answers(address: str, token: str, texts: Texts) -> Said:
+    head = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    body = json.dumps({"inputs": list(texts.values())}).encode()
+    with urlopen(Request(f"{address}/predict", body, head)) as response:
+        rows = json.load(response)
+    return {key: (row["label"], row["score"]) for key, row in zip(texts, rows, strict=True)}
+
+
+def hold(where: str, found: Said, table: Said) -> None:
+    """Hold what was answered elsewhere against the table; another answer ends the circle."""
+    if found.keys() != table.keys():
+        raise SystemExit(f"{where} answers {len(found):,} e-mails, and the table has {len(table):,} of them.")
+    far = max(distance(found[key], table[key]) for key in table)
+    verdict = f"{where} says what the table says of {len(table):,} e-mails: scores differ by {far:.6f} at most."
+    if far > TOLERANCE:
+        raise SystemExit(f"{where} says something else than the table: a score differs by {far:.4f}.")
+    say(verdict)
+
+
+def distance(one: tuple[str, float], other: tuple[str, float]) -> float:
+    """Between the scores of one label; of two labels, those of a row are 1 together."""
+    return abs(one[1] - (other[1] if one[0] == other[0] else 1 - other[1]))
 
 
 def say(text: str) -> None:

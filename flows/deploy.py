@@ -31,8 +31,8 @@ from tidemill.config import Pipeline
 from tidemill.errors import ConfigError
 from tidemill.flows import automations
 from tidemill.flows.due import flow_run_name, name_scheduled
-from tidemill.flows.names import ENTRYPOINTS, TAG, block_name, deployment_name, flow_name, pipeline_tag
-from tidemill.flows.wanted import Wanted, all_wanted, keeps_webhook
+from tidemill.flows.names import TAG, block_name, deployment_name, flow_name, pipeline_tag
+from tidemill.flows.wanted import Wanted, all_wanted, keeps_webhook, kinds_of
 from tidemill.flows.webhooks import load_webhook
 from tidemill.masking import shown_catalog
 from tidemill.reports.alerts import webhook_url
@@ -217,7 +217,7 @@ def _when(given: DeploymentSchedule | DeploymentScheduleCreate) -> tuple[Any, ..
 def _write_pipelines_automations(
     client: SyncPrefectClient, pipeline: Pipeline, ids: dict[str, UUID]
 ) -> Iterator[Change]:
-    deployments = {kind: ids[deployment_name(kind, pipeline.name)] for kind in ENTRYPOINTS}
+    deployments = {kind: ids[deployment_name(kind, pipeline.name)] for kind in kinds_of(pipeline)}
     wanted = list(automations.chained(pipeline, deployments))
     if keeps_webhook(pipeline):
         webhook, change = _write_webhook(pipeline)

@@ -12,6 +12,7 @@ ENTRYPOINTS: dict[str, str] = {
     **{stage: f"tidemill.flows.stage.{stage}" for stage in STAGES},
     "backfill": "tidemill.flows.backfill.run_backfill",
     "gc": "tidemill.flows.gc.collect",
+    "retrain": "tidemill.flows.retrain.learn",
 }
 """By kind: the flow, as whatever Python has Tidemill installed imports it."""
 

@@ -28,6 +28,7 @@ WHAT = {
     "materialize": "the last stage of {}: commits to the table",
     "backfill": "one tranche of a backfill of {}",
     "gc": "housekeeping for the lake and the store of {}",
+    "retrain": "a model that learns from new marks on rows of {}",
 }
 
 
@@ -93,6 +94,8 @@ class Wanted:
         """The pipeline, less what is the server's matter: a new cron concerns one deployment and not all."""
         facts = self.pipeline.model_dump(mode="json")
         facts["schedule"] = {key: facts["schedule"][key] for key in ("timezone", "on_model_change", "max_cost")}
+        if self.kind == "retrain":
+            facts["schedule"]["retrain"] = self.pipeline.schedule.retrain.model_dump(mode="json")
         facts["alerts"]["webhook"] = kept_webhook(self.pipeline)
         return facts
 
@@ -113,6 +116,11 @@ class Wanted:
         }
 
 
+def kinds_of(pipeline: Pipeline) -> list[str]:
+    """What is deployed of a pipeline; training is of those that name a training file."""
+    return [kind for kind in ENTRYPOINTS if kind != "retrain" or pipeline.schedule.retrain.file]
+
+
 def all_wanted(pipelines: Sequence[tuple[Pipeline, Path]]) -> list[Wanted]:
     """Every deployment of some pipelines.
 
@@ -123,7 +131,7 @@ def all_wanted(pipelines: Sequence[tuple[Pipeline, Path]]) -> list[Wanted]:
     _refuse_same_names([pipeline.name for pipeline, _ in resolved])
     found = []
     for pipeline, file in resolved:
-        mine = [Wanted(kind, pipeline, file) for kind in ENTRYPOINTS]
+        mine = [Wanted(kind, pipeline, file) for kind in kinds_of(pipeline)]
         _refuse_password(pipeline)
         _refuse_several_machines(pipeline, mine)
         if keeps_webhook(pipeline):
@@ -150,6 +158,8 @@ def resolve(pipeline: Pipeline) -> Pipeline:
         raw["lake"]["catalog"] = f"sqlite:{Path(where).absolute()}"
     raw["lake"]["data"] = _absolute(pipeline.lake.data)
     raw["store"]["path"] = _absolute(pipeline.store.path)
+    if (file := pipeline.schedule.retrain.file) is not None:
+        raw["schedule"]["retrain"]["file"] = _absolute(file)
     return Pipeline.model_validate(raw, context=SETTLED)
 
 

@@ -37,6 +37,7 @@ PATHS: dict[str, Callable[[str, Path], str]] = {
     "lake.data": lambda path, folder: path if "://" in path else placed(path, folder),
     "store.path": lambda path, folder: path if "://" in path else placed(path, folder),
     "report.path": lambda path, folder: path if "://" in path else placed(path, folder),
+    "schedule.retrain.file": lambda path, folder: placed(path, folder),
     # Of a training file, which is read by the same rules.
     "data.path": lambda path, folder: placed_source(path, folder, of="dataset"),
     "base.path": lambda path, folder: placed_source(path, folder, of="model"),

@@ -18,6 +18,7 @@ from tidemill.lake import Lake
 from tidemill.lake.ducklake.connection import CATALOG
 from tidemill.results.retirement import remove_shards
 from tidemill.storage.conversions import conversion_folder, keep_conversion
+from tidemill.storage.features import features_file
 from tidemill.upkeep.housekeeping import DAY_SECONDS, collect_garbage, has_done_something
 
 ORPHAN = "ducklake-00000000-0000-7000-8000-000000000000.parquet"
@@ -121,6 +122,9 @@ def test_what_nobody_needs_is_named_first_and_then_removed(made):
         lake.write(lambda cursor: cursor.execute(f"CREATE TABLE {table}__0badcafe AS FROM {table}"), message="rewrite")
     keep_conversion("unused", lambda folder: folder.mkdir())
     os.utime(conversion_folder("unused"), (0, 0))
+    features_file("unused").parent.mkdir()
+    features_file("unused").touch()
+    os.utime(features_file("unused"), (0, 0))
     before, files, listed = table_of(pipeline), parquet_files(pipeline), count_of(pipeline, "_files")
 
     looked = collect_garbage(pipeline, dry_run=True)
@@ -132,6 +136,7 @@ def test_what_nobody_needs_is_named_first_and_then_removed(made):
     assert looked["left_over_rows"] == {"_shards": 1, "_files": 1, "_revisions": 1}
     assert looked["store_files"] == 10
     assert (looked["conversions"], conversion_folder("unused").exists()) == (1, False)
+    assert (looked["features"], features_file("unused").exists()) == (1, False)
     assert {**looked, "dry_run": False, "seconds": 0} == {**done, "seconds": 0}
     assert not has_done_something(again)
     assert {path.parent.name for path in Path(pipeline.store.path).rglob("*.arrow")} == {"rows", "tokens"}

@@ -39,7 +39,9 @@ def own_home(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
-    return save_base(tmp_path_factory.mktemp("base"))
+    folder = save_base(tmp_path_factory.mktemp("base"))
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n", encoding="utf-8")
+    return folder
 
 
 def trained(folder: Path, rows: pa.Table, base: Path, /, **sections: Any) -> dict[str, Any]:
@@ -154,7 +156,8 @@ def test_tags_of_words_are_learned_by_each_method(tmp_path, method):
     assert set(config["id2label"].values()) == {"B-LONG", "I-LONG", "O"}
 
 
-def test_pairs_never_meet_their_own_second_text_of_another_row_in_a_batch(tmp_path):
+@pytest.mark.parametrize("negative", [False, True], ids=["pairs", "triplets"])
+def test_texts_never_meet_their_own_second_text_of_another_row_in_a_batch(tmp_path, negative):
     """It would count as a wrong answer to the very same question."""
     from tidemill.training.examples.lesson import make_lesson
     from tidemill.training.examples.reading import read_examples
@@ -164,8 +167,9 @@ def test_pairs_never_meet_their_own_second_text_of_another_row_in_a_batch(tmp_pa
     from tidemill.training.tasks.embeddings import EmbeddingLearner
 
     model = save_embedder(tmp_path / "base")
-    rows = pa.table({"text": TEXTS, "other": [f"answer {i % 6}" for i in range(len(TEXTS))]})
-    file = training(tmp_path, rows, model, task="sentence-similarity", data={"text_pair": "other"})
+    rows = pa.table({"text": TEXTS, "other": [f"answer {i % 6}" for i in range(len(TEXTS))], "unlike": TEXTS[::-1]})
+    data = {"text_pair": "other", **({"negative": "unlike"} if negative else {})}
+    file = training(tmp_path, rows, model, task="sentence-similarity", data=data)
     found = find_base(file)
     lesson, _ = make_lesson(file, found, read_examples(file), tmp_path, drop_duplicates=False, tell=print)
     learner = EmbeddingLearner(lesson)
@@ -175,6 +179,7 @@ def test_pairs_never_meet_their_own_second_text_of_another_row_in_a_batch(tmp_pa
     trainer = learner.trainer(_arguments(learner, settings, tmp_path / "work", 0))
     batches = list(trainer.get_train_dataloader().batch_sampler)
 
+    assert trainer.train_dataset.column_names == ["anchor", "positive", *(["negative"] if negative else [])]
     assert batches
     for batch in batches:
         answers = [(lesson.train.pairs or [])[row] for row in batch]
@@ -363,6 +368,9 @@ def test_the_texts_that_were_learned_from_are_known_by_their_hash_and_not_in_the
     }
 
 
+LICENCES = ("licence of the base model: apache-2.0", "licence of the data: not said")
+
+
 def test_the_card_says_data_base_measures_and_how_to_make_it_again_and_no_folder_of_this_machine(finished):
     folder, _ = finished
 
@@ -371,6 +379,7 @@ def test_the_card_says_data_base_measures_and_how_to_make_it_again_and_no_folder
     for expected in ("## Data", "held out", "revision", "## Measures", "| accuracy |", "make it again", "USD"):
         assert expected in card
     assert str(folder.parent) not in card
+    assert all(f"- {licence}" in card for licence in LICENCES)
 
 
 @pytest.mark.parametrize(

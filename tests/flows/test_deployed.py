@@ -17,8 +17,10 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Scheduled
 
 from tests.flows.conftest import Deployed
+from tests.markings import marked
 from tests.pipelines import assert_same_tables, make_pipeline, problems_of, query, reviews, run, write_parquet
 from tests.processes import eventually
+from tests.trainings import save_base
 from tests.webhooks import webhook
 from tidemill.config import STAGES, Pipeline
 from tidemill.flows.cancel import cancel_pipeline
@@ -246,3 +248,21 @@ def test_failures_recoveries_and_a_table_that_nobody_refreshes_are_told(deployed
         assert "alarmed failed: " in by_runs[0]["text"]
         [stale, *_] = eventually(lambda: [one for one in posted if one["kind"] == "stale"], bool)
         assert stale["text"] == "alarmed was not brought up to date within alerts.max_age."
+
+
+def test_enough_marks_train_a_model_that_is_promoted_as_promote_if_says(deployed: Deployed, tmp_path):
+    pipeline = marked(
+        tmp_path, save_base(tmp_path / "base"), num_rows=30, name="learning", promote_if="f1 >= current - 1"
+    )
+    deployed.deploy(pipeline)
+    flow_run = deployed.wait(deployed.start("retrain", pipeline))
+    assert flow_run.state is not None
+    assert (flow_run.state_name, flow_run.state.message) == ("Completed", "30 new marks: promoted."), log_of(
+        deployed, flow_run
+    )
+    of_training = query(
+        pipeline.lake,
+        "SELECT v.spec->>'model' = t.model FROM _pipelines p JOIN _versions v ON v.version = p.promoted_version, "
+        "_trainings t WHERE t.is_best",
+    )
+    assert of_training == [(True,)]

@@ -127,6 +127,7 @@ def _garbage(facts: dict[str, Any], pipeline_file: str) -> str:
         *_counted(facts, "remove", "orphans", "files of killed writers", "orphan_bytes"),
         *_counted(facts, "remove", "store_files", "store files", "store_bytes"),
         *_counted(facts, "remove", "conversions", "converted models", "conversion_bytes"),
+        *_counted(facts, "remove", "features", "files of features", "feature_bytes"),
         *_counted(facts, "remove", "claim_files", "claims of killed runs"),
     ]
     lines = [f"{facts['pipeline']}: " + ("this would be done." if dry_run else f"done in {facts['seconds']:.1f} s.")]

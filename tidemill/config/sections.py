@@ -34,6 +34,9 @@ from tidemill.config.values import (
 from tidemill.masking import masked
 from tidemill.places import default_catalog, default_data, home, settled_catalog
 
+PROMOTE_IF = r"^(accuracy|f1) (>=?) current(?: ([+-]) (\d+(?:\.\d+)?))?$"
+"""What `schedule.retrain.promote_if` looks like."""
+
 
 class Dataset(Section):
     path: Annotated[Address, AfterValidator(_placed_dataset)]
@@ -231,6 +234,16 @@ class StageSchedule(Workers):
     """When this runs by itself, in cron's five fields; not at all by the clock if not given."""
 
 
+class Retrain(StageSchedule):
+    file: Address | None = None
+    """The training file by which a deployed pipeline learns from marks; nothing is trained if not given."""
+    every_marks: Annotated[int, Field(gt=0)] = 100
+    """Train once so many marks were given since the last training."""
+    promote_if: Annotated[str, Field(pattern=PROMOTE_IF)] | None = None
+    """Promote what was trained if the marks that neither version learned from say so, such as
+    `"f1 > current + 0.01"`; `accuracy`, `>=` and `-` go as well. Never by itself if not given."""
+
+
 class Schedule(Section):
     cron: Cron | None = None
     """When the whole chain runs, once deployed, in cron's five fields."""
@@ -256,6 +269,8 @@ class Schedule(Section):
     """Tranches of backfills."""
     gc: StageSchedule = StageSchedule()
     """Housekeeping of the pipeline's lake and store."""
+    retrain: Retrain = Retrain()
+    """A model that learns from new marks."""
 
 
 class Alerts(Section):

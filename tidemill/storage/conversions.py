@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -17,11 +16,9 @@ from pathlib import Path
 import xxhash
 
 from tidemill.places import home, make_folders
+from tidemill.storage.unused import PARTIAL, unused
 
 SUMS = "sums.json"
-UNUSED_SECONDS = 30 * 86_400
-"""What nobody has used for so long, nobody waits for: it is made again in less than the model takes to load."""
-PARTIAL = ".partial"
 READ_BYTES = 2**22
 
 
@@ -64,20 +61,10 @@ def keep_conversion(name: str, write: Callable[[Path], None]) -> None:
 
 
 def unused_conversions(*, max_bytes: int, min_age_seconds: float) -> dict[Path, int]:
-    """Folder → bytes of what may go: unused for a month, left unfinished, or the longest unused of more than fits.
-
-    Nothing that was used or begun in the last `min_age_seconds` is among them.
-    """
-    now = time.time()
-    found = sorted((used, folder) for folder in _folders() if (used := _last_used(folder)) is not None)
-    sizes = {folder: _num_bytes(folder) for _, folder in found}
-    over, unused = sum(sizes.values()) - max_bytes, {}
-    for used, folder in found:
-        is_old = now - used > UNUSED_SECONDS or folder.name.endswith(PARTIAL)
-        if now - used > min_age_seconds and (is_old or over > 0):
-            unused[folder] = sizes[folder]
-            over -= sizes[folder]
-    return unused
+    """Folder → bytes of what may go; each is made again in less than the model takes to load."""
+    used = ((_last_used(folder), folder, _num_bytes(folder)) for folder in _folders())
+    found = ((when, folder, num_bytes) for when, folder, num_bytes in used if when is not None)
+    return unused(found, max_bytes=max_bytes, min_age_seconds=min_age_seconds)
 
 
 def remove_conversions(folders: Iterable[Path]) -> None:

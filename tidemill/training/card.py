@@ -11,6 +11,7 @@ CARD = "README.md"
 LIBRARIES = {"sentence-similarity": "sentence-transformers"}
 KEYS = ("library_name", "pipeline_tag", "base_model", "tags")
 """What the card's front matter says, where it is known; the licence is for whoever publishes to name."""
+NOT_SAID = "not said; ask whoever made it before you hand the model on"
 PARTS = ("path", "revision", "files", "query", "lakes", "snapshots")
 """What is told of the data, in order."""
 
@@ -52,7 +53,9 @@ def _about(report: dict[str, Any]) -> Iterator[str]:
         yield f"- left out: {', '.join(left_out)}"
     if rows["contradictions"]["texts"]:
         yield f"- {rows['contradictions']['texts']:,} texts have two labels"
-    yield "- licence: as the data's and the base model's say; they are not known here"
+    licences = report.get("licences") or {}
+    yield f"- licence of the data: {licences.get('data') or NOT_SAID}"
+    yield f"- licence of the base model: {licences.get('base') or NOT_SAID}"
 
 
 def _named(values: list[Any]) -> list[Any]:

@@ -46,6 +46,7 @@ def train(
         CostReached: what it may cost is reached; a checkpoint is there.
         PlaceUnusable: no space, or no right to write.
     """
+    from tidemill.training.loop.space import writing_weights
     from tidemill.training.records import refuse_lake
 
     refuse_missing_packages(file)
@@ -56,6 +57,7 @@ def train(
     refuse_lake(file)
     with (
         usable(folder, "-o"),
+        writing_weights(),
         silence(),
         warnings.catch_warnings(),
         _work_folder(folder, identity, restart=restart) as work,
@@ -64,12 +66,9 @@ def train(
         return _trained(file, base, examples, folder, work, identity, drop_duplicates=drop_duplicates, tell=tell)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Libraries warn those who call them, which a user does not."""
-    with silence(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def folder_of(file: TrainingFile, parent: Path) -> Path:
+    """A folder in `parent` for what comes of the file, the rows and the base as they are now, and of nothing else."""
+    return parent / _identity(file, find_base(file), read_examples(file), drop_duplicates=True)[:12]
 
 
 def refuse_missing_packages(file: TrainingFile) -> None:
@@ -97,6 +96,7 @@ def _trained(
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
     from tidemill.training.card import write_card
+    from tidemill.training.licences import licences_of
     from tidemill.training.records import identity_of, keep_texts, remember
     from tidemill.training.tasks.choosing import open_learner
 
@@ -123,6 +123,7 @@ def _trained(
         "seed": file.seed,
         "base": {"path": base.spec.model_path, "model": base.spec.model, "max_length": base.max_length},
         "data": examples.source,
+        "licences": licences_of(file, base, examples),
         "rows": rows,
         "notes": list(learner.notes),
         "metrics": measures,
@@ -285,4 +286,4 @@ def _listed(facts: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
-__all__ = ["REPORT", "refuse_missing_packages", "train"]
+__all__ = ["REPORT", "folder_of", "refuse_missing_packages", "train"]

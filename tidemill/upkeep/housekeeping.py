@@ -37,6 +37,7 @@ from tidemill.planning.version_tables import load_version
 from tidemill.retry import retrying
 from tidemill.running.stages.workspace import Workspace
 from tidemill.storage.conversions import remove_conversions, unused_conversions
+from tidemill.storage.features import remove_features, unused_features
 from tidemill.storage.store import REMADE, Store
 
 T = TypeVar("T")
@@ -191,6 +192,15 @@ def remove_conversions_unused(work: Housekeeping) -> Facts:
     return {"conversions": len(found), "conversion_bytes": sum(found.values())}
 
 
+def remove_features_unused(work: Housekeeping) -> Facts:
+    """What encoders made of texts for trainings, as with conversions: of this machine, unused, or more than fits."""
+    most = int(work.pipeline.store.max_bytes)
+    found = unused_features(max_bytes=most, min_age_seconds=work.min_age_seconds)
+    if not work.dry_run:
+        remove_features(found)
+    return {"features": len(found), "feature_bytes": sum(found.values())}
+
+
 def remove_claim_files(work: Housekeeping) -> Facts:
     """What killed runs left of their claims, beside a SQLite catalog."""
     return {"claim_files": remove_left_over(work.lake.spec, dry_run=work.dry_run)}
@@ -214,6 +224,7 @@ STEPS: tuple[Step, ...] = (
     remove_orphans,
     remove_store_files,
     remove_conversions_unused,
+    remove_features_unused,
     remove_claim_files,
     note_data_files,
 )

@@ -71,6 +71,12 @@ def num_marks(cursor: Cursor, pipeline: str) -> int:
     return int(cursor.execute("SELECT count(*) FROM _marks WHERE pipeline = ?", [pipeline]).fetchall()[0][0])
 
 
+def num_marks_since(cursor: Cursor, pipeline: str, since: datetime) -> int:
+    """Marks that were given later, those that replaced another one among them."""
+    asked = "SELECT count(*) FROM _marks WHERE pipeline = ? AND marked_at > ?"
+    return int(cursor.execute(asked, [pipeline, since]).fetchall()[0][0])
+
+
 def marked_labels(cursor: Cursor, pipeline: str) -> list[str]:
     """All labels that people gave, most used first."""
     rows = cursor.execute(

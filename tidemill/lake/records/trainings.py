@@ -6,6 +6,7 @@ import getpass
 import json
 import os
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from tidemill.lake.ducklake.connection import Cursor, Lake
@@ -32,6 +33,14 @@ def training_of(cursor: Cursor, model: str) -> dict[str, Any] | None:
         [model],
     ).fetchone()
     return {"name": found[0], "metrics": json.loads(found[1]), "held_out": found[2]} if found else None
+
+
+def last_training(cursor: Cursor, name: str) -> tuple[datetime, str] | None:
+    """When the last training of this name began, and the folder of its model."""
+    found = cursor.execute(
+        "SELECT started_at, folder FROM _trainings WHERE name = ? AND is_best ORDER BY finished_at DESC", [name]
+    ).fetchone()
+    return (found[0], found[1]) if found else None
 
 
 def _user() -> str:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill.config import Pipeline
-from tidemill.errors import ConfigError, DatasetError, SchemaError
+from tidemill.errors import ConfigError, DatasetError, InputError, SchemaError
 from tidemill.formats import KEPT_PREFIX
 from tidemill.planning.columns import settle_columns
 from tidemill.reports.query import find_lake, reading
@@ -45,9 +45,15 @@ def _of_query(data: Data) -> Examples:
     assert data.sql is not None
     parts, snapshots = [], []
     for lake in data.lakes:
-        with reading(find_lake(lake), data.sql, data.allow) as (cursor, last):
-            parts.append(cursor.execute(last).to_arrow_table())
-            snapshots.append(_snapshot(cursor))
+        spec = find_lake(lake)
+        try:
+            with reading(spec, data.sql, data.allow) as (cursor, last):
+                parts.append(cursor.execute(last).to_arrow_table())
+                snapshots.append(_snapshot(cursor))
+        except InputError as e:
+            # The options of another command are none of this file's keys.
+            said = str(e).replace("`tidemill sql`", "data.sql").replace("--allow FOLDER", "data.allow")
+            raise ConfigError(said) from e
     table = pa.concat_tables(parts, promote_options="permissive")
     if missing := [name for name in data.columns_read if name not in table.column_names]:
         raise SchemaError(

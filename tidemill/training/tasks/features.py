@@ -20,7 +20,8 @@ from tidemill.errors import RunFailed
 from tidemill.fingerprints import fingerprint
 from tidemill.inference.runner import ModelRunner
 from tidemill.models.tasks import Reading, find_task
-from tidemill.places import home, make_folders, published
+from tidemill.places import make_folders, published
+from tidemill.storage.features import features_file, note_use
 from tidemill.training.given.base import BaseModel
 from tidemill.training.tasks.heads import Features, last_layer
 from tidemill.training.tasks.models import copy_tokenizer
@@ -49,6 +50,7 @@ def features_of(
     hashes = [value.bytes for value in row_hashes(rows).to_pylist()]
     path = _kept_at(model, base)
     known = _read(path)
+    note_use(path)
     first = {name: row for row, name in reversed(list(enumerate(hashes)))}
     missing = sorted(row for name, row in first.items() if name not in known)
     if missing:
@@ -118,7 +120,7 @@ def _kept_at(model: nn.Module, base: BaseModel) -> Path:
     below = [(key, value) for key, value in model.state_dict().items() if not key.startswith(f"{name}.")]
     sums = [f"{key} {value.double().sum().item()!r} {value.double().abs().sum().item()!r}" for key, value in below]
     identity = fingerprint(base.spec.model, base.spec.tokenizer, str(base.max_length), name, *sums)
-    return home() / "features" / f"{identity}.arrow"
+    return features_file(identity)
 
 
 def _read(path: Path) -> dict[bytes, Features]:
