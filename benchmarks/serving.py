@@ -1,11 +1,12 @@
 """`tidemill serve` under load from wrk, beside a run, beside FastAPI with a pipeline, and beside `transformers serve`.
 
-    python -m benchmarks.serving [--rows 2000] [--seconds 15] [--writer FOLDER]
+    python -m benchmarks.serving [--rows 2000] [--corpus reviews] [--seconds 15] [--writer FOLDER]
 
-One process at a time computes, all in one run on this machine, each warmed up. Of the bundled reviews: a run's tokens
-a second; the service at saturation, by one row and by 32 rows a request; its p50 and p99 at half of that; the plain
-service at saturation; ten times as many clients as saturate it. `transformers serve` has no classification, so of a
-model that writes (`--writer`, such as the folder that `benchmarks.smollm2` makes) all three are asked for chats.
+One process at a time computes, all in one run on this machine, each warmed up. Of the bundled reviews or e-mails: a
+run's tokens a second; the service at saturation, by one row and by 32 rows a request; its p50 and p99 at half of that;
+the plain service at saturation; ten times as many clients as saturate it. `transformers serve` has no classification,
+so of a model that writes (`--writer`, such as the folder that `benchmarks.smollm2` makes) all three are asked for
+chats.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ NEW_TOKENS = 32
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--rows", type=int, default=2_000)
+    asked.add_argument("--corpus", choices=("reviews", "emails"), default="reviews")
     asked.add_argument("--seconds", type=float, default=15.0)
     asked.add_argument(
         "--writer", type=Path, default=None, help="a model that writes, with a chat template; alone with --rows 0"
@@ -51,13 +53,14 @@ def main() -> None:
     print(this_machine())
     with tempfile.TemporaryDirectory(prefix="tidemill-serving-") as folder:
         if given.rows:
-            of_rows(Path(folder), given.rows, given.seconds)
+            of_rows(Path(folder), given.corpus, given.rows, given.seconds)
         if given.writer is not None:
             of_chats(Path(folder), given.writer, given.seconds)
 
 
-def of_rows(folder: Path, num_rows: int, seconds: float) -> None:
-    texts = read_texts("reviews", num_rows)
+def of_rows(folder: Path, corpus: str, num_rows: int, seconds: float) -> None:
+    texts = read_texts(corpus, num_rows)
+    num_rows = len(texts)
     pipeline = write_pipeline(folder, texts)
     batch, tokens_a_row = run(pipeline, folder)
     print(f"{'a run of the same rows':<44} {batch:8.0f} tokens/s, {tokens_a_row:.1f} tokens a row")

@@ -1,10 +1,11 @@
 """Models that write, files to table, beside `pipeline("text-generation")` or `model.generate`, so many rows at once.
 
     python -m benchmarks.writing --model FOLDER [--task text-generation] [--rows 200] [--new-tokens 64] [--turns 1]
-        [--batch-sizes 1 8] [--prompt TEXT] [--set KEY=VALUE ...]
+        [--batch-sizes 1 8] [--continuous] [--prompt TEXT] [--set KEY=VALUE ...]
 
 `python -m benchmarks.smollm2 FOLDER` makes a folder of a decoder. A decoder with a chat template is given each
 review as a user's message behind `--prompt` as its system prompt; other models are given the review itself.
+`--continuous` adds Transformers' continuous batching, `model.generate_batch`, of a decoder.
 All write greedily and at most `--new-tokens`. Each turn computes the rows once with each, in turn, in this process;
 printed are medians, how many times as fast Tidemill is, and how many rows have the same text. Opening the model is
 counted for none.
@@ -31,6 +32,7 @@ from tidemill.config import Pipeline, with_overrides
 from tidemill.lake import Lake
 from tidemill.running.run import Run
 
+PAGE_TOKENS = 256
 PROMPT = "Say in one sentence what the reviewer thinks of it."
 TEXT_COLUMNS = {"summarization": "summary_text", "translation": "translation_text"}
 
@@ -53,6 +55,7 @@ def main() -> None:
     asked.add_argument("--new-tokens", type=int, default=64)
     asked.add_argument("--turns", type=int, default=1)
     asked.add_argument("--batch-sizes", type=int, nargs="*", default=[1, 8])
+    asked.add_argument("--continuous", action="store_true")
     asked.add_argument("--prompt", default=PROMPT)
     asked.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
     given = asked.parse_args()
@@ -62,20 +65,22 @@ def main() -> None:
         of = Asked(
             Path(home), given.model, given.task, given.new_tokens, given.prompt if has_chat else None, given.settings
         )
-        compare(of, given.rows, given.turns, given.batch_sizes)
+        compare(of, given.rows, given.turns, given.batch_sizes, continuous=given.continuous)
 
 
 def has_chat_template(model: Path) -> bool:
     return transformers.AutoTokenizer.from_pretrained(model).chat_template is not None
 
 
-def compare(asked: Asked, num_rows: int, turns: int, batch_sizes: Sequence[int]) -> None:
+def compare(asked: Asked, num_rows: int, turns: int, batch_sizes: Sequence[int], *, continuous: bool) -> None:
     write_texts(asked, read_texts("reviews", num_rows))
     by_tidemill(asked, "first")  # what it opens is counted apart, for each
     theirs = by_pipeline if asked.task == "text-generation" else by_generate
     called = "pipeline" if asked.task == "text-generation" else "generate"
     contenders: dict[str, Callable[[], list[str]]] = {OURS: lambda: by_tidemill(asked)}
     contenders |= {f"{called}, {size} at once": theirs(asked, size) for size in batch_sizes}
+    if continuous:
+        contenders["generate_batch"] = by_generate_batch(asked)
     print(this_machine())
     print(f"{num_rows:,} reviews, {asked.task} by {asked.model.name}, at most {asked.new_tokens} new tokens")
     take_turns(contenders, turns, num_rows, "have the same text")
@@ -107,6 +112,38 @@ def by_pipeline(asked: Asked, batch_size: int) -> Callable[[], list[str]]:
         return [one[0]["generated_text"] for one in written]
 
     return compute
+
+
+def by_generate_batch(asked: Asked) -> Callable[[], list[str]]:
+    """With as many pages of its cache as hold every row at once, but no more: it takes what a machine has otherwise."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(asked.model)
+    model = transformers.AutoModelForCausalLM.from_pretrained(asked.model, dtype=torch.float32).eval()
+
+    def compute() -> list[str]:
+        prompts = [prompt_ids(asked, tokenizer, text) for text in texts_of(asked)]
+        num_pages = sum(-(-(len(prompt) + asked.new_tokens) // PAGE_TOKENS) for prompt in prompts)
+        batching = transformers.ContinuousBatchingConfig(page_size=PAGE_TOKENS, num_blocks=num_pages + 1)
+        ends = model.generation_config.eos_token_id
+        greedily = transformers.GenerationConfig(
+            max_new_tokens=asked.new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=tokenizer.eos_token_id
+        )
+        found = model.generate_batch(prompts, greedily, batching, warmup=False)
+        # By their numbers: they end in any order.
+        ids = [found[name].generated_tokens for name in sorted(found, key=lambda name: int(name.rpartition("_")[2]))]
+        written: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return written
+
+    return compute
+
+
+def prompt_ids(asked: Asked, tokenizer: Any, text: str) -> list[int]:
+    if asked.prompt is None:
+        encoded = tokenizer(text)
+    else:
+        messages = [{"role": "system", "content": asked.prompt}, {"role": "user", "content": text}]
+        encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+    ids: list[int] = encoded["input_ids"]
+    return ids
 
 
 def by_generate(asked: Asked, batch_size: int) -> Callable[[], list[str]]:

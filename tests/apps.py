@@ -30,7 +30,13 @@ def running_app(pipeline: Pipeline, address: Address, lines: list[str]) -> Itera
     """The app and its server; `lines` get its access log."""
     made = make_app(pipeline, address, log=lines.append)
     config = uvicorn.Config(
-        made.asgi, host="127.0.0.1", port=address.port, log_level="warning", access_log=False, proxy_headers=False
+        made.asgi,
+        host="127.0.0.1",
+        port=address.port,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=1,  # What an open page listens to would be waited for.
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

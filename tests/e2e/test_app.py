@@ -23,11 +23,13 @@ from tests.commands import tidemill, write_toml  # noqa: E402
 from tests.pipelines import make_pipeline, query, reviews, run, write_parquet  # noqa: E402
 from tests.processes import PATIENCE_SECONDS  # noqa: E402
 from tests.proxy import running_proxy  # noqa: E402
+from tests.versions import compute_version  # noqa: E402
 from tidemill.app.picking import sample_rows  # noqa: E402
-from tidemill.config import Pipeline  # noqa: E402
+from tidemill.config import Pipeline, Tokenizer  # noqa: E402
 
 HOSTILE = "<script>alert('text')</script> A dull film."
 IS_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+IS_IN = "scheme => document.body.classList.contains('dark') === (scheme === 'dark')"
 STILL = """Promise.all(document.getAnimations()
     .filter(each => each.effect.getComputedTiming().iterations !== Infinity)
     .map(each => each.finished.catch(() => 0)))"""
@@ -85,10 +87,10 @@ def browser() -> Iterator[Any]:
 
 
 class Visit:
-    """A tab, and what went wrong in it."""
+    """A page of the browser, and what went wrong in it."""
 
-    def __init__(self, browser: Any, width: int, scheme: str, headers: dict[str, str], origin: str) -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    def __init__(self, browser: Any, width: int, headers: dict[str, str], origin: str) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, reduced_motion="reduce")
         self.context.set_default_timeout(PATIENCE_SECONDS * 1000)
         if headers:
             name, _, value = headers["cookie"].partition("=")
@@ -101,6 +103,7 @@ class Visit:
             "response", lambda got: self.wrong.append(f"{got.status} {got.url}") if got.status >= 400 else None
         )
         self.page.goto(origin)
+        self.page.evaluate(axe_script())
 
     def _said(self, message: Any) -> None:
         if message.type == "error":
@@ -127,17 +130,18 @@ class Visit:
         return str(self.page.locator(then).first.inner_text())
 
     def check(self) -> None:
-        """No serious violation of axe's rules so far, and nothing on the console."""
-        self.page.evaluate(axe_script())
-        # What is fading in has another contrast than it will have.
-        self.page.evaluate(STILL)
-        found = self.page.evaluate(AXE)
-        serious = [
-            (each["id"], each["nodes"][0]["html"], each["nodes"][0]["failureSummary"])
-            for each in found
-            if each["impact"] in ("serious", "critical")
-        ]
-        assert (serious, self.wrong) == ([], [])
+        """No serious violation of axe's rules so far, in light and in dark, and nothing on the console."""
+        for scheme in ("dark", "light"):
+            self.page.emulate_media(color_scheme=scheme)
+            self.page.wait_for_function(IS_IN, arg=scheme)
+            # What is fading in has another contrast than it will have.
+            self.page.evaluate(STILL)
+            serious = [
+                (scheme, each["id"], each["nodes"][0]["html"], each["nodes"][0]["failureSummary"])
+                for each in self.page.evaluate(AXE)
+                if each["impact"] in ("serious", "critical")
+            ]
+            assert (serious, self.wrong) == ([], [])
 
 
 def axe_script() -> str:
@@ -156,14 +160,14 @@ def outside_connections() -> set[str]:
     }
 
 
-@pytest.mark.parametrize(("width", "scheme", "is_proxied"), [(1_400, "light", False), (400, "dark", True)])
-def test_every_tab_works_by_keyboard_and_asks_nobody_outside(browser, served, cookie, width, scheme, is_proxied):
+@pytest.mark.parametrize(("width", "is_proxied"), [(1_400, False), (400, True)])
+def test_every_tab_works_by_keyboard_in_light_and_dark_and_asks_nobody_outside(
+    browser, served, cookie, width, is_proxied
+):
     origin = f"{served.behind}/" if is_proxied else f"http://127.0.0.1:{served.port}/"
-    visit = Visit(browser, width, scheme, {} if is_proxied else cookie, origin)
+    visit = Visit(browser, width, {} if is_proxied else cookie, origin)
     page = visit.page
     page.get_by_role("tab", name="Try").wait_for()
-    visit.check()
-
     page.get_by_label("column text").fill(HOSTILE)
     answer = visit.press("#tm-try", "#tm-answer .tm-scroll")
     assert "<i>a.parquet" in answer
@@ -180,7 +184,6 @@ def test_every_tab_works_by_keyboard_and_asks_nobody_outside(browser, served, co
     page.locator("#tm-rows button.tm-open").focus()
     page.keyboard.press("Enter")
     page.locator("#tm-row", has_text=HOSTILE).wait_for()
-    visit.check()
 
     visit.press("#tm-queue", "#tm-row .tm-facts")
     [(num_marks,)] = query(served.pipeline.lake, "SELECT count(*) FROM reviews_marks")
@@ -190,8 +193,13 @@ def test_every_tab_works_by_keyboard_and_asks_nobody_outside(browser, served, co
     page.get_by_text(f"{left - 1} of 3 to mark.").wait_for()
     visit.check()
 
+    shorter = served.pipeline.model_copy(update={"tokenizer": Tokenizer(max_length=16)})
+    other = compute_version(shorter)
     visit.tab("Versions")
-    assert "rows compared" in visit.press("#tm-compare", "#tm-comparison .tm-facts")
+    page.wait_for_function("name => document.querySelector('#tm-second input').value === name", arg=other)
+    compared = visit.press("#tm-compare", "#tm-comparison .tm-facts")
+    assert f"against {other}" in compared
+    assert "rows compared" in compared
     visit.check()
 
     visit.tab("SQL")
@@ -203,7 +211,7 @@ def test_every_tab_works_by_keyboard_and_asks_nobody_outside(browser, served, co
     visit.tab("Report")
     visit.press("#tm-make-report", "#tm-report iframe")
     page.frame_locator("#tm-report iframe").get_by_role("heading", name="reviews").first.wait_for()
-    assert visit.wrong == []
+    visit.check()
     assert outside_connections() == set()
     visit.context.close()
     marks = query(served.pipeline.lake, "SELECT count(*), count(DISTINCT who) FROM reviews_marks")

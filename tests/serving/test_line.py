@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 import time
+from itertools import combinations, pairwise
 from types import SimpleNamespace
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.serving.answering.calls import Call, Form
-from tidemill.serving.answering.line import Line, Waiting
+from tidemill.serving.answering.line import Line, Waiting, cheapest_ranges
 
 FOREVER = time.monotonic() + 1e6
 
 
 def call(num_rows: int, form: Any = None, *, deadline: float = FOREVER) -> Call:
-    rows = pa.table({"row_number": pa.array(range(num_rows))})
-    return Call(rows, form or FORM, deadline=deadline)
+    return Call([("a", None)] * num_rows, form or FORM, deadline=deadline)
 
 
 def waiting(of: Call, *widths: int, num_items: int = 1) -> list[Waiting]:
@@ -30,8 +29,8 @@ def waiting(of: Call, *widths: int, num_items: int = 1) -> list[Waiting]:
 FORM = Form(SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
 
 
-def line_of(*rows: Waiting, budget: int = 100, worthwhile: float = math.inf) -> Line:
-    line = Line(lambda: budget, worthwhile=worthwhile)
+def line_of(*rows: Waiting, budget: int = 100, batch_cost: float = math.inf) -> Line:
+    line = Line(lambda: budget, batch_cost=batch_cost)
     line.put(list(rows))
     return line
 
@@ -51,11 +50,33 @@ def test_room_that_is_left_goes_to_longer_ones():
     assert widths(line_of(*waiting(call(3), 10, 20, 60)).take()) == [10, 20]
 
 
-def test_a_batch_that_is_worthwhile_takes_none_that_would_be_mostly_padding():
+def test_a_batch_takes_none_whose_padding_would_cost_more_than_a_batch_of_its_own():
     rows = waiting(call(6), 20, 18, 19, 5, 40, 21)
 
-    assert widths(line_of(*rows, budget=1_000, worthwhile=50).take()) == [20, 19, 18, 21]
-    assert len(line_of(*rows, budget=1_000, worthwhile=500).take()) == 6
+    assert widths(line_of(*rows, budget=1_000, batch_cost=12).take()) == [20, 19, 18, 21]
+    assert len(line_of(*rows, budget=1_000, batch_cost=500).take()) == 6
+
+
+def test_a_batch_does_not_widen_step_by_step_until_all_lengths_are_in_it():
+    lengths = list(range(5, 100))
+    line, num_padded = line_of(*waiting(call(95), *lengths), budget=100_000, batch_cost=40), 0
+    while batch := line.take():
+        num_padded += len(batch) * max(widths(batch))
+
+    assert num_padded < 1.1 * sum(lengths)
+
+
+@given(st.dictionaries(st.integers(0, 60), st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 200))
+def test_no_other_ranges_of_widths_cost_less(num_items, budget):
+    def cost(ranges):
+        counts = [(sum(n for width, n in num_items.items() if first <= width <= last), last) for first, last in ranges]
+        return sum(n * width + 7 * max(1, math.ceil(n * width / budget)) for n, width in counts)
+
+    known, found = sorted(num_items), cheapest_ranges(num_items, budget=budget, batch_cost=7)
+    cuts = [each for size in range(len(known)) for each in combinations(range(1, len(known)), size)]
+    others = [[(known[i], known[j - 1]) for i, j in pairwise((0, *cut, len(known)))] for cut in cuts]
+
+    assert cost(found) == min(map(cost, others))
 
 
 def test_a_text_above_the_budget_runs_alone():

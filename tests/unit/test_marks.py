@@ -28,8 +28,25 @@ NAME = "values"
 
 @pytest.fixture
 def made_up(tmp_path: Path) -> Pipeline:
+    return people(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return people(tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture
+def unmarked(_shared: Pipeline) -> Pipeline:
+    """As `made_up`, of a lake that tests share, whose rows and layout they leave as they are."""
+    with Lake(_shared.lake) as lake:
+        lake.write(lambda cursor: cursor.execute("DELETE FROM _marks; DELETE FROM _samples"), message="begin anew")
+    return _shared
+
+
+def people(folder: Path) -> Pipeline:
     """Rows without a source or a model: person-0 to person-5, in two shards."""
-    pipeline = make_pipeline(tmp_path / "one", f"{tmp_path}/data/*", name=NAME, dataset={"keep": []})
+    pipeline = make_pipeline(folder / "one", f"{folder}/data/*", name=NAME, dataset={"keep": []})
     commit_rows(pipeline.lake, pa.table({"id": [f"person-{i}" for i in range(6)]}), [4, 2])
     return pipeline
 
@@ -62,25 +79,25 @@ def problems_with_marks(pipeline: Pipeline) -> list[str]:
         return list(problems_of_marks(lake.cursor(), pipeline.name))
 
 
-def test_a_mark_says_whose_it_is_and_a_row_has_the_last_one_alone(made_up):
-    mark(made_up, {"person-0": "POSITIVE", "person-5": "NEGATIVE"})
-    mark(made_up, {"person-0": "NEGATIVE"}, who="bob")
-    assert query(made_up.lake, "SELECT key, label, who, path, row_number FROM values_marks ORDER BY who") == [
+def test_a_mark_says_whose_it_is_and_a_row_has_the_last_one_alone(unmarked):
+    mark(unmarked, {"person-0": "POSITIVE", "person-5": "NEGATIVE"})
+    mark(unmarked, {"person-0": "NEGATIVE"}, who="bob")
+    assert query(unmarked.lake, "SELECT key, label, who, path, row_number FROM values_marks ORDER BY who") == [
         ('{"id": "person-5"}', "NEGATIVE", "ann", "part-1", 1),
         ('{"id": "person-0"}', "NEGATIVE", "bob", "part-0", 0),
     ]
-    mark(made_up, {"person-0": None})
-    assert marked(made_up) == {"person-5": "NEGATIVE"}
-    with Lake(made_up.lake, read_only=True) as lake:
+    mark(unmarked, {"person-0": None})
+    assert marked(unmarked) == {"person-5": "NEGATIVE"}
+    with Lake(unmarked.lake, read_only=True) as lake:
         assert (num_marks(lake.cursor(), NAME), marked_labels(lake.cursor(), NAME)) == (1, ["NEGATIVE"])
-    assert problems_with_marks(made_up) == []
+    assert problems_with_marks(unmarked) == []
 
 
-def test_a_row_that_the_table_does_not_have_cannot_be_marked_and_nothing_is_written(made_up):
-    there = place_of(made_up, "person-0")
-    with Lake(made_up.lake) as lake, pytest.raises(ConfigError, match="has no row 999 in shard"):
+def test_a_row_that_the_table_does_not_have_cannot_be_marked_and_nothing_is_written(unmarked):
+    there = place_of(unmarked, "person-0")
+    with Lake(unmarked.lake) as lake, pytest.raises(ConfigError, match="has no row 999 in shard"):
         set_marks(lake, NAME, {there: "POSITIVE", Place(there.shard_id, 999): "POSITIVE"}, who="ann")
-    assert marked(made_up) == {}
+    assert marked(unmarked) == {}
 
 
 def test_forgetting_a_row_erases_its_mark_and_its_place_in_the_queue(made_up):
@@ -107,19 +124,19 @@ def test_forgetting_a_row_erases_its_mark_and_its_place_in_the_queue(made_up):
     ]
 
 
-def test_marks_outlive_housekeeping(made_up):
-    mark(made_up, {f"person-{i}": "POSITIVE" for i in range(6)})
-    collect_garbage(made_up, dry_run=False, min_age_seconds=0.0)
-    assert len(marked(made_up)) == 6
+def test_marks_outlive_housekeeping(unmarked):
+    mark(unmarked, {f"person-{i}": "POSITIVE" for i in range(6)})
+    collect_garbage(unmarked, dry_run=False, min_age_seconds=0.0)
+    assert len(marked(unmarked)) == 6
 
 
-def test_the_queue_has_the_rows_that_are_not_marked_yet_in_order(made_up):
-    picked = [Picked(place_of(made_up, f"person-{i}"), "part-0", "unsure") for i in (2, 0, 1)]
-    with Lake(made_up.lake) as lake:
+def test_the_queue_has_the_rows_that_are_not_marked_yet_in_order(unmarked):
+    picked = [Picked(place_of(unmarked, f"person-{i}"), "part-0", "unsure") for i in (2, 0, 1)]
+    with Lake(unmarked.lake) as lake:
         replace_sample(lake, NAME, [picked[1]], who="ann")
         replace_sample(lake, NAME, picked, who="ann")
-    mark(made_up, {"person-0": "POSITIVE"})
-    with Lake(made_up.lake, read_only=True) as lake:
+    mark(unmarked, {"person-0": "POSITIVE"})
+    with Lake(unmarked.lake, read_only=True) as lake:
         assert to_mark(lake.cursor(), NAME) == [picked[0], picked[2]]
         assert num_picked(lake.cursor(), NAME) == 3
         assert labels_at(lake.cursor(), NAME, [picked[1].place]) == {picked[1].place: "POSITIVE"}

@@ -7,7 +7,7 @@ with `return_overflowing_tokens`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -301,12 +301,19 @@ def in_runs(
     # At least two: one run's ids become Arrow under the GIL while the next is in the tokenizer, which frees it.
     num_at_work = max(2, min(num_cpus() // 2, MOST_RUNS_AT_WORK))
     runs = [run for chunk in chunks for run in _cut_by_bytes(chunk, BYTES_AT_WORK // num_at_work)]
+    # A service tokenizes a few texts at a time, for which threads would cost more than the texts.
+    if len(runs) < 2:
+        return _told(runs, map(make, runs), on_progress)
     with ThreadPoolExecutor(max_workers=num_at_work) as pool:
-        made, num_rows = [], 0
-        for run, batch in zip(runs, pool.map(make, runs), strict=True):
-            made.append(batch)
-            num_rows += len(run)
-            on_progress(num_rows)
+        return _told(runs, pool.map(make, runs), on_progress)
+
+
+def _told(runs: Sequence[pa.StringArray], making: Iterable[Made], on_progress: Callable[[int], None]) -> list[Made]:
+    made, num_rows = [], 0
+    for run, batch in zip(runs, making, strict=True):
+        made.append(batch)
+        num_rows += len(run)
+        on_progress(num_rows)
     return made
 
 

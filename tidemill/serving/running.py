@@ -25,6 +25,9 @@ TOKEN = "TIDEMILL_TOKEN"
 BACKLOG = 2_048
 KEEP_ALIVE_SECONDS = 75
 """Longer than proxies keep a connection that is idle: who sends on one that the other has closed has lost a request."""
+SWITCH_SECONDS = 0.001
+"""For which a thread has Python to itself while others want it. The event loop gives it up at each answer that it
+sends, and would wait 5 ms each time for the threads that compute."""
 SAME_MOMENT_SECONDS = 0.5
 """Whoever is asked by a group of processes may be asked twice in it."""
 
@@ -125,6 +128,7 @@ class Service:
         for pipeline in self.pipelines.values():
             pipeline.follow()
         listening.listen(BACKLOG)
+        sys.setswitchinterval(SWITCH_SECONDS)
         tell({name: pipeline.facts() for name, pipeline in self.pipelines.items()})
         asyncio.run(self.server.serve(sockets=[listening]))
         deadline = time.monotonic() + self.limits.stop_seconds

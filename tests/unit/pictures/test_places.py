@@ -60,3 +60,9 @@ def test_a_long_text_is_cut_and_what_is_left_out_is_counted():
     text = "a" * LONGEST_SHOWN + "Anna"
 
     assert "… 4 more characters, with 1 entities" in marked(text, [entity(LONGEST_SHOWN + 1, LONGEST_SHOWN + 4)], {})
+
+
+def test_an_entity_without_a_place_is_not_marked_and_the_others_are():
+    without = {"entity": "LOC", "start": None, "end": None}
+
+    assert marked("Anna", [entity(0, 4), without], {}) == marked("Anna", [entity(0, 4)], {})

@@ -6,22 +6,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import _duckdb as duckdb
 import gradio as gr
 
 from tidemill.app.rows import cells
 from tidemill.app.rows.browsing import Order, Page, Start, read_page, rows_at
-from tidemill.app.rows.filters import ANY, Filter, Operator, filter_of
+from tidemill.app.rows.filters import Filter, filter_of
 from tidemill.app.rows.pages import cut, shown_page, told
-from tidemill.app.source import Source, has, shown_columns
+from tidemill.app.source import Source, shown_columns
+from tidemill.app.tabs.fields import form, marking_fields, offered_by, offers
 from tidemill.errors import ConfigError, TidemillError, counted
 from tidemill.lake import Lake
 from tidemill.lake.records.marks import Place, labels_at, set_marks
 from tidemill.lake.records.samples import num_picked, to_mark
 
-MOST_KEYS = 9
 ON_CLICK = """
 element.addEventListener('click', (event) => {
   const opened = event.target.closest('button[data-place]');
@@ -51,44 +51,10 @@ class Standing:
     in_queue: bool = False
 
 
-@dataclass(frozen=True)
-class _Offered:
-    """What the table can be asked for, and its rows be marked as, in the order of most rows."""
-
-    labels: list[str]
-    columns: list[str]
-    has_label: bool
-    has_score: bool
-
-    @staticmethod
-    def of(source: Source) -> _Offered:
-        labels = source.labels()
-        with source.open() as (_, table):
-            return _Offered(labels, [name for name, _ in table.shown], has(table, "label"), has(table, "score"))
-
-    @property
-    def options(self) -> dict[str, dict[str, Any]]:
-        """What of the tab's parts depends on it, by their names."""
-        orders = list(get_args(Order)) if self.has_score else ["by file"]
-        return {
-            "tm-label": {"choices": [ANY, *self.labels], "visible": self.has_label},
-            "tm-least": {"visible": self.has_score},
-            "tm-most": {"visible": self.has_score},
-            "tm-column": {"choices": [ANY, *self.columns]},
-            "tm-order": {"choices": orders},
-            "tm-other": {"choices": self.labels},
-            **{f"tm-mark-{number}": self._key(number) for number in range(1, MOST_KEYS + 1)},
-        }
-
-    def _key(self, number: int) -> dict[str, Any]:
-        there = self.labels[number - 1 : number]
-        return {"value": f"{number} {there[0]}" if there else "", "visible": bool(there)}
-
-
 def build(source: Source, who: str, opened: Sequence[Any]) -> None:
     """`who` marks, unless the field says another; at the events `opened`, what the table offers is read again."""
-    tab, standing, options = _Browsing(source), gr.State(Standing()), _Offered.of(source).options
-    filters = _filters(options)
+    tab, standing, options = _Browsing(source), gr.State(Standing()), offered_by(source)
+    filters = form(options)
     with gr.Row():
         show = gr.Button("Show rows", variant="primary", elem_id="tm-show")
         back = gr.Button("Previous page", elem_id="tm-back")
@@ -98,7 +64,7 @@ def build(source: Source, who: str, opened: Sequence[Any]) -> None:
         with gr.Column(scale=3, min_width=300):
             shown = gr.HTML(elem_id="tm-rows", js_on_load=ON_CLICK)
         with gr.Column(scale=2, min_width=300):
-            keys, other, marker = _marking_fields(options, who)
+            keys, other, marker = marking_fields(options, who)
             with gr.Row():
                 as_other = gr.Button("Mark as that", size="sm", elem_id="tm-mark-other")
                 take_back = gr.Button("Take the mark back", size="sm", elem_id="tm-unmark")
@@ -115,47 +81,7 @@ def build(source: Source, who: str, opened: Sequence[Any]) -> None:
     as_other.click(tab.mark, [standing, marker, other], row_out, api_visibility="private")
     take_back.click(tab.take_back, [standing, marker], row_out, api_visibility="private")
     followers = [each for each in (*filters, *keys, other) if each.elem_id in options]
-    gr.on(
-        opened, partial(_offers, source, followers), None, followers, api_visibility="private", show_progress="hidden"
-    )
-
-
-def _offers(source: Source, followers: list[Any]) -> list[Any]:
-    try:
-        options = _Offered.of(source).options
-    except TidemillError:  # Whatever is pressed then says why.
-        return [gr.skip() for _ in followers]
-    return [type(each)(**options[each.elem_id]) for each in followers]
-
-
-def _filters(options: dict[str, dict[str, Any]]) -> list[Any]:
-    """The fields of the form, as `filter_of` takes them, and the order."""
-    with gr.Row():
-        search = gr.Textbox(label="search in texts", elem_id="tm-search", scale=3)
-        label = gr.Dropdown(label="label is", value=ANY, elem_id="tm-label", scale=1, **options["tm-label"])
-        least = gr.Textbox(label="score from", elem_id="tm-least", scale=1, **options["tm-least"])
-        most = gr.Textbox(label="score to", elem_id="tm-most", scale=1, **options["tm-most"])
-    with gr.Accordion("More filters", open=False):
-        with gr.Row():
-            column = gr.Dropdown(label="column", value=ANY, elem_id="tm-column", **options["tm-column"])
-            operator = gr.Dropdown(label="compared", choices=list(get_args(Operator)), value="is")
-            value = gr.Textbox(label="with")
-        condition = gr.Textbox(label="SQL condition", placeholder="rating < 0 AND label = 'POSITIVE'")
-        order = gr.Dropdown(label="order", value="by file", elem_id="tm-order", **options["tm-order"])
-    return [search, label, least, most, column, operator, value, condition, order]
-
-
-def _marking_fields(options: dict[str, dict[str, Any]], who: str) -> tuple[list[Any], Any, Any]:
-    """A button for each key, another label than those, and who marks."""
-    names = [f"tm-mark-{number}" for number in range(1, MOST_KEYS + 1)]
-    with gr.Row():
-        keys = [gr.Button(elem_id=name, min_width=80, size="sm", **options[name]) for name in names]
-    with gr.Row():
-        other = gr.Dropdown(
-            label="another label", value=None, allow_custom_value=True, elem_id="tm-other", **options["tm-other"]
-        )
-        marker = gr.Textbox(label="marked by", value=who, elem_id="tm-who")
-    return keys, other, marker
+    gr.on(opened, partial(offers, source, followers), None, followers, api_visibility="private", show_progress="hidden")
 
 
 class _Browsing:

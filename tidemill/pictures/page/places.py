@@ -40,12 +40,13 @@ def pieces(text: str, entities: Sequence[Mapping[str, Any]]) -> list[Piece]:
 
 
 def marked(text: str, entities: Sequence[Mapping[str, Any]], colours: Mapping[str, int]) -> str:
-    """HTML of a text; what is left out at its end is counted."""
+    """HTML of a text; what is left out at its end is counted. An entity without a place in it is not marked."""
     shown = text[:LONGEST_SHOWN]
-    within = [entity for entity in entities if entity["start"] <= len(shown)]
+    placed = [entity for entity in entities if entity["start"] is not None]
+    within = [entity for entity in placed if entity["start"] <= len(shown)]
     body = "".join(_in_html(piece, colours) for piece in pieces(shown, within))
     left = len(text) - len(shown)
-    more = f' <span class="note">… {left:,} more characters, with {len(entities) - len(within):,} entities</span>'
+    more = f' <span class="note">… {left:,} more characters, with {len(placed) - len(within):,} entities</span>'
     return f'<p class="text" dir="auto">{body}{more if left else ""}</p>'
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-
-import pyarrow as pa
 
 from tidemill.errors import TidemillError
 from tidemill.inference.runner import ModelRunner
@@ -22,6 +20,8 @@ ERROR = "error"
 ROW_BYTES = 8_192
 """A row of more text counts as several where rows wait: so many rows that wait are so much memory."""
 BUSY = "As many rows wait as may (--queue). Try again in {seconds} s."
+Texts = tuple[str, str | None]
+"""What the model reads of a row; of a pair of texts, both."""
 Told = Callable[[list[int]], None]
 """Given all ids that a model has written of a row so far."""
 
@@ -53,13 +53,12 @@ class Form:
 class Call:
     """Threads settle its rows; `done` has all answers in order once the last one is there."""
 
-    def __init__(self, rows: pa.Table, form: Form, *, deadline: float, told: Told | None = None) -> None:
-        """`rows` has what a run's rows have: `row_number`, the texts and `reason`. `told` is of a call of one row."""
-        self.rows, self.form, self.deadline, self.told = rows, form, deadline, told
-        self.tokens: pa.Table | None = None
-        """What the preparer made of the rows."""
-        self.num_rows: int = rows.num_rows
-        self.row_weight: float = max(1.0, rows.nbytes / ROW_BYTES / max(1, rows.num_rows))
+    def __init__(self, texts: Sequence[Texts], form: Form, *, deadline: float, told: Told | None = None) -> None:
+        """`told` is of a call of one row."""
+        self.texts, self.form, self.deadline, self.told = texts, form, deadline, told
+        self.num_rows = len(texts)
+        self.num_bytes = sum(len(part.encode()) for row in texts for part in row if part is not None)
+        self.row_weight: float = max(1.0, self.num_bytes / ROW_BYTES / max(1, self.num_rows))
         self.arrived = time.monotonic()
         self.done: Future[list[Record]] = Future()
         self._answers: list[Record | None] = [None] * self.num_rows

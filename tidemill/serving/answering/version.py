@@ -23,7 +23,7 @@ from tidemill.inference.opening import load_preparer, load_runner, varied_runner
 from tidemill.models.tasks import find_task, task_options
 from tidemill.planning.version_tables import Version
 from tidemill.planning.versions import VersionSpec
-from tidemill.serving.answering.calls import Form
+from tidemill.serving.answering.calls import Form, Texts
 
 MOST_FORMS = 32
 """Options of calls that are kept opened, those that were asked for last."""
@@ -108,25 +108,18 @@ class ServedVersion:
         options = task_options(self.spec.task, {**(self.spec.options or {}), **parameters})
         return replace(self.spec, options=options.model_dump(mode="json", exclude_defaults=True) or None)
 
-    def rows(self, inputs: Sequence[Any], reading: Reading | None = None) -> pa.Table:
-        """The table of rows that the version reads, of a client's inputs: a text each, or an object of columns; with
-        `reading`, a prompt or a list of messages each.
+    def texts(self, inputs: Sequence[Any], reading: Reading | None = None) -> list[Texts]:
+        """What the version reads of a client's inputs: a text each, or an object of columns; with `reading`, a prompt
+        or a list of messages each.
 
         Raises:
             InputError: an input is of another shape; the message names its place.
         """
-        texts = [
-            self._texts(value, place) if reading is None else (_parts([value]), None)
-            for place, value in enumerate(inputs)
-        ]
-        columns = {"row_number": pa.array(range(len(inputs)), pa.int64())}
-        columns["text"] = pa.array([text for text, _ in texts], pa.string())
-        if self.spec.text_pair is not None:
-            columns["text_pair"] = pa.array([pair for _, pair in texts], pa.string())
-        columns["reason"] = pa.nulls(len(inputs), pa.string())
-        return pa.table(columns)
+        if reading is not None:
+            return [(_parts([value]), None) for value in inputs]
+        return [self._texts(value, place) for place, value in enumerate(inputs)]
 
-    def _texts(self, value: Any, place: int) -> tuple[str, str | None]:
+    def _texts(self, value: Any, place: int) -> Texts:
         pair, columns = self.spec.text_pair, self.spec.text
         if isinstance(value, str) and pair is None and (len(columns) == 1 or not self._as_parts):
             return (_parts([value]) if self._as_parts else value), None
@@ -162,6 +155,16 @@ class ServedVersion:
 
 def _key(parameters: Mapping[str, Any], reading: Reading | None) -> str:
     return f"{reading} {json.dumps(parameters, sort_keys=True)}"
+
+
+def rows_of(texts: Sequence[Texts]) -> pa.Table:
+    """The table that a run would read of these."""
+    firsts, seconds = zip(*texts, strict=True)
+    columns = {"row_number": pa.array(range(len(texts)), pa.int64()), "text": pa.array(firsts, pa.string())}
+    if seconds[0] is not None:
+        columns["text_pair"] = pa.array(seconds, pa.string())
+    columns["reason"] = pa.nulls(len(texts), pa.string())
+    return pa.table(columns)
 
 
 def sizes_of(form: Form, tokens: pa.Table) -> tuple[list[int], list[int]]:

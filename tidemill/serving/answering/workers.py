@@ -20,9 +20,9 @@ from tidemill.inference.work import Predictions, Stats
 from tidemill.running.stages.reasons import with_texts
 from tidemill.serving.answering.calls import Busy, Call, Closing, Form, Record
 from tidemill.serving.answering.limits import Limits
-from tidemill.serving.answering.line import Line, Waiting
+from tidemill.serving.answering.line import Line, Prepared, Waiting
 from tidemill.serving.answering.records import records_of
-from tidemill.serving.answering.version import ServedVersion, sizes_of
+from tidemill.serving.answering.version import ServedVersion, rows_of, sizes_of
 
 TOGETHER_BYTES = 2**20
 """Of texts that are tokenized together, so that a long call does not keep the next one waiting for long."""
@@ -30,8 +30,9 @@ MOST_CALLS_WRITTEN = 32
 """Calls whose answers a model writes side by side."""
 MOST_SECONDS = 600
 """After which a client that is refused may come again, at most."""
-WORTHWHILE_TOKENS = 256
-"""Of a batch on a CPU: with as many, what a batch takes beside its tokens is little."""
+BATCH_COST_TOKENS = 40
+"""What a batch on a CPU costs beside its tokens: as much as so many more. Measured with small encoders, where it is
+largest."""
 STUCK_SECONDS = 60.0
 """So long nothing may move while rows wait, before the service says that it is not ready."""
 
@@ -57,9 +58,7 @@ class Workers:
         self.version, self._limits, self._watcher, self._known = version, limits, watcher, known
         self._changed = threading.Condition()
         self._arrived: deque[Call] = deque()
-        self._line = Line(
-            partial(getattr, version.runner, "token_budget"), worthwhile=_worthwhile_tokens(version.runner)
-        )
+        self._line = Line(partial(getattr, version.runner, "token_budget"), batch_cost=_batch_cost(version.runner))
         self._num_tokenizing = self._num_computing = 0
         self._is_closing = False
         self._moved = time.monotonic()
@@ -168,7 +167,7 @@ class Workers:
             num_bytes = 0
             while self._arrived and num_bytes < TOGETHER_BYTES:
                 calls.append(self._arrived.popleft())
-                num_bytes += calls[-1].rows.nbytes
+                num_bytes += calls[-1].num_bytes
             self._num_tokenizing = len(calls)
         return calls
 
@@ -270,10 +269,10 @@ class Workers:
         self._rate = rate if not self._rate else 0.8 * self._rate + 0.2 * rate
 
 
-def _worthwhile_tokens(runner: ModelRunner) -> float:
-    """A CPU takes as long for a token of a small batch as of a large one; a GPU is idle in a small one."""
+def _batch_cost(runner: ModelRunner) -> float:
+    """In tokens. A CPU takes as long for a token of a small batch as of a large one; a GPU is idle in a small one."""
     engine = runner.engine
-    return WORTHWHILE_TOKENS if engine.pads and str(engine.facts()["device"]) == "cpu" else math.inf
+    return BATCH_COST_TOKENS if engine.pads and str(engine.facts()["device"]) == "cpu" else math.inf
 
 
 class _Watch:
@@ -294,28 +293,27 @@ class _Watch:
 
 
 def _prepared(form: Form, calls: list[Call]) -> list[Waiting]:
-    """The calls' rows, which wait for the model from now on; each call keeps what was made of its own."""
-    rows = pa.concat_tables([call.rows for call in calls]).combine_chunks()
-    tokens = form.preparer.prepare(rows).combine_chunks()
-    num_items, widths = sizes_of(form, tokens)
-    now, found, start = time.monotonic(), [], 0
-    for call in calls:
-        call.tokens = tokens.slice(start, call.num_rows)
-        sizes = zip(num_items[start : start + call.num_rows], widths[start : start + call.num_rows], strict=True)
-        found += [Waiting(call, row, count, width, now) for row, (count, width) in enumerate(sizes)]
-        start += call.num_rows
-    return found
+    """The calls' rows, which wait for the model from now on."""
+    rows = rows_of([texts for call in calls for texts in call.texts])
+    together = Prepared(rows, form.preparer.prepare(rows).combine_chunks())
+    of_calls = ((call, row) for call in calls for row in range(call.num_rows))
+    now, sizes = time.monotonic(), zip(*sizes_of(form, together.tokens), strict=True)
+    return [
+        Waiting(call, row, num_items, width, now, together, place)
+        for place, ((call, row), (num_items, width)) in enumerate(zip(of_calls, sizes, strict=True))
+    ]
 
 
 def _table_of(batch: list[Waiting]) -> tuple[Form, pa.Table, pa.Table]:
-    """The rows of a batch and what was made of them, those of each call together, in the batch's order within it."""
-    batch.sort(key=lambda row: id(row.call))
+    """The rows of a batch and what was made of them, in the batch's order, which puts beside each other what was
+    prepared together."""
+    batch.sort(key=lambda row: id(row.prepared))
     rows, tokens = [], []
-    for call, of_call in groupby(batch, key=lambda row: row.call):
-        places = pa.array([row.row for row in of_call])
-        assert call.tokens is not None, "what waits for the model is tokenized"
-        rows.append(call.rows.take(places))
-        tokens.append(call.tokens.take(places))
+    for prepared, of_it in groupby(batch, key=lambda row: row.prepared):
+        assert prepared is not None, "what waits for the model is tokenized"
+        places = pa.array([row.place for row in of_it])
+        rows.append(prepared.rows.take(places))
+        tokens.append(prepared.tokens.take(places))
     return batch[0].call.form, pa.concat_tables(rows).combine_chunks(), pa.concat_tables(tokens).combine_chunks()
 
 

@@ -107,8 +107,8 @@ class ServedPipeline:
         """
         while True:
             now = self._now
-            rows, form = now.version.rows(inputs, reading), now.version.form(parameters, reading)
-            call = Call(rows, form, deadline=deadline, told=told)
+            texts, form = now.version.texts(inputs, reading), now.version.form(parameters, reading)
+            call = Call(texts, form, deadline=deadline, told=told)
             try:
                 now.workers.put(call)
             except Closing:
