@@ -250,7 +250,7 @@ def _out_of_memory(*args: object, **kwargs: object) -> None:
 class OnlyEven:
     """A grammar of even tokens, three of them."""
 
-    def matcher(self, tokenizer: Path, *, end_ids: object, num_logits: int) -> OnlyEven:
+    def matcher(self, tokenizer: Path, *, end_ids: object, num_logits: int, trust_remote_code: bool) -> OnlyEven:
         assert num_logits == VOCABULARY
         return self
 
