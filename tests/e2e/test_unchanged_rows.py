@@ -29,9 +29,9 @@ from tidemill.planning.backfill_plan import Selection, plan_backfill, request_ba
 from tidemill.planning.plan import make_plan
 from tidemill.progress import Quiet
 from tidemill.results.migration.layouts import migrate
-from tidemill.running import workspace
 from tidemill.running.backfill_run import BackfillRun
 from tidemill.running.stage_run import StageRun
+from tidemill.running.stages import workspace
 from tidemill.upkeep.forget import forget
 
 NUM_ROWS = 40
