@@ -369,8 +369,9 @@ def test_a_tokenizer_without_a_chat_template_takes_strings_alone(tmp_path):
     assert ids_of(tmp_path, COLUMN, ["a film"]) == theirs(["a film"])["input_ids"]
     with pytest.raises(ModelError, match=r"need a chat template, and the tokenizer in .* has none"):
         PromptTokenizer.load(tmp_path, prompt=Prompt(columns=("text",), system_prompt="x"))
-    with pytest.raises(ModelError, match=r"need a chat template"):
-        prepared(tmp_path, COLUMN, [[user("x")]])
+    sound, chat = prepared(tmp_path, COLUMN, ["a film"], [[user("x")]])
+    assert sound["reason"] is None
+    assert "need a chat template" in chat["reason"]
 
 
 def test_thinking_is_told_to_the_template(chatml):
