@@ -221,12 +221,13 @@ def test_whatever_goes_wrong_when_it_is_compiled_or_first_computes_torch_takes_o
 def test_a_shape_whose_own_graph_does_not_compile_costs_no_row(folder, token_ids, by_torch, monkeypatch):
     monkeypatch.setattr(openvino_engine, "OFTEN", 2)
     runner = load(folder, engine="openvino")
+    compiled = dict(runner.engine._graphs)  # What was held against torch is kept.
     monkeypatch.setattr(runner.engine, "_compile", raises)
 
     for _ in range(2):
         assert_same(runner.predict(prepared_rows(token_ids)), by_torch, atol=1e-5)
 
-    assert runner.engine._graphs == {}
+    assert runner.engine._graphs.keys() == compiled.keys()
 
 
 @pytest.mark.parametrize(("asked", "way_out"), [({"engine": "openvino"}, "torch"), ({"dtype": "int8"}, "auto")])
