@@ -39,9 +39,12 @@ hypothesis.settings.register_profile("patient", deadline=None, suppress_health_c
 hypothesis.settings.load_profile("patient")
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _modules_are_no_garbage() -> None:
-    """A million objects of imported modules take half a second to look through, and each model opened has it done."""
+    """A million objects of imported modules take half a second to look through, and each model opened has it done.
+
+    Once: what is frozen later may be a model of a file of tests, and is never given back.
+    """
     gc.collect()
     gc.freeze()
 

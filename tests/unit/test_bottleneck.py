@@ -55,7 +55,7 @@ def test_the_bare_engine_is_given_rows_that_may_share_a_batch(company, num_batch
     runner: Any = SimpleNamespace(engine=engine, token_budget=64)
 
     rows = prepared_rows(pa.array([[5, 6], [7, 8], [5, 6, 7]], pa.list_(pa.int32())))
-    bottleneck._bare_loop(runner, rows, Inference())
+    bottleneck._bare_loop(runner, [rows], Inference())
 
     assert engine.num_batches == num_batches
 
