@@ -37,6 +37,7 @@ class Blob:
         return f'"{self.lfs["sha256"] if self.lfs else self.oid}"'
 
     def pieces(self, start: int, end: int) -> Iterator[bytes]:
+        end = min(end, self.size)
         if isinstance(self.content, bytes):
             for at in range(start, end, PIECE_BYTES):
                 yield self.content[at : min(at + PIECE_BYTES, end)]
@@ -275,6 +276,8 @@ def _num_parameters(commit: Commit) -> dict[str, int]:
     for path, blob in commit.files.items():
         if "/" not in path and path.endswith(".safetensors"):
             size = int.from_bytes(b"".join(blob.pieces(0, 8)), "little")
+            if 8 + size > blob.size:  # Some tests' weights are a few bytes of nothing.
+                continue
             header = json.loads(b"".join(blob.pieces(8, 8 + size)))
             for name, tensor in header.items():
                 if name != "__metadata__":
