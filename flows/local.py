@@ -142,11 +142,13 @@ def _quiet_console() -> Iterator[None]:
     ]
     for console in consoles:
         console.addFilter(from_elsewhere)
-    # Where it is true, Prefect writes to stderr itself what it could not send to its server.
+    # Where it is true, Prefect writes to stderr itself what it could not send to its server, and its threads that are
+    # left behind go on sending.
     raise_exceptions, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         yield
     finally:
-        logging.raiseExceptions = raise_exceptions
+        if not LEFT_BEHIND.is_set():
+            logging.raiseExceptions = raise_exceptions
         for console in consoles:
             console.removeFilter(from_elsewhere)

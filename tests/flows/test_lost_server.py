@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from tests.pipelines import reviews, write_parquet
 from tests.processes import PATIENCE_SECONDS, wait_until
 from tidemill import retry
 from tidemill.errors import ConfigError
-from tidemill.flows import client
+from tidemill.flows import client, local
 from tidemill.flows.client import check_configured, check_server, reaching
 from tidemill.flows.local import CONFIGURED
 from tidemill.flows.server import temporary_server
@@ -167,6 +168,22 @@ def test_a_run_whose_server_goes_away_does_without_it_and_says_so_once(tmp_path,
         assert status["runs"][0]["state"] == "stopped"
     else:
         assert (run.returncode, status["shards"]["done"], status["runs"][0]["state"]) == (0, NUM_FILES, "done")
+
+
+@pytest.mark.parametrize("is_left", [False, True])
+def test_threads_that_are_left_behind_do_not_say_what_they_could_not_send(is_left, monkeypatch, capsys):
+    left_behind = threading.Event()
+    monkeypatch.setattr(local, "LEFT_BEHIND", left_behind)
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    record = logging.LogRecord("prefect.flow_runs", logging.INFO, "", 0, "a line", None, None)
+    with local.quietly("http://127.0.0.1:1/api"):
+        if is_left:
+            left_behind.set()
+    try:
+        raise OSError("the server is gone")
+    except OSError:
+        logging.Handler().handleError(record)
+    assert ("a line" in capsys.readouterr().err) is not is_left
 
 
 def test_a_second_ctrl_c_ends_a_command_at_once(tmp_path):
