@@ -40,10 +40,6 @@ class Origin:
             return f"has the licence {self.licence}, which forbids handing on what was made of it"
         return None
 
-    @property
-    def licence_shown(self) -> str:
-        return self.licence or "not said"
-
 
 def dataset_origin(facts: Mapping[str, Any], revision: str) -> Origin:
     """Of what the lake recorded of a pipeline's dataset, at the revision that its table is of."""

@@ -11,6 +11,9 @@ from tidemill.errors import counted
 from tidemill.publishing.columns import Column
 from tidemill.publishing.licences import Origin
 
+DEFAULT = "default"
+"""The config of a dataset that names none, as on the Hub."""
+
 PLACES = {"dataset": "datasets/", "model": ""}
 
 
@@ -115,7 +118,7 @@ def card_part(parts: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _section(name: str, facts: Mapping[str, Any]) -> str:
     config, _, split = name.partition("/")
-    title = f"## Split {split}" if config == "default" else f"## Config {config}, split {split}"
+    title = f"## Split {split}" if config == DEFAULT else f"## Config {config}, split {split}"
     quarantined = facts["rows_quarantined"]
     left_out = f" {counted(quarantined, 'row')} of the source could not be processed." if quarantined else ""
     asked = ["What was asked of its table:", "", "```sql", facts["query"], "```", ""] if facts["query"] else []

@@ -21,7 +21,7 @@ SENT = (
     *("LICENSE*", "NOTICE*", "*.bpe", "*.tiktoken"),
 )
 """Of a model's folder. Pickles, optimizers' states and code are left out."""
-STATE_OF_TRAINING = ("trainer_state.json", "checkpoint-*", "optimizer*", "runs", "logs")
+STATE_OF_TRAINING = ("trainer_state.json", "training.json", "checkpoint-*", "optimizer*", "runs", "logs")
 PART = "model"
 
 

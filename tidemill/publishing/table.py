@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,14 @@ from tidemill.lake.pipelines import load_dataset, load_kept, load_results, load_
 from tidemill.publishing.columns import Column, allowed, query_columns, table_columns
 from tidemill.publishing.files import DataFile, file_of_query, files_of_shards, table_text, write_parquet
 from tidemill.publishing.licences import Origin, dataset_origin, model_origin
-from tidemill.publishing.lineage import card_part, facts_of
+from tidemill.publishing.lineage import DEFAULT, card_part, facts_of
 from tidemill.publishing.proposal import Proposal, make_shipment, visibility
-from tidemill.publishing.queries import judged
+from tidemill.publishing.queries import judged, of_query
 from tidemill.publishing.repositories.card import edited
 from tidemill.publishing.repositories.manifest import CARD, Manifest, Part, PublishedFile, read_manifest
 from tidemill.publishing.repositories.writing import Content, FileId, Head, Repository
 from tidemill.results.promotion import PROMOTED, existing_state, find_standing
 
-DEFAULT = "default"
 _NAME = re.compile(r"\w+")
 MOST_ATTEMPTS = 5
 
@@ -181,15 +181,17 @@ def _rows(
         files = files_of_shards(shards, done, columns, standing.version, prefix)
         texts = {file.path: table_text(pipeline.name, columns, file.shards) for file in files}
     else:
-        query = judged(cursor, asked.query)
-        found = query_columns(query.columns, query.types, standing.columns)
-        columns = allowed(found, source, with_text=asked.with_text)
-        text = f"SELECT {_named(columns)} FROM ({query.text()})"
-        files = [file_of_query(cursor, text, [column.name for column in columns], prefix)]
+        with of_query():
+            query = judged(cursor, asked.query)
+            found = query_columns(query.columns, query.types, standing.columns)
+            columns = allowed(found, source, with_text=asked.with_text)
+            text = f"SELECT {_named(columns)} FROM ({query.text()})"
+            files = [file_of_query(cursor, text, [column.name for column in columns], prefix)]
         texts = {files[0].path: text}
     if not sum(file.num_rows for file in files):
         raise InputError(f"{pipeline.name} has no rows to publish.")
-    return _written(cursor, columns, files, texts, published, head, folder)
+    with of_query() if asked.query is not None else nullcontext():
+        return _written(cursor, columns, files, texts, published, head, folder)
 
 
 def _named(columns: Sequence[Column]) -> str:

@@ -28,14 +28,6 @@ class Shipment:
     def is_empty(self) -> bool:
         return not (self.additions or self.deletions)
 
-    @property
-    def num_bytes(self) -> int:
-        sizes = (
-            len(content) if isinstance(content, bytes) else content.stat().st_size
-            for content in self.additions.values()
-        )
-        return sum(sizes)
-
 
 def send(
     repository: Repository,

@@ -14,7 +14,7 @@ from hashlib import sha1, sha256
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-from tidemill.errors import ConfigError, InputError, SourceUnavailable, TidemillError
+from tidemill.errors import ConfigError, InputError, SourceUnavailable, TidemillError, first_line
 from tidemill.retry import logger
 from tidemill.sources.hub.asking import (
     ASKED_TO_WAIT,
@@ -23,7 +23,6 @@ from tidemill.sources.hub.asking import (
     bound_answers,
     chain,
     is_offline,
-    line_of,
     no_bars,
 )
 
@@ -212,7 +211,7 @@ class Repository:
                 case errors.HfHubHTTPError():
                     return self._http_meaning(e)
                 case httpx.TransportError() | ConnectionError() | TimeoutError():
-                    return SourceUnavailable(f"The Hub cannot be reached: {line_of(e)}")
+                    return SourceUnavailable(f"The Hub cannot be reached: {first_line(e)}.")
         return None
 
     def _http_meaning(self, error: Any) -> TidemillError:
@@ -227,11 +226,12 @@ class Repository:
             return ConfigError(f"The Hub does not accept the token. {WRITE_TOKEN}")
         if status == 403:
             return ConfigError(
-                f"The token may not write to {what}: {line_of(error)} Give --to a repository of your own. {WRITE_TOKEN}"
+                f"The token may not write to {what}: {first_line(error)}. Give --to a repository of your own. "
+                f"{WRITE_TOKEN}"
             )
         if status == 404:
             return ConfigError(f"{what} is not there, or not for this token. Check --to. {WRITE_TOKEN}")
-        return InputError(f"{what} was not written: the Hub answered {status}: {line_of(error)}")
+        return InputError(f"{what} was not written: the Hub answered {status}: {first_line(error)}.")
 
 
 def _left_by_ctrl_c(call: Callable[[], T]) -> T:
