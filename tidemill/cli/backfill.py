@@ -70,6 +70,8 @@ def backfill(
     if model_path:
         overrides = [*(overrides or ()), *_of_folder(model_path)]
     loaded = load(pipeline, overrides)
+    if model_path:  # What the pipeline's own model lies in is no folder of this one.
+        loaded = loaded.model_copy(update={"model": loaded.model.model_copy(update={"subfolder": None})})
     if model_revision:
         _refuse_revision_of_folder(loaded, model_revision)
     if max_cost is not None and loaded.cost.per_hour is None:

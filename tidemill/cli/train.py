@@ -12,7 +12,10 @@ from tidemill.cli.common import AsJson, Overrides, command, print_facts
 from tidemill.cli.help import VERSIONS, pipeline_files
 from tidemill.errors import counted
 
-MEASURES = ("accuracy", "f1", "token_accuracy", "mean_absolute_error", "loss", "perplexity", "spearman", "mean_rank")
+MEASURES = (
+    *("accuracy", "f1", "token_accuracy", "mean_absolute_error", "loss", "perplexity", "spearman"),
+    "mean_reciprocal_rank",
+)
 """Those that have a line, in order."""
 MOST_ROWS = 12
 
@@ -59,10 +62,10 @@ def show_training(report: dict[str, Any]) -> str:
     lines += _confusion(report["metrics"].get("confusion", []))
     lines += _slices(report["metrics"].get("slices", []))
     if report["temperature"] is not None:
-        lines.append(
-            f"Temperature {report['temperature']:.3f}, which is divided into the last layer: calibration error "
-            f"{report['calibration_error_before']:.4f} before, {report['metrics']['calibration_error']:.4f} after."
-        )
+        told = f"Temperature {report['temperature']:.3f}, which is divided into the last layer"
+        if (before := report["calibration_error_before"]) is not None:
+            told += f": calibration error {before:.4f} before, {report['metrics']['calibration_error']:.4f} after"
+        lines.append(f"{told}.")
     cost = f", cost {report['cost']:.4f} {report['currency']}" if report["cost"] is not None else ""
     lines.append(f"Took {report['seconds']:.1f} s{cost}.")
     lines.append(f"Beside a table's promoted version: tidemill backfill PIPELINE.toml --model-path {report['folder']}")

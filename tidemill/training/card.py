@@ -65,7 +65,9 @@ def _named(values: list[Any]) -> list[Any]:
 def _name(path: Any) -> str:
     """An address or a Hub id as it is; of a path of this machine, its last parts."""
     text = str(path)
-    return "/".join(Path(text).parts[-2:]) if text.startswith("/") else text
+    kind = "sqlite:" if text.startswith("sqlite:/") else ""
+    place = text.removeprefix(kind)
+    return kind + "/".join(Path(place).parts[-2:]) if place.startswith("/") else text
 
 
 def _measures(report: dict[str, Any]) -> Iterator[str]:
@@ -120,7 +122,7 @@ def _portable(declared: dict[str, Any]) -> dict[str, Any]:
 def _portable_value(value: Any) -> Any:
     if isinstance(value, list):
         return [_portable_value(part) for part in value]
-    return _name(value) if isinstance(value, str) and value.startswith("/") else value
+    return _name(value) if isinstance(value, str) else value
 
 
 def _toml(declared: dict[str, Any]) -> Iterator[str]:

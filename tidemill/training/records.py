@@ -12,7 +12,7 @@ from tidemill.checkpoints.files import files_read
 from tidemill.checkpoints.learned import keep_learned
 from tidemill.encoding.text_hashes import row_hashes
 from tidemill.lake import Lake, ensure_system_tables
-from tidemill.lake.records.trainings import record_trainings
+from tidemill.lake.records.trainings import record_trainings, training_of
 from tidemill.sources.hashes import hash_folder
 from tidemill.training.examples.rows import Lesson
 from tidemill.training.given.file import TrainingFile
@@ -75,3 +75,13 @@ def remember(file: TrainingFile, report: dict[str, Any], model: str) -> None:
     ]
     with Lake(file.lake) as lake:
         record_trainings(lake, rows)
+
+
+def remember_once(file: TrainingFile, report: dict[str, Any], folder: Path) -> None:
+    """Of a training whose folder is there, and whose row may not be: it was killed, or its lake was not to be had."""
+    model = identity_of(folder)
+    with Lake(file.lake) as lake:
+        ensure_system_tables(lake)
+        is_known = training_of(lake.cursor(), model) is not None
+    if not is_known:
+        remember(file, report, model)

@@ -62,7 +62,7 @@ def retrain(pipeline: Pipeline, *, why: str = "retrain", tell: Callable[[str], N
         train(file, folder, drop_duplicates=True, tell=tell)
     if folder is None or not folder.is_dir():
         return Retrained("too few marks", new_marks)
-    model = pipeline.model.model_copy(update={"path": str(folder), "revision": "main"})
+    model = pipeline.model.model_copy(update={"path": str(folder), "revision": "main", "subfolder": None})
     beside = pipeline.model_copy(update={"model": model})
     version = _computed(beside, is_due=is_due, why=why, tell=tell)
     if version is None:

@@ -17,6 +17,7 @@ from typing import Any
 from tidemill.checkpoints.loading import silence
 from tidemill.errors import ConfigError, counted
 from tidemill.fingerprints import fingerprint
+from tidemill.masking import shown_catalog
 from tidemill.places import usable
 from tidemill.training.examples.lesson import make_lesson
 from tidemill.training.examples.reading import Examples, read_examples
@@ -47,12 +48,14 @@ def train(
         PlaceUnusable: no space, or no right to write.
     """
     from tidemill.training.loop.space import writing_weights
-    from tidemill.training.records import refuse_lake
+    from tidemill.training.records import refuse_lake, remember_once
 
     refuse_missing_packages(file)
+    started_at = datetime.now(UTC)  # Before the rows are read: marks that are made later are the next training's.
     base, examples = find_base(file), read_examples(file)
     identity = _identity(file, base, examples, drop_duplicates=drop_duplicates)
     if (done := _done_before(folder, identity)) is not None:
+        remember_once(file, done, folder)
         return done
     refuse_lake(file)
     with (
@@ -63,7 +66,12 @@ def train(
         _work_folder(folder, identity, restart=restart) as work,
     ):
         warnings.simplefilter("ignore")  # Libraries warn those who call them, which a user does not.
-        return _trained(file, base, examples, folder, work, identity, drop_duplicates=drop_duplicates, tell=tell)
+        return _trained(
+            *(file, base, examples, folder, work, identity),
+            started_at=started_at,
+            drop_duplicates=drop_duplicates,
+            tell=tell,
+        )
 
 
 def folder_of(file: TrainingFile, parent: Path) -> Path:
@@ -92,6 +100,7 @@ def _trained(
     work: Path,
     identity: str,
     *,
+    started_at: datetime,
     drop_duplicates: bool,
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -100,7 +109,7 @@ def _trained(
     from tidemill.training.records import identity_of, keep_texts, remember
     from tidemill.training.tasks.choosing import open_learner
 
-    started_at, started = datetime.now(UTC), time.monotonic()
+    started = time.monotonic()
     lesson, rows = make_lesson(file, base, examples, work, drop_duplicates=drop_duplicates, tell=tell)
     learner = open_learner(lesson)
     for line in _told_before(file, base, rows, learner.notes):
@@ -144,18 +153,26 @@ def _trained(
         "seconds": seconds,
         "cost": None if file.cost.per_hour is None else seconds / 3600 * file.cost.per_hour,
         "currency": file.cost.currency if file.cost.per_hour is not None else None,
-        "declared": file.model_dump(mode="json", exclude_defaults=True, exclude={"lake"}),
+        "declared": _declared(file),
     }
     unpublished = work / "model"
     shutil.rmtree(unpublished, ignore_errors=True)
     learner.write(unpublished)
     write_card(unpublished, report)
     (unpublished / REPORT).write_text(json.dumps(report, indent=2, default=str), encoding="utf-8")
+    model = identity_of(unpublished)
+    keep_texts(model, lesson)  # Before the folder is there: a training that is done is not looked at again.
     unpublished.rename(folder)
-    model = identity_of(folder)
-    keep_texts(model, lesson)
     remember(file, report, model)
     return report
+
+
+def _declared(file: TrainingFile) -> dict[str, Any]:
+    """The file as it may be shown: its lakes without their passwords."""
+    declared = file.model_dump(mode="json", exclude_defaults=True, exclude={"lake"})
+    if file.data.lakes:
+        declared["data"]["lakes"] = list(map(shown_catalog, file.data.lakes))
+    return declared
 
 
 def _run_trials(file: TrainingFile, learner: Any, work: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -163,12 +180,13 @@ def _run_trials(file: TrainingFile, learner: Any, work: Path, tell: Callable[[st
 
     grid = {name: values for name, values in file.grid.model_dump().items() if values}
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    trials = []
+    trials, spent_seconds = [], 0.0
     for number, trial in enumerate(combinations):
         settings = Settings.of(file.method, file.seed, trial)
         if len(combinations) > 1:
             tell(f"trial {number + 1} of {len(combinations)}: {_listed(trial)}")
-        told = _fit(file, learner, settings, work / f"trial-{number}", tell)
+        told = _fit(file, learner, settings, work / f"trial-{number}", tell, spent_seconds=spent_seconds)
+        spent_seconds += told.seconds
         scores = [found[learner.best_by] for found in told.history if learner.best_by in found]
         trials.append(
             {
@@ -182,12 +200,20 @@ def _run_trials(file: TrainingFile, learner: Any, work: Path, tell: Callable[[st
     return trials
 
 
-def _fit(file: TrainingFile, learner: Any, settings: Any, folder: Path, tell: Callable[[str], None]) -> Any:
+def _fit(
+    file: TrainingFile,
+    learner: Any,
+    settings: Any,
+    folder: Path,
+    tell: Callable[[str], None],
+    *,
+    spent_seconds: float = 0.0,
+) -> Any:
     from tidemill.training.loop.fitting import fit
 
     folder.mkdir(parents=True, exist_ok=True)
     learner.begin(file.seed)
-    return fit(learner, settings, folder, seed=file.seed, cost=file.cost, tell=tell)
+    return fit(learner, settings, folder, seed=file.seed, cost=file.cost, tell=tell, spent_seconds=spent_seconds)
 
 
 def _best_of(trials: list[dict[str, Any]], learner: Any) -> dict[str, Any]:

@@ -65,6 +65,19 @@ def kind_of(type_: pa.DataType) -> Kind:
     raise ConfigError(f"data.label has type {type_}. Give a column of labels, of lists of labels, or of numbers.")
 
 
+def settled_kind(type_: pa.DataType, declared: Kind | Literal["auto"]) -> Kind:
+    """
+    Raises:
+        ConfigError: the column's type does not fit what is declared.
+    """
+    found = kind_of(type_)
+    is_number = found == "regression" or pa.types.is_integer(type_)
+    fits = {"single_label": found != "multi_label", "multi_label": found == "multi_label", "regression": is_number}
+    if declared != "auto" and not fits[declared]:
+        raise ConfigError(f'kind = "{declared}" does not fit data.label, whose type is {type_}. Set kind = "{found}".')
+    return found if declared == "auto" else declared
+
+
 def cleaned(values: Sequence[Any], kind: Kind, called: Mapping[str, str]) -> list[Any]:
     """Labels by their names, null where a row has none; numbers that are not finite are none."""
     if kind == "regression":

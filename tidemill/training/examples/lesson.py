@@ -30,7 +30,8 @@ def make_lesson(
     """
     table, num_null = _without_nulls(file, examples.table)
     texts = _texts(file, table)
-    apart = _split(file, table, texts, drop_duplicates=drop_duplicates)
+    known = _known(file, table, texts)
+    apart = _split(file, table, known, drop_duplicates=drop_duplicates)
     _refuse_few(apart, examples, num_null)
     train, held_out = (_rows(file, table, texts, indices) for indices in (apart.train, apart.held_out))
     kind = table.schema.field(file.data.label).type if file.data.label else pa.null()
@@ -41,8 +42,8 @@ def make_lesson(
         "null": num_null,
         "unreadable": examples.num_unreadable,
         "duplicates_dropped": apart.num_dropped,
-        "duplicates": num_duplicates(_plain(texts)),
-        "contradictions": _contradictions(file, table, texts),
+        "duplicates": num_duplicates(known),
+        "contradictions": _contradictions(file, table, known),
         "labels": _by_label(train.labels, held_out.labels),
         "characters": _quantiles([len(text) for text in _plain(texts)]),
     }
@@ -55,13 +56,25 @@ def _without_nulls(file: TrainingFile, table: pa.Table) -> tuple[pa.Table, int]:
     needed = [*data.text, *data.text_pair, *filter(None, (data.label, data.negative))]
     for name in needed:
         column_of(table, name, "data.label" if name == data.label else "data.text")
+    num_rows = table.num_rows
+    if data.label and pa.types.is_floating(table.schema.field(data.label).type):
+        table = _finite(table, data.label)
     sound = table.drop_null() if set(needed) == set(table.column_names) else _dropped(table, needed)
     if not sound.num_rows:
         raise ConfigError(
             f"All {counted(table.num_rows, 'row')} have a null in {', '.join(needed)}. Give rows that have a text and "
             "a label: check data.text and data.label."
         )
-    return sound, table.num_rows - sound.num_rows
+    return sound, num_rows - sound.num_rows
+
+
+def _finite(table: pa.Table, name: str) -> pa.Table:
+    """Null where a number is none that can be learned."""
+    import pyarrow.compute as pc
+
+    values = table[name]
+    finite = pc.if_else(pc.is_finite(values), values, pa.scalar(None, values.type))
+    return table.set_column(table.schema.get_field_index(name), name, finite)
 
 
 def _dropped(table: pa.Table, needed: Sequence[str]) -> pa.Table:
@@ -84,11 +97,17 @@ def _plain(texts: Sequence[Any]) -> list[str]:
     return [text if isinstance(text, str) else " ".join(text) for text in texts]
 
 
-def _split(file: TrainingFile, table: pa.Table, texts: list[Any], *, drop_duplicates: bool) -> Split:
-    data, known = file.data, _plain(texts)
-    if data.text_pair:
-        pairs = texts_of(table, data.text_pair, data.text_separator)
-        known = [f"{text}\0{pair}" for text, pair in zip(known, pairs, strict=True)]
+def _known(file: TrainingFile, table: pa.Table, texts: Sequence[Any]) -> list[str]:
+    """By what rows are the same: their text, or both of a pair."""
+    known, data = _plain(texts), file.data
+    if not data.text_pair:
+        return known
+    pairs = texts_of(table, data.text_pair, data.text_separator)
+    return [f"{text}\0{pair}" for text, pair in zip(known, pairs, strict=True)]
+
+
+def _split(file: TrainingFile, table: pa.Table, known: list[str], *, drop_duplicates: bool) -> Split:
+    data = file.data
     return split(
         known,
         data.held_out if isinstance(data.held_out, float) else column_of(table, data.held_out, "data.held_out"),
@@ -121,12 +140,12 @@ def _rows(file: TrainingFile, table: pa.Table, texts: list[Any], indices: list[i
     )
 
 
-def _contradictions(file: TrainingFile, table: pa.Table, texts: Sequence[Any]) -> dict[str, Any]:
+def _contradictions(file: TrainingFile, table: pa.Table, known: Sequence[str]) -> dict[str, Any]:
     """How many texts have two labels, and which rows those of the first ones are."""
     if not file.data.label or file.task in ("sentence-similarity", "text-generation"):
         return {"texts": 0, "rows": []}
     labels = column_of(table, file.data.label, "data.label")
-    found = contradictions(_plain(texts), labels)
+    found = contradictions(known, labels)
     keys = [source for source, _ in file.data.kept[: len(file.data.key)]]
     return {"texts": len(found), "rows": [[_row(table, keys, i, labels) for i in pair] for pair in found[:3]]}
 

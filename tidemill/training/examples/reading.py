@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, DatasetError, InputError, SchemaError
 from tidemill.formats import KEPT_PREFIX
+from tidemill.masking import shown_catalog
 from tidemill.planning.columns import settle_columns
 from tidemill.reports.query import find_lake, reading
 from tidemill.sources.dataset import open_dataset
@@ -60,7 +61,7 @@ def _of_query(data: Data) -> Examples:
             f"data.sql gives no column {missing[0]}. It gives: {', '.join(table.column_names)}. Name it in the query, "
             "or set data.text and data.label to what the query gives."
         )
-    return Examples(table, {"query": data.sql, "lakes": list(data.lakes), "snapshots": snapshots})
+    return Examples(table, {"query": data.sql, "lakes": list(map(shown_catalog, data.lakes)), "snapshots": snapshots})
 
 
 def _snapshot(cursor: Any) -> int | None:

@@ -29,11 +29,19 @@ NUM_LOGGED = 50
 
 
 def fit(
-    learner: Learner, settings: Settings, folder: Path, *, seed: int, cost: Cost, tell: Callable[[str], None]
+    learner: Learner,
+    settings: Settings,
+    folder: Path,
+    *,
+    seed: int,
+    cost: Cost,
+    tell: Callable[[str], None],
+    spent_seconds: float = 0.0,
 ) -> Told:
     """Train in `folder`, which keeps checkpoints; a training that was killed there goes on.
 
-    Afterwards the learner's model has the best weights.
+    Afterwards the learner's model has the best weights. `spent_seconds` were spent on other trials of the training, and
+    count in what it may cost.
 
     Raises:
         RunFailed: a loss or gradient is not finite; no weights were spoilt.
@@ -46,7 +54,7 @@ def fit(
         trainer = learner.trainer(_arguments(learner, settings, folder, seed))
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
-        trainer.add_callback(Telling(told, cost, tell))
+        trainer.add_callback(Telling(told, cost, tell, spent_seconds=spent_seconds))
         trainer.add_callback(_Keeping(folder, told))
         if settings.patience is not None:
             trainer.add_callback(EarlyStoppingCallback(settings.patience))

@@ -34,9 +34,16 @@ class Told:
 
 class Telling(TrainerCallback):
     def __init__(
-        self, told: Told, cost: Cost, tell: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic
+        self,
+        told: Told,
+        cost: Cost,
+        tell: Callable[[str], None],
+        *,
+        spent_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`told.seconds_before` is what was spent before."""
+        """`told.seconds_before` is what was spent before on this trial, `spent_seconds` on others."""
+        self._spent_seconds = spent_seconds
         self._told, self._cost, self._tell, self._clock = told, cost, tell, clock
         self._spent_before = told.seconds = told.seconds_before
         self._started = self._last_step = self._last_line = clock()
@@ -88,7 +95,8 @@ class Telling(TrainerCallback):
         if self._cost.max_cost is None or self._cost.per_hour is None:
             return False
         next_step = max(self._steps[-5:])
-        return (self._told.seconds + next_step) / 3600 * self._cost.per_hour > self._cost.max_cost
+        seconds = self._spent_seconds + self._told.seconds + next_step
+        return seconds / 3600 * self._cost.per_hour > self._cost.max_cost
 
 
 def history_of(log: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -102,8 +102,9 @@ class CausalLearner:
     def _loss(self, model: Any) -> float:
         """The mean of every token that is learned, over all held-out rows."""
         total, num = 0.0, 0
-        ids = {"input_ids": self._held_out["input_ids"]}
-        for logits, labels in zip(logits_of(model, ids, pad_id(self._lesson)), self._held_out["labels"], strict=True):
+        for ids, labels in zip(self._held_out["input_ids"], self._held_out["labels"], strict=True):
+            # Row by row: a row's logits are as many as its tokens times the vocabulary.
+            (logits,) = logits_of(model, {"input_ids": [ids]}, pad_id(self._lesson))
             right = torch.tensor(labels[1:])
             scores = torch.from_numpy(logits[: len(labels) - 1])
             total += float(torch.nn.functional.cross_entropy(scores, right, ignore_index=IGNORED, reduction="sum"))

@@ -15,7 +15,7 @@ import transformers
 from torch import nn
 
 from tidemill.models.tasks.scores import labels_of
-from tidemill.training.examples.labels import PROBLEM_TYPES, Kind, Outputs, cleaned, kind_of, settle_outputs
+from tidemill.training.examples.labels import PROBLEM_TYPES, Kind, Outputs, cleaned, settle_outputs, settled_kind
 from tidemill.training.examples.rows import Lesson
 from tidemill.training.loop.trainer import CarefulTrainer
 from tidemill.training.measures import classification as measuring
@@ -40,7 +40,7 @@ class Classification:
         """
         file, base = lesson.file, lesson.base
         self._lesson, self._method = lesson, file.method
-        kind: Kind = kind_of(lesson.label_type) if file.kind == "auto" else file.kind
+        kind = settled_kind(lesson.label_type, file.kind)
         both = cleaned([*lesson.train.labels, *lesson.held_out.labels], kind, file.data.labels)
         self.outputs: Outputs = settle_outputs(
             both, kind, labels_of(base.config), _kind_of_base(base.config), new_head=file.base.head == "new"

@@ -12,6 +12,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
 from sentence_transformers.sentence_transformer.losses import CosineSimilarityLoss, MultipleNegativesRankingLoss
@@ -19,7 +20,7 @@ from sentence_transformers.sentence_transformer.training_args import BatchSample
 
 from tidemill.checkpoints.files import matching, refuse_weights
 from tidemill.checkpoints.loading import opening
-from tidemill.errors import InvariantBroken
+from tidemill.errors import ConfigError, InvariantBroken
 from tidemill.training.examples.rows import Lesson, Rows
 from tidemill.training.loop.trainer import Careful
 from tidemill.training.measures.intervals import bootstrap, measured
@@ -40,9 +41,15 @@ class EmbeddingLearner:
     def __init__(self, lesson: Lesson) -> None:
         """
         Raises:
+            ConfigError: what says how alike two texts are is no number.
             ModelError: the base cannot be loaded.
         """
         self._lesson, self._has_scores = lesson, bool(lesson.train.labels)
+        if self._has_scores and not _is_number(lesson.label_type):
+            raise ConfigError(
+                f"data.label has type {lesson.label_type}, and of pairs of texts it says how alike they are. Give a "
+                "column of numbers, or leave it out where all pairs are alike."
+            )
         self.best_by = "spearman" if self._has_scores else "accuracy"
         # Another row's second text counts as wrong: none may be the same as one's own.
         sampler = BatchSamplers.BATCH_SAMPLER if self._has_scores else BatchSamplers.NO_DUPLICATES
@@ -132,6 +139,10 @@ class _Evaluator(SentenceEvaluator):
 
     def __call__(self, *_: Any, **__: Any) -> dict[str, float]:
         return self._learner.quick_measures()
+
+
+def _is_number(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(type_) or pa.types.is_integer(type_) or pa.types.is_decimal(type_))
 
 
 def _dataset(rows: Rows) -> datasets.Dataset:

@@ -56,12 +56,15 @@ def features_of(
     if missing:
         encoder = _encoder(model, base, work / "encoder", is_pair=pairs is not None)
         # Kept now and then: what was computed until a process is killed is there for the next.
-        for start in range(0, len(missing), KEPT_AT_ONCE):
-            some = missing[start : start + KEPT_AT_ONCE]
+        done = 0
+        while done < len(missing):
+            # Each time all are written: a share of them, so that it comes to a few times their bytes in all.
+            some = missing[done : done + max(KEPT_AT_ONCE, len(known) // 4)]
             computed = encoder(rows.take(pa.array(some)))
             known |= {hashes[row]: computed[i] for i, row in enumerate(some)}
             _write(path, known)
-            tell(f"features of {start + len(some):,} of {len(missing):,} texts")
+            done += len(some)
+            tell(f"features of {done:,} of {len(missing):,} texts")
     return np.stack([known[name] for name in hashes])
 
 
