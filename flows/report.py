@@ -36,5 +36,4 @@ def shown(report: Report, address: str) -> str:
     """The main pictures in Markdown, and where the whole page is."""
     from tidemill.pictures.page.plain import in_markdown
 
-    link = f"[{address}]({address})" if address.startswith(("http://", "https://")) else f"`{address}`"
-    return "\n\n".join([f"The whole report: {link}", *map(in_markdown, report.main_pictures)])
+    return "\n\n".join([f"The whole report: `{address}`", *map(in_markdown, report.main_pictures)])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from tidemill.errors import ConfigError
-from tidemill.places import is_s3
+from tidemill.places import is_s3, published
 
 
 def write_page(page: str, address: str, option: str) -> None:
@@ -16,18 +15,15 @@ def write_page(page: str, address: str, option: str) -> None:
         ConfigError: there is no such folder or bucket, or it may not be used.
         SourceUnavailable: what is behind the address does not answer.
     """
-    if "://" in address:
-        _write_elsewhere(page, address, option)
-        return
-    path = Path(address)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
+        if "://" in address:
+            _write_elsewhere(page, address, option)
+            return
+        with published(Path(address)) as partial:
+            partial.write_text(page, encoding="utf-8")
     except OSError as e:
-        partial.unlink(missing_ok=True)
         raise ConfigError(
-            f"The report cannot be written to {path}: {e.strerror}. Correct {option}, or make its folder."
+            f"The report cannot be written to {address}: {e.strerror or e}. Correct {option}, or make its folder."
         ) from e
 
 

@@ -90,6 +90,7 @@ def _name_judged(cursor: Cursor, judge: Judge, answer: Pair, kept: Sequence[str]
         "_text_hash IN (FROM learned) AS is_learned"
     )
     if STATEMENT.match(truth):
+        truth = truth.strip().rstrip("; \n\t")
         keys, right = _query_columns(cursor, truth, kept)
         using = ", ".join(map(identifier, keys))
         # The place of a row is there in any case, under a name that no kept column has.
@@ -98,7 +99,7 @@ def _name_judged(cursor: Cursor, judge: Judge, answer: Pair, kept: Sequence[str]
         )
         source = f"SELECT {columns}, t._truth AS _right FROM pairs JOIN truths t ON {same}"
         cursor.execute(
-            f"CREATE OR REPLACE TEMP TABLE truths AS SELECT {using}, {identifier(right)} AS _truth FROM ({truth})"
+            f"CREATE OR REPLACE TEMP TABLE truths AS SELECT {using}, {identifier(right)} AS _truth FROM (\n{truth}\n)"
         )
         _refuse_repeated(cursor, using)
     else:
@@ -137,10 +138,9 @@ def _meaning(
 def _query_columns(cursor: Cursor, truth: str, kept: Sequence[str]) -> tuple[list[str], str]:
     """The columns by which the query's rows are found, and the one with the right answer."""
     check_definitions(cursor, truth)
-    (statement,) = found if len(found := readable(cursor, truth)) == 1 else (None,)
-    if statement is None:
+    if len(readable(cursor, truth)) != 1:
         raise ConfigError("--truth is several statements. Give one query.")
-    names = [column[0] for column in cursor.execute(f"SELECT * FROM ({truth}) LIMIT 0").description or []]
+    names = [column[0] for column in cursor.execute(f"SELECT * FROM (\n{truth}\n) LIMIT 0").description or []]
     right = next((name for name in NAMES if name in names), names[-1])
     keys = list(PLACE) if set(PLACE) <= set(names) else [name for name in names if name != right and name in kept]
     if not keys:
@@ -152,9 +152,7 @@ def _query_columns(cursor: Cursor, truth: str, kept: Sequence[str]) -> tuple[lis
 
 
 def _refuse_repeated(cursor: Cursor, using: str) -> None:
-    found = cursor.execute(
-        f"SELECT count(*), count(DISTINCT _truth) FROM truths GROUP BY {using} HAVING count(*) > 1 LIMIT 1"
-    ).fetchone()
+    found = cursor.execute(f"SELECT count(*) FROM truths GROUP BY {using} HAVING count(*) > 1 LIMIT 1").fetchone()
     if found:
         raise ConfigError(f"--truth gives {found[0]} rows for one value of {using}. Give one row each.")
 

@@ -215,6 +215,27 @@ def test_a_page_takes_the_place_of_the_last_one_whole(tmp_path):
         write_page("", str(tmp_path / "nowhere" / "report.html"), "--output")
 
 
+def test_a_place_that_is_none_for_a_page_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_file").touch()
+
+    for place in ("a_file/report.html", ".", "", f"file://{tmp_path}/nowhere/report.html"):
+        with pytest.raises(ConfigError, match=r"cannot be written to .*--output"):
+            write_page("", place, "--output")
+    assert [found.name for found in tmp_path.iterdir()] == ["a_file"]
+
+
+def test_what_is_the_same_lies_on_the_diagonal_and_numbers_lie_by_size():
+    of_labels = Figure("flips", "", "", "", "", "heatmap", Axes(x="b", y="a", value="num_rows"))
+    pairs = (("a", "a", 1), ("a", "c", 1), ("b", "b", 1), ("c", "c", 1))
+    (drawn_labels,) = (drawn(Picture(of_labels, ("a", "b", "num_rows"), pairs), {}) or {})["data"]
+    steps = (("a", 0.0, 1), ("a", 0.9, 1), ("b", 0.3, 1))
+    (drawn_steps,) = (drawn(Picture(of_labels, ("a", "b", "num_rows"), steps), {}) or {})["data"]
+
+    assert drawn_labels["x"] == drawn_labels["y"] == ["a", "b", "c"]
+    assert drawn_steps["x"] == ["0.0", "0.3", "0.9"]
+
+
 def test_a_page_may_go_to_s3_and_is_a_page_there(bucket: Bucket):
     write_page("a page", bucket.address("pages/report.html"), "report.path")
 

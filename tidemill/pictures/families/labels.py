@@ -9,12 +9,12 @@ from tidemill.lake.tables import identifier
 from tidemill.pictures.families import maps
 from tidemill.pictures.families.over import over_all
 from tidemill.pictures.families.truth import figures_of_truth
+from tidemill.pictures.figures.bins import binned
 from tidemill.pictures.figures.figure import Axes, Figure
 from tidemill.pictures.figures.sql import OTHERS_NOTE, first, laid_out, named
 from tidemill.pictures.figures.subject import Subject
 
 SECTION, ROWS = "Labels", "Rows to look at"
-NUM_BINS = 20
 NUM_ROWS = 10
 
 
@@ -56,17 +56,7 @@ def scores(subject: Subject) -> Figure:
         section=SECTION,
         title="Scores by label",
         tells="How sure the model was: rows by score, for each label.",
-        sql=laid_out(f"""
-            WITH names AS {first(subject.source, "label")},
-            bounds AS (SELECT least(0, min(score)) AS low, greatest(1, max(score)) AS high
-              FROM {subject.source} WHERE isfinite(score)),
-            binned AS (SELECT label, low + (high - low) / {NUM_BINS} *
-                least(floor((score - low) / (high - low) * {NUM_BINS}), {NUM_BINS - 1}) AS _from
-              FROM {subject.source}, bounds WHERE isfinite(score))
-            SELECT round(_from::DOUBLE, 6) AS score_from, coalesce(names._name, 'others') AS label, count(*) AS num_rows
-            FROM binned LEFT JOIN names ON names._name = {named("label")}
-            GROUP BY 1, names._name, names._place ORDER BY 1, names._place NULLS LAST
-        """),
+        sql=subject.sql(binned(subject.source, "score", "label")),
         kind="histogram",
         axes=Axes(x="score_from", series="label", x_title="score", y_title="rows"),
         of_others=OTHERS_NOTE.format("labels"),

@@ -61,7 +61,7 @@ def by_score(each: Subject, name: str) -> Figure:
             steps AS (SELECT label, low + (high - low) / {NUM_STEPS} *
                 least(floor((score - low) / (high - low) * {NUM_STEPS}), {NUM_STEPS - 1}) AS score_from
               FROM {each.source}, bounds WHERE isfinite(score))
-            SELECT label, round(score_from, 6) AS score_from, count(*) AS num_rows
+            SELECT label, round(steps.score_from::DOUBLE, 6) AS score_from, count(*) AS num_rows
             FROM steps JOIN shown ON shown._name = label
             GROUP BY ALL ORDER BY min(_place), score_from
         """),

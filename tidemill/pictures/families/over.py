@@ -18,14 +18,14 @@ UNITS = {"hour": 3600, "day": 86_400, "week": 7 * 86_400, "month": 30 * 86_400, 
 
 def over_all(cursor: Cursor, subject: Subject, value: str, *, section: str) -> Iterator[Figure]:
     """The values of a column over all that a table has: revisions and folders where it has several, dates, slices."""
-    if _several(cursor, subject.view, "dataset_revision"):
+    if has_several(cursor, subject.view, "dataset_revision"):
         yield over_revision(subject, value, section=section)
     for moment in subject.kept.moments:
         if unit := unit_of(cursor, subject, moment):
             yield over_moment(subject, value, moment, unit, section=section)
     for name in subject.kept.slices:
         yield over_slice(subject, value, name, section=section)
-    if _several(cursor, health.folders(*subject.version), "folder"):
+    if has_several(cursor, health.folders(*subject.version), "folder"):
         yield over_folder(subject, value, section=section)
 
 
@@ -67,7 +67,7 @@ def _shares(subject: Subject, value: str, source: str, slice_: str, called: str,
 def over_revision(subject: Subject, value: str, *, section: str) -> Figure:
     of_value, timezone = identifier(value), subject.pipeline.schedule.timezone
     return Figure(
-        id=f"{value}-by-revision",
+        id=f"{value}-by-dataset_revision",
         section=section,
         title=f"{value.capitalize()} by dataset revision",
         tells=f"Which share of the {subject.unit} that each dataset revision brought has which {value}, oldest first.",
@@ -125,7 +125,7 @@ def over_moment(subject: Subject, value: str, moment: Moment, unit: str, *, sect
     )
 
 
-def _several(cursor: Cursor, source: str, column: str) -> bool:
+def has_several(cursor: Cursor, source: str, column: str) -> bool:
     found = cursor.execute(f"SELECT min({column}) < max({column}) FROM {source}").fetchall()
     return bool(found[0][0])
 

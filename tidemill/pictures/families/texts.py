@@ -10,7 +10,7 @@ from tidemill.lake.tables import identifier
 from tidemill.models.comparing.texts import MOST_LABELS
 from tidemill.pictures.families.labels import spread
 from tidemill.pictures.families.numbers import histogram, mean_over_slice
-from tidemill.pictures.families.over import over_all
+from tidemill.pictures.families.over import has_several, over_all
 from tidemill.pictures.figures.figure import Axes, Figure
 from tidemill.pictures.figures.sql import MOST_SHOWN
 from tidemill.pictures.figures.subject import Subject
@@ -42,11 +42,6 @@ def is_label(cursor: Cursor, subject: Subject, name: str) -> bool:
         f"SELECT count(DISTINCT {column}), count({column}), {longest} FROM {subject.view}"
     ).fetchall()[0]
     return bool(0 < num_distinct <= min(MOST_LABELS, num_rows // 2)) and most <= LONGEST_LABEL
-
-
-def has_several(cursor: Cursor, subject: Subject, name: str) -> bool:
-    found = cursor.execute(f"SELECT count(DISTINCT {identifier(name)}) FROM {subject.view}").fetchall()
-    return bool(found[0][0] > 1)
 
 
 def of_field(cursor: Cursor, subject: Subject, name: str) -> Iterator[Figure]:
@@ -91,7 +86,7 @@ def ends(cursor: Cursor, subject: Subject, text: str) -> Iterator[Figure]:
         tells="How many answers the model ended itself (stop), and how many were cut at max_new_tokens (length).",
     )
     yield ended
-    if has_several(cursor, subject, "finish_reason"):
+    if has_several(cursor, subject.view, "finish_reason"):
         yield from over_all(cursor, subject, "finish_reason", section=ENDS)
     yield length_of(subject, text, section=ENDS, series="finish_reason")
     for name, told in (("num_new_tokens", "tokens of an answer"), ("num_prompt_tokens", "tokens of a prompt")):

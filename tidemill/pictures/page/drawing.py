@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -91,18 +90,16 @@ def _histogram(picture: Picture, colours: Mapping[str, int]) -> Spec:
 
 def _bin_width(picture: Picture) -> float:
     start = picture.figure.axes.x
-    end = f"{start.removesuffix('_from')}_to"
-    if end in picture.columns:
-        widths: list[float] = [b - a for a, b in zip(picture.column(start), picture.column(end), strict=True)]
-        return min(widths)
-    starts = sorted(set(picture.column(start)))
-    return min((b - a for a, b in itertools.pairwise(starts)), default=0.05)
+    ends = picture.column(f"{start.removesuffix('_from')}_to")
+    widths: list[float] = [b - a for a, b in zip(picture.column(start), ends, strict=True)]
+    return min(widths)
 
 
 def _heatmap(picture: Picture, colours: Mapping[str, int]) -> Spec:
     axes = picture.figure.axes
     found = {(row[axes.x], row[axes.y]): row[axes.value or ""] for row in picture.records()}
-    xs, ys = list(dict.fromkeys(picture.column(axes.x))), list(dict.fromkeys(picture.column(axes.y)))
+    ys = list(dict.fromkeys(picture.column(axes.y)))
+    xs = _across(list(dict.fromkeys(picture.column(axes.x))), ys)
     return {
         "data": [
             {
@@ -121,6 +118,14 @@ def _heatmap(picture: Picture, colours: Mapping[str, int]) -> Spec:
             "yaxis": {**_categories(ys), "autorange": "reversed", "title": {"text": _title(picture, "y")}},
         },
     }
+
+
+def _across(xs: Sequence[Any], ys: Sequence[Any]) -> list[Any]:
+    """Numbers by size; names as they stand on the other side, so that what is the same lies on the diagonal."""
+    if all(isinstance(x, int | float) for x in xs):
+        return sorted(xs)
+    place = {y: number for number, y in enumerate(ys)}
+    return sorted(xs, key=lambda x: (x == OTHERS, place.get(x, len(ys))))
 
 
 DRAWN: Mapping[str, Callable[[Picture, Mapping[str, int]], Spec]] = {

@@ -57,7 +57,7 @@
   for (const place of places) {
     const { data, layout, points, choices } = specs[place.dataset.figure];
     const choice = document.querySelector(`select[data-figure="${CSS.escape(place.dataset.figure)}"]`);
-    const traces = () => points ? coloured(points, choices[choice ? choice.value : Object.keys(choices)[0]]) : data;
+    const traces = () => points ? coloured(points, choices[choice ? choice.value : 0]) : data;
     choice?.addEventListener("change", () => Plotly.react(place, traces(), dressed(layout), config));
     await Plotly.newPlot(place, traces(), dressed(layout), config);
     document.body.dataset.drawn = String(Number(document.body.dataset.drawn || 0) + 1);

@@ -88,7 +88,7 @@ def _choice(picture: Picture) -> Iterator[str]:
     """By which column the points of a map are coloured."""
     names = picture.figure.axes.columns if picture.figure.kind == "points" else ()
     if names:
-        options = "".join(f"<option>{text_in_html(name)}</option>" for name in names)
+        options = "".join(f'<option value="{i}">{text_in_html(name)}</option>' for i, name in enumerate(names))
         of = text_in_html(picture.figure.id)
         yield f'<label class="choice">Colour by <select data-figure="{of}">{options}</select></label>'
 

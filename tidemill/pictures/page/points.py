@@ -20,9 +20,9 @@ Spec = dict[str, Any]
 
 
 def points(picture: Picture, _: Mapping[str, int]) -> Spec:
-    """`choices` has for each column the places of the points that share a colour, or a number for each."""
+    """`choices` has for each of the columns the places of points that share a colour, or a number for each point."""
     axes = picture.figure.axes
-    chosen = {markup_free(name): _coloured(picture.column(name)) for name in axes.columns}
+    chosen = [_coloured(picture.column(name)) for name in axes.columns]
     return {
         "data": [],
         "points": {
@@ -30,7 +30,7 @@ def points(picture: Picture, _: Mapping[str, int]) -> Spec:
             "y": picture.column(axes.y),
             "told": [_told(row, {axes.x, axes.y}) for row in picture.records()],
         },
-        "choices": chosen or {"": _coloured([""] * len(picture.rows))},
+        "choices": chosen or [_coloured([""] * len(picture.rows))],
         "layout": {
             "height": HEIGHT,
             "hovermode": "closest",
