@@ -14,7 +14,7 @@ from tidemill.lake.ledger import PATHS_OF_SHARDS
 from tidemill.lake.records.marks import MARKED, Place
 from tidemill.lake.records.samples import Picked, replace_sample
 from tidemill.lake.runs import user_name
-from tidemill.lake.tables import fields_in, identifier
+from tidemill.lake.tables import fields_in, identifier, literal
 from tidemill.pictures.making import find_subject
 from tidemill.results.promotion import find_standing, load_table
 
@@ -153,7 +153,7 @@ def _random(table: ResultTable, picking: Picking) -> str:
     """As many of each slice, in turn. A hash of the place decides, so that no table is sorted."""
     chance = f"hash(shard_id, row_number, {picking.seed})"
     column = f"{identifier(picking.by)}::VARCHAR" if picking.by else "NULL::VARCHAR"
-    told = f"'random of {_quoted(picking.by)} = ' || coalesce(slice, 'NULL')" if picking.by else "'random'"
+    told = f"{literal(f'random of {picking.by} = ')} || coalesce(slice, 'NULL')" if picking.by else "'random'"
     slices = (
         f"SELECT slice, arg_min((shard_id, row_number), chance, {picking.num_rows}) AS places "
         f"FROM (SELECT shard_id, row_number, {column} AS slice, {chance} AS chance FROM unmarked) "
@@ -179,7 +179,3 @@ def _rows(cursor: Cursor, table: ResultTable, query: str) -> list[Picked]:
         [table.pipeline, table.pipeline, table.version],
     ).fetchall()
     return [Picked(Place(shard_id, number), path, reason) for shard_id, number, path, reason in rows]
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")

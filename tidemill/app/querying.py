@@ -43,9 +43,9 @@ def bounded(pipeline: Pipeline, text: str, seconds: float = MOST_SECONDS) -> Ite
                 yield cursor
             finally:
                 timer.cancel()
-    except (InputError, duckdb.Error) as e:
+    except (InputError, duckdb.Error, OSError) as e:  # Arrow's reader gives an interrupt as an OSError.
         cause = e.__cause__ or e
-        if is_interrupt(cause):
+        if is_interrupt(cause) or str(cause) == "INTERRUPT Error: Interrupted!":
             raise InputError(
                 f"The query took longer than {seconds:g} s and was ended. Narrow it, or use `tidemill sql`."
             ) from e

@@ -89,11 +89,15 @@ def app(
 
         print_facts(export_space(loaded, export).to_json(), told, as_json)
         return
-    address = serving.Address(port, serving.hosts_of(host or ()), root_path, tuple(proxy or ()), not no_token)
+    from tidemill.serving.running import listen
+
+    root = serving.root_of(root_path)
+    address = serving.Address(port, serving.hosts_of(host or ()), root, tuple(proxy or ()), not no_token)
+    listening = listen("127.0.0.1", port)
     made = serving.make_app(loaded, address, log=serving.log_to_stderr if access_log else None)
     print_facts({"pipeline": loaded.name, "url": made.url}, _serving, as_json)
     sys.stdout.flush()
-    serving.serve(made, address)
+    serving.serve(made, listening)
 
 
 def _serving(facts: dict[str, Any]) -> str:

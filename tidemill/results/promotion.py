@@ -12,6 +12,7 @@ from tidemill.errors import LakeError
 from tidemill.lake.backfills import cancel_of_version
 from tidemill.lake.ducklake.connection import Cursor, Lake
 from tidemill.lake.pipelines import PipelineState, load_kept, load_results, load_state
+from tidemill.lake.records.marks import carry_marks
 from tidemill.lake.requests import withdraw
 from tidemill.lake.runs import RunRecord
 from tidemill.lake.tables import ResultTable, identifier, insert_records, point_view, table_name
@@ -177,7 +178,9 @@ def promote(lake: Lake, pipeline: str, asked: str) -> Promotion:
         cursor.execute(
             "UPDATE _pipelines SET promoted_version = ?, updated_at = ? WHERE pipeline = ?", [version, now, pipeline]
         )
-        point_view(cursor, load_table(cursor, pipeline, version))
+        table = load_table(cursor, pipeline, version)
+        point_view(cursor, table)
+        carry_marks(cursor, pipeline, version, (), [name for name, _ in table.keys])
         retire_elsewhere(cursor, pipeline, version)
         _record(cursor, "promote", pipeline, version, f"in place of {previous}")
         return Promotion(pipeline, version, previous, "promoted", standing)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections.abc import Callable, Sequence
-from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -41,7 +41,7 @@ Log = Callable[[str], None]
 class Gate:
     """`hosts` are names with their ports, in small letters; `proxies` are the addresses whose forwarded headers count.
 
-    Without a `token`, whoever reaches a host of the app is let in.
+    Without a `token`, whoever reaches a host of the app is let in. With `secure`, browsers ask for it by https.
     """
 
     def __init__(
@@ -53,11 +53,12 @@ class Gate:
         cookie: str = "tidemill_app",
         proxies: Sequence[str] = (),
         root: str = "",
+        secure: bool = False,
         log: Log | None = None,
     ) -> None:
         self._app, self._hosts, self._proxies = app, frozenset(hosts), frozenset(proxies)
         self._token, self._cookie, self._root = token, cookie, root.rstrip("/")
-        self._log = log
+        self._secure, self._log = secure, log
         self._pass = secrets.token_urlsafe(32)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,7 +81,7 @@ class Gate:
         headers, method = Headers(scope=scope), scope.get("method", "")
         if problem := self._wrong_place(headers):
             return _refusal(problem)
-        if self._token is not None and not self._is_let_in(headers):
+        if self._token is not None and not self._is_let_in(scope):
             given = parse_qs(scope["query_string"].decode("latin-1")).get(TOKEN, [""])[-1]
             if method == "GET" and self._token and hmac.compare_digest(given.encode(), self._token.encode()):
                 self._token = ""  # The next one who has this address comes too late.
@@ -102,16 +103,13 @@ class Gate:
             return f"This app answers at {', '.join(sorted(self._hosts))}. Name another one of its hosts with --host."
         if any(origin.lower().partition("://")[2] not in self._hosts for origin in origins):
             return "This app answers its own pages alone, and not those of another site."
-        if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate":
             return "This app answers its own pages alone, and not those of another site."
         return None
 
-    def _is_let_in(self, headers: Headers) -> bool:
-        try:
-            found = SimpleCookie("; ".join(headers.getlist("cookie"))).get(self._cookie)
-        except CookieError:
-            return False
-        return found is not None and hmac.compare_digest(found.value.encode(), self._pass.encode())
+    def _is_let_in(self, scope: Scope) -> bool:
+        given = HTTPConnection(scope).cookies.get(self._cookie, "")
+        return hmac.compare_digest(given.encode(), self._pass.encode())
 
     def _let_in(self, scope: Scope) -> Response:
         answer = RedirectResponse(self._here(scope), status_code=303)
@@ -120,13 +118,14 @@ class Gate:
             self._pass,
             httponly=True,
             samesite="lax",
-            secure=scope.get("scheme") == "https",
+            secure=self._secure,
             path=self._root or "/",
         )
         return answer
 
     def _here(self, scope: Scope) -> str:
-        return f"{self._root}{scope['path']}" or "/"
+        # One slash: two would name a host.
+        return f"{self._root}/{scope['path'].lstrip('/')}"
 
     def _without_strangers_headers(self, scope: Scope) -> Scope:
         """What a proxy says of a request counts only where it is a proxy that was named."""
@@ -150,7 +149,8 @@ class Gate:
                 if self._log is not None:
                     # Never the query: it may hold the token.
                     self._log(
-                        f"{(scope.get('client') or ('?',))[0]} {scope['method']} {scope['path']} {message['status']}"
+                        f"{(scope.get('client') or ('?',))[0]} {scope['method']} {quote(scope['path'])} "
+                        f"{message['status']}"
                     )
             await send(message)
 

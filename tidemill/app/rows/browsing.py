@@ -106,13 +106,13 @@ def rows_at(
         return {}
     numbers, shards = [place.row_number for place in places], sorted({place.shard_id for place in places})
     asked = f"SELECT shard_id, row_number, {', '.join(map(identifier, columns))} FROM {identifier(table.name)} WHERE "
-    among = " AND row_number BETWEEN ? AND ? AND row_number IN (SELECT unnest(?::BIGINT[]))"
-    of_each = [f"{asked} shard_id = '{shard}' {among}" for shard in shards]
+    among = "row_number BETWEEN ? AND ? AND row_number IN (SELECT unnest(?::BIGINT[]))"
+    bounds = [min(numbers), max(numbers), numbers]
+    of_each = [f"{asked} shard_id = ? AND {among}"] * len(shards)
+    values: list[object] = [value for shard in shards for value in (shard, *bounds)]
     if len(shards) > MOST_ONE_BY_ONE:
-        listed = ", ".join(f"'{shard}'" for shard in shards)
-        of_each = [f"{asked} shard_id IN ({listed}) {among}"]
-    values = [min(numbers), max(numbers), numbers]
-    rows = cursor.execute(" UNION ALL ".join(of_each), values * len(of_each)).fetchall()
+        of_each, values = [f"{asked} shard_id IN (SELECT unnest(?::VARCHAR[])) AND {among}"], [shards, *bounds]
+    rows = cursor.execute(" UNION ALL ".join(of_each), values).fetchall()
     return {Place(shard_id, number): tuple(row) for shard_id, number, *row in rows}
 
 

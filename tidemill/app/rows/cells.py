@@ -67,9 +67,7 @@ def is_number(value: Any) -> bool:
 
 def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, first: Sequence[str] = ()) -> str:
     """A table that screen readers know: `first` has, a row each, HTML of a cell before the others."""
-    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in ([""] if first else []) + list(columns))
-    if first:
-        heads = heads.replace('<th scope="col"></th>', '<th scope="col">row</th>', 1)
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in [*(["row"] if first else []), *columns])
     body = []
     for number, row in enumerate(rows):
         cells = "".join(f'<td class="{"tm-number" if is_number(value) else ""}">{cell(value)}</td>' for value in row)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -91,6 +93,7 @@ def make_app(pipeline: Pipeline, address: Address, *, log: Callable[[str], None]
         cookie=f"tidemill_app_{address.port}",
         proxies=address.proxies,
         root=address.path,
+        secure=address.public.startswith("https://"),
         log=log,
     )
 
@@ -143,39 +146,38 @@ def _mounted(source: Any, address: Address, who: str) -> Any:
     )
 
 
-def serve(app: App, address: Address) -> None:
-    """Answer until the process is asked to stop.
-
-    Raises:
-        ConfigError: the port is taken.
-    """
-    import socket
-
+def serve(app: App, listening: socket.socket) -> None:
+    """Answer until the process is asked to stop."""
     import uvicorn
 
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", address.port))
-        except OSError as e:
-            raise ConfigError(f"Port {address.port} of 127.0.0.1 is taken: {e.strerror}. Give another --port.") from e
+    config = uvicorn.Config(
+        app.asgi,
+        log_level="warning",
+        access_log=False,  # It would have the query of each request, and the first one's is the token.
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=3,
+    )
     try:
-        uvicorn.run(
-            app.asgi,
-            host="127.0.0.1",
-            port=address.port,
-            log_level="warning",
-            access_log=False,  # It would have the query of each request, and the first one's is the token.
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=3,
-        )
+        uvicorn.Server(config).run(sockets=[listening])
     finally:
         app.close()
 
 
 def log_to_stderr(line: str) -> None:
     sys.stderr.write(f"{line}\n")
+
+
+def root_of(given: str) -> str:
+    """
+    Raises:
+        ConfigError: it is neither a path nor an address.
+    """
+    if given and not re.fullmatch(r"(https?://[^/@\[\]\s]+)?(/[^\s?#]*)?", given):
+        raise ConfigError(
+            f"--root-path {given} is no path. Give one such as /reviews, or https://data.example.org/reviews."
+        )
+    return given
 
 
 def hosts_of(given: Sequence[str]) -> tuple[str, ...]:

@@ -143,8 +143,15 @@ def _write_texts(pipeline: Pipeline, spec: VersionSpec, folder: Path) -> None:
     (folder / "requirements.txt").write_text(
         "\n".join(requirements(spec, pipeline.inference.engine)) + "\n", encoding="utf-8"
     )
-    facts = {"name": pipeline.name, "version": spec.to_json(), "pipeline": _settings(pipeline, spec)}
+    facts = {"name": pipeline.name, "version": _without_places(spec), "pipeline": _settings(pipeline, spec)}
     (folder / "space.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _without_places(spec: VersionSpec) -> dict[str, Any]:
+    """The version, with the Space's own folders for those of this machine."""
+    facts = spec.to_json()
+    places = {f"{name}_path": name for name in ("model", "tokenizer") if not facts[name].startswith("commit:")}
+    return {**facts, **places}
 
 
 def _settings(pipeline: Pipeline, spec: VersionSpec) -> dict[str, Any]:
@@ -152,7 +159,7 @@ def _settings(pipeline: Pipeline, spec: VersionSpec) -> dict[str, Any]:
     dataset = {"path": "row.jsonl", "text": list(spec.text), "text_separator": spec.text_separator}
     if spec.text_pair:
         dataset["text_pair"] = list(spec.text_pair)
-    inference = pipeline.inference.model_dump(mode="json", exclude_unset=True)
+    inference = pipeline.inference.model_dump(mode="json", exclude_unset=True, exclude={"endpoint"})
     return {"name": pipeline.name, "dataset": dataset, "model": {"task": spec.task}, "inference": inference}
 
 

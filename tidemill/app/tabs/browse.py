@@ -30,12 +30,15 @@ element.addEventListener('click', (event) => {
 """
 KEYS = """
 () => document.addEventListener('keydown', (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest('input, textarea, select')) return;
+  const held = event.repeat || event.ctrlKey || event.metaKey || event.altKey;
+  if (held || event.target.closest('input, textarea, select')) return;
   const button = /^[1-9]$/.test(event.key) && document.querySelector('#tm-mark-' + event.key);
   if (button && button.offsetParent) { event.preventDefault(); button.click(); }
 })
 """
-"""The keys 1 to 9 are those buttons, wherever nothing is being typed."""
+"""The keys 1 to 9 are those buttons, wherever nothing is being typed. One that is held marks one row."""
+MOST_DIGITS = 18
+"""Of a number of a row."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class _Browsing:
 
     def opened(self, standing: Standing, event: gr.EventData) -> tuple[Standing, str, str]:
         shard_id, _, number = str(event._data.get("value", "")).partition("/")
-        if not number.isdigit():
+        if not number.isdecimal() or len(number) > MOST_DIGITS:
             return standing, _page_of(standing), cells.message("There is no such row.", kind="problem")
         standing = replace(standing, place=Place(shard_id, int(number)), in_queue=False)
         return standing, _page_of(standing), self._row(standing)

@@ -10,7 +10,7 @@ import gradio as gr
 
 from tidemill.app.rows import cells
 from tidemill.app.source import Source, shown_columns
-from tidemill.app.trying import LABELS, Tried, Trying
+from tidemill.app.trying import LABELS, MAX_CHARACTERS, Tried, Trying
 from tidemill.config import Pipeline
 from tidemill.errors import TidemillError
 from tidemill.lake.ledger import PATHS_OF_SHARDS
@@ -33,7 +33,7 @@ def build(
     trying, spec = Trying(pipeline), promoted()
     names = columns_read(spec)
     heading, standing = gr.Markdown(_heading(spec)), gr.State(spec.version)
-    boxes = [gr.Textbox(label=f"column {name}", lines=4, max_lines=20, max_length=1_000_000) for name in names]
+    boxes = [gr.Textbox(label=f"column {name}", lines=4, max_lines=20, max_length=MAX_CHARACTERS) for name in names]
     labels = gr.Textbox(label="labels to choose from, one a line", lines=4, elem_id="tm-labels", **_choice(spec))
     button = gr.Button("Answer", variant="primary", elem_id="tm-try")
     answer = gr.HTML(elem_id="tm-answer")

@@ -209,12 +209,9 @@ def check_condition(condition: str, option: str = "--where") -> None:
     Raises:
         ConfigError: it is not one expression: a statement, a subquery, several, or none.
     """
-    with duckdb.connect() as parser:
-        (text,) = parser.execute("SELECT json_serialize_sql(?)", [f"SELECT (\n{condition}\n)"]).fetchall()[0]
-    parsed = json.loads(text)
-    if parsed["error"]:
-        raise ConfigError(f"{option} cannot be read as SQL: {parsed['error_message']}. {GIVE_ONE}")
-    nodes = [statement["node"] for statement in parsed["statements"]]
+    nodes, error = _selected(condition)
+    if error:
+        raise ConfigError(f"{option} cannot be read as SQL: {error}. {GIVE_ONE}")
     if len(nodes) != 1 or not _is_one_expression(nodes[0]):
         raise ConfigError(f"{option} is more than a condition: no statement and no subquery may be in it. {GIVE_ONE}")
     if refused := _all(nodes[0], "function_name") & REFUSED_SCALARS:
@@ -226,14 +223,21 @@ def check_expression(expression: str, option: str) -> None:
     Raises:
         ConfigError: it is not one expression, which may hold a subquery: a statement, several, or none.
     """
-    with duckdb.connect() as parser:
-        (text,) = parser.execute("SELECT json_serialize_sql(?)", [f"SELECT ({expression})"]).fetchall()[0]
-    parsed = json.loads(text)
-    if parsed["error"]:
-        raise ConfigError(f"{option} = {expression!r} cannot be read as SQL: {parsed['error_message']}.")
-    nodes = [statement["node"] for statement in parsed["statements"]]
+    nodes, error = _selected(expression)
+    if error:
+        raise ConfigError(f"{option} = {expression!r} cannot be read as SQL: {error}.")
     if len(nodes) != 1 or not _is_one_item(nodes[0]):
         raise ConfigError(f'{option} = {expression!r} is more than one expression. Give one, such as "rating > 0".')
+
+
+def _selected(expression: str) -> tuple[list[Any], str | None]:
+    """What DuckDB's parser makes of `SELECT (expression)`, a node a statement; or why it makes nothing of it."""
+    with duckdb.connect() as parser:
+        (text,) = parser.execute("SELECT json_serialize_sql(?)", [f"SELECT (\n{expression}\n)"]).fetchall()[0]
+    parsed = json.loads(text)
+    if parsed["error"]:
+        return [], parsed["error_message"]
+    return [statement["node"] for statement in parsed["statements"]], None
 
 
 def check_is_boolean(cursor: Cursor, source: str, condition: str) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from tidemill.lake.tables import literal
+
 MOST_FOLDERS = 50
 
 
 def revisions(pipeline: str, timezone: str) -> str:
     """SQL: a query of `revision`, its `name` with the time at which it was taken up, and its `number`, in order."""
-    zone = timezone.replace("'", "''")
     return (
         "(SELECT revision, max(number) AS number, "
-        f"strftime(timezone('{zone}', max(adopted_at)), '%Y-%m-%d %H:%M ') || left(revision, 8) AS name "
+        f"strftime(timezone({literal(timezone)}, max(adopted_at)), '%Y-%m-%d %H:%M ') || left(revision, 8) AS name "
         f"FROM _revisions WHERE pipeline = '{pipeline}' GROUP BY revision)"
     )
 

@@ -86,18 +86,23 @@ def marked_labels(cursor: Cursor, pipeline: str) -> list[str]:
 
 
 def carry_marks(cursor: Cursor, pipeline: str, version: str, gone: Sequence[str], keys: Sequence[str]) -> None:
-    """Before shards leave the promoted version's table: let their marks follow rows to other shards.
+    """Let marks follow rows to other shards: those of shards that are about to leave the promoted version's table, and
+    those of shards that have left it.
 
     A row is the same where its key and its text are. Nothing is done for another version.
     """
+    if not cursor.execute("FROM _marks WHERE pipeline = ? LIMIT 1", [pipeline]).fetchall():
+        return
     state = load_state(cursor, pipeline)
-    if not gone or state is None or state.promoted_version != version:
+    if state is None or state.promoted_version != version:
         return
     left = records(
         cursor,
         "SELECT * REPLACE (text_hash::VARCHAR AS text_hash) FROM _marks "
-        f"WHERE pipeline = ? AND text_hash IS NOT NULL AND {_SHARDS}",
-        [pipeline, [*gone]],
+        f"WHERE pipeline = ? AND text_hash IS NOT NULL AND ({_SHARDS} OR shard_id NOT IN ("
+        "SELECT shard_id FROM _ledger WHERE (pipeline, version) = (?, ?) UNION ALL "
+        "SELECT shard_id FROM _target_shards WHERE pipeline = ?)) ORDER BY path, row_number",
+        [pipeline, [*gone], pipeline, version, pipeline],
     )
     if not left:
         return

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from tidemill.lake.ducklake.connection import Cursor, Lake
+from tidemill.lake.runs import user_name
 from tidemill.lake.tables import insert_records
 
 JSON_COLUMNS = ("settings", "metrics", "baselines", "data")
@@ -21,7 +20,7 @@ def record_trainings(lake: Lake, rows: Sequence[dict[str, Any]]) -> None:
     def body(cursor: Cursor) -> None:
         cursor.execute("DELETE FROM _trainings WHERE training_id = ?", [rows[0]["training_id"]])
         plain = [{**row, **{name: json.dumps(row[name], default=str) for name in JSON_COLUMNS}} for row in rows]
-        insert_records(cursor, "_trainings", [{**row, "who": _user()} for row in plain])
+        insert_records(cursor, "_trainings", [{**row, "who": user_name()} for row in plain])
 
     lake.write(body, message=f"train {rows[0]['name']}")
 
@@ -41,10 +40,3 @@ def last_training(cursor: Cursor, name: str) -> tuple[datetime, str] | None:
         "SELECT started_at, folder FROM _trainings WHERE name = ? AND is_best ORDER BY finished_at DESC", [name]
     ).fetchone()
     return (found[0], found[1]) if found else None
-
-
-def _user() -> str:
-    try:
-        return os.environ.get("TIDEMILL_USER") or getpass.getuser()
-    except (KeyError, OSError):  # A container's user id may have no name.
-        return str(os.getuid())

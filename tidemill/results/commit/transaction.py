@@ -92,6 +92,7 @@ def _commit(
     if moved:
         gone = [shard for shard, path in _vanished(cursor, target) if path in moved]
         _retire(cursor, target, gone)
+    carry_marks(cursor, target.pipeline, target.version, (), [name for name, _ in target.table.keys])
     return written, removed
 
 
