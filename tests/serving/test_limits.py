@@ -18,6 +18,7 @@ from tidemill.errors import ConfigError, RunFailed
 from tidemill.serving import running
 from tidemill.serving.answering.limits import Limits
 from tidemill.serving.answering.workers import STUCK_SECONDS
+from tidemill.serving.http import connections
 
 
 @contextmanager
@@ -97,9 +98,11 @@ def test_a_device_that_broke_is_not_ready_and_takes_no_more(narrow, monkeypatch)
         raise RunFailed("The device cuda:0 failed: it fell out.")
 
     monkeypatch.setattr(workers.version.plain.runner, "predict", breaks)
-    first, second = (narrow.client.post("/predict", json={"inputs": "a"}) for _ in range(2))
-    ready = narrow.client.get("/ready")
-    workers.broken = None
+    try:
+        first, second = (narrow.client.post("/predict", json={"inputs": "a"}) for _ in range(2))
+        ready = narrow.client.get("/ready")
+    finally:
+        workers.broken = None
 
     assert [first.status_code, second.status_code, ready.status_code] == [503] * 3
     assert "it fell out" in ready.json()["why"]
@@ -123,6 +126,46 @@ def test_headers_that_do_not_come_to_an_end_are_given_up(narrow):
         slow.sendall(b"POST /predict HTTP/1.1\r\nHost: loc")
 
         assert read_all(slow).startswith(b"HTTP/1.1 408 ")
+
+
+def test_headers_without_end_are_refused_by_their_bytes_and_the_client_reads_why(reviewed):
+    with serving(reviewed) as served, socket.create_connection(address_of(served)) as it:
+        it.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
+        for number in range(1_000):
+            it.sendall(b"X-Long-%d: %s\r\n" % (number, b"x" * 1_000))
+
+        assert read_all(it).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_client_that_asks_and_never_reads_is_given_up(narrow, monkeypatch):
+    monkeypatch.setattr(connections, "READ_SECONDS", 0.2)
+    with socket.socket() as greedy:
+        greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        greedy.connect(address_of(narrow))
+        greedy.setblocking(False)
+
+        wait_until(lambda: is_given_up(greedy))
+
+
+def is_given_up(connection: socket.socket) -> bool:
+    """Whether the other side has left, to which requests are sent as long as it takes some; no answer is read."""
+    try:
+        connection.send(b"GET /docs HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1_000)
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+    return False
+
+
+def test_a_body_nested_beyond_measure_is_refused(narrow):
+    body = f'{{"inputs": "a", "parameters": {{"top_k": {"[" * 900 + "]" * 900}}}}}'
+    answers = [
+        narrow.client.post("/predict", content=body, headers={"content-type": "application/json"}),
+        narrow.client.get(f"/rows/{'[' * 3_000}"),
+    ]
+
+    assert [answer.status_code in (400, 404, 414, 422) for answer in answers] == [True, True]
 
 
 def test_a_body_that_does_not_come_to_an_end_is_given_up(narrow):

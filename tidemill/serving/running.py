@@ -77,8 +77,9 @@ def listen(host: str, port: int) -> socket.socket:
         found = socket.socket(family, kind, protocol)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
-    except OSError as e:
-        raise ConfigError(f"--host {host} --port {port} cannot be listened at: {e.strerror}. Give another.") from e
+    except (OSError, UnicodeError) as e:
+        why = getattr(e, "strerror", None) or e
+        raise ConfigError(f"--host {host} --port {port} cannot be listened at: {why}. Give another.") from e
     return found
 
 
@@ -131,7 +132,8 @@ class Service:
         sys.setswitchinterval(SWITCH_SECONDS)
         tell({name: pipeline.facts() for name, pipeline in self.pipelines.items()})
         asyncio.run(self.server.serve(sockets=[listening]))
-        deadline = time.monotonic() + self.limits.stop_seconds
+        began = self.server.asked or time.monotonic()
+        deadline = began + self.limits.linger_seconds + self.limits.stop_seconds
         closed = {
             name: pipeline.close(max(0.0, deadline - time.monotonic())) for name, pipeline in self.pipelines.items()
         }
@@ -148,12 +150,12 @@ def _server(limits: Limits) -> Any:
         """Uvicorn's, which on SIGTERM takes requests for a moment more, each with the word that its connection ends."""
 
         is_ending = False
-        _asked: float | None = None
+        asked: float | None = None
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            now, before = time.monotonic(), self._asked
+            now, before = time.monotonic(), self.asked
             if before is None:
-                self._asked, self.is_ending = now, True
+                self.asked, self.is_ending = now, True
                 logger.warning("The service ends when the requests that it has are answered (%s).", _name_of(sig))
                 asyncio.get_running_loop().call_later(limits.linger_seconds, self._leave)
             elif now - before > SAME_MOMENT_SECONDS:

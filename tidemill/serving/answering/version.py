@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -20,7 +18,7 @@ from tidemill.encoding.items import TOKEN_IDS
 from tidemill.encoding.windowing import are_windows
 from tidemill.errors import InputError
 from tidemill.inference.opening import load_preparer, load_runner, varied_runner
-from tidemill.models.tasks import find_task, task_options
+from tidemill.models.tasks import task_options
 from tidemill.planning.version_tables import Version
 from tidemill.planning.versions import VersionSpec
 from tidemill.serving.answering.calls import Form, Texts
@@ -44,8 +42,6 @@ PROMPTS_AS_THEY_ARE: Mapping[Reading | None, dict[str, Any]] = {
     "messages": {"prompt": None},
 }
 
-logger = logging.getLogger("tidemill")
-
 
 class ServedVersion:
     """A version of a pipeline, with its model on the device. Threads may share it."""
@@ -53,7 +49,6 @@ class ServedVersion:
     def __init__(self, pipeline: Pipeline, version: Version) -> None:
         self.pipeline, self.spec, self.table = pipeline, version.spec, version.table
         self.name = version.spec.version
-        self.writes = find_task(self.spec.task).writes
         declared = pipeline.inference.token_budget
         # A text beyond the budget that is declared is computed alone here, where a run would refuse it.
         runner = load_runner(self.spec, pipeline.inference.model_copy(update={"token_budget": "auto"}))
@@ -62,6 +57,7 @@ class ServedVersion:
         self.runner = runner
         self._forms: OrderedDict[str, Form] = OrderedDict()
         self._opening = threading.Lock()
+        self._looking = threading.Lock()
         self.plain = Form(load_preparer(self.spec), runner)
         """By the version's own options."""
 
@@ -83,13 +79,21 @@ class ServedVersion:
         if not parameters and reading is None:
             return self.plain
         key = _key(parameters, reading)
+        if (found := self._known(key)) is not None:  # At once, whatever another call opens meanwhile.
+            return found
         with self._opening:
-            if key not in self._forms:
-                self._forms[key] = self._open(parameters, reading)
-            self._forms.move_to_end(key)
-            if len(self._forms) > MOST_FORMS:
-                self._forms.popitem(last=False)
-            return self._forms[key]
+            found = self._known(key) or self._open(parameters, reading)
+            with self._looking:
+                self._forms[key] = found
+                if len(self._forms) > MOST_FORMS:
+                    self._forms.popitem(last=False)
+        return found
+
+    def _known(self, key: str) -> Form | None:
+        with self._looking:
+            if key in self._forms:
+                self._forms.move_to_end(key)
+            return self._forms.get(key)
 
     def _open(self, parameters: Mapping[str, Any], reading: Reading | None) -> Form:
         for name in parameters:
@@ -154,7 +158,7 @@ class ServedVersion:
 
 
 def _key(parameters: Mapping[str, Any], reading: Reading | None) -> str:
-    return f"{reading} {json.dumps(parameters, sort_keys=True)}"
+    return f"{reading} {_json(parameters, orjson.OPT_SORT_KEYS)}"
 
 
 def rows_of(texts: Sequence[Texts]) -> pa.Table:
@@ -179,4 +183,11 @@ def sizes_of(form: Form, tokens: pa.Table) -> tuple[list[int], list[int]]:
 
 
 def _parts(cells: Sequence[Any]) -> str:
-    return orjson.dumps(cells).decode()
+    return _json(cells)
+
+
+def _json(value: Any, option: int = 0) -> str:
+    try:
+        return orjson.dumps(value, option=option).decode()
+    except orjson.JSONEncodeError:
+        raise InputError("The body is nested too deep.") from None

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from tidemill.checkpoints.served import is_served
 from tidemill.errors import RunFailed, Stopped, first_line
 from tidemill.inference.runner import ModelRunner
 from tidemill.inference.work import Predictions, Stats
@@ -34,7 +35,8 @@ BATCH_COST_TOKENS = 40
 """What a batch on a CPU costs beside its tokens: as much as so many more. Measured with small encoders, where it is
 largest."""
 STUCK_SECONDS = 60.0
-"""So long nothing may move while rows wait, before the service says that it is not ready."""
+"""So long, or for a call's deadline where that is longer, nothing may move while rows wait, before the service says
+that it is not ready."""
 
 logger = logging.getLogger("tidemill")
 
@@ -80,7 +82,8 @@ class Workers:
     @property
     def num_waiting(self) -> int:
         """Rows that are neither answered nor in the model."""
-        return sum(call.num_rows for call in self._arrived) + len(self._line)
+        with self._changed:
+            return sum(call.num_rows for call in self._arrived) + len(self._line)
 
     def seconds_until_room(self) -> int:
         """After which a row more may wait; 0 where it may now."""
@@ -94,7 +97,7 @@ class Workers:
         """Whether work waits and nothing moves."""
         with self._changed:
             has_work = self.num_waiting or self._num_computing or self._num_tokenizing
-            return bool(has_work) and now - self._moved > STUCK_SECONDS
+            return bool(has_work) and now - self._moved > max(STUCK_SECONDS, self._limits.deadline_seconds)
 
     def put(self, call: Call) -> None:
         """
@@ -254,7 +257,7 @@ class Workers:
 
     def _fail(self, calls: Iterable[Call], error: Exception) -> None:
         self._say_failed("A batch failed", error)
-        if isinstance(error, RunFailed):
+        if isinstance(error, RunFailed) and not is_served(self.version.spec.model):  # A server may come back.
             self.broken = str(error)
         for call in calls:
             call.fail(error)

@@ -15,7 +15,9 @@ OWN_FILES = 256
 """That the service has open beside connections."""
 LEAST = 16
 READ_SECONDS = 10.0
-"""In which a client has to read the rest of an answer, once it is complete."""
+"""In which a client has to read what waits for it to be read."""
+HEADER_BYTES = 64 * 2**10
+"""Of a request's headers, about."""
 
 
 class _Open:
@@ -23,6 +25,7 @@ class _Open:
 
     def __init__(self, limits: Limits) -> None:
         self.most, self.header_seconds = _most(limits.connections), limits.header_seconds
+        self.body_bytes = limits.body_bytes
         self.idle: OrderedDict[Any, None] = OrderedDict()
         self.num_open = 0
 
@@ -45,6 +48,10 @@ def protocol_of(limits: Limits) -> type[asyncio.Protocol]:
         """Uvicorn's, with a bound on how long a request's headers may take, and on connections."""
 
         _late: asyncio.TimerHandle | None = None
+        _unread: asyncio.TimerHandle | None = None
+        _num_header_bytes = 0
+        _is_refused = False
+        """What still comes is read and dropped: a connection that is closed before takes its answer with it."""
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -61,7 +68,37 @@ def protocol_of(limits: Limits) -> type[asyncio.Protocol]:
         def connection_lost(self, exc: Exception | None) -> None:
             opened.num_open -= 1
             self._forget()
+            self._is_read()
             super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self._is_refused:
+                return
+            if self._late is None:
+                self._num_header_bytes = 0
+            elif self._num_header_bytes > (opened.body_bytes if self._is_answered() else HEADER_BYTES):
+                self._refuse(b"431 Request Header Fields Too Large", "The headers are too long.")
+                return
+            else:
+                self._num_header_bytes += len(data)
+            super().data_received(data)
+
+        def _is_answered(self) -> bool:
+            """Whether what comes is the rest of a body whose request has its answer."""
+            return self.cycle is not None and self.cycle.response_complete and self.cycle.more_body
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._unread = self.loop.call_later(READ_SECONDS, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            self._is_read()
+            super().resume_writing()
+
+        def _is_read(self) -> None:
+            if self._unread is not None:
+                self._unread.cancel()
+                self._unread = None
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
@@ -73,8 +110,10 @@ def protocol_of(limits: Limits) -> type[asyncio.Protocol]:
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            if not self.transport.is_closing() and not self.pipeline:
+            if not self.transport.is_closing() and self.cycle.response_complete:
                 opened.idle[self] = None
+                if self._is_answered():
+                    self._expect_headers()
 
         def timeout_keep_alive_handler(self) -> None:
             super().timeout_keep_alive_handler()
@@ -95,14 +134,28 @@ def protocol_of(limits: Limits) -> type[asyncio.Protocol]:
 
         def _end(self, status: bytes, why: str) -> None:
             self._forget()
+            if self._is_refused:
+                self.transport.abort()
             if self.transport.is_closing():
                 return
+            self._answer(status, why)
+            self.transport.close()
+            self.loop.call_later(READ_SECONDS, self.transport.abort)
+
+        def _refuse(self, status: bytes, why: str) -> None:
+            """Answer a client that is still sending, which reads its answer when it has sent all."""
+            self._forget()
+            self._is_refused = True
+            self._answer(status, why)
+            self.transport.write_eof()
+            opened.idle[self] = None
+            self._late = self.loop.call_later(READ_SECONDS, self.transport.abort)
+
+        def _answer(self, status: bytes, why: str) -> None:
             body = b'{"error":"' + why.encode() + b'"}'
             self.transport.write(
                 b"HTTP/1.1 " + status + b"\r\ncontent-type: application/json\r\nconnection: close\r\n"
                 b"content-length: " + str(len(body)).encode() + b"\r\n\r\n" + body
             )
-            self.transport.close()
-            self.loop.call_later(READ_SECONDS, self.transport.abort)
 
     return Connection

@@ -21,7 +21,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True)
-class Form:
+class Shape:
     """How OpenAI calls an answer, and what a choice of it looks like."""
 
     prefix: str
@@ -52,7 +52,7 @@ async def streamed(
     parameters: Mapping[str, Any],
     *,
     reading: Reading,
-    form: Form,
+    form: Shape,
     facts: Mapping[str, Any],
     with_usage: bool,
 ) -> AsyncIterator[bytes]:
@@ -82,7 +82,7 @@ async def streamed(
 async def _events(
     call: Call,
     told: asyncio.Queue[list[int]],
-    form: Form,
+    form: Shape,
     facts: Mapping[str, Any],
     seconds: float,
     *,

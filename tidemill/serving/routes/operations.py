@@ -84,7 +84,7 @@ def _values(key: str) -> list[Any]:
     if key.startswith("["):
         try:
             values = json.loads(key)
-        except ValueError:
+        except (ValueError, RecursionError):
             return [key]
         if isinstance(values, list) and all(isinstance(value, str | int | float) for value in values):
             return values

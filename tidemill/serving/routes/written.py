@@ -10,13 +10,12 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field, model_validator
 from starlette.responses import StreamingResponse
 
-from tidemill.models.tasks import find_task
 from tidemill.serving.answering.calls import ERROR, Record
 from tidemill.serving.answering.version import Reading
 from tidemill.serving.http.answers import Answers
 from tidemill.serving.http.bodies import Asked, Bodies
 from tidemill.serving.http.said import Refusal, answer
-from tidemill.serving.http.streams import Form, streamed
+from tidemill.serving.http.streams import Shape, streamed
 from tidemill.serving.pipelines.pipeline import ServedPipeline
 from tidemill.serving.routes.predict import described, named
 
@@ -98,8 +97,8 @@ class ToComplete(ToWrite):
     suffix: None = None
 
 
-CHAT = Form("chatcmpl", "chat.completion", "chat.completion.chunk")
-COMPLETION = Form("cmpl", "text_completion", "text_completion")
+CHAT = Shape("chatcmpl", "chat.completion", "chat.completion.chunk")
+COMPLETION = Shape("cmpl", "text_completion", "text_completion")
 
 
 def writing_routes(pipelines: dict[str, ServedPipeline], bodies: Bodies, answers: Answers) -> APIRouter:
@@ -126,13 +125,12 @@ async def _written(
     answers: Answers,
     asked: ToWrite,
     inputs: list[Any],
-    form: Form,
+    form: Shape,
     reading: Reading,
 ) -> Response:
     pipeline = named(pipelines, asked.model)
     if pipeline.version.spec.task != "text-generation":
         raise Refusal(400, f"{pipeline.name} writes no text behind a prompt: its task is {pipeline.version.spec.task}.")
-    assert find_task(pipeline.version.spec.task).writes
     facts = {
         "id": f"{form.prefix}-{secrets.token_hex(12)}",
         "object": form.name,
