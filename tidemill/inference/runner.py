@@ -160,6 +160,8 @@ class ModelRunner:
         other = copy.copy(self)
         other._task, other.result_schema = task, task.schema
         other.engine = task.engine_beside(self.engine)
+        # What a contest finds fastest would become the engine of one of the two alone.
+        other._choice = None
         return other
 
     @property

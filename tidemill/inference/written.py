@@ -19,6 +19,7 @@ from tidemill.errors import StoreFileInvalid
 from tidemill.inference.work import Predictions, Stats
 from tidemill.models.tasks import ModelTask
 from tidemill.storage.store import Store, StoreFile
+from tidemill.values.rows import one_array
 
 WRITTEN, PLACE = "_written", "_place"
 """Columns of prepared rows: what was written of a row before, null where that is not known, and which row it is."""
@@ -44,7 +45,7 @@ def keep_written(
     written, reason, start = found.written, found.reason, 0
     if rows is not None:
         every = pa.array(range(sum(len(shard.row_numbers) for shard in shards)))
-        place = pc.index_in(every, _one_array(rows))
+        place = pc.index_in(every, one_array(rows))
         written, reason = written.take(place), reason.take(place)
     for shard in shards:
         num_rows = len(shard.row_numbers)
@@ -59,7 +60,7 @@ def _keep(store: Store, shard: ShardFile, written: pa.Array, reason: pa.Array) -
     table = pa.table({"row_number": shard.row_numbers, WRITTEN: written}).filter(answered)
     before = _read(store, shard.file)
     if before is not None:
-        of_others = pc.invert(pc.is_in(before["row_number"], _one_array(table["row_number"])))
+        of_others = pc.invert(pc.is_in(before["row_number"], one_array(table["row_number"])))
         table = pa.concat_tables([before.filter(of_others).cast(table.schema), table]).sort_by("row_number")
     store.write(shard.file, table)
 
@@ -69,8 +70,8 @@ def written_before(store: Store, shard: ShardFile) -> pa.Array | None:
     table = _read(store, shard.file)
     if table is None:
         return None
-    index = pc.index_in(shard.row_numbers, _one_array(table["row_number"]))
-    return _one_array(table[WRITTEN]).take(index)
+    index = pc.index_in(shard.row_numbers, one_array(table["row_number"]))
+    return one_array(table[WRITTEN]).take(index)
 
 
 def together(shards: Sequence[ShardFile], found: Sequence[pa.Array | None]) -> pa.ChunkedArray:
@@ -92,7 +93,7 @@ def decode_others(prepared: pa.Table, task: Callable[[], ModelTask], predict: Pr
     """
     if WRITTEN not in prepared.column_names:
         return predict(prepared)
-    written, rows = _one_array(prepared[WRITTEN]), prepared.drop_columns([WRITTEN])
+    written, rows = one_array(prepared[WRITTEN]), prepared.drop_columns([WRITTEN])
     is_known = written.is_valid().to_numpy(zero_copy_only=False)
     if not is_known.any():
         return predict(rows)
@@ -136,8 +137,3 @@ def _read(store: Store, file: StoreFile) -> pa.Table | None:
         return store.read(file)
     except StoreFileInvalid:
         return None
-
-
-def _one_array(values: pa.ChunkedArray) -> pa.Array:
-    combined = values.combine_chunks()
-    return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)

@@ -72,6 +72,8 @@ class TorchWriter:
     company: Company
     fallback: str | None = None
     """Why another engine, which `auto` prefers, does not compute the model."""
+    room = 0
+    """Tokens that rows of several batches may have together; those under other options have as much."""
 
     def __init__(
         self,
@@ -98,6 +100,8 @@ class TorchWriter:
             self._loop = self._open_loop(choice)
         self._is_whole = isinstance(self._loop, WholeLoop)
         self.joins = isinstance(self._loop, CausalLoop)
+        if beside is not None:
+            self.make_room(beside.room)
         self.company = EQUAL_LENGTHS if self._is_whole else ANY_LENGTHS
         self.depth = 1 if self._is_whole else DEPTH
 
@@ -148,6 +152,7 @@ class TorchWriter:
 
     def make_room(self, num_tokens: int) -> None:
         """Let rows of several batches be written side by side, as many as have so many tokens in all."""
+        self.room = num_tokens
         if isinstance(self._loop, CausalLoop):
             self._loop.room = num_tokens
 

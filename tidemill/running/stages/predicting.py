@@ -32,9 +32,10 @@ from tidemill.lake.runs import worker_name
 from tidemill.lake.tables import TEXT_HASH
 from tidemill.planning.versions import NUM_WINDOWS
 from tidemill.results.answers.known import Answers, find_answers
-from tidemill.running.stages.reasons import one_array, with_reasons, with_texts
+from tidemill.running.stages.reasons import with_reasons, with_texts
 from tidemill.running.stages.references import Tokenized, label_of
 from tidemill.running.stages.workspace import Workspace
+from tidemill.values.rows import one_array
 
 
 def _seconds_for(request: Request, facts: dict[str, str]) -> float:

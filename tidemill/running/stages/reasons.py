@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from tidemill.encoding import windowing as windows
 from tidemill.planning.versions import NUM_WINDOWS
+from tidemill.values.rows import one_array
 
 
 def with_texts(prepared: pa.Table, rows: pa.Table, reads: Sequence[str]) -> pa.Table:
@@ -57,8 +58,3 @@ def _missing(token_ids: pa.ChunkedArray) -> pa.Array:
     return pc.if_else(
         one_array(pc.is_null(token_ids)), "there are no tokens for this row", pa.scalar(None, pa.string())
     )
-
-
-def one_array(values: pa.ChunkedArray) -> pa.Array:
-    combined = values.combine_chunks()
-    return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)

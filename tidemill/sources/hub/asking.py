@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tidemill.errors import DatasetError, InputError, ModelError, SourceUnavailable, TidemillError
+from tidemill.errors import DatasetError, InputError, ModelError, SourceUnavailable, TidemillError, first_line
 from tidemill.places import published
 from tidemill.retry import ask
 
@@ -145,24 +145,24 @@ def meaning(error: Exception, kind: str, repo: str, revision: str) -> TidemillEr
                     f"{what} does not exist or is private. {_not_local(repo)}Check {kind}.path; if private, {LOG_IN}"
                 )
             case errors.HFValidationError():
-                return wrong(f"{kind}.path = {repo!r} is neither a local path nor a Hub id: {line_of(e)}")
+                return wrong(f"{kind}.path = {repo!r} is neither a local path nor a Hub id: {first_line(e)}.")
             case errors.HfHubHTTPError():
                 return _http_meaning(e, wrong, what)
             case ConnectionError() if is_offline():
                 return wrong(_offline_message(kind, repo, revision))
             case httpx.TransportError() | ConnectionError() | TimeoutError():
-                return SourceUnavailable(f"{what} cannot be reached: {line_of(e)}")
+                return SourceUnavailable(f"{what} cannot be reached: {first_line(e)}.")
     match error:
         case errors.LocalEntryNotFoundError():
-            return SourceUnavailable(f"{what} cannot be reached: {line_of(error)}")
+            return SourceUnavailable(f"{what} cannot be reached: {first_line(error)}.")
         case datasets.exceptions.DatasetNotFoundError() if "gated" in str(error):
             return wrong(f"{what} is gated. Accept its conditions on its page on the Hub, then {LOG_IN}")
         case datasets.exceptions.DatasetNotFoundError():
-            return wrong(f"{what} does not exist or may not be read: {line_of(error)} Check {kind}.path; {LOG_IN}")
+            return wrong(f"{what} does not exist or may not be read: {first_line(error)}. Check {kind}.path; {LOG_IN}")
         case (
             datasets.exceptions.DataFilesNotFoundError() | datasets.data_files.EmptyDatasetError() | FileNotFoundError()
         ):
-            return wrong(f"{what} has no data files that can be read: {line_of(error)}")
+            return wrong(f"{what} has no data files that can be read: {first_line(error)}.")
     return None
 
 
@@ -173,7 +173,7 @@ def _http_meaning(error: Any, wrong: type[InputError], what: str) -> TidemillErr
         return SourceUnavailable(f"{what}: the Hub answered {status}.", wait_seconds=asked_wait(response))
     if status in (401, 403):
         return wrong(f"{what} may not be read (the Hub answered {status}). To read it, {LOG_IN}")
-    return wrong(f"{what}: the Hub answered {status}: {line_of(error)}")
+    return wrong(f"{what}: the Hub answered {status}: {first_line(error)}.")
 
 
 def asked_wait(response: Any) -> float | None:
@@ -191,11 +191,6 @@ def chain(error: BaseException) -> Iterator[BaseException]:
     while current is not None:
         yield current
         current = current.__cause__ or current.__context__
-
-
-def line_of(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def _offline_message(kind: str, repo: str, revision: str) -> str:
