@@ -11,7 +11,7 @@ PINNED := $(BIN)/pip install --quiet --no-require-hashes -c constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage postgres browser soak lint lint-docker docs pictures site constraints bench bench-full clean
+.PHONY: help setup demo test offline coverage postgres browser soak lint lint-docker docs pictures site constraints bench bench-full clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,8 +28,13 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup  ## the main job on bundled real data: reviews to a table of sentiments
 	$(BIN)/python data/demo.py
 
+SUITE := $(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
 test: setup postgres browser  ## the whole suite
-	$(BIN)/python -m pytest -m "not soak" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(SUITE) $(ARGS)
+
+offline: setup postgres browser  ## the whole suite where nothing but loopback can be reached (Linux, as root)
+	unshare --net sh -c 'ip link set lo up && exec $(SUITE) $(ARGS)'
 
 coverage: setup  ## which lines of the engine the tests of the engine reach, in a report
 	$(PINNED) pytest-cov
