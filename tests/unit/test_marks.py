@@ -10,6 +10,7 @@ import pytest
 
 from tests.lakes import NEW_IN_LAYOUT_7, commit_rows, take_back_to_layout_6
 from tests.pipelines import make_pipeline, problems_of, query, reviews, run, write_parquet
+from tests.versions import compute_version
 from tidemill.config import Pipeline, pipeline_of
 from tidemill.errors import ConfigError
 from tidemill.lake import Lake
@@ -19,7 +20,9 @@ from tidemill.lake.records.samples import Picked, num_picked, replace_sample, to
 from tidemill.lake.tables import existing_columns
 from tidemill.reports.compare import compare_versions
 from tidemill.results.migration.layouts import migrate
+from tidemill.results.promotion import promote
 from tidemill.results.verify import verify_pipeline
+from tidemill.running.stage_run import StageRun
 from tidemill.upkeep.forget import forget
 from tidemill.upkeep.housekeeping import collect_garbage
 
@@ -190,4 +193,56 @@ def test_a_mark_follows_its_row_and_waits_for_one_whose_text_changed(tmp_path):
     run(pipeline, yes=True)
     assert marked(pipeline) == {first: label, second: other, third: "of another model"}
     assert query(pipeline.lake, "SELECT DISTINCT path FROM reviews_marks") == [("b.parquet",)]
+    assert (notes_of(pipeline), problems_of(pipeline)) == ([], [])
+
+
+def test_marks_are_on_the_rows_of_a_version_that_is_promoted_after_their_file_changed(tmp_path):
+    """One that has read the changed file before the promoted version has, and one that has read it after."""
+    source = tmp_path / "data" / "a.parquet"
+    write_parquet(source, reviews(0, 6))
+    pipeline, shorter = (
+        make_pipeline(tmp_path / "one", f"{tmp_path}/data/*", tokenizer={"max_length": length}) for length in (64, 8)
+    )
+    first, second = run(pipeline).version, compute_version(shorter)
+    given = dict(zip(reviews(0, 2)["id"].to_pylist(), ("of the first row", "of the second"), strict=True))
+    mark(pipeline, given)
+
+    write_parquet(source, pa.concat_tables([reviews(200, 3), reviews(0, 6)]))
+    StageRun(pipeline, "ingest").execute()
+    assert compute_version(shorter) == second
+    assert row_numbers_when_promoted(pipeline, second) == [3, 4]
+    assert marked(pipeline) == given
+
+    write_parquet(source, reviews(0, 6))
+    run(shorter)
+    assert compute_version(pipeline) == first
+    assert row_numbers_when_promoted(pipeline, first) == [0, 1]
+    assert marked(pipeline) == given
+    assert (notes_of(pipeline), problems_of(pipeline)) == ([], [])
+
+
+def row_numbers_when_promoted(pipeline: Pipeline, version: str) -> list[int]:
+    """Of the marks, once this version is promoted."""
+    with Lake(pipeline.lake) as lake:
+        assert promote(lake, pipeline.name, version).state == "promoted"
+    rows = query(pipeline.lake, f"SELECT row_number FROM {pipeline.name}_marks ORDER BY row_number")
+    return [number for (number,) in rows]
+
+
+def test_a_mark_is_on_its_row_again_when_its_file_is_back_under_another_name(tmp_path):
+    files = [tmp_path / "data" / f"{name}.parquet" for name in ("a", "b", "c")]
+    write_parquet(files[0], reviews(0, 6))
+    write_parquet(files[1], reviews(200, 3))
+    pipeline = make_pipeline(tmp_path / "one", f"{tmp_path}/data/*")
+    run(pipeline)
+    [marked_id] = reviews(2, 1)["id"].to_pylist()
+    mark(pipeline, {marked_id: "POSITIVE"})
+
+    files[0].unlink()
+    run(pipeline, yes=True)
+    assert marked(pipeline) == {}
+    write_parquet(files[2], pa.concat_tables([reviews(300, 2), reviews(0, 6)]))
+    run(pipeline)
+    assert marked(pipeline) == {marked_id: "POSITIVE"}
+    assert query(pipeline.lake, "SELECT path, row_number FROM reviews_marks") == [("c.parquet", 4)]
     assert (notes_of(pipeline), problems_of(pipeline)) == ([], [])

@@ -180,7 +180,7 @@ def promote(lake: Lake, pipeline: str, asked: str) -> Promotion:
         )
         table = load_table(cursor, pipeline, version)
         point_view(cursor, table)
-        carry_marks(cursor, pipeline, version, (), [name for name, _ in table.keys])
+        carry_marks(cursor, pipeline, version)
         retire_elsewhere(cursor, pipeline, version)
         _record(cursor, "promote", pipeline, version, f"in place of {previous}")
         return Promotion(pipeline, version, previous, "promoted", standing)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from tidemill.errors import ConfigError
 from tidemill.lake.ducklake.connection import Cursor, Lake
 from tidemill.lake.pipelines import load_state
-from tidemill.lake.tables import TEXT_HASH, identifier, insert_records, records, table_name
+from tidemill.lake.tables import TEXT_HASH, existing_columns, identifier, insert_records, records, table_name
 
 MARKED = "SELECT shard_id, row_number, label AS mark FROM _marks WHERE pipeline = ?"
 """A query, to be joined: the marks of a pipeline by their places."""
@@ -85,9 +85,9 @@ def marked_labels(cursor: Cursor, pipeline: str) -> list[str]:
     return [label for (label,) in rows]
 
 
-def carry_marks(cursor: Cursor, pipeline: str, version: str, gone: Sequence[str], keys: Sequence[str]) -> None:
-    """Let marks follow rows to other shards: those of shards that are about to leave the promoted version's table, and
-    those of shards that have left it.
+def carry_marks(cursor: Cursor, pipeline: str, version: str, gone: Sequence[str] = ()) -> None:
+    """Let marks follow rows to other shards: those of the shards `gone`, which are about to leave the promoted
+    version's table, and those of shards that have left it.
 
     A row is the same where its key and its text are. Nothing is done for another version.
     """
@@ -106,7 +106,7 @@ def carry_marks(cursor: Cursor, pipeline: str, version: str, gone: Sequence[str]
     )
     if not left:
         return
-    found = _rows_with_texts(cursor, pipeline, [mark["text_hash"] for mark in left], keys)
+    found = _rows_like(cursor, pipeline, left)
     here = {Place(row["shard_id"], row["row_number"]) for rows in found.values() for row in rows}
     taken = set(labels_at(cursor, pipeline, list(here))) | {place for place in here if place.shard_id in gone}
     for mark in left:
@@ -137,13 +137,20 @@ def _rows_at(
     return {place: rows[place] for place in places if place in rows}
 
 
-def _rows_with_texts(
-    cursor: Cursor, pipeline: str, hashes: Sequence[str], keys: Sequence[str]
+def _rows_like(
+    cursor: Cursor, pipeline: str, marks: Sequence[dict[str, Any]]
 ) -> defaultdict[tuple[Any, str | None], list[dict[str, Any]]]:
-    """By hash of the text and key: the rows of the promoted version's table that have them."""
+    """By hash of the text and key: the rows of the promoted version's table that have those of a mark.
+
+    Which columns are the key, the marks say themselves: the lake has no other record of it.
+    """
+    hashes = defaultdict(list)
+    for mark in marks:
+        hashes[tuple(json.loads(mark["key"])) if mark["key"] else ()].append(mark["text_hash"])
     found = defaultdict(list)
-    for row in _rows(cursor, pipeline, keys, f"{TEXT_HASH} IN (SELECT unnest(?::UUID[]))", [[*hashes]]):
-        found[row["text_hash"], row["key"]].append(row)
+    for keys, wanted in hashes.items():
+        for row in _rows(cursor, pipeline, keys, f"{TEXT_HASH} IN (SELECT unnest(?::UUID[]))", [wanted]):
+            found[row["text_hash"], row["key"]].append(row)
     return found
 
 
@@ -153,16 +160,12 @@ def _rows(
     state = load_state(cursor, pipeline)
     if state is None:
         return []
+    table = table_name(pipeline, state.promoted_version)
+    if not {*keys} <= {name for name, _ in existing_columns(cursor, table)}:
+        return []
     own = ["shard_id", "row_number", f"{TEXT_HASH}::VARCHAR AS {TEXT_HASH}", *map(identifier, keys)]
-    rows = (
-        cursor.execute(
-            f"SELECT {', '.join(own)} FROM {identifier(table_name(pipeline, state.promoted_version))} "
-            f"WHERE {condition}",
-            values,
-        )
-        .to_arrow_table()
-        .to_pylist()
-    )
+    asked = f"SELECT {', '.join(own)} FROM {identifier(table)} WHERE {condition}"
+    rows = cursor.execute(asked, values).to_arrow_table().to_pylist()
     paths = _paths(cursor, pipeline, state.promoted_version, {row["shard_id"] for row in rows})
     return [
         {

@@ -92,7 +92,7 @@ def _commit(
     if moved:
         gone = [shard for shard, path in _vanished(cursor, target) if path in moved]
         _retire(cursor, target, gone)
-    carry_marks(cursor, target.pipeline, target.version, (), [name for name, _ in target.table.keys])
+    carry_marks(cursor, target.pipeline, target.version)
     return written, removed
 
 
@@ -182,7 +182,7 @@ def _retire_replaced(cursor: Cursor, target: Target, outdated: dict[str, list[st
 
 def _retire(cursor: Cursor, target: Target, shard_ids: Sequence[str]) -> int:
     """Remove shards of which other shards have the rows now, or none; returns rows removed."""
-    carry_marks(cursor, target.pipeline, target.version, shard_ids, [name for name, _ in target.table.keys])
+    carry_marks(cursor, target.pipeline, target.version, shard_ids)
     return remove_shards(cursor, target.pipeline, target.version, shard_ids)
 
 
