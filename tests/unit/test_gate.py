@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -74,6 +75,45 @@ def test_the_token_is_used_once_sets_a_cookie_and_leaves_the_address():
     assert second.get("/", headers={"cookie": "tidemill_app=guessed"}).status_code == 403
 
 
+@pytest.mark.parametrize(
+    "others",
+    [
+        'theme="dark; or light"; {}',
+        '{}; settings={{"open": [1, 2], "name": "a, b"}}',
+        "odd name=a b; =nameless; flag; {}; ;;",
+        'quoted="{{\\"a\\": 1}}"; tidemill_app_2=x; {}; tidemill_app_3="',
+    ],
+)
+def test_the_cookie_is_found_between_others_of_any_form(inside, others):
+    own = f"tidemill_app={inside.cookies['tidemill_app']}"
+    inside.cookies.clear()
+    assert inside.get("/", headers={"cookie": others.format(own)}).status_code == 200
+    assert inside.get("/", headers={"cookie": others.format("tidemill_app=guessed")}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//evil.example/x",
+        "///evil.example",
+        "/%2F/evil.example",
+        r"/\evil.example",
+        "/%5C%5Cevil.example",
+        "/%09/evil.example",
+    ],
+)
+@pytest.mark.parametrize("root", ["", "/reviews"])
+def test_the_redirect_after_the_token_leads_to_the_app_whatever_the_path(path, root):
+    asked, cookie = client(root=root), ""
+    for _ in ("let in by the token", "let in by the cookie"):
+        answer = asked.get(f"http://{HOST}{path}?token=open-sesame", headers={"cookie": cookie})
+        assert answer.status_code == 303
+        cookie = answer.headers.get("set-cookie", "").partition(";")[0]
+        # What begins with two slashes names a host, and to a browser a backslash is one.
+        assert re.match(rf"{root}/(?![/\\\s])", answer.headers["location"])
+        assert "token" not in answer.headers["location"]
+
+
 @pytest.mark.parametrize("path", ["/", "/file=secret", "/heard"])
 def test_nothing_is_answered_without_the_cookie(path):
     answer = client().get(path)
@@ -90,10 +130,26 @@ def test_another_host_is_refused_on_every_route(inside, host, path):
 
 
 @pytest.mark.parametrize(
-    "headers", [{"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}, {"origin": "null"}]
+    "headers",
+    [
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://127.0.0.1:8888", "sec-fetch-site": "same-site"},
+        {"sec-fetch-site": "same-site"},
+        {"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"},
+        {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors"},
+    ],
 )
 def test_another_sites_page_is_refused(inside, headers):
     assert inside.post("/queue/join", headers={**JSON, **headers}).status_code == 403
+    assert inside.get("/heard", headers=headers).status_code == 403
+
+
+def test_a_link_on_another_page_leads_to_the_app(inside):
+    """Which is a navigation: nothing of the answer is for the page that has the link."""
+    link = {"sec-fetch-site": "same-site", "sec-fetch-mode": "navigate"}
+    assert inside.get("/", headers=link).status_code == 200
+    assert inside.post("/queue/join", headers={**JSON, **link, "origin": "http://127.0.0.1:8888"}).status_code == 403
 
 
 def test_the_apps_own_page_and_a_host_that_was_named_are_answered(inside):
@@ -135,6 +191,13 @@ def test_the_access_log_has_no_query_and_a_page_sends_no_referrer():
     assert lines == ["testclient GET / 403", "testclient GET / 303", "testclient GET / 200"]
     assert {answer.headers["referrer-policy"] for answer in answers} == {"no-referrer"}
     assert "frame-ancestors 'self'" in answers[-1].headers["content-security-policy"]
+
+
+def test_line_breaks_and_control_characters_of_a_path_are_escaped_in_the_access_log():
+    lines: list[str] = []
+    client(token=None, log=lines.append).get("/a%0D%0A127.0.0.1%20GET%20/%1B%5B31m%00%E2%80%A8é")
+    [line] = lines
+    assert line == "testclient GET /a%0D%0A127.0.0.1%20GET%20/%1B%5B31m%00%E2%80%A8%C3%A9 404"
 
 
 def test_a_page_below_a_root_path_redirects_there_and_its_cookie_is_of_it():

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.pipelines import make_pipeline, query, reviews, run, write_parquet
+from tests.pipelines import MODEL, make_pipeline, query, reviews, run, write_parquet
 from tidemill.app.space.export import LEFT_OUT, export
 from tidemill.app.space.running import open_space
 from tidemill.app.trying import Trying
@@ -80,9 +80,12 @@ def test_the_folder_has_no_rows_no_other_rooms_and_no_place_of_this_machine(spac
     rooms = {path.name for path in (space / "tidemill").iterdir()}
     assert not rooms & set(LEFT_OUT)
     assert (space / "tidemill" / "app" / "server" / "app.css").exists()
-    facts = (space / "space.json").read_text()
-    assert pipeline.lake.data not in facts
-    assert "row.jsonl" in facts
+    assert "row.jsonl" in (space / "space.json").read_text()
+    # Lake, store and data lie in one folder.
+    places = [str(MODEL), str(Path(pipeline.lake.data).parent)]
+    told = {path: path.read_bytes() for path in space.rglob("*") if path.is_file()}
+    assert {space / "space.json", space / "app.py", space / "report.html", space / "model" / "config.json"} < set(told)
+    assert [(path, place) for path in told for place in places if place.encode() in told[path]] == []
     for text in rows_of(pipeline):
         assert text not in (space / "report.html").read_text()
 
