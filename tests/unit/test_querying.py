@@ -13,7 +13,7 @@ import pytest
 
 from tests.lakes import commit_rows
 from tests.pipelines import make_pipeline
-from tidemill.app.querying import bounded, export_rows
+from tidemill.app.querying import FORMATS, bounded, export_rows
 from tidemill.config import Pipeline
 from tidemill.errors import InputError
 
@@ -32,20 +32,18 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 QUERY = "SELECT id, number, parts, 'NaN'::FLOAT AS odd FROM values ORDER BY id"
 
 
-def test_rows_are_exported_as_csv_json_and_parquet_to_the_digit(pipeline):
+def test_rows_are_exported_to_the_digit_in_the_formats_of_tidemill_export(pipeline):
+    assert FORMATS == ("parquet", "csv", "jsonl", "ndjson", "duckdb")
     with export_rows(pipeline, QUERY, "csv").open(newline="") as file:
         assert list(csv.reader(file)) == [
             ["id", "number", "parts", "odd"],
-            ["a", str(BIG), "[1.5, null]", "nan"],
+            ["a", str(BIG), "[1.5,null]", "nan"],
             ["b,c", "1", "[]", "nan"],
         ]
-    assert json.loads(export_rows(pipeline, QUERY, "json").read_text()) == [
-        {"id": "a", "number": str(BIG), "parts": [1.5, None], "odd": None},
-        {"id": "b,c", "number": 1, "parts": [], "odd": None},
-    ]
+    lines = export_rows(pipeline, QUERY, "jsonl").read_text().splitlines()
+    assert [json.loads(line)["number"] for line in lines] == [BIG, 1]
     assert pq.read_table(export_rows(pipeline, QUERY, "parquet"))["number"].to_pylist() == [BIG, 1]
-    assert json.loads(export_rows(pipeline, "SELECT 1 WHERE false", "json").read_text()) == []
-    with pytest.raises(InputError, match="exe is no format"):
+    with pytest.raises(InputError, match="says no format that is known"):
         export_rows(pipeline, QUERY, "exe")
 
 
@@ -64,6 +62,8 @@ def test_rows_are_exported_as_csv_json_and_parquet_to_the_digit(pipeline):
 def test_a_statement_that_does_more_than_read_the_lake_is_refused(pipeline, statement):
     with pytest.raises(InputError), bounded(pipeline, statement):
         pass
+    with pytest.raises(InputError):
+        export_rows(pipeline, statement, "csv")
 
 
 def test_a_query_that_takes_too_long_is_ended_and_says_so(pipeline):
@@ -71,6 +71,8 @@ def test_a_query_that_takes_too_long_is_ended_and_says_so(pipeline):
     too_long = pytest.raises(InputError, match=r"took longer than 0\.01 s and was ended\. Narrow it")
     with too_long, bounded(pipeline, endless, seconds=0.01) as cursor:
         cursor.fetchall()
+    with too_long:
+        export_rows(pipeline, endless, "csv", seconds=0.01)
 
 
 def test_what_is_wrong_with_sql_is_said_in_duckdbs_words(pipeline):

@@ -46,7 +46,10 @@ class Source:
 
     @property
     def keys(self) -> list[str]:
-        return [name for _, name in self.pipeline.dataset.kept[: len(self.pipeline.dataset.key)]]
+        """The key columns of the file, where the table has them."""
+        asked = [name for _, name in self.pipeline.dataset.kept[: len(self.pipeline.dataset.key)]]
+        with self.open() as (_, table):
+            return asked if {*asked} <= {name for name, _ in table.kept} else []
 
     def labels(self) -> list[str]:
         """What a row may be marked as: the labels of the table, most rows first, then those that people gave beside."""

@@ -17,6 +17,7 @@ from tidemill.lake.ducklake.connection import SYSTEM_REFUSES, Cursor, Lake, is_i
 from tidemill.lake.tables import identifier
 from tidemill.places import usable
 from tidemill.publishing.queries import Query, judged
+from tidemill.reports.query import ended_after
 from tidemill.results.promotion import existing_state
 
 COPIED = {
@@ -43,13 +44,20 @@ class Exported:
     columns: tuple[str, ...]
 
 
-def export(pipeline: Pipeline, file: Path, *, query: str | None = None, by: str | None = None) -> Exported:
+def export(
+    pipeline: Pipeline,
+    file: Path,
+    *,
+    query: str | None = None,
+    by: str | None = None,
+    seconds: float | None = None,
+) -> Exported:
     """Write the promoted table, or what `query` gives, to a file, or to a folder of Parquet with one of each value
     of `by`. What was there under that name is replaced at once when all is written; if it fails, it stays.
 
     Raises:
         ConfigError: the file's name says no format that is known, or its place is no place for it.
-        InputError: the query fails.
+        InputError: the query fails, or takes longer than `seconds`.
         PlaceUnusable: the system does not let it be written.
     """
     target = file.absolute()
@@ -59,8 +67,8 @@ def export(pipeline: Pipeline, file: Path, *, query: str | None = None, by: str 
         if target.suffix.lower() == DATABASE and by is None:
             lake.cursor().execute(f"ATTACH {_literal(written)} AS {_TARGET}")
         lake.seal([str(folder)])
-        with lake.snapshot() as cursor, _translated(target):
-            asked = query or f"FROM {identifier(_existing(cursor, pipeline.name))}"
+        with lake.snapshot() as cursor, _translated(target), ended_after(cursor, seconds):
+            asked = f"FROM {identifier(_existing(cursor, pipeline.name))}" if query is None else query
             found = judged(cursor, asked)
             num_rows = _write(cursor, found, written, pipeline.name, by)
         lake.close()  # A database is whole once it is closed.

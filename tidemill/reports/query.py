@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ import _duckdb as duckdb  # As tidemill.lake.ducklake.connection does.
 from tidemill import pipeline_file
 from tidemill.errors import ConfigError, InputError
 from tidemill.lake.ducklake.catalog import LakeSpec
-from tidemill.lake.ducklake.connection import Cursor, Lake
+from tidemill.lake.ducklake.connection import Cursor, Lake, is_interrupt
 from tidemill.lake.ducklake.reading import check_definitions, readable
 from tidemill.places import default_data
 
@@ -54,3 +55,34 @@ def reading(spec: LakeSpec, query: str, folders: Sequence[str] = ()) -> Iterator
             yield cursor, last
         except duckdb.Error as e:
             raise InputError(str(e)) from e
+
+
+@contextmanager
+def ended_after(cursor: Cursor, seconds: float | None) -> Iterator[None]:
+    """End what is executed in the block once it took so long; with None, whenever it is done.
+
+    Raises:
+        InputError: it took longer.
+    """
+    if seconds is None:
+        yield
+        return
+    done = threading.Event()
+
+    def end() -> None:
+        # Again and again: between two statements there is nothing to interrupt.
+        while not done.wait(seconds):
+            cursor.interrupt()
+
+    watch = threading.Thread(target=end, daemon=True)
+    watch.start()
+    try:
+        yield
+    except duckdb.Error as e:
+        if not is_interrupt(e):
+            raise
+        told = f"The query took longer than {seconds:g} s and was ended. Narrow it, or ask it on the command line."
+        raise InputError(told) from e
+    finally:
+        done.set()
+        watch.join()
