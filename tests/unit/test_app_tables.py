@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.apps import OpenedPage, opened_page
 from tests.lakes import VERSION
 from tests.made_tables import ENTITY, SECOND, SPEC, made_table, second_version
 from tests.pipelines import query
+from tidemill.app.rows.pages import name_of, place_named
 from tidemill.app.tabs.browse import Standing
 from tidemill.app.tabs.versions import ONE_VERSION
 from tidemill.config import Pipeline
@@ -138,16 +140,39 @@ def test_a_version_that_is_made_and_promoted_while_the_app_is_open_is_offered_an
     assert "None of 3 rows." in shown_rows(page, label="good")
 
 
+def name_of_row(pipeline: Pipeline, row_id: str) -> str:
+    [(shard, number)] = query(pipeline.lake, f"SELECT shard_id, row_number FROM {pipeline.name} WHERE id = '{row_id}'")
+    return name_of(Place(shard, number))
+
+
+def marks_of(pipeline: Pipeline) -> dict[str, tuple[str, str]]:
+    asked = "SELECT id, m.label, who FROM values JOIN values_marks m USING (shard_id, row_number)"
+    return {row_id: (label, who) for row_id, label, who in query(pipeline.lake, asked)}
+
+
 def test_a_row_is_marked_with_the_label_that_stands_on_the_key(page):
     pipeline = page.source.pipeline
-    [(shard, number)] = query(pipeline.lake, "SELECT shard_id, row_number FROM values WHERE id = 'b'")
-    standing = Standing(place=Place(shard, number))
-    page.press("tm-mark-1", standing, "ann", "1 of two words")
-    assert query(pipeline.lake, "SELECT label, who, row_number FROM values_marks") == [("of two words", "ann", number)]
+    seen = name_of_row(pipeline, "b")
+    standing = Standing(place=place_named(seen))
+    page.press("tm-mark-1", standing, "ann", "1 of two words", seen)
+    assert marks_of(pipeline) == {"b": ("of two words", "ann")}
     assert "of two words" in [key.partition(" ")[2] for key in keys_of(page)]
-    assert "Say who marks" in page.press("tm-unmark", standing, " ")[2]
-    page.press("tm-unmark", standing, "ann")
-    assert query(pipeline.lake, "SELECT label FROM values_marks") == []
+    assert "Say who marks" in page.press("tm-unmark", standing, " ", seen)[2]
+    page.press("tm-unmark", standing, "ann", seen)
+    assert marks_of(pipeline) == {}
+
+
+def test_the_row_that_is_seen_is_marked_where_another_one_is_opened_meanwhile(page):
+    pipeline = page.source.pipeline
+    first, next_one = (name_of_row(pipeline, row_id) for row_id in ("a", "b"))
+    standing = Standing(place=place_named(next_one), in_queue=True)
+    shown = page.press("tm-mark-1", replace(standing, in_queue=False), "ann", "1 good", first)[2]
+    assert marks_of(pipeline) == {"a": ("good", "ann")}
+    assert f'data-place="{next_one}"' in shown
+    for nothing in ("", "no row", f"{first}0000000000000000000"):
+        assert "Open a row first." in page.press("tm-mark-1", standing, "ann", "1 good", nothing)[2]
+    page.press("tm-unmark", standing, "ann", first)
+    assert marks_of(pipeline) == {}
 
 
 def test_what_a_promoted_version_reads_beside_the_columns_of_the_page_is_said(page):

@@ -9,6 +9,24 @@ from tidemill.app.rows import cells
 from tidemill.app.rows.browsing import Page
 from tidemill.app.rows.filters import Filter
 from tidemill.errors import counted
+from tidemill.lake.records.marks import Place
+
+MOST_DIGITS = 18
+"""Of a number of a row."""
+
+
+def name_of(place: Place) -> str:
+    """What a page calls a row. A shard is named after its content, so no other row ever has that name."""
+    return f"{place.shard_id}/{place.row_number}"
+
+
+def place_named(name: str) -> Place | None:
+    """
+    >>> place_named("0a1b/7"), place_named("0a1b/seven")
+    (Place(shard_id='0a1b', row_number=7), None)
+    """
+    shard_id, _, number = name.partition("/")
+    return Place(shard_id, int(number)) if number.isdecimal() and len(number) <= MOST_DIGITS else None
 
 
 def told(page: Page, asked: Filter) -> str:
@@ -34,7 +52,7 @@ def shown_page(page: Page, told: str) -> str:
     if not page.rows:
         return cells.message(told)
     openers = [
-        f'<button type="button" class="tm-open" data-place="{escape(place.shard_id)}/{place.row_number}" '
+        f'<button type="button" class="tm-open" data-place="{escape(name_of(place))}" '
         f'aria-label="open row {place.row_number} of {escape(path)}">{place.row_number}</button>'
         for place, path in zip(page.places, page.paths, strict=True)
     ]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from html import escape
 from typing import Any
 
 import _duckdb as duckdb
@@ -14,7 +15,7 @@ import gradio as gr
 from tidemill.app.rows import cells
 from tidemill.app.rows.browsing import Order, Page, Start, read_page, rows_at
 from tidemill.app.rows.filters import Filter, filter_of
-from tidemill.app.rows.pages import cut, shown_page, told
+from tidemill.app.rows.pages import cut, name_of, place_named, shown_page, told
 from tidemill.app.source import Source, shown_columns
 from tidemill.app.tabs.fields import form, marking_fields, offered_by, offers
 from tidemill.errors import ConfigError, TidemillError, counted
@@ -37,8 +38,13 @@ KEYS = """
 })
 """
 """The keys 1 to 9 are those buttons, wherever nothing is being typed. One that is held marks one row."""
-MOST_DIGITS = 18
-"""Of a number of a row."""
+SEEN = """
+(standing, ...given) => {
+  const row = document.querySelector('#tm-row [data-place]');
+  return [standing, ...given.slice(0, -1), row ? row.dataset.place : ''];
+}
+"""
+"""The last input of what marks is the row that its visitor sees at that moment, whatever comes until it is read."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ def build(source: Source, who: str, opened: Sequence[Any]) -> None:
                 as_other = gr.Button("Mark as that", size="sm", elem_id="tm-mark-other")
                 take_back = gr.Button("Take the mark back", size="sm", elem_id="tm-unmark")
             row = gr.HTML(cells.message("Open a row to see it whole and to mark it."), elem_id="tm-row")
+            seen = gr.Textbox(visible=False)
     table_out, row_out = [standing, shown], [standing, shown, row]
     show.click(tab.first, [standing, *filters], table_out, api_visibility="private")
     filters[0].submit(tab.first, [standing, *filters], table_out, api_visibility="private")
@@ -80,9 +87,9 @@ def build(source: Source, who: str, opened: Sequence[Any]) -> None:
     queue.click(tab.next_to_mark, standing, row_out, api_visibility="private")
     shown.select(tab.opened, standing, row_out, api_visibility="private")
     for key in keys:
-        key.click(tab.mark_by_key, [standing, marker, key], row_out, api_visibility="private")
-    as_other.click(tab.mark, [standing, marker, other], row_out, api_visibility="private")
-    take_back.click(tab.take_back, [standing, marker], row_out, api_visibility="private")
+        key.click(tab.mark_by_key, [standing, marker, key, seen], row_out, js=SEEN, api_visibility="private")
+    as_other.click(tab.mark, [standing, marker, other, seen], row_out, js=SEEN, api_visibility="private")
+    take_back.click(tab.take_back, [standing, marker, seen], row_out, js=SEEN, api_visibility="private")
     followers = [each for each in (*filters, *keys, other) if each.elem_id in options]
     gr.on(opened, partial(offers, source, followers), None, followers, api_visibility="private", show_progress="hidden")
 
@@ -115,10 +122,10 @@ class _Browsing:
         return self._turn(replace(standing, before=standing.before[:-1]), standing.before[-1])
 
     def opened(self, standing: Standing, event: gr.EventData) -> tuple[Standing, str, str]:
-        shard_id, _, number = str(event._data.get("value", "")).partition("/")
-        if not number.isdecimal() or len(number) > MOST_DIGITS:
+        place = place_named(str(event._data.get("value", "")))
+        if place is None:
             return standing, _page_of(standing), cells.message("There is no such row.", kind="problem")
-        standing = replace(standing, place=Place(shard_id, int(number)), in_queue=False)
+        standing = replace(standing, place=place, in_queue=False)
         return standing, _page_of(standing), self._row(standing)
 
     def next_to_mark(self, standing: Standing) -> tuple[Standing, str, str]:
@@ -135,28 +142,29 @@ class _Browsing:
         why = cells.message(f"{len(left):,} of {total:,} to mark. Why this one: {first.reason}")
         return standing, _page_of(standing), why + self._row(standing)
 
-    def mark(self, standing: Standing, who: str, label: str | None) -> tuple[Standing, str, str]:
+    def mark(self, standing: Standing, who: str, label: str | None, seen: str) -> tuple[Standing, str, str]:
         given = (label or "").strip()
         if not given:
             return self._refused(standing, "Choose a label first.")
-        return self._write(standing, who, given)
+        return self._write(standing, who, given, seen)
 
-    def mark_by_key(self, standing: Standing, who: str, key: str) -> tuple[Standing, str, str]:
+    def mark_by_key(self, standing: Standing, who: str, key: str, seen: str) -> tuple[Standing, str, str]:
         """`key` is what stands on a button: its number, and the label that the visitor saw there."""
-        return self.mark(standing, who, key.partition(" ")[2])
+        return self.mark(standing, who, key.partition(" ")[2], seen)
 
-    def take_back(self, standing: Standing, who: str) -> tuple[Standing, str, str]:
-        return self._write(standing, who, None)
+    def take_back(self, standing: Standing, who: str, seen: str) -> tuple[Standing, str, str]:
+        return self._write(standing, who, None, seen)
 
-    def _write(self, standing: Standing, who: str, label: str | None) -> tuple[Standing, str, str]:
-        name, pipeline = (who or "").strip(), self._source.pipeline
-        if standing.place is None:
+    def _write(self, standing: Standing, who: str, label: str | None, seen: str) -> tuple[Standing, str, str]:
+        """Mark the row that was `seen`: another one may be open by now."""
+        name, pipeline, place = (who or "").strip(), self._source.pipeline, place_named(seen)
+        if place is None:
             return self._refused(standing, "Open a row first.")
         if not name:
             return self._refused(standing, "Say who marks: fill in `marked by`.")
         try:
             with Lake(pipeline.lake) as lake:
-                set_marks(lake, pipeline.name, {standing.place: label}, keys=self._source.keys, who=name)
+                set_marks(lake, pipeline.name, {place: label}, keys=self._source.keys, who=name)
         except TidemillError as e:
             return self._refused(standing, str(e))
         standing = self._with_marks(standing)
@@ -198,7 +206,8 @@ class _Browsing:
         marked = cells.message(f"Marked as {label}" if label is not None else "Not marked yet")
         whole = [(name, value) for name, value in zip(columns, found, strict=True) if name in shown_columns(table)]
         rest = [(name, value) for name, value in zip(columns, found, strict=True) if name not in shown_columns(table)]
-        return marked + cells.facts("The row", whole) + cells.facts("Where it is from", rest)
+        shown = marked + cells.facts("The row", whole) + cells.facts("Where it is from", rest)
+        return f'<div data-place="{escape(name_of(place))}">{shown}</div>'
 
 
 def _page_of(standing: Standing) -> str:
