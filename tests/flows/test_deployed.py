@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 from contextlib import closing
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from prefect.client.schemas.filters import LogFilter
 from prefect.client.schemas.objects import FlowRun
@@ -76,23 +78,41 @@ def num_committed(pipeline: Pipeline) -> int:
     return len(query(pipeline.lake, "SELECT shard_id FROM _ledger")) if catalog_exists(pipeline.lake) else 0
 
 
-def test_a_schedule_makes_flow_runs_that_complete_and_show_what_they_did(deployed: Deployed, tmp_path):
-    page = tmp_path / "page" / "report.html"
+def test_a_schedule_makes_flow_runs_that_complete_and_show_and_tell_what_they_did(deployed: Deployed, tmp_path):
+    """The rows of this one are all delighted, where those of the revisions before were as reviews are."""
+    page, folder = tmp_path / "page" / "report.html", tmp_path / "scheduled"
     page.parent.mkdir()
-    own: dict[str, Any] = {"schedule": {"cron": "0 2 * * *"}, "cost": {"per_hour": 1.0}, "report": {"path": str(page)}}
-    pipeline = small(tmp_path, "scheduled", **own)
-    deployed.deploy(pipeline)
-    found = eventually(lambda: deployed.flow_runs("run", pipeline), bool)
-    assert all(one.auto_scheduled for one in found)
-    assert {one.expected_start_time and one.expected_start_time.hour for one in found} == {2}
-    deployed.client.set_flow_run_state(found[0].id, Scheduled(scheduled_time=datetime.now(UTC)), force=True)
-    flow_run = deployed.wait(found[0].id)
+    with webhook() as (url, posted):
+        pipeline = make_pipeline(
+            tmp_path,
+            f"{folder}/*.parquet",
+            name="scheduled",
+            schedule={"cron": "0 2 * * *"},
+            cost={"per_hour": 1.0},
+            report={"path": str(page)},
+            alerts={"webhook": url},
+        )
+        for i in range(NUM_FILES):
+            write_parquet(folder / f"earlier-{i}.parquet", reviews(i * NUM_ROWS, NUM_ROWS))
+            run(pipeline)
+        for i in range(NUM_FILES):
+            rows = reviews(100 + i * NUM_ROWS, NUM_ROWS)
+            delighted = pa.array(["A wonderful film, and a joy to watch."] * NUM_ROWS)
+            write_parquet(
+                folder / f"part-{i}.parquet", rows.set_column(rows.column_names.index("text"), "text", delighted)
+            )
+        deployed.deploy(pipeline)
+        found = eventually(lambda: deployed.flow_runs("run", pipeline), bool)
+        assert all(one.auto_scheduled for one in found)
+        assert {one.expected_start_time and one.expected_start_time.hour for one in found} == {2}
+        deployed.client.set_flow_run_state(found[0].id, Scheduled(scheduled_time=datetime.now(UTC)), force=True)
+        flow_run = deployed.wait(found[0].id)
     assert flow_run.state is not None
     assert (flow_run.state_name, flow_run.name) == ("Completed", found[0].name)
     assert str(flow_run.state.message).startswith("3 shards, 75 rows, 0 quarantined, 0 removed in ")
     assert found[0].name.startswith("scheduled 20")
     assert {"tidemill", "pipeline:scheduled"} <= set(flow_run.tags)
-    [(kind, state, worker, *_)] = runs_of(pipeline)
+    kind, state, worker, *_ = runs_of(pipeline)[-1]
     assert (kind, state, worker.partition("@")[0]) == ("run", "done", "tidemill")
     assert_same_tables(pipeline, undisturbed(pipeline, tmp_path))
     artifacts = {one.key: one for one in deployed.client.read_artifacts() if one.flow_run_id == flow_run.id}
@@ -104,6 +124,12 @@ def test_a_schedule_makes_flow_runs_that_complete_and_show_what_they_did(deploye
     assert "<title>scheduled: report</title>" in page.read_text()
     where = str(artifacts["scheduled-run-data"].data)
     assert (str(tmp_path) in where, "tidemill sql" in where, "file://" in where) == (True, True, False)
+    assert [(one["kind"], one["flow_run_id"]) for one in posted] == [("changed", str(flow_run.id))]
+    assert re.fullmatch(
+        r"scheduled: Of the 75 new rows, shares of labels moved more than usual: "
+        r"NEGATIVE 0\.0%, usually \d+\.\d% ± \d+\.\d%; POSITIVE 100\.0%, usually \d+\.\d% ± \d+\.\d%\.",
+        posted[0]["text"],
+    ), posted
 
 
 @pytest.mark.parametrize(
