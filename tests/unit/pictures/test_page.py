@@ -189,6 +189,16 @@ def test_bars_of_labels_have_the_labels_colours():
     assert spec["data"][0]["marker"]["color"] == [COLOURS[1], COLOURS[0], GREY]
 
 
+@pytest.mark.parametrize(
+    ("kind", "counts", "step"),
+    [("bars", (1, 2), 1), ("bars", (1, 2_000), None), ("bars", (0.5, 0.25), None), ("shares", (1, 2), None)],
+)
+def test_a_few_things_are_counted_in_whole_ones(kind, counts, step):
+    spec = drawn(picture_of(kind, [(str(count), "", count) for count in counts]), {})
+    assert spec is not None
+    assert spec["layout"]["xaxis"].get("dtick") == step
+
+
 def test_a_count_that_a_browser_would_round_goes_to_it_as_text():
     spec = drawn(picture_of("bars", [("a", "", 2**60)]), {})
     assert spec is not None

@@ -14,6 +14,8 @@ from typing import Any
 
 MOST_CHARACTERS = 160
 MOST_VALUES = 4
+SHORT = 20
+"""Characters that stay on one line, as those of an id do."""
 WHOLE_CHARACTERS = 100_000
 """Of one value of a row by itself; what is longer is for `tidemill sql`."""
 
@@ -65,12 +67,21 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _kind(value: Any) -> str:
+    if is_number(value):
+        return "tm-number"
+    return "tm-short" if len(cut_text(value)) <= SHORT else ""
+
+
 def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, first: Sequence[str] = ()) -> str:
     """A table that screen readers know: `first` has, a row each, HTML of a cell before the others."""
-    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in [*(["row"] if first else []), *columns])
+    heads = '<th scope="col">row</th>' if first else ""
+    for name, *values in zip(columns, *rows, strict=True):
+        is_of_numbers = any(map(is_number, values))
+        heads += f'<th scope="col" class="{"tm-number" if is_of_numbers else ""}">{escape(name)}</th>'
     body = []
     for number, row in enumerate(rows):
-        cells = "".join(f'<td class="{"tm-number" if is_number(value) else ""}">{cell(value)}</td>' for value in row)
+        cells = "".join(f'<td class="{_kind(value)}">{cell(value)}</td>' for value in row)
         body.append(f"<tr>{f'<td>{first[number]}</td>' if first else ''}{cells}</tr>")
     return (
         f'<div class="tm-scroll" tabindex="0" role="region" aria-label="{escape(caption)}">'

@@ -10,7 +10,7 @@ import gradio as gr
 
 from tidemill.app.rows import cells
 from tidemill.app.source import Source
-from tidemill.errors import TidemillError
+from tidemill.errors import TidemillError, counted
 from tidemill.lake import Lake
 from tidemill.reports.compare import compare_versions
 from tidemill.results.promotion import standings
@@ -83,7 +83,7 @@ def told(report: Facts) -> Iterator[str]:
             summary.append((f"{name}: the same", f"{facts['agreement']:.2%}, {facts['flipped']:,} flipped"))
     if marks["rows"]:
         right = (f"{count:,} ({count / marks['rows']:.1%})" for count in marks["right"].values())
-        summary.append((f"right of {marks['rows']:,} marked rows", " against ".join(right)))
+        summary.append((f"right of {counted(marks['rows'], 'marked row')}", " against ".join(right)))
     yield cells.facts(f"{first} against {second}", summary)
     yield from (cells.message(note) for note in report["notes"])
     for name, facts in report["labels"].items():
@@ -92,7 +92,7 @@ def told(report: Facts) -> Iterator[str]:
     drifts = [(name, *facts["absolute"].values()) for name, facts in report["scores"].items()]
     if drifts and drifts[0][1] is not None:
         quantiles = list(next(iter(report["scores"].values()))["absolute"])
-        yield cells.table("How far scores moved", ["column", *quantiles], drifts)
+        yield cells.table("How far scores moved: in 90% of the rows p90 at most", ["column", *quantiles], drifts)
     yield from _others(report)
     if report["slices"]:
         yield _slices(report)

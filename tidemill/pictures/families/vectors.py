@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from tidemill.lake import Cursor
 from tidemill.lake.tables import identifier
@@ -53,4 +54,7 @@ def lengths(subject: Subject, name: str) -> Figure:
     value = f"{identifier(name)}::DOUBLE[]"
     length = f"round(sqrt(list_inner_product({value}, {value})), 6) AS length"
     counted = subject.counting("lengths", f"SELECT {length} FROM {subject.view} WHERE {identifier(name)} IS NOT NULL")
-    return histogram(counted, "length", section=SECTION, told=f"length of {name}")
+    found = histogram(counted, "length", section=SECTION, told=f"length of {name}")
+    return replace(
+        found, notes=("The length is the Euclidean norm: 1 in each row where a model normalises its vectors.",)
+    )

@@ -12,6 +12,8 @@ from tidemill.pictures.page.palette import COLOURS, GREY, LONGEST_TICK, PATTERNS
 from tidemill.pictures.page.points import points
 
 BAR_PIXELS, HEIGHT = 28, 320
+FEW = 10
+"""So many things are counted by a scale that has a tick for each."""
 
 Spec = dict[str, Any]
 
@@ -191,8 +193,13 @@ def _ticks(named: Mapping[str, str]) -> Spec:
 
 
 def _scale(picture: Picture) -> Spec:
-    """Of shares in hundredths, which end at 1."""
-    return {"tickformat": ".0%", "range": [0, 1]} if picture.figure.axes.is_share else {}
+    """Of shares in hundredths, which end at 1; of a few things in whole ones."""
+    axes = picture.figure.axes
+    if axes.is_share:
+        return {"tickformat": ".0%", "range": [0, 1]}
+    counts = picture.column(axes.y)
+    is_few = picture.figure.kind == "bars" and all(isinstance(count, int) for count in counts) and sum(counts) <= FEW
+    return {"dtick": 1} if is_few else {}
 
 
 def _title(picture: Picture, axis: str) -> str:

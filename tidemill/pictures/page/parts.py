@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from tidemill.pictures.figures.report import Report
 from tidemill.pictures.page import places, side_by_side
 from tidemill.pictures.page.escaping import text_in_html
 
-LONG = 40
-"""Characters of a cell that is given room, as it would else be a column of single words on a small screen."""
+SHORT, LONG = 20, 40
+"""Characters of a cell that stays on one line, as a time does; and of one that is given room, as it would else be a
+column of single words on a small screen."""
 
 
 def head(report: Report) -> Iterator[str]:
@@ -94,7 +95,7 @@ def _choice(picture: Picture) -> Iterator[str]:
 
 
 def table(picture: Picture) -> str:
-    head = "".join(f'<th scope="col">{text_in_html(name.lstrip("_"))}</th>' for name in picture.columns)
+    head = "".join(_head(name, picture.column(name)) for name in picture.columns)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in picture.rows)
     label = text_in_html(picture.figure.title)
     return (
@@ -107,14 +108,23 @@ def anchor(name: str) -> str:
     return re.sub(r"\W+", "-", name.lower(), flags=re.ASCII).strip("-")
 
 
+def _head(name: str, values: Sequence[Any]) -> str:
+    kind = ' class="number"' if any(map(_is_number, values)) else ""
+    return f'<th scope="col"{kind}>{text_in_html(name.lstrip("_"))}</th>'
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return '<td class="null">NULL</td>'
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if _is_number(value):
         return f'<td class="number">{_number(value)}</td>'
     text = str(value)
-    is_long = ' class="long"' if len(text) > LONG else ""
-    return f"<td{is_long}>{text_in_html(text)}</td>"
+    size = "short" if len(text) <= SHORT else "long" if len(text) > LONG else ""
+    return f'<td class="{size}">{text_in_html(text)}</td>' if size else f"<td>{text_in_html(text)}</td>"
 
 
 def _number(value: float) -> str:
