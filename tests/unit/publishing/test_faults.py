@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from tests.hub.faults import Failure, FaultKind, Faults, Request
@@ -95,7 +97,8 @@ def test_somebody_elses_commit_in_the_middle_is_not_written_over(hub, pipeline):
     assert len(rows_there(hub, "org/together")) == 2 * 4 * ROWS
 
 
-def test_a_rate_limit_is_announced(hub, pipeline, caplog):
+def test_a_rate_limit_is_announced_whoever_has_switched_off_loggers(hub, pipeline, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("huggingface_hub.utils._http"), "disabled", True)
     hub.faults = Faults(script=[Failure("/preupload/", "429", 1, "POST")], retry_after=61)
 
     publish(pipeline, "org/limited")

@@ -269,12 +269,15 @@ class _Waits(logging.Handler):
 
 @contextmanager
 def _telling_waits() -> Iterator[None]:
-    from huggingface_hub.utils import logging as theirs
+    """Whatever others have made of the library's loggers: Prefect and Alembic switch off those that are there."""
+    from huggingface_hub.utils import _http
 
-    library = theirs.get_logger("huggingface_hub")
-    handlers = library.handlers
-    library.handlers = [_Waits()]
+    library, of_requests = logging.getLogger("huggingface_hub"), logging.getLogger(_http.__name__)
+    before = library.handlers, library.level, of_requests.disabled
+    library.handlers, of_requests.disabled = [_Waits()], False
+    library.setLevel(logging.WARNING)
     try:
         yield
     finally:
-        library.handlers = handlers
+        library.handlers, level, of_requests.disabled = before
+        library.setLevel(level)
