@@ -1,7 +1,7 @@
 # On a fresh machine with Python 3.11+ and make, every target does its own set-up.
 PYTHON ?= python3
-# Test processes at one time.
-JOBS ?= 2
+# Test processes at one time: one more than the two cores that most have, for some tests wait.
+JOBS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 # Hashes are checked of what has some: torch and this checkout have none.

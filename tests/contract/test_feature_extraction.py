@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.checkpoints import NUM_POSITIONS, reviews
 from tests.contract.embeddings import TEXTS, ask_tidemill, prepare
 from tests.embedders import ENCODERS, save_encoder
+from tests.variants import variants
 from tidemill.checkpoints.loading import load_config
 from tidemill.config import Inference
 from tidemill.encoding.pooling import Pooling
@@ -48,7 +49,7 @@ def hidden_states(folder):
     return found
 
 
-@pytest.fixture(scope="module", params=ENCODERS)
+@pytest.fixture(scope="module", params=variants(ENCODERS, ["bert", "qwen3", "t5"]))
 def folder(request, tmp_path_factory):
     return save_encoder(tmp_path_factory.mktemp(request.param), request.param)
 

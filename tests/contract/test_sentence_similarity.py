@@ -10,6 +10,7 @@ import pytest
 
 from tests.contract.embeddings import TEXTS, ask_tidemill, prepare
 from tests.embedders import ENCODERS, LEFT, NEW_MEAN, OLD_MEAN, save_embedder
+from tests.variants import variants
 from tidemill.checkpoints.loading import load_config
 from tidemill.errors import ModelError
 from tidemill.models.tasks import find_task, task_options
@@ -47,7 +48,7 @@ def encode(folder: Path, texts: list[str], **options) -> np.ndarray:
     return np.stack([model.encode(text, show_progress_bar=False, **options) for text in texts])
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", variants(ENCODERS, ["bert", "qwen3", "t5"]))
 def test_vectors_are_those_of_sentence_transformers_on_both_engines(tmp_path, architecture):
     mode = "lasttoken" if architecture in LEFT else "mean"
     folder = save_embedder(tmp_path, architecture, pooling={**NEW_MEAN, "pooling_mode": mode}, is_new=True)

@@ -13,6 +13,7 @@ import transformers
 from tests.checkpoints import reviews
 from tests.opened import task_of
 from tests.pair_models import PAIR_MODELS, save_pair_model
+from tests.variants import variants
 from tidemill.checkpoints.loading import load_config, max_positions, usual_length
 from tidemill.config import Inference
 from tidemill.errors import ModelError
@@ -26,7 +27,7 @@ FIRST = [*reviews(12), "", "a", "a query", "the film " * 60, "the film " * 60]
 SECOND = [*reviews(24)[12:], "a good one", "b", "naïve café 電影 😀", "the actor " * 80, ""]
 
 
-@pytest.fixture(scope="module", params=list(PAIR_MODELS))
+@pytest.fixture(scope="module", params=variants(PAIR_MODELS, ["bert", "roberta"]))
 def folder(request, tmp_path_factory):
     return save_pair_model(tmp_path_factory.mktemp(request.param), request.param, "five labels")
 

@@ -12,6 +12,7 @@ import transformers
 from tests.contract.test_text_pairs import FIRST, LENGTH, SECOND, ask_model, ask_tidemill, prepared
 from tests.opened import task_of
 from tests.pair_models import save_pair_model
+from tests.variants import variants
 from tidemill.config import Inference, Pipeline
 from tidemill.encoding.pairs import PairTokenizer
 from tidemill.errors import ModelError
@@ -37,7 +38,7 @@ SETTINGS = {
 IDENTITY, SIGMOID = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
 
 
-@pytest.fixture(scope="module", params=["bert", "roberta", "distilbert", "gpt2"])
+@pytest.fixture(scope="module", params=variants(["bert", "roberta", "distilbert", "gpt2"], ["bert", "gpt2"]))
 def folder(request, tmp_path_factory):
     return save_pair_model(tmp_path_factory.mktemp(request.param), request.param, "one output")
 

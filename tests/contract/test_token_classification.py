@@ -15,6 +15,7 @@ import transformers
 from tests.checkpoints import NUM_POSITIONS, reviews
 from tests.opened import module_of, task_of
 from tests.token_classifiers import ARCHITECTURES, BIOES, PLAIN, save_sure_classifier, save_token_classifier
+from tests.variants import variants
 from tidemill.checkpoints.loading import load_config, max_positions, usual_length
 from tidemill.config import Inference
 from tidemill.encoding.pooling import Pooling
@@ -27,7 +28,7 @@ STRATEGIES = ("none", "simple", "first", "average", "max")
 TEXTS = [*reviews(24), "", "a", "naïve café 電影 😀😀 don't", "Anna\nBob\tCarl", "the film " * 300]
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=variants(ARCHITECTURES, ["bert", "roberta"]))
 def folder(request, tmp_path_factory):
     return save_token_classifier(tmp_path_factory.mktemp(request.param), request.param)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pytest
 
 from tests.contract.writers import MOST, Writer, make_model
 from tests.encoder_decoders import END, FAMILIES, LANGUAGE, MANY_ENDS, VOCABULARY, write_encoder_decoder
+from tests.variants import variants
 from tidemill.checkpoints.loading import load_config, silence
 from tidemill.config import Inference
 from tidemill.encoding.batching import EQUAL_LENGTHS
@@ -81,7 +83,7 @@ def ids_of(answers):
     return [answer["ids"] for answer in answers]
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=variants(FAMILIES, ["t5", "bart", "marian", "m2m_100"]))
 def folder(request, tmp_path_factory):
     return write_encoder_decoder(tmp_path_factory.mktemp("model"), request.param)
 
@@ -112,7 +114,7 @@ def test_an_answer_ends_by_an_end_token_or_at_the_limit_and_counts_every_token(b
         assert (answer["finish"] == LENGTH) == (answer["ids"][-1] not in MANY_ENDS)
 
 
-HELD = {
+HELD: dict[str, tuple[str, dict[str, Any]]] = {
     "a penalty": ("marian", {"repetition_penalty": 1.7}),
     "no repetition of pairs": ("bart", {"no_repeat_ngram_size": 2}),
     "a least number of new tokens": ("t5", {"min_new_tokens": 9}),
@@ -137,8 +139,12 @@ HELD = {
 }
 
 
-@pytest.mark.parametrize(("family", "said"), HELD.values(), ids=HELD)
-def test_a_setting_of_the_checkpoint_holds(tmp_path, family, said):
+QUICK = ("a penalty", "a least number of new tokens", "a first token", "one end token", "beams")
+
+
+@pytest.mark.parametrize("held", variants(HELD, QUICK))
+def test_a_setting_of_the_checkpoint_holds(tmp_path, held):
+    family, said = HELD[held]
     folder = write_encoder_decoder(tmp_path, family, **said)
     engine = opened(folder)
 

@@ -25,6 +25,7 @@ from tests.contract.writers import (
     write,
 )
 from tests.tiny_writers import write_words
+from tests.variants import variants
 from tidemill import config as options
 from tidemill.engines.writing.decoding.causal import CausalLoop
 from tidemill.engines.writing.decoding.whole import WholeLoop
@@ -33,11 +34,12 @@ from tidemill.engines.writing.generation.written import FAILED, LENGTH, STOP
 from tidemill.engines.writing.torch_writer import TorchWriter
 from tidemill.errors import ConfigError, ModelError, Stopped
 
+QUICK = ("Bloom", "GPT2", "Gemma3Text", "Llama", "Qwen2", "T5", "Bart", "Marian", "M2M100")
 WITHOUT_A_LOOP = {"Bloom"}
 """Families whose positions are made of a mask that no loop gives."""
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", variants(FAMILIES, QUICK))
 def test_a_row_is_given_what_generate_gives_it_alone_whoever_is_in_its_batch(tmp_path: Path, family: str) -> None:
     # A T5's embeddings are its head's: it would say the same token over and over.
     said: dict[str, Any] = {"no_repeat_ngram_size": 1} if family == "T5" else {}
@@ -67,7 +69,7 @@ def _finish(writer: Writer, ids: Sequence[int]) -> int:
     return STOP if is_stopped else LENGTH
 
 
-@pytest.mark.parametrize("family", ["GPT2", "Llama", "T5", "Bart"])
+@pytest.mark.parametrize("family", variants(["GPT2", "Llama", "T5", "Bart"], ["Llama", "Bart"]))
 @pytest.mark.parametrize(
     "settings",
     [

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.checkpoints import reviews
 from tests.nli import KINDS, save_nli
 from tests.opened import task_of
+from tests.variants import variants
 from tidemill.checkpoints.loading import load_config, max_positions, usual_length
 from tidemill.config import Inference
 from tidemill.inference.runner import ModelRunner
@@ -27,7 +28,7 @@ TEXTS = [*reviews(12), "a", "naïve café 電影 😀", "the film " * 300]
 NEUTRAL_FIRST = ("neutral", "contradiction", "entailment")
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=variants(KINDS, ["bert", "bart"]))
 def folder(request, tmp_path_factory):
     return save_nli(tmp_path_factory.mktemp(request.param), request.param)
 

@@ -13,6 +13,7 @@ import pytest
 from tests.pipelines import assert_same_tables, make_pipeline, problems_of, reviews, run, table_of, write_parquet
 from tests.postgres import create_database, find_initdb
 from tests.processes import Process, run_in_process, wait_until
+from tests.variants import variants
 from tidemill.config import Pipeline
 from tidemill.errors import LakeError
 from tidemill.lake.ducklake.catalog import catalog_exists
@@ -61,7 +62,7 @@ def pg_tool(name: str) -> Path:
     return initdb.resolve().with_name(name)
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+@pytest.mark.parametrize("kind", variants(["sqlite", "postgres"], ["sqlite"]))
 def test_a_backup_made_while_a_run_writes_is_whole_and_goes_on_elsewhere(kind, tmp_path, request):
     postgres = kind == "postgres"
     lake = {"catalog": request.getfixturevalue("postgres_catalog")} if postgres else {}

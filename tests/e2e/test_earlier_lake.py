@@ -11,11 +11,16 @@ import pytest
 from tests.earlier import ARCHIVES, expected, pipeline_over, quarantined, rows_of, unpack
 from tests.pipelines import problems_of, reviews, run, write_parquet
 from tests.prepared import Prepared
+from tests.variants import variants
 from tidemill.planning.plan import make_plan
 from tidemill.results.migration.layouts import migrate
 
 
-@pytest.fixture(scope="module", params=ARCHIVES, ids=[archive.name.partition(".")[0] for archive in ARCHIVES])
+@pytest.fixture(
+    scope="module",
+    params=variants(ARCHIVES, [ARCHIVES[0], ARCHIVES[-1]]),
+    ids=[archive.name.partition(".")[0] for archive in ARCHIVES],
+)
 def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     folder = tmp_path_factory.mktemp("left")
     unpack(request.param, folder)

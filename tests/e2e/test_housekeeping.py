@@ -13,6 +13,7 @@ from tests.commands import answer, tidemill, write_toml
 from tests.holding import Transaction
 from tests.pipelines import make_pipeline, problems_of, query, reviews, run, table_of, write_parquet
 from tests.prepared import Prepared
+from tests.variants import variants
 from tidemill.config import Pipeline
 from tidemill.lake import Lake
 from tidemill.lake.ducklake.connection import CATALOG
@@ -70,7 +71,7 @@ def count_of(pipeline: Pipeline, table: str) -> int:
     return int(query(pipeline.lake, f"SELECT count(*) FROM {table}")[0][0])
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+@pytest.mark.parametrize("kind", variants(["sqlite", "postgres"], ["sqlite"]))
 def test_an_open_insert_and_an_open_reader_are_left_alone(kind, tmp_path, request):
     if kind == "postgres":
         pipeline = make_lake(tmp_path, catalog=request.getfixturevalue("postgres_catalog"))

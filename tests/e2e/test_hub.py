@@ -77,7 +77,12 @@ def test_only_the_bytes_of_the_columns_asked_for_are_read(hub, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("suffix", "encode"), [("parquet", parquet), pytest.param("csv", csv, marks=pytest.mark.soak), ("jsonl", jsonl)]
+    ("suffix", "encode"),
+    [
+        ("parquet", parquet),
+        pytest.param("csv", csv, marks=pytest.mark.soak),
+        pytest.param("jsonl", jsonl, marks=pytest.mark.soak),
+    ],
 )
 def test_a_new_revision_gives_the_table_of_a_fresh_run(hub, tmp_path, suffix, encode):
     repo = hub.add_dataset(f"moving/{suffix}")

@@ -25,6 +25,7 @@ from tests.pipelines import MODEL, ROOT
 from tests.prepared import Prepared
 from tests.s3 import free_ports
 from tests.shell import forked_commands, run_script
+from tests.variants import variants
 from tidemill.flows import stack
 
 FILES = ("00000", "00001", "00003")
@@ -33,6 +34,22 @@ JULY_2024 = 1_720_000_000
 HUB_MODEL = "tests/small-sentiment"
 LANGUAGES = {"", "sh", "console", "python", "sql", "toml", "text", "json"}
 TYPED = [page for page in PAGES if any(block.is_typed for block in blocks(page))]
+LONG = {
+    f"docs/{page}.md"
+    for page in (
+        "commands/backfill",
+        "commands/bench",
+        "commands/deploy",
+        "commands/doctor",
+        "commands/down",
+        "commands/forget",
+        "commands/gc",
+        "commands/repair",
+        "history",
+        "versions",
+    )
+}
+"""Pages that take longer to be typed than the rest together."""
 TYPED.sort(key=lambda page: page.stem == "down")  # The others share what it ends.
 FROM_NOTHING = {"README.md", "docs/tutorial.md"}
 """Pages that begin without a lake, and whose outputs are looked at."""
@@ -263,6 +280,6 @@ def test_every_block_is_run_or_says_why_not(page):
         assert block.language not in SHOWN or not re.search(r"^(\$ )?tidemill ", block.text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", TYPED, ids=name_of)
+@pytest.mark.parametrize("page", variants(TYPED, [page for page in TYPED if name_of(page) not in LONG]), ids=name_of)
 def test_what_a_page_says_to_type_can_be_typed(reader, page):
     reader.types(page)

@@ -18,6 +18,7 @@ from tests.damage import damages
 from tests.pipelines import make_pipeline, problems_of, query, reviews, run, table_of, write_parquet
 from tests.processes import wait_until
 from tests.s3 import Bucket, S3Server, free_ports, is_up
+from tests.variants import variants
 from tidemill.errors import ConfigError, DatasetError, InputError, LakeError, SourceUnavailable, StoreFileInvalid
 from tidemill.lake import Lake
 from tidemill.progress import Quiet
@@ -114,7 +115,7 @@ def test_the_store_of_the_compose_file_serves_a_pipeline(tmp_path, local_table, 
         process.wait()
 
 
-@pytest.mark.parametrize("suffix", WRITERS)
+@pytest.mark.parametrize("suffix", variants(WRITERS, [".jsonl"]))
 def test_an_object_replaced_in_mid_run_is_taken_up_as_it_is_now(tmp_path, bucket, suffix):
     write, before, after = WRITERS[suffix], reviews(100, NUM_ROWS), reviews(500, NUM_ROWS)
     bucket.put(f"data/part-0{suffix}", write(reviews(0, NUM_ROWS)))

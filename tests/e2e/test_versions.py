@@ -14,6 +14,7 @@ from tests.commands import answer, tidemill, write_toml
 from tests.pipelines import make_pipeline, problems_of, query, reviews, run, table_of, write_parquet
 from tests.prepared import Prepared
 from tests.processes import Process, wait_until
+from tests.variants import variants
 from tests.versions import compute_version
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, LakeError
@@ -270,7 +271,7 @@ def test_an_incomplete_version_is_refused_with_the_backfill_that_completes_it_an
 
 
 @pytest.mark.parametrize("num_swaps", [4, pytest.param(40, marks=pytest.mark.soak)])
-@pytest.mark.parametrize("catalog", ["sqlite", "postgres"])
+@pytest.mark.parametrize("catalog", variants(["sqlite", "postgres"], ["sqlite"]))
 def test_a_reader_sees_one_version_or_the_other_and_nothing_between(tmp_path, catalog, num_swaps, request):
     if catalog == "postgres":
         two = make_two(tmp_path, catalog=request.getfixturevalue("postgres_catalog"))

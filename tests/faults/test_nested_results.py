@@ -33,6 +33,7 @@ from tests.prepared import Prepared
 from tests.processes import Process
 from tests.token_classifiers import save_token_classifier
 from tests.toy_tasks import REFUSED, register, run_in_process_with_toys, toys
+from tests.variants import variants
 from tests.versions import compute_version
 from tidemill.cli.comparison import comparison
 from tidemill.config import Pipeline
@@ -105,7 +106,7 @@ REAL = [
         save_embedder,
     ),
 ]
-KINDS = [*TOYS, *(pytest.param(kind, marks=pytest.mark.soak) for kind in REAL)]
+KINDS = variants([*TOYS, *REAL], TOYS[:1])
 
 
 def pipeline_of(kind: Kind, folder: Path, files: Path, **sections: Any) -> Pipeline:
@@ -246,7 +247,7 @@ def test_other_kept_columns_and_housekeeping_leave_the_answers_as_they_are(done)
     assert (told["rows"], told["rows_quarantined"]) == (len(before), 1)
 
 
-@pytest.mark.parametrize("prepared", TOYS, indirect=True, ids=name_of)
+@pytest.mark.parametrize("prepared", variants(TOYS, TOYS[:1]), indirect=True, ids=name_of)
 def test_what_a_task_refuses_is_quarantined_with_its_reason_and_mended_alone(done, tmp_path, monkeypatch):
     monkeypatch.setenv(REFUSED, "film")
     pipeline = done.fresh(tmp_path)

@@ -132,13 +132,8 @@ def test_a_schedule_makes_flow_runs_that_complete_and_show_and_tell_what_they_di
     ), posted
 
 
-@pytest.mark.parametrize(
-    "early",
-    [
-        pytest.param(["infer"], id="one"),
-        pytest.param(["materialize", "infer", "tokenize"], id="all", marks=pytest.mark.soak),
-    ],
-)
+@pytest.mark.soak  # In one process, by tests/e2e/test_stages.py, the suite has it.
+@pytest.mark.parametrize("early", [["infer"], ["materialize", "infer", "tokenize"]], ids=["one", "all"])
 def test_stages_started_in_any_order_end_in_the_right_table(deployed: Deployed, tmp_path, early):
     """Those that come too early find nothing to do; what ingest brings in goes on by events."""
     pipeline = small(tmp_path, "staged", schedule={"infer": {"cron": "0 2 * * *"}})
@@ -276,6 +271,7 @@ def test_failures_recoveries_and_a_table_that_nobody_refreshes_are_told(deployed
         assert stale["text"] == "alarmed was not brought up to date within alerts.max_age."
 
 
+@pytest.mark.soak
 def test_enough_marks_train_a_model_that_is_promoted_as_promote_if_says(deployed: Deployed, tmp_path):
     pipeline = marked(
         tmp_path, save_base(tmp_path / "base"), num_rows=30, name="learning", promote_if="f1 >= current - 1"

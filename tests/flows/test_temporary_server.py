@@ -48,6 +48,7 @@ def test_the_table_is_the_direct_one(no_prefect_server, tmp_path):
     assert_same_tables(pipeline, direct)
 
 
+@pytest.mark.soak
 def test_servers_started_at_once_are_servers_of_their_own_and_leave_nothing():
     before = folders()
     with temporary_server() as first, temporary_server() as second, ThreadPoolExecutor() as pool:
