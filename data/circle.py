@@ -6,6 +6,10 @@ neither has met, and promoted. With `--share OWNER` table and model go to the
 Hub and are read back by the libraries that everyone has. At the end a service
 answers. Every step is a command that can be typed; what comes back from each
 place has to be what the table says.
+
+With `--reviews` a head is trained on bundled reviews instead, which the base was
+made of already: no rise is to be had there, and the comparison says whether the
+new one is worse.
 """
 
 from __future__ import annotations
@@ -65,12 +69,67 @@ max_length = {length}
 catalog = "sqlite:{folder}/lake.sqlite"
 data = "{folder}/lake"
 """
+OPINION = "CASE WHEN rating > 0 THEN 'POSITIVE' ELSE 'NEGATIVE' END"
+REVIEWS_TRAINING = """name = "opinions"
+[data]
+sql = "SELECT id, text, {opinion} AS label FROM read_parquet('{reviews}') WHERE rating <> 0"
+lakes = ["opinions.toml"]
+allow = ["{allowed}"]
+key = ["id"]
+max_rows = {many}
+[base]
+path = "{base}"
+[method]
+type = "head"
+max_length = {length}
+[lake]
+catalog = "sqlite:{folder}/lake.sqlite"
+data = "{folder}/lake"
+"""
+REVIEWS_PIPELINE = """name = "opinions"
+[dataset]
+path = "{reviews}"
+text = "text"
+key = ["id"]
+keep = ["domain", "rating"]
+[model]
+path = "{base}"
+[tokenizer]
+max_length = {length}
+[lake]
+catalog = "sqlite:{folder}/lake.sqlite"
+data = "{folder}/lake"
+"""
 
 
 def main(words: Sequence[str]) -> None:
     options = parsed(words)
     folder = Path(options.folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
+    if options.reviews:
+        of_reviews(folder, options)
+    else:
+        of_emails(folder, options)
+
+
+def of_reviews(folder: Path, options: argparse.Namespace) -> None:
+    reviews = Path(options.reviews).absolute()
+    facts = {"reviews": reviews, "allowed": reviews.parent, "base": options.base, "many": options.many}
+    facts |= {"folder": folder, "length": options.max_length, "opinion": OPINION}
+    pipeline = written(folder / "opinions.toml", REVIEWS_PIPELINE, facts)
+    training = written(folder / "opinions-training.toml", REVIEWS_TRAINING, facts)
+    say("What the base says of the reviews, as a table:")
+    run("run", pipeline, "--direct")
+    say("A head that is trained anew on what people said of them:")
+    run("train", training, "-o", folder / "opinions")
+    say("Computed beside the base, and held against it on reviews that the head did not learn from:")
+    run("backfill", pipeline, "--model-path", folder / "opinions", "--yes", "--direct")
+    versions = [version["version"] for version in asked("status", pipeline)["versions"]]
+    truth = f"SELECT id, {OPINION} FROM opinions WHERE rating <> 0"
+    run("compare", pipeline, versions[0], versions[-1], "--truth", truth, "--by", "domain", "--examples", "0")
+
+
+def of_emails(folder: Path, options: argparse.Namespace) -> None:
     facts = {"files": options.files, "base": options.base, "folder": folder, "length": options.max_length}
     pipeline = written(folder / "spam.toml", PIPELINE, facts)
     few, many = (
@@ -106,6 +165,12 @@ def main(words: Sequence[str]) -> None:
 def parsed(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--files", default=str(ROOT / "data/emails/*.parquet"), help="the e-mails")
+    parser.add_argument(
+        "--reviews",
+        nargs="?",
+        const=str(ROOT / "data/reviews/reviews-0000[01]-of-00008.parquet"),
+        help="with reviews in place of e-mails, and which",
+    )
     parser.add_argument("--base", default=str(ROOT / "data/models/tiny-sentiment"), help="the model to begin with")
     parser.add_argument("--folder", default=str(ROOT / ".tidemill/circle"), help="where everything is put")
     parser.add_argument("--few", type=int, default=200, help="labels of the first model")
