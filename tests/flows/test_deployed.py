@@ -81,7 +81,6 @@ def num_committed(pipeline: Pipeline) -> int:
 def test_a_schedule_makes_flow_runs_that_complete_and_show_and_tell_what_they_did(deployed: Deployed, tmp_path):
     """The rows of this one are all delighted, where those of the revisions before were as reviews are."""
     page, folder = tmp_path / "page" / "report.html", tmp_path / "scheduled"
-    page.parent.mkdir()
     with webhook() as (url, posted):
         pipeline = make_pipeline(
             tmp_path,

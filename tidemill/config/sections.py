@@ -293,7 +293,8 @@ class Report(Section):
     map: Literal["pca", "umap"] = "pca"
     """How vectors become a map: by the directions in which they differ most, or so that neighbours stay together."""
     path: Address | None = None
-    """Where each scheduled run writes the report: a file such as `reviews.html`, or an address such as S3's."""
+    """Where each scheduled run writes the report: a file such as `reviews.html`, whose folder is made, or an address
+    such as S3's."""
 
 
 class Lake(Section):
