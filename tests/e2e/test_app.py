@@ -86,6 +86,14 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+BEYOND = """
+() => [...document.querySelectorAll("button, input, textarea, table, p")]
+  .filter((each) => each.offsetParent && !each.closest(".tm-scroll"))
+  .filter((each) => each.getBoundingClientRect().right > innerWidth + 1)
+  .map((each) => each.outerHTML.slice(0, 200))
+"""
+
+
 class Visit:
     """A page of the browser, and what went wrong in it."""
 
@@ -130,7 +138,9 @@ class Visit:
         return str(self.page.locator(then).first.inner_text())
 
     def check(self) -> None:
-        """No serious violation of axe's rules so far, in light and in dark, and nothing on the console."""
+        """Nothing beyond the window's width but what scrolls; no serious violation of axe's rules so far, in light and
+        in dark; nothing on the console."""
+        assert self.page.evaluate(BEYOND) == []
         for scheme in ("dark", "light"):
             self.page.emulate_media(color_scheme=scheme)
             self.page.wait_for_function(IS_IN, arg=scheme)
