@@ -38,6 +38,10 @@ Texts = dict[str, str]
 Said = dict[str, tuple[str, float]]
 """By an e-mail's id: its text; its label and the score of that."""
 
+LAKE = """[lake]
+catalog = "sqlite:{folder}/lake.sqlite"
+data = "{folder}/lake"
+"""
 TRAINING = """name = "spam"
 [data]
 path = "{files}"
@@ -51,9 +55,6 @@ path = "{base}"
 [method]
 type = "head"
 max_length = {length}
-[lake]
-catalog = "sqlite:{folder}/lake.sqlite"
-data = "{folder}/lake"
 """
 PIPELINE = """name = "spam"
 [dataset]
@@ -65,9 +66,6 @@ keep = ["subject", "label as spam_or_ham"]
 path = "{folder}/few"
 [tokenizer]
 max_length = {length}
-[lake]
-catalog = "sqlite:{folder}/lake.sqlite"
-data = "{folder}/lake"
 """
 OPINION = "CASE WHEN rating > 0 THEN 'POSITIVE' ELSE 'NEGATIVE' END"
 REVIEWS_TRAINING = """name = "opinions"
@@ -82,9 +80,6 @@ path = "{base}"
 [method]
 type = "head"
 max_length = {length}
-[lake]
-catalog = "sqlite:{folder}/lake.sqlite"
-data = "{folder}/lake"
 """
 REVIEWS_PIPELINE = """name = "opinions"
 [dataset]
@@ -96,9 +91,6 @@ keep = ["domain", "rating"]
 path = "{base}"
 [tokenizer]
 max_length = {length}
-[lake]
-catalog = "sqlite:{folder}/lake.sqlite"
-data = "{folder}/lake"
 """
 
 
@@ -182,7 +174,7 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
 
 
 def written(path: Path, template: str, facts: dict[str, object]) -> Path:
-    path.write_text(template.format(**facts), encoding="utf-8")
+    path.write_text((template + LAKE).format(**facts), encoding="utf-8")
     return path
 
 

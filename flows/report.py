@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from logging import Logger, LoggerAdapter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tidemill.config import Pipeline
@@ -27,9 +26,7 @@ def leave_report(pipeline: Pipeline, artifacts: Artifacts, logger: Logger | Logg
         from tidemill.pictures.writing import write_page
 
         report = make_report(pipeline)
-        if "://" not in pipeline.report.path:
-            Path(pipeline.report.path).parent.mkdir(parents=True, exist_ok=True)
-        write_page(page(report), pipeline.report.path, "report.path")
+        write_page(page(report), pipeline.report.path, "report.path", with_folder=True)
         artifacts.report(shown(report, pipeline.report.path))
     except Exception as e:  # noqa: BLE001 — whatever it is, the run is done.
         logger.warning("There is no new report: %s", message_of(e))

@@ -5,21 +5,18 @@ from __future__ import annotations
 import codecs
 import math
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from typing import Any
-
-import _duckdb as duckdb  # As tidemill.lake.ducklake.connection does.
 
 from tidemill.cli.outlet import Outlet
 from tidemill.cli.printers import PRINTERS, Pieces
 from tidemill.cli.silence import break_silence, telling
 from tidemill.cli.terminal import printable
-from tidemill.errors import InputError
 from tidemill.lake.ducklake.catalog import LakeSpec
-from tidemill.lake.ducklake.connection import Lake, is_interrupt
+from tidemill.lake.ducklake.connection import Lake
 from tidemill.lake.ducklake.reading import check_definitions, readable
-from tidemill.reports.query import find_lake
+from tidemill.reports.query import find_lake, of_query
 
 __all__ = ["Reader", "find_lake", "run_query"]
 
@@ -50,7 +47,7 @@ class Reader:
         Raises:
             InputError: it is not SQL, or would do more.
         """
-        with _translated():
+        with of_query():
             check_definitions(self.cursor, text)
             return readable(self.cursor, text, files=self._files)
 
@@ -60,11 +57,11 @@ class Reader:
         Raises:
             InputError: the statement fails; what it gave before that was yielded.
         """
-        with _translated():
+        with of_query():
             yield from PRINTERS[output](self.cursor, statement, self._outlet)
 
     def execute(self, statement: Any) -> None:
-        with _translated():
+        with of_query():
             self.cursor.execute(statement)
 
     def cancel(self) -> None:
@@ -117,16 +114,6 @@ def for_terminal(pieces: Pieces) -> Pieces:
     with closing(pieces):
         for text in codecs.iterdecode(pieces, "utf-8", errors="replace"):
             yield printable(text).encode()
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except duckdb.Error as e:
-        if is_interrupt(e):
-            raise
-        raise InputError(str(e)) from e
 
 
 def plain(value: Any) -> Any:

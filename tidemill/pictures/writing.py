@@ -8,8 +8,8 @@ from tidemill.errors import ConfigError
 from tidemill.places import is_s3, published
 
 
-def write_page(page: str, address: str, option: str) -> None:
-    """Put a page in the place of what is there; `option` is named where it cannot be.
+def write_page(page: str, address: str, option: str, *, with_folder: bool = False) -> None:
+    """Put a page in the place of what is there, and make its folder if asked to; `option` is named where it cannot be.
 
     Raises:
         ConfigError: there is no such folder or bucket, or it may not be used.
@@ -19,6 +19,8 @@ def write_page(page: str, address: str, option: str) -> None:
         if "://" in address:
             _write_elsewhere(page, address, option)
             return
+        if with_folder:
+            Path(address).parent.mkdir(parents=True, exist_ok=True)
         with published(Path(address)) as partial:
             partial.write_text(page, encoding="utf-8")
     except OSError as e:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import _duckdb as duckdb  # As tidemill.lake.ducklake.connection does.
-
-from tidemill.errors import ConfigError, InputError
-from tidemill.lake.ducklake.connection import Cursor, is_interrupt
+from tidemill.errors import ConfigError
+from tidemill.lake.ducklake.connection import Cursor
 from tidemill.lake.ducklake.reading import check_definitions, readable
 from tidemill.lake.tables import identifier
 
@@ -34,20 +30,6 @@ class Query:
         ]
         named = [f"{place} AS {identifier(name)}" for place, name in zip(places, self.columns, strict=True)]
         return f"SELECT {', '.join(named)} FROM (\n{self.statement}\n)"
-
-
-@contextmanager
-def of_query() -> Iterator[None]:
-    """
-    Raises:
-        InputError: what DuckDB says of the query.
-    """
-    try:
-        yield
-    except duckdb.Error as e:
-        if is_interrupt(e):
-            raise
-        raise InputError(str(e)) from e
 
 
 def judged(cursor: Cursor, query: str) -> Query:

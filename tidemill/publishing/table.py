@@ -20,10 +20,11 @@ from tidemill.publishing.files import DataFile, file_of_query, files_of_shards, 
 from tidemill.publishing.licences import Origin, dataset_origin, model_origin
 from tidemill.publishing.lineage import DEFAULT, card_part, facts_of
 from tidemill.publishing.proposal import Proposal, make_shipment, visibility
-from tidemill.publishing.queries import judged, of_query
+from tidemill.publishing.queries import judged
 from tidemill.publishing.repositories.card import edited
 from tidemill.publishing.repositories.manifest import CARD, Manifest, Part, PublishedFile, read_manifest
 from tidemill.publishing.repositories.writing import Content, FileId, Head, Repository
+from tidemill.reports.query import of_query
 from tidemill.results.promotion import PROMOTED, existing_state, find_standing
 
 _NAME = re.compile(r"\w+")

@@ -58,6 +58,20 @@ def reading(spec: LakeSpec, query: str, folders: Sequence[str] = ()) -> Iterator
 
 
 @contextmanager
+def of_query() -> Iterator[None]:
+    """
+    Raises:
+        InputError: what DuckDB says of the query.
+    """
+    try:
+        yield
+    except duckdb.Error as e:
+        if is_interrupt(e):
+            raise
+        raise InputError(str(e)) from e
+
+
+@contextmanager
 def ended_after(cursor: Cursor, seconds: float | None) -> Iterator[None]:
     """End what is executed in the block once it took so long; with None, whenever it is done.
 

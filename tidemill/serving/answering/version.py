@@ -120,15 +120,15 @@ class ServedVersion:
             InputError: an input is of another shape; the message names its place.
         """
         if reading is not None:
-            return [(_parts([value]), None) for value in inputs]
+            return [(_json([value]), None) for value in inputs]
         return [self._texts(value, place) for place, value in enumerate(inputs)]
 
     def _texts(self, value: Any, place: int) -> Texts:
         pair, columns = self.spec.text_pair, self.spec.text
         if isinstance(value, str) and pair is None and (len(columns) == 1 or not self._as_parts):
-            return (_parts([value]) if self._as_parts else value), None
+            return (_json([value]) if self._as_parts else value), None
         if isinstance(value, list) and self._as_parts and len(columns) == 1:
-            return _parts([value]), None
+            return _json([value]), None
         if isinstance(value, Mapping) and set(value) == {"text", "text_pair"} and pair is not None:
             value = {columns[0]: value["text"], pair[0]: value["text_pair"]}
         if not isinstance(value, Mapping) or set(value) != {*columns, *(pair or ())}:
@@ -138,7 +138,7 @@ class ServedVersion:
     def _joined(self, value: Mapping[str, Any], columns: Sequence[str], place: int) -> str:
         cells = [value[name] for name in columns]
         if self._as_parts:
-            return _parts(cells)
+            return _json(cells)
         if not all(isinstance(cell, str) for cell in cells):
             raise InputError(f"inputs[{place}] {self._wanted}")
         return self.spec.text_separator.join(cells)
@@ -180,10 +180,6 @@ def sizes_of(form: Form, tokens: pa.Table) -> tuple[list[int], list[int]]:
         return [1] * len(lengths), form.runner.widths(lengths.astype(np.int64)).tolist()
     of_items = [[len(item) for item in row] if row else [0] for row in (each.values for each in column)]
     return [len(row) for row in of_items], form.runner.widths(np.array([max(row) for row in of_items])).tolist()
-
-
-def _parts(cells: Sequence[Any]) -> str:
-    return _json(cells)
 
 
 def _json(value: Any, option: int = 0) -> str:
