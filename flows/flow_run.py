@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from logging import Logger, LoggerAdapter
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -165,6 +166,42 @@ def carry_out(
         with suppress(httpx.HTTPError):
             name_scheduled(client, flow_run.deployment_id, kind, pipeline.name, pipeline.schedule.timezone)
     return _state(result, waits=around.deployed and not _cancelling(client, flow_run))
+
+
+def look_after(
+    kind: str,
+    given: dict[str, Any] | str,
+    overrides: list[str] | None,
+    work: Callable[[Pipeline, Logger | LoggerAdapter[Any]], tuple[dict[str, Any], State[Any] | None]],
+) -> State[Any] | None:
+    """Do for a pipeline what is no run of its table, and show the facts that `work` gives.
+
+    The flow run ends in the state beside them, or by the error of `work`, which
+    is recorded where the engine recorded none.
+    """
+    context, logger = FlowRunContext.get(), get_run_logger()
+    assert context is not None
+    assert context.flow_run is not None
+    flow_run = context.flow_run
+    tell_errors_plainly()
+    try:
+        pipeline = read_pipeline(given, overrides or [])
+    except ConfigError as e:
+        record_unread(given, kind, flow_run, e, logger)
+        return failed(e)
+
+    def refused(error: httpx.HTTPError) -> None:
+        logger.warning("The Prefect server does not take artifacts: %s", error)
+
+    artifacts = Artifacts(context.client, flow_run.id, pipeline, kind, refused)  # type: ignore[arg-type]
+    began = datetime.now(UTC)
+    try:
+        facts, state = work(pipeline, logger)
+    except Exception as e:  # noqa: BLE001 — whatever it is, the flow run ends by it.
+        record_failure(pipeline.lake, pipeline.name, kind, flow_run, e, logger, since=began)
+        return failed(e)
+    artifacts.facts(facts)
+    return state
 
 
 def read_pipeline(given: dict[str, Any] | str, overrides: list[str]) -> Pipeline:
