@@ -16,9 +16,11 @@ class Clock:
         return self.now
 
 
-def stepped(cost: Cost, seconds: list[float], *, max_steps: int) -> tuple[Told, Any, list[str]]:
-    told, lines, clock = Told(), list[str](), Clock()
-    telling = Telling(told, cost, lines.append, clock=clock)
+def stepped(
+    cost: Cost, seconds: list[float], *, max_steps: int, spent_seconds: float = 0.0, seconds_before: float = 0.0
+) -> tuple[Told, Any, list[str]]:
+    told, lines, clock = Told(seconds_before=seconds_before), list[str](), Clock()
+    telling = Telling(told, cost, lines.append, spent_seconds=spent_seconds, clock=clock)
     control = SimpleNamespace(should_save=False, should_training_stop=False)
     telling.on_train_begin(None, None, control)
     for step, taken in enumerate(seconds, 1):
@@ -45,6 +47,30 @@ def test_it_stops_and_saves_before_the_step_that_would_pass_the_cost():
     assert told.is_cost_reached
     assert control.should_save
     assert told.seconds == 4.0
+
+
+def test_what_other_trials_and_earlier_processes_spent_counts_in_the_cost():
+    told, control, _ = stepped(
+        Cost(per_hour=3600.0, max_cost=8.5), [1.0] * 10, max_steps=10, spent_seconds=3.0, seconds_before=2.0
+    )
+
+    assert told.is_cost_reached
+    assert control.should_training_stop
+    assert told.seconds == 5.0, "of this trial alone, with what was spent on it before"
+
+
+def test_a_stop_by_cost_neither_evaluates_nor_saves_again_in_the_middle_of_an_epoch():
+    """What was stopped would go on with another best step, and another state of chance, than what was not."""
+    for max_cost, expected in ((0.0, False), (None, True)):
+        control, clock = SimpleNamespace(should_save=False, should_training_stop=False), Clock()
+        telling = Telling(Told(), Cost(per_hour=3600.0, max_cost=max_cost), print, clock=clock)
+        clock.now = 1.0
+        telling.on_step_end(None, SimpleNamespace(global_step=1, max_steps=10), control)
+
+        control.should_evaluate = control.should_save = True  # As the loop sets them where an epoch ends.
+        telling.on_epoch_end(None, SimpleNamespace(), control)
+
+        assert (control.should_evaluate, control.should_save) == (expected, expected)
 
 
 def test_how_long_is_left_is_told_now_and_then():

@@ -12,6 +12,7 @@ from transformers import (
     PrinterCallback,
     ProgressCallback,
     TrainerCallback,
+    TrainerState,
     TrainingArguments,
     set_seed,
 )
@@ -19,7 +20,7 @@ from transformers import (
 from tidemill.checkpoints.loading import silence
 from tidemill.errors import CostReached, PlaceUnusable, RunFailed, TidemillError, first_line
 from tidemill.training.given.file import Cost
-from tidemill.training.loop.checkpoints import newest_whole, settle_best
+from tidemill.training.loop.checkpoints import STATE, newest_whole, settle_best
 from tidemill.training.loop.learner import Learner, Settings
 from tidemill.training.loop.telling import Telling, Told, history_of
 
@@ -59,7 +60,7 @@ def fit(
         if settings.patience is not None:
             trainer.add_callback(EarlyStoppingCallback(settings.patience))
         try:
-            trainer.train(resume_from_checkpoint=_resumed(folder, tell))
+            _go_on(trainer, _resumed(folder, tell), settings)
         except TidemillError:
             raise
         except Exception as e:
@@ -102,6 +103,7 @@ def _arguments(learner: Learner, settings: Settings, folder: Path, seed: int) ->
         "eval_steps": settings.evaluate_steps,
         "save_steps": settings.evaluate_steps or 500,
         "load_best_model_at_end": True,
+        "restore_callback_states_from_checkpoint": True,
         "metric_for_best_model": f"eval_{learner.best_by}",
         "greater_is_better": learner.greater_is_better,
         "logging_steps": max(1, int(per_epoch * settings.epochs / NUM_LOGGED)),
@@ -124,10 +126,26 @@ def _resumed(folder: Path, tell: Callable[[str], None]) -> str | None:
         tell(f"{checkpoint.name} does not load, and is passed over.")
     if found is None:
         return None
-    state = json.loads((found / "trainer_state.json").read_text(encoding="utf-8"))
+    state = json.loads((found / STATE).read_text(encoding="utf-8"))
     settle_best(found, state.get("best_global_step"))
     tell(f"going on from {found.name}")
     return str(found)
+
+
+def _go_on(trainer: Any, checkpoint: str | None, settings: Settings) -> None:
+    """Train from a checkpoint on; of a training that lost its patience there, take the best weights."""
+    state = TrainerState.load_from_json(str(Path(checkpoint) / STATE)) if checkpoint else TrainerState()
+    if settings.patience is None or _times_in_vain(state) < settings.patience:
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return
+    trainer.state = state
+    trainer._load_best_model()
+
+
+def _times_in_vain(state: TrainerState) -> int:
+    """Evaluations since the best one, as Transformers' own callback has counted them."""
+    kept = state.stateful_callbacks.get(EarlyStoppingCallback.__name__, {})
+    return int(kept.get("attributes", {}).get("early_stopping_patience_counter", 0))
 
 
 def _told_before(folder: Path) -> Told:

@@ -67,6 +67,11 @@ class Telling(TrainerCallback):
             self._told.is_cost_reached = True
             control.should_save = control.should_training_stop = True
 
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._told.is_cost_reached:
+            # A stop ends the loop's epoch, which is not over: evaluated here, it would go on otherwise than it was.
+            control.should_evaluate = control.should_save = False
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         self._loss = (logs or {}).get("loss", self._loss)
 
