@@ -204,15 +204,13 @@ def _problem_of_task(file: TrainingFile) -> str | None:
     if task == "text-generation" and method != "lora":
         return f'method.type = "{method}" is not of task = "text-generation". Set it to "lora".'
     if task == "sentence-similarity" and method == "head":
-        return 'method.type = "head" trains a last layer, and task = "sentence-similarity" has none. Set it to "full".'
+        return 'method.type = "head" is not of task = "sentence-similarity". Set it to "full" or "lora".'
     if task == "sentence-similarity" and not data.text_pair:
         return 'task = "sentence-similarity" learns from pairs. Set data.text_pair to the column of the second text.'
     if data.text_pair and task in ("token-classification", "text-generation"):
         return f'data.text_pair gives a row two texts, and task = "{task}" reads one. Remove it.'
     if data.negative and task != "sentence-similarity":
         return 'data.negative is of task = "sentence-similarity". Remove it.'
-    if task == "sentence-similarity" and method == "lora":
-        return 'method.type = "lora" is not of task = "sentence-similarity". Set it to "full".'
     if file.kind != "auto" and task != "text-classification":
         return f'kind is of task = "text-classification", and not of "{task}". Remove it.'
     return None

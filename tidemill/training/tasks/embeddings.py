@@ -1,18 +1,23 @@
 """Sentence embeddings, by the losses of sentence-transformers: pairs, triplets, or pairs with how alike they are.
 
+By all weights, or by LoRA beside those of the encoder; what comes after the encoder learns as a whole.
+
 Shapes: N rows.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
 from sentence_transformers.sentence_transformer.losses import CosineSimilarityLoss, MultipleNegativesRankingLoss
@@ -24,14 +29,35 @@ from tidemill.errors import ConfigError, InvariantBroken
 from tidemill.training.examples.rows import Lesson, Rows
 from tidemill.training.loop.trainer import Careful
 from tidemill.training.measures.intervals import bootstrap, measured
+from tidemill.training.tasks.models import merged, with_adapters
 
 NUM_CHECKED, TOLERANCE = 8, 1e-3
+LEARNED = "model.safetensors"
 MOST_RANKED = 2_000
 """Held-out pairs among which each second text is looked for."""
 
 
 class CarefulSentenceTrainer(Careful, SentenceTransformerTrainer):
-    pass
+    """Its checkpoints hold what learns, by the names that it has in memory: adapters of another form are nobody's."""
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        assert output_dir is not None
+        folder = Path(output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.detach().contiguous() for name, value in self._learning()}, folder / LEARNED)
+
+    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
+        saved = load_file(Path(checkpoint_path) / LEARNED)
+        with torch.no_grad():
+            for name, value in self._learning():
+                value.copy_(saved[name])
+
+    def _load_best_model(self) -> None:
+        """Raises what its parent only logs: the last weights are not the best ones."""
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def _learning(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return ((name, value) for name, value in self.model.named_parameters() if value.requires_grad)
 
 
 class EmbeddingLearner:
@@ -55,6 +81,8 @@ class EmbeddingLearner:
         sampler = BatchSamplers.BATCH_SAMPLER if self._has_scores else BatchSamplers.NO_DUPLICATES
         self.arguments: dict[str, Any] = {"batch_sampler": sampler, "label_names": None}
         self.model: Any = None
+        self._adapters: Any = None
+        """Of LoRA, the encoder with its matrices."""
 
     @property
     def num_rows(self) -> int:
@@ -76,6 +104,10 @@ class EmbeddingLearner:
             )
         self.model.model_card_data.generate_widget_examples = False  # Nobody reads them, and they are computed.
         self.model.max_seq_length = min(self.model.max_seq_length or 512, self._lesson.base.max_length)
+        if self._lesson.file.method.type == "lora":
+            transformers.set_seed(seed)
+            # The encoder itself is given its matrices: it stays where it is in the model.
+            self._adapters = with_adapters(self.model[0].auto_model, self._lesson.file.method, "FEATURE_EXTRACTION")
 
     def trainer(self, arguments: Any) -> Any:
         loss = CosineSimilarityLoss if self._has_scores else MultipleNegativesRankingLoss
@@ -119,6 +151,10 @@ class EmbeddingLearner:
         return {"base": self.quick_measures()}
 
     def calibrate(self) -> float | None:
+        """Of vectors no confidence is shown: there is nothing to calibrate."""
+        if self._adapters is not None:
+            merged(self._adapters)
+            self._adapters = None
         return None
 
     def write(self, folder: Path) -> None:

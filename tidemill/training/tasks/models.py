@@ -91,8 +91,8 @@ def with_adapters(model: Any, method: MethodSection, task_type: str) -> Any:
         for name, child in model.named_children()
         if name != model.base_model_prefix and any(True for _ in child.parameters())
     ]
-    is_language_model = task_type == "CAUSAL_LM"
-    facts: dict[str, Any] = {} if is_language_model else {"modules_to_save": whole}
+    has_head = task_type not in ("CAUSAL_LM", "FEATURE_EXTRACTION")
+    facts: dict[str, Any] = {"modules_to_save": whole} if has_head else {}
     config = LoraConfig(
         r=method.lora_rank,
         lora_alpha=method.lora_alpha,
