@@ -5,6 +5,7 @@ Shapes: N rows, B rows of a batch, T tokens of its longest, C outputs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,12 @@ class Padding:
                 pad = {"input_ids": self._pad_id, "labels": self._label_pad or 0}.get(name, 0)
                 batch[name] = _padded(values, width, pad)
         return batch
+
+
+def labelled(inputs: Inputs, labels: Iterable[Any]) -> list[dict[str, Any]]:
+    """A row as the loop takes it: what the model is given, and what it is to learn of that."""
+    rows = zip(*inputs.values(), labels, strict=True)
+    return [dict(zip((*inputs, "labels"), row, strict=True)) for row in rows]
 
 
 def stacked(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from tidemill.checkpoints.files import matching, refuse_weights
 from tidemill.checkpoints.loading import opening
 from tidemill.training.examples.rows import Lesson, Rows
 from tidemill.training.loop.trainer import CarefulTrainer
-from tidemill.training.tasks.batches import IGNORED, Inputs, Padding, logits_of
+from tidemill.training.tasks.batches import IGNORED, Inputs, Padding, labelled, logits_of
 from tidemill.training.tasks.models import merged, pad_id, with_adapters, write_checked
 
 NUM_CHECKED = 4
@@ -31,11 +31,9 @@ class CausalLearner:
             ModelError: the base has no fast tokenizer, or cannot be loaded.
         """
         self._lesson = lesson
-        with opening(f"The tokenizer in {lesson.base.tokenizer}"):
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(
-                lesson.base.tokenizer.absolute(), use_fast=True, local_files_only=True
-            )
-        self._train, self._held_out = map(self._encoded, (lesson.train, lesson.held_out))
+        self._tokenizer = lesson.base.open_tokenizer()
+        (self._train, train), (self._held_out, held_out) = map(self._encoded, (lesson.train, lesson.held_out))
+        self._train_labels, self._labels = train, held_out
         # The best is known by the loss that the loop itself evaluates; its metrics are logits of a whole vocabulary.
         self.arguments: dict[str, Any] = {"prediction_loss_only": True}
         self.model: Any = None
@@ -51,7 +49,7 @@ class CausalLearner:
             return ("The loss is of whole texts: set data.label to a column to learn what is written behind a text.",)
         return ()
 
-    def _encoded(self, rows: Rows) -> Inputs:
+    def _encoded(self, rows: Rows) -> tuple[Inputs, list[list[int]]]:
         """Ids, and labels of those that are learned: all of a text, or what follows it."""
         most, end = self._lesson.base.max_length, self._tokenizer.eos_token_id
         ids, labels = [], []
@@ -63,7 +61,7 @@ class CausalLearner:
             prompt = prompt[-(most - len(own)) :] if most > len(own) else []
             ids.append([*prompt, *own])
             labels.append([*[IGNORED] * len(prompt), *own])
-        return {"input_ids": ids, "labels": labels}
+        return {"input_ids": ids}, labels
 
     def _prompt(self, text: str) -> list[int]:
         """As a pipeline gives it to the model: by the chat template, where there is one."""
@@ -90,8 +88,8 @@ class CausalLearner:
         return CarefulTrainer(
             model=self._learning,
             args=arguments,
-            train_dataset=_dataset(self._train),
-            eval_dataset=_dataset(self._held_out),
+            train_dataset=labelled(self._train, self._train_labels),
+            eval_dataset=labelled(self._held_out, self._labels),
             data_collator=Padding(pad_id(self._lesson), label_pad=IGNORED),
         )
 
@@ -102,7 +100,7 @@ class CausalLearner:
     def _loss(self, model: Any) -> float:
         """The mean of every token that is learned, over all held-out rows."""
         total, num = 0.0, 0
-        for ids, labels in zip(self._held_out["input_ids"], self._held_out["labels"], strict=True):
+        for ids, labels in zip(self._held_out["input_ids"], self._labels, strict=True):
             # Row by row: a row's logits are as many as its tokens times the vocabulary.
             (logits,) = logits_of(model, {"input_ids": [ids]}, pad_id(self._lesson))
             right = torch.tensor(labels[1:])
@@ -124,7 +122,3 @@ class CausalLearner:
         some = {"input_ids": self._held_out["input_ids"][:NUM_CHECKED]}
         logits = logits_of(self.model, some, pad_id(self._lesson))
         write_checked(self.model, self._lesson, folder, some, logits)
-
-
-def _dataset(inputs: Inputs) -> list[dict[str, Any]]:
-    return [{"input_ids": ids, "labels": labels} for ids, labels in zip(*inputs.values(), strict=True)]

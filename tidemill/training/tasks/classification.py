@@ -20,7 +20,7 @@ from tidemill.training.examples.rows import Lesson
 from tidemill.training.loop.trainer import CarefulTrainer
 from tidemill.training.measures import classification as measuring
 from tidemill.training.measures.temperature import fitted_temperature
-from tidemill.training.tasks.batches import Padding, logits_of, stacked
+from tidemill.training.tasks.batches import Padding, labelled, logits_of, stacked
 from tidemill.training.tasks.features import features_of
 from tidemill.training.tasks.heads import Head, divide, last_layer
 from tidemill.training.tasks.models import load_model, merged, pad_id, with_adapters, write_checked
@@ -56,6 +56,8 @@ class Classification:
         self._features: tuple[Any, Any] | None = None
         self.model: Any = None
         self._learning: Any = None
+        self._answers: Any = None
+        """Logits of the held-out rows by the model as it is, once they were asked for."""
 
     @property
     def num_rows(self) -> int:
@@ -85,14 +87,17 @@ class Classification:
         return found[: len(train)], found[len(train) :]
 
     def trainer(self, arguments: Any) -> Any:
-        collate: Any = stacked
-        if self._features is None:
-            collate = Padding(pad_id(self._lesson))
+        self._answers = None
+        collate: Any = Padding(pad_id(self._lesson))
+        train, held_out = self._train_inputs, self._inputs
+        if self._features is not None:
+            collate = stacked
+            train, held_out = ({"features": features} for features in self._features)
         return CarefulTrainer(
             model=self._learning,
             args=arguments,
-            train_dataset=self._dataset(self._train_inputs, self._features and self._features[0], self._train_labels),
-            eval_dataset=self._dataset(self._inputs, self._features and self._features[1], self._labels),
+            train_dataset=labelled(train, self._train_labels),
+            eval_dataset=labelled(held_out, self._labels),
             data_collator=collate,
             compute_metrics=lambda found: measuring.quick_measures(
                 _plain(found.predictions), found.label_ids, self.outputs
@@ -103,11 +108,6 @@ class Classification:
     def _loss_of_outputs(self, outputs: Any, labels: Any, **_: Any) -> Any:
         logits = outputs["logits"] if isinstance(outputs, dict) else outputs.logits
         return self._loss(logits, labels)
-
-    def _dataset(self, inputs: dict[str, list[Any]], features: Any, labels: Any) -> list[dict[str, Any]]:
-        columns = {"features": features} if features is not None else inputs
-        rows = zip(*columns.values(), labels, strict=True)
-        return [dict(zip((*columns, "labels"), row, strict=True)) for row in rows]
 
     def measure(self) -> dict[str, Any]:
         return self._measures_of(self._logits())
@@ -131,17 +131,23 @@ class Classification:
             return None
         temperature = fitted_temperature(self._logits(), self._labels)
         divide(last_layer(self.model)[1], temperature)
+        self._answers = self._logits() / temperature
         return temperature
 
     def _settle(self) -> None:
         """Have `model` be whole again."""
         if self._method.type == "lora" and self._learning is not None:
-            self.model = merged(self._learning)
+            self.model, self._answers = merged(self._learning), None
         elif self._method.type == "head" and self._learning is not None:
             self._learning.into(last_layer(self.model)[1])
         self._learning = None
 
     def _logits(self) -> Any:
+        if self._answers is None:
+            self._answers = self._computed_logits()
+        return self._answers
+
+    def _computed_logits(self) -> Any:
         if self._features is None:
             return logits_of(self._learning or self.model, self._inputs, pad_id(self._lesson))
         layer = last_layer(self.model)[1] if self._learning is None else self._learning

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import transformers
 
-from tidemill.checkpoints.loading import opening
 from tidemill.models.tasks.scores import labels_of
 from tidemill.training.examples.labels import settle_outputs
 from tidemill.training.examples.rows import Lesson, Rows
@@ -20,7 +19,7 @@ from tidemill.training.examples.tags import OUTSIDE, marked, tags_of_tokens
 from tidemill.training.loop.trainer import CarefulTrainer
 from tidemill.training.measures import entities as measuring
 from tidemill.training.measures.temperature import fitted_temperature
-from tidemill.training.tasks.batches import IGNORED, Inputs, Padding, logits_of
+from tidemill.training.tasks.batches import IGNORED, Inputs, Padding, labelled, logits_of
 from tidemill.training.tasks.heads import divide, last_layer
 from tidemill.training.tasks.models import load_model, merged, pad_id, with_adapters, write_checked
 
@@ -39,10 +38,7 @@ class TokenLearner:
             ModelError: the base has no fast tokenizer, or cannot be loaded.
         """
         self._lesson, self._method = lesson, lesson.file.method
-        with opening(f"The tokenizer in {lesson.base.tokenizer}"):
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(
-                lesson.base.tokenizer.absolute(), use_fast=True, local_files_only=True
-            )
+        self._tokenizer = lesson.base.open_tokenizer()
         (self._train_inputs, train), (self._inputs, held_out) = map(self._encoded, (lesson.train, lesson.held_out))
         said = [tag for tags in (*train, *held_out) for tag in tags if tag is not None]
         new_head = lesson.file.base.head == "new"
@@ -55,6 +51,8 @@ class TokenLearner:
         self.arguments: dict[str, Any] = {}
         self.model: Any = None
         self._learning: Any = None
+        self._answers: Any = None
+        """Logits of the held-out rows by the model as it is, once they were asked for."""
 
     @property
     def num_rows(self) -> int:
@@ -90,11 +88,12 @@ class TokenLearner:
                 parameter.requires_grad = id(parameter) in head
 
     def trainer(self, arguments: Any) -> Any:
+        self._answers = None
         return CarefulTrainer(
             model=self._learning,
             args=arguments,
-            train_dataset=_dataset(self._train_inputs, self._train_labels),
-            eval_dataset=_dataset(self._inputs, self._labels),
+            train_dataset=labelled(self._train_inputs, self._train_labels),
+            eval_dataset=labelled(self._inputs, self._labels),
             data_collator=Padding(pad_id(self._lesson), label_pad=IGNORED),
             compute_metrics=lambda found: measuring.quick_measures(
                 *self._tags(np.asarray(found.predictions).argmax(axis=-1), found.label_ids)
@@ -121,11 +120,12 @@ class TokenLearner:
         if self.outputs.of_base is not None:
             self.model = load_model(self._lesson, "AutoModelForTokenClassification", self.outputs, 0)
             found["base"] = self.measure()
+            self._answers = None
         return {whose: {name: part[name] for name in ("f1", "token_accuracy")} for whose, part in found.items()}
 
     def calibrate(self) -> float | None:
         if self._method.type == "lora":
-            self.model = merged(self._learning)
+            self.model, self._answers = merged(self._learning), None
         self._learning = None
         if not self._method.calibrate:
             return None
@@ -134,14 +134,13 @@ class TokenLearner:
         right = np.concatenate([np.asarray(tags) for tags in labels])
         temperature = fitted_temperature(every[right != IGNORED], right[right != IGNORED])
         divide(last_layer(self.model)[1], temperature)
+        self._answers = [logits_TC / temperature for logits_TC in logits]
         return temperature
 
     def _logits(self) -> Any:
-        return logits_of(self._learning or self.model, self._inputs, pad_id(self._lesson))
+        if self._answers is None:
+            self._answers = logits_of(self._learning or self.model, self._inputs, pad_id(self._lesson))
+        return self._answers
 
     def write(self, folder: Path) -> None:
         write_checked(self.model, self._lesson, folder, self._inputs, self._logits()[:NUM_CHECKED])
-
-
-def _dataset(inputs: Inputs, labels: list[list[int]]) -> list[dict[str, Any]]:
-    return [{"input_ids": ids, "labels": tags} for ids, tags in zip(inputs["input_ids"], labels, strict=True)]
