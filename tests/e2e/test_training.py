@@ -15,7 +15,6 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from tests.commands import tidemill
-from tests.embedders import save_embedder
 from tests.pipelines import make_pipeline, query, write_parquet
 from tests.tiny_writers import write_words
 from tests.token_classifiers import save_token_classifier
@@ -156,49 +155,6 @@ def test_tags_of_words_are_learned_by_each_method(tmp_path, method):
     assert set(config["id2label"].values()) == {"B-LONG", "I-LONG", "O"}
 
 
-@pytest.mark.parametrize("negative", [False, True], ids=["pairs", "triplets"])
-def test_texts_never_meet_their_own_second_text_of_another_row_in_a_batch(tmp_path, negative):
-    """It would count as a wrong answer to the very same question."""
-    from tidemill.training.examples.lesson import make_lesson
-    from tidemill.training.examples.reading import read_examples
-    from tidemill.training.given.base import find_base
-    from tidemill.training.loop.fitting import _arguments
-    from tidemill.training.loop.learner import Settings
-    from tidemill.training.tasks.embeddings import EmbeddingLearner
-
-    model = save_embedder(tmp_path / "base")
-    rows = pa.table({"text": TEXTS, "other": [f"answer {i % 6}" for i in range(len(TEXTS))], "unlike": TEXTS[::-1]})
-    data = {"text_pair": "other", **({"negative": "unlike"} if negative else {})}
-    file = training(tmp_path, rows, model, task="sentence-similarity", data=data)
-    found = find_base(file)
-    lesson, _ = make_lesson(file, found, read_examples(file), tmp_path, drop_duplicates=False, tell=print)
-    learner = EmbeddingLearner(lesson)
-    learner.begin(0)
-    settings = Settings.of(file.method, 0, {"batch_size": 6})
-
-    trainer = learner.trainer(_arguments(learner, settings, tmp_path / "work", 0))
-    batches = list(trainer.get_train_dataloader().batch_sampler)
-
-    assert trainer.train_dataset.column_names == ["anchor", "positive", *(["negative"] if negative else [])]
-    assert batches
-    for batch in batches:
-        answers = [(lesson.train.pairs or [])[row] for row in batch]
-        assert len(answers) == len(set(answers))
-
-
-def test_embeddings_are_learned_by_pairs_and_read_back_as_they_are(tmp_path):
-    model = save_embedder(tmp_path / "base")
-    rows = pa.table({"text": TEXTS, "other": [" ".join(reversed(text.split())) for text in TEXTS]})
-
-    report = trained(
-        tmp_path, rows, model, task="sentence-similarity", data={"text_pair": "other"}, method={"epochs": 1}
-    )
-
-    assert 0 <= report["baselines"]["base"]["accuracy"] <= 1
-    assert {"accuracy", "mean_reciprocal_rank"} <= report["metrics"].keys()
-    assert (tmp_path / "model" / "modules.json").exists()
-
-
 def save_llama(folder: Path) -> Path:
     write_words(folder)
     config = transformers.LlamaConfig(
@@ -301,6 +257,27 @@ def test_patience_ends_a_training_that_gets_no_better(tmp_path, base):
     assert len(report["trials"][0]["history"]) == 3
 
 
+@pytest.mark.parametrize("method", ["head", "full"])
+def test_a_training_that_lost_its_patience_and_was_stopped_then_trains_no_further(tmp_path, base, method, monkeypatch):
+    """Its patience is counted from where it stood, and not from the checkpoint on."""
+    from tidemill.training import card
+
+    options = {"type": method, "epochs": 40, "patience": 2, "learning_rate": 1e-9, "batch_size": 32}
+    file = training(tmp_path, ROWS, base, method=options)
+    with monkeypatch.context() as patched:
+        patched.setattr(card, "write_card", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(file, tmp_path / "model")
+
+    report = train(file, tmp_path / "model")
+
+    assert [found["epoch"] for found in report["trials"][0]["history"]] == [1, 2, 3]
+
+
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_the_cost_that_is_allowed_ends_it_and_the_same_command_goes_on(tmp_path, base):
     file = training(tmp_path, ROWS, base, cost={"per_hour": 3600.0, "max_cost": 1e-9})
 
@@ -385,6 +362,7 @@ def test_the_card_says_data_base_measures_and_how_to_make_it_again_and_no_folder
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda rows: rows.slice(0, 0), "gives no rows to learn from"),
         (lambda rows: rows.slice(0, 3), "3 rows .*it takes 8 and 2"),
         (lambda rows: replaced(rows, "label", pa.array(["ham"] * rows.num_rows)), "All rows have one label, 'ham'"),
         (lambda rows: replaced(rows, "label", pa.nulls(rows.num_rows, pa.string())), "have a null in text, label"),
@@ -413,8 +391,12 @@ def test_a_base_without_a_tokenizer_is_refused(tmp_path):
     for path in bare.glob("tokenizer*"):
         path.unlink()
 
-    with pytest.raises(ModelError, match="tokenizer"):
+    with pytest.raises(ModelError, match=r"no tokenizer files .*put them there") as refused:
         trained(tmp_path, ROWS, bare)
+    with pytest.raises(ModelError, match=r"Check base\.path\. Relative paths in a training file"):
+        trained(tmp_path, ROWS, tmp_path / "nowhere")
+
+    assert "tokenizer.path" not in str(refused.value)
 
 
 def test_rows_without_a_label_are_left_out_and_counted_and_contradictions_are_told(tmp_path, base):

@@ -88,7 +88,8 @@ def _of_dataset(file: TrainingFile) -> Examples:
             num_unreadable += rows.num_rows - sound.num_rows
             parts.append(sound.select([KEPT_PREFIX + name for name in names]).rename_columns(names))
     facts = {"path": file.data.path, "revision": dataset.revision, "files": len(dataset.files)}
-    return Examples(pa.concat_tables(parts, promote_options="permissive"), facts, num_unreadable)
+    table = pa.concat_tables(parts, promote_options="permissive") if parts else pa.table({})
+    return Examples(table, facts, num_unreadable)
 
 
 def _pipeline_of(file: TrainingFile, names: Sequence[str]) -> Pipeline:

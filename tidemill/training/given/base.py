@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from tidemill.checkpoints.loading import load_config, max_positions, usual_length
+from tidemill.checkpoints.loading import load_config, max_positions, opening, usual_length
 from tidemill.config import Pipeline, load_pipeline
 from tidemill.encoding.items import TYPES
-from tidemill.errors import ConfigError
+from tidemill.errors import ConfigError, ModelError
 from tidemill.lake import Lake
 from tidemill.lake.pipelines import load_spec
 from tidemill.models.tasks import Reading, find_task
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 USUAL_LENGTH = 512
+IN_TRAINING_FILE = {
+    "model.path": "base.path",
+    "in a pipeline file": "in a training file",
+    "set tokenizer.path to a folder or Hub id that has them": "put them there from the model that it was made of",
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,17 @@ class BaseModel:
     @property
     def shown(self) -> str:
         return f"{self.spec.model_path} ({self.spec.model[:19]})"
+
+    def open_tokenizer(self) -> Any:
+        """Transformers' own, for what is made of texts and their tokens' places.
+
+        Raises:
+            ModelError: there is none in the folder that is fast.
+        """
+        from transformers import AutoTokenizer
+
+        with opening(f"The tokenizer in {self.tokenizer}"):
+            return AutoTokenizer.from_pretrained(self.tokenizer.absolute(), use_fast=True, local_files_only=True)
 
     def token_ids(self, texts: list[str], pairs: list[str] | None = None) -> dict[str, list[Any]]:
         """What the model is given of each text, cut to `max_length`: made by what makes it in a run.
@@ -73,7 +89,22 @@ def find_base(file: TrainingFile) -> BaseModel:
         InputError: there is no such model or pipeline, it is not fit to be trained, or it has no tokenizer.
         SourceUnavailable: the Hub does not answer.
     """
-    spec = _promoted(file) if file.base.pipeline else versions.declared(_pipeline_of(file))
+    if file.base.pipeline:
+        return _base_of(file, _promoted(file))
+    try:
+        return _base_of(file, versions.declared(_pipeline_of(file)))
+    except ModelError as e:
+        raise ModelError(_in_training_file(str(e))) from e
+
+
+def _in_training_file(message: str) -> str:
+    """What is said of a pipeline's model, with the keys that a training file has."""
+    for of_pipeline, own in IN_TRAINING_FILE.items():
+        message = message.replace(of_pipeline, own)
+    return message
+
+
+def _base_of(file: TrainingFile, spec: VersionSpec) -> BaseModel:
     folder = versions.model_folder(spec)
     config = load_config(folder, trust_remote_code=spec.trust_remote_code)
     most = max_positions(config)
