@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +78,8 @@ class BaseModel:
         columns = {"text": pa.array(texts, pa.string())}
         if pairs is not None:
             columns["text_pair"] = pa.array(pairs, pa.string())
-        prepared = task.preparer(self.tokenizer, reading).prepare(pa.table(columns))
+        with _own_keys():
+            prepared = task.preparer(self.tokenizer, reading).prepare(pa.table(columns))
         made = {"input_ids": prepared["token_ids"].to_pylist()}
         if "type_ids" in prepared.column_names and TYPES in task.inputs:
             made["token_type_ids"] = prepared["type_ids"].to_pylist()
@@ -91,17 +94,20 @@ def find_base(file: TrainingFile) -> BaseModel:
     """
     if file.base.pipeline:
         return _base_of(file, _promoted(file))
-    try:
+    with _own_keys():
         return _base_of(file, versions.declared(_pipeline_of(file)))
+
+
+@contextmanager
+def _own_keys() -> Iterator[None]:
+    """Tell what is wrong with a pipeline's model by the keys that a training file has."""
+    try:
+        yield
     except ModelError as e:
-        raise ModelError(_in_training_file(str(e))) from e
-
-
-def _in_training_file(message: str) -> str:
-    """What is said of a pipeline's model, with the keys that a training file has."""
-    for of_pipeline, own in IN_TRAINING_FILE.items():
-        message = message.replace(of_pipeline, own)
-    return message
+        message = str(e)
+        for of_pipeline, own in IN_TRAINING_FILE.items():
+            message = message.replace(of_pipeline, own)
+        raise ModelError(message) from e
 
 
 def _base_of(file: TrainingFile, spec: VersionSpec) -> BaseModel:
