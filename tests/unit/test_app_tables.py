@@ -18,7 +18,9 @@ from tests.apps import OpenedPage, opened_page
 from tests.lakes import VERSION
 from tests.made_tables import ENTITY, SECOND, SPEC, made_table, second_version
 from tests.pipelines import query
+from tidemill.app.querying import export_rows
 from tidemill.app.rows.pages import name_of, place_named
+from tidemill.app.server.serving import Address, make_app
 from tidemill.app.tabs.browse import Standing
 from tidemill.app.tabs.versions import ONE_VERSION
 from tidemill.config import Pipeline
@@ -179,3 +181,12 @@ def test_what_a_promoted_version_reads_beside_the_columns_of_the_page_is_said(pa
     record(page.source.pipeline, text=["title", "body"])
     said = page.press("tm-try", "A film.", "")
     assert "reads other columns: title, body. Start `tidemill app` again." in said
+
+
+def test_files_of_an_app_go_with_it_and_the_process_writes_others_later(tmp_path):
+    pipeline = table_in(tmp_path, "text-classification", labelled(["POSITIVE"], [0.5]), score="0.4")
+    app = make_app(pipeline, Address())
+    first = export_rows(pipeline, "SELECT id FROM values", "csv")
+    app.close()
+    assert not first.exists()
+    assert export_rows(pipeline, "SELECT id FROM values", "csv").exists()

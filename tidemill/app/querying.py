@@ -14,6 +14,8 @@ from tidemill.publishing.export import KINDS, export
 from tidemill.reports.query import ended_after, reading
 
 MOST_SECONDS = 60.0
+FOLDER = "GRADIO_TEMP_DIR"
+"""The environment variable by which Gradio knows the folder that it serves files from."""
 FORMATS = tuple(kind.removeprefix(".") for kind in KINDS)
 
 
@@ -32,7 +34,7 @@ def bounded(pipeline: Pipeline, text: str, seconds: float = MOST_SECONDS) -> Ite
 def export_rows(pipeline: Pipeline, text: str, kind: str, seconds: float = MOST_SECONDS) -> Path:
     """Write all rows of a query into a file in a folder of its own, as `tidemill export` does."""
     # Where Gradio serves from, so that it goes with the app.
-    folder = tempfile.mkdtemp(prefix="export-", dir=os.environ.get("GRADIO_TEMP_DIR"))
+    folder = tempfile.mkdtemp(prefix="export-", dir=os.environ.get(FOLDER))
     path = Path(folder) / f"{pipeline.name}.{kind}"
     export(pipeline, path, query=text, seconds=seconds)
     return path

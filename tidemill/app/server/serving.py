@@ -78,13 +78,14 @@ def make_app(pipeline: Pipeline, address: Address, *, log: Callable[[str], None]
     """
     check_installed()
     from tidemill.app.guard.gate import TOKEN, Gate
+    from tidemill.app.querying import FOLDER
     from tidemill.app.source import Source
     from tidemill.lake.runs import user_name
 
     source = Source(pipeline)
     # What Gradio serves lies in a folder of this app alone, and goes with it.
     folder = tempfile.mkdtemp(prefix="tidemill-app-")
-    os.environ["GRADIO_TEMP_DIR"] = folder
+    os.environ[FOLDER] = folder
     token = secrets.token_urlsafe(24) if address.has_token else None
     asgi = Gate(
         _mounted(source, address, user_name()),
@@ -99,6 +100,9 @@ def make_app(pipeline: Pipeline, address: Address, *, log: Callable[[str], None]
 
     def close() -> None:
         source.close()
+        # The process may go on, as one that runs tests does, and nothing can be written into a folder that is gone.
+        if os.environ.get(FOLDER) == folder:
+            del os.environ[FOLDER]
         shutil.rmtree(folder, ignore_errors=True)
 
     query = f"?{TOKEN}={token}" if token else ""
