@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tests.lakes import lake_at
 from tidemill.config import Cost
 from tidemill.inference.work import Stats
 from tidemill.lake import Lake, ensure_system_tables
-from tidemill.lake.runs import known_sum
+from tidemill.lake.runs import RunRecord, known_sum, record_run
 from tidemill.lake.tables import insert_records
 from tidemill.planning.estimates import NewTokens, PerRow, Rate, estimate, measured_rate
 
@@ -111,12 +111,29 @@ def test_the_ledger_tells_what_a_row_gets_and_takes(tmp_path):
     assert rate.seconds.mean == pytest.approx(40.0 / 150)
 
 
+def test_shards_that_were_computed_at_one_time_share_what_their_run_took(tmp_path):
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    ended = [began + timedelta(seconds=seconds) for seconds in (20, 25, 32)]
+    shards = [ledger_row(i, 100, 0, 6_000) | {"run_id": "one", "committed_at": at} for i, at in enumerate(ended)]
+    made = RunRecord(run_id="one", pipeline="stories", version="0a1b2c3d", state="done", seconds=35.0)
+    with Lake(lake_at(tmp_path)) as lake:
+        ensure_system_tables(lake)
+        lake.write(lambda cursor: insert_records(cursor, "_ledger", shards), message="shards")
+        record_run(lake, made)
+        rate = measured_rate(lake.cursor(), "stories", "0a1b2c3d")
+    assert rate.seconds is not None
+    assert rate.seconds.mean == pytest.approx(32.0 / 300)
+    assert rate.seconds_per_token == pytest.approx(32.0 / 3_000)
+    assert rate.start_seconds == pytest.approx(3.0)
+
+
 def ledger_row(number: int, num_rows: int, num_unchanged: int, num_new_tokens: int | None) -> dict[str, object]:
     """A shard in which half of `num_rows` may be unchanged: those are in it, and took nothing."""
     return {
         "pipeline": "stories",
         "version": "0a1b2c3d",
         "shard_id": f"shard {number}",
+        "run_id": f"run {number}",
         "num_rows": num_rows + num_unchanged - 1,
         "num_quarantined": 1,
         "num_unchanged": num_unchanged,

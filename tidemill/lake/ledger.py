@@ -19,6 +19,10 @@ OUTDATED_PATHS = (
 
 COMPUTED_TOKENS = "num_tokens - coalesce(num_unchanged_tokens, 0)"
 """SQL: a shard's tokens but for those of rows whose answers were there already."""
+BUSY = "tokenize_seconds + infer_seconds"
+"""SQL: what a shard took to compute, while other shards of its run may have been computed too."""
+SECONDS_OF_RUN = f"least(sum({BUSY}), max(epoch(committed_at)) - min(epoch(committed_at) - ({BUSY})))"
+"""SQL, of the shards of a run: what it took to compute them, several of which may have been computed at one time."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,10 @@ def throughput(cursor: Cursor, pipeline: str, version: str) -> list[dict[str, An
 
 
 class MeasuredShard(NamedTuple):
-    """What a shard took: of its rows and tokens, those that were computed. A model that writes none has no new ones."""
+    """What a shard took: of its rows and tokens, those that were computed. A model that writes none has no new ones.
+
+    `seconds` is its share of what its run took for the shards that are told.
+    """
 
     device: str
     num_tokens: int
@@ -166,13 +173,18 @@ def measured_shards(
     cursor: Cursor, pipeline: str, version: str, *, device: str | None, limit: int
 ) -> list[MeasuredShard]:
     """The latest shards, on `device` or else on the kind that computed last."""
-    rows = cursor.execute(
-        f"SELECT device, {COMPUTED_TOKENS}, tokenize_seconds + infer_seconds, num_rows + num_quarantined "
-        "+ coalesce(num_forgotten, 0) - coalesce(num_unchanged, 0), num_new_tokens FROM _ledger "
+    latest = (
+        "SELECT * FROM _ledger "
         f"WHERE pipeline = $pipeline AND version = $version AND copied_from IS NULL AND {COMPUTED_TOKENS} > 0 "
         "AND device = coalesce($device, (SELECT arg_max(device, committed_at) FROM _ledger "
         "WHERE pipeline = $pipeline AND version = $version AND copied_from IS NULL)) "
-        f"ORDER BY committed_at DESC LIMIT {limit}",
+        f"ORDER BY committed_at DESC LIMIT {limit}"
+    )
+    rows = cursor.execute(
+        f"WITH latest AS ({latest}), runs AS (SELECT run_id, {SECONDS_OF_RUN} / nullif(sum({BUSY}), 0) AS share "
+        f"FROM latest GROUP BY run_id) SELECT device, {COMPUTED_TOKENS}, ({BUSY}) * coalesce(share, 1), num_rows "
+        "+ num_quarantined + coalesce(num_forgotten, 0) - coalesce(num_unchanged, 0), num_new_tokens "
+        "FROM latest JOIN runs ON latest.run_id IS NOT DISTINCT FROM runs.run_id ORDER BY committed_at DESC",
         {"pipeline": pipeline, "version": version, "device": device},
     ).fetchall()
     return [MeasuredShard(*row) for row in rows]

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tidemill.lake.ducklake.connection import Cursor, Lake
+from tidemill.lake.ledger import SECONDS_OF_RUN
 from tidemill.lake.requests import waiting_since
 from tidemill.lake.tables import insert_records, records
 
@@ -157,8 +158,9 @@ def start_seconds(cursor: Cursor, pipeline: str, version: str, *, limit: int) ->
     """What the latest runs that finished took beside computing, each."""
     rows = cursor.execute(
         "SELECT greatest(0, r.seconds - l.busy) FROM _runs r JOIN (SELECT run_id, "
-        "sum(tokenize_seconds + infer_seconds) AS busy FROM _ledger WHERE pipeline = $pipeline AND version = $version "
-        "GROUP BY run_id) l USING (run_id) WHERE r.pipeline = $pipeline AND r.version = $version AND r.state = 'done' "
+        f"{SECONDS_OF_RUN} AS busy FROM _ledger WHERE pipeline = $pipeline AND version = $version "
+        "AND copied_from IS NULL GROUP BY run_id) l USING (run_id) "
+        "WHERE r.pipeline = $pipeline AND r.version = $version AND r.state = 'done' "
         f"ORDER BY r.started_at DESC LIMIT {limit}",
         {"pipeline": pipeline, "version": version},
     ).fetchall()
