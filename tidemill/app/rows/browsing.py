@@ -27,7 +27,8 @@ MOST_ONE_BY_ONE = 8
 """So many shards are asked at a time, at first one: a page of what is frequent is full then."""
 MOST_AT_ONCE = 20_000_000
 """Of a table of so many rows, what is left is asked as a whole, which takes a third of the time a row."""
-_DIRECTIONS = {"least score first": ("ASC", ">"), "highest score first": ("DESC", "<")}
+_DIRECTIONS = {"least score first": ("ASC", ">", "<="), "highest score first": ("DESC", "<", ">=")}
+"""The direction, and how scores compare that come later, and that do not."""
 
 
 @dataclass(frozen=True)
@@ -196,11 +197,19 @@ def _by_score(
     num_rows: int,
 ) -> tuple[list[Place], Start | None]:
     holds, values = condition
-    direction, beyond = _DIRECTIONS[order]
+    direction, beyond, within = _DIRECTIONS[order]
     onward, given = "score IS NOT NULL", list[object]()
     if start.place is not None:
         onward = f"(score {beyond} ? OR (score = ? AND (shard_id, row_number) > (?, ?)))"
         given = [start.score, start.score, *start.place]
+    # The scores alone say how far the page goes: of millions of rows only its own are sorted by their places.
+    last = cursor.execute(
+        f"SELECT score FROM {identifier(table.name)} WHERE {onward} AND ({holds}) "
+        f"ORDER BY score {direction} LIMIT 1 OFFSET ?",
+        [*given, *values, num_rows],
+    ).fetchone()
+    if last is not None:
+        onward, given = f"score {within} ? AND {onward}", [*last, *given]
     rows = cursor.execute(
         f"SELECT score, shard_id, row_number FROM {identifier(table.name)} WHERE {onward} AND ({holds}) "
         f"ORDER BY score {direction}, shard_id, row_number LIMIT ?",
