@@ -46,7 +46,7 @@ class Filter:
             values.append(self.label)
         for bound, operator in ((self.least, ">="), (self.most, "<=")):
             if bound is not None:
-                parts.append(f"score {operator} ?")
+                parts.append(f"score {operator} ?::FLOAT")  # As SQL reads a number there: 0.52 is the FLOAT.
                 values.append(bound)
         if self.search:
             searched = [f"contains(lower({identifier(name)}), lower(?))" for name in text_columns(table)]
