@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,9 @@ from tidemill.encoding.prompts.prompt import Message, NoPrompt, Prompt, texts_of
 from tidemill.encoding.tokenizer import Row, in_runs, pieces_of, tokens_around
 from tidemill.errors import ModelError
 from tidemill.fingerprints import fingerprint
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
 
 _COLUMNS = pa.schema(
     [
@@ -137,7 +140,8 @@ class PromptTokenizer:
     def _table(self, rows: Sequence[str | None]) -> pa.Table:
         made = [None if row is None else self._made(row) for row in rows]
         prompts = [each for each in made if isinstance(each, _Made)]
-        ids = iter(zip(prompts, self._encoded([each.prompt.text for each in prompts]), strict=True))
+        encoded = self._encoded([each.prompt.text for each in prompts])
+        ids = iter(zip(prompts, encoded, self._with_offsets(prompts, encoded), strict=True))
         found = [self._row(*next(ids)) if isinstance(each, _Made) else each or Row() for each in made]
         return pa.table(
             {
@@ -216,22 +220,43 @@ class PromptTokenizer:
                 return [f"cannot be tokenized: {e}"]
             return [self._encoded([text])[0] for text in texts]
 
-    def _row(self, made: _Made, ids: Sequence[int] | str) -> Row:
+    def _with_offsets(self, prompts: Sequence[_Made], encoded: Sequence[Sequence[int] | str]) -> list[Encoding | None]:
+        """Of the prompts that are to be shortened; most are not, and offsets take their time."""
+        long = [
+            number
+            for number, (made, ids) in enumerate(zip(prompts, encoded, strict=True))
+            if not isinstance(ids, str) and self._surplus(made, ids) > 0 and not self._quarantine
+        ]
+        texts = [prompts[number].prompt.text for number in long]
+        found: list[Encoding | None] = [None] * len(prompts)
+        for number, encoding in zip(
+            long, self._controls.backend.encode_batch(texts, add_special_tokens=False), strict=True
+        ):
+            found[number] = encoding
+        return found
+
+    def _around(self, made: _Made) -> tuple[list[int], list[int]]:
+        return ([], []) if made.is_chat else (self._before, self._after)
+
+    def _surplus(self, made: _Made, ids: Sequence[int]) -> int:
+        """How many tokens a prompt has too many, less those that are left out already."""
+        return sum(map(len, self._around(made))) + len(ids) - self.max_length
+
+    def _row(self, made: _Made, ids: Sequence[int] | str, encoding: Encoding | None) -> Row:
         if isinstance(ids, str):
             return Row(reason=ids)
         if self._controls.num_control(ids) != made.num_control:
             return Row(
                 reason="the text holds what the tokenizer writes as a control token, and has no other tokens for"
             )
-        before, after = ([], []) if made.is_chat else (self._before, self._after)
+        before, after = self._around(made)
         num_tokens = len(before) + len(ids) + len(after) + made.num_unread
         if not num_tokens:
             return Row(reason="cannot be tokenized: it has no tokens")
-        surplus = len(before) + len(ids) + len(after) - self.max_length
         if num_tokens > self.max_length and self._quarantine:
             return Row(num_tokens=num_tokens, reason=self._too_long(num_tokens))
-        if surplus > 0:
-            kept = self._shortened(made.prompt, surplus)
+        if encoding is not None:
+            kept = _shortened(made.prompt, encoding, self._surplus(made, ids), left=self._left)
             if isinstance(kept, str):
                 return Row(num_tokens=num_tokens, reason=f"{self._too_long(num_tokens)}, and {kept}")
             return Row([*before, *self._controls.restored(kept).tolist(), *after], num_tokens)
@@ -240,26 +265,26 @@ class PromptTokenizer:
     def _too_long(self, num_tokens: int) -> str:
         return f"{num_tokens} tokens exceed tokenizer.max_length {self.max_length}"
 
-    def _shortened(self, prompt: Marked, surplus: int) -> Ids | str:
-        """The prompt's ids without so many of its row's texts, the longest of which lose theirs first; or why not."""
-        if prompt.spans is None:
-            return "the chat template changes the text, so that nobody can tell what of it is the text's"
-        encoding = self._controls.backend.encode(prompt.text, add_special_tokens=False)
-        offsets_N2 = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-        within = [
-            np.flatnonzero((offsets_N2[:, 0] >= span.start) & (offsets_N2[:, 1] <= span.stop))
-            for span in prompt.spans
-            if span.may_go
-        ]
-        num_S = np.array([len(tokens) for tokens in within], dtype=np.int64)
-        room = int(num_S.sum()) - surplus
-        if room < max(1, int((num_S > 0).sum())):
-            return f"{len(offsets_N2) - int(num_S.sum())} of them are none of the text that may be shortened"
-        gone = [
-            _cut(tokens, num_kept, offsets_N2, left=self._left)
-            for tokens, num_kept in zip(within, level(num_S, room).tolist(), strict=True)
-        ]
-        return np.delete(np.array(encoding.ids, dtype=np.int32), np.concatenate(gone))
+
+def _shortened(prompt: Marked, encoding: Encoding, surplus: int, *, left: bool) -> Ids | str:
+    """The prompt's ids without so many of its row's texts, the longest of which lose theirs first; or why not."""
+    if prompt.spans is None:
+        return "the chat template changes the text, so that nobody can tell what of it is the text's"
+    offsets_N2 = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+    within = [
+        np.flatnonzero((offsets_N2[:, 0] >= span.start) & (offsets_N2[:, 1] <= span.stop))
+        for span in prompt.spans
+        if span.may_go
+    ]
+    num_S = np.array([len(tokens) for tokens in within], dtype=np.int64)
+    room = int(num_S.sum()) - surplus
+    if room < max(1, int((num_S > 0).sum())):
+        return f"{len(offsets_N2) - int(num_S.sum())} of them are none of the text that may be shortened"
+    gone = [
+        _cut(tokens, num_kept, offsets_N2, left=left)
+        for tokens, num_kept in zip(within, level(num_S, room).tolist(), strict=True)
+    ]
+    return np.delete(np.array(encoding.ids, dtype=np.int32), np.concatenate(gone))
 
 
 def level(num_S: NDArray[np.int64], room: int) -> NDArray[np.int64]:
