@@ -24,9 +24,14 @@ from tidemill.results.promotion import load_table
 
 SIZES = [7, 1, 12, 5]
 BIG = 2**53 + 1
-OUT_OF_TIME: dict[str, Any] = {"seconds": -1.0, "most_at_once": 0}
+OUT_OF_TIME: dict[str, Any] = {"seconds": -1.0, "seconds_at_once": 0.0}
 """Each page asks one shard, and no more."""
-BOUNDS: list[dict[str, Any]] = [OUT_OF_TIME, {}, {"seconds": 60.0, "most_at_once": 0}]
+BOUNDS: list[dict[str, Any]] = [
+    OUT_OF_TIME,
+    {},
+    {"seconds": 60.0, "seconds_at_once": 0.0},
+    {"seconds": 60.0, "seconds_at_once": 900.0},
+]
 
 
 @pytest.fixture(scope="module")

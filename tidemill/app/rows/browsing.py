@@ -1,9 +1,9 @@
 """Pages of a table, by SQL: what is read is a page of rows and the columns that a filter asks for.
 
 Shards are asked in the order of their files, one and then some at a time, until a page is
-full: of what is frequent it is at once. Of what is rare in the first one, the rest of the table is asked as a whole;
-where that is too large for it, a page says after a bound of time how far it has looked, and
-the next one goes on from there. Sorted by score, a page is the rows after the last one's score and place.
+full: of what is frequent it is at once. Of what is rare in the first one, the rest of the table is asked as a whole
+where that is quick by what the first one took; else a page says after a bound of time how far it has looked,
+and the next one goes on from there. Sorted by score, a page is the rows after the last one's score and place.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ SECONDS = 0.6
 """How long shards are asked for one page, before it says that there are more to ask."""
 MOST_ONE_BY_ONE = 8
 """So many shards are asked at a time, at first one: a page of what is frequent is full then."""
-MOST_AT_ONCE = 20_000_000
-"""Of a table of so many rows, what is left is asked as a whole, which takes a third of the time a row."""
+SECONDS_AT_ONCE = 0.9
+"""What is left of a table is asked as a whole where that will take no longer."""
+AT_ONCE_IS_FASTER = 2.0
+"""How many times as many rows a second are looked at then."""
 _DIRECTIONS = {"least score first": ("ASC", ">", "<="), "highest score first": ("DESC", "<", ">=")}
 """The direction, and how scores compare that come later, and that do not."""
 
@@ -68,7 +70,7 @@ def read_page(
     order: Order = "by file",
     num_rows: int = PAGE_ROWS,
     seconds: float = SECONDS,
-    most_at_once: int = MOST_AT_ONCE,
+    seconds_at_once: float = SECONDS_AT_ONCE,
 ) -> Page:
     """
     Raises:
@@ -77,13 +79,15 @@ def read_page(
     """
     shards = in_source_order(cursor, table.pipeline, table.version)
     condition = asked.to_sql(cursor, table)
+    scores: tuple[float, float] | None = None
     if order == "by file":
-        places, after, looked_at = _in_order(cursor, table, shards, condition, start, num_rows, (seconds, most_at_once))
+        bounds = (seconds, seconds_at_once)
+        places, after, looked_at = _in_order(cursor, table, shards, condition, start, num_rows, bounds)
     else:
-        places, after = _by_score(cursor, table, condition, start, order, num_rows)
+        places, after, scores = _by_score(cursor, table, condition, start, order, num_rows)
         looked_at = sum(shard.num_rows for shard in shards)
     columns = tuple(name for name, _ in (*table.kept, *table.results))
-    by_place = rows_at(cursor, table, places, columns)
+    by_place = rows_at(cursor, table, places, columns, scores=scores)
     paths = {shard.shard_id: shard.path for shard in shards}
     there = [place for place in places if place in by_place]
     return Page(
@@ -100,15 +104,23 @@ def read_page(
 
 
 def rows_at(
-    cursor: Cursor, table: ResultTable, places: Sequence[Place], columns: Sequence[str]
+    cursor: Cursor,
+    table: ResultTable,
+    places: Sequence[Place],
+    columns: Sequence[str],
+    *,
+    scores: tuple[float, float] | None = None,
 ) -> dict[Place, tuple[Any, ...]]:
-    """These columns of the rows at some places."""
+    """These columns of the rows at some places. That their scores lie between two spares a look at others."""
     if not places:
         return {}
     numbers, shards = [place.row_number for place in places], sorted({place.shard_id for place in places})
     asked = f"SELECT shard_id, row_number, {', '.join(map(identifier, columns))} FROM {identifier(table.name)} WHERE "
     among = "row_number BETWEEN ? AND ? AND row_number IN (SELECT unnest(?::BIGINT[]))"
-    bounds = [min(numbers), max(numbers), numbers]
+    bounds: list[object] = [min(numbers), max(numbers), numbers]
+    if scores is not None:
+        among += " AND score BETWEEN ?::FLOAT AND ?::FLOAT"
+        bounds += scores
     of_each = [f"{asked} shard_id = ? AND {among}"] * len(shards)
     values: list[object] = [value for shard in shards for value in (shard, *bounds)]
     if len(shards) > MOST_ONE_BY_ONE:
@@ -124,16 +136,18 @@ def _in_order(
     condition: tuple[str, list[object]],
     start: Start,
     num_rows: int,
-    bounds: tuple[float, int],
+    bounds: tuple[float, float],
 ) -> tuple[list[Place], Start | None, int]:
     """The places, where the next page begins, and how many rows of the table were looked at until then."""
-    seconds, most_at_once = bounds
+    seconds, seconds_at_once = bounds
     began, at, places = time.monotonic(), start, list[Place]()
     num_asked = 1
     while at.shard < len(shards):
-        is_rare = at.shard > start.shard and 4 * len(places) < num_rows
-        if is_rare and sum(shard.num_rows for shard in shards[at.shard :]) <= most_at_once:
-            num_asked = len(shards)
+        if at.shard > start.shard and 4 * len(places) < num_rows:
+            took, rows_asked = time.monotonic() - began, _before(shards, at.shard) - _before(shards, start.shard)
+            # The rest is found in a look at every row of the table.
+            if took * _before(shards, len(shards)) <= seconds_at_once * AT_ONCE_IS_FASTER * rows_asked:
+                num_asked = len(shards)
         group = shards[at.shard : at.shard + num_asked]
         places += _matching(cursor, table, group, condition, at.row_number, num_rows + 1 - len(places))
         if len(places) > num_rows:
@@ -195,7 +209,8 @@ def _by_score(
     start: Start,
     order: Order,
     num_rows: int,
-) -> tuple[list[Place], Start | None]:
+) -> tuple[list[Place], Start | None, tuple[float, float] | None]:
+    """The places, where the next page begins, and between which scores they are."""
     holds, values = condition
     direction, beyond, within = _DIRECTIONS[order]
     onward, given = "score IS NOT NULL", list[object]()
@@ -215,6 +230,9 @@ def _by_score(
         f"ORDER BY score {direction}, shard_id, row_number LIMIT ?",
         [*given, *values, num_rows + 1],
     ).fetchall()
+    if not rows:
+        return [], None, None
     places = [Place(shard_id, number) for _, shard_id, number in rows[:num_rows]]
     after = Start(score=rows[num_rows - 1][0], place=places[-1]) if len(rows) > num_rows else None
-    return places, after
+    lowest, highest = (rows[0][0], rows[-1][0]) if direction == "ASC" else (rows[-1][0], rows[0][0])
+    return places, after, (lowest, highest)
