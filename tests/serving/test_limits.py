@@ -6,13 +6,14 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import pytest
 
-from tests.processes import wait_until
+from tests.processes import eventually, wait_until
 from tests.services import AUTHORIZED, TOKEN, serving
 from tidemill.errors import ConfigError, RunFailed
 from tidemill.serving import running
@@ -28,6 +29,16 @@ def busy(served) -> Iterator[None]:
         yield
 
 
+def occupied(served, pool: ThreadPoolExecutor, text: str) -> list[Future[Any]]:
+    """Within `busy`, requests of one row each that are in the model, so that no more are taken."""
+    workers = served.pipeline().workers
+    taken = []
+    for number in range(1, workers._side_by_side + 1):
+        taken.append(pool.submit(served.predict, text))
+        eventually(lambda: workers._num_computing, number.__eq__)
+    return taken
+
+
 @pytest.fixture(scope="module")
 def narrow(reviewed):
     """A service in which four rows may wait."""
@@ -38,10 +49,9 @@ def narrow(reviewed):
 
 def test_a_queue_that_is_full_answers_429_and_says_when_to_come_again(narrow):
     workers = narrow.pipeline().workers
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor() as pool:
         with busy(narrow):
-            first = pool.submit(narrow.predict, "taken by the model")
-            wait_until(lambda: workers._num_computing == 1)
+            taken = occupied(narrow, pool, "taken by the model")
             waiting = [pool.submit(narrow.predict, ["one", "two", "three"])]
             wait_until(lambda: workers.num_waiting == 3)
             refused = [narrow.client.post("/predict", json={"inputs": ["no", "room"]})]
@@ -49,7 +59,7 @@ def test_a_queue_that_is_full_answers_429_and_says_when_to_come_again(narrow):
             wait_until(lambda: workers.num_waiting == 4)
             refused.append(narrow.client.post("/predict", json={"inputs": "one too many"}))
             alive = narrow.client.get("/health"), narrow.client.get("/ready")
-        answers = [first.result(), *(each.result() for each in waiting)]
+        answers = [taken[0].result(), *(each.result() for each in waiting)]
 
     assert [each.status_code for each in refused] == [429, 429]
     assert all(int(each.headers["retry-after"]) >= 1 for each in refused)
@@ -60,16 +70,15 @@ def test_a_queue_that_is_full_answers_429_and_says_when_to_come_again(narrow):
 def test_the_rows_of_a_client_that_left_leave_the_queue_and_are_not_computed(narrow):
     workers = narrow.pipeline().workers
     counted = tokens_computed(narrow)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor() as pool:
         with busy(narrow):
-            first = pool.submit(narrow.predict, "here")
-            wait_until(lambda: workers._num_computing == 1)
+            taken = occupied(narrow, pool, "here")
             with socket.create_connection(address_of(narrow)) as leaving:
                 body = b'{"inputs": ["left", "left", "left"]}'
                 leaving.sendall(head(len(body)) + body)
                 wait_until(lambda: workers.num_waiting == 3)
         # The model is free, and the rows were its next batch.
-        num_tokens = first.result()["num_tokens"]
+        num_tokens = sum(each.result()["num_tokens"] for each in taken)
         narrow.predict("after")
 
     assert workers.num_waiting == 0

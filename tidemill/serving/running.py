@@ -126,8 +126,11 @@ class Service:
         Raises:
             RunFailed: requests were left without an answer at the end.
         """
+        from tidemill.serving.pipelines.garbage import leave_out_what_is_there
+
         for pipeline in self.pipelines.values():
             pipeline.follow()
+        leave_out_what_is_there()
         listening.listen(BACKLOG)
         sys.setswitchinterval(SWITCH_SECONDS)
         tell({name: pipeline.facts() for name, pipeline in self.pipelines.items()})

@@ -72,7 +72,9 @@ class Workers:
         if joins and hasattr(version.runner.engine, "make_room"):
             version.runner.engine.make_room(version.runner.token_budget)
         self._is_joined = joins
-        num_computing = MOST_CALLS_WRITTEN if joins else 2 if version.runner.engine.depth > 1 else 1
+        self._side_by_side = _side_by_side(version.runner)
+        more = 2 if version.runner.engine.depth > 1 else 1  # One takes the next batch while others are in the model.
+        num_computing = MOST_CALLS_WRITTEN if joins else max(self._side_by_side, more)
         self._threads = [threading.Thread(target=self._tokenize, name="tokenize", daemon=True)]
         for number in range(num_computing):
             self._threads.append(threading.Thread(target=self._compute, name=f"compute {number}", daemon=True))
@@ -220,10 +222,10 @@ class Workers:
                     self._changed.wait(seconds)
 
     def _seconds_to_wait(self) -> float:
-        """For company: a moment where the model is idle, and while it is busy until a batch is full."""
+        """For company: a moment where the model has a core idle, and while it is busy until a batch is full."""
         if self._is_joined or self._line.is_full:
             return 0.0
-        if self._num_computing:
+        if self._num_computing >= self._side_by_side:
             return 1.0
         return self._line.oldest.since + self._limits.wait_seconds - time.monotonic()
 
@@ -276,6 +278,12 @@ def _batch_cost(runner: ModelRunner) -> float:
     """In tokens. A CPU takes as long for a token of a small batch as of a large one; a GPU is idle in a small one."""
     engine = runner.engine
     return BATCH_COST_TOKENS if engine.pads and str(engine.facts()["device"]) == "cpu" else math.inf
+
+
+def _side_by_side(runner: ModelRunner) -> int:
+    """How many batches keep the model busy: on a CPU half of those that the engine takes wait; a GPU computes one."""
+    engine = runner.engine
+    return max(1, engine.depth // 2) if str(engine.facts()["device"]) == "cpu" else 1
 
 
 class _Watch:

@@ -25,6 +25,7 @@ from tidemill.serving.answering.limits import Limits
 from tidemill.serving.answering.reuse import Reuse
 from tidemill.serving.answering.version import Reading, ServedVersion
 from tidemill.serving.answering.workers import Watcher, Workers
+from tidemill.serving.pipelines.garbage import leave_out_what_is_there
 
 LOOK_SECONDS = 1.0
 """How often the lake is asked which version is promoted."""
@@ -149,6 +150,9 @@ class ServedPipeline:
         self.num_swaps += 1
         logger.warning("%s is served by version %s now, in place of %s.", self.name, *_names(following, before))
         before.workers.close()
+        before.workers.join(self._limits.deadline_seconds)
+        del before
+        leave_out_what_is_there()
 
     def close(self, seconds: float) -> bool:
         """End what is asked already, within so many seconds; whether all of it ended."""
