@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ from tests.contract.writers import (
     prompts,
     write,
 )
+from tests.processes import wait_until
 from tests.tiny_writers import write_words
 from tests.variants import variants
 from tidemill import config as options
 from tidemill.engines.writing.decoding.causal import CausalLoop
 from tidemill.engines.writing.decoding.whole import WholeLoop
 from tidemill.engines.writing.generation.settings import Sampling
-from tidemill.engines.writing.generation.written import FAILED, LENGTH, STOP
+from tidemill.engines.writing.generation.written import FAILED, LENGTH, STOP, answers_of
 from tidemill.engines.writing.torch_writer import TorchWriter
 from tidemill.errors import ConfigError, ModelError, Stopped
 
@@ -334,8 +336,55 @@ def test_rows_for_which_there_is_no_memory_wait_for_the_slots_of_others(tmp_path
     engine._loop._most_of_memory = 3 * (max(map(len, rows)) + MOST)
     assert ids_of(write(engine, rows)) == [writer.alone(row) for row in rows]
     engine.submit(batch(rows))
+    engine._take_arrived()
     engine._loop.step(lambda: False)
     assert len(engine._loop._active) <= 3
+
+
+def test_rows_that_come_while_others_are_written_are_in_the_next_step_and_each_thread_has_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Writer(tmp_path, "Llama", suppress_tokens=ENDS)
+    engine = writer.open()
+    engine.make_room(8 * NUM_POSITIONS)
+    rows = prompts(8)
+    num_steps = 0
+    step = engine._loop.step
+
+    def counted(should_stop: Callable[[], bool]) -> None:
+        nonlocal num_steps
+        num_steps += 1
+        step(should_stop)
+
+    monkeypatch.setattr(engine._loop, "step", counted)
+
+    def written(row: Sequence[int]) -> Any:
+        return engine.submit(batch([row])).result()
+
+    with ThreadPoolExecutor(len(rows)) as pool:
+        with engine._lock:  # As if a step were taken, all the while that they come.
+            answers = [pool.submit(written, row) for row in rows]
+            wait_until(lambda: len(engine._arrived) == len(rows))
+        found = [answer.result() for answer in answers]
+    assert [ids_of(answers_of(each).to_pylist()) for each in found] == [[writer.alone(row)] for row in rows]
+    assert num_steps == MOST
+
+
+def test_one_that_stops_while_another_thread_computes_leaves_and_the_others_are_written(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, "Llama", suppress_tokens=ENDS)
+    engine = writer.open()
+    rows = prompts(3)
+    with ThreadPoolExecutor(3) as pool:
+        with engine._lock:
+            first = pool.submit(engine.submit(batch([rows[0]])).result)
+            wait_until(lambda: engine._is_driven)
+            leaves = pool.submit(engine.submit(batch([rows[1]]), should_stop=lambda: True).result)
+            last = pool.submit(engine.submit(batch([rows[2]])).result)
+            wait_until(lambda: len(engine._waiting) == 2)
+        with pytest.raises(Stopped):
+            leaves.result()
+        found = [answers_of(answer.result()).to_pylist() for answer in (first, last)]
+    assert [ids_of(each) for each in found] == [[writer.alone(rows[0])], [writer.alone(rows[2])]]
 
 
 @pytest.mark.parametrize(

@@ -41,16 +41,17 @@ DEPTH = 3
 
 
 class _Batch:
-    """Rows on their way. Whoever waits for them computes, theirs and others' alike."""
+    """Rows on their way. One of the threads that wait for theirs computes those of all."""
 
     def __init__(self, writer: TorchWriter, rows: Sequence[Row], should_stop: Callable[[], bool]) -> None:
         self.rows, self.should_stop = rows, should_stop
         self.error: BaseException | None = None
+        self.called = threading.Event()
+        """Set when its thread is to look: at its rows, which are there, or for whoever computes."""
         self._writer = writer
 
     def result(self) -> NDArray[np.int32]:
-        while not self._is_done():
-            self._writer.advance(self)
+        self._writer.finish(self)
         if self.error is not None:
             raise self.error
         return outputs_of([row.written() for row in self.rows])
@@ -60,8 +61,14 @@ class _Batch:
         """The ids of each row until now. One that is written again, alone, begins again with the same ids."""
         return [row.ids for row in self.rows]
 
-    def _is_done(self) -> bool:
+    @property
+    def is_done(self) -> bool:
         return self.error is not None or all(row.finish is not None for row in self.rows)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether some row is in the loop, where those of all batches are written."""
+        return any(row.is_open for row in self.rows)
 
 
 class TorchWriter:
@@ -92,6 +99,12 @@ class TorchWriter:
         self._tokenizer, self._beside = tokenizer, beside
         self._lock: threading.Lock = threading.Lock() if beside is None else beside._lock
         self._batches: list[_Batch] = []
+        self._guard = threading.Lock()
+        """Of the three below; never held for long, so that rows come in while others are written."""
+        self._arrived: list[_Batch] = []
+        self._waiting: list[_Batch] = []
+        self._is_driven = False
+        """Whether some thread computes."""
         self._ends = Ends(settings, tokenizer)
         self._start = _start_of(settings) if settings.is_encoder_decoder else None
         with self._current():
@@ -158,33 +171,58 @@ class TorchWriter:
 
     def submit(self, inputs: Arrays, *, should_stop: Callable[[], bool] = never) -> _Batch:
         batch = _Batch(self, [self._row(prompt) for prompt in _prompts(inputs)], should_stop)
-        with self._lock:
-            if rows := [row for row in batch.rows if row.finish is None]:
-                self._loop.put(rows)
-                self._batches.append(batch)
+        if not batch.is_done:
+            with self._guard:
+                self._arrived.append(batch)
         return batch
 
-    def advance(self, batch: _Batch) -> None:
-        """One more step, or a row of this batch that is to be written alone."""
-        with self._lock, self._current(), torch.inference_mode():
-            if batch not in self._batches:
-                return
-            self.model.generation_config = self._generation
-            if batch.should_stop():
-                self._leave(batch, Stopped(STOPPED))
-                return
+    def finish(self, batch: _Batch) -> None:
+        """Until it is done, compute it and all others, or wait while another thread does."""
+        while not batch.is_done:
+            with self._guard:
+                drives, self._is_driven = not self._is_driven, True
+                if not drives:
+                    batch.called.clear()
+                    self._waiting.append(batch)
+            if not drives:
+                batch.called.wait()
+                continue
             try:
+                while not batch.is_done:
+                    self._advance(batch)
+                    self._call_those_done()
+            finally:
+                with self._guard:
+                    self._is_driven = False
+                    waiting, self._waiting = self._waiting, []
+                for each in waiting:  # One of them goes on.
+                    each.called.set()
+
+    def _call_those_done(self) -> None:
+        with self._guard:
+            done = [each for each in self._waiting if each.is_done]
+            self._waiting = [each for each in self._waiting if not each.is_done]
+        for each in done:
+            each.called.set()
+
+    def _advance(self, batch: _Batch) -> None:
+        """One more step of all rows, or a row that is to be written alone; `batch` is the thread's own."""
+        with self._lock, self._current(), torch.inference_mode():
+            self._take_arrived()
+            self.model.generation_config = self._generation
+            for each in [each for each in self._batches if each.should_stop()]:
+                self._leave(each, Stopped(STOPPED))
+            if not batch.is_done:
                 self._step(batch)
-            except Stopped as e:
-                self._leave(batch, e)
-                raise
-            except BaseException as e:
-                # Of whose row it is nobody knows: each batch tells its own, and is then computed row by row.
-                for each in list(self._batches):
-                    self._leave(each, e)
-                raise
-            for each in [each for each in self._batches if all(row.finish is not None for row in each.rows)]:
+            for each in [each for each in self._batches if each.is_done]:
                 self._batches.remove(each)
+
+    def _take_arrived(self) -> None:
+        with self._guard:
+            arrived, self._arrived = self._arrived, []
+        for batch in arrived:
+            self._loop.put([row for row in batch.rows if row.finish is None])
+            self._batches.append(batch)
 
     def facts(self) -> dict[str, Any]:
         is_by_beams = (self.settings.generation.num_beams or 1) > 1
@@ -203,11 +241,19 @@ class TorchWriter:
         torch.cuda.empty_cache()
 
     def _step(self, batch: _Batch) -> None:
-        if any(row.is_open for row in batch.rows):
-            self._loop.step(batch.should_stop)
-        else:
-            row = next(row for row in batch.rows if row.is_near)
-            self._alone.write([row], batch.should_stop)
+        # A batch that waits for rows that are written alone gets one of them.
+        of = next((each for each in self._batches if not each.is_open), batch)
+        try:
+            if of.is_open:
+                self._loop.step(of.should_stop)
+            else:
+                self._alone.write([next(row for row in of.rows if row.is_near)], of.should_stop)
+        except Stopped as e:
+            self._leave(of, e)
+        except BaseException as e:  # noqa: BLE001 — `result` raises it
+            # Of whose row it is nobody knows: each batch tells its own, and is then computed row by row.
+            for each in list(self._batches):
+                self._leave(each, e)
 
     def _leave(self, batch: _Batch, error: BaseException) -> None:
         batch.error = error
