@@ -34,7 +34,7 @@ from tidemill.engines.writing.decoding.whole import WholeLoop
 from tidemill.engines.writing.generation.settings import Sampling
 from tidemill.engines.writing.generation.written import FAILED, LENGTH, STOP, answers_of
 from tidemill.engines.writing.torch_writer import TorchWriter
-from tidemill.errors import ConfigError, ModelError, Stopped
+from tidemill.errors import ConfigError, CostReached, ModelError, Stopped
 
 QUICK = ("Bloom", "GPT2", "Gemma3Text", "Llama", "Qwen2", "T5", "Bart", "Marian", "M2M100")
 WITHOUT_A_LOOP = {"Bloom"}
@@ -370,7 +370,14 @@ def test_rows_that_come_while_others_are_written_are_in_the_next_step_and_each_t
     assert num_steps == MOST
 
 
-def test_one_that_stops_while_another_thread_computes_leaves_and_the_others_are_written(tmp_path: Path) -> None:
+def _over() -> bool:
+    raise CostReached("no more")
+
+
+@pytest.mark.parametrize(("should_stop", "error"), [(lambda: True, Stopped), (_over, CostReached)])
+def test_one_that_stops_while_another_thread_computes_leaves_and_the_others_are_written(
+    tmp_path: Path, should_stop: Callable[[], bool], error: type[Exception]
+) -> None:
     writer = Writer(tmp_path, "Llama", suppress_tokens=ENDS)
     engine = writer.open()
     rows = prompts(3)
@@ -378,10 +385,10 @@ def test_one_that_stops_while_another_thread_computes_leaves_and_the_others_are_
         with engine._lock:
             first = pool.submit(engine.submit(batch([rows[0]])).result)
             wait_until(lambda: engine._is_driven)
-            leaves = pool.submit(engine.submit(batch([rows[1]]), should_stop=lambda: True).result)
+            leaves = pool.submit(engine.submit(batch([rows[1]]), should_stop=should_stop).result)
             last = pool.submit(engine.submit(batch([rows[2]])).result)
             wait_until(lambda: len(engine._waiting) == 2)
-        with pytest.raises(Stopped):
+        with pytest.raises(error):
             leaves.result()
         found = [answers_of(answer.result()).to_pylist() for answer in (first, last)]
     assert [ids_of(each) for each in found] == [[writer.alone(rows[0])], [writer.alone(rows[2])]]

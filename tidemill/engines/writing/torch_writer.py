@@ -210,12 +210,19 @@ class TorchWriter:
         with self._lock, self._current(), torch.inference_mode():
             self._take_arrived()
             self.model.generation_config = self._generation
-            for each in [each for each in self._batches if each.should_stop()]:
-                self._leave(each, Stopped(STOPPED))
+            for each in list(self._batches):
+                self._leave_if_stopped(each)
             if not batch.is_done:
                 self._step(batch)
             for each in [each for each in self._batches if each.is_done]:
                 self._batches.remove(each)
+
+    def _leave_if_stopped(self, batch: _Batch) -> None:
+        try:
+            if batch.should_stop():
+                self._leave(batch, Stopped(STOPPED))
+        except BaseException as e:  # noqa: BLE001 — `result` raises it: it is this batch's alone
+            self._leave(batch, e)
 
     def _take_arrived(self) -> None:
         with self._guard:
