@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import time
@@ -65,6 +66,13 @@ def test_a_queue_that_is_full_answers_429_and_says_when_to_come_again(narrow):
     assert all(int(each.headers["retry-after"]) >= 1 for each in refused)
     assert [each.status_code for each in alive] == [200, 200]
     assert [len(answer) for answer in answers[1:]] == [3, 1]
+
+
+def test_what_is_there_when_the_service_begins_is_not_looked_at_for_garbage_again(reviewed):
+    there = [object()]
+    assert any(each is there for each in gc.get_objects())
+    with serving(reviewed):
+        assert not any(each is there for each in gc.get_objects())
 
 
 def test_the_rows_of_a_client_that_left_leave_the_queue_and_are_not_computed(narrow):

@@ -3,9 +3,9 @@
 The time of a run is taken to be a start (planning, opening the model) and a
 constant time a token. What a token takes is the token-weighted mean over the
 ledger, where shards that were computed at one time share it; how far single shards
-lie from it gives the interval. A model that writes
-takes its time for the tokens that it writes, of which a row's text says nothing:
-there it is a constant time a row, as is the number of new tokens.
+lie from it gives the interval. A model that writes takes its time for the tokens that
+it writes, of which a row's text says nothing: there it is a constant time a row, as is
+the number of new tokens.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, RunFailed
 from tidemill.machine import num_cpus
 from tidemill.serving.answering.limits import Limits
+from tidemill.serving.pipelines.garbage import leave_out_what_is_there
 
 NEEDED = ("fastapi", "httptools", "prometheus_client", "uvicorn")
 TOKEN = "TIDEMILL_TOKEN"
@@ -126,8 +127,6 @@ class Service:
         Raises:
             RunFailed: requests were left without an answer at the end.
         """
-        from tidemill.serving.pipelines.garbage import leave_out_what_is_there
-
         for pipeline in self.pipelines.values():
             pipeline.follow()
         leave_out_what_is_there()
