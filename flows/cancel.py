@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.config import Pipeline
-from tidemill.flows.client import CONFIGURED, check_configured, reaching, server_url
+from tidemill.flows.client import BUSY_SECONDS, CONFIGURED, check_configured, reaching, server_url
 from tidemill.flows.names import TAG, pipeline_tag
 from tidemill.lake import Lake, catalog_exists
 from tidemill.lake.ducklake.claims import is_alive, open_claims
@@ -32,7 +32,7 @@ def cancel_pipeline(pipeline: Pipeline, backfill_id: str | None = None) -> dict[
             backfills = cancel_backfills(lake, pipeline.name, backfill_id)
             runs = _signal_runs(lake, pipeline, backfill_id)
     if url := server_url():
-        with reaching(url):
+        with reaching(url, seconds=BUSY_SECONDS):
             check_configured(url, way_out=CONFIGURED)
             runs = [*_cancel_flow_runs(pipeline, backfill_id), *runs]
     return {"pipeline": pipeline.name, "backfills": backfills, "runs": runs}

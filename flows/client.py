@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 ANSWER_SECONDS = 10.0
+"""For an answer in the middle of a run, which then goes on without the server."""
+BUSY_SECONDS = 30.0
+"""For an answer without which a command cannot go on: a server that starts, or that shares its cores, is late."""
 NONE_CONFIGURED = (
     "PREFECT_API_URL names no Prefect server, and a temporary one would forget what is deployed. Start one with "
     "`tidemill up` or `prefect server start`, then: export PREFECT_API_URL=http://127.0.0.1:4200/api"
@@ -56,7 +59,7 @@ def configured_server() -> Iterator[SyncPrefectClient]:
     url = server_url()
     if url is None:
         raise ConfigError(NONE_CONFIGURED)
-    with reaching(url):
+    with reaching(url, seconds=BUSY_SECONDS):
         check_configured(url, way_out=CONFIGURED)
         import httpx
         from prefect import get_client
@@ -69,7 +72,7 @@ def configured_server() -> Iterator[SyncPrefectClient]:
 
 
 @contextmanager
-def reaching(url: str, *, password: str | None = None) -> Iterator[None]:
+def reaching(url: str, *, password: str | None = None, seconds: float = ANSWER_SECONDS) -> Iterator[None]:
     """Let Prefect's clients ask the server at `url`; the one that `tidemill up` started, with its password.
 
     Someone waits at a terminal: each request is tried twice, and by default six times for a minute each.
@@ -82,7 +85,7 @@ def reaching(url: str, *, password: str | None = None) -> Iterator[None]:
         temporary_settings,
     )
 
-    settings = {PREFECT_API_URL: url, PREFECT_API_REQUEST_TIMEOUT: ANSWER_SECONDS, PREFECT_CLIENT_MAX_RETRIES: 1}
+    settings = {PREFECT_API_URL: url, PREFECT_API_REQUEST_TIMEOUT: seconds, PREFECT_CLIENT_MAX_RETRIES: 1}
     if known := password or PREFECT_API_AUTH_STRING.value() or _password_of(url):
         settings[PREFECT_API_AUTH_STRING] = known
     with temporary_settings(settings):
@@ -104,8 +107,8 @@ def check_configured(url: str, *, way_out: str) -> None:
     """Raises:
     ConfigError: no Prefect server answers soon, or not to us.
     """
-    with waiting_for(f"the Prefect server at {url}, {ANSWER_SECONDS:.0f} s at most"):
-        check_server(url, ANSWER_SECONDS, way_out=way_out)
+    with waiting_for(f"the Prefect server at {url}, {BUSY_SECONDS:.0f} s at most"):
+        check_server(url, BUSY_SECONDS, way_out=way_out)
 
 
 def check_server(url: str, seconds: float, *, way_out: str) -> None:

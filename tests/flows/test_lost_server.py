@@ -103,7 +103,7 @@ def test_a_server_that_is_waited_for_is_named_with_the_bound(monkeypatch, caplog
         answering(500, b"{}")(request)
 
     monkeypatch.setattr(retry, "QUIET_SECONDS", 0)
-    monkeypatch.setattr(client, "ANSWER_SECONDS", LONG)
+    monkeypatch.setattr(client, "BUSY_SECONDS", LONG)
     with server_that(once_that_is_told) as url, reaching(url):
         with pytest.raises(ConfigError, match="answers 500"):
             check_configured(url, way_out=CONFIGURED)
