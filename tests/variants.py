@@ -1,4 +1,4 @@
-"""Variants of a test: the suite runs some of them, `make soak` the others."""
+"""Variants of a test: the suite runs some of them, `make slow` the others."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ import pytest
 
 
 def variants(values: Iterable[Any], quick: Collection[Any]) -> list[Any]:
-    """For `parametrize`: those that are not `quick` are soak tests."""
-    return [value if value in quick else pytest.param(value, marks=pytest.mark.soak) for value in values]
+    """For `parametrize`: those that are not `quick` are slow tests."""
+    return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]

@@ -49,7 +49,7 @@ def hidden_states(folder):
     return found
 
 
-@pytest.fixture(scope="module", params=variants(ENCODERS, ["bert", "qwen3", "t5"]))
+@pytest.fixture(scope="module", params=variants(ENCODERS, ["bert", "qwen3"]))
 def folder(request, tmp_path_factory):
     return save_encoder(tmp_path_factory.mktemp(request.param), request.param)
 
@@ -70,7 +70,7 @@ def test_vectors_are_those_pooled_by_hand(folder, pooling):
     np.testing.assert_allclose(ours, pooled_by_hand(folder, pooling), atol=1e-4)
 
 
-@pytest.mark.parametrize("pooling", HANDS)
+@pytest.mark.parametrize("pooling", variants(HANDS, ["mean"]))
 def test_openvino_pools_as_torch_does(bert, pooling):
     ours = ask_tidemill(TASK, bert, TEXTS, engine="openvino", pooling=pooling)
 

@@ -118,6 +118,7 @@ def test_pickled_weights_are_refused_with_the_way_out(checkpoint):
         module_of(pickled, task)
 
 
+@pytest.mark.slow
 def test_bfloat16_answers_as_the_float32_pipeline_on_real_reviews():
     texts = sorted(reviews(200), key=len)
     answers = ask_pipeline("text-classification", TINY_SENTIMENT, texts, batch_size=32)
@@ -130,6 +131,7 @@ def test_bfloat16_answers_as_the_float32_pipeline_on_real_reviews():
     assert np.quantile(drift, 0.99) <= 0.02
 
 
+@pytest.mark.slow
 def test_int8_answers_as_the_float32_pipeline_on_real_reviews():
     texts = sorted(reviews(100), key=len)
     answers = ask_pipeline("text-classification", TINY_SENTIMENT, texts, batch_size=32)

@@ -110,6 +110,7 @@ def test_the_windows_summaries_are_summarised_until_one_is_left(summarised, want
     assert run(pipeline).num_shards == 0
 
 
+@pytest.mark.slow
 def test_a_sample_a_typed_row_and_the_service_answer_as_the_table(summarised, wanted):
     pipeline, _ = summarised
     spec = make_plan(pipeline, None)[0].spec
@@ -120,6 +121,7 @@ def test_a_sample_a_typed_row_and_the_service_answer_as_the_table(summarised, wa
         assert [row["summary_text"] for row in served.predict(TEXTS)] == expected
 
 
+@pytest.mark.slow
 def test_bench_measures_what_the_model_reads_in_all_rounds(summarised, wanted):
     facts = find_bottleneck(summarised[0], num_rows=len(TEXTS))
     infer = next(stage for stage in facts["stages"] if stage["stage"] == "infer")
@@ -206,6 +208,7 @@ def together(kept: list[Predictions], num_rows: int) -> pa.Array | None:
     return pa.array(last, written[0].type) if written else None
 
 
+@pytest.mark.slow
 def test_a_text_whose_summaries_get_no_shorter_is_in_quarantine_and_says_what_to_change(folder):
     pipeline = summaries(folder, "long", max_new_tokens=40)
     run(pipeline)

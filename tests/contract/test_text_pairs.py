@@ -27,7 +27,7 @@ FIRST = [*reviews(12), "", "a", "a query", "the film " * 60, "the film " * 60]
 SECOND = [*reviews(24)[12:], "a good one", "b", "naïve café 電影 😀", "the actor " * 80, ""]
 
 
-@pytest.fixture(scope="module", params=variants(PAIR_MODELS, ["bert", "roberta"]))
+@pytest.fixture(scope="module", params=variants(PAIR_MODELS, ["bert"]))
 def folder(request, tmp_path_factory):
     return save_pair_model(tmp_path_factory.mktemp(request.param), request.param, "five labels")
 

@@ -28,7 +28,7 @@ TEXTS = [*reviews(12), "a", "naïve café 電影 😀", "the film " * 300]
 NEUTRAL_FIRST = ("neutral", "contradiction", "entailment")
 
 
-@pytest.fixture(scope="module", params=variants(KINDS, ["bert", "bart"]))
+@pytest.fixture(scope="module", params=variants(KINDS, ["bert"]))
 def folder(request, tmp_path_factory):
     return save_nli(tmp_path_factory.mktemp(request.param), request.param)
 

@@ -170,7 +170,7 @@ def outside_connections() -> set[str]:
     }
 
 
-@pytest.mark.parametrize(("width", "is_proxied"), [(1_400, False), (400, True)])
+@pytest.mark.parametrize(("width", "is_proxied"), [pytest.param(1_400, False, marks=pytest.mark.slow), (400, True)])
 def test_every_tab_works_by_keyboard_in_light_and_dark_and_asks_nobody_outside(
     browser, served, cookie, width, is_proxied
 ):

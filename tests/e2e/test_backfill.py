@@ -104,6 +104,7 @@ def test_only_what_was_asked_for_is_computed_again_and_the_rest_keeps_its_ledger
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_the_same_backfill_once_more_is_a_new_one(pipeline):
     first, second = backfill(pipeline, files="2024-01*"), backfill(pipeline, files="2024-01*")
 
@@ -111,6 +112,7 @@ def test_the_same_backfill_once_more_is_a_new_one(pipeline):
     assert first.backfill_id != second.backfill_id
 
 
+@pytest.mark.slow
 def test_a_stopped_backfill_goes_on_where_it_was(pipeline):
     asked = ask(pipeline, files="2024-0[123]*")
     with Lake(pipeline.lake, read_only=True) as lake:
@@ -158,6 +160,7 @@ def test_the_day_of_the_commit_counts_on_the_hub(tmp_path, hub):
         selected_paths(pipeline, until="2000-01-01")
 
 
+@pytest.mark.slow
 def test_files_of_the_hub_are_found_again_where_the_revision_says_how_they_are_read(tmp_path, hub):
     hub.add_dataset("acme/tabs").commit({"data/train.tsv": b'id\ttext\n1\t"fine\n'})
     dataset = {"quote": "", "keep": []}
@@ -211,6 +214,7 @@ def test_a_new_version_is_computed_beside_the_old_one_which_stays_promoted(pipel
     assert new == query(alone.lake, "SELECT id, label FROM reviews ORDER BY ALL")
 
 
+@pytest.mark.slow
 def test_a_version_that_lacks_shards_gets_only_those(pipeline):
     changed = with_options(pipeline, tokenizer={"max_length": 8})
     first = backfill(changed, files="2024-01*")
@@ -221,6 +225,7 @@ def test_a_version_that_lacks_shards_gets_only_those(pipeline):
     assert rest.version == first.version
 
 
+@pytest.mark.slow
 def test_a_new_revision_during_a_backfill_leaves_nothing_of_the_old_one_in_the_new_version(pipeline, data):
     changed = with_options(pipeline, tokenizer={"max_length": 8})
     asked = ask(changed)
@@ -246,6 +251,7 @@ def test_a_new_revision_during_a_backfill_leaves_nothing_of_the_old_one_in_the_n
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_rows_in_quarantine_are_tried_again_alone(tmp_path):
     texts = reviews(0, NUM_ROWS)
     write_parquet(tmp_path / "data" / "a.parquet", texts)
@@ -293,6 +299,7 @@ def test_a_bound_on_the_cost_stops_a_backfill_before_it_is_passed(pipeline):
     assert "max_cost = 1e-06" in result.notes[0]
 
 
+@pytest.mark.slow
 def test_the_bound_on_the_cost_is_one_for_all_pages_of_requests(pipeline, monkeypatch):
     made: list[CostLimit] = []
 
@@ -331,7 +338,8 @@ def watch(pipeline: Pipeline, stop: Path) -> list[list[int]]:
 
 
 @pytest.mark.parametrize(
-    ("num_files", "num_asked"), [pytest.param(4, 3, id="quick"), pytest.param(40, 12, marks=pytest.mark.soak)]
+    ("num_files", "num_asked"),
+    [pytest.param(4, 3, marks=pytest.mark.slow), pytest.param(40, 12, marks=pytest.mark.soak)],
 )
 def test_a_killed_backfill_computes_each_shard_once_more_in_all_while_readers_see_whole_shards(
     tmp_path, num_files, num_asked
@@ -368,6 +376,7 @@ def test_a_killed_backfill_computes_each_shard_once_more_in_all_while_readers_se
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_a_backfilled_table_is_that_of_a_fresh_run(pipeline, tmp_path):
     backfill(pipeline)
     fresh = make_pipeline(tmp_path / "fresh", pipeline.dataset.path)
@@ -393,6 +402,7 @@ def test_a_dataset_that_moved_as_a_whole_is_read_where_it_is_now(pipeline, data)
     assert backfill(moved, files="2024-01*").state == "done"
 
 
+@pytest.mark.slow
 def test_a_version_that_was_swapped_out_while_a_file_changed_can_be_completed_and_swapped_in_again(pipeline, data):
     changed = with_options(pipeline, tokenizer={"max_length": 8})
     new = backfill(changed).version

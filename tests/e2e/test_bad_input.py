@@ -92,6 +92,7 @@ def test_a_kept_column_named_like_a_result_says_how_to_rename_it(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_parquet_files_that_are_cut_short_fail_alone_whatever_their_place_and_cost_only_themselves_once_whole(tmp_path):
     for number, name in enumerate("abcd"):
         write_parquet(tmp_path / "data" / f"{name}.parquet", reviews(20 * number, 20))
@@ -114,6 +115,7 @@ def test_parquet_files_that_are_cut_short_fail_alone_whatever_their_place_and_co
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_a_file_that_is_cut_short_later_keeps_its_rows_until_it_is_whole_again(tmp_path, dataset):
     pipeline = make_pipeline(tmp_path / "lake", dataset)
     run(pipeline)
@@ -170,6 +172,7 @@ def test_a_model_that_does_not_fit_the_task_is_refused(tmp_path, dataset):
     assert not (tmp_path / "lake").exists()
 
 
+@pytest.mark.slow
 def test_a_local_model_that_was_replaced_is_not_mixed_into_the_table(tmp_path, dataset):
     shutil.copytree(MODEL, tmp_path / "model")
     pipeline = make_pipeline(tmp_path / "lake", dataset, model={"path": str(tmp_path / "model")})
@@ -319,6 +322,7 @@ def test_duplicate_keys_are_kept_and_counted(tmp_path):
     assert pipeline_status(pipeline)["duplicate_keys"] == 8
 
 
+@pytest.mark.slow
 def test_a_file_that_changes_while_it_is_read_is_taken_up_as_it_is(tmp_path, dataset, monkeypatch):
     pipeline = make_pipeline(tmp_path / "lake", dataset)
     changed: list[str] = []

@@ -13,6 +13,7 @@ from tidemill.errors import InputError
 from tidemill.reports.bottleneck import find_bottleneck
 
 
+@pytest.mark.slow
 def test_a_sample_is_measured_stage_by_stage_and_nothing_is_left_behind(tmp_path):
     write_parquet(tmp_path / "data" / "a.parquet", reviews(0, 90))
     pipeline = make_pipeline(tmp_path / "home", f"{tmp_path}/data/*.parquet")
@@ -31,6 +32,7 @@ def test_a_sample_is_measured_stage_by_stage_and_nothing_is_left_behind(tmp_path
     assert left <= {"fingerprints.sqlite"}
 
 
+@pytest.mark.slow
 def test_a_model_that_writes_is_measured_on_prompts_of_its_columns(tmp_path):
     write_parquet(tmp_path / "data" / "a.parquet", reviews(0, 12))
     options = {"prompt": "{domain}: {text}", "max_new_tokens": 2}
@@ -43,6 +45,7 @@ def test_a_model_that_writes_is_measured_on_prompts_of_its_columns(tmp_path):
     assert (facts["num_rows"], facts["whole"]["state"]) == (8, "done")
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_line_a_stage_and_the_bottleneck(tmp_path):
     write_parquet(tmp_path / "data" / "a.parquet", reviews(0, 40))
     pipeline = make_pipeline(tmp_path / "home", f"{tmp_path}/data/*.parquet")

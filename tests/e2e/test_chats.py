@@ -75,6 +75,7 @@ def test_chats_are_answered_and_what_is_none_is_quarantined(tmp_path, model):
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_template", [True, False])
 def test_a_column_of_texts_that_holds_chats_in_a_later_file_is_answered_row_by_row(tmp_path, model, has_template):
     if not has_template:

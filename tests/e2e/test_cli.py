@@ -46,6 +46,7 @@ def test_every_command_answers_in_json(done):
     assert answer("sql", pipeline, "SELECT count(*) AS n FROM reviews", home=home) == [{"n": 40}]
 
 
+@pytest.mark.slow
 def test_every_command_answers_in_words(done):
     pipeline, home = done
     for command, said in (
@@ -133,6 +134,7 @@ def test_time_travel_works_through_the_view(done):
     assert travelled == [{"n": 40}]
 
 
+@pytest.mark.slow
 def test_verify_exits_1_and_says_what_is_wrong(tmp_path):
     pipeline = make_pipeline(tmp_path / "home", f"{tmp_path}/data/*")
     for i in range(2):
@@ -172,6 +174,7 @@ def wait_for_line(running: subprocess.Popen[str], start: str) -> None:
     assert any(line.startswith(start) for line in running.stderr), f"the run ended without {start!r}"
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_a_run_and_the_next_one_goes_on(tmp_path):
     for i in range(4):
         write_parquet(tmp_path / "data" / f"{i:02}.parquet", reviews(40 * i, 20))
@@ -200,6 +203,7 @@ def test_help_imports_nothing_heavy():
     assert found.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_the_engine_runs_where_prefect_is_not_installed(tmp_path):
     write_parquet(tmp_path / "data" / "0.parquet", reviews(0, 10))
     pipeline, home = write_toml(tmp_path, f"{tmp_path}/data/*"), tmp_path / "home"
@@ -218,6 +222,7 @@ def test_the_engine_runs_where_prefect_is_not_installed(tmp_path):
     assert (refused.returncode, "--direct" in refused.stderr) == (2, True), refused.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_completed_by_the_command_line(tmp_path):
     for i in range(4):
         write_parquet(tmp_path / "data" / f"{i:02}.parquet", reviews(40 * i, 20))

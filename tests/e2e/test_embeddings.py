@@ -71,6 +71,7 @@ def test_the_table_is_searched_by_sql_and_of_a_changed_file_only_changed_rows_ar
     assert run(pipeline).num_shards == 0
 
 
+@pytest.mark.slow
 def test_another_size_is_another_version_and_the_view_shows_whichever_is_promoted(folder):
     pipeline, shorter = pipeline_over(folder), pipeline_over(folder, truncate_dim=8, normalize=True)
     first = run(pipeline).version
@@ -88,6 +89,7 @@ def test_another_size_is_another_version_and_the_view_shows_whichever_is_promote
     assert lengths == [(1.0,)]
 
 
+@pytest.mark.slow
 def test_a_model_on_the_hub_is_fetched_with_its_modules_and_another_pooling_is_another_version(hub, folder):
     repo = hub.add_model("org/embedder")
     repo.commit(files_in(folder / "model"))

@@ -90,6 +90,7 @@ def test_int8_within_its_bound_has_its_drift_in_the_ledger(tmp_path, dataset):
     assert 0.5 < same_label <= 1
 
 
+@pytest.mark.slow
 def test_int8_beyond_its_bound_ends_the_run_before_a_row_is_kept(tmp_path, dataset):
     pipeline = make_pipeline(tmp_path, dataset, inference={"engine": "auto", "dtype": "int8", "max_drift": 1e-6})
 

@@ -102,6 +102,7 @@ def test_spans_that_are_empty_repeated_or_share_a_letter_are_sound(folder, model
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_long_texts_are_read_in_windows_by_every_strategy_without_being_kept(folder, model):
     windows = {"tokenizer": {"long_text": "windows", "max_length": 16, "overlap": 4}, "dataset": {"keep": []}}
     pipeline = entities(folder, model, "none", **windows)

@@ -19,6 +19,7 @@ from tests.commands import answer, tidemill, write_toml
 from tests.holding import Transaction
 from tests.pipelines import make_pipeline, problems_of, quarantine_of, query, reviews, run, table_of, write_parquet
 from tests.prepared import Prepared
+from tests.variants import variants
 from tidemill.config import Pipeline
 from tidemill.errors import ConfigError, LakeLocked
 from tidemill.lake import Lake
@@ -68,7 +69,7 @@ def made(prepared: tuple[Prepared, Pipeline]) -> Pipeline:
     return pipeline
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=variants(["sqlite", "postgres"], ["sqlite"]))
 def pipeline(tmp_path: Path, request: pytest.FixtureRequest) -> Pipeline:
     if request.param == "postgres":
         return make_lake(tmp_path, catalog=request.getfixturevalue("postgres_catalog"))
@@ -157,6 +158,7 @@ def test_a_forgotten_person_is_nowhere(pipeline):
     ]
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_behind_leaves_nothing(made, monkeypatch):
     """Every file was written later than it is now. Only one that is being written now is not reached, and told."""
     leave_behind(made)
@@ -174,6 +176,7 @@ def test_a_clock_that_is_behind_leaves_nothing(made, monkeypatch):
     assert places_of(made, PERSON) == {"store/.alive.partial"}
 
 
+@pytest.mark.slow
 def test_a_person_is_found_by_a_key_of_any_name(tmp_path):
     names = ['we"ird', "it's", "a.b", "$", "with blank", "ünï", "a/b~c", "[0]", "*", "back\\slash", "select"]
     rows = with_person(reviews(0, 30))
@@ -192,6 +195,7 @@ def test_a_person_is_found_by_a_key_of_any_name(tmp_path):
     assert problems_of(made) == []
 
 
+@pytest.mark.slow
 def test_a_forgotten_row_does_not_come_back(tmp_path):
     """Neither when its shard is computed again, nor in a renamed file, nor, by its key, in one that changed."""
     file = write_parquet(tmp_path / "data" / "a.parquet", with_person(reviews(0, 30)))
@@ -214,6 +218,7 @@ def test_a_forgotten_row_does_not_come_back(tmp_path):
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_a_forgotten_row_stays_away_when_a_column_of_its_folder_is_kept_later(tmp_path):
     write_parquet(tmp_path / "data" / "day=1" / "a.parquet", reviews(0, 10))
     first, later = (
@@ -248,6 +253,7 @@ def test_a_forgotten_person_is_nowhere_on_s3(tmp_path, bucket):
     assert (len(table_of(pipeline)), problems_of(pipeline)) == (58, [])
 
 
+@pytest.mark.slow
 def test_a_key_that_another_row_has_is_not_forgotten_with_it(tmp_path):
     rows = reviews(0, 30)
     rows = rows.set_column(rows.schema.get_field_index("id"), "id", pa.array(["same"] * 30))
@@ -263,6 +269,7 @@ def test_a_key_that_another_row_has_is_not_forgotten_with_it(tmp_path):
     assert len(table_of(pipeline)) == 35
 
 
+@pytest.mark.slow
 def test_rows_that_left_the_table_are_erased_from_the_past(made):
     pipeline = made
     write_parquet(Path(pipeline.dataset.path).parent / "a.parquet", reviews(0, 60))
@@ -285,6 +292,7 @@ def test_rows_that_left_the_table_are_erased_from_the_past(made):
     assert query(pipeline.lake, "SELECT DISTINCT state FROM _runs") == [("done",)]
 
 
+@pytest.mark.slow
 def test_forgetting_goes_on_while_someone_reads_an_old_snapshot(pipeline, tmp_path):
     statements = ["SELECT count(*) FROM reviews", "SELECT count(*) FROM _quarantine"]
     reader = Transaction(pipeline.lake, tmp_path / "reader", statements)
@@ -338,6 +346,7 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     return made
 
 
+@pytest.mark.slow
 def test_the_command_shows_what_it_would_erase_and_asks(tmp_path):
     home = tmp_path / "home"
     write_parquet(tmp_path / "data" / "a.parquet", with_person(reviews(0, 30)))

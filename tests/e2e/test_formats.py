@@ -12,6 +12,7 @@ import datasets
 import pytest
 
 from tests.pipelines import make_pipeline, problems_of, run, table_of
+from tests.variants import variants
 
 ROWS = [{"id": i, "text": f"schön, {word}"} for i, word in enumerate(["good", "a bad film", "fine", "the worst"] * 5)]
 
@@ -41,7 +42,7 @@ def saved(folder: Path) -> tuple[Path, dict[str, Any]]:
     return folder / "saved", {"split": "test"}
 
 
-@pytest.mark.parametrize("lay", [latin_csv, array_in_objects, archive, saved])
+@pytest.mark.parametrize("lay", variants([latin_csv, array_in_objects, archive, saved], [latin_csv, archive]))
 def test_the_table_has_the_rows_and_a_second_run_has_nothing_to_do(
     tmp_path: Path, lay: Callable[[Path], tuple[Path, dict[str, Any]]]
 ) -> None:

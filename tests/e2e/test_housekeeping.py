@@ -71,6 +71,7 @@ def count_of(pipeline: Pipeline, table: str) -> int:
     return int(query(pipeline.lake, f"SELECT count(*) FROM {table}")[0][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", variants(["sqlite", "postgres"], ["sqlite"]))
 def test_an_open_insert_and_an_open_reader_are_left_alone(kind, tmp_path, request):
     if kind == "postgres":
@@ -145,6 +146,7 @@ def test_what_nobody_needs_is_named_first_and_then_removed(made):
     assert (run(pipeline).num_shards, len(table_of(pipeline)), problems_of(pipeline)) == (1, 210, [])
 
 
+@pytest.mark.slow
 def test_files_in_a_folder_that_two_lakes_share_are_no_orphans(made, tmp_path):
     pipeline = made
     other = make_pipeline(tmp_path / "other", pipeline.dataset.path, lake={"data": pipeline.lake.data})
@@ -158,6 +160,7 @@ def test_files_in_a_folder_that_two_lakes_share_are_no_orphans(made, tmp_path):
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_would_do_and_does_it_with_yes(tmp_path):
     home = tmp_path / "home"
     for i in range(3):

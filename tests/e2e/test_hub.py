@@ -62,6 +62,7 @@ def plan_of(pipeline):
         return make_plan(pipeline, lake)[0].to_json()
 
 
+@pytest.mark.slow
 def test_only_the_bytes_of_the_columns_asked_for_are_read(hub, tmp_path):
     files = {f"data/train-{i:05}-of-00003.parquet": parquet(reviews(60 * i, NUM_ROWS)) for i in range(3)}
     hub.add_dataset("wide/reviews").commit(files)
@@ -76,6 +77,7 @@ def test_only_the_bytes_of_the_columns_asked_for_are_read(hub, tmp_path):
     assert hub.bytes_sent("/datasets/wide/reviews/resolve") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "encode"),
     [
@@ -167,6 +169,7 @@ def test_a_dataset_that_may_not_be_read_says_what_to_do(hub, tmp_path, state, sa
     assert not [request for request in hub.log if request.path.endswith(".csv")]
 
 
+@pytest.mark.slow
 def test_the_command_line_reads_the_token_and_the_endpoint_from_the_environment(hub, tmp_path):
     repo = hub.add_dataset("secret/reviews")
     repo.commit({"train.csv": csv(reviews(0, 10))})
@@ -186,6 +189,7 @@ def test_an_address_on_the_hub_is_resolved_to_a_commit(hub, tmp_path, address):
     assert (result.revision, result.num_rows) == (sha, 10)
 
 
+@pytest.mark.slow
 def test_a_model_in_a_folder_of_a_repository_is_another_version_and_the_same_predictions(hub, tmp_path):
     hub.add_dataset("folders/reviews").commit({"train.csv": csv(reviews(0, 10))})
     files = files_in(MODEL)
@@ -233,6 +237,7 @@ def down(kind: FaultKind) -> Faults:
     return Faults(script=[Failure("/", kind, times=10_000)], retry_after=600)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["503", *(pytest.param(kind, marks=pytest.mark.soak) for kind in ("reset", "429"))])
 def test_a_hub_that_is_down_does_not_stop_a_run_whose_commits_are_known(hub, tmp_path, kind, at_once):
     sha = hub.add_dataset(f"known/reviews-{kind}").commit({"train.csv": csv(reviews(0, 10))})
@@ -263,6 +268,7 @@ def test_without_the_network_what_was_fetched_is_used_and_new_local_files_are_co
     assert hub.log == []
 
 
+@pytest.mark.slow
 def test_without_the_network_a_dataset_stays_as_the_lake_took_it_up(hub, tmp_path, offline):
     hub.add_dataset("cached/reviews").commit({"train.csv": csv(reviews(0, 10))})
     pipeline = over_hub(tmp_path, "cached/reviews")
@@ -274,6 +280,7 @@ def test_without_the_network_a_dataset_stays_as_the_lake_took_it_up(hub, tmp_pat
             run(over_hub(tmp_path, "cached/reviews", dataset=other))
 
 
+@pytest.mark.slow
 def test_a_dataset_that_an_older_tidemill_took_up_is_known_by_the_cache(hub, tmp_path, offline):
     hub.add_dataset("older/reviews").commit({"train.csv": csv(reviews(0, 10))})
     pipeline = over_hub(tmp_path, "older/reviews")

@@ -111,6 +111,7 @@ def test_a_new_revision_costs_the_files_that_changed(folder):
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_a_renamed_and_a_duplicated_file_cost_nothing(folder):
     files = folder / "data"
     pipeline = pipeline_over(folder, files)
@@ -125,6 +126,7 @@ def test_a_renamed_and_a_duplicated_file_cost_nothing(folder):
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_files_that_swap_contents_cost_nothing(folder):
     files = folder / "data"
     pipeline = pipeline_over(folder, files)
@@ -156,6 +158,7 @@ def test_vanished_files_that_take_too_many_rows_need_a_yes(folder):
     assert len(table_of(pipeline)) == 80
 
 
+@pytest.mark.slow
 def test_changing_the_kept_columns_computes_no_prediction(folder):
     files = folder / "data"
     rekept = pipeline_over(folder, files, dataset={"keep": ["rating as stars", "part"], "key": ["id", "domain"]})
@@ -169,6 +172,7 @@ def test_changing_the_kept_columns_computes_no_prediction(folder):
     assert problems_of(rekept) == []
 
 
+@pytest.mark.slow
 def test_kept_columns_and_files_may_change_at_once(folder):
     files = folder / "data"
     write_parquet(files / "part-2.parquet", reviews(600, 30))
@@ -188,6 +192,7 @@ def break_pages(path: Path) -> bytes:
     return whole
 
 
+@pytest.mark.slow
 def test_a_file_that_comes_back_gets_the_columns_that_were_asked_for_meanwhile(folder):
     """Columns are never taken for read that were not: neither of a file that was away, nor while it is."""
     files, broken = folder / "data", folder / "data" / "part-1.parquet"
@@ -368,6 +373,7 @@ def test_a_changed_text_file_over_the_quarantine_limit_keeps_its_old_rows(lines_
     assert query(pipeline.lake, "SELECT count(*) FROM reviews") == [(60,)]
 
 
+@pytest.mark.slow
 def test_a_rotated_file_is_copied_and_not_computed(lines_folder):
     lines = lines_folder / "lines"
     pipeline = pipeline_over(lines_folder, lines, **SLICED)
@@ -383,6 +389,7 @@ def test_a_rotated_file_is_copied_and_not_computed(lines_folder):
     assert_same_tables(pipeline, fresh)
 
 
+@pytest.mark.slow
 def test_a_half_read_text_file_goes_on_whatever_shard_bytes_says_now(tmp_path, lines):
     class Interrupting(Quiet):
         def committed(self, path, **counts):
@@ -403,6 +410,7 @@ def test_a_first_version_that_never_got_a_row_gives_way_to_the_corrected_one(tmp
     assert run(pipeline_over(tmp_path, files)).num_rows == 160
 
 
+@pytest.mark.slow
 def test_two_pipelines_share_a_store_but_not_what_a_bad_cell_did_to_a_row(tmp_path, lines):
     rows = reviews(0, 10).to_pylist()
     rows[3]["rating"] = "bad"
@@ -414,6 +422,7 @@ def test_two_pipelines_share_a_store_but_not_what_a_bad_cell_did_to_a_row(tmp_pa
     assert problems_of(lenient) == []
 
 
+@pytest.mark.slow
 def test_a_small_store_makes_room_from_what_is_committed(tmp_path, lines):
     options: dict[str, Any] = {"dataset": {"shard_bytes": 2000}, "limits": {"shards_in_flight": 1}}
     pipeline = pipeline_over(tmp_path, lines, **options, store={"max_bytes": 20_000})
@@ -422,6 +431,7 @@ def test_a_small_store_makes_room_from_what_is_committed(tmp_path, lines):
     assert sum(path.stat().st_size for path in (tmp_path / "one" / "store").rglob("*.arrow")) <= 1.1 * 20_000
 
 
+@pytest.mark.slow
 def test_another_quote_reads_the_same_files_anew(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.tsv").write_text('id\ttext\n1\t"x marks\n2\tfine\n3\tthe spot"\n4\tgood\n')
@@ -438,6 +448,7 @@ def test_another_quote_reads_the_same_files_anew(tmp_path):
     assert problems_of(pipeline(quote="")) == []
 
 
+@pytest.mark.slow
 def test_another_quote_computes_no_parquet_anew(tmp_path):
     write_parquet(tmp_path / "data" / "day=1" / "a.parquet", reviews(0, 10))
     folder, pattern = tmp_path / "lake", f"{tmp_path}/data/**/*.parquet"
@@ -450,6 +461,7 @@ def test_another_quote_computes_no_parquet_anew(tmp_path):
     assert problems_of(unquoted) == []
 
 
+@pytest.mark.slow
 def test_files_with_the_same_bytes_in_two_folders_keep_what_their_own_folders_say(tmp_path):
     for day in ("2024-01-01", "2024-01-02"):
         write_parquet(tmp_path / "data" / f"day={day}" / "a.parquet", reviews(0, 10))
@@ -462,6 +474,7 @@ def test_files_with_the_same_bytes_in_two_folders_keep_what_their_own_folders_sa
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_folders_whose_columns_are_not_kept_change_nothing_of_what_a_file_is(tmp_path):
     folder = tmp_path / "data" / "day=1"
     write_parquet(folder / "a.parquet", reviews(0, 10))
@@ -475,6 +488,7 @@ def test_folders_whose_columns_are_not_kept_change_nothing_of_what_a_file_is(tmp
     assert query(pipeline.lake, "SELECT count(*) FROM _target_files WHERE contains(content, ';')") == [(0,)]
 
 
+@pytest.mark.slow
 def test_a_folders_column_that_is_asked_for_later_makes_another_revision(tmp_path):
     write_parquet(tmp_path / "data" / "day=1" / "a.parquet", reviews(0, 10))
     pipeline = make_pipeline(tmp_path / "lake", f"{tmp_path}/data/**/*.parquet")

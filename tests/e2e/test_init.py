@@ -16,6 +16,7 @@ from tests.commands import answer, tidemill
 from tests.hub.server import HubServer, files_in
 from tests.pipelines import MODEL, query, reviews, run, write_parquet
 from tests.unit.proposing.test_columns import ODD_NAMES
+from tests.variants import variants
 from tidemill.config import load_pipeline
 from tidemill.proposing.proposal import propose
 from tidemill.proposing.writing import pipeline_file
@@ -54,7 +55,7 @@ def partitions(folder: Path) -> str:
 SOURCES: list[Callable[[Path], str]] = [latin_1_with_semicolons, json_array, saved_to_disk, partitions]
 
 
-@pytest.mark.parametrize("write", SOURCES, ids=lambda write: write.__name__)
+@pytest.mark.parametrize("write", variants(SOURCES, SOURCES[:2]), ids=lambda write: write.__name__)
 def test_a_local_source_becomes_a_table_by_init_and_run(tmp_path, write):
     folder = tmp_path / "here"
     folder.mkdir()

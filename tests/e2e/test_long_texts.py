@@ -76,6 +76,7 @@ def test_the_table_says_in_how_many_windows_a_text_was_read(folder):
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_another_aggregate_is_another_version_that_tokenizes_nothing(folder):
     pipeline, largest = emails(folder), emails(folder, aggregate="max")
     first = run(pipeline).version
@@ -100,6 +101,7 @@ def test_another_aggregate_is_another_version_that_tokenizes_nothing(folder):
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_versions_of_other_windows_are_compared_by_labels_and_scores_alone(folder):
     pipeline, wider = emails(folder), emails(folder, max_length=128)
     versions = run(pipeline).version, compute_version(wider)
@@ -111,6 +113,7 @@ def test_versions_of_other_windows_are_compared_by_labels_and_scores_alone(folde
     assert compared["differences"] == ["max_length: 64 → 128"]
 
 
+@pytest.mark.slow
 def test_a_table_without_windows_can_be_followed_by_one_with_them_and_back(folder):
     plain, pipeline = emails(folder, long_text="truncate", overlap="auto"), emails(folder)
     first = run(plain).version
@@ -134,6 +137,7 @@ def test_a_table_without_windows_can_be_followed_by_one_with_them_and_back(folde
     assert "num_windows" not in next(iter(table_of(plain).values()))
 
 
+@pytest.mark.slow
 def test_a_plan_counts_the_tokens_of_windows_once_a_shard_was_measured(folder):
     pipeline = emails(folder)
     run(pipeline)

@@ -100,6 +100,7 @@ def test_an_older_lake_is_refused_until_it_is_migrated_and_works_then(old, tmp_p
     assert pipeline_status(old)["rows"] == 70
 
 
+@pytest.mark.slow
 def test_listings_of_every_revision_survive_the_step_that_writes_each_file_once(tmp_path):
     """Four revisions of a folder, of which the last is the first again."""
     data = tmp_path / "data"
@@ -144,6 +145,7 @@ def listings_of(pipeline: Pipeline, files: str = "_revision_files", shards: str 
     )
 
 
+@pytest.mark.slow
 def test_a_step_that_raises_leaves_the_lake_as_it_was(old):
     columns = columns_of(old)
 

@@ -39,13 +39,20 @@ LONG = {
     for page in (
         "commands/backfill",
         "commands/bench",
+        "commands/cancel",
+        "commands/compare",
         "commands/deploy",
         "commands/doctor",
         "commands/down",
         "commands/forget",
         "commands/gc",
+        "commands/promote",
         "commands/repair",
+        "commands/report",
+        "commands/run",
         "history",
+        "see",
+        "tutorial",
         "versions",
     )
 }

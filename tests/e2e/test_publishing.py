@@ -74,6 +74,7 @@ def test_what_cannot_be_published_is_one_message(hub, computed, words, said):
     assert said in done.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_wait_that_a_rate_limit_asks_for(hub, computed):
     pipeline, home = computed
     hub.faults = Faults(script=[Failure("/preupload/", "429", 99, "POST")], retry_after=3600)

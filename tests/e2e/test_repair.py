@@ -92,7 +92,7 @@ def move_to_files(pipeline: Pipeline) -> None:
 @pytest.mark.parametrize(
     ("num_flips", "merged"),
     [
-        pytest.param(5, False, id="5, a file a shard"),
+        pytest.param(2, False, id="2, a file a shard"),
         pytest.param(100, False, id="100, a file a shard", marks=pytest.mark.soak),
         pytest.param(100, True, id="100, merged files", marks=pytest.mark.soak),
     ],
@@ -144,7 +144,7 @@ def test_a_file_that_cannot_be_read_is_named_with_its_shards_and_brought_back(pi
     "tables",
     [
         ("_revisions", "_files", "_shards"),
-        ("_ledger",),
+        pytest.param(("_ledger",), marks=pytest.mark.slow),
         pytest.param(("_files", "_shards"), marks=pytest.mark.soak),
         pytest.param(("_revisions",), marks=pytest.mark.soak),
         pytest.param(("_requests", "_runs", "_data_files"), marks=pytest.mark.soak),
@@ -165,6 +165,7 @@ def test_a_system_table_whose_file_is_damaged_is_made_again_from_what_else_is_kn
     assert run(pipeline).num_shards == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tables",
     [
@@ -192,6 +193,7 @@ def test_a_listing_of_several_revisions_is_made_again(tmp_path, tables):
     ]
 
 
+@pytest.mark.slow
 def test_a_repair_that_was_killed_before_it_had_listed_anew_is_gone_on_with(pipeline, fresh):
     with Lake(pipeline.lake) as lake:
         lake.write(lambda cursor: unlist_target(cursor, pipeline.name), message="as a killed repair leaves it")
@@ -205,6 +207,7 @@ def test_a_repair_that_was_killed_before_it_had_listed_anew_is_gone_on_with(pipe
     assert_same_tables(pipeline, fresh)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_beside_hashes_that_cannot_be_read(tmp_path):
     write_parquet(tmp_path / "data" / "a.parquet", reviews(0, 12))
     pipeline = make_pipeline(tmp_path, f"{tmp_path}/data/*")
@@ -238,6 +241,7 @@ def test_a_place_without_any_file_is_not_taken_for_damage(pipeline):
     assert query(pipeline.lake, "SELECT count(*) FROM _ledger") == done
 
 
+@pytest.mark.slow
 def test_a_backfill_of_shards_in_an_unreadable_file_replaces_them(pipeline, fresh):
     [path, *_] = data_files(pipeline, "reviews")
     path.write_bytes(b"x" * path.stat().st_size)
@@ -262,6 +266,7 @@ def test_removing_shards_from_an_unreadable_file_names_the_command_that_mends_it
         lake.write(lambda cursor: remove_shards(cursor, "reviews", version, sorted(shard_ids)), message="remove")
 
 
+@pytest.mark.slow
 def test_housekeeping_leaves_a_table_with_an_unreadable_file_and_goes_on(pipeline, fresh):
     [path, *_] = data_files(pipeline, "reviews")
     path.write_bytes(b"x" * path.stat().st_size)
@@ -274,6 +279,7 @@ def test_housekeeping_leaves_a_table_with_an_unreadable_file_and_goes_on(pipelin
     assert_same_tables(pipeline, fresh)
 
 
+@pytest.mark.slow
 def test_forget_gets_past_an_unreadable_file_and_says_what_it_did_not_ask(pipeline):
     rows = table_of(pipeline)
     [path, *_] = data_files(pipeline, "reviews")
@@ -295,6 +301,7 @@ def test_forget_gets_past_an_unreadable_file_and_says_what_it_did_not_ask(pipeli
         preview(pipeline, f"id = '{inside}'")
 
 
+@pytest.mark.slow
 def test_the_commands_say_what_is_wrong_and_what_mends_it(tmp_path):
     home = tmp_path / "home"
     write_parquet(tmp_path / "data" / "part.parquet", reviews(0, 20))

@@ -87,6 +87,7 @@ def test_a_pipeline_wholly_on_s3_is_brought_up_to_date_as_a_local_one(tmp_path, 
     assert json.loads(found.stdout) == [{"n": 3 * NUM_ROWS}], found.stderr
 
 
+@pytest.mark.slow
 def test_a_postgresql_catalog_may_have_its_data_on_s3(tmp_path, bucket, local_table, postgres_catalog):
     bring_up_to_date_twice(bucket, tmp_path, local_table, lake={"catalog": postgres_catalog})
 
@@ -115,6 +116,7 @@ def test_the_store_of_the_compose_file_serves_a_pipeline(tmp_path, local_table, 
         process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", variants(WRITERS, [".jsonl"]))
 def test_an_object_replaced_in_mid_run_is_taken_up_as_it_is_now(tmp_path, bucket, suffix):
     write, before, after = WRITERS[suffix], reviews(100, NUM_ROWS), reviews(500, NUM_ROWS)
@@ -245,6 +247,7 @@ def test_an_endpoint_that_is_down_may_be_asked_again(tmp_path, bucket, what, mon
         make_use_of(bucket, what, bucket.name)
 
 
+@pytest.mark.slow
 def test_a_bucket_that_takes_no_more_in_mid_run_leaves_the_lake_as_it_was(tmp_path, bucket):
     bucket.put("data/part-0.parquet", as_parquet(reviews(0, NUM_ROWS)))
 

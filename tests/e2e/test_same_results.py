@@ -15,9 +15,14 @@ CUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "dtype"),
-    [("torch", "float32"), ("openvino", "bfloat16"), pytest.param("torch", "bfloat16", marks=pytest.mark.soak)],
+    [
+        ("torch", "float32"),
+        pytest.param("openvino", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("torch", "bfloat16", marks=pytest.mark.soak),
+    ],
 )
 def test_labels_are_the_same_and_scores_within_the_dtypes_tolerance(tmp_path, engine, dtype):
     write_parquet(tmp_path / "data" / "a.parquet", reviews(0, 120), row_group_size=50)

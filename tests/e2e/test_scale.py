@@ -31,7 +31,11 @@ def test_the_plan_has_every_shard_of_every_file(pipeline):
     assert len({shard["shard_id"] for shard in facts["shards"]}) == NUM_SHARDS
 
 
-@pytest.mark.parametrize("one_transaction", [False, True], ids=["inlined in the catalog", "in Parquet files"])
+@pytest.mark.parametrize(
+    "one_transaction",
+    [pytest.param(False, marks=pytest.mark.slow), True],
+    ids=["inlined in the catalog", "in Parquet files"],
+)
 def test_on_a_full_ledger_nothing_is_left_to_do(tmp_path, pipeline, one_transaction):
     fill_lake(tmp_path / "reviews.toml", one_transaction=one_transaction)
     status = pipeline_status(pipeline)

@@ -69,6 +69,7 @@ def _answers(url: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_behind_transformers_serve_each_prompt_has_what_the_model_writes_alone(served):
     alone = [_alone(served.folder, prompt) for prompt in PROMPTS]
     assert _by_endpoint(served, *PROMPTS) == alone

@@ -97,6 +97,7 @@ def test_a_row_that_the_server_refuses_is_quarantined_and_tried_again_alone(tmp_
     assert written(pipeline) == [backwards(text) for text in texts()]
 
 
+@pytest.mark.slow
 def test_a_second_run_asks_nothing_and_another_model_of_the_server_is_another_version(tmp_path):
     with ChatServer(models=("tiny", "other")) as server:
         pipeline = over(server, tmp_path)

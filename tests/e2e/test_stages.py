@@ -100,6 +100,7 @@ def test_the_four_stages_in_turn_do_each_its_part_and_once_more_nothing(data, tm
     assert set(again.values()) == {0}
 
 
+@pytest.mark.slow
 def test_in_any_order_the_table_comes_out_right(data, tmp_path, whole):
     pipeline = pipeline_over(tmp_path / "stages", data)
     stage(pipeline, "ingest")
@@ -112,6 +113,7 @@ def test_in_any_order_the_table_comes_out_right(data, tmp_path, whole):
     assert_same_tables(pipeline, whole)
 
 
+@pytest.mark.slow
 def test_a_new_revision_goes_through_the_stages_and_its_files_are_swapped_whole(data, tmp_path, kind):
     pipeline = pipeline_over(tmp_path / "stages", data)
     for name in STAGES:
@@ -128,6 +130,7 @@ def test_a_new_revision_goes_through_the_stages_and_its_files_are_swapped_whole(
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_files_that_vanished_leave_with_the_last_stage_and_too_many_are_refused_by_the_first(data, tmp_path, kind):
     write(data, kind, "2", 200)
     pipeline = pipeline_over(tmp_path / "stages", data, limits={"max_removed": 0.4})
@@ -143,6 +146,7 @@ def test_files_that_vanished_leave_with_the_last_stage_and_too_many_are_refused_
         stage(pipeline, "ingest")
 
 
+@pytest.mark.slow
 def test_a_damaged_store_file_is_made_again_by_the_stage_that_made_it(data, tmp_path, whole):
     pipeline = pipeline_over(tmp_path / "stages", data)
     stage(pipeline, "ingest")
@@ -156,6 +160,7 @@ def test_a_damaged_store_file_is_made_again_by_the_stage_that_made_it(data, tmp_
     assert_same_tables(pipeline, whole)
 
 
+@pytest.mark.slow
 def test_stages_work_on_a_backfill_of_a_new_version_beside_the_promoted_one(data, tmp_path):
     pipeline = pipeline_over(tmp_path / "stages", data)
     run(pipeline)
@@ -171,7 +176,11 @@ def test_stages_work_on_a_backfill_of_a_new_version_beside_the_promoted_one(data
     assert problems_of(pipeline) == []
 
 
-@pytest.mark.parametrize(("first", "then"), [(["domain"], ["rating"]), (["domain", "rating"], ["domain"])])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [(["domain"], ["rating"]), pytest.param(["domain", "rating"], ["domain"], marks=pytest.mark.slow)],
+)
 def test_kept_columns_may_change_before_anything_is_committed(data, tmp_path, first, then):
     stage(pipeline_over(tmp_path / "lake", data, dataset={"keep": first}), "ingest")
     pipeline = pipeline_over(tmp_path / "lake", data, dataset={"keep": then})
@@ -183,6 +192,7 @@ def test_kept_columns_may_change_before_anything_is_committed(data, tmp_path, fi
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_what_was_copied_is_not_asked_for_any_more(data, tmp_path, kind):
     write(data, kind, "repeat", 0)
     pipeline = pipeline_over(tmp_path / "lake", data)
@@ -192,6 +202,7 @@ def test_what_was_copied_is_not_asked_for_any_more(data, tmp_path, kind):
     assert [stage(pipeline, name) for name in STAGES] == [0, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_version_whose_model_is_gone_keeps_no_other_from_its_work(data, tmp_path, kind):
     shutil.copytree(MODEL, tmp_path / "model")
     pipeline = pipeline_over(tmp_path / "lake", data, model={"path": str(tmp_path / "model")})
@@ -221,6 +232,7 @@ def pipeline_with_a_bad_row(tmp_path: Path) -> Pipeline:
     return pipeline_over(tmp_path / "stages", tmp_path / "data", limits={"max_quarantine": 1.0})
 
 
+@pytest.mark.slow
 def test_a_row_that_cannot_be_processed_is_in_quarantine_after_the_last_stage(tmp_path):
     pipeline = pipeline_with_a_bad_row(tmp_path)
     for name in STAGES:
@@ -260,7 +272,10 @@ class Counted(ThreadExecutor):
         return super().submit(call, label, *args, **kwargs)
 
 
-@pytest.mark.parametrize("also", [(), ("materialize",)], ids=["lies in the store", "is committed"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "also", [(), pytest.param(("materialize",), marks=pytest.mark.slow)], ids=["lies in the store", "is committed"]
+)
 def test_what_another_stage_did_meanwhile_is_not_computed_again(data, tmp_path, monkeypatch, also):
     pipeline = pipeline_over(tmp_path, data)
     StageRun(pipeline, "ingest").execute()
@@ -274,6 +289,7 @@ def test_what_another_stage_did_meanwhile_is_not_computed_again(data, tmp_path, 
     assert len(table_of(pipeline)) == 2 * NUM_ROWS
 
 
+@pytest.mark.slow
 def test_who_listed_a_shard_leaves_rows_that_are_asked_for_from_quarantine_meanwhile_to_the_next(tmp_path, monkeypatch):
     pipeline = pipeline_with_a_bad_row(tmp_path)
     StageRun(pipeline, "ingest").execute()

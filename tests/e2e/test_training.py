@@ -110,6 +110,7 @@ def test_new_labels_make_a_new_head_and_are_written_by_name(tmp_path, base):
     assert set(predictions(tmp_path / "model", TEXTS[:8])) <= {"ham", "spam"}
 
 
+@pytest.mark.slow
 def test_several_labels_a_row_and_numbers_are_learned_too(tmp_path, base):
     several = trained(tmp_path / "s", ROWS, base, data={"label": "several"}, method={"class_weights": "balanced"})
     number = trained(tmp_path / "n", ROWS, base, data={"label": "rating"}, method={"type": "head", "epochs": 20})
@@ -191,6 +192,7 @@ def test_a_llama_learns_by_lora_what_is_to_be_written_behind_a_text(tmp_path):
     assert not list((tmp_path / "model").glob("adapter*")), "the matrices are merged"
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(tmp_path, base):
     weights = []
     for name, seed in (("a", 0), ("b", 0)):
@@ -251,12 +253,14 @@ def test_each_combination_of_a_grid_is_a_trial_with_a_row_and_the_best_is_kept(t
     assert rows == [(i, i == report["best_trial"], rate) for i, rate in enumerate(["0.5", "0.001"])]
 
 
+@pytest.mark.slow
 def test_patience_ends_a_training_that_gets_no_better(tmp_path, base):
     report = trained(tmp_path, ROWS, base, method={"type": "head", "epochs": 40, "patience": 2, "learning_rate": 1e-9})
 
     assert len(report["trials"][0]["history"]) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["head", "full"])
 def test_a_training_that_lost_its_patience_and_was_stopped_then_trains_no_further(tmp_path, base, method, monkeypatch):
     """Its patience is counted from where it stood, and not from the checkpoint on."""
@@ -311,6 +315,7 @@ def test_a_training_that_is_done_is_not_done_again_and_another_one_does_not_take
         train(training(folder.parent, ROWS, base, method={**options, "epochs": 2}), folder)
 
 
+@pytest.mark.slow
 def test_what_the_encoder_makes_of_a_text_is_computed_once_for_all_trainings(tmp_path, base, monkeypatch):
     from tidemill.training.tasks import features
 

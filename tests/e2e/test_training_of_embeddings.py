@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from tests.embedders import save_embedder
 from tests.trainings import labelled, training
+from tests.variants import variants
 from tidemill.errors import CostReached
 from tidemill.training.run import train
 
@@ -85,7 +86,8 @@ def test_embeddings_learned_by_lora_lie_in_a_plain_folder_with_their_dense_layer
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", variants(["full", "lora"], ["full"]))
 def test_embeddings_go_on_from_a_checkpoint_as_if_nothing_had_stopped_them(tmp_path, method):
     model = save_embedder(tmp_path / "base", then=("Dense", "Normalize"))
     sections: dict[str, Any] = {"method": {"type": method, "epochs": 2, "learning_rate": 0.01}, **OF_PAIRS}

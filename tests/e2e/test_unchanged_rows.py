@@ -112,6 +112,7 @@ def test_where_a_file_of_the_table_is_gone_the_plan_counts_every_row_of_a_new_fi
     assert plan_of(pipeline)["rows_to_compute"] == NUM_ROWS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stays", [True, pytest.param(False, marks=pytest.mark.soak)])
 def test_a_new_file_is_answered_by_its_sibling_and_one_stage_after_the_other_does_as_much(folder, stays):
     """A sibling that left the dataset leaves the table with the last stage."""
@@ -128,6 +129,7 @@ def test_a_new_file_is_answered_by_its_sibling_and_one_stage_after_the_other_doe
     assert_same_as_fresh(pipeline, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", variants(["parquet", "jsonl"], ["parquet"]))
 def test_the_rest_of_a_new_file_is_answered_by_its_sibling_too_where_the_run_was_interrupted(tmp_path, suffix):
     class Interrupting(Quiet):
@@ -152,6 +154,7 @@ def test_the_rest_of_a_new_file_is_answered_by_its_sibling_too_where_the_run_was
     assert_same_as_fresh(pipeline, tmp_path)
 
 
+@pytest.mark.slow
 def test_rows_in_another_order_keep_their_answers_bit_by_bit_and_open_no_model(tmp_path, monkeypatch):
     """Every score of every label, and of texts in windows; a row without a text has nothing to be computed."""
     options: dict[str, Any] = {
@@ -183,6 +186,7 @@ def refuse(*_: object) -> None:
     raise AssertionError("the model was opened")
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_again_is_computed_and_what_was_forgotten_stays_away(folder):
     pipeline = pipeline_over(folder)
     forgotten = reviews(0, 1)["id"][0].as_py()
@@ -200,6 +204,7 @@ def test_what_is_asked_for_again_is_computed_and_what_was_forgotten_stays_away(f
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_an_older_lake_computes_nothing_again_and_learns_its_texts_file_by_file(folder):
     pipeline = pipeline_over(folder)
     [(version,)] = query(pipeline.lake, "SELECT version FROM _versions")

@@ -247,6 +247,7 @@ def promotions(two: Two) -> list[tuple[Any, ...]]:
     )
 
 
+@pytest.mark.slow
 def test_an_incomplete_version_is_refused_with_the_backfill_that_completes_it_and_kept_fresh_once_promoted(own_two):
     two = own_two
     write_parquet(two.folder / "data" / "1.parquet", reviews(1000, 20))
@@ -324,6 +325,7 @@ def test_a_dropped_version_leaves_nothing_behind_and_can_be_computed_again(two):
     assert compared(two)["rows"]["compared"] == 90
 
 
+@pytest.mark.slow
 def test_the_table_is_there_as_it_was_before_a_run_a_promote_and_a_drop(own_two):
     two = own_two
     moments = [now(two)]

@@ -38,6 +38,7 @@ def test_nothing_but_tidemill_lands_in_site_packages(wheel):
         assert name in names
 
 
+@pytest.mark.slow
 def test_it_runs_where_nothing_of_the_developers_is_installed(wheel, tmp_path):
     """From a folder that has a `flows` and a `tasks` of its own, which are nobody's business."""
     with zipfile.ZipFile(wheel) as opened:

@@ -63,6 +63,7 @@ def written_files(folder: Path) -> set[str]:
     return Store(f"{folder}/store", max_bytes=10**9).names("written")
 
 
+@pytest.mark.slow
 def test_new_tokens_are_counted_in_the_lake_planned_as_an_interval_and_priced(folder):
     pipeline = writer(folder)
     before = make_plan(pipeline, None)[0].to_json()
@@ -93,6 +94,7 @@ def test_new_tokens_are_counted_in_the_lake_planned_as_an_interval_and_priced(fo
     assert f"{in_rows:,}" in next(line for line in render.status(status).splitlines() if " run " in line)
 
 
+@pytest.mark.slow
 def test_ids_outlive_the_commit_and_are_decoded_without_the_model(folder):
     first = writer(folder)
     run(first)
@@ -123,6 +125,7 @@ class LouderWriter(ToyWriter):
         return table.set_column(0, "text", pc.utf8_upper(table["text"])), reason
 
 
+@pytest.mark.slow
 def test_texts_are_made_again_of_what_was_written_and_the_model_writes_only_what_is_gone(folder, monkeypatch):
     pipeline = writer(folder)
     run(pipeline)
@@ -146,6 +149,7 @@ def test_texts_are_made_again_of_what_was_written_and_the_model_writes_only_what
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_texts_are_made_again_only_of_a_model_that_writes_and_of_rows_that_have_answers(folder):
     pipeline, other = writer(folder), make_pipeline(folder / "labels", f"{folder}/data/*")
     for each in (pipeline, other):
@@ -156,6 +160,7 @@ def test_texts_are_made_again_only_of_a_model_that_writes_and_of_rows_that_have_
         plan_backfill(pipeline, lake, Selection(decode_again=True, quarantined=True))
 
 
+@pytest.mark.slow
 def test_rows_that_were_refused_are_computed_again_alone_and_the_others_keep_their_ids(folder, monkeypatch):
     pipeline = writer(folder, limits={"max_quarantine": 1.0})
     monkeypatch.setenv(REFUSED, "the")
@@ -197,6 +202,7 @@ def test_a_run_that_reaches_its_cost_in_mid_shard_goes_on_where_it_was(folder, m
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_what_is_computed_is_shown_though_a_run_with_other_options_was_stopped_before_it_had_a_row(folder, monkeypatch):
     def reach(limit: CostLimit) -> None:
         raise CostReached("no more")

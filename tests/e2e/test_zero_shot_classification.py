@@ -90,6 +90,7 @@ def test_reviews_are_sorted_by_labels_of_ones_own(folder, model):
     assert run(pipeline).num_shards == 0
 
 
+@pytest.mark.slow
 def test_of_a_changed_file_the_changed_rows_are_computed(folder, model):
     pipeline = topics(folder, model, all_scores=False)
     run(pipeline)
@@ -108,6 +109,7 @@ def test_of_a_changed_file_the_changed_rows_are_computed(folder, model):
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_other_options_are_another_version_which_is_compared_and_promoted(folder, model):
     pipeline, several = topics(folder, model), topics(folder, model, multi_label=True)
     first = run(pipeline).version
@@ -126,6 +128,7 @@ def test_other_options_are_another_version_which_is_compared_and_promoted(folder
     assert problems_of(several) == []
 
 
+@pytest.mark.slow
 def test_a_row_too_long_for_its_longest_hypothesis_is_quarantined_where_it_may_not_be_cut(folder, model):
     uncut = {"tokenizer": {"long_text": "quarantine"}, "limits": {"max_quarantine": 1}}
     pipeline = topics(folder, model, sections=uncut)

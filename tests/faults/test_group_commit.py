@@ -15,6 +15,7 @@ import pytest
 from tests.lakes import PIPELINE, TABLE, ask_for_rows, lake_at
 from tests.pipelines import query
 from tests.processes import Process
+from tests.variants import variants
 from tidemill import config
 from tidemill.lake import Lake
 from tidemill.results.commit import CommitQueue
@@ -56,7 +57,7 @@ def looked_at(spec: config.Lake) -> tuple[int, int]:
     return num_shards, num_rows
 
 
-@pytest.mark.parametrize("catalog", ["sqlite", "postgres"])
+@pytest.mark.parametrize("catalog", variants(["sqlite", "postgres"], ["postgres"]))
 @pytest.mark.parametrize("num_kills", [3, pytest.param(60, marks=pytest.mark.soak)])
 def test_shards_that_were_being_committed_together_when_the_process_was_killed_are_committed_once(
     tmp_path, request, catalog, num_kills

@@ -68,6 +68,7 @@ def test_a_run_killed_at_any_moment_is_completed_by_the_next(tmp_path, num_kills
     assert num_killed > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_kills", [1, pytest.param(60, marks=pytest.mark.soak)])
 def test_a_run_killed_while_it_copies_unchanged_rows_is_completed_by_the_next(tmp_path, num_kills):
     """Each file changes in one row, and one of them is named anew."""

@@ -192,6 +192,7 @@ def by_id(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in table_of(pipeline).values()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_kills", [1, pytest.param(60, marks=pytest.mark.soak)])
 def test_a_run_killed_at_any_moment_is_completed_by_the_next(prepared, tmp_path, num_kills):
     draw = random.Random(SEED)
@@ -231,6 +232,7 @@ def test_of_a_changed_file_the_changed_row_is_computed_and_a_renamed_one_is_copi
     assert_same_tables(done.pipeline, done.fresh(tmp_path))
 
 
+@pytest.mark.slow
 def test_other_kept_columns_and_housekeeping_leave_the_answers_as_they_are(done):
     before = by_id(done.pipeline)
     [(num_shards,)] = query(done.pipeline.lake, "SELECT count(*) FROM _ledger")
@@ -247,6 +249,7 @@ def test_other_kept_columns_and_housekeeping_leave_the_answers_as_they_are(done)
     assert (told["rows"], told["rows_quarantined"]) == (len(before), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prepared", variants(TOYS, TOYS[:1]), indirect=True, ids=name_of)
 def test_what_a_task_refuses_is_quarantined_with_its_reason_and_mended_alone(done, tmp_path, monkeypatch):
     monkeypatch.setenv(REFUSED, "film")
@@ -268,6 +271,7 @@ def test_what_a_task_refuses_is_quarantined_with_its_reason_and_mended_alone(don
     assert_same_tables(pipeline, done.pipeline)
 
 
+@pytest.mark.slow
 def test_two_versions_are_compared_promoted_and_swapped_back(done):
     lake = done.pipeline.lake
     first = by_id(done.pipeline)
@@ -328,6 +332,7 @@ def check_embedding(report: dict[str, Any], first: dict[str, Any], second: dict[
     assert [example["columns"]["id"] for example in report["examples"]] == nearest_last[:3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prepared", TOYS[1:], indirect=True, ids=name_of)
 def test_vectors_of_another_size_are_a_version_of_their_own_and_are_not_compared(done):
     version = compute_version(pipeline_of(done.kind, done.folder, done.files, model={"options": {"size": 4}}))
@@ -340,6 +345,7 @@ def test_vectors_of_another_size_are_a_version_of_their_own_and_are_not_compared
     assert problems_of(done.pipeline) == []
 
 
+@pytest.mark.slow
 def test_rows_are_forgotten_by_what_their_answers_are_and_do_not_come_back(done):
     pipeline, kind = done.pipeline, done.kind
     before = table_of(pipeline)

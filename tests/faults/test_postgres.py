@@ -147,6 +147,7 @@ def test_a_run_goes_on_when_postgresql_is_back(server, spec, pipeline, undisturb
     assert query(spec, "SELECT state, num_shards FROM _runs") == [("done", NUM_FILES)]
 
 
+@pytest.mark.slow
 def test_a_run_whose_postgresql_stays_away_ends_in_one_message_and_the_next_goes_on(
     server, spec, pipeline, undisturbed, monkeypatch, tmp_path
 ):

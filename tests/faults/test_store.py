@@ -16,7 +16,11 @@ from tidemill.running.stage_run import StageRun
 
 @pytest.mark.parametrize(
     ("by", "num_files"),
-    [("run", 4), ("stages", 4), *(pytest.param(by, 34, marks=pytest.mark.soak) for by in ("run", "stages"))],
+    [
+        ("run", 4),
+        pytest.param("stages", 4, marks=pytest.mark.slow),
+        *(pytest.param(by, 34, marks=pytest.mark.soak) for by in ("run", "stages")),
+    ],
 )
 def test_damaged_store_files_are_all_made_again(tmp_path, by, num_files):
     """Three files a shard, each damaged in another way; the long version has more than a hundred."""

@@ -160,6 +160,7 @@ def all_ended(flow_runs: list[FlowRun]) -> bool:
     return all(one.state is not None and one.state.is_final() for one in flow_runs if not one.auto_scheduled)
 
 
+@pytest.mark.slow
 def test_a_killed_flow_run_is_run_again_by_itself(deployed: Deployed, tmp_path):
     pipeline = slow(tmp_path, "killed")
     deployed.deploy(pipeline)
@@ -207,6 +208,7 @@ def living(pipeline: Pipeline, kind: str) -> list[int]:
     return [pid for found, state, _, pid, _ in runs_of(pipeline) if (found, state) == (kind, "running")]
 
 
+@pytest.mark.slow
 def test_cancelling_stops_the_flow_run_and_what_was_committed_stays(deployed: Deployed, tmp_path):
     pipeline = slow(tmp_path, "cancelled", num_rows=7500)
     deployed.deploy(pipeline)
@@ -255,6 +257,7 @@ def test_a_flow_run_that_fails_before_anything_is_computed_is_in_the_history_wit
         assert (state, reason in message) == ("failed", True), message
 
 
+@pytest.mark.slow
 def test_failures_recoveries_and_a_table_that_nobody_refreshes_are_told(deployed: Deployed, tmp_path):
     with webhook() as (url, posted):
         pipeline = small(tmp_path, "alarmed", alerts={"webhook": url, "max_age": "10 s"})

@@ -139,7 +139,7 @@ def servers_process() -> int:
 @pytest.mark.parametrize(
     ("sent", "interrupted"),
     [
-        pytest.param(signal.SIGKILL, False, id="killed"),
+        pytest.param(signal.SIGKILL, False, id="killed", marks=pytest.mark.slow),
         pytest.param(signal.SIGKILL, True, id="killed, then Ctrl-C", marks=pytest.mark.soak),
         pytest.param(signal.SIGSTOP, False, id="held still", marks=pytest.mark.soak),
         pytest.param(signal.SIGSTOP, True, id="held still, then Ctrl-C", marks=pytest.mark.soak),

@@ -139,7 +139,8 @@ def wait_for(flow_runs: Sequence[FlowRun], name: str, number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_shards", "tranche"), [pytest.param(12, 6, id="12"), pytest.param(60, 20, id="60", marks=pytest.mark.soak)]
+    ("num_shards", "tranche"),
+    [pytest.param(12, 6, id="12", marks=pytest.mark.slow), pytest.param(60, 20, id="60", marks=pytest.mark.soak)],
 )
 def test_a_backfill_in_tranches_is_shared_by_the_workers_of_its_pool(
     tmp_path, machines, monkeypatch, num_shards, tranche

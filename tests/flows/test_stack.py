@@ -39,7 +39,7 @@ def up(home: Path, port: int) -> dict[str, object]:
     return found
 
 
-@pytest.mark.parametrize("num_due", [2, pytest.param(5, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("num_due", [pytest.param(2, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.soak)])
 def test_a_stack_that_was_down_across_due_times_catches_up_and_computes_nothing_twice(home, tmp_path, num_due):
     for i in range(NUM_FILES):
         write_parquet(tmp_path / "data" / f"part-{i}.parquet", reviews(i * 20, 20))

@@ -124,6 +124,7 @@ def test_a_promotion_and_sigterm_in_mid_load_lose_no_request(toml, command):
     assert "Traceback" not in command.stderr
 
 
+@pytest.mark.slow
 def test_a_service_that_ends_is_not_ready_waits_for_what_it_has_and_ends_at_once_when_asked_again(toml):
     command, held = Command(toml, "--grace", "3600"), threading.Event()
 
@@ -194,6 +195,7 @@ def test_texts_that_the_table_has_are_answered_from_it_and_others_computed(tmp_p
     assert f'tidemill_rows_reused_total{{pipeline="reviews"}} {len(texts) + 1}.0' in counts
 
 
+@pytest.mark.slow
 def test_a_version_for_which_memory_has_no_room_leaves_the_one_before_in_service(tmp_path, monkeypatch):
     write_parquet(tmp_path / "data" / "0.parquet", reviews(0, 6))
     pipeline = make_pipeline(tmp_path, f"{tmp_path}/data/*")

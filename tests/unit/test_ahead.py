@@ -66,6 +66,7 @@ def group_bytes() -> int:
     return sum(len(text.encode()) for text in texts.to_pylist()) * GROUP // (NUM_FILES * ROWS)
 
 
+@pytest.mark.slow
 def test_shards_behind_a_server_are_read_several_at_a_time_also_those_of_one_file(hub, tmp_path):
     hub.add_dataset("org/ahead").commit({f"train/{number}.parquet": body(number) for number in range(NUM_FILES)})
     pipeline = make_pipeline(tmp_path, "org/ahead", dataset={"shard_bytes": group_bytes()})
@@ -78,6 +79,7 @@ def test_shards_behind_a_server_are_read_several_at_a_time_also_those_of_one_fil
     assert len(table_of(pipeline)) == NUM_FILES * ROWS
 
 
+@pytest.mark.slow
 def test_local_shards_are_read_one_by_one_in_their_order(tmp_path):
     (tmp_path / "data").mkdir()
     for number in range(NUM_FILES):

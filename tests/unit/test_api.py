@@ -59,6 +59,7 @@ def test_the_readmes_five_lines_do_what_they_say(folder):
     assert (names["result"].state, names["result"].num_rows) == ("done", NUM_ROWS)
 
 
+@pytest.mark.slow
 def test_each_function_can_be_called_again_and_in_a_thread_and_within_an_event_loop(folder):
     pipeline = tidemill.load_pipeline("reviews.toml")
 

@@ -76,15 +76,26 @@ def versions_offered(page: OpenedPage) -> tuple[str, dict[str, str], str, str]:
 @pytest.mark.parametrize(
     ("task", "results"),
     [
-        ("text-classification", labelled([], [])),
-        ("text-classification", labelled([MARKUP] * 3, [0.5] * 3)),
-        ("text-classification", labelled([f"label {i:03}" for i in range(500)], [0.5] * 500)),
+        pytest.param("text-classification", labelled([], []), marks=pytest.mark.slow),
+        pytest.param("text-classification", labelled([MARKUP] * 3, [0.5] * 3), marks=pytest.mark.slow),
+        pytest.param(
+            "text-classification", labelled([f"label {i:03}" for i in range(500)], [0.5] * 500), marks=pytest.mark.slow
+        ),
         ("text-classification", labelled(["POSITIVE", None, None], [0.5, None, None])),
-        ("token-classification", pa.table({"entities": pa.array([[], None, [FOUND]], pa.list_(ENTITY))})),
-        ("feature-extraction", pa.table({"embedding": pa.array([[0.5] * 600, None], pa.list_(pa.float32()))})),
-        (
+        pytest.param(
+            "token-classification",
+            pa.table({"entities": pa.array([[], None, [FOUND]], pa.list_(ENTITY))}),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "feature-extraction",
+            pa.table({"embedding": pa.array([[0.5] * 600, None], pa.list_(pa.float32()))}),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             "text-generation",
             pa.table({"generated_text": [MARKUP * 10_000, "", None], "finish_reason": ["stop", "length", None]}),
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["empty", "one label", "500 labels", "NULLs", "entities", "embeddings", "texts"],
@@ -118,6 +129,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenedPage]:
         yield opened
 
 
+@pytest.mark.slow
 def test_a_version_that_is_made_and_promoted_while_the_app_is_open_is_offered_and_followed(page):
     pipeline = page.source.pipeline
     assert versions_offered(page) == (ONE_VERSION, {VERSION: f"{VERSION} (promoted)"}, VERSION, VERSION)
@@ -183,6 +195,7 @@ def test_what_a_promoted_version_reads_beside_the_columns_of_the_page_is_said(pa
     assert "reads other columns: title, body. Start `tidemill app` again." in said
 
 
+@pytest.mark.slow
 def test_files_of_an_app_go_with_it_and_the_process_writes_others_later(tmp_path):
     pipeline = table_in(tmp_path, "text-classification", labelled(["POSITIVE"], [0.5]), score="0.4")
     app = make_app(pipeline, Address())

@@ -110,6 +110,7 @@ def test_rows_that_changed_are_not_vouched_for_by_a_rewrite_that_could_not_read_
             finish_rewrite(lake, target, staging, [], unread)
 
 
+@pytest.mark.slow
 def test_a_checksum_of_another_release_of_duckdb_is_no_problem_and_can_be_made_anew(spec):
     write(spec, "UPDATE _ledger SET checksum = 1, checksum_by = 'duckdb 0.1.0'")
     found = verified(spec)

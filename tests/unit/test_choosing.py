@@ -280,6 +280,7 @@ def test_a_shard_that_is_worth_it_is_tried_in_every_engine_and_answers_are_the_s
     assert {**again.resolved, "token_budget": 256} == tried.resolved
 
 
+@pytest.mark.slow
 def test_small_work_is_tried_in_nothing_until_it_has_taken_long(bert, token_ids, monkeypatch):
     monkeypatch.setattr(trial, "ENOUGH_SECONDS", 0.0)
     tried = load(bert, dtype="float32", token_budget=256)

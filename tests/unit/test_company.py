@@ -144,6 +144,7 @@ def test_converted_a_model_computes_rows_of_equal_length_too(tmp_path):
     np.testing.assert_allclose(answered, [alone("fnet", long), alone("fnet", short)], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", ["mistral", pytest.param("gemma3_text", marks=pytest.mark.soak)])
 def test_converted_too_a_short_text_is_answered_beside_one_longer_than_the_window(tmp_path, model_type):
     tiny(model_type).save_pretrained(tmp_path)

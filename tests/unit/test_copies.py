@@ -51,6 +51,7 @@ def copied(tmp_path: Any) -> Iterator[tuple[Lake, Target, list[Copied]]]:
         yield lake, target, copies
 
 
+@pytest.mark.slow
 def test_rows_quarantine_and_checksums_of_all_copies_are_those_of_their_sources_at_their_places(copied):
     lake, target, copies = copied
     cursor = lake.cursor()

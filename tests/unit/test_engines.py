@@ -80,6 +80,7 @@ def test_in_bfloat16_scores_stay_near_those_of_float32(folder, token_ids, by_tor
     assert drift.max() < 0.05
 
 
+@pytest.mark.slow
 def test_a_shape_that_comes_up_often_gets_a_graph_of_its_own_with_the_same_answers(
     folder, token_ids, by_torch, monkeypatch
 ):
@@ -140,6 +141,7 @@ def test_attention_that_looks_back_only_is_left_as_it_is():
     )
 
 
+@pytest.mark.slow
 def test_openvinos_widths_are_rounded_and_the_padding_is_counted():
     ids = pa.array([[7] * 101, [9] * 70], pa.list_(pa.int32()))
 
@@ -254,6 +256,7 @@ def test_a_conversion_that_answers_otherwise_is_not_used(folder, monkeypatch):
     assert load(folder).resolved["fallback"].endswith("converted, it does not answer as it does in torch")
 
 
+@pytest.mark.slow
 def test_a_model_with_local_attention_is_never_answered_with_nan(tmp_path):
     special = {"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2}
     sizes = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}

@@ -88,6 +88,7 @@ def test_a_shard_that_finds_nobody_at_work_is_committed_alone(bench):
     assert bench.num_transactions == NUM_SHARDS
 
 
+@pytest.mark.slow
 @on_both_catalogs
 def test_a_shard_that_cannot_be_committed_fails_alone_among_those_that_wait(bench):
     wrong = replace(bench.items[2], load=broken)
@@ -134,6 +135,7 @@ def test_who_waited_as_long_as_the_first_for_a_locked_lake_is_told_so_with_it(tm
         assert bench.queue.num_waiting == 0
 
 
+@pytest.mark.slow
 def test_a_lot_that_was_told_of_its_error_is_committed_by_nobody_else(bench, monkeypatch):
     """However late its owner hears of it: here none of them ever does."""
     wrong = replace(bench.items[0], load=broken)
@@ -168,6 +170,7 @@ def test_a_shard_that_comes_twice_is_committed_once(bench):
     assert bench.verified() == (2 * SIZE, 2)
 
 
+@pytest.mark.slow
 def test_a_transaction_has_no_more_shards_than_it_may(tmp_path):
     with Lake(lake_at(tmp_path)) as lake:
         bench = Bench(lake, most=2)
@@ -190,6 +193,7 @@ def test_what_is_known_of_one_shard_is_written_whatever_is_known_of_those_with_i
     assert written == [(None, None), (2, None), (None, 7)]
 
 
+@pytest.mark.slow
 def test_rows_that_do_not_fit_in_memory_together_are_one_transaction_still(bench, monkeypatch):
     monkeypatch.setattr(writing, "INSERTED_BYTES", 1)
     bench.commit_at_once([[item] for item in bench.items])

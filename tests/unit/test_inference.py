@@ -386,6 +386,7 @@ def test_threads_that_share_a_runner_compute_one_shard_at_a_time(folder, token_i
     assert [result.reason.null_count for result in results] == [len(token_ids)] * 4
 
 
+@pytest.mark.slow
 def test_a_process_loads_a_model_once_for_the_same_files_and_options(folder):
     pipeline = Pipeline.model_validate(
         {"name": "p", "dataset": {"path": "x", "text": "text"}, "model": {"path": str(folder)}}

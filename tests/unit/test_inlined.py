@@ -57,6 +57,7 @@ def make_old_lake(spec: config.Lake, kept: pa.Table, sizes: list[int]) -> None:
     take_back_to_layout_2(spec)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("catalog", ["sqlite", "postgres"])
 def test_migrate_restores_what_the_catalog_holds(tmp_path, request, catalog):
     address = request.getfixturevalue("postgres_catalog") if catalog == "postgres" else None
@@ -96,6 +97,7 @@ def test_a_shard_whose_values_the_text_does_not_tell_is_computed_again(tmp_path)
         assert "shards pending: 1," in found.notes[0]
 
 
+@pytest.mark.slow
 def test_what_was_moved_into_a_file_is_lost_and_computed_again(tmp_path):
     spec = lake_at(tmp_path)
     kept = pa.table({"who": [{"name": "O'Brien"}] * 80})

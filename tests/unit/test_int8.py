@@ -148,6 +148,7 @@ def test_a_smoothed_model_answers_as_before_from_inputs_that_are_nearer_to_each_
     assert type(model.layers[0]) is nn.Linear
 
 
+@pytest.mark.slow
 def test_what_is_large_is_found_once_a_machine(load, token_ids, monkeypatch):
     first = load().predict(prepared_rows(token_ids))
     monkeypatch.setattr(smoothing, "_largest_inputs", lambda *_: pytest.fail("looked for again"))
@@ -174,6 +175,7 @@ def test_what_is_kept_and_damaged_is_found_again_or_changes_no_answer(model, tmp
             torch.testing.assert_close(smooth(ids_BT), model(ids_BT), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_drift_is_recorded_and_no_less_than_what_is_seen(load, token_ids):
     runner, exact = load(), load(dtype="float32")
 
@@ -235,6 +237,7 @@ def test_a_row_without_finite_scores_tells_nothing_of_the_drift(rows, num_rows):
     assert (measured and (measured.num_rows, measured.drift_p99)) == (num_rows and (num_rows, 0.25))
 
 
+@pytest.mark.slow
 def test_int8_that_drifts_beyond_the_bound_fails_the_run_before_any_row_is_kept(load, token_ids):
     runner = load(max_drift=1e-9)
 

@@ -98,6 +98,7 @@ def kept_table(num_rows: int) -> pa.Table:
     return pa.table(columns)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("catalog", ["sqlite", "postgres"])
 @pytest.mark.parametrize("sizes", [(1, 50, 51), pytest.param((1, 50, 51, 5_000), marks=pytest.mark.soak)])
 def test_a_value_of_any_type_is_read_as_it_was_kept(tmp_path, request, catalog, sizes):

@@ -78,6 +78,7 @@ def test_three_hundred_revisions_that_add_a_file_each_add_a_row_each(lake):
     grows_by_what_changed(lake, 300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_every_revision_reads_back_as_it_was_listed(lake, seed):
     """Two pipelines move between revisions in which files come, change and go; d and e are cut by reading."""

@@ -81,6 +81,7 @@ def test_a_lock_file_that_cannot_be_used_is_named_with_the_option(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_claim_that_its_holder_keeps_for_ever_is_not_waited_for_for_ever(tmp_path):
     for i in range(2):
         write_parquet(tmp_path / "data" / f"{i}.parquet", reviews(8 * i, 8))

@@ -82,6 +82,7 @@ def problems_with_marks(pipeline: Pipeline) -> list[str]:
         return list(problems_of_marks(lake.cursor(), pipeline.name))
 
 
+@pytest.mark.slow
 def test_a_mark_says_whose_it_is_and_a_row_has_the_last_one_alone(unmarked):
     mark(unmarked, {"person-0": "POSITIVE", "person-5": "NEGATIVE"})
     mark(unmarked, {"person-0": "NEGATIVE"}, who="bob")
@@ -103,6 +104,7 @@ def test_a_row_that_the_table_does_not_have_cannot_be_marked_and_nothing_is_writ
     assert marked(unmarked) == {}
 
 
+@pytest.mark.slow
 def test_forgetting_a_row_erases_its_mark_and_its_place_in_the_queue(made_up):
     mark(made_up, {"person-1": "POSITIVE", "person-2": "NEGATIVE"})
     picked = [Picked(place_of(made_up, f"person-{i}"), "part-0", "unsure") for i in (1, 2)]
@@ -127,6 +129,7 @@ def test_forgetting_a_row_erases_its_mark_and_its_place_in_the_queue(made_up):
     ]
 
 
+@pytest.mark.slow
 def test_marks_outlive_housekeeping(unmarked):
     mark(unmarked, {f"person-{i}": "POSITIVE" for i in range(6)})
     collect_garbage(unmarked, dry_run=False, min_age_seconds=0.0)
@@ -145,6 +148,7 @@ def test_the_queue_has_the_rows_that_are_not_marked_yet_in_order(unmarked):
         assert labels_at(lake.cursor(), NAME, [picked[1].place]) == {picked[1].place: "POSITIVE"}
 
 
+@pytest.mark.slow
 def test_a_lake_of_layout_6_gets_the_tables_and_each_pipeline_its_view(made_up):
     def body(cursor: Any) -> None:
         take_back_to_layout_6(cursor)
@@ -196,6 +200,7 @@ def test_a_mark_follows_its_row_and_waits_for_one_whose_text_changed(tmp_path):
     assert (notes_of(pipeline), problems_of(pipeline)) == ([], [])
 
 
+@pytest.mark.slow
 def test_marks_are_on_the_rows_of_a_version_that_is_promoted_after_their_file_changed(tmp_path):
     """One that has read the changed file before the promoted version has, and one that has read it after."""
     source = tmp_path / "data" / "a.parquet"
@@ -229,6 +234,7 @@ def row_numbers_when_promoted(pipeline: Pipeline, version: str) -> list[int]:
     return [number for (number,) in rows]
 
 
+@pytest.mark.slow
 def test_a_mark_is_on_its_row_again_when_its_file_is_back_under_another_name(tmp_path):
     files = [tmp_path / "data" / f"{name}.parquet" for name in ("a", "b", "c")]
     write_parquet(files[0], reviews(0, 6))

@@ -134,6 +134,7 @@ def test_what_is_pending_at_the_last_stage_is_told_apart_by_whether_it_replaces_
     assert [request.shard for request in file.requests] == changed
 
 
+@pytest.mark.slow
 def test_what_is_computed_at_another_place_is_to_be_copied_and_a_path_whose_contents_are_elsewhere_has_moved(lake):
     former = [shard for shard in shards() if shard.file.path in ("part-0", "part-1")]
     commit(lake, adopted(lake, former), former)

@@ -89,6 +89,7 @@ def test_openvino_computes_a_head_beside_the_rest_in_float32(folder, token_ids, 
     np.testing.assert_allclose(values, exact, atol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["gpt2", "roberta"])
 def test_a_graph_without_its_head_and_the_head_answer_together_as_the_whole(tmp_path, architecture):
     import openvino as ov
@@ -140,6 +141,7 @@ def test_who_asks_for_bfloat16_gets_a_regression_in_it(folder, in_bfloat16):
     assert "float32_because" not in resolved
 
 
+@pytest.mark.slow
 def test_auto_takes_16_bits_that_move_no_score_far(in_bfloat16):
     resolved = load(TINY_SENTIMENT, engine="torch").resolved
 

@@ -413,6 +413,7 @@ def test_a_lake_in_postgresql_is_read_when_it_is_sealed(tmp_path, postgres_catal
             run_query(spec, ESCAPES[name], "csv")
 
 
+@pytest.mark.slow
 def test_a_lake_with_data_on_s3_is_read_when_it_is_sealed(tmp_path, bucket: Bucket, capfd):
     spec = Section(catalog=f"sqlite:{tmp_path}/lake.sqlite", data=bucket.address("lake"))
     fill(spec)

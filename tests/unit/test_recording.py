@@ -91,6 +91,7 @@ def test_a_stopped_run_tells_all_that_it_committed(tmp_path):
     assert tuple(row[name] for name in ("num_shards", "num_rows", "num_quarantined", "num_tokens")) == told
 
 
+@pytest.mark.slow
 def test_a_commit_whose_answer_was_lost_is_counted_once(pipeline):
     """The connection that carried a COMMIT may break behind it: the shard is found done when it is tried again."""
     [(run_id,)] = query(pipeline.lake, "SELECT run_id FROM _runs")
@@ -135,6 +136,7 @@ def test_a_run_that_fails_before_its_work_begins_has_a_row_that_says_why(pipelin
     assert found[0][2] is not None
 
 
+@pytest.mark.slow
 def test_housekeeping_that_fails_has_a_row_that_says_why(pipeline):
     store = Path(pipeline.store.path)
     store.rename(store.with_name("away"))
@@ -252,6 +254,7 @@ class AskedAnew(Quiet):
                 lake.write(lambda cursor: cursor.execute(anew), message="asked anew")
 
 
+@pytest.mark.slow
 def test_a_shard_whose_request_was_made_anew_since_the_plan_is_computed_for_that_one(tmp_path):
     pipeline = make_files(tmp_path)
     result = Run(pipeline, progress=AskedAnew(pipeline)).execute()
@@ -260,6 +263,7 @@ def test_a_shard_whose_request_was_made_anew_since_the_plan_is_computed_for_that
     assert query(pipeline.lake, anew) == [(NUM_FILES - 1,)]
 
 
+@pytest.mark.slow
 def test_nothing_works_again_while_the_rows_that_failed_it_are_in_quarantine(tmp_path):
     table = reviews(0, ROWS)
     texts = pa.array([None] * 4 + table["text"].to_pylist()[4:], pa.string())

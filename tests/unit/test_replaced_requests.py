@@ -101,6 +101,7 @@ def test_who_listed_a_whole_shard_does_not_compute_it_where_only_its_quarantine_
     assert (bench.now(asked), asked.rows) == (asked, (5,))
 
 
+@pytest.mark.slow
 def test_of_predictions_of_a_whole_shard_only_rows_in_quarantine_are_written_for_them(bench):
     bench.commit(bench.listed(), bad=[5])
     outcome = bench.commit(bench.ask(ONLY_QUARANTINED), rows=range(SIZE))
@@ -121,6 +122,7 @@ def test_a_row_that_another_run_has_mended_is_not_computed_and_not_written_once_
     assert bench.rows() == (list(range(SIZE)), [])
 
 
+@pytest.mark.slow
 def test_a_row_that_came_into_quarantine_after_the_listing_is_computed_with_the_others(bench):
     bench.commit(bench.listed(), bad=[5])
     listed = bench.ask(ONLY_QUARANTINED)
@@ -130,6 +132,7 @@ def test_a_row_that_came_into_quarantine_after_the_listing_is_computed_with_the_
     assert asked.rows == (2, 4)
 
 
+@pytest.mark.slow
 def test_who_listed_rows_in_quarantine_leaves_a_shard_that_is_asked_for_whole_to_the_next_listing(bench):
     bench.commit(bench.listed(), bad=[5])
     listed = bench.ask(ONLY_QUARANTINED)
@@ -141,6 +144,7 @@ def test_who_listed_rows_in_quarantine_leaves_a_shard_that_is_asked_for_whole_to
     assert bench.rows() == (list(range(SIZE)), [])
 
 
+@pytest.mark.slow
 def test_predictions_of_no_row_in_quarantine_change_no_row_and_end_their_request(bench):
     bench.commit(bench.listed(), bad=[5])
     request = bench.ask(ONLY_QUARANTINED)

@@ -81,6 +81,7 @@ def test_in_16_bits_a_head_is_computed_in_float32(opened, head, engine):
         assert {each.dtype for each in computing.model.head.parameters()} <= {torch.float32}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 def test_int8_computes_the_layers_of_a_rewritten_model_whatever_its_head_reads(opened, head):
     computing = opened(head, engine="openvino", dtype="int8")
@@ -95,6 +96,7 @@ def is_constant(node):
     return node.get_type_name() == "Constant"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_heads_on_the_same_weights_are_told_apart_in_one_process(opened, dtype):
     for head in ("mean of tokens", "first token", "first and last token", "mean of tokens"):

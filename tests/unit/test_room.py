@@ -45,6 +45,7 @@ def bounded(pipeline: Pipeline, spare: int) -> Pipeline:
     return make_pipeline(Path(pipeline.store.path).parent, pipeline.dataset.path, store=store)
 
 
+@pytest.mark.slow
 def test_others_are_evicted_though_they_are_younger(pipeline):
     rows = rows_in(pipeline)
     before, other = rows.stat(), rows.with_name("another.arrow")

@@ -64,6 +64,7 @@ def test_tiny_files_are_committed_together_and_give_the_rows_of_one_file(pipelin
     assert run(pipeline).num_shards == 0
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_read_fails_alone_among_the_others(pipeline, tmp_path):
     (tmp_path / "data" / "05.jsonl").write_text('[{"id": 1}]')
     result = run(pipeline)
@@ -72,6 +73,7 @@ def test_a_file_that_cannot_be_read_fails_alone_among_the_others(pipeline, tmp_p
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_files_that_are_appended_to_or_change_are_swapped_whole(pipeline, tmp_path):
     run(pipeline)
     write_lines(tmp_path / "data" / "03.jsonl", 4)
@@ -98,6 +100,7 @@ def test_small_files_that_changed_are_swapped_in_one_transaction(pipeline, tmp_p
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_of_small_files_that_changed_one_that_cannot_be_read_fails_alone(pipeline, tmp_path):
     run(pipeline)
     for number in (1, 2, 5):
@@ -131,6 +134,7 @@ class Counting(Quiet):
         self.num_read += rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [stages.ingest, stages.infer, stages.materialize])
 def test_a_group_that_fails_in_any_stage_is_taken_apart(pipeline, stage):
     executor = type("FailingThere", (Failing,), {"stage": staticmethod(stage)})
@@ -141,6 +145,7 @@ def test_a_group_that_fails_in_any_stage_is_taken_apart(pipeline, stage):
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_files_that_could_not_be_swapped_together_are_told_to_be_read_once(pipeline, tmp_path):
     run(pipeline)
     for number in (1, 2, 5):
@@ -152,6 +157,7 @@ def test_files_that_could_not_be_swapped_together_are_told_to_be_read_once(pipel
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("executor", [ThreadExecutor, Failing])
 def test_the_last_stage_by_itself_commits_what_waits_in_one_transaction_and_takes_it_apart_if_it_fails(
     pipeline, executor

@@ -114,6 +114,7 @@ def test_a_span_is_not_held_against_a_text_that_is_not_kept(cursor):
     assert not any(shards for _, shards in unsound_values(cursor, COLUMNS))
 
 
+@pytest.mark.slow
 def test_a_check_of_the_tables_reads_the_values_and_the_kept_text(tmp_path):
     spec = lake_at(tmp_path)
     commit_rows(spec, KEPT, [1, 2], results=RESULTS)

@@ -141,6 +141,7 @@ def torch_needs() -> list[str]:
     return ["sympy", "networkx", "jinja2", "mpmath"]
 
 
+@pytest.mark.slow
 def test_python_app_py_starts_without_prefect_and_asks_nobody_outside(space):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
     check_started([sys.executable, "app.py"], space, environment)

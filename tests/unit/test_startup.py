@@ -56,6 +56,7 @@ def test_nothing_to_do_is_found_out_without_a_library_of_models(tmp_path):
     assert [line for line in found.stdout.splitlines() if line.startswith("[")] == ["[]"] * 3
 
 
+@pytest.mark.slow
 def test_stages_of_a_known_version_that_compute_nothing_import_no_library_of_models(tmp_path):
     write_parquet(tmp_path / "data" / "0.parquet", reviews(0, 4))
     file = write_toml(tmp_path, f"{tmp_path}/data/*")

@@ -189,6 +189,7 @@ def test_a_length_that_holds_only_special_tokens_is_refused(folders):
         TextTokenizer.load(folders["wordpiece", "right"], max_length=2)
 
 
+@pytest.mark.slow
 def test_a_tokenizer_without_a_fast_version_is_refused(tmp_path):
     transformers.CanineTokenizer().save_pretrained(tmp_path)
 

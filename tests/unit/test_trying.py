@@ -102,6 +102,7 @@ def typed(names: list[str], number: int) -> list[str]:
     return [values[name] for name in names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_of_any_model_task_is_answered_as_the_table_has_it(kind, tmp_path):
     from tidemill.app.trying import Trying

@@ -87,6 +87,7 @@ def test_a_row_with_a_window_that_failed_has_no_scores_and_the_first_such_window
     assert reasons == [None, "window 2 of 3: the model failed", "out of memory", None]
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.data())
 def test_pooling_is_the_same_for_a_row_alone_and_lies_between_its_windows(data):

@@ -57,6 +57,7 @@ MANY = pa.table(
 VIEWS = MANY.select(["text", "id"]).append_column("view", pa.array(["a view of text"] * 1000, pa.string_view()))
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     st.lists(st.lists(st.none() | st.text(max_size=30), max_size=20), max_size=8),
@@ -208,6 +209,7 @@ print(rows, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 102
 """
 
 
+@pytest.mark.slow
 def test_a_large_file_passes_through_little_memory():
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", MEMORY], cwd=root, capture_output=True, text=True, check=True)

@@ -33,6 +33,7 @@ def rows_of(data: bytes, shard_bytes: int = 100, **options):
     return slices_and_rows(array_reader(data, **options), shard_bytes)[1]
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     st.lists(st.fixed_dictionaries({"text": AWKWARD, "more": NESTED}), max_size=12),
@@ -172,6 +173,7 @@ print(rows, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 102
 """
 
 
+@pytest.mark.slow
 def test_a_large_array_passes_through_little_memory():
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", LARGE], cwd=root, capture_output=True, text=True, check=True)

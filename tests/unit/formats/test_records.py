@@ -227,6 +227,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 def test_a_large_file_passes_through_little_memory():
     root = str(Path(__file__).parents[3])
     output = subprocess.run(

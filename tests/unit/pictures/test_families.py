@@ -103,6 +103,7 @@ def test_entities_are_counted_by_type_as_in_the_table(with_entities):
     assert {row["_slice"] for row in rows_of(report, "entity-by-name")} == {"NULL", MARKUP, "b"}
 
 
+@pytest.mark.slow
 def test_a_word_that_few_rows_have_and_texts_are_shown_only_where_texts_are_asked_for(with_entities):
     without, with_texts = (make_report(with_entities, texts=texts) for texts in (False, True))
 
@@ -117,6 +118,7 @@ def test_a_word_that_few_rows_have_and_texts_are_shown_only_where_texts_are_aske
     assert len(rows_of(with_texts, "examples")) == 10
 
 
+@pytest.mark.slow
 def test_a_map_shows_a_bounded_sample_that_is_the_same_each_time_and_the_nearest(tmp_path, monkeypatch):
     monkeypatch.setattr("tidemill.pictures.families.vectors.NUM_POINTS", 10)
     texts = [f"{SECRET} said a thing that is longer than a name would ever be, {i}" for i in KEPT["id"]]
@@ -139,6 +141,7 @@ def test_a_map_shows_a_bounded_sample_that_is_the_same_each_time_and_the_nearest
     assert length["length_from"] >= 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_rows", [1, 2])
 def test_a_map_of_one_or_two_rows_is_no_trouble(tmp_path, num_rows):
     kept = {name: values[:num_rows] for name, values in KEPT.items()}
@@ -147,6 +150,7 @@ def test_a_map_of_one_or_two_rows_is_no_trouble(tmp_path, num_rows):
     assert len(rows_of(make_report(pipeline), "embedding-map")) == num_rows
 
 
+@pytest.mark.slow
 def test_what_a_model_wrote_has_lengths_ends_and_fields_and_no_text_unless_it_is_asked_for(written):
     report = make_report(written)
     check_sql(report, written)
@@ -170,6 +174,7 @@ def test_what_a_model_wrote_has_lengths_ends_and_fields_and_no_text_unless_it_is
     assert "<h4>question</h4>" in shown
 
 
+@pytest.mark.slow
 def test_answers_that_rows_share_are_labels(tmp_path):
     results = pa.table(
         {
@@ -186,6 +191,7 @@ def test_answers_that_rows_share_are_labels(tmp_path):
     assert report.find("finish_reason-by-name") is None
 
 
+@pytest.mark.slow
 def test_a_score_alone_has_its_spread_and_its_mean_over_slices_and_rows_without_one_do_not_count(tmp_path):
     known = [i / 10 - 1 for i in range(2, NUM_ROWS)]
     scores = [None, float("nan"), *known]
@@ -200,6 +206,7 @@ def test_a_score_alone_has_its_spread_and_its_mean_over_slices_and_rows_without_
     assert rows_of(report, "lowest-score")[0]["id"] == 2
 
 
+@pytest.mark.slow
 def test_of_500_labels_with_scores_the_first_are_shown(tmp_path):
     labels = [f"label {i}" for i in range(500)]
     scores = [[(name, 1 / (1 + i)) for i, name in enumerate(labels)]] * 2
@@ -222,6 +229,7 @@ def test_of_500_labels_with_scores_the_first_are_shown(tmp_path):
     assert (margin["margin_from"], margin["num_rows"]) == (0.5, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "results"),
     [

@@ -71,6 +71,7 @@ def test_slices_with_the_least_agreement_come_first(rated):
     ]
 
 
+@pytest.mark.slow
 def test_marks_are_the_truth_where_no_other_is_set_and_may_be_named_by_one(tmp_path):
     pipeline = made_pipeline(tmp_path, LABELS, human=["good"] * 6)
     assert make_report(pipeline).to_json()["truth"] is None
@@ -85,6 +86,7 @@ def test_marks_are_the_truth_where_no_other_is_set_and_may_be_named_by_one(tmp_p
     assert (with_human["num_rows"], with_human["num_agreeing"]) == (6, 4)
 
 
+@pytest.mark.slow
 def test_of_more_than_two_labels_a_text_names_each_and_a_boolean_tells_one_from_the_others(tmp_path):
     pipeline = made_pipeline(tmp_path, ["a", "b", "c"], human=["a", None, "odd"], is_a=[True, False, True])
     named = make_report(with_truth(pipeline, "human")).to_json()["truth"]
@@ -127,6 +129,7 @@ def test_the_first_labels_are_shown_and_the_others_counted_together(tmp_path):
     assert max(len(picture.rows) for picture in report.pictures) < 300
 
 
+@pytest.mark.slow
 def test_one_label_is_no_trouble_and_nobody_speaks_of_others(tmp_path):
     report = make_report(made_pipeline(tmp_path, ["only"] * 3))
 
@@ -134,6 +137,7 @@ def test_one_label_is_no_trouble_and_nobody_speaks_of_others(tmp_path):
     assert shown(report, "labels").notes == ()
 
 
+@pytest.mark.slow
 def test_rows_without_a_score_are_left_out_of_scores(tmp_path):
     some = make_report(made_pipeline(tmp_path / "some", ["a"] * 3, [0.9, None, float("nan")]))
     none = make_report(made_pipeline(tmp_path / "none", ["a"] * 3, [None] * 3))
@@ -143,6 +147,7 @@ def test_rows_without_a_score_are_left_out_of_scores(tmp_path):
     assert rows_of(none, "scores") == rows_of(none, "sure-rows") == []
 
 
+@pytest.mark.slow
 def test_scores_beyond_0_and_1_have_bins_too(tmp_path):
     rows = rows_of(make_report(made_pipeline(tmp_path, ["a"] * 3, [-3.0, 0.5, 5.0])), "scores")
 
@@ -156,6 +161,7 @@ def test_keys_and_free_text_make_no_slices(tmp_path):
     assert {one for one in ids_of(pipeline) if one.startswith("label-by-")} == {"label-by-kind"}
 
 
+@pytest.mark.slow
 def test_kept_texts_are_shown_where_they_are_asked_for_alone(tmp_path):
     notes = [f"{number} is a note of some length that a person wrote, and nobody else's" for number in range(4)]
     pipeline = made_pipeline(tmp_path, ["a"] * 4, note=notes, kind=["k"] * 4)
@@ -165,6 +171,7 @@ def test_kept_texts_are_shown_where_they_are_asked_for_alone(tmp_path):
     assert make_report(pipeline, texts=True).to_json()["holds_texts"]
 
 
+@pytest.mark.slow
 def test_times_are_put_in_buckets_of_the_schedules_time_zone(tmp_path):
     late = datetime(2026, 3, 1, 23, 30, tzinfo=UTC)
     at = pa.array([late + timedelta(days=number) for number in range(3)], pa.timestamp("us", "UTC"))
@@ -193,6 +200,7 @@ def test_dates_are_put_in_few_buckets_and_rows_without_one_left_out(tmp_path, da
     assert shown(report, "label-by-at").figure.axes.x_title.endswith("(as written, without a time zone)")
 
 
+@pytest.mark.slow
 def test_kept_columns_may_have_any_name(tmp_path):
     names = ["name", "place", "revision", "_slice", 'a "b"', "answer", "truth", "rows", "<b>"]
     kept: dict[str, Any] = {name: ["x", "y"] * 3 for name in names}

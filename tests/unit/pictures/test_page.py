@@ -246,6 +246,7 @@ def test_what_is_the_same_lies_on_the_diagonal_and_numbers_lie_by_size():
     assert drawn_steps["x"] == ["0.0", "0.3", "0.9"]
 
 
+@pytest.mark.slow
 def test_a_page_may_go_to_s3_and_is_a_page_there(bucket: Bucket):
     write_page("a page", bucket.address("pages/report.html"), "report.path")
 

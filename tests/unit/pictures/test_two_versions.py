@@ -67,6 +67,7 @@ def test_flips_moves_and_slices_are_those_of_compare(labelled):
     assert all(row["label 0a1b2c3d"] != row["label 0b2c3d4e"] for row in rows)
 
 
+@pytest.mark.slow
 def test_the_page_says_what_the_second_version_was_made_with_and_json_names_it(labelled):
     report = make_report(labelled, against="0b2c")
 
@@ -89,6 +90,7 @@ def test_a_column_in_which_no_row_differs_has_no_pictures(labelled):
     assert report.find("versions-rows") is None
 
 
+@pytest.mark.slow
 def test_entities_that_only_one_found_are_counted_by_type_and_their_words_shown_with_texts_alone(tmp_path):
     entities = [
         [
@@ -116,6 +118,7 @@ def test_entities_that_only_one_found_are_counted_by_type_and_their_words_shown_
     assert SECRET in str(rows_of(make_report(pipeline, against="0b2c", texts=True), "versions-rows"))
 
 
+@pytest.mark.slow
 def test_written_texts_are_side_by_side_with_texts_and_else_lengths(tmp_path):
     results = pa.table(
         {
@@ -139,6 +142,7 @@ def test_written_texts_are_side_by_side_with_texts_and_else_lengths(tmp_path):
     assert f'<h4>text 0b2c3d4e</h4><p class="text" dir="auto">{SECRET} 7!!' in shown
 
 
+@pytest.mark.slow
 def test_vectors_have_the_cosine_of_both_and_null_ones_none(tmp_path):
     vectors = pa.array([None if i == 0 else [1.0, float(i)] for i in range(NUM_ROWS)], pa.list_(pa.float32(), 2))
     pipeline = made_table(tmp_path, "sentence-similarity", KEPT, pa.table({"embedding": vectors}))
@@ -151,6 +155,7 @@ def test_vectors_have_the_cosine_of_both_and_null_ones_none(tmp_path):
     assert moves[0]["moved_from"] == pytest.approx(0)
 
 
+@pytest.mark.slow
 def test_the_command_shows_a_version_beside_the_promoted_one(labelled, tmp_path):
     path = tmp_path / "values.toml"
     path.write_text(

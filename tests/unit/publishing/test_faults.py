@@ -74,6 +74,7 @@ def test_what_was_sent_before_an_interruption_is_not_sent_again(hub, pipeline):
     assert_whole(hub, pipeline, "org/interrupted")
 
 
+@pytest.mark.slow
 def test_somebody_elses_commit_in_the_middle_is_not_written_over(hub, pipeline):
     """Their words come while the files are sent: the commit is made anew on top of them."""
     publish(pipeline, "org/together", split="first")

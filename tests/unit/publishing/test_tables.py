@@ -19,6 +19,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     return table_of_files(tmp_path_factory.mktemp("table"))
 
 
+@pytest.mark.slow
 def test_the_table_is_read_back_as_it_is_without_the_text(hub, pipeline):
     done = publish(pipeline, "org/plain")
 
@@ -59,6 +60,7 @@ def test_of_a_changed_source_only_the_changed_files_are_sent_again(hub, tmp_path
     ]
 
 
+@pytest.mark.slow
 def test_configs_and_splits_stand_beside_each_other(hub, pipeline):
     publish(pipeline, "org/parts", query="FROM reviews ORDER BY score LIMIT 5", split="low")
     publish(pipeline, "org/parts", query="SELECT label, count(*) AS n FROM reviews GROUP BY ALL", config="labels")
@@ -98,6 +100,7 @@ def test_the_card_says_where_the_rows_come_from_and_nothing_of_this_machine(hub,
     assert str(tmp_path.parent) not in str(hub.repos["datasets", "org/card"].at("main").files["tidemill.json"].content)
 
 
+@pytest.mark.slow
 def test_maps_are_read_back_as_lists_of_their_entries(hub, tmp_path):
     pipeline = table_of_files(tmp_path, 1, model={"all_scores": True})
     publish(pipeline, "org/maps")
@@ -117,6 +120,7 @@ def over_hub(hub, tmp_path, name: str, **facts) -> Pipeline:
     return pipeline
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "facts", "why"),
     [
@@ -140,6 +144,7 @@ def test_kept_text_that_may_not_be_handed_on_is_refused_until_somebody_says_so(h
     assert list(rows_there(hub, to)[0]) == ["id", "words", "rating", "label", "score"]
 
 
+@pytest.mark.slow
 def test_kept_text_of_an_open_source_goes_along_with_its_licence(hub, tmp_path):
     pipeline = over_hub(hub, tmp_path, "open")
     done = publish(pipeline, "org/of-open")
@@ -160,6 +165,7 @@ def test_a_table_that_is_not_complete_is_not_published(hub, tmp_path):
         publish(pipeline, "org/incomplete")
 
 
+@pytest.mark.slow
 def test_the_pipeline_file_in_the_card_is_the_same_version(hub, tmp_path):
     tokenizer = {"max_length": 64, "long_text": "windows", "overlap": 8}
     pipeline = table_of_files(tmp_path, 1, tokenizer=tokenizer, model={"all_scores": True})

@@ -57,6 +57,7 @@ def test_without_a_training_file_nothing_can_be_trained(tmp_path):
         retrain(make_pipeline(tmp_path, "unread"))
 
 
+@pytest.mark.slow
 def test_enough_marks_train_once_and_nothing_is_promoted_unasked(tmp_path, base):
     pipeline = marked(tmp_path, base)
     first = promoted(pipeline)
