@@ -165,6 +165,7 @@ def opened(folder: Path) -> tuple[Any, Any, Any]:
     return load_decoder(plan.spec), load_preparer(plan.spec), load_runner(plan.spec, summaries(folder, "x").inference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_calls", [0, 1, 2])
 def test_what_was_kept_before_a_stop_is_all_that_the_next_attempt_need_not_write(opened, num_calls):
     task, preparer, runner = opened

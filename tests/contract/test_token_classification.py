@@ -109,6 +109,7 @@ def test_labels_of_other_schemes_are_those_of_the_pipeline_token_by_token(tmp_pa
         assert spans(ask_tidemill(folder, "simple")) == spans(ask_pipeline(folder, "simple"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["none", "average"])
 def test_entities_are_the_same_whatever_the_batches(bert, strategy):
     alone = [entities for text in TEXTS for entities in ask_tidemill(bert, strategy, (text,), token_budget=64)]
@@ -222,6 +223,7 @@ def test_options_of_another_task_and_misspelt_ones_are_refused(options, message)
         task_options(TASK, options)
 
 
+@pytest.mark.slow
 def test_ignored_labels_are_those_of_the_pipeline(bert):
     for strategy, ignored in (("none", ["O", "B-PER"]), ("simple", ["PER"]), ("first", [])):
         options = {"aggregation_strategy": strategy, "ignore_labels": ignored}

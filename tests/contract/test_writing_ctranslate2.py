@@ -200,6 +200,7 @@ def test_a_setting_that_it_does_not_hold_is_torchs_and_an_error_where_it_is_aske
     assert words in engine.facts()["fallback"]
 
 
+@pytest.mark.slow
 def test_a_conversion_that_writes_otherwise_is_not_used_nor_asked_again(tmp_path, monkeypatch):
     folder = write_encoder_decoder(tmp_path, "m2m_100")
     with monkeypatch.context() as mistaken:

@@ -101,6 +101,7 @@ def test_a_checkpoints_settings_hold_for_each_row_as_for_the_row_alone(
     assert all(engine.facts()["generation"][name] is not None for name in settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["Llama", "T5", "Bart", "Marian"])
 def test_beams_are_those_of_the_row_alone(tmp_path: Path, family: str) -> None:
     writer = Writer(tmp_path, family, num_beams=3, length_penalty=1.3, no_repeat_ngram_size=3)
@@ -138,6 +139,7 @@ def test_a_draw_follows_from_the_seed_and_the_prompt_alone(tmp_path: Path, famil
     assert ids_of(write(other, rows)) != found
 
 
+@pytest.mark.slow
 def test_draws_are_as_probable_as_the_model_finds_them(tmp_path: Path) -> None:
     writer = Writer(tmp_path, "Llama", suppress_tokens=list(range(4, VOCABULARY)))
     engine = writer.open(max_new_tokens=1, sampling=Sampling(seed=0, temperature=3.0))
@@ -202,6 +204,7 @@ def test_a_row_whose_scores_are_no_numbers_fails_alone(tmp_path: Path) -> None:
     assert ids_of([*found[:3], *found[4:]]) == expected
 
 
+@pytest.mark.slow
 def test_a_row_that_rounding_might_decide_is_written_by_itself(tmp_path: Path) -> None:
     writer = Writer(tmp_path, "Llama")
     with torch.no_grad():

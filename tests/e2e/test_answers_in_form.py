@@ -70,6 +70,7 @@ def test_what_is_stored_is_as_the_schema_says_and_every_other_row_says_why_it_is
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_of_choices_every_row_has_one_and_other_choices_are_another_version(folder, tmp_path):
     pipeline = labelled(folder, tmp_path, choices=["yes", "no", "no idea"], max_new_tokens=8)
     other = labelled(folder, tmp_path, choices=["no", "yes"], max_new_tokens=8)

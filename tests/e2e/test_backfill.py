@@ -136,6 +136,7 @@ def test_dates_in_paths_select_files(pipeline):
     assert made.notes[0].startswith("4 files are dated by the name")
 
 
+@pytest.mark.slow
 def test_the_day_a_local_file_was_changed_counts_where_its_path_has_no_date(tmp_path):
     for name, day in (("a", 1_700_000_000), ("b", 1_720_000_000)):
         path = write_parquet(tmp_path / "data" / f"{name}.parquet", reviews(ord(name), 4))
@@ -146,6 +147,7 @@ def test_the_day_a_local_file_was_changed_counts_where_its_path_has_no_date(tmp_
     assert selected_paths(pipeline, since="2024-01-01") == ["b.parquet"]
 
 
+@pytest.mark.slow
 def test_the_day_of_the_commit_counts_on_the_hub(tmp_path, hub):
     from tests.pipelines import MODEL
 
@@ -275,6 +277,7 @@ def test_rows_in_quarantine_are_tried_again_alone(tmp_path):
     assert problems_of(strict) == []
 
 
+@pytest.mark.slow
 def test_a_cancelled_backfill_asks_for_nothing_more(pipeline):
     asked = ask(pipeline, files="2024-0*")
     with Lake(pipeline.lake) as lake:
@@ -385,6 +388,7 @@ def test_a_backfilled_table_is_that_of_a_fresh_run(pipeline, tmp_path):
     assert_same_tables(pipeline, fresh)
 
 
+@pytest.mark.slow
 def test_a_file_that_changed_meanwhile_fails_alone(pipeline, data):
     asked = ask(pipeline)
     write_parquet(data / "2024-02-05.parquet", reviews(400, NUM_ROWS))
@@ -395,6 +399,7 @@ def test_a_file_that_changed_meanwhile_fails_alone(pipeline, data):
     assert [failure["path"] for failure in result.failures] == ["2024-02-05.parquet"]
 
 
+@pytest.mark.slow
 def test_a_dataset_that_moved_as_a_whole_is_read_where_it_is_now(pipeline, data):
     moved_to = data.rename(data.with_name("moved"))
     moved = with_options(pipeline, dataset={"path": f"{moved_to}/*.parquet"})

@@ -205,6 +205,7 @@ def test_every_refusal_is_one_message_and_exit_code_2(tmp_path, dataset):
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_bad_file_met_in_mid_run_fails_alone(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
@@ -219,6 +220,7 @@ def test_a_bad_file_met_in_mid_run_fails_alone(tmp_path):
     assert {failure["path"] for failure in result.failures} == {"1.jsonl"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "first", "second"),
     [
@@ -238,6 +240,7 @@ def test_a_new_file_without_the_text_column_is_refused_before_anything_is_comput
     assert len(table_of(pipeline)) == 1
 
 
+@pytest.mark.slow
 def test_a_corrupt_page_met_in_mid_run_fails_alone(tmp_path, dataset):
     path = tmp_path / "data" / "b.parquet"
     body = bytearray(path.read_bytes())

@@ -96,6 +96,7 @@ def test_a_column_of_texts_that_holds_chats_in_a_later_file_is_answered_row_by_r
 TOLD = "'messages' holds texts in 0.parquet, and chats in a.parquet: chats go through the model's chat template"
 
 
+@pytest.mark.slow
 def test_a_plan_tells_which_files_hold_chats_where_others_hold_texts(tmp_path, model):
     pipeline = chats(tmp_path, model)
     (tmp_path / "data" / "a.parquet").rename(tmp_path / "a.parquet")

@@ -26,6 +26,7 @@ def kept(pipeline: Pipeline) -> list[tuple[Any, ...]]:
     return query(pipeline.lake, "SELECT id, v, m, typeof(v) FROM reviews ORDER BY id")
 
 
+@pytest.mark.slow
 def test_files_that_differ_make_one_table_whose_types_stay_until_the_pipeline_says_otherwise(tmp_path):
     dataset = {"text": "turns[0].content", "keep": ["v", "m"]}
     pipeline = make_pipeline(tmp_path / "lake", f"{tmp_path}/data/*", dataset=dataset, limits={"max_quarantine": 1.0})

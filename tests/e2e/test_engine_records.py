@@ -27,6 +27,7 @@ def ask(pipeline, query):
         return lake.cursor().execute(query).fetchall()
 
 
+@pytest.mark.slow
 def test_a_fallback_to_torch_is_in_the_runs_message_and_in_the_ledger(tmp_path, dataset, monkeypatch):
     def convert_model(*_, **__):
         raise RuntimeError("No conversion rule for aten::mystery")

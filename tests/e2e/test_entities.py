@@ -91,6 +91,7 @@ def test_the_table_has_the_pipelines_entities_and_sql_cuts_them_out_of_the_text(
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_spans_that_are_empty_repeated_or_share_a_letter_are_sound(folder, model):
     pipeline = entities(folder, model, "none")
 
@@ -136,6 +137,7 @@ def test_a_pipeline_is_tried_on_a_few_rows(folder, model):
     assert spans(rows) == by_pipeline(model, "simple", reviews(0, 3)["text"].to_pylist())
 
 
+@pytest.mark.slow
 def test_words_are_decoded_by_the_tokenizer_that_made_the_tokens(folder, model, tmp_path):
     weights = tmp_path / "weights"
     weights.mkdir()
@@ -176,6 +178,7 @@ def test_what_does_not_go_with_the_task_is_refused_before_anything_is_read(folde
     assert not (folder / "store").exists()
 
 
+@pytest.mark.slow
 def test_rows_with_the_same_text_are_computed_once_and_both_have_entities(tmp_path, model):
     texts = ["the film is a good film"] * 3 + ["a bad one"]
     write_parquet(tmp_path / "data" / "a.parquet", pa.table({"text": texts}))

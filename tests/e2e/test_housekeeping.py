@@ -107,6 +107,7 @@ def test_an_open_insert_and_an_open_reader_are_left_alone(kind, tmp_path, reques
     assert run(pipeline).num_shards == 0
 
 
+@pytest.mark.slow
 def test_what_nobody_needs_is_named_first_and_then_removed(made):
     """A listing of a revision that left no row, an abandoned rewrite, and store files; not those of an open request."""
     pipeline = made
@@ -146,7 +147,6 @@ def test_what_nobody_needs_is_named_first_and_then_removed(made):
     assert (run(pipeline).num_shards, len(table_of(pipeline)), problems_of(pipeline)) == (1, 210, [])
 
 
-@pytest.mark.slow
 def test_files_in_a_folder_that_two_lakes_share_are_no_orphans(made, tmp_path):
     pipeline = made
     other = make_pipeline(tmp_path / "other", pipeline.dataset.path, lake={"data": pipeline.lake.data})

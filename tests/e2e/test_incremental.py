@@ -145,6 +145,7 @@ def test_slices_once_cut_are_kept_whatever_shard_bytes_says(folder):
     assert run(smaller).num_shards == 0
 
 
+@pytest.mark.slow
 def test_vanished_files_that_take_too_many_rows_need_a_yes(folder):
     files = folder / "data"
     pipeline = pipeline_over(folder, files)
@@ -222,6 +223,7 @@ def test_a_file_that_comes_back_gets_the_columns_that_were_asked_for_meanwhile(f
     assert (notes_of(pipelines[2]), problems_of(pipelines[2])) == ([], [])
 
 
+@pytest.mark.slow
 def test_a_shard_committed_with_former_columns_gets_its_own_and_no_other_row_is_touched(folder):
     """As a run leaves it whose pipeline file was older than that of a run beside it."""
     pipeline = pipeline_over(folder, folder / "data")
@@ -306,6 +308,7 @@ def test_an_appended_file_costs_its_last_slice_and_what_was_appended(lines_folde
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_a_text_file_that_shrinks_loses_its_rows(lines_folder):
     lines = lines_folder / "lines"
     options = {**SLICED, "limits": {"max_removed": 1.0}}
@@ -327,6 +330,7 @@ def of_parquet(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, 
     return {number: row for (_, number), row in table_of(pipeline).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "suffix", [".csv", ".jsonl.gz", *(pytest.param(suffix, marks=pytest.mark.soak) for suffix in (".csv.gz", ".jsonl"))]
 )
@@ -348,6 +352,7 @@ def test_text_formats_give_the_table_that_parquet_gives(tmp_path, of_parquet, su
         assert row["score"] == pytest.approx(of_parquet[number]["score"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_reader_sees_a_changed_text_file_old_or_new_and_nothing_between(lines_folder):
     lines = lines_folder / "lines"
     options = {**SLICED, "limits": {"shards_in_flight": 1}}
@@ -364,6 +369,7 @@ def test_a_reader_sees_a_changed_text_file_old_or_new_and_nothing_between(lines_
     assert len(table_of(pipeline)) == 50
 
 
+@pytest.mark.slow
 def test_a_changed_text_file_over_the_quarantine_limit_keeps_its_old_rows(lines_folder):
     lines = lines_folder / "lines"
     pipeline = pipeline_over(lines_folder, lines, **SLICED)
@@ -403,6 +409,7 @@ def test_a_half_read_text_file_goes_on_whatever_shard_bytes_says_now(tmp_path, l
     assert problems_of(later) == []
 
 
+@pytest.mark.slow
 def test_a_first_version_that_never_got_a_row_gives_way_to_the_corrected_one(tmp_path, files):
     with pytest.raises(ModelError, match="leaves no room"):
         run(pipeline_over(tmp_path, files, tokenizer={"max_length": 1}))

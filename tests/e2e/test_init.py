@@ -90,6 +90,7 @@ def test_a_dataset_and_a_model_of_a_hub_become_a_table_by_init_and_run(hub, tmp_
     assert counted == {"n": NUM_ROWS}
 
 
+@pytest.mark.slow
 def test_what_is_written_for_odd_names_runs(tmp_path):
     numbers = list(range(NUM_ROWS))
     names = {name: [number % 3 for number in numbers] for name in ODD_NAMES}

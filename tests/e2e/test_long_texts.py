@@ -56,6 +56,7 @@ def ledger(pipeline: Pipeline, version: str) -> list[tuple[Any, ...]]:
     )
 
 
+@pytest.mark.slow
 def test_the_table_says_in_how_many_windows_a_text_was_read(folder):
     pipeline = emails(folder)
 

@@ -76,6 +76,7 @@ def old(tmp_path: Path) -> Pipeline:
     return pipeline
 
 
+@pytest.mark.slow
 def test_an_older_lake_is_refused_until_it_is_migrated_and_works_then(old, tmp_path):
     catalog, home = old.lake.catalog, tmp_path / "home"
     with pytest.raises(LakeError, match=r"has layout 1; .* `tidemill migrate 'sqlite:.*'`"):
@@ -164,6 +165,7 @@ def test_a_step_that_raises_leaves_the_lake_as_it_was(old):
     assert problems_of(old) == []
 
 
+@pytest.mark.slow
 def test_a_newer_lake_is_refused_by_every_command(tmp_path):
     home = tmp_path / "home"
     write_parquet(tmp_path / "data" / "a.parquet", reviews(0, 20))

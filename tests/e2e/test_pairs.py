@@ -110,6 +110,7 @@ def test_a_table_of_pairs_is_the_models_and_a_changed_file_computes_what_changed
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_a_ranker_gives_one_score_a_row_and_a_sample_shows_both_texts(tmp_path):
     model = save_pair_model(tmp_path / "ranker", "roberta", "one output")
     rows = pairs().slice(10)

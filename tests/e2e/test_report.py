@@ -78,6 +78,7 @@ def test_the_figures_are_those_of_sql(home: Path, pipeline: Path):
             assert [list(row.values()) for row in found] == figure["rows"], figure["id"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_reported_is_one_message(home: Path, pipeline: Path, tmp_path):
     for words, told in (
         (["--set", 'report.truth="nowhere > 0"'], "report.truth = 'nowhere > 0' fails"),
@@ -136,6 +137,7 @@ def test_a_page_can_be_used_by_keyboard(seen: Looking):
     assert seen.page.evaluate("document.activeElement.className") == "copy"
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_page_without_scripts_has_its_tables(page: Path, seen: Looking):
     browser = seen.page.context.browser

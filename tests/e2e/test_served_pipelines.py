@@ -134,6 +134,7 @@ def test_a_key_that_is_refused_in_mid_run_ends_it_and_stands_nowhere(tmp_path, m
     assert KEY not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_server_that_keeps_to_no_schema_fills_no_column_with_what_is_not_of_it(tmp_path):
     schema = {"type": "object", "properties": {"stars": {"type": "integer", "maximum": 5}}, "required": ["stars"]}
 
@@ -151,6 +152,7 @@ def test_a_server_that_keeps_to_no_schema_fills_no_column_with_what_is_not_of_it
     }
 
 
+@pytest.mark.slow
 def test_what_a_server_writes_around_a_choice_is_counted_and_planned(tmp_path):
     # As llama.cpp writes it: of 23 tokens, 2 are the choice.
     around = '{\n\n"answer"\n\n:\n\n"negative"\n\n}'

@@ -99,6 +99,7 @@ def test_a_base_stored_in_16_bits_is_trained_in_float32(tmp_path):
     assert all(torch.isfinite(weight).all() for weight in weights.values())
 
 
+@pytest.mark.slow
 def test_new_labels_make_a_new_head_and_are_written_by_name(tmp_path, base):
     opinions = pa.array(["ham" if label == "NEGATIVE" else "spam" for label in ROWS["label"].to_pylist()])
     rows = ROWS.set_column(ROWS.column_names.index("label"), "label", opinions)
@@ -282,6 +283,7 @@ def interrupted(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_the_cost_that_is_allowed_ends_it_and_the_same_command_goes_on(tmp_path, base):
     file = training(tmp_path, ROWS, base, cost={"per_hour": 3600.0, "max_cost": 1e-9})
 
@@ -404,6 +406,7 @@ def test_a_base_without_a_tokenizer_is_refused(tmp_path):
     assert "tokenizer.path" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_rows_without_a_label_are_left_out_and_counted_and_contradictions_are_told(tmp_path, base):
     labels = ROWS["label"].to_pylist()
     rows = replaced(ROWS, "label", pa.array([None, None, *labels[2:]]))
@@ -457,6 +460,7 @@ def test_a_circle_of_run_train_backfill_compare_and_promote(tmp_path, base):
     assert "McNemar p" in promoted
 
 
+@pytest.mark.slow
 def test_words_that_are_one_text_to_the_split_are_one_to_the_measures(tmp_path, base):
     shouted = replaced(ROWS, "text", pa.array([text.upper() for text in TEXTS]))
 

@@ -70,6 +70,7 @@ def test_embeddings_are_learned_by_pairs_and_read_back_as_they_are(tmp_path):
     assert (tmp_path / "model" / "modules.json").exists()
 
 
+@pytest.mark.slow
 def test_embeddings_learned_by_lora_lie_in_a_plain_folder_with_their_dense_layer(tmp_path):
     model = save_embedder(tmp_path / "base", then=("Dense", "Normalize"))
 

@@ -200,6 +200,7 @@ def test_a_versions_name_may_be_shortened_and_a_wrong_one_is_answered_with_those
         compared(two, by="nope")
 
 
+@pytest.mark.slow
 def test_compare_answers_in_words_and_in_json(two):
     told = tidemill("compare", two.toml, "promoted", two.second, "--by", "domain", "--examples", "2", home=two.home)
     assert told.returncode == 0, told.stderr
@@ -213,6 +214,7 @@ def test_compare_answers_in_words_and_in_json(two):
     assert (refused.returncode, two.second in refused.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_the_view_has_the_columns_of_the_version_that_it_shows(two):
     assert promoted(two, two.second) == "promoted"
     assert names(two, "reviews")[:6] == ["id", "domain", "part", "label", "score", "scores"]
@@ -306,6 +308,7 @@ def look_on(pipeline: Pipeline, folder: Path) -> list[tuple[Any, ...]]:
     return sorted(seen)
 
 
+@pytest.mark.slow
 def test_a_dropped_version_leaves_nothing_behind_and_can_be_computed_again(two):
     before = table_of(two.pipeline)
     refused = tidemill("drop", two.toml, two.first, "--yes", home=two.home)

@@ -216,6 +216,7 @@ def test_what_is_computed_is_shown_though_a_run_with_other_options_was_stopped_b
     assert shown == [(3 * NUM_ROWS, True)]
 
 
+@pytest.mark.slow
 def test_what_is_written_is_kept_while_it_is_written(folder, monkeypatch):
     monkeypatch.setattr(runner, "KEPT_SECONDS", 0.0)
     kept: list[bool] = []
@@ -229,6 +230,7 @@ def test_what_is_written_is_kept_while_it_is_written(folder, monkeypatch):
     assert kept.count(True) > kept.count(False) == 3
 
 
+@pytest.mark.slow
 def test_two_prompts_are_shown_side_by_side(folder):
     pipeline = writer(folder)
     first = run(pipeline).version

@@ -190,6 +190,7 @@ def test_a_plan_counts_a_text_once_for_each_label_before_anything_is_measured(fo
     assert several == pytest.approx(len(LABELS) * one, abs=len(LABELS))
 
 
+@pytest.mark.slow
 def test_tokens_that_were_counted_of_other_labels_are_not_a_backfills(folder, model):
     run(topics(folder, model))
     same, more = topics(folder, model, multi_label=True), topics(folder, model, candidate_labels=[*LABELS, "history"])
@@ -204,6 +205,7 @@ def test_tokens_that_were_counted_of_other_labels_are_not_a_backfills(folder, mo
     assert by_bytes == pytest.approx((len(LABELS) + 1) * text_bytes / BYTES_PER_TOKEN, abs=1)
 
 
+@pytest.mark.slow
 def test_the_command_line_answers_and_shows_a_table_of_labels_of_ones_own(folder, model):
     toml = write_toml(folder, f"{folder}/data/*.parquet", model=str(model))
     text = toml.read_text().replace("[model]\n", '[model]\ntask = "zero-shot-classification"\n')

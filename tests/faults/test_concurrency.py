@@ -94,6 +94,7 @@ def look_on(pipeline: Pipeline, done: threading.Event, looks: list[Any]) -> None
                 looks.append(e)
 
 
+@pytest.mark.slow
 def test_one_shard_committed_from_two_connections_at_once_is_there_once(tmp_path, catalog):
     spec = make_pipeline(tmp_path, "x", lake={"catalog": catalog}).lake
     shard = Shard(SourceFile("a", "a", 1, "c"), Slice(0, 500, 0, 0, "content", 1))

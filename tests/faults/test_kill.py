@@ -129,6 +129,7 @@ def point(link: Path, target: Path) -> None:
     link.symlink_to(target)
 
 
+@pytest.mark.slow
 def test_a_run_killed_once_it_took_up_a_revision_leaves_a_renamed_file_renamed(tmp_path):
     """It is no vanished file, whose rows would be too many to remove unasked."""
     for i in range(2):

@@ -53,6 +53,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_source_that_may_not_be_read_is_named_with_the_option(folder):
     write_parquet(folder / "data" / "a.parquet", reviews(0, 8))
     toml = write_toml(folder, "data/*")

@@ -114,6 +114,7 @@ def test_a_training_killed_at_ten_random_moments_ends_as_an_undisturbed_one(tmp_
         assert_alike(killed_and_resumed(folder, file, [(moment, chance.randint(1, most))]), undisturbed)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_load_is_passed_over_for_the_one_before(tmp_path, file, undisturbed, monkeypatch):
     monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path / "home"))
     with pytest.raises(Exception):  # noqa: B017

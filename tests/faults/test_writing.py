@@ -100,6 +100,7 @@ def test_each_row_has_what_generate_writes_behind_its_prompt_alone_and_a_second_
     assert problems_of(pipeline) == []
 
 
+@pytest.mark.slow
 def test_of_a_changed_file_only_the_changed_row_is_written_again(folder):
     pipeline = writer(folder)
     before = table_of(pipeline)
@@ -117,6 +118,7 @@ def test_of_a_changed_file_only_the_changed_row_is_written_again(folder):
     assert_same_tables(pipeline, fresh)
 
 
+@pytest.mark.slow
 def test_a_row_without_a_prompt_is_in_quarantine_alone_and_computed_once_it_has_one(folder):
     pipeline = writer(folder, "bare", prompt="{text}")
     run(pipeline)
@@ -142,6 +144,7 @@ def test_tokens_that_were_counted_under_another_prompt_are_not_taken_for_this_on
     assert tokens[1] != counted
 
 
+@pytest.mark.slow
 def test_another_prompt_is_another_version_and_both_are_shown_side_by_side(folder):
     pipeline = writer(folder)
     other = writer(folder, prompt="the king, {text}")

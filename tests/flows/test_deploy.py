@@ -70,6 +70,7 @@ def test_what_is_deployed_says_what_it_does_and_when_and_what_it_brings_is_named
     assert (whens["reviews-infer"], whens["reviews-ingest"]) == ("After tokenize", "Every hour at :00")
 
 
+@pytest.mark.slow
 def test_a_chain_is_started_once_however_often_it_is_asked_for_before_it_ends(deployed: Deployed, tmp_path):
     deployed.client.update_work_pool("tidemill", WorkPoolUpdate(is_paused=True))  # Nobody takes it.
     try:
@@ -87,6 +88,7 @@ def test_a_chain_is_started_once_however_often_it_is_asked_for_before_it_ends(de
         deployed.client.update_work_pool("tidemill", WorkPoolUpdate(is_paused=False))
 
 
+@pytest.mark.slow
 def test_a_new_cron_concerns_one_deployment(deployed: Deployed, tmp_path):
     for cron, expected in (("0 2 * * *", "created"), ("0 3 * * *", "updated"), (None, "updated")):
         changes = deployed.deploy(pipeline_of(tmp_path, schedule={"cron": cron}))

@@ -110,6 +110,7 @@ def test_a_servers_pages_are_shown_in_no_other_sites_frame(server):
         assert asked(url, path).headers["content-security-policy"] == "frame-ancestors 'none'"
 
 
+@pytest.mark.slow
 def test_the_server_of_one_run_is_guarded_as_well():
     with temporary_server() as server:
         own = {"Authorization": authorization(server.password)}

@@ -145,6 +145,7 @@ class ColumnReadsFail(Faults):
         return "503"
 
 
+@pytest.mark.slow
 def test_a_read_that_meets_a_hub_error_beyond_the_readers_own_retries_is_retried(prefect_server, hub, tmp_path):
     rows = reviews(0, 60)
     body = write_parquet(tmp_path / "one.parquet", rows).read_bytes()
@@ -159,6 +160,7 @@ def test_a_read_that_meets_a_hub_error_beyond_the_readers_own_retries_is_retried
     assert (result.state, result.num_retries, len(table_of(pipeline))) == ("done", 1, rows.num_rows)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_cut_short_is_tried_once_and_fails_alone(prefect_server, tmp_path):
     (tmp_path / "data").mkdir()
     for i in (0, 2):

@@ -232,6 +232,7 @@ def test_a_snapshot_of_a_private_model_arrives_whole(hub: HubServer, tmp_path: P
     assert not [request for request in hub.log if request.method == "HEAD" and "/cdn/" in request.path]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not MODEL.exists(), reason="data/models/tiny-sentiment is not here")
 def test_transformers_loads_a_model_by_its_name(hub: HubServer, tmp_path: Path) -> None:
     sha = hub.add_model("org/tiny-sentiment").commit(files_in(MODEL))

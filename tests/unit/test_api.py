@@ -94,6 +94,7 @@ def test_no_module_takes_the_place_of_a_public_name_whatever_is_imported_before(
             assert callable(getattr(tidemill, name))
 
 
+@pytest.mark.slow
 def test_a_function_stays_one_after_it_was_called_in_a_fresh_interpreter(folder):
     script = (
         "import itertools, tidemill\n"
@@ -155,6 +156,7 @@ def test_sql_refuses_what_would_write_and_what_is_no_sql(folder):
         assert refused.value.exit_code == 2
 
 
+@pytest.mark.slow
 def test_a_result_stays_when_the_lake_is_gone_and_has_each_form(folder):
     tidemill.run("reviews.toml")
     source = f"sqlite:{folder}/home/lake.sqlite"
@@ -237,6 +239,7 @@ def test_the_version_is_the_packages():
     assert tidemill.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_pythons_own_making_runs(tmp_path):
     write_parquet(tmp_path / "data" / "a.parquet", reviews(0, 3))
     assert tidemill.run(make_pipeline(tmp_path / "lake", f"{tmp_path}/data/*.parquet")).num_rows == 3

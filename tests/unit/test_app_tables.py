@@ -73,6 +73,7 @@ def versions_offered(page: OpenedPage) -> tuple[str, dict[str, str], str, str]:
     return note, {name: shown for shown, name in first.choices}, first.value, second.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "results"),
     [
@@ -176,6 +177,7 @@ def test_a_row_is_marked_with_the_label_that_stands_on_the_key(page):
     assert marks_of(pipeline) == {}
 
 
+@pytest.mark.slow
 def test_the_row_that_is_seen_is_marked_where_another_one_is_opened_meanwhile(page):
     pipeline = page.source.pipeline
     first, next_one = (name_of_row(pipeline, row_id) for row_id in ("a", "b"))

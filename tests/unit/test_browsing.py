@@ -187,6 +187,7 @@ def test_rows_that_disagree_with_the_truth_come_with_the_surest_first(table):
         pick_rows(table.cursor, table.table, Picking(5, by="part"))
 
 
+@pytest.mark.slow
 def test_marked_rows_are_not_picked_again_and_a_page_shows_their_marks(tmp_path: Path):
     spec = lake_at(tmp_path)
     [shard] = commit_rows(spec, pa.table({"id": ["a", "b", "c"]}), [3])

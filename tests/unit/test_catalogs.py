@@ -177,6 +177,7 @@ def test_an_emptied_catalog_beside_data_is_refused_and_not_begun_anew(spec, how,
     assert not catalog_exists(elsewhere)
 
 
+@pytest.mark.slow
 def test_a_new_lake_may_keep_its_data_beside_anothers(spec, tmp_path, request):
     new = [f"sqlite:{tmp_path}/new.sqlite"]
     if spec.catalog.startswith("postgres:"):

@@ -84,6 +84,7 @@ def test_a_value_that_changed_is_found_whatever_its_type(spec, change):
     assert len(found.wrong_shards[VERSION]) == 1
 
 
+@pytest.mark.slow
 def test_values_that_were_exchanged_or_doubled_are_found(spec):
     exchange = f"UPDATE {TABLE} SET name = CASE name WHEN 'a' THEN 'b' WHEN 'b' THEN 'a' ELSE name END"
     write(spec, exchange)

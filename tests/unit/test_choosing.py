@@ -94,6 +94,7 @@ def test_a_first_run_opens_what_products_say_and_a_contest_finds_better_for_it_a
     assert later.facts()["auto"]["tokens_per_second"]["openvino float32"] == pytest.approx(12_000, rel=0.01)
 
 
+@pytest.mark.slow
 def test_an_engine_that_did_not_take_the_model_is_asked_again_since_other_weights_may_convert(folder):
     first = choice(folder, Opened({OV32: GONE, T32: 7_000, OV16: GONE, T16: 9_000}))
     assert settled(first, first.open()).candidate == T16
@@ -112,6 +113,7 @@ def test_an_engine_that_did_not_take_the_model_is_asked_again_since_other_weight
     assert other.is_open
 
 
+@pytest.mark.slow
 def test_where_the_winner_cannot_be_opened_any_more_the_question_is_open_again(folder, caplog):
     first = choice(folder, Opened({OV32: 1_000, T32: 7_000, OV16: 700, T16: 900}))
     settled(first, first.open())
@@ -294,6 +296,7 @@ def test_small_work_is_tried_in_nothing_until_it_has_taken_long(bert, token_ids,
     assert len(tried.predict(prepared_rows(token_ids)).notes) == 1
 
 
+@pytest.mark.slow
 def test_a_model_that_fails_at_the_rows_of_the_contest_fails_at_those_rows_alone(bert, token_ids, monkeypatch, caplog):
     monkeypatch.setattr(runner, "WORTH_A_CONTEST_TOKENS", 1)
     tried = load(bert, dtype="float32", token_budget=256)
@@ -334,6 +337,7 @@ def wins(choice, monkeypatch, engine):
     monkeypatch.setattr(choice, "settle", lambda seat, *_, **__: setattr(seat, "engine", engine))
 
 
+@pytest.mark.slow
 def test_whoever_wins_a_contest_finds_a_token_budget_of_its_own(bert, token_ids, monkeypatch):
     calibrated: list[str] = []
     monkeypatch.setattr(runner, "WORTH_CALIBRATING", {"cpu": 0})

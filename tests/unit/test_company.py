@@ -131,6 +131,7 @@ def test_a_model_that_computing_changes_is_not_converted(tmp_path):
         runner_of(tmp_path, engine="openvino")
 
 
+@pytest.mark.slow
 def test_converted_a_model_computes_rows_of_equal_length_too(tmp_path):
     tiny("fnet").save_pretrained(tmp_path)
     runner = runner_of(tmp_path, engine="openvino")

@@ -204,6 +204,7 @@ def raises(*_, **__):
     raise RuntimeError("Exception from src/inference/request.cpp:246:\nCheck failed\n-- No kernel for Mystery\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "name"), [(openvino_engine.OpenVinoEngine, "_compile"), (openvino_engine._Started, "result")]
 )
@@ -220,6 +221,7 @@ def test_whatever_goes_wrong_when_it_is_compiled_or_first_computes_torch_takes_o
         load(folder, engine="openvino")
 
 
+@pytest.mark.slow
 def test_a_shape_whose_own_graph_does_not_compile_costs_no_row(folder, token_ids, by_torch, monkeypatch):
     monkeypatch.setattr(openvino_engine, "OFTEN", 2)
     runner = load(folder, engine="openvino")
@@ -240,6 +242,7 @@ def test_who_asked_for_openvino_is_refused_what_it_cannot_convert(folder, token_
         load(folder, calibration=lambda: prepared_rows(token_ids), **asked)
 
 
+@pytest.mark.slow
 def test_a_conversion_that_answers_otherwise_is_not_used(folder, monkeypatch):
     convert_model = ov.convert_model
 

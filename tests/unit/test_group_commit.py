@@ -72,6 +72,7 @@ def broken() -> tuple[pa.Table, pa.Table]:
     raise InvariantBroken("not the rows of this shard")
 
 
+@pytest.mark.slow
 @on_both_catalogs
 def test_shards_that_wait_at_one_time_share_a_transaction_and_each_learns_what_became_of_it(bench):
     outcomes = [future.result() for future in bench.commit_at_once([[item] for item in bench.items])]
@@ -82,6 +83,7 @@ def test_shards_that_wait_at_one_time_share_a_transaction_and_each_learns_what_b
     assert bench.verified() == (NUM_SHARDS * SIZE, NUM_SHARDS)
 
 
+@pytest.mark.slow
 def test_a_shard_that_finds_nobody_at_work_is_committed_alone(bench):
     for item in bench.items:
         assert bench.queue.commit([item]).num_committed == 1
@@ -102,6 +104,7 @@ def test_a_shard_that_cannot_be_committed_fails_alone_among_those_that_wait(benc
     assert bench.queue.commit([bench.items[2]]).num_committed == 1
 
 
+@pytest.mark.slow
 def test_a_lake_that_stays_locked_is_told_to_each_and_each_may_be_tried_again(tmp_path):
     with Lake(lake_at(tmp_path).model_copy(update={"lock_timeout_seconds": 0.2})) as lake:
         bench = Bench(lake)

@@ -121,6 +121,7 @@ def test_a_text_that_ducklake_does_not_write_means_nothing(text):
         literal(text, "STRUCT(name VARCHAR)")
 
 
+@pytest.mark.slow
 def test_new_rows_of_any_number_stay_out_of_the_catalog(tmp_path):
     """Also those of tables that are renamed or made beside, for the limit is the lake's own."""
     spec = lake_at(tmp_path)

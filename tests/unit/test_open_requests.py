@@ -106,6 +106,7 @@ def test_what_is_done_or_withdrawn_between_pages_hides_no_other_request_and_show
     assert left == [shard.shard_id for shard in wanted[5:] if shard not in (wanted[6], wanted[8])]
 
 
+@pytest.mark.slow
 def test_requests_are_narrowed_to_a_backfill_to_shards_and_to_files(lake):
     wanted = shards()
     adopted(lake, wanted)
@@ -121,6 +122,7 @@ def test_requests_are_narrowed_to_a_backfill_to_shards_and_to_files(lake):
     assert [request.shard for request in of_files] == [*wanted[3:6], *wanted[9:12]]
 
 
+@pytest.mark.slow
 def test_what_is_pending_at_the_last_stage_is_told_apart_by_whether_it_replaces_what_readers_see(lake):
     former = [shard for shard in shards() if shard.file.path != "part-3"]
     commit(lake, adopted(lake, former), former)

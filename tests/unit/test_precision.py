@@ -80,6 +80,7 @@ def test_weights_of_a_head_are_the_checkpoints_own_in_16_bits_too(folder, monkey
     assert {parameter.dtype for parameter in model.bert.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 def test_openvino_computes_a_head_beside_the_rest_in_float32(folder, token_ids, exact):
     runner = load(folder, engine="openvino", dtype="bfloat16")
 

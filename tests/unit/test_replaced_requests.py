@@ -93,6 +93,7 @@ def bench(tmp_path: Any) -> Iterator[Bench]:
         yield Bench(lake)
 
 
+@pytest.mark.slow
 def test_who_listed_a_whole_shard_does_not_compute_it_where_only_its_quarantine_is_asked_for_now(bench):
     listed = bench.listed()
     bench.commit(listed, bad=[5])

@@ -138,11 +138,13 @@ class TestOnPostgres:
         assert are_answered(lake, TABLE.name, ids("a"), hashes).tolist() == [True, False]
 
 
+@pytest.mark.slow
 def test_only_the_shards_that_are_named_are_asked(lake):
     assert found(ask(lake, ids("b"), ["one", "three"])) == [None, "LABEL three"]
     assert not ask(lake, [], ["one"]).is_known.any()
 
 
+@pytest.mark.slow
 def test_a_shard_whose_rows_are_not_those_committed_gives_no_answer(lake):
     [shard_id] = ids("a")
     lake.write(
@@ -154,6 +156,7 @@ def test_a_shard_whose_rows_are_not_those_committed_gives_no_answer(lake):
     assert shard_id in verify_pipeline(lake, "values").wrong_shards[TABLE.version]
 
 
+@pytest.mark.slow
 def test_a_hash_that_was_exchanged_is_noticed_as_any_value_is(lake):
     swapped = (
         f"UPDATE {TABLE.name} t SET {TEXT_HASH} = (SELECT any_value({TEXT_HASH}) FROM {TABLE.name} o "
@@ -187,6 +190,7 @@ class TestInAPlaceThatIsRefused:
         assert not are_answered(lake, TABLE.name, ids("a", "b"), text_hashes(pa.array(["one"])).storage).any()
 
 
+@pytest.mark.slow
 def test_rows_without_hashes_have_none_to_give(lake):
     def migrate(cursor: Cursor) -> None:
         cursor.execute(f"UPDATE {TABLE.name} SET {TEXT_HASH} = NULL")
@@ -269,6 +273,7 @@ def test_no_more_siblings_are_asked_than_are_soon_read_and_those_that_left_first
     assert former.near(shard_of("night/0999", ["x"])) == []
 
 
+@pytest.mark.slow
 def test_of_a_large_file_the_nearest_shards_are_asked():
     shards = {"a": [FormerShard(str(i), i * 900_000, 900_000) for i in range(9)]}
     near = Former(shards).near(Shard(SourceFile("a", "a", 9, "new"), Slice(2_700_000, 9, 0, 0, "new", 9)))

@@ -25,6 +25,7 @@ def file_of(lines: list[str], format_name: str) -> str:
             return "".join(f"{line}\n" for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format_name", ["csv", "jsonl", "txt"])
 @given(
     st.lists(st.text(st.sampled_from("ab éÄß,"), max_size=12), min_size=1, max_size=20),

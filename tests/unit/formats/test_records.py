@@ -51,6 +51,7 @@ def test_slices_lie_end_to_end_and_hold_every_record_once(format_name, lines, sh
     assert all(cut.text_bytes >= shard_bytes for cut in slices[:-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format_name", FORMATS)
 @given(LINES, LINES, st.integers(1, 60))
 def test_an_append_leaves_complete_slices_as_they_are(format_name, lines, more, shard_bytes):

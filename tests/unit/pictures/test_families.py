@@ -255,6 +255,7 @@ def test_a_table_of_nulls_alone_makes_a_page(tmp_path: Path, task: str, results:
         assert "There is nothing of this kind." in page(make_report(pipeline, texts=texts))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "absent", "told"),
     [("pca", "sklearn", 'pip install "tidemill[report]"'), ("umap", "umap", 'pip install "tidemill[umap]"')],

@@ -41,6 +41,7 @@ def test_the_sql_of_every_figure_gives_the_same_rows_to_a_user(rated):
             assert tuple(cursor.execute(statement).fetchall()) == picture.rows, picture.figure.id
 
 
+@pytest.mark.slow
 def test_labels_are_counted_as_sql_counts_them(rated):
     facts = make_report(rated).to_json()
 
@@ -63,6 +64,7 @@ def test_rows_that_differ_from_the_truth_can_be_found_by_their_key(rated):
     ]
 
 
+@pytest.mark.slow
 def test_slices_with_the_least_agreement_come_first(rated):
     assert [(row["_slice"], row["agreement"]) for row in rows_of(make_report(rated), "truth-by-kind")] == [
         ("b", 0.5),
@@ -184,6 +186,7 @@ def test_times_are_put_in_buckets_of_the_schedules_time_zone(tmp_path):
     assert shown(report, "label-by-at").figure.axes.x_title == "at by hour (Europe/Berlin)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dates", "buckets"),
     [

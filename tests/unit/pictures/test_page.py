@@ -105,6 +105,7 @@ def test_a_page_names_no_other_place(seen: Seen):
     assert "http" not in seen.script("figures")
 
 
+@pytest.mark.slow
 def test_a_page_that_holds_texts_says_so_and_no_other_does(report: Report, seen: Seen):
     without = make_report(report.subject.pipeline)
 

@@ -82,6 +82,7 @@ def test_a_version_that_is_not_there_is_told(labelled):
         make_report(labelled, against="ffff")
 
 
+@pytest.mark.slow
 def test_a_column_in_which_no_row_differs_has_no_pictures(labelled):
     report = make_report(labelled, against="promoted")
 

@@ -50,6 +50,7 @@ def test_a_commit_that_was_made_or_not_and_has_no_answer_is_there_once(hub, pipe
     assert_whole(hub, pipeline, f"org/unclear-{kind}")
 
 
+@pytest.mark.slow
 def test_large_files_go_in_parts_where_the_hub_says_so(hub, pipeline, monkeypatch):
     monkeypatch.setattr(hub.uploads, "part_bytes", 1000)
     hub.faults = Faults(rate=0.2, seed=5, kinds=["503", "reset"], only=lambda request: request.method == "PUT")
@@ -98,6 +99,7 @@ def test_somebody_elses_commit_in_the_middle_is_not_written_over(hub, pipeline):
     assert len(rows_there(hub, "org/together")) == 2 * 4 * ROWS
 
 
+@pytest.mark.slow
 def test_a_rate_limit_is_announced_whoever_has_switched_off_loggers(hub, pipeline, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("huggingface_hub.utils._http"), "disabled", True)
     hub.faults = Faults(script=[Failure("/preupload/", "429", 1, "POST")], retry_after=61)

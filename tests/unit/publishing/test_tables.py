@@ -86,6 +86,7 @@ def test_a_public_repository_takes_a_table_only_where_that_is_said(hub, pipeline
     assert publish(pipeline, "org/open", public=True).state == "published"
 
 
+@pytest.mark.slow
 def test_the_card_says_where_the_rows_come_from_and_nothing_of_this_machine(hub, pipeline, tmp_path):
     publish(pipeline, "org/card")
 
