@@ -125,7 +125,7 @@ def test_a_name_that_is_rebound_to_this_machine_is_not_the_server(browser, serve
     assert not {flow.name for flow in client.read_flows()} & {"json", "form", "unseen", "password"}
 
 
-@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("name", ["127.0.0.1", pytest.param("localhost", marks=pytest.mark.slow)])
 def test_the_servers_own_page_asks_for_the_password_and_works_with_it(browser, server, name):
     url, password = server
     browser.open(url.replace("127.0.0.1", name))

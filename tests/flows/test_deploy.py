@@ -99,6 +99,7 @@ def test_a_new_cron_concerns_one_deployment(deployed: Deployed, tmp_path):
         assert [vars(one.schedule)["cron"] for one in schedules] == ([cron] if cron else [])
 
 
+@pytest.mark.slow
 def test_a_schedule_that_an_operator_paused_stays_paused(deployed: Deployed, tmp_path):
     deployed.deploy(pipeline_of(tmp_path, schedule={"cron": "0 2 * * *"}))
     deployment = deployed.client.read_deployment_by_name("tidemill-run/reviews-chain")
@@ -186,6 +187,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(client, tmp_path
     assert client.read_deployments() == []
 
 
+@pytest.mark.slow
 def test_two_pipelines_of_one_name_are_refused(deployed: Deployed, tmp_path):
     mine = pipeline_of(tmp_path)
     with pytest.raises(ConfigError, match="Several of these pipeline files have name = 'reviews'"):

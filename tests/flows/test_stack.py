@@ -72,6 +72,7 @@ def test_a_stack_that_was_down_across_due_times_catches_up_and_computes_nothing_
     assert tidemill("down", home=home).stdout == "Nothing is up.\n"
 
 
+@pytest.mark.slow
 def test_what_a_killed_supervisor_leaves_is_ended_and_a_killed_worker_is_started_again(home):
     started = stack.start(home, port=free_port(), pools=["tidemill"], flow_runs=1)
 
