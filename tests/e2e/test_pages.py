@@ -80,7 +80,7 @@ tidemill() {
 }
 deploy() {
     for try in 1 2 3 4; do
-        command tidemill "$@" && return || test $? = 1  # The server was busy: the same command goes on.
+        command tidemill "$@" && return  # The server may be busy: the same command goes on.
     done
     command tidemill "$@"
 }
