@@ -18,7 +18,7 @@ from tidemill.config import Pipeline
 from tidemill.errors import LakeError
 from tidemill.lake.ducklake.catalog import catalog_exists
 
-NUM_FILES = 3
+NUM_FILES = 5
 
 
 def num_done(pipeline: Pipeline) -> int:
@@ -73,7 +73,7 @@ def test_a_backup_made_while_a_run_writes_is_whole_and_goes_on_elsewhere(kind, t
     pipeline = make_pipeline(tmp_path / "one", f"{tmp_path}/data/*", lake=lake)
     (tmp_path / "backup").mkdir()
     running = Process(run_in_process, pipeline, tmp_path / "home")
-    wait_until(lambda: num_done(pipeline) >= 1)
+    wait_until(lambda: num_done(pipeline) >= 2)
     back_up(pipeline, tmp_path / "backup")
     running.result()
 
