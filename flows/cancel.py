@@ -8,14 +8,17 @@ import socket
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tidemill.config import Pipeline
-from tidemill.flows.client import BUSY_SECONDS, CONFIGURED, check_configured, reaching, server_url
+from tidemill.flows.client import configured_server, server_url
 from tidemill.flows.names import TAG, pipeline_tag
 from tidemill.lake import Lake, catalog_exists
 from tidemill.lake.ducklake.claims import is_alive, open_claims
 from tidemill.lake.runs import running_on
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 
 def cancel_pipeline(pipeline: Pipeline, backfill_id: str | None = None) -> dict[str, Any]:
@@ -23,6 +26,7 @@ def cancel_pipeline(pipeline: Pipeline, backfill_id: str | None = None) -> dict[
 
     Raises:
         ConfigError: a server is configured and cannot be asked; what runs in this machine's processes was.
+        RunFailed: the server stopped answering meanwhile.
     """
     backfills, runs = [], []
     if catalog_exists(pipeline.lake):
@@ -31,10 +35,9 @@ def cancel_pipeline(pipeline: Pipeline, backfill_id: str | None = None) -> dict[
         with Lake(pipeline.lake) as lake:
             backfills = cancel_backfills(lake, pipeline.name, backfill_id)
             runs = _signal_runs(lake, pipeline, backfill_id)
-    if url := server_url():
-        with reaching(url, seconds=BUSY_SECONDS):
-            check_configured(url, way_out=CONFIGURED)
-            runs = [*_cancel_flow_runs(pipeline, backfill_id), *runs]
+    if server_url():
+        with configured_server() as client:
+            runs = [*_cancel_flow_runs(client, pipeline, backfill_id), *runs]
     return {"pipeline": pipeline.name, "backfills": backfills, "runs": runs}
 
 
@@ -58,9 +61,8 @@ def _has_worker(pid: int) -> bool:
         return False
 
 
-def _cancel_flow_runs(pipeline: Pipeline, backfill_id: str | None) -> list[dict[str, str]]:
+def _cancel_flow_runs(client: SyncPrefectClient, pipeline: Pipeline, backfill_id: str | None) -> list[dict[str, str]]:
     """What runs, is about to, or was due; what a schedule will bring is left to come."""
-    from prefect import get_client
     from prefect.client.schemas.filters import FlowRunFilter
     from prefect.states import Cancelling
 
@@ -72,9 +74,8 @@ def _cancel_flow_runs(pipeline: Pipeline, backfill_id: str | None) -> list[dict[
         }
     )
     found = []
-    with get_client(sync_client=True) as client:
-        for flow_run in client.read_flow_runs(flow_run_filter=wanted):
-            if backfill_id in (None, flow_run.parameters.get("backfill_id")) and flow_run.deployment_id is not None:
-                client.set_flow_run_state(flow_run.id, Cancelling(message="tidemill cancel"))
-                found.append({"name": flow_run.name, "how": "flow run"})
+    for flow_run in client.read_flow_runs(flow_run_filter=wanted):
+        if backfill_id in (None, flow_run.parameters.get("backfill_id")) and flow_run.deployment_id is not None:
+            client.set_flow_run_state(flow_run.id, Cancelling(message="tidemill cancel"))
+            found.append({"name": flow_run.name, "how": "flow run"})
     return found

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_API_URL, temporary_settings
 
 from tests.commands import TIDEMILL, answer, environment, heed_ctrl_c, held_after, write_toml
 from tests.pipelines import reviews, write_parquet
@@ -21,7 +22,7 @@ from tests.processes import PATIENCE_SECONDS, wait_until
 from tidemill import retry
 from tidemill.errors import ConfigError
 from tidemill.flows import client, local
-from tidemill.flows.client import check_configured, check_server, reaching
+from tidemill.flows.client import check_configured, check_server, configured_server, reaching
 from tidemill.flows.local import CONFIGURED
 from tidemill.flows.server import temporary_server
 
@@ -110,6 +111,13 @@ def test_a_server_that_is_waited_for_is_named_with_the_bound(monkeypatch, caplog
         assert f"waiting for the Prefect server at {url}, {LONG:.0f} s at most" in caplog.text
 
 
+def test_commands_that_cannot_go_on_without_an_answer_give_each_request_the_longer_time(monkeypatch):
+    monkeypatch.setattr(client, "BUSY_SECONDS", LONG)
+    monkeypatch.setattr(client, "check_configured", lambda url, **_: None)
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}), configured_server():
+        assert PREFECT_API_REQUEST_TIMEOUT.value() == LONG
+
+
 def start_run(folder: Path, go: Path, url: str, password: str) -> subprocess.Popen[str]:
     """A run that commits file by file, at a server; it has committed some when this returns, and waits for `go`."""
     for i in range(NUM_FILES):
@@ -139,7 +147,7 @@ def servers_process() -> int:
 @pytest.mark.parametrize(
     ("sent", "interrupted"),
     [
-        pytest.param(signal.SIGKILL, False, id="killed", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, False, id="killed"),
         pytest.param(signal.SIGKILL, True, id="killed, then Ctrl-C", marks=pytest.mark.soak),
         pytest.param(signal.SIGSTOP, False, id="held still", marks=pytest.mark.soak),
         pytest.param(signal.SIGSTOP, True, id="held still, then Ctrl-C", marks=pytest.mark.soak),
