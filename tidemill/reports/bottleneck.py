@@ -10,7 +10,6 @@ import math
 import os
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from tidemill.config import Inference, Pipeline
 from tidemill.encoding import windowing as windows
 from tidemill.encoding.batching import plan_batches
 from tidemill.encoding.items import Items
-from tidemill.engines import Answer
+from tidemill.engines.feeding import outputs_of_each
 from tidemill.errors import InputError
 from tidemill.inference.opening import load_preparer, load_runner
 from tidemill.inference.rounds import Keep, predict_in_rounds
@@ -150,13 +149,9 @@ def _bare_loop(runner: ModelRunner, rounds: Sequence[pa.Table], inference: Infer
     for prepared in rounds:
         items = Items.of(prepared, deduplicate=inference.deduplicate)
         budget = max(runner.token_budget, int(items.lengths.max(initial=1)))
-        started: deque[Answer] = deque()
-        for batch in plan_batches(items.lengths, token_budget=budget, company=runner.engine.company):
-            if len(started) >= runner.engine.depth:
-                started.popleft().result()
-            started.append(runner.engine.submit(items.collate(batch, pad_id=0)))
-        for answer in started:
-            answer.result()
+        planned = plan_batches(items.lengths, token_budget=budget, company=runner.engine.company)
+        for _ in outputs_of_each(runner.engine, (items.collate(batch, pad_id=0) for batch in planned)):
+            pass
 
 
 def _run_whole(pipeline: Pipeline, spec: VersionSpec, rows: pa.Table) -> dict[str, Any]:

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import gc
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from tidemill.encoding.items import IDS, MASK, Arrays
-from tidemill.engines import Answer, Engine
+from tidemill.engines import Engine
 from tidemill.engines.contest.candidates import Candidate, fastest
 from tidemill.engines.contest.finding import Finding
+from tidemill.engines.feeding import outputs_of_each
 from tidemill.engines.probing.memory import began_with_memory
 from tidemill.errors import first_line
 
@@ -135,21 +134,10 @@ class Contest:
         return sum(map(_num_tokens, batches)) / min(self._turn(engine, batches) for _ in range(MIN_TURNS))
 
     def _turn(self, engine: Engine, batches: Sequence[Batch]) -> float:
-        """Seconds for these batches, with as many on their way as the engine takes; none is left there if one fails."""
+        """Seconds for these batches."""
         started_at = self.clock()
-        on_their_way: deque[Answer] = deque()
-        try:
-            for inputs in batches:
-                if len(on_their_way) >= engine.depth:
-                    on_their_way.popleft().result()
-                on_their_way.append(engine.submit(inputs))
-            while on_their_way:
-                on_their_way.popleft().result()
-        except BaseException:
-            for answer in on_their_way:
-                with suppress(Exception):
-                    answer.result()
-            raise
+        for _ in outputs_of_each(engine, batches):
+            pass
         return self.clock() - started_at
 
 
