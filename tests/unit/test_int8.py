@@ -209,10 +209,28 @@ def test_drift_is_measured_until_a_whole_sample_was(load, token_ids, monkeypatch
     assert measured == [4, 8, 12, 12, 12]
 
 
+def test_what_was_computed_to_measure_drift_is_not_computed_again(load, token_ids, monkeypatch):
+    runner = load(deduplicate=False)
+    monkeypatch.setattr(drift, "SAMPLE_ROWS", 20)
+    seen, submit = [], runner.engine.submit
+
+    def counted(inputs, **options):
+        seen.append(len(inputs["input_ids"]))
+        return submit(inputs, **options)
+
+    monkeypatch.setattr(runner.engine, "submit", counted)
+
+    predictions = runner.predict(prepared_rows(token_ids))
+
+    assert sum(seen) == predictions.stats.num_distinct == len(token_ids)
+    assert predictions.reason.null_count == len(token_ids)
+    assert predictions.stats.num_tokens == len(token_ids.flatten())
+
+
 class Told:
     """An engine that answers a row by its first token, with NaN where that is 9."""
 
-    company = ANY_LENGTHS
+    company, depth = ANY_LENGTHS, 2
 
     def __init__(self, off, reference=None):
         self.off, self.reference = off, reference
@@ -231,7 +249,9 @@ def test_a_row_without_finite_scores_tells_nothing_of_the_drift(rows, num_rows):
     # A regression's scores are the outputs themselves.
     task = TextClassification(transformers.BertConfig(num_labels=2, problem_type="regression"))
 
-    measured = drift.measure_drift(engine, items, np.arange(len(rows)), task=task, pad_id=0, bound=0.5)
+    measured = drift.measure_drift(
+        engine, items, np.arange(len(rows)), task=task, collate=lambda batch: items.collate(batch, pad_id=0), bound=0.5
+    )
 
     assert not isinstance(measured, drift.TextDrift)
     assert (measured and (measured.num_rows, measured.drift_p99)) == (num_rows and (num_rows, 0.25))

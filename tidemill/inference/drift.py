@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from tidemill.encoding.batching import Indices, plan_batches
-from tidemill.encoding.items import Items, are_finite
+from tidemill.encoding.items import Arrays, Items, Outputs, are_finite
 from tidemill.engines import Engine, never
+from tidemill.engines.feeding import outputs_of_each
 from tidemill.errors import LimitExceeded
 from tidemill.models.tasks import ModelTask
 
@@ -19,6 +20,8 @@ SAMPLE_ROWS = 256
 SAMPLE_TEXTS = 64
 """Of a model that writes: each of its rows takes as long as hundreds of others."""
 BATCH_TOKENS = 2_048
+TURN_BATCHES = 16
+"""So many are computed in either type before the other has its turn: noise of the machine hits both."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Drift:
     same_label: float
     drift_p99: float
     times_float32: float
-    """As fast as float32 int8 computed these rows, one batch after the other."""
+    """As fast as float32 int8 computed these rows."""
 
     def notes(self) -> list[str]:
         return _notes(self)
@@ -106,15 +109,17 @@ def measure_drift(
     among: Indices,
     *,
     task: ModelTask,
-    pad_id: int,
+    collate: Callable[[Indices], Arrays],
     bound: float,
     before: Measured | None = None,
+    keep: Callable[[Indices, Outputs], object] = lambda _, __: None,
     should_stop: Callable[[], bool] = never,
 ) -> Measured | None:
     """Compute a sample of items `among` these, evenly over their lengths, in the engine and in its reference.
 
     None without any. What was measured `before` is added to; once that is a whole sample, it is enough. Items without
-    finite outputs in either tell nothing: they are computed in float32 later.
+    finite outputs in either tell nothing: they are computed in float32 later. `collate` makes a batch of items, and
+    `keep` is given what the engine answered for each, once that is found to be within the bound.
 
     Raises:
         LimitExceeded: answers drift by more than `bound`.
@@ -127,20 +132,23 @@ def measure_drift(
     sample = _evenly(among[np.argsort(items.lengths[among], kind="stable")], most)
     if not len(sample):
         return before
-    ours, theirs, our_seconds, their_seconds = [], [], 0.0, 0.0
     costs = items.lengths[sample] + task.num_written
     budget = max(BATCH_TOKENS, int(costs.max()))
-    for batch in plan_batches(costs, token_budget=budget, company=engine.company):
-        inputs = items.collate(sample[batch], pad_id=pad_id)
-        lengths = items.lengths[sample[batch]]
-        started = time.perf_counter()
-        our_outputs = engine.submit(inputs, should_stop=should_stop).result()
-        between = time.perf_counter()
-        their_outputs = engine.reference.submit(inputs, should_stop=should_stop).result()
-        our_seconds, their_seconds = our_seconds + between - started, their_seconds + time.perf_counter() - between
-        finite_B = are_finite(our_outputs, lengths) & are_finite(their_outputs, lengths)
-        ours.append(task.answers(our_outputs[finite_B], lengths[finite_B]))
-        theirs.append(task.answers(their_outputs[finite_B], lengths[finite_B]))
+    batches = [sample[batch] for batch in plan_batches(costs, token_budget=budget, company=engine.company)]
+    inputs = [collate(batch) for batch in batches]
+    our_outputs: list[Outputs] = []
+    their_outputs: list[Outputs] = []
+    our_seconds, their_seconds = 0.0, 0.0
+    for start in range(0, len(inputs), TURN_BATCHES):
+        turn = inputs[start : start + TURN_BATCHES]
+        our_seconds += _compute(engine, turn, our_outputs, should_stop)
+        their_seconds += _compute(engine.reference, turn, their_outputs, should_stop)
+    ours, theirs = [], []
+    for batch, our_output, their_output in zip(batches, our_outputs, their_outputs, strict=True):
+        lengths = items.lengths[batch]
+        finite_B = are_finite(our_output, lengths) & are_finite(their_output, lengths)
+        ours.append(task.answers(our_output[finite_B], lengths[finite_B]))
+        theirs.append(task.answers(their_output[finite_B], lengths[finite_B]))
     our_answers, their_answers = pa.concat_arrays(ours), pa.concat_arrays(theirs)
     if not len(our_answers):
         return before
@@ -149,7 +157,18 @@ def measure_drift(
         drift = drift.joined(before)  # type: ignore[arg-type]
     if why := drift.beyond(bound):
         raise LimitExceeded(why)
+    for batch, our_output in zip(batches, our_outputs, strict=True):
+        keep(batch, our_output)
     return drift
+
+
+def _compute(
+    engine: Engine, inputs: Sequence[Arrays], outputs: list[Outputs], should_stop: Callable[[], bool]
+) -> float:
+    """Append what the engine answers to `outputs`; returns how many seconds it took."""
+    started_at = time.perf_counter()
+    outputs += outputs_of_each(engine, inputs, should_stop=should_stop)
+    return time.perf_counter() - started_at
 
 
 def _evenly(rows: Indices, most: int) -> Indices:

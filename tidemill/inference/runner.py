@@ -288,11 +288,12 @@ class ModelRunner:
             self._measured_drift = measure_drift(
                 self.engine,
                 work.items,
-                work.without_reason(),
+                work.left(),
                 task=self._task,
-                pad_id=self._pad_id,
+                collate=lambda batch: self._inputs(work, batch, self.engine),
                 bound=self._inference.max_drift,
                 before=before,
+                keep=lambda batch, outputs: self._record(work, batch, outputs),
                 should_stop=should_stop,
             )
             if before is None and self._measured_drift is not None:
@@ -312,7 +313,7 @@ class ModelRunner:
 
     def _settle_choice(self, choice: Choice, work: Work, should_stop: Callable[[], bool]) -> None:
         before = self.engine.facts()
-        planned = self._plan(work, work.without_reason())
+        planned = self._plan(work, work.left())
         choice.settle(
             self,
             lambda engine, count: [self._inputs(work, batch, engine) for batch in evenly(planned, count)],
@@ -344,7 +345,7 @@ class ModelRunner:
             with self._lock:
                 started_at = time.perf_counter()
                 self._prepare(work, should_stop)
-                waiting = deque(self._plan(work, work.without_reason()))
+                waiting = deque(self._plan(work, work.left()))
                 waiting = self._start_all(work, waiting, started, should_stop)
                 work.resolved = self.resolved
             while started or waiting:

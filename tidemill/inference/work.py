@@ -154,13 +154,16 @@ class Work:
         """What goes into no batch with others."""
         return np.array(sorted(self.alone | self.unpadded), dtype=np.int64)
 
-    def without_reason(self) -> Indices:
-        fit = np.ones(len(self.items), dtype=bool)
-        fit[list(self.reasons)] = False
-        return np.flatnonzero(fit)
+    def left(self) -> Indices:
+        """What has neither an answer nor a reason for having none."""
+        is_left = np.ones(len(self.items), dtype=bool)
+        is_left[list(self.reasons)] = False
+        for batch in self.computed:
+            is_left[batch] = False
+        return np.flatnonzero(is_left)
 
     def num_tokens_left(self) -> int:
-        return int(self.items.lengths[self.without_reason()].sum())
+        return int(self.items.lengths[self.left()].sum())
 
     def begin(self, progress: StageProgress) -> None:
         self.progress, self.num_tokens = progress, self.num_tokens_left()
