@@ -125,6 +125,25 @@ def test_attention_spelled_out_is_the_same_attention(mask_type, scale):
     np.testing.assert_allclose(ours(tensors)[0], theirs(tensors)[0], atol=1e-5)
 
 
+def test_attention_in_bfloat16_is_nearly_the_same_attention():
+    draw = np.random.default_rng(0)
+    tensors: list[NDArray[Any]] = [draw.standard_normal((3, 2, 7, 4)).astype(np.float32) for _ in range(3)]
+    # As Transformers masks; rounded to bfloat16 it is minus infinity.
+    least = np.finfo(np.float32).min
+    mask = np.where(np.broadcast_to(np.arange(7) < 5, (3, 1, 7, 7)), 0, least).astype(np.float32)
+    mask[0] = least
+    model = attention(np.float32, None)
+
+    ours, theirs = (
+        ov.compile_model(each, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([*tensors, mask])[0]
+        for each in (with_attention_spelled_out(model, "bf16"), with_attention_spelled_out(model))
+    )
+
+    assert ours.dtype == np.float32
+    assert np.isfinite(ours).all()
+    np.testing.assert_allclose(ours[1:], theirs[1:], atol=0.03)
+
+
 def test_a_token_that_sees_none_makes_no_nan():
     tensors: list[NDArray[Any]] = [np.ones((1, 2, 7, 4), dtype=np.float32) for _ in range(3)]
     is_seen = np.ones((1, 1, 7, 7), dtype=bool)

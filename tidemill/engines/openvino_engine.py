@@ -31,7 +31,7 @@ from tidemill.encoding.items import IDS, MASK, TYPES, Arrays, Items, Outputs
 from tidemill.engines import Answer, Calibration, never
 from tidemill.engines.devices import device_name
 from tidemill.engines.int8.smoothing import NUM_TEXTS, smoothed
-from tidemill.engines.int8.weights import GROUP, quantizes_activations, with_int8_weights
+from tidemill.engines.int8.weights import quantizes_activations, with_int8_weights
 from tidemill.engines.openvino_attention import with_attention_spelled_out
 from tidemill.engines.precision.graphs import without_head
 from tidemill.engines.precision.heads import head_names
@@ -45,6 +45,7 @@ from tidemill.engines.probing.conversion import (
 )
 from tidemill.engines.probing.state import State
 from tidemill.engines.probing.truth import Truth, outputs_of
+from tidemill.engines.rates import product_rates
 from tidemill.errors import first_line
 from tidemill.fingerprints import fingerprint
 from tidemill.machine import num_cpus
@@ -65,8 +66,18 @@ ACTIVATION_BYTES = 32 * 2**20
 
 logger = logging.getLogger("tidemill")
 
-# What int8 leaves out, attention above all, stays in float32: OpenVINO quantizes no other activations while it runs.
+# OpenVINO quantizes activations while it runs only where they are float32.
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
+
+
+@dataclass(frozen=True)
+class _Int8:
+    """How a graph is computed whose linear layers have weights in 8 bits."""
+
+    group: int
+    """So many of a row's activations share a scale."""
+    attention: str
+    """The dtype of attention, which int8 leaves out."""
 
 
 @dataclass
@@ -142,11 +153,14 @@ class OpenVinoEngine:
         most_graphs: int = 0,
         reference: OpenVinoEngine | None = None,
         company: Company = ANY_LENGTHS,
+        int8: _Int8 | None = None,
     ) -> None:
         """`head` names the modules that are computed in float32 where `dtype` has 16 bits."""
         self._core = ov.Core()
-        self._model = with_attention_spelled_out(model)
-        self._dtype, self._is_rewritten, self.reference = dtype, is_rewritten, reference
+        self._model = with_attention_spelled_out(
+            model, "bf16" if int8 is not None and int8.attention == "bfloat16" else None
+        )
+        self._dtype, self._is_rewritten, self.reference, self._int8 = dtype, is_rewritten, reference, int8
         self._head: CompiledModel | None = None
         if dtype in ("bfloat16", "float16") and (parts := without_head(self._model, head)):
             self._model = parts[0]
@@ -174,7 +188,15 @@ class OpenVinoEngine:
             "openvino": ov.__version__.split("-")[0],
             "rewritten": self._is_rewritten,
             **facts_of(self.company),
-            **({"activations": "int8" if quantizes_activations() else "float32"} if self._dtype == "int8" else {}),
+            **self._facts_of_int8(),
+        }
+
+    def _facts_of_int8(self) -> dict[str, Any]:
+        if self._int8 is None:
+            return {}
+        return {
+            "activations": "int8" if quantizes_activations() else "float32",
+            "attention": self._int8.attention,
         }
 
     def release_memory(self) -> None:
@@ -204,8 +226,8 @@ class OpenVinoEngine:
             hints.inference_precision: _PRECISIONS[self._dtype],
             properties.inference_num_threads: cpus,
         }
-        if self._dtype == "int8":
-            options[hints.dynamic_quantization_group_size] = GROUP
+        if self._int8 is not None:
+            options[hints.dynamic_quantization_group_size] = self._int8.group
         if cpus <= FEW_CPUS:
             options[properties.num_streams] = cpus
         else:
@@ -268,17 +290,28 @@ def open_openvino(
         require_same(truth, reference.answer, company)
         if dtype == "float32":
             return reference
+        int8 = None
+        if is_int8:
+            converted, group = with_int8_weights(converted, weights)
+            int8 = _Int8(group, _dtype_of_attention())
         engine = OpenVinoEngine(
-            with_int8_weights(converted, weights) if is_int8 else converted,
+            converted,
             dtype=dtype,
             head=head_names(model),
             is_rewritten=is_rewritten,
             most_graphs=most_graphs,
             reference=reference if is_int8 else None,
             company=company,
+            int8=int8,
         )
         require_finite(truth, engine.answer, company)
     return engine
+
+
+def _dtype_of_attention() -> str:
+    """Where linear layers are in int8: what multiplies faster here, of what OpenVINO computes in."""
+    knows_bfloat16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "bfloat16" if knows_bfloat16 and product_rates().pays("bfloat16") else "float32"
 
 
 def _convert(model: nn.Module, example: Arrays) -> Model:

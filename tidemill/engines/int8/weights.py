@@ -1,7 +1,7 @@
 """Weights in 8 bits, in the shape of graph by which OpenVINO knows them: numbers, less a zero point, times a scale.
 
 On a processor with VNNI it then quantizes what it multiplies them by, while it runs, in
-groups of `GROUP` values. On others it multiplies in float32, and gains nothing.
+groups of values: `group_of`. On others it multiplies in float32, and gains nothing.
 
 Shapes: O outputs of a layer, I inputs.
 """
@@ -9,7 +9,8 @@ Shapes: O outputs of a layer, I inputs.
 from __future__ import annotations
 
 import functools
-from collections.abc import Container
+import math
+from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,13 +24,14 @@ from tidemill.engines.probing.conversion import CannotConvert
 if TYPE_CHECKING:
     from openvino import Model, Node
 
-GROUP = 64
-"""Values of a row that share a scale. In larger groups an outlier costs more of the others' digits."""
+GROUPS = (128, 64, 32, 16)
+"""How many values of a row may share a scale. Each group costs time, and in a large one an outlier costs more of the
+others' digits; layers whose inputs it does not divide OpenVINO does not quantize."""
 LEVELS = 255
 
 
-def with_int8_weights(model: Model, names: Container[str]) -> Model:
-    """A copy of `model` with the constants of these names, which are weights OI, in 8 bits.
+def with_int8_weights(model: Model, names: Container[str]) -> tuple[Model, int]:
+    """A copy of `model` with the constants of these names, which are weights OI, in 8 bits, and the group for it.
 
     Raises:
         CannotConvert: it has none of these names.
@@ -38,12 +40,19 @@ def with_int8_weights(model: Model, names: Container[str]) -> Model:
     weights = [node for node in copy.get_ops() if _is_weight(node, names)]
     if not weights:
         raise CannotConvert("converted, its linear layers are not to be found, so none would be computed in int8")
+    group = group_of(node.get_data().shape[1] for node in weights)
     for node in weights:
         compressed = _compressed(node.get_data())
         for reader in node.output(0).get_target_inputs():
             reader.replace_source_output(compressed.output(0))
     copy.validate_nodes_and_infer_types()
-    return copy
+    return copy, group
+
+
+def group_of(num_inputs: Iterable[int]) -> int:
+    """The largest group that divides the inputs of all these layers, if any does."""
+    shared = math.gcd(*num_inputs)
+    return next((group for group in GROUPS if shared % group == 0), GROUPS[-1])
 
 
 def _is_weight(node: Node, names: Container[str]) -> bool:
@@ -72,17 +81,17 @@ def quantized(weight_OI: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArra
 @functools.cache
 def quantizes_activations() -> bool:
     """Whether OpenVINO does so on this processor: told by an answer that differs where it is asked to."""
-    size = 2 * GROUP
+    size = 2 * GROUPS[0]
     draw = np.random.default_rng(0)
     x_1I = operations.parameter([1, size], np.float32)
     weight = operations.constant(draw.standard_normal((size, size)).astype(np.float32), name="weight")
     product = operations.matmul(x_1I, weight, transpose_a=False, transpose_b=True)
-    model = with_int8_weights(ov.Model([operations.result(product)], [x_1I]), {"weight"})
+    model, group = with_int8_weights(ov.Model([operations.result(product)], [x_1I]), {"weight"})
     given = draw.standard_normal((1, size)).astype(np.float32)
     exact, asked = (
-        ov.compile_model(
-            model, "CPU", {hints.inference_precision: "f32", hints.dynamic_quantization_group_size: group}
-        )([given])[0]
-        for group in (0, GROUP)
+        ov.compile_model(model, "CPU", {hints.inference_precision: "f32", hints.dynamic_quantization_group_size: each})(
+            [given]
+        )[0]
+        for each in (0, group)
     )
     return not np.allclose(exact, asked, rtol=1e-4, atol=1e-4)
