@@ -78,6 +78,7 @@ def mixes(texts: list[Arrays]) -> dict[str, Mix]:
         "weights alone, smoothed": lambda: in_int8(smooth(), None),
         "groups of 32, smoothed": lambda: in_int8(smooth(), 32),
         "groups of 64, smoothed": lambda: in_int8(smooth(), 64),
+        "groups of 128, smoothed": lambda: in_int8(smooth(), 128),
         "groups of 384, smoothed": lambda: in_int8(smooth(), 384),
     }
 

@@ -23,6 +23,7 @@ from tidemill.config import Inference
 from tidemill.encoding.batching import ANY_LENGTHS
 from tidemill.encoding.items import Items, prepared_rows
 from tidemill.encoding.tokenizer import TextTokenizer
+from tidemill.engines import openvino_engine
 from tidemill.engines.contest import gain
 from tidemill.engines.int8 import smoothing, weights
 from tidemill.engines.int8.layers import linear_layers
@@ -136,6 +137,14 @@ def test_a_graph_that_has_no_weight_by_the_names_of_the_layers_is_not_called_int
 @pytest.mark.parametrize(("widths", "group"), [([768, 3072], 128), ([384, 1536], 128), ([64, 192], 64), ([48, 96], 16)])
 def test_a_group_of_activations_divides_the_inputs_of_every_layer(widths, group):
     assert weights.group_of(widths) == group
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_attention_is_in_bfloat16_where_the_processor_multiplies_faster_in_it(pays, monkeypatch):
+    monkeypatch.setattr(openvino_engine, "product_rates", lambda: SimpleNamespace(pays=lambda _: pays))
+    knows_bfloat16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+    assert openvino_engine._dtype_of_attention() == ("bfloat16" if pays and knows_bfloat16 else "float32")
 
 
 def test_of_layers_that_no_group_divides_openvino_is_left_to_decide():
