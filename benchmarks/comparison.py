@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.contenders import BATCH_SIZE, Answers
 from benchmarks.corpora import Corpus
-from benchmarks.limits import forward_flops
+from benchmarks.limits import forward_flops, products_of
 from benchmarks.measure import Contender, Say, Turn, best_of, notes
 from benchmarks.report import Section, dtype_of, number, percent, times
 
@@ -112,7 +112,7 @@ def _facts(
         "times_baseline": baseline.seconds / turn.seconds if baseline else None,
         "times_best_pipeline": min(pipelines) / turn.seconds if pipelines else None,
         "of_limit": limit.seconds / turn.seconds if limit else None,
-        "of_peak": flops / turn.seconds / peak if (peak := peaks.get(_products_of(dtype))) else None,
+        "of_peak": flops / turn.seconds / peak if (peak := peaks.get(products_of(dtype))) else None,
         "padding": 1 - corpus.num_tokens / num_padded_by(one, turn, corpus),
         "cores": turn.cpu_seconds / turn.seconds,
         "others": turn.others,
@@ -170,7 +170,3 @@ def _agreement(ours: Answers, theirs: Answers) -> float:
 def _drift(ours: Answers, theirs: Answers) -> float:
     drifts = sorted(abs(one[1] - other[1]) for one, other in zip(ours, theirs, strict=True))
     return drifts[int(0.99 * (len(drifts) - 1))]
-
-
-def _products_of(dtype: str) -> str:
-    return "bfloat16" if dtype == "float16" else dtype

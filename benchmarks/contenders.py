@@ -290,7 +290,7 @@ def tidemill_engine(work: Work) -> Run:
     """Tidemill's tokenizer and model over texts in memory, without reading, storing and committing."""
     import pyarrow as pa
 
-    preparer, runner = _opened(work)
+    preparer, runner = _opened(_tidemill_pipeline(work, Path(tempfile.gettempdir()), work.warm_up))
     texts = [pa.table({"text": _texts([path])}) for path in work.files]
     runner.predict(preparer.prepare(pa.table({"text": work.few_texts()})))
 
@@ -315,10 +315,15 @@ def bare_loop(work: Work) -> Run:
 
     Its warm-up is a file's prediction, which settles the token budget as it does in a run.
     """
+    return bare_loop_of(_tidemill_pipeline(work, Path(tempfile.gettempdir()), work.warm_up), work)
+
+
+def bare_loop_of(pipeline: Any, work: Work) -> Run:
+    """`bare_loop` of a pipeline's model."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    preparer, runner = _opened(work)
+    preparer, runner = _opened(pipeline)
     shards = [preparer.prepare(pa.table({"text": _texts([path])})) for path in work.files]
     runner.predict(max(shards, key=lambda prepared: len(pc.list_flatten(prepared["token_ids"]))))
     batches = list(_padded_batches(shards, runner.token_budget))
@@ -355,12 +360,11 @@ def _padded_batches(shards: list[Any], token_budget: int) -> Iterator[Any]:
             yield items.collate(batch, pad_id=0)
 
 
-def _opened(work: Work) -> tuple[Any, Any]:
+def _opened(pipeline: Any) -> tuple[Any, Any]:
     """The preparer and the model as a run opens them."""
     from tidemill.inference.opening import load_preparer, load_runner
     from tidemill.planning.versions import declared
 
-    pipeline = _tidemill_pipeline(work, Path(tempfile.gettempdir()), work.warm_up)
     spec = declared(pipeline)
     return load_preparer(spec), load_runner(spec, pipeline.inference)
 

@@ -57,6 +57,11 @@ def tidemill_vectors(work: Work) -> Run:
     return run
 
 
+def bare_loop(work: Work) -> Run:
+    """The limit: `contenders.bare_loop` of a model of embeddings."""
+    return contenders.bare_loop_of(_pipeline(work, Path(tempfile.gettempdir()), work.warm_up), work)
+
+
 def _vectors(cursor: Any) -> np.ndarray:
     column = cursor.execute("SELECT embedding FROM bench ORDER BY n").to_arrow_table()["embedding"].combine_chunks()
     vectors: np.ndarray = column.flatten().to_numpy().reshape(len(column), -1)
@@ -81,7 +86,11 @@ def _pipeline(work: Work, home: Path, files: Path) -> Any:
 
 def main() -> None:
     os.environ |= worker.OFFLINE
-    contenders.CONTENDERS |= {"sentence-transformers": sentence_transformer, "tidemill vectors": tidemill_vectors}
+    contenders.CONTENDERS |= {
+        "sentence-transformers": sentence_transformer,
+        "tidemill vectors": tidemill_vectors,
+        "bare loop": bare_loop,
+    }
     worker.main()
 
 

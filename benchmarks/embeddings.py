@@ -4,12 +4,14 @@
 
 MODEL is a folder of sentence-transformers, such as that of all-MiniLM-L6-v2. Each turn is a fresh process, and the best
 of each contender counts. `cosine` is the least between a row's vector and that of `encode` at its defaults, which
-computes in float32; `CPU s` is what the process took, for a machine on which others work too.
+computes in float32; `CPU s` is what the process took, for a machine on which others work too. `of the peak` is the
+model's own operations over texts without padding, beside what products of matrices give in the same dtype.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import tempfile
 import time
@@ -20,8 +22,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from benchmarks.corpora import Corpus, build
+from benchmarks.corpora import Corpus, build, token_lengths
+from benchmarks.limits import forward_flops, matmul_peaks, products_of
 from benchmarks.machine import this_machine
 from benchmarks.measure import in_process
 from tidemill.config import Lake as LakeOptions
@@ -33,6 +37,8 @@ CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Tidemill, defaults": ("tidemill vectors", {}),
     "Tidemill, float32": ("tidemill vectors", {"dtype": "float32"}),
     "Tidemill, int8": ("tidemill vectors", {"dtype": "int8"}),
+    "limit: bare loop, defaults": ("bare loop", {}),
+    "limit: bare loop, int8": ("bare loop", {"dtype": "int8"}),
 }
 SIZE = 384
 ROWS_TOGETHER = 50_000
@@ -54,16 +60,24 @@ def main() -> None:
     asked.add_argument("--search", type=int, default=1_000_000, help="rows that are searched; 0 leaves it out")
     given = asked.parse_args()
     print(this_machine(), flush=True)
+    peaks = matmul_peaks(given.device) if given.model else {}
+    print(", ".join(f"{dtype} {peak / 1e9:,.0f} GFLOP/s" for dtype, peak in peaks.items()), flush=True)
     with tempfile.TemporaryDirectory(prefix="bench-embeddings-") as folder:
         for name in given.corpora.split(",") if given.model else ():
             corpus = build(name, Path(folder, name), num_rows=given.rows)
-            compare(corpus, given.model, given.contenders, turns=given.turns, device=given.device)
+            compare(corpus, given.model, given.contenders, peaks, turns=given.turns, device=given.device)
         if given.search:
             search(Path(folder), given.search)
 
 
-def compare(corpus: Corpus, model: Path, pattern: str, *, turns: int, device: str) -> None:
-    print(f"{corpus.name}, {corpus.num_rows:,} rows", flush=True)
+def compare(corpus: Corpus, model: Path, pattern: str, peaks: dict[str, float], *, turns: int, device: str) -> None:
+    lengths = _lengths(corpus, model)
+    flops = forward_flops(model, lengths, built_as="AutoModel")
+    print(
+        f"{corpus.name}, {corpus.num_rows:,} rows, {sum(lengths):,} tokens, "
+        f"{flops / sum(lengths) / 1e6:.1f} million operations a token",
+        flush=True,
+    )
     first = next(iter(CONTENDERS))
     asked = {label: how for label, how in CONTENDERS.items() if label == first or re.search(pattern, label)}
     found: dict[str, list[dict[str, Any]]] = {label: [] for label in asked}
@@ -73,7 +87,14 @@ def compare(corpus: Corpus, model: Path, pattern: str, *, turns: int, device: st
     expected, *others = asked
     best = {label: min(tried, key=lambda turn: turn.get("seconds", np.inf)) for label, tried in found.items()}
     for label in (expected, *others):
-        print(told(label, best[label], best[expected], corpus), flush=True)
+        print(told(label, best[label], best[expected], corpus, flops, peaks), flush=True)
+
+
+def _lengths(corpus: Corpus, model: Path) -> list[int]:
+    """Tokens of each text, as many as the model's folder lets it read."""
+    max_length = json.loads((model / "sentence_bert_config.json").read_text())["max_seq_length"]
+    texts = pa.concat_tables([pq.read_table(path, columns=["text"]) for path in corpus.files])["text"]
+    return token_lengths(texts.combine_chunks(), model=model, max_length=max_length)
 
 
 def take_turn(
@@ -93,18 +114,28 @@ def take_turn(
         return {"skipped": str(e).splitlines()[-1]}
 
 
-def told(label: str, turn: dict[str, Any], expected: dict[str, Any], corpus: Corpus) -> str:
+def told(
+    label: str,
+    turn: dict[str, Any],
+    expected: dict[str, Any],
+    corpus: Corpus,
+    flops: float,
+    peaks: dict[str, float],
+) -> str:
     if "skipped" in turn:
         return f"  {label:<28} skipped: {turn['skipped']}"
-    cosine = "" if "skipped" in expected else f"{least_cosine(turn['vectors'], expected['vectors']):10.5f}"
+    compared = "skipped" not in expected and turn["vectors"].exists()
+    cosine = "" if not compared else f"{least_cosine(turn['vectors'], expected['vectors']):10.5f}"
     resolved = turn["facts"].get("resolved") or {}
     times = "" if "skipped" in expected else f"{expected['seconds'] / turn['seconds']:6.2f}"
     cpu_times = "" if "skipped" in expected else f"{expected['cpu_seconds'] / turn['cpu_seconds']:6.2f}"
+    peak = peaks.get(products_of(resolved.get("dtype", "float32")))
+    of_peak = f"{flops / turn['seconds'] / peak:.1%} of the peak, " if peak else ""
     how = f"{resolved.get('engine', '')} {resolved.get('dtype', 'float32')}".strip()
     return (
         f"  {label:<28} {turn['seconds']:8.1f} s {turn['cpu_seconds']:8.1f} CPU s "
         f"{corpus.num_rows / turn['seconds']:8,.0f} rows/s, times as fast {times}, by CPU {cpu_times}, "
-        f"cosine {cosine}, {how}"
+        f"{of_peak}cosine {cosine}, {how}"
     )
 
 

@@ -27,6 +27,11 @@ def matmul_peaks(device: str) -> dict[str, float]:
     return {dtype: peak for dtype, peak in found.items() if peak}
 
 
+def products_of(dtype: str) -> str:
+    """The name among `matmul_peaks` for a model's dtype."""
+    return "bfloat16" if dtype == "float16" else dtype
+
+
 def _peak(sizes: Sequence[int], device: str, dtype: str) -> float:
     best = 0.0
     for size in sizes:
@@ -67,27 +72,29 @@ def _fastest(product: Callable[[], object], device: str) -> float:
     return best
 
 
-def forward_flops(model: Path, lengths: Sequence[int]) -> float:
+def forward_flops(
+    model: Path, lengths: Sequence[int], *, built_as: str = "AutoModelForSequenceClassification"
+) -> float:
     """Floating point operations of the matrix products over sequences of these lengths, unpadded.
 
     Counted by torch over the model on the meta device, at two lengths: what grows
     with the tokens and what grows with their square follow from them.
     """
     short, long = 64, 256
-    at_short, at_long = _count(model, short), _count(model, long)
+    at_short, at_long = (_count(model, length, built_as) for length in (short, long))
     squared = (at_long / long - at_short / short) / (long - short)
     linear = at_short / short - squared * short
     return sum(linear * length + squared * length * length for length in lengths)
 
 
-def _count(model: Path, length: int) -> float:
+def _count(model: Path, length: int, built_as: str) -> float:
     import torch
+    import transformers
     from torch.utils.flop_counter import FlopCounterMode
-    from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    config = AutoConfig.from_pretrained(model)
+    config = transformers.AutoConfig.from_pretrained(model)
     with torch.device("meta"):
-        built = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
+        built = getattr(transformers, built_as).from_config(config, attn_implementation="eager").eval()
         ids_BT = torch.zeros((1, length), dtype=torch.long)
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
             built(input_ids=ids_BT)
