@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LEAST_CAPABILITY_FOR_FLOAT16 = (7, 0)
 """Volta's, the first GPUs with matrix units."""
 # Where a batch stays in a CPU's cache (python -m benchmarks.bench --full --only budgets), and what fills a GPU.
-AUTO_TOKEN_BUDGET = {"cpu": 2_048, "cuda": 65_536}
+AUTO_TOKEN_BUDGET = {"cpu": 1_024, "cuda": 65_536}
 WRITING_TOKEN_BUDGET = {"cpu": 16_384, "cuda": 131_072, "server": 16_384}
 """Of prompts and what is written behind them: a step costs little more for many rows than for one. Of what
 goes to a server four bytes count as a token."""

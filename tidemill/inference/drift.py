@@ -19,7 +19,7 @@ from tidemill.models.tasks import ModelTask
 SAMPLE_ROWS = 256
 SAMPLE_TEXTS = 64
 """Of a model that writes: each of its rows takes as long as hundreds of others."""
-BATCH_TOKENS = 2_048
+BATCH_TOKENS = 1_024
 TURN_BATCHES = 16
 """So many are computed in either type before the other has its turn: noise of the machine hits both."""
 

@@ -50,7 +50,7 @@ KEPT_SECONDS = 120.0
 NO_BOUND = 2**31
 NOBODY = StageProgress()
 
-WORTH_CALIBRATING = {"cpu": 500, "cuda": 50}
+WORTH_CALIBRATING = {"cpu": 1_000, "cuda": 50}
 """Batches of a shard from which a trial of other token budgets is paid back by it, or by the next few."""
 WORTH_A_CONTEST_TOKENS, WORTH_A_CONTEST_SECONDS = 2_000_000, 60.0
 """Of a shard, or spent in the model before: a contest takes some seconds, and what it finds is kept."""
