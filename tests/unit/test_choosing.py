@@ -248,6 +248,20 @@ def test_batches_of_a_contest_are_of_all_lengths(count, expected):
     assert evenly([], count) == []
 
 
+@pytest.mark.parametrize(
+    ("count", "together", "expected"),
+    [
+        (6, 2, [0, 1, 4, 5, 8, 9]),
+        (9, 3, [0, 1, 2, 4, 5, 6, 7, 8, 9]),
+        (7, 3, [0, 1, 2, 7, 8, 9]),
+        (2, 4, [0, 1, 2, 3]),
+        (10, 4, list(range(10))),
+    ],
+)
+def test_batches_of_a_contest_have_neighbours_of_about_their_length(count, together, expected):
+    assert evenly(range(10), count, together=together) == expected
+
+
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
     return save_checkpoint(tmp_path_factory.mktemp("bert"), "bert", "five labels")

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.told_engines import AMONG, OV16, OV32, T16, T32, Field
+from tests.told_engines import AMONG, OV16, OV32, T16, T32, Engine, Field, TwoAtATime
 from tidemill import places
 from tidemill.config import Inference
 from tidemill.engines.contest import candidates as choices
@@ -20,6 +20,7 @@ from tidemill.engines.contest.telling import is_question, known_of
 from tidemill.engines.contest.trial import Contest
 from tidemill.engines.rates import ProductRates
 from tidemill.errors import ModelError
+from tidemill.inference.choosing.choice import evenly
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +81,25 @@ def test_who_is_far_behind_has_one_turn_beside_the_warm_up():
     assert behind[0] < close[0] / 2
 
 
+@pytest.mark.parametrize("slower", [0.95, 0.8])
+def test_an_engine_with_a_cpu_for_each_batch_is_not_told_slower_by_a_long_batch_beside_a_short_one(slower):
+    """Long rows take seconds here, and there are as many of them as of short ones."""
+    planned = [{"input_ids": np.ones((2, width), np.int64)} for width in np.linspace(512, 8, 40).astype(int)]
+
+    class Streams(Field):
+        def enter(self, candidate):
+            kind = TwoAtATime if candidate == OV32 else Engine
+            return kind(candidate, self.clock, [self.told[candidate]])
+
+        @staticmethod
+        def batches(engine, count, together):
+            return evenly(planned, count, together=together)
+
+    told = dict.fromkeys(AMONG, 1.0) | {OV32: 1_000.0, T32: 1_000.0 * slower}
+
+    assert Streams(told).winner() == OV32
+
+
 def test_what_cannot_be_opened_or_fails_is_out_and_the_finding_says_why():
     contest, (engine, finding) = Field(
         {OV32: ModelError("It has no rule for aten::mystery. Set it."), T32: 1_000, OV16: RuntimeError(), T16: 900}
@@ -96,7 +116,7 @@ class Fails(Field):
     num_answered = 0
 
     @staticmethod
-    def batches(engine, count):
+    def batches(engine, count, together=1):
         few = Field.batches(engine, count)
         bad = {"input_ids": np.zeros((4, 64), np.int64)}
         return few if count <= 2 else [*few[:1], bad, *few[2:]]

@@ -316,7 +316,9 @@ class ModelRunner:
         planned = self._plan(work, work.left())
         choice.settle(
             self,
-            lambda engine, count: [self._inputs(work, batch, engine) for batch in evenly(planned, count)],
+            lambda engine, count, together: [
+                self._inputs(work, batch, engine) for batch in evenly(planned, count, together=together)
+            ],
             tell=work.progress.doing,
             should_stop=should_stop,
         )

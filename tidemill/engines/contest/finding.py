@@ -15,8 +15,8 @@ from tidemill.fingerprints import fingerprint
 from tidemill.machine import processor
 from tidemill.storage.kept import keep, read_kept
 
-RULES = 1
-"""Counts up when speeds are no longer comparable with kept ones: an engine computes otherwise than it did."""
+RULES = 2
+"""Counts up when speeds are no longer comparable with kept ones: an engine computes or is tried otherwise."""
 LIBRARIES = ("torch", "openvino", "transformers")
 NO_SHAPE = ("_name_or_path", "id2label", "label2id", "transformers_version", "torch_dtype", "dtype", "finetuning_task")
 """Keys of a config.json that change no cost."""

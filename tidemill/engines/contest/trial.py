@@ -25,7 +25,10 @@ Batch = Arrays
 Clock = Callable[[], float]
 
 TURN_SECONDS = 0.3
-"""About how long a turn takes the engine that is opened already; longer where so few batches do not fill it."""
+"""About how long a turn takes the engine that is opened already; longer where the least batches take longer."""
+LENGTHS = 3
+"""Of so many lengths a turn has batches at least, of each as many as keep the engine busy. A long batch beside a short
+one leaves half of an engine idle that computes each on a CPU of its own, which a run of many batches does not."""
 MOST_BATCHES = 128
 ENOUGH_SECONDS = 1.0
 MIN_TURNS = 2
@@ -53,19 +56,22 @@ class _Met:
 
 @dataclass
 class Contest:
-    """`batches` gives so many of the run's batches, over all lengths, as an engine takes them.
+    """`batches` gives so many of the run's batches, over all lengths, as an engine takes them: so many of about one
+    length together.
 
     `enter` opens a candidate's engine; what it raises puts the candidate out.
     """
 
     enter: Callable[[Candidate], Engine]
-    batches: Callable[[Engine, int], Sequence[Batch]]
+    batches: Callable[[Engine, int, int], Sequence[Batch]]
     tell: Callable[[str], object] = lambda _: None
     should_stop: Callable[[], bool] = lambda: False
     clock: Clock = time.perf_counter
     left_out: dict[Candidate, str] = field(default_factory=dict)
     lacked_memory: bool = False
     """Whether a candidate was put out by that: with more, or beside less, it may be the fastest."""
+    _num_batches: int = field(default=0, init=False)
+    _together: int = field(default=1, init=False)
 
     def hold(self, seat: Seat, among: Sequence[Candidate]) -> Finding | None:
         """What was found; the fastest is on the seat then. None where it was asked to stop.
@@ -75,9 +81,8 @@ class Contest:
         Of `among` the preferred come first. The first leader's speed is measured; the others' are told by how much
         they were faster or slower than who led then.
         """
-        num_batches = self._size(seat.engine)
         # A row that the model fails at would put out every challenger, were the leader not the first to meet it.
-        self._turn(seat.engine, self.batches(seat.engine, num_batches))
+        self._size_turns(seat.engine)
         speeds: dict[Candidate, float] = {}
         for challenges in among:
             leads = candidate_of(seat.engine)
@@ -87,7 +92,7 @@ class Contest:
                 return None
             self.tell(f"trying {challenges}")
             gc.collect()
-            met = self._challenge(seat, challenges, num_batches)
+            met = self._challenge(seat, challenges)
             if met is None:
                 continue
             speeds.setdefault(leads, met.num_tokens / met.leader_seconds)
@@ -96,28 +101,35 @@ class Contest:
                 seat.engine = met.challenger
             del met
         gc.collect()
-        alone = {} if speeds else {candidate_of(seat.engine): self._speed(seat.engine, num_batches)}
+        alone = {} if speeds else {candidate_of(seat.engine): self._speed(seat.engine)}
         return Finding(speeds | alone, self.left_out)
 
-    def _challenge(self, seat: Seat, challenges: Candidate, num_batches: int) -> _Met | None:
+    def _challenge(self, seat: Seat, challenges: Candidate) -> _Met | None:
         try:
-            return self._meet(seat.engine, self.enter(challenges), num_batches)
+            return self._meet(seat.engine, self.enter(challenges))
         except Exception as e:  # noqa: BLE001 — an engine that fails is not taken, whatever it raises.
             self.left_out[challenges] = first_line(e)
             self.lacked_memory |= began_with_memory(e)
             return None
 
-    def _size(self, engine: Engine) -> int:
-        """How many batches a turn has."""
-        least = _fills(engine)
-        few = self.batches(engine, least)
-        self._turn(engine, few)
-        seconds = self._turn(engine, few)
-        return min(max(least, MOST_BATCHES), least * max(1, round(TURN_SECONDS / max(seconds, 1e-6))))
+    def _size_turns(self, engine: Engine) -> None:
+        """Say how many batches a turn has; the engine has computed a turn of them then."""
+        self._together = _fills(engine)
+        least = LENGTHS * self._together
+        self._num_batches = least
+        self._turn(engine, self._drawn(engine)[: self._together])
+        seconds = self._turn(engine, self._drawn(engine))
+        times = max(1, round(TURN_SECONDS / max(seconds, 1e-6)))
+        if times > 1:
+            self._num_batches = min(max(least, MOST_BATCHES), times * least)
+            self._turn(engine, self._drawn(engine))
 
-    def _meet(self, leader: Engine, challenger: Engine, num_batches: int) -> _Met:
-        ours, theirs = self.batches(leader, num_batches), self.batches(challenger, num_batches)
-        self._turn(challenger, theirs[: _fills(challenger)])
+    def _drawn(self, engine: Engine) -> Sequence[Batch]:
+        return self.batches(engine, self._num_batches, self._together)
+
+    def _meet(self, leader: Engine, challenger: Engine) -> _Met:
+        ours, theirs = self._drawn(leader), self._drawn(challenger)
+        self._turn(challenger, theirs[: self._together])
         met = _Met(challenger, sum(map(_num_tokens, ours)))
         spent, num_turns = 0.0, 0
         while num_turns < MIN_TURNS or (spent < ENOUGH_SECONDS and num_turns < MOST_TURNS):
@@ -129,8 +141,8 @@ class Contest:
                 break
         return met
 
-    def _speed(self, engine: Engine, num_batches: int) -> float:
-        batches = self.batches(engine, num_batches)
+    def _speed(self, engine: Engine) -> float:
+        batches = self._drawn(engine)
         return sum(map(_num_tokens, batches)) / min(self._turn(engine, batches) for _ in range(MIN_TURNS))
 
     def _turn(self, engine: Engine, batches: Sequence[Batch]) -> float:

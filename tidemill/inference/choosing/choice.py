@@ -118,14 +118,14 @@ class Choice:
     def settle(
         self,
         seat: Seat,
-        batches: Callable[[Engine, int], Sequence[Batch]],
+        batches: Callable[[Engine, int, int], Sequence[Batch]],
         *,
         tell: Callable[[str], object],
         should_stop: Callable[[], bool],
     ) -> None:
         """Put the fastest engine on the seat, by a contest with the one that is there; kept for later runs.
 
-        `batches` gives so many of the run's own, as an engine takes them.
+        `batches` gives so many of the run's own, as an engine takes them, so many of about one length together.
         """
         self._is_settled = True
         if not self._has_room():
@@ -183,7 +183,14 @@ def _measure_int8() -> None:
             gain()
 
 
-def evenly(planned: Sequence[T], count: int) -> list[T]:
-    """So many of these, from the first to the last; all, where there are no more."""
-    step = max(1.0, (len(planned) - 1) / max(1, count - 1))
-    return [planned[round(i * step)] for i in range(min(count, len(planned)))]
+def evenly(planned: Sequence[T], count: int, *, together: int = 1) -> list[T]:
+    """So many of these, from the first to the last, so many `together` as they lie; all, where there are no more.
+
+    >>> evenly(range(10), 4), evenly(range(10), 4, together=2)
+    ([0, 3, 6, 9], [0, 1, 8, 9])
+    """
+    if count >= len(planned):
+        return list(planned)
+    num_groups = max(1, count // together)
+    step = (len(planned) - together) / max(1, num_groups - 1)
+    return [each for i in range(num_groups) for each in planned[round(i * step) :][:together]]
