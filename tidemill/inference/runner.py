@@ -52,7 +52,7 @@ NOBODY = StageProgress()
 
 WORTH_CALIBRATING = {"cpu": 1_000, "cuda": 50}
 """Batches of a shard from which a trial of other token budgets is paid back by it, or by the next few."""
-WORTH_A_CONTEST_TOKENS, WORTH_A_CONTEST_SECONDS = 2_000_000, 60.0
+WORTH_A_CONTEST_TOKENS, WORTH_A_CONTEST_SECONDS = 2_000_000, 120.0
 """Of a shard, or spent in the model before: a contest takes some seconds, and what it finds is kept."""
 LEAST_CONTEST_TOKENS = 32_768
 """Of a shard in any case: with fewer no engine is busy."""
