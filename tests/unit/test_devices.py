@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tidemill.engines import rates, torch_engine
-from tidemill.engines.devices import resolve_dtype
+from tidemill.engines.devices import auto_token_budget, resolve_dtype
 from tidemill.engines.rates import ProductRates
 from tidemill.machine import memory_bytes, num_cpus, processor
 
@@ -185,3 +185,9 @@ def test_a_processor_without_products_of_bfloat16_is_not_measured_for_it(monkeyp
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
 
     assert resolve_dtype("auto", torch.device("cpu")) == "float32"
+
+
+@pytest.mark.parametrize("wide", ["float32", "int8"])
+def test_batches_are_smaller_where_a_cpu_holds_activations_in_four_bytes(wide):
+    assert auto_token_budget("cpu", wide) < auto_token_budget("cpu", "bfloat16") == auto_token_budget("cpu", "float16")
+    assert auto_token_budget("cuda:1", wide) == auto_token_budget("cuda", "bfloat16")

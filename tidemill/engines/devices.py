@@ -17,9 +17,17 @@ LEAST_CAPABILITY_FOR_FLOAT16 = (7, 0)
 """Volta's, the first GPUs with matrix units."""
 # Where a batch stays in a CPU's cache (python -m benchmarks.bench --full --only budgets), and what fills a GPU.
 AUTO_TOKEN_BUDGET = {"cpu": 1_024, "cuda": 65_536}
+FOUR_BYTES_TOKEN_BUDGET = 768
+"""On a CPU, where activations are in float32, as they are around the products of int8 too."""
 WRITING_TOKEN_BUDGET = {"cpu": 16_384, "cuda": 131_072, "server": 16_384}
 """Of prompts and what is written behind them: a step costs little more for many rows than for one. Of what
 goes to a server four bytes count as a token."""
+
+
+def auto_token_budget(device: str, dtype: str) -> int:
+    """Padded tokens of a batch where nothing is declared and nothing was tried; `device` as engines tell theirs."""
+    kind = device.partition(":")[0]
+    return FOUR_BYTES_TOKEN_BUDGET if kind == "cpu" and dtype in ("float32", "int8") else AUTO_TOKEN_BUDGET[kind]
 
 
 def resolve_device(declared: str) -> torch.device:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from tidemill.encoding.batching import Indices, plan_batches
 from tidemill.encoding.items import Arrays, Items, Outputs, are_finite
 from tidemill.engines import Engine, never
+from tidemill.engines.devices import FOUR_BYTES_TOKEN_BUDGET
 from tidemill.engines.feeding import outputs_of_each
 from tidemill.errors import LimitExceeded
 from tidemill.models.tasks import ModelTask
@@ -19,7 +20,6 @@ from tidemill.models.tasks import ModelTask
 SAMPLE_ROWS = 256
 SAMPLE_TEXTS = 64
 """Of a model that writes: each of its rows takes as long as hundreds of others."""
-BATCH_TOKENS = 1_024
 TURN_BATCHES = 16
 """So many are computed in either type before the other has its turn: noise of the machine hits both."""
 
@@ -133,7 +133,7 @@ def measure_drift(
     if not len(sample):
         return before
     costs = items.lengths[sample] + task.num_written
-    budget = max(BATCH_TOKENS, int(costs.max()))
+    budget = max(FOUR_BYTES_TOKEN_BUDGET, int(costs.max()))
     batches = [sample[batch] for batch in plan_batches(costs, token_budget=budget, company=engine.company)]
     inputs = [collate(batch) for batch in batches]
     our_outputs: list[Outputs] = []

@@ -26,7 +26,7 @@ from tidemill.encoding.items import Outputs, are_finite
 from tidemill.encoding.pooling import Pooling
 from tidemill.engines import Answer, Calibration, Engine, open_engine
 from tidemill.engines.contest.trial import Batch
-from tidemill.engines.devices import AUTO_TOKEN_BUDGET, WRITING_TOKEN_BUDGET, is_device_failure
+from tidemill.engines.devices import WRITING_TOKEN_BUDGET, auto_token_budget, is_device_failure
 from tidemill.engines.probing.memory import is_out_of_memory
 from tidemill.errors import RunFailed, SequenceTooLong, Stopped, first_line
 from tidemill.inference.choosing.bounds import BoundedOpening
@@ -509,7 +509,10 @@ def _default_budget(inference: options.Inference, engine: Engine, *, writes: boo
     """What is declared, or what is good enough where there is too little to compute for a trial."""
     if inference.token_budget != "auto":
         return inference.token_budget
-    return (WRITING_TOKEN_BUDGET if writes else AUTO_TOKEN_BUDGET)[_device_type(engine)]
+    if writes:
+        return WRITING_TOKEN_BUDGET[_device_type(engine)]
+    facts = engine.facts()
+    return auto_token_budget(facts["device"], facts["dtype"])
 
 
 def _device_type(engine: Engine) -> str:
