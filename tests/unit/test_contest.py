@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.told_engines import AMONG, OV16, OV32, T16, T32, Engine, Field, TwoAtATime
+from tests.told_engines import AMONG, OV16, OV32, T16, T32, Field, TwoAtATime
 from tidemill import places
 from tidemill.config import Inference
 from tidemill.engines.contest import candidates as choices
@@ -88,11 +88,11 @@ def test_an_engine_with_a_cpu_for_each_batch_is_not_told_slower_by_a_long_batch_
 
     class Streams(Field):
         def enter(self, candidate):
-            kind = TwoAtATime if candidate == OV32 else Engine
-            return kind(candidate, self.clock, [self.told[candidate]])
+            engine = super().enter(candidate)
+            return TwoAtATime(candidate, self.clock, engine.speeds) if candidate == OV32 else engine
 
         @staticmethod
-        def batches(engine, count, together):
+        def batches(engine, count, together=1):
             return evenly(planned, count, together=together)
 
     told = dict.fromkeys(AMONG, 1.0) | {OV32: 1_000.0, T32: 1_000.0 * slower}
