@@ -130,7 +130,7 @@ def sql_queries(bench: Bench) -> list[Section]:
 
 def budgets(bench: Bench) -> list[Section]:
     """The bare loop by token budget: where a batch stays in a processor's cache, or fills a GPU."""
-    sizes = (512, 1_024, 2_048, 4_096, 8_192) if bench.device == "cpu" else (8_192, 16_384, 32_768, 65_536, 131_072)
+    sizes = (512, 768, 1_024, 2_048, 4_096) if bench.device == "cpu" else (8_192, 16_384, 32_768, 65_536, 131_072)
     contenders = [Contender(f"token_budget = {size:,}", "bare loop", {"token_budget": size}) for size in sizes]
     return [bench.compare("The bare loop by token budget", "emails", 480, "tiny-sentiment", contenders)]
 

@@ -59,8 +59,8 @@ def build(name: str, folder: Path, *, num_rows: int | None = None, num_files: in
     return Corpus(name, folder, len(texts), tuple(token_lengths(texts)))
 
 
-def token_lengths(texts: pa.Array, *, model: Path = TINY_SENTIMENT, max_length: int = MAX_LENGTH) -> list[int]:
-    token_ids = TextTokenizer.load(model, max_length=max_length).encode(texts).token_ids
+def token_lengths(texts: pa.Array, *, model: Path = TINY_SENTIMENT) -> list[int]:
+    token_ids = TextTokenizer.load(model, max_length=MAX_LENGTH).encode(texts).token_ids
     return [int(length) for length in token_ids.value_lengths().to_pylist()]
 
 

@@ -41,8 +41,8 @@ def tidemill_vectors(work: Work) -> Run:
     from tidemill.lake import Lake
 
     home = Path(tempfile.mkdtemp(prefix="bench-tidemill-"))
-    _finish(_pipeline(work, home / "warm-up", work.warm_up))
-    asked = _pipeline(work, home / "asked", work.files[0].parent / "part-*.parquet")
+    _finish(pipeline(work, home / "warm-up", work.warm_up))
+    asked = pipeline(work, home / "asked", work.files[0].parent / "part-*.parquet")
 
     def run(clock: contenders.Clock) -> Done:
         _finish(asked)
@@ -59,7 +59,7 @@ def tidemill_vectors(work: Work) -> Run:
 
 def bare_loop(work: Work) -> Run:
     """The limit: `contenders.bare_loop` of a model of embeddings."""
-    return contenders.bare_loop_of(_pipeline(work, Path(tempfile.gettempdir()), work.warm_up), work)
+    return contenders.bare_loop_of(pipeline(work, Path(tempfile.gettempdir()), work.warm_up), work)
 
 
 def _vectors(cursor: Any) -> np.ndarray:
@@ -68,7 +68,7 @@ def _vectors(cursor: Any) -> np.ndarray:
     return vectors
 
 
-def _pipeline(work: Work, home: Path, files: Path) -> Any:
+def pipeline(work: Work, home: Path, files: Path) -> Any:
     from tidemill.config import Pipeline
 
     inference = {name: value for name, value in work.options.items() if name != "vectors"}

@@ -11,7 +11,6 @@ model's own operations over texts without padding, beside what products of matri
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import tempfile
 import time
@@ -24,13 +23,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.corpora import Corpus, build, token_lengths
+from benchmarks.contenders import Work
+from benchmarks.corpora import Corpus, build
+from benchmarks.embedding_worker import pipeline
 from benchmarks.limits import forward_flops, matmul_peaks, products_of
 from benchmarks.machine import this_machine
 from benchmarks.measure import in_process
 from tidemill.config import Lake as LakeOptions
+from tidemill.encoding.items import Items
+from tidemill.inference.opening import load_preparer
 from tidemill.lake import Cursor, Lake
 from tidemill.lake.tables import ResultTable, create_result_table, insert_rows, limit_inlining, point_view
+from tidemill.planning.versions import declared
 
 CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "SentenceTransformer.encode": ("sentence-transformers", {}),
@@ -61,7 +65,8 @@ def main() -> None:
     given = asked.parse_args()
     print(this_machine(), flush=True)
     peaks = matmul_peaks(given.device) if given.model else {}
-    print(", ".join(f"{dtype} {peak / 1e9:,.0f} GFLOP/s" for dtype, peak in peaks.items()), flush=True)
+    for dtype, peak in peaks.items():
+        print(f"products in {dtype}: {peak / 1e9:,.0f} GFLOP/s", flush=True)
     with tempfile.TemporaryDirectory(prefix="bench-embeddings-") as folder:
         for name in given.corpora.split(",") if given.model else ():
             corpus = build(name, Path(folder, name), num_rows=given.rows)
@@ -91,10 +96,11 @@ def compare(corpus: Corpus, model: Path, pattern: str, peaks: dict[str, float], 
 
 
 def _lengths(corpus: Corpus, model: Path) -> list[int]:
-    """Tokens of each text, as many as the model's folder lets it read."""
-    max_length = json.loads((model / "sentence_bert_config.json").read_text())["max_seq_length"]
-    texts = pa.concat_tables([pq.read_table(path, columns=["text"]) for path in corpus.files])["text"]
-    return token_lengths(texts.combine_chunks(), model=model, max_length=max_length)
+    """Tokens of each text, as a run gives them to the model."""
+    work = Work(model, corpus.files, corpus.warm_up)
+    preparer = load_preparer(declared(pipeline(work, corpus.folder, corpus.warm_up)))
+    prepared = preparer.prepare(pa.concat_tables(pq.read_table(path, columns=["text"]) for path in corpus.files))
+    return Items.of(prepared, deduplicate=False).lengths.tolist()
 
 
 def take_turn(

@@ -115,5 +115,5 @@ class Field:
         return engine.candidate
 
     @staticmethod
-    def batches(engine, count, together=1):
+    def batches(engine, count, together):
         return [{"input_ids": np.ones((4, 64), np.int64)}] * count

@@ -241,16 +241,11 @@ def test_where_a_dtype_is_refused_while_the_model_is_opened_what_was_found_of_th
 
 
 @pytest.mark.parametrize(
-    ("count", "expected"), [(1, [0]), (2, [0, 9]), (4, [0, 3, 6, 9]), (10, list(range(10))), (99, list(range(10)))]
-)
-def test_batches_of_a_contest_are_of_all_lengths(count, expected):
-    assert evenly(range(10), count) == expected
-    assert evenly([], count) == []
-
-
-@pytest.mark.parametrize(
     ("count", "together", "expected"),
     [
+        (1, 1, [0]),
+        (4, 1, [0, 3, 6, 9]),
+        (99, 1, list(range(10))),
         (6, 2, [0, 1, 4, 5, 8, 9]),
         (9, 3, [0, 1, 2, 4, 5, 6, 7, 8, 9]),
         (7, 3, [0, 1, 2, 7, 8, 9]),
@@ -258,8 +253,9 @@ def test_batches_of_a_contest_are_of_all_lengths(count, expected):
         (10, 4, list(range(10))),
     ],
 )
-def test_batches_of_a_contest_have_neighbours_of_about_their_length(count, together, expected):
+def test_batches_of_a_contest_are_of_all_lengths_with_neighbours_of_about_theirs(count, together, expected):
     assert evenly(range(10), count, together=together) == expected
+    assert evenly([], count, together=together) == []
 
 
 @pytest.fixture(scope="module")

@@ -81,23 +81,39 @@ def test_who_is_far_behind_has_one_turn_beside_the_warm_up():
     assert behind[0] < close[0] / 2
 
 
+LONG_TO_SHORT = [{"input_ids": np.ones((2, width), np.int64)} for width in np.linspace(512, 8, 40).astype(int)]
+
+
+class OfAllLengths(Field):
+    """OpenVINO computes each batch on a CPU of its own, torch one batch after the other; batches take long."""
+
+    def enter(self, candidate):
+        engine = super().enter(candidate)
+        return TwoAtATime(candidate, self.clock, engine.speeds) if candidate == OV32 else engine
+
+    @staticmethod
+    def batches(engine, count, together):
+        return evenly(LONG_TO_SHORT, count, together=together)
+
+
 @pytest.mark.parametrize("slower", [0.95, 0.8])
 def test_an_engine_with_a_cpu_for_each_batch_is_not_told_slower_by_a_long_batch_beside_a_short_one(slower):
-    """Long rows take seconds here, and there are as many of them as of short ones."""
-    planned = [{"input_ids": np.ones((2, width), np.int64)} for width in np.linspace(512, 8, 40).astype(int)]
+    assert OfAllLengths(dict.fromkeys(AMONG, 1.0) | {OV32: 1_000.0, T32: 1_000.0 * slower}).winner() == OV32
 
-    class Streams(Field):
-        def enter(self, candidate):
-            engine = super().enter(candidate)
-            return TwoAtATime(candidate, self.clock, engine.speeds) if candidate == OV32 else engine
 
+def test_a_turn_has_long_middling_and_short_batches_however_slow_an_engine_is():
+    widths = set()
+
+    class Watched(OfAllLengths):
         @staticmethod
-        def batches(engine, count, together=1):
-            return evenly(planned, count, together=together)
+        def batches(engine, count, together):
+            few = OfAllLengths.batches(engine, count, together)
+            widths.add(tuple(each["input_ids"].shape[1] for each in few))
+            return few
 
-    told = dict.fromkeys(AMONG, 1.0) | {OV32: 1_000.0, T32: 1_000.0 * slower}
+    Watched(dict.fromkeys(AMONG, 100.0)).hold()
 
-    assert Streams(told).winner() == OV32
+    assert widths == {(512, 499, 266, 253, 20, 8)}
 
 
 def test_what_cannot_be_opened_or_fails_is_out_and_the_finding_says_why():
@@ -116,10 +132,10 @@ class Fails(Field):
     num_answered = 0
 
     @staticmethod
-    def batches(engine, count, together=1):
-        few = Field.batches(engine, count)
+    def batches(engine, count, together):
+        few = Field.batches(engine, count, together)
         bad = {"input_ids": np.zeros((4, 64), np.int64)}
-        return few if count <= 2 else [*few[:1], bad, *few[2:]]
+        return [*few[:1], bad, *few[2:]]
 
     def enter(self, candidate):
         engine = super().enter(candidate)
@@ -152,7 +168,7 @@ def test_batches_on_their_way_are_waited_for_when_one_fails():
     engine = field.enter(OV32)
 
     with pytest.raises(ValueError, match="such a row"):
-        Contest(field.enter, field.batches)._turn(engine, field.batches(engine, 4))
+        Contest(field.enter, field.batches)._turn(engine, field.batches(engine, 4, 1))
 
     assert field.num_answered == 3
 

@@ -268,7 +268,13 @@ def test_a_row_without_finite_scores_tells_nothing_of_the_drift(rows, num_rows):
     task = TextClassification(transformers.BertConfig(num_labels=2, problem_type="regression"))
 
     measured = drift.measure_drift(
-        engine, items, np.arange(len(rows)), task=task, collate=lambda batch: items.collate(batch, pad_id=0), bound=0.5
+        engine,
+        items,
+        np.arange(len(rows)),
+        task=task,
+        collate=lambda batch: items.collate(batch, pad_id=0),
+        bound=0.5,
+        token_budget=100,
     )
 
     assert not isinstance(measured, drift.TextDrift)

@@ -12,7 +12,6 @@ import pyarrow as pa
 from tidemill.encoding.batching import Indices, plan_batches
 from tidemill.encoding.items import Arrays, Items, Outputs, are_finite
 from tidemill.engines import Engine, never
-from tidemill.engines.devices import FOUR_BYTES_TOKEN_BUDGET
 from tidemill.engines.feeding import outputs_of_each
 from tidemill.errors import LimitExceeded
 from tidemill.models.tasks import ModelTask
@@ -111,6 +110,7 @@ def measure_drift(
     task: ModelTask,
     collate: Callable[[Indices], Arrays],
     bound: float,
+    token_budget: int,
     before: Measured | None = None,
     keep: Callable[[Indices, Outputs], object] = lambda _, __: None,
     should_stop: Callable[[], bool] = never,
@@ -133,7 +133,7 @@ def measure_drift(
     if not len(sample):
         return before
     costs = items.lengths[sample] + task.num_written
-    budget = max(FOUR_BYTES_TOKEN_BUDGET, int(costs.max()))
+    budget = max(token_budget, int(costs.max()))
     batches = [sample[batch] for batch in plan_batches(costs, token_budget=budget, company=engine.company)]
     inputs = [collate(batch) for batch in batches]
     our_outputs: list[Outputs] = []

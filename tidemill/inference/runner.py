@@ -292,6 +292,7 @@ class ModelRunner:
                 task=self._task,
                 collate=lambda batch: self._inputs(work, batch, self.engine),
                 bound=self._inference.max_drift,
+                token_budget=self.token_budget,
                 before=before,
                 keep=lambda batch, outputs: self._record(work, batch, outputs),
                 should_stop=should_stop,

@@ -72,6 +72,7 @@ class Contest:
     """Whether a candidate was put out by that: with more, or beside less, it may be the fastest."""
     _num_batches: int = field(default=0, init=False)
     _together: int = field(default=1, init=False)
+    """What `batches` is asked for, the same of every engine: the first leader settles it."""
 
     def hold(self, seat: Seat, among: Sequence[Candidate]) -> Finding | None:
         """What was found; the fastest is on the seat then. None where it was asked to stop.

@@ -183,10 +183,10 @@ def _measure_int8() -> None:
             gain()
 
 
-def evenly(planned: Sequence[T], count: int, *, together: int = 1) -> list[T]:
+def evenly(planned: Sequence[T], count: int, *, together: int) -> list[T]:
     """So many of these, from the first to the last, so many `together` as they lie; all, where there are no more.
 
-    >>> evenly(range(10), 4), evenly(range(10), 4, together=2)
+    >>> evenly(range(10), 4, together=1), evenly(range(10), 4, together=2)
     ([0, 3, 6, 9], [0, 1, 8, 9])
     """
     if count >= len(planned):
