@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.contenders import BATCH_SIZE, Answers
 from benchmarks.corpora import Corpus
-from benchmarks.limits import forward_flops, products_of
+from benchmarks.limits import Products, forward_flops, products_of
 from benchmarks.measure import Contender, Say, Turn, best_of, notes
 from benchmarks.report import Section, dtype_of, number, percent, times
 
@@ -49,13 +49,13 @@ def compare(
     *,
     turns: int,
     device: str,
-    peaks: dict[str, float],
+    products: dict[str, Products],
     say: Say,
 ) -> Section:
     say(f"{title}: {corpus.num_rows:,} rows, {corpus.num_tokens:,} tokens, {len(corpus.files)} files")
     found = best_of(contenders, corpus, model, turns=turns, device=device, say=say)
     flops = forward_flops(model, corpus.lengths)
-    facts = [_facts(one, turn, corpus, found, flops, peaks) for one, turn in zip(contenders, found, strict=True)]
+    facts = [_facts(one, turn, corpus, found, flops, products) for one, turn in zip(contenders, found, strict=True)]
     return Section(
         title=title,
         conditions=(
@@ -66,7 +66,7 @@ def compare(
         ),
         header=(
             "", "tokens/s", "rows/s", "× batch_size=32", "× best pipeline", "of limit", "of matmul peak",
-            "padding", "cores used", "GPU busy", "peak MB", "load s", "same label", "drift p99",
+            "of sustained", "padding", "cores used", "GPU busy", "peak MB", "load s", "same label", "drift p99",
         ),
         rows=[_row(fact) for fact in facts],
         notes=notes(found),
@@ -91,7 +91,7 @@ def _corpus_facts(corpus: Corpus) -> dict[str, Any]:
 
 
 def _facts(
-    one: Contender, turn: Turn, corpus: Corpus, found: Sequence[Turn], flops: float, peaks: dict[str, float]
+    one: Contender, turn: Turn, corpus: Corpus, found: Sequence[Turn], flops: float, products: dict[str, Products]
 ) -> dict[str, Any]:
     if turn.skipped:
         return {"label": one.label, "kind": one.kind, "skipped": turn.skipped}
@@ -100,6 +100,7 @@ def _facts(
     limit = done.get(one.label.replace("Tidemill, ", "limit: bare loop, ")) if one.kind == "tidemill" else None
     baseline = done.get(BASELINE)
     dtype = (turn.facts.get("resolved") or {}).get("dtype", "float32")
+    rates, reached = products.get(products_of(dtype)), flops / turn.seconds
     return {
         "label": one.label,
         "kind": one.kind,
@@ -112,7 +113,8 @@ def _facts(
         "times_baseline": baseline.seconds / turn.seconds if baseline else None,
         "times_best_pipeline": min(pipelines) / turn.seconds if pipelines else None,
         "of_limit": limit.seconds / turn.seconds if limit else None,
-        "of_peak": flops / turn.seconds / peak if (peak := peaks.get(products_of(dtype))) else None,
+        "of_peak": reached / rates.peak if rates else None,
+        "of_sustained": reached / rates.sustained if rates else None,
         "padding": 1 - corpus.num_tokens / num_padded_by(one, turn, corpus),
         "cores": turn.cpu_seconds / turn.seconds,
         "others": turn.others,
@@ -125,7 +127,7 @@ def _facts(
 
 def _row(fact: dict[str, Any]) -> tuple[str, ...]:
     if "skipped" in fact:
-        return (fact["label"], "skipped", *[""] * 12)
+        return (fact["label"], "skipped", *[""] * 13)
     return (
         _named(fact),
         number(fact["tokens_per_second"]),
@@ -134,6 +136,7 @@ def _row(fact: dict[str, Any]) -> tuple[str, ...]:
         times(fact["times_best_pipeline"]),
         percent(fact["of_limit"]),
         percent(fact["of_peak"], 1),
+        percent(fact["of_sustained"], 1),
         percent(fact["padding"]),
         number(fact["cores"], 2),
         percent(fact["gpu_busy"]),

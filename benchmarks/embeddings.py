@@ -5,7 +5,8 @@
 MODEL is a folder of sentence-transformers, such as that of all-MiniLM-L6-v2. Each turn is a fresh process, and the best
 of each contender counts. `cosine` is the least between a row's vector and that of `encode` at its defaults, which
 computes in float32; `CPU s` is what the process took, for a machine on which others work too. `of the peak` is the
-model's own operations over texts without padding, beside what products of matrices give in the same dtype.
+model's own operations over texts without padding, beside the fastest product of matrices in the same dtype; `of
+sustained` beside products for five seconds.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import pyarrow.parquet as pq
 from benchmarks.contenders import Work
 from benchmarks.corpora import Corpus, build
 from benchmarks.embedding_worker import pipeline
-from benchmarks.limits import forward_flops, matmul_peaks, products_of
+from benchmarks.limits import Products, forward_flops, matmul_products, products_of
 from benchmarks.machine import this_machine
 from benchmarks.measure import in_process
 from tidemill.config import Lake as LakeOptions
@@ -64,18 +65,21 @@ def main() -> None:
     asked.add_argument("--search", type=int, default=1_000_000, help="rows that are searched; 0 leaves it out")
     given = asked.parse_args()
     print(this_machine(), flush=True)
-    peaks = matmul_peaks(given.device) if given.model else {}
-    for dtype, peak in peaks.items():
-        print(f"products in {dtype}: {peak / 1e9:,.0f} GFLOP/s", flush=True)
+    products = matmul_products(given.device) if given.model else {}
+    for dtype, each in products.items():
+        rates = f"{each.peak / 1e9:,.0f} GFLOP/s at best, {each.sustained / 1e9:,.0f} sustained"
+        print(f"products in {dtype}: {rates}", flush=True)
     with tempfile.TemporaryDirectory(prefix="bench-embeddings-") as folder:
         for name in given.corpora.split(",") if given.model else ():
             corpus = build(name, Path(folder, name), num_rows=given.rows)
-            compare(corpus, given.model, given.contenders, peaks, turns=given.turns, device=given.device)
+            compare(corpus, given.model, given.contenders, products, turns=given.turns, device=given.device)
         if given.search:
             search(Path(folder), given.search)
 
 
-def compare(corpus: Corpus, model: Path, pattern: str, peaks: dict[str, float], *, turns: int, device: str) -> None:
+def compare(
+    corpus: Corpus, model: Path, pattern: str, products: dict[str, Products], *, turns: int, device: str
+) -> None:
     lengths = _lengths(corpus, model)
     flops = forward_flops(model, lengths, built_as="AutoModel")
     print(
@@ -92,7 +96,7 @@ def compare(corpus: Corpus, model: Path, pattern: str, peaks: dict[str, float], 
     expected, *others = asked
     best = {label: min(tried, key=lambda turn: turn.get("seconds", np.inf)) for label, tried in found.items()}
     for label in (expected, *others):
-        print(told(label, best[label], best[expected], corpus, flops, peaks), flush=True)
+        print(told(label, best[label], best[expected], corpus, flops, products), flush=True)
 
 
 def _lengths(corpus: Corpus, model: Path) -> list[int]:
@@ -126,7 +130,7 @@ def told(
     expected: dict[str, Any],
     corpus: Corpus,
     flops: float,
-    peaks: dict[str, float],
+    products: dict[str, Products],
 ) -> str:
     if "skipped" in turn:
         return f"  {label:<28} skipped: {turn['skipped']}"
@@ -135,8 +139,8 @@ def told(
     resolved = turn["facts"].get("resolved") or {}
     times = "" if "skipped" in expected else f"{expected['seconds'] / turn['seconds']:6.2f}"
     cpu_times = "" if "skipped" in expected else f"{expected['cpu_seconds'] / turn['cpu_seconds']:6.2f}"
-    peak = peaks.get(products_of(resolved.get("dtype", "float32")))
-    of_peak = f"{flops / turn['seconds'] / peak:.1%} of the peak, " if peak else ""
+    rates, reached = products.get(products_of(resolved.get("dtype", "float32"))), flops / turn["seconds"]
+    of_peak = f"{reached / rates.peak:.1%} of the peak, {reached / rates.sustained:.1%} of sustained, " if rates else ""
     how = f"{resolved.get('engine', '')} {resolved.get('dtype', 'float32')}".strip()
     return (
         f"  {label:<28} {turn['seconds']:8.1f} s {turn['cpu_seconds']:8.1f} CPU s "

@@ -4,42 +4,58 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 PEAK_SIZES = {"cpu": (1024, 2048, 4096), "cuda": (8192, 16384)}
 PEAK_DTYPES = ("float32", "bfloat16", "int8")
 PEAK_SECONDS = 1.0
 """How long one size and dtype is tried; where one product takes longer, no larger size is."""
+SUSTAINED_SECONDS = 5.0
 
 
-def matmul_peaks(device: str) -> dict[str, float]:
-    """The best operations a second of square matrix products by dtype, over sizes, ways and repetitions.
+@dataclass(frozen=True)
+class Products:
+    """Operations a second of square matrix products: of the fastest one, and of one after the other for
+    `SUSTAINED_SECONDS`, which is less where a processor slows down or others share it."""
 
-    A dtype that the device does not compute in is not there.
-    """
+    peak: float
+    sustained: float
+
+
+def matmul_products(device: str) -> dict[str, Products]:
+    """By dtype, the best over sizes and ways. A dtype that the device does not compute in is not there."""
     import torch
 
     from tidemill.engines.devices import use_all_cpus
 
     use_all_cpus()
     kind = torch.device(device).type
-    found = {dtype: _peak(PEAK_SIZES[kind], device, dtype) for dtype in PEAK_DTYPES}
-    return {dtype: peak for dtype, peak in found.items() if peak}
+    found = {dtype: _best_products(PEAK_SIZES[kind], device, dtype) for dtype in PEAK_DTYPES}
+    return {dtype: products for dtype, products in found.items() if products is not None}
 
 
 def products_of(dtype: str) -> str:
-    """The name among `matmul_peaks` for a model's dtype."""
+    """The name among `matmul_products` for a model's dtype."""
     return "bfloat16" if dtype == "float16" else dtype
 
 
-def _peak(sizes: Sequence[int], device: str, dtype: str) -> float:
-    best = 0.0
+def _best_products(sizes: Sequence[int], device: str, dtype: str) -> Products | None:
+    peak, fastest = 0.0, None
     for size in sizes:
-        seconds = [_fastest(product, device) for product in _products(size, device, dtype)]
-        best = max([best, *(2 * size**3 / each for each in seconds)])
-        if not seconds or min(seconds) > PEAK_SECONDS:
+        tried = [
+            (2 * size**3 / min(_seconds(each, device, PEAK_SECONDS)), each) for each in _products(size, device, dtype)
+        ]
+        for rate, product in tried:
+            if rate > peak:
+                peak, fastest = rate, (size, product)
+        if not tried or max(rate for rate, _ in tried) < 2 * size**3 / PEAK_SECONDS:
             break
-    return best
+    if fastest is None:
+        return None
+    size, product = fastest
+    seconds = _seconds(product, device, SUSTAINED_SECONDS)
+    return Products(peak, 2 * size**3 * len(seconds) / sum(seconds))
 
 
 def _products(size: int, device: str, dtype: str) -> list[Callable[[], object]]:
@@ -58,18 +74,20 @@ def _products(size: int, device: str, dtype: str) -> list[Callable[[], object]]:
     return ways
 
 
-def _fastest(product: Callable[[], object], device: str) -> float:
+def _seconds(product: Callable[[], object], device: str, seconds: float) -> list[float]:
+    """What one after the other took, for so long; the first does not count."""
     import torch
 
-    best, deadline = float("inf"), time.perf_counter() + PEAK_SECONDS
     product()
-    while time.perf_counter() < deadline:
+    taken: list[float] = []
+    deadline = time.perf_counter() + seconds
+    while not taken or time.perf_counter() < deadline:
         started = time.perf_counter()
         product()
         if torch.device(device).type == "cuda":
             torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
-    return best
+        taken.append(time.perf_counter() - started)
+    return taken
 
 
 def forward_flops(
