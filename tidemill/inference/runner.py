@@ -32,6 +32,7 @@ from tidemill.errors import RunFailed, SequenceTooLong, Stopped, first_line
 from tidemill.inference.choosing.bounds import BoundedOpening
 from tidemill.inference.choosing.calibration import calibrated_budget
 from tidemill.inference.choosing.choice import Choice, evenly
+from tidemill.inference.close_calls import close_calls, decide
 from tidemill.inference.drift import Measured, measure_drift
 from tidemill.inference.exact import ExactEngine, is_exact
 from tidemill.inference.rounds import predict_in_rounds
@@ -358,11 +359,28 @@ class ModelRunner:
                     with self._lock:
                         waiting = self._start_all(work, waiting, started, should_stop)
                         work.resolved = self.resolved
+            self._decide_close_calls(work, should_stop)
             work.stats.seconds = time.perf_counter() - started_at
             self._seconds += work.stats.seconds
         except BaseException:
             _abandon(answer for _, answer in started)
             raise
+
+    def _decide_close_calls(self, work: Work, should_stop: Callable[[], bool]) -> None:
+        """By the float32 model that int8 is held against."""
+        reference = self.engine.reference
+        if reference is None or not len(close := close_calls(self._task, work)):
+            return
+        work.progress.doing("deciding close calls in float32")
+        with self._lock:
+            decide(
+                self._task,
+                work,
+                reference,
+                self._plan(work, close),
+                collate=lambda batch: self._inputs(work, batch, reference),
+                should_stop=should_stop,
+            )
 
     def _start_all(
         self,

@@ -23,8 +23,9 @@ class Stats:
     """`num_items` are of rows that have tokens, and `num_distinct` of these are computed: `num_tokens`, while
     `num_padded_tokens` is what the device saw.
 
-    `num_in_float32` of the distinct were computed by torch in float32, for the engine gave no number. `num_new_tokens`
-    were written for the distinct; None of a model that writes none, or where nobody counts them.
+    `num_in_float32` of the distinct were computed once more in float32: the engine gave no number, or int8 nearly the
+    same for two classes. `num_new_tokens` were written for the distinct; None of a model that writes none, or where
+    nobody counts them.
     """
 
     num_rows: int = 0
@@ -127,6 +128,7 @@ class Work:
     unpadded: set[int] = field(default_factory=set)
     """What had no finite logits beside others or with padding: it is tried once more, as it is."""
     computed: list[Indices] = field(default_factory=list)
+    """Items, some of them twice."""
     answers: list[pa.Array] = field(default_factory=list)
     progress: StageProgress = field(default_factory=StageProgress)
     num_tokens: int = 0
@@ -174,6 +176,12 @@ class Work:
         self.computed.append(batch)
         self.answers.append(answers)
         self.count(batch, num_padded=num_padded)
+
+    def replace(self, batch: Indices, answers: pa.Array) -> None:
+        """By those that float32 gave, of what was recorded before: the last answer of an item is the one it has."""
+        self.computed.append(batch)
+        self.answers.append(answers)
+        self.stats.num_in_float32 += len(batch)
 
     def count(self, batch: Indices, *, num_padded: int | None) -> None:
         """Of a batch that was computed, whatever came of it."""

@@ -338,6 +338,11 @@ class ModelTask(ABC):
     def same(self, ours: pa.Array, theirs: pa.Array) -> NDArray[np.bool_]:
         """Whether each says the same, however sure it is."""
 
+    def close_calls(self, answers: pa.Array, within: float) -> NDArray[np.bool_]:
+        """Whether each might say something else if each of its scores moved by no more than that: none, unless a task
+        has labels that an item alone decides on."""
+        return np.zeros(len(answers), dtype=bool)
+
 
 def pair_inputs(config: PretrainedConfig) -> tuple[str, ...]:
     """What a model is given of a pair of texts: also the types of its tokens, where the model tells several apart."""

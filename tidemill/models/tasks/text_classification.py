@@ -60,6 +60,12 @@ class TextClassification(ModelTask):
     def same(self, ours: pa.Array, theirs: pa.Array) -> NDArray[np.bool_]:
         return np.asarray(values_of(ours).argmax(axis=1) == values_of(theirs).argmax(axis=1))
 
+    def close_calls(self, answers: pa.Array, within: float) -> NDArray[np.bool_]:
+        if self.is_regression or self.config.num_labels < 2:
+            return super().close_calls(answers, within)
+        second_R, best_R = np.sort(values_of(answers), axis=1)[:, -2:].T
+        return np.asarray(best_R - second_R <= 2 * within)
+
     def _scores(self, logits_BC: Outputs) -> Scores:
         if self.is_regression:
             return logits_BC
