@@ -55,7 +55,7 @@ def _best_products(sizes: Sequence[int], device: str, dtype: str) -> Products | 
         return None
     size, product = fastest
     seconds = _seconds(product, device, SUSTAINED_SECONDS)
-    return Products(peak, 2 * size**3 * len(seconds) / sum(seconds))
+    return Products(max(peak, 2 * size**3 / min(seconds)), 2 * size**3 * len(seconds) / sum(seconds))
 
 
 def _products(size: int, device: str, dtype: str) -> list[Callable[[], object]]:
