@@ -1,8 +1,8 @@
 """Labels that int8 leaves open: where two classes are nearly equal, float32 decides.
 
-int8 moves scores by a few hundredths at most, and a label changes only where the two best are as near as that to each
-other. These few rows are computed once more, so that their labels are float32's. Whether a row is one of them is told
-by its own answer, and so does not depend on the rows beside it.
+A label changes only where the two best scores are nearer to each other than int8 moves them, which is by hundredths.
+These few rows are computed once more, and then have float32's answer. Whether a row is one of them is told by its own
+answer, and so does not depend on the rows beside it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tidemill.inference.work import Work
 from tidemill.models.tasks import ModelTask
 
 SCORES_MOVE = 0.02
-"""By so much int8 moves scores of nearly all rows, and bfloat16 too."""
+"""So near to a tie were 16 of the 18 in 2,400 bundled e-mails whose labels int8 changed; bfloat16 may move scores by that."""
 
 
 def close_calls(task: ModelTask, work: Work) -> Indices:
