@@ -20,7 +20,7 @@ from tidemill.inference.work import Work
 from tidemill.models.tasks import ModelTask
 
 SCORES_MOVE = 0.02
-"""So near to a tie were 16 of the 18 in 2,400 bundled e-mails whose labels int8 changed; bfloat16 may move scores by that."""
+"""So near to a tie were 16 of the 18 labels in 2,400 that int8 changed (bundled e-mails). bfloat16 may move scores so."""
 
 
 def close_calls(task: ModelTask, work: Work) -> Indices:
